@@ -1,15 +1,15 @@
 """Plain integer tables: everything the kernel reads about a fleet, and nothing else.
 
 A scenario is tabulated into a `FleetTables` once (`cace_env.scenarios`); anybody may also build one by hand and hold
-another simulator against this one, event by event (`cace_env.simulator.Simulator`, `docs/tables.md`). All times are whole
-microseconds unless a name says otherwise, all sizes whole bytes.
+another simulator against this one, event by event (`cace_env.simulator.Simulator`, `docs/tables.md`). All times are
+whole microseconds unless a name says otherwise, all sizes whole bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ HOST, DISK = 0, 1
 PLACEMENTS: Final = ("spread", "pack")
 FOREVER: Final = 1 << 60  # [us] a time that never comes
 NONE: Final = -1
+MAX_ROUND_NS: Final = 1 << 43  # the clock shifts a remainder below one round by 20 bits in int64
+MAX_SERVICE_NS: Final = 1 << 62  # the longest request must end within int64 nanoseconds
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -44,7 +46,7 @@ class CostTable:
 
 @dataclass(frozen=True)
 class FleetTables:
-    """`A` accelerators, `M` models. Shapes in brackets; invariants are checked by `validate`."""
+    """`A` accelerators, `M` models. Shapes in brackets; `validate` checks shapes, ranges and room for every model."""
 
     accelerator_names: tuple[str, ...]
     model_names: tuple[str, ...]
@@ -91,3 +93,212 @@ class FleetTables:
     def replace(self, **changes: object) -> FleetTables:
         """A copy with some fields changed (`dataclasses.replace`)."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def validate(self) -> None:
+        """Checks that these tables can be simulated: shapes, ranges, room for everything, arithmetic within int64.
+
+        Every unpinned model must be loadable whatever else has happened: on some accelerator the memory less what is
+        pinned there and less the residuals of all other unpinned models must hold its need. Memory is not checked with
+        `unlimited_memory`.
+
+        Raises:
+            TableError: the first entry that breaks a rule; names the entry, its value and the limit.
+        """
+        _check_shapes(self)
+        _check_ranges(self)
+        _check_arithmetic(self)
+        if not self.unlimited_memory:
+            _check_room(self)
+        _check_start(self)
+        slots = int(slots_per_accelerator(self).sum())
+        if 0 < self.max_slots < slots:
+            raise TableError(
+                f"max_slots is {self.max_slots}, but up to {slots} models can be resident at once; "
+                f"give at least {slots}, or 0 for as many as can be used"
+            )
+
+
+def slots_per_accelerator(tables: FleetTables) -> Int64Array:
+    """Slots that can ever be taken, `(A,)`: the most models that fit at once, pinned first, then the smallest needs.
+
+    With `unlimited_memory` every accelerator holds every model. Models pinned elsewhere take no slot here, except then.
+    """
+    num_accelerators, num_models = tables.num_accelerators, tables.num_models
+    if tables.unlimited_memory:
+        return np.full(num_accelerators, num_models, dtype=np.int64)
+    unpinned = tables.pinned_on == NONE
+    stacked_bytes = np.cumsum(np.sort(tables.need_bytes[unpinned]))
+    room_bytes = tables.memory_bytes - pinned_bytes(tables)
+    pinned_count = np.bincount(tables.pinned_on[~unpinned], minlength=num_accelerators)
+    return (pinned_count + np.searchsorted(stacked_bytes, room_bytes, side="right")).astype(np.int64)
+
+
+def pinned_bytes(tables: FleetTables) -> Int64Array:
+    """Memory that pinned models occupy for good, `(A,)`."""
+    return _bytes_on(tables.pinned_on, tables.need_bytes, tables.num_accelerators)
+
+
+def _bytes_on(place: Int64Array, size_bytes: Int64Array, num_accelerators: int) -> Int64Array:
+    """Sum of `size_bytes` per accelerator over the models that have a place, exact in int64."""
+    total = np.zeros(num_accelerators, dtype=np.int64)
+    np.add.at(total, place[place != NONE], size_bytes[place != NONE])
+    return total
+
+
+def _check_shapes(tables: FleetTables) -> None:
+    """Every array has its shape and type, names are unique."""
+    num_a, num_m, num_t = tables.num_accelerators, tables.num_models, len(TASKS)
+    for names, what in ((tables.accelerator_names, "accelerator_names"), (tables.model_names, "model_names")):
+        if not names:
+            raise TableError(f"{what} is empty; a fleet needs at least one accelerator and one model")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise TableError(f"{what} has {repeated[0]!r} more than once; give each its own name")
+    by_model = ("need_bytes", "weights_bytes", "residual_bytes", "kv_tokens", "max_num_seqs", "chunk_tokens")
+    by_pair = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps")
+    wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {"memory_bytes": ((num_a,), np.int64)}
+    wanted |= {name: ((num_m,), np.int64) for name in (*by_model, "pinned_on", "resident_on", "asleep_on")}
+    wanted |= {name: ((num_a, num_m), np.int64) for name in by_pair}
+    wanted |= {"load_us": ((num_a, num_m, len(TIERS)), np.int64), "host_cached": ((num_m,), np.bool_)}
+    wanted |= {"cost.w_ttft": ((num_t,), np.float64), "cost.w_e2e": ((num_t,), np.float64)}
+    wanted |= {"cost.slo_us": ((num_t,), np.int64), "cost.slo_on_e2e": ((num_t,), np.bool_)}
+    for name, (shape, dtype) in wanted.items():
+        array = _entry(tables, name)
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise TableError(f"{name} is {found}; it has to be an array of {np.dtype(dtype).name} of shape {shape}")
+
+
+def _check_ranges(tables: FleetTables) -> None:
+    """Every number lies in its range."""
+    last = tables.num_accelerators - 1
+    lowest = {
+        "memory_bytes": 1,
+        "weights_bytes": 1,
+        "max_num_seqs": 1,
+        "chunk_tokens": 1,
+        "load_us": 1,
+        "cost.slo_us": 1,
+    }
+    lowest |= dict.fromkeys(("residual_bytes", "kv_tokens", "unload_us"), 0)
+    lowest |= dict.fromkeys(("round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps"), 0)
+    for name, least in lowest.items():
+        array = _entry(tables, name)
+        _require(tables, name, (array >= least) & (array <= FOREVER), f"{least} to {FOREVER}")
+    _require(tables, "need_bytes", tables.need_bytes >= tables.weights_bytes, "at least the model's weights_bytes")
+    _require(
+        tables, "need_bytes", tables.need_bytes <= FOREVER // tables.num_models, "a size; the sum would overflow int64"
+    )
+    _require(tables, "residual_bytes", tables.residual_bytes < tables.need_bytes, "less than the model's need_bytes")
+    for name in ("pinned_on", "resident_on", "asleep_on"):
+        array = _entry(tables, name)
+        _require(tables, name, (array >= NONE) & (array <= last), f"an accelerator, 0 to {last}, or {NONE}")
+    for name in ("cost.w_ttft", "cost.w_e2e"):
+        array = _entry(tables, name)
+        _require(tables, name, np.isfinite(array) & (array >= 0), "a finite weight of at least 0")
+    for weight in ("w_load", "w_slo", "w_refused"):
+        value = getattr(tables.cost, weight)
+        if not (np.isfinite(value) and value >= 0):
+            raise TableError(f"cost.{weight} is {value}; it has to be finite and at least 0")
+    for name, least in (("host_cache_bytes", 0), ("drain_after_us", 0), ("max_slots", 0), ("max_decisions", 1)):
+        value = getattr(tables, name)
+        if not least <= value <= FOREVER:
+            raise TableError(f"{name} is {value}; it has to be {least} to {FOREVER}")
+    if tables.placement not in PLACEMENTS:
+        raise TableError(f"placement is {tables.placement!r}; it has to be one of {', '.join(PLACEMENTS)}")
+
+
+def _check_arithmetic(tables: FleetTables) -> None:
+    """The longest possible round and request stay within the kernel's int64 arithmetic (docs/design.md 2.7, 2.8)."""
+    for m in range(tables.num_models):
+        kv_tokens, seats, chunk = int(tables.kv_tokens[m]), int(tables.max_num_seqs[m]), int(tables.chunk_tokens[m])
+        seats = min(seats, kv_tokens)  # every admitted request holds at least one token
+        for a in range(tables.num_accelerators):
+            attention_ps, kv_ps = int(tables.attention_ps[a, m]), int(tables.kv_ps[a, m])
+            decode_ns = seats * int(tables.decode_ns[a, m]) + kv_ps * kv_tokens // 1000
+            # W / n of a chunk at the end of the longest prompt: d(context^2)/2 <= context * chunk
+            chunk_ns = chunk * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens * min(chunk, kv_tokens) // 1000
+            longest_ns = (int(tables.round_ns[a, m]) + decode_ns + chunk_ns) * tables.num_models
+            where = f"model {tables.model_names[m]!r} on accelerator {tables.accelerator_names[a]!r}"
+            advice = "check the units of its coefficients (ns, ps), or lower kv_tokens, max_num_seqs or chunk_tokens"
+            if longest_ns >= MAX_ROUND_NS:
+                raise TableError(
+                    f"{where}: a round could last {longest_ns} ns, the limit is {MAX_ROUND_NS} ns; {advice}"
+                )
+            if longest_ns * kv_tokens >= MAX_SERVICE_NS or attention_ps * kv_tokens**2 >= MAX_SERVICE_NS:
+                raise TableError(
+                    f"{where}: a request of kv_tokens = {kv_tokens} would overflow int64 nanoseconds; {advice}"
+                )
+
+
+def _check_room(tables: FleetTables) -> None:
+    """Pinned models fit where they are pinned, and every other model can be loaded somewhere whatever is asleep."""
+    room_bytes = tables.memory_bytes - pinned_bytes(tables)
+    for a in np.flatnonzero(room_bytes < 0):
+        taken_bytes = tables.memory_bytes[a] - room_bytes[a]
+        raise TableError(
+            f"accelerator {tables.accelerator_names[a]!r}: the models pinned there need {taken_bytes} bytes, "
+            f"its memory is {tables.memory_bytes[a]} bytes; pin fewer, or give it more memory"
+        )
+    unpinned = tables.pinned_on == NONE
+    residuals_bytes = int(tables.residual_bytes[unpinned].sum())
+    for m in np.flatnonzero(unpinned):
+        others_bytes = residuals_bytes - int(tables.residual_bytes[m])
+        best = int(room_bytes.argmax())
+        available_bytes = int(room_bytes[best]) - others_bytes
+        if available_bytes < tables.need_bytes[m]:
+            raise TableError(
+                f"model {tables.model_names[m]!r} needs {tables.need_bytes[m]} bytes, but no accelerator can ever "
+                f"offer more than {available_bytes} bytes ({tables.accelerator_names[best]!r}: {tables.memory_bytes[best]} bytes less "
+                f"{pinned_bytes(tables)[best]} pinned and {others_bytes} of residuals of the other models); "
+                "give it more memory, a smaller reserve, or fewer models"
+            )
+
+
+def _check_start(tables: FleetTables) -> None:
+    """The state at time 0 is consistent: one place per model, and everything fits."""
+    pinned, resident, asleep = (array != NONE for array in (tables.pinned_on, tables.resident_on, tables.asleep_on))
+    _require(tables, "resident_on", ~(pinned & resident), f"{NONE}: the model is pinned, and so resident already")
+    _require(tables, "asleep_on", ~(asleep & (pinned | resident)), f"{NONE}: the model is resident at time 0")
+    _require(
+        tables,
+        "asleep_on",
+        ~asleep | (tables.residual_bytes > 0),
+        f"{NONE}: the model leaves no residual (residual_bytes is 0)",
+    )
+    num_a = tables.num_accelerators
+    used_bytes = pinned_bytes(tables) + _bytes_on(tables.resident_on, tables.need_bytes, num_a)
+    used_bytes += _bytes_on(tables.asleep_on, tables.residual_bytes, num_a)
+    if not tables.unlimited_memory:
+        for a in np.flatnonzero(used_bytes > tables.memory_bytes):
+            raise TableError(
+                f"accelerator {tables.accelerator_names[a]!r}: pinned, resident and sleeping models take "
+                f"{used_bytes[a]} bytes at time 0, its memory is {tables.memory_bytes[a]} bytes; start fewer of them there"
+            )
+    cached_bytes = int(tables.weights_bytes[tables.host_cached].sum())
+    if cached_bytes > tables.host_cache_bytes:
+        raise TableError(
+            f"host_cached: those models weigh {cached_bytes} bytes, host_cache_bytes is {tables.host_cache_bytes}; "
+            "cache fewer at time 0, or give the host more memory"
+        )
+
+
+def _entry(tables: FleetTables, name: str) -> npt.NDArray[Any]:
+    """The array called `name`; `cost.x` is one of the cost table."""
+    owner, _, column = name.rpartition(".")
+    return getattr(tables.cost if owner else tables, column)  # type: ignore[no-any-return]
+
+
+def _require(tables: FleetTables, name: str, holds: npt.NDArray[np.bool_], limit: str) -> None:
+    """Raises for the first entry of `name` that does not hold, with its model or accelerator and value."""
+    if holds.all():
+        return
+    array = _entry(tables, name)
+    index = tuple(int(i) for i in np.argwhere(~holds)[0])
+    axes: tuple[tuple[str, ...], ...] = (tables.accelerator_names, tables.model_names, TIERS)
+    if name.startswith("cost."):
+        axes = (TASKS,)
+    elif array.ndim == 1 and name != "memory_bytes":
+        axes = (tables.model_names,)
+    where = ", ".join(str(axis[i]) for axis, i in zip(axes, index, strict=False))
+    raise TableError(f"{name}[{where}] is {array[index]}; it has to be {limit}")
