@@ -1,0 +1,82 @@
+# `make demo` and `make test` work on a fresh checkout: they create .venv here and install what they need.
+# PYTHON=... names another interpreter; JOBS=... the test processes; ARGS=... goes to pytest, compare or benchmark.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
+JOBS ?= 2
+ARGS ?=
+
+# What an interpreter must be able to do. Names that exist but fail (pyenv shims), that are too old, or that come
+# without ensurepip (Debian without python3-venv) are passed over.
+SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
+# A .venv whose interpreter is gone (moved folder, upgraded system) is made anew.
+ifneq ($(shell $(PY) -c '$(SUITABLE)' >/dev/null 2>&1 && echo yes),yes)
+$(VENV)/.python: FORCE
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all test-nojit bench lint clean FORCE
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo  ## compare CACE with deployed eviction rules on several scenarios (no torch needed)
+	@echo "==> comparing"
+	@$(PY) -m experiments.compare --demo $(ARGS)
+	@report=$$(ls -t runs/*/report.md 2>/dev/null | head -n 1); \
+	if [ -n "$$report" ]; then echo "==> the report is in $$report"; fi
+
+test: $(VENV)/.test  ## run the tests but the slow ones
+	@echo "==> testing"
+	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.test  ## run every test, then a small subset without compilation
+	@echo "==> testing everything"
+	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+	@$(MAKE) --no-print-directory test-nojit
+
+test-nojit: $(VENV)/.test  ## run the tests marked nojit as plain Python
+	@echo "==> testing without compilation"
+	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest -q -m nojit $(ARGS)
+
+bench: $(VENV)/.test  ## measure requests per second, compile time and memory
+	@$(PY) -m experiments.benchmark $(ARGS)
+
+lint: $(VENV)/.test  ## check style, format and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+clean:  ## remove .venv, caches and build products (runs/ stays)
+	@rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- .venv: each stamp is newer than what it was made from ---------------------------------------------------------
+
+$(VENV)/.python:
+	@if $(PY) -c '$(SUITABLE)' >/dev/null 2>&1; then exit 0; fi; \
+	for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	  if "$$python" -c '$(SUITABLE)' >/dev/null 2>&1; then \
+	    echo "==> creating $(VENV) with $$("$$python" --version)"; exec "$$python" -m venv --clear $(VENV); \
+	  fi; \
+	done; \
+	echo "error: no Python >= 3.11 with the venv module found (tried $(PYTHON) python3.13 python3.12 python3.11 python3);" >&2; \
+	echo "       install one (on Debian and Ubuntu also python3-venv), or name it: make PYTHON=/path/to/python" >&2; \
+	exit 1
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "==> installing cace-env and what the experiments need"
+	@$(PIP) -e '.[experiments]'
+	@touch $@
+
+# torch first and by its exact version: whatever asks for just "torch" later finds it there.
+$(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
+	@echo "==> installing torch (the largest part; later runs skip this)"
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@echo "==> installing the test tools and Stable-Baselines3"
+	@$(PIP) -e '.[experiments,sb3,dev]'
+	@touch $@

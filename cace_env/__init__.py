@@ -1,0 +1,52 @@
+"""cace-env: learn, and compare, which code language model to evict from accelerator memory.
+
+Start with these three files:
+
+1. `tables.py`: everything the simulator reads about a fleet, as plain integers with units and shapes.
+2. `kernel/`: what happens, event by event. The rules it obeys are in `docs/design.md`.
+3. `env.py`: what an agent sees, may do and is rewarded for (`cace_env/Eviction-v0`).
+
+Data goes one way: config -> workload -> simulator -> env -> policy -> metrics -> report. Importing the package registers
+the environment with Gymnasium and loads nothing heavier than that; `import cace_env` is not even needed for
+`gymnasium.make("cace_env:cace_env/Eviction-v0")`, which imports it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from cace_env.evaluation import evaluate
+
+__all__ = ["EVICTION_ID", "__version__", "evaluate", "register"]
+__version__ = "0.1.0"
+
+EVICTION_ID: Final = "cace_env/Eviction-v0"
+
+
+def register() -> None:
+    """Makes `EVICTION_ID` known to Gymnasium; called at import, harmless when called again.
+
+    Gymnasium 1.x loads no entry points of installed packages, so a fresh interpreter needs `import cace_env` or the
+    module in the id: `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
+    """
+    if EVICTION_ID not in gymnasium.registry:
+        gymnasium.register(id=EVICTION_ID, entry_point="cace_env.env:EvictionEnv")
+
+
+def __getattr__(name: str) -> Any:
+    # PEP 562: `evaluate` pulls in the compiled simulator, which nobody who only reads `__version__` should wait for.
+    if name == "evaluate":
+        from cace_env.evaluation import evaluate
+
+        return evaluate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
+
+
+register()
