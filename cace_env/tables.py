@@ -245,12 +245,13 @@ def _check_room(tables: FleetTables) -> None:
     for m in np.flatnonzero(unpinned):
         others_bytes = residuals_bytes - int(tables.residual_bytes[m])
         best = int(room_bytes.argmax())
-        available_bytes = int(room_bytes[best]) - others_bytes
+        memory, taken = int(tables.memory_bytes[best]), int(tables.memory_bytes[best] - room_bytes[best])
+        available_bytes = memory - taken - others_bytes
         if available_bytes < tables.need_bytes[m]:
             raise TableError(
                 f"model {tables.model_names[m]!r} needs {tables.need_bytes[m]} bytes, but no accelerator can ever "
-                f"offer more than {available_bytes} bytes ({tables.accelerator_names[best]!r}: {tables.memory_bytes[best]} bytes less "
-                f"{pinned_bytes(tables)[best]} pinned and {others_bytes} of residuals of the other models); "
+                f"offer more than {available_bytes} bytes ({tables.accelerator_names[best]!r}: {memory} bytes, less "
+                f"{taken} pinned there and {others_bytes} of residuals of the other models); "
                 "give it more memory, a smaller reserve, or fewer models"
             )
 
@@ -273,7 +274,7 @@ def _check_start(tables: FleetTables) -> None:
         for a in np.flatnonzero(used_bytes > tables.memory_bytes):
             raise TableError(
                 f"accelerator {tables.accelerator_names[a]!r}: pinned, resident and sleeping models take "
-                f"{used_bytes[a]} bytes at time 0, its memory is {tables.memory_bytes[a]} bytes; start fewer of them there"
+                f"{used_bytes[a]} bytes at time 0, its memory is {tables.memory_bytes[a]}; start fewer of them there"
             )
     cached_bytes = int(tables.weights_bytes[tables.host_cached].sum())
     if cached_bytes > tables.host_cache_bytes:
