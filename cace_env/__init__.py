@@ -6,9 +6,9 @@ Start with these three files:
 2. `kernel/`: what happens, event by event. The rules it obeys are in `docs/design.md`.
 3. `env.py`: what an agent sees, may do and is rewarded for (`cace_env/Eviction-v0`).
 
-Data goes one way: config -> workload -> simulator -> env -> policy -> metrics -> report. Importing the package registers
-the environment with Gymnasium and loads nothing heavier than that; `import cace_env` is not even needed for
-`gymnasium.make("cace_env:cace_env/Eviction-v0")`, which imports it.
+Data goes one way: config -> workload -> simulator -> env -> policy -> metrics -> report. Importing the package
+registers the environment and loads nothing heavier than Gymnasium, and Gymnasium imports it by itself for
+`gymnasium.make("cace_env:cace_env/Eviction-v0")`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,191 @@
+"""Claims about who imports whom: experiments -> agents -> cace_env, and a core that starts light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = {"numpy", "numba", "gymnasium", "pydantic", "yaml"}
+HEAVY = ("torch", "wandb", "pandas", "pyarrow", "matplotlib", "stable_baselines3", "scipy", "numba")
+# Each package may import itself and what stands to its right.
+ORDER = ("experiments", "agents", "cace_env")
+# Where the name to import differs from the name to install.
+INSTALLED_AS = {"PIL": "pillow", "pygame": "pygame-ce", "sb3_contrib": "sb3-contrib", "yaml": "pyyaml"}
+
+
+class Import(NamedTuple):
+    """One imported module, and whether it is loaded as soon as its importer is."""
+
+    module: str
+    at_import: bool
+    where: str
+
+    @property
+    def top(self) -> str:
+        return self.module.partition(".")[0]
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports_in(source: str, package: str, where: str = "source") -> Iterator[Import]:
+    """Every import of `source`, a module directly in `package`, those inside functions and `if TYPE_CHECKING` too."""
+    todo: list[tuple[ast.AST, bool]] = [(ast.parse(source), True)]
+    while todo:
+        node, at_import = todo.pop()
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, at_import, f"{where}:{node.lineno}")
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            base = ".".join(parents[: len(parents) - node.level + 1]) if node.level else ""
+            stem = ".".join(part for part in (base, node.module) if part)
+            for alias in node.names:
+                yield Import(f"{stem}.{alias.name}", at_import, f"{where}:{node.lineno}")
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            todo += [(child, False) for child in node.body] + [(child, at_import) for child in node.orelse]
+        else:
+            inside = at_import and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            todo += [(child, inside) for child in ast.iter_child_nodes(node)]
+
+
+def imports_of(path: Path) -> list[Import]:
+    relative = path.relative_to(ROOT)
+    return list(imports_in(path.read_text(encoding="utf-8"), ".".join(relative.parent.parts), relative.as_posix()))
+
+
+def declared(*extras: str) -> set[str]:
+    """Names to install of the core dependencies and of `extras`, those an extra takes from another one included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    waiting = [*project["dependencies"], *(f"cace-env[{extra}]" for extra in extras)]
+    names: set[str] = set()
+    while waiting:
+        requirement = waiting.pop()
+        if requirement.startswith("cace-env["):
+            inner = requirement.removeprefix("cace-env[").removesuffix("]").split(",")
+            waiting += [line for extra in inner for line in project["optional-dependencies"][extra]]
+        else:
+            names.add(requirement.partition(">")[0].partition("=")[0].strip().lower())
+    return names
+
+
+def python(code: str) -> str:
+    """What a fresh interpreter prints that starts in the checkout."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_scan_sees_imports_wherever_they_hide():
+    source = "\n".join(
+        (
+            "import numpy as np",
+            "if TYPE_CHECKING:",
+            "    import torch",
+            "def late():",
+            "    from experiments import compare",
+            "class Eager:",
+            "    import yaml",
+            "from . import events",
+            "from ..tables import TASKS",
+        )
+    )
+    found = {(name, at_import) for name, at_import, _ in imports_in(source, "cace_env.kernel")}
+    assert found == {
+        ("numpy", True),
+        ("torch", False),
+        ("experiments.compare", False),
+        ("yaml", True),
+        ("cace_env.kernel.events", True),
+        ("cace_env.tables.TASKS", True),
+    }
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_imports_point_one_way(package: str):
+    forbidden = {*ORDER[: ORDER.index(package)], "tests"}
+    wrong = [found for path in modules(package) for found in imports_of(path) if found.top in forbidden]
+    assert not wrong, f"{package} must not import {sorted(forbidden)}"
+
+
+def test_core_needs_nothing_but_its_dependencies_to_be_imported():
+    allowed = CORE | {"cace_env"} | set(sys.stdlib_module_names)
+    paths = [path for path in modules("cace_env") if path.name != "sb3.py"]
+    wrong = [found for path in paths for found in imports_of(path) if found.at_import and found.top not in allowed]
+    assert not wrong, "import these inside the function that uses them, with an error that names the extra"
+
+
+def test_only_the_sb3_module_knows_sb3_and_nobody_in_the_core_knows_it():
+    paths = [path for path in modules("cace_env") if path != ROOT / "cace_env" / "sb3.py"]
+    sb3 = ("stable_baselines3", "sb3_contrib", "torch", "cace_env.sb3")
+    wrong = [
+        found
+        for path in paths
+        for found in imports_of(path)
+        if f"{found.module}.".startswith(tuple(f"{name}." for name in sb3))
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("package", "extras"),
+    [
+        ("cace_env", ("traces", "render", "human", "sb3")),
+        ("agents", ("experiments", "sb3")),
+        ("experiments", ("experiments", "sb3", "wandb", "dev")),
+    ],
+)
+def test_every_imported_library_is_declared(package: str, extras: tuple[str, ...]):
+    names = declared(*extras)
+    known = set(sys.stdlib_module_names) | set(ORDER)
+    wrong = [
+        found
+        for path in modules(package)
+        for found in imports_of(path)
+        if found.top not in known and INSTALLED_AS.get(found.top, found.top.replace("_", "-")).lower() not in names
+    ]
+    assert not wrong, f"not in pyproject.toml's dependencies or extras {extras}"
+
+
+@pytest.mark.integration
+def test_importing_the_package_loads_nothing_heavy():
+    loaded = python(f"import cace_env, sys; print(*[name for name in {HEAVY} if name in sys.modules])")
+    assert loaded == ""
+
+
+@pytest.mark.integration
+def test_the_environment_is_registered_in_a_fresh_interpreter():
+    code = "import cace_env, gymnasium; cace_env.register(); print(gymnasium.spec(cace_env.EVICTION_ID).entry_point)"
+    assert python(code) == "cace_env.env:EvictionEnv"
+
+
+def test_evaluate_is_the_function_of_the_evaluation_module():
+    import cace_env
+    from cace_env import evaluation
+
+    assert cace_env.evaluate is evaluation.evaluate
+    assert "evaluate" in dir(cace_env)
+
+
+def test_a_misspelt_name_is_an_attribute_error():
+    import cace_env
+
+    with pytest.raises(AttributeError, match="evalaute"):
+        cace_env.evalaute  # noqa: B018
+
+
+def test_library_code_never_prints():
+    for package in ("cace_env", "agents"):
+        for path in modules(package):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                    assert node.func.id not in {"print", "pprint"}, f"{path.relative_to(ROOT)}:{node.lineno} prints"
