@@ -171,9 +171,14 @@ class _Simulation:
         self.session_of = [int(session) for session in workload.session]
         requests = range(len(workload))
         self.arrivals = {r: int(workload.arrival_us[r]) for r in requests if workload.after[r] == NONE}  # to come
-        never = [-1] * len(workload)
         self.result = ReferenceRun(
-            never[:], never[:], never[:], [False] * len(workload), *([0] * len(TASKS) for _ in range(3))
+            arrival_us=[-1 for _ in requests],
+            first_token_us=[-1 for _ in requests],
+            finish_us=[-1 for _ in requests],
+            refused=[False for _ in requests],
+            waiting_us=[0 for _ in TASKS],
+            system_us=[0 for _ in TASKS],
+            slo_missed=[0 for _ in TASKS],
         )
         # Models, channels, slots, host cache.
         self.models = [

@@ -168,6 +168,8 @@ def workloads(draw: st.DrawFn, tables: FleetTables) -> Workload:
 @st.composite
 def rules(draw: st.DrawFn, tables: FleetTables) -> Rules:
     """Keep-alives (0 included) and a limit on resident models, and whether the limit leaves every model a place."""
+    if tables.unlimited_memory:  # no rule evicts there
+        return Rules(None, None, True)
     scale_us = typical_us(tables)
     keep_alive_us = None
     if draw(st.booleans()):
