@@ -163,7 +163,7 @@ def _check_shapes(tables: FleetTables) -> None:
     wanted |= {"cost.w_ttft": ((num_t,), np.float64), "cost.w_e2e": ((num_t,), np.float64)}
     wanted |= {"cost.slo_us": ((num_t,), np.int64), "cost.slo_on_e2e": ((num_t,), np.bool_)}
     for name, (shape, dtype) in wanted.items():
-        array = _entry(tables, name)
+        array: object = _entry(tables, name)
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
             found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise TableError(f"{name} is {found}; it has to be an array of {np.dtype(dtype).name} of shape {shape}")
