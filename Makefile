@@ -63,7 +63,7 @@ $(VENV)/.python:
 	    echo "==> creating $(VENV) with $$("$$python" --version)"; exec "$$python" -m venv --clear $(VENV); \
 	  fi; \
 	done; \
-	echo "error: no Python >= 3.11 with the venv module found (tried $(PYTHON) python3.13 python3.12 python3.11 python3);" >&2; \
+	echo "error: no Python >= 3.11 with the venv module found (tried $(strip $(PYTHON) python3.13 python3.12 python3.11 python3));" >&2; \
 	echo "       install one (on Debian and Ubuntu also python3-venv), or name it: make PYTHON=/path/to/python" >&2; \
 	exit 1
 	@touch $@

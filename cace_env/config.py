@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,10 +30,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=deep)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=deep)
         if key in mapping:
             raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice; keep one")
-        mapping[key] = loader.construct_object(value_node, deep=deep)  # type: ignore[no-untyped-call]
+        mapping[key] = loader.construct_object(value_node, deep=deep)
     return mapping
 
 
@@ -67,9 +68,12 @@ def parse(section: type[Section], content: dict[str, Any], source: str) -> Secti
         ConfigError: unknown key, wrong type or value out of range, one line per problem.
     """
     try:
-        return section.model_validate(content)
+        # Strict JSON rules: "2" is no number and 1 no bool, while a YAML list may fill a tuple and 2 a float.
+        return section.model_validate_json(json.dumps(content, default=_plain), strict=True)
     except pydantic.ValidationError as error:
         raise ConfigError(_readable(error, source)) from error
+    except TypeError as error:
+        raise ConfigError(f"{source}: {error}; use plain numbers, strings, lists and mappings") from error
 
 
 def load(section: type[Section], path: str | Path) -> Section:
@@ -82,6 +86,13 @@ def dump(section: Frozen) -> str:
     return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
+def _plain(value: object) -> Any:
+    """What JSON does not know: a section inside a plain mapping becomes a mapping again."""
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
+
+
 def _readable(error: pydantic.ValidationError, source: str) -> str:
     lines = []
     for problem in error.errors(include_url=False):
@@ -90,6 +101,16 @@ def _readable(error: pydantic.ValidationError, source: str) -> str:
         if problem["type"] == "extra_forbidden":
             message = "unknown key; check its spelling"
         value = problem.get("input")
+        if isinstance(value, str) and _is_number(value):
+            message += "; YAML reads 3e-4 and quoted numbers as text: write 3.0e-4, without quotes"
         shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
         lines.append(f"{source}: {key}: {message}{shown}")
     return "\n".join(lines)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

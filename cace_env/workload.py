@@ -75,7 +75,7 @@ class Workload:
             "session": np.arange(rows),
         }
         arrays = {name: _integers(name, columns.get(name, defaults.get(name)), rows) for name in COLUMNS}
-        workload = cls(**arrays, label=label, meta=meta or {})  # type: ignore[arg-type]
+        workload = cls(**arrays, label=label, meta=meta or {})
         workload.validate()
         return workload
 
@@ -113,7 +113,7 @@ def _integers(name: str, values: Any, rows: int) -> npt.NDArray[Any]:
     array = np.asarray(values)
     if array.shape != (rows,):
         raise WorkloadError(f"workload column {name!r} has shape {array.shape}; every column needs ({rows},)")
-    wanted = np.dtype(COLUMNS[name])
+    wanted: np.dtype[Any] = np.dtype(COLUMNS[name])
     limits = np.iinfo(wanted)
     bad = ~((array >= limits.min) & (array <= limits.max))
     if array.dtype.kind == "f":
