@@ -35,7 +35,7 @@ class WorkloadError(ValueError):
 class Workload:
     """`R` requests. Row order is the order of simultaneous arrivals; a request follows only an earlier row."""
 
-    arrival_us: npt.NDArray[np.int64]  # (R,) absolute, >= 0; for a closed-loop request the nominal arrival (a hint for plots)
+    arrival_us: npt.NDArray[np.int64]  # (R,) absolute; in closed loop the nominal arrival (a hint for plots)
     after: npt.NDArray[np.int32]  # (R,) the request it waits for, or -1: open loop, arrives at arrival_us
     think_us: npt.NDArray[np.int64]  # (R,) from the finish of `after` to the arrival; 0 in open loop
     model: npt.NDArray[np.int32]  # (R,)
@@ -52,7 +52,9 @@ class Workload:
         return len(self.arrival_us)
 
     @classmethod
-    def from_columns(cls, label: str = "generated", meta: dict[str, Any] | None = None, **columns: npt.ArrayLike) -> Workload:
+    def from_columns(
+        cls, label: str = "generated", meta: dict[str, Any] | None = None, **columns: npt.ArrayLike
+    ) -> Workload:
         """Columns of any integer type, checked: open loop by default, a new session and user per row where not given.
 
         Raises:
@@ -63,7 +65,9 @@ class Workload:
             raise WorkloadError(f"unknown workload column {unknown[0]!r}; the columns are {', '.join(COLUMNS)}")
         missing = [name for name in ("model", "context_tokens", "output_tokens") if name not in columns]
         if missing:
-            raise WorkloadError(f"workload column {missing[0]!r} is missing; it needs at least model, context_tokens, output_tokens")
+            raise WorkloadError(
+                f"workload column {missing[0]!r} is missing; it needs at least model, context_tokens, output_tokens"
+            )
         rows = len(np.asarray(columns["model"]))
         defaults: dict[str, npt.ArrayLike] = {
             "arrival_us": np.zeros(rows),

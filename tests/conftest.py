@@ -1,4 +1,4 @@
-"""What holds for every test: random examples that a slow machine cannot fail and that CI draws the same way each time."""
+"""What holds for every test: the clock fails no random example, and CI draws the same ones each time."""
 
 from __future__ import annotations
 
