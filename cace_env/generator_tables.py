@@ -1,0 +1,228 @@
+"""Tables for the compiled part of the generator: everything that does not depend on the seed, computed once per configuration."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.config import ConfigError
+from cace_env.tables import TASKS
+
+if TYPE_CHECKING:
+    from cace_env.generator import ServedModel, WorkloadConfig
+
+POINTS = 1024  # entries of a tabulated quantile function
+KINDS = (*TASKS, "sub-agent")
+# what is tabulated per kind
+GAP_S, FIRST_TOKENS, NEW_TOKENS, OUTPUT_TOKENS, STEPS, STEPS_SEEN, COMPACT_TOKENS = range(7)
+FIELDS = 7
+DAY_BINS = 288  # of 5 minutes
+
+FloatArray = npt.NDArray[np.float64]
+_SCORES = (-1.2815515655446004, 0.0, 1.2815515655446004, 2.3263478740408408)  # normal scores of 10, 50, 90, 99 %
+
+
+class GeneratorTables(NamedTuple):
+    """`K` kinds (tasks and the sub-agent), `T` tasks, `U` users, `L` languages, `M` models."""
+
+    quantiles: npt.NDArray[np.float32]  # (K, FIELDS, POINTS)
+    mean_gap_s: FloatArray  # (K,)
+    mean_steps: FloatArray  # (K,)
+    task_rate: FloatArray  # (T,) requests per second of the whole company, mean over the day
+    role_factor: FloatArray  # (U, T)
+    language_shares: FloatArray  # (L,)
+    day: FloatArray  # (DAY_BINS,) factor on the rate, mean 1; bin 0 begins at the start hour
+    serves: npt.NDArray[np.bool_]  # (T, M)
+    speaks: npt.NDArray[np.bool_]  # (L, M)
+    popularity_hint: FloatArray  # (M,)
+    popularity_law: FloatArray  # (M,) share by rank
+    longest_request: npt.NDArray[np.int64]  # (M,) context + output
+    weights_gb: FloatArray  # (M,)
+    prefill_us: FloatArray  # (M,) per token
+    decode_us: FloatArray  # (M,) per token
+    knobs: FloatArray  # (len(KNOBS),) single numbers, see KNOBS
+
+
+KNOBS = (
+    "activity_spread", "burst_spread", "burst_s", "drift", "new_models", "stickiness", "agent_switch", "home_language",
+    "language_spread", "stay", "kept_prefix", "compact_to", "compact_kept", "subagent_chance",
+)  # fmt: skip
+
+
+def quantile_table(values: tuple[float, float, float, float]) -> FloatArray:
+    """Quantile function at `POINTS` midpoints from p10, p50, p90, p99: log x is piecewise linear in the normal score of p."""
+    scores, logs = _midpoint_scores(), np.log(values)
+    table = np.interp(scores, _SCORES, logs)
+    below, above = scores < _SCORES[0], scores > _SCORES[-1]
+    table[below] = logs[0] + (scores[below] - _SCORES[0]) * (logs[1] - logs[0]) / (_SCORES[1] - _SCORES[0])
+    table[above] = logs[-1] + (scores[above] - _SCORES[-1]) * (logs[-1] - logs[-2]) / (_SCORES[-1] - _SCORES[-2])
+    return np.exp(table)
+
+
+@functools.cache
+def _midpoint_scores() -> FloatArray:
+    normal = NormalDist()
+    return np.array([normal.inv_cdf((i + 0.5) / POINTS) for i in range(POINTS)])
+
+
+@functools.lru_cache(maxsize=256)
+def mean_of(values: tuple[float, float, float, float]) -> float:
+    """Mean of `quantile_table(values)`."""
+    return float(quantile_table(values).mean())
+
+
+def geometric_table(mean: float) -> FloatArray:
+    """Quantile function of a geometric number of requests of at least 1."""
+    if mean <= 1:
+        return np.ones(POINTS)
+    levels = (np.arange(POINTS) + 0.5) / POINTS
+    return np.ceil(np.log1p(-levels) / math.log1p(-1 / mean))
+
+
+def size_biased(table: FloatArray) -> FloatArray:
+    """Quantile function of a session met at a random request of it: weight in proportion to length."""
+    levels = (np.arange(POINTS) + 0.5) / POINTS
+    return table[np.searchsorted(np.cumsum(table) / table.sum(), levels)]
+
+
+def day_curve(start_hour: float, peak_hour: float, peak_to_mean: float, peak_to_trough: float) -> FloatArray:
+    """Factor on the rate in `DAY_BINS` bins from the start hour: trough + (peak - trough) * raised cosine ^ power, mean 1."""
+    if peak_to_mean <= 1:
+        return np.ones(DAY_BINS)
+    hours = start_hour + (np.arange(DAY_BINS) + 0.5) * 24 / DAY_BINS
+    hill = 0.5 + 0.5 * np.cos((hours - peak_hour) * math.pi / 12)
+    trough = peak_to_mean / peak_to_trough
+    wanted = (1 - trough) / (peak_to_mean - trough)  # mean of the hill to its power
+    low, high = 0.0, 1000.0
+    for _ in range(60):
+        power = (low + high) / 2
+        low, high = (power, high) if np.mean(hill**power) > wanted else (low, power)
+    return trough + (peak_to_mean - trough) * hill**power
+
+
+def popularity_law(models: int, exponent: float, cutoff: float) -> FloatArray:
+    """Share by rank (1 = most popular), sum 1: Zipf with an exponential cut-off."""
+    rank = np.arange(1, models + 1, dtype=np.float64)
+    weights = rank**-exponent * np.exp(-rank / cutoff)
+    return weights / weights.sum()
+
+
+_CACHE: dict[tuple[str, tuple[ServedModel, ...]], GeneratorTables] = {}
+
+
+def tabulate(config: WorkloadConfig, models: tuple[ServedModel, ...]) -> GeneratorTables:
+    """Tables of a configuration and a catalogue, kept for the next seed.
+
+    Raises:
+        ConfigError: no models, an unknown task or language, or a task that no model serves in some language.
+    """
+    key = (config.model_dump_json(), models)
+    if key not in _CACHE:
+        if len(_CACHE) >= 64:
+            _CACHE.clear()
+        _CACHE[key] = _tabulate(config, models)
+    return _CACHE[key]
+
+
+def _tabulate(config: WorkloadConfig, models: tuple[ServedModel, ...]) -> GeneratorTables:
+    _check(config, models)
+    quantiles, mean_gap_s, mean_steps = _distributions(config)
+    languages = np.array(list(config.languages.values()))
+    shares = np.array(config.shares.normalised())
+    day = config.day
+    knobs = {
+        "activity_spread": config.activity_spread,
+        "burst_spread": config.bursts.spread,
+        "burst_s": config.bursts.minutes * 60,
+        "stay": config.completion.stay,
+        "kept_prefix": config.completion.kept_prefix,
+        "compact_to": config.agent.compact_to,
+        "compact_kept": config.agent.compact_kept,
+        "subagent_chance": config.agent.subagent.chance,
+        **{name: getattr(config.routing, name) for name in KNOBS if hasattr(config.routing, name)},
+    }
+    return GeneratorTables(
+        quantiles=quantiles,
+        mean_gap_s=mean_gap_s,
+        mean_steps=mean_steps,
+        task_rate=shares * config.users * config.requests_per_user_hour / 3600,
+        role_factor=_role_factors(config),
+        language_shares=languages / languages.sum(),
+        day=day_curve(day.start_hour, day.peak_hour, day.peak_to_mean, day.peak_to_trough),
+        serves=np.array([[task in model.tasks for model in models] for task in TASKS]),
+        speaks=np.array(
+            [[not model.languages or name in model.languages for model in models] for name in config.languages]
+        ),
+        popularity_hint=np.array([model.popularity for model in models], dtype=np.float64),
+        popularity_law=popularity_law(
+            len(models), config.routing.popularity_exponent, config.routing.popularity_cutoff
+        ),
+        longest_request=np.array([model.longest_request for model in models], dtype=np.int64),
+        weights_gb=np.array([model.weights_gb for model in models], dtype=np.float64),
+        prefill_us=np.array([model.prefill_us_per_token for model in models], dtype=np.float64),
+        decode_us=np.array([model.decode_us_per_token for model in models], dtype=np.float64),
+        knobs=np.array([knobs[name] for name in KNOBS], dtype=np.float64),
+    )
+
+
+def _distributions(config: WorkloadConfig) -> tuple[npt.NDArray[np.float32], FloatArray, FloatArray]:
+    """Quantile tables of all kinds, and the means of gaps and session lengths."""
+    quantiles = np.ones((len(KINDS), FIELDS, POINTS))
+    agent, subagent = config.agent, config.agent.subagent
+    sections: tuple[Any, ...] = (config.completion, config.chat, config.reasoning, agent, subagent)
+    for kind, section in enumerate(sections):
+        rows: dict[int, Any] = {GAP_S: section.gap_s, OUTPUT_TOKENS: section.output_tokens}
+        if section in (agent, subagent):
+            rows |= {FIRST_TOKENS: section.first_tokens, NEW_TOKENS: section.new_tokens}
+            rows |= {STEPS: section.session_requests, COMPACT_TOKENS: agent.compact_tokens}
+        else:
+            rows |= {FIRST_TOKENS: section.prompt_tokens}
+            quantiles[kind, STEPS] = geometric_table(section.session_requests)
+        for row, values in rows.items():
+            quantiles[kind, row] = quantile_table((values.p10, values.p50, values.p90, values.p99))
+        quantiles[kind, STEPS] = np.maximum(np.rint(quantiles[kind, STEPS]), 1)
+        quantiles[kind, STEPS_SEEN] = size_biased(quantiles[kind, STEPS])
+    return quantiles.astype(np.float32), quantiles[:, GAP_S].mean(axis=1), quantiles[:, STEPS].mean(axis=1)
+
+
+def _role_factors(config: WorkloadConfig) -> FloatArray:
+    """(users, tasks): roles take consecutive users in proportion to their shares."""
+    roles = list(config.roles.values())
+    shares = np.array([role.share for role in roles])
+    role = np.searchsorted(np.cumsum(shares / shares.sum())[:-1], (np.arange(config.users) + 0.5) / config.users)
+    factors = np.array([[getattr(one, task) for task in TASKS] for one in roles])[role]
+    for task, share in enumerate(config.shares.normalised()):
+        if share > 0 and not factors[:, task].any():
+            factors[:, task] = 1.0  # too few users to have the role that does it
+    return factors
+
+
+def _check(config: WorkloadConfig, models: Sequence[ServedModel]) -> None:
+    """Refuses catalogues that leave a task without a model."""
+    if not models:
+        raise ConfigError("a workload needs at least one model; the catalogue is empty")
+    for model in models:
+        unknown = sorted(set(model.tasks) - set(TASKS))
+        if unknown:
+            raise ConfigError(
+                f"model {model.name!r} serves unknown task {unknown[0]!r}; the tasks are {', '.join(TASKS)}"
+            )
+        if model.longest_request < 2:
+            raise ConfigError(
+                f"model {model.name!r} has room for {model.longest_request} tokens; a request needs at least 2"
+            )
+    for task, share in zip(TASKS, config.shares.normalised(), strict=True):
+        serving = [model for model in models if task in model.tasks]
+        for language in config.languages:
+            if share > 0 and not any(not model.languages or language in model.languages for model in serving):
+                detail = f"in {language!r} " if serving else ""
+                raise ConfigError(
+                    f"task {task!r} has a share of {share:.2f} of the requests, but no model serves it {detail}"
+                    f"(models: {', '.join(model.name for model in models)}); set shares.{task}: 0 or add a model"
+                )
