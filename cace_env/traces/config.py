@@ -1,0 +1,101 @@
+"""The section of a scenario that names a log, and the one place where its options are explained."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Final, Literal
+
+import pydantic
+
+from cace_env.config import Frozen
+from cace_env.tables import TASKS
+
+FORMAT_NAMES: Final = (
+    "azure",
+    "burstgpt",
+    "mooncake",
+    "bailian",
+    "servegen",
+    "gentd26",
+    "claude-code",
+    "cups",
+    "realhumaneval",
+    "cace",
+)
+Attach = Literal["real", "client-as-model", "drawn"]
+
+
+class TraceConfig(Frozen):
+    """A log, which part of it, and what is attached where it is silent.
+
+    Rows are read first (`skip`, `limit`), then users, tasks, models and tokens are attached in this order, then times
+    are compressed.
+    """
+
+    path: str = pydantic.Field(min_length=1)
+    """The file: CSV, JSON lines or Parquet, gzipped or not; relative to the working directory."""
+    format: str
+    """One of `FORMAT_NAMES`."""
+    attach: Attach | None = None
+    """How a request gets its model. `real`: the log's own ids, renamed by `mapping`; they must be names of the
+    catalogue. `client-as-model`: the log's model ids (clients or users where it has none) by popularity: the most used
+    becomes the first model of the catalogue, and so on, again from the first when they are more. `drawn`: Zipf, sticky
+    per user, among the models that serve the task; which model is popular is drawn too. None: `real` where the log
+    names models, else `drawn`."""
+    mapping: dict[str, str] = pydantic.Field(default_factory=dict)
+    """`real` only: id in the log -> name in the catalogue."""
+    tasks: str | dict[str, float] | None = None
+    """One task for all requests, or shares of tasks, drawn once per user. None: the log's own; where it has none, the
+    main task of the attached model."""
+    users: int = pydantic.Field(0, ge=0)
+    """For a log without users: as many are made up and requests drawn to them evenly, so that choices can be sticky.
+    0: every request comes from a user of its own."""
+    zipf_exponent: float = pydantic.Field(0.87, ge=0.0)
+    """`drawn`: popularity of rank r is r^-exponent. Default: the slope of the Chutes invocation counts."""
+    stickiness: float = pydantic.Field(0.7, ge=0.0, lt=1.0)
+    """`drawn`: chance that a user keeps the model last used for this task, without a draw. [assumed; near the 72 %
+    repeats of GenTD26 users]"""
+    time_compression: float = pydantic.Field(1.0, gt=0.0)
+    """Arrival and think times are divided by this: 10 plays an hour in six minutes, 0.1 in ten hours."""
+    sort: bool = False
+    """Sort rows by time instead of refusing a log that is not in order."""
+    skip: int = pydantic.Field(0, ge=0)
+    """Rows passed over at the start (ServeGen: windows of 600 s)."""
+    limit: int | None = pydantic.Field(None, ge=1)
+    """At most this many rows are read (ServeGen: requests drawn)."""
+    session_gap_s: float = pydantic.Field(300.0, gt=0.0)
+    """Logs with a clock per session or user: mean seconds between two starts, exponential. [assumed]"""
+    tokens_path: str | None = None
+    """ServeGen: the table of token quantiles per client."""
+    tokens_model: str | None = None
+    """ServeGen: the model of that table; None: from the file name `servegen_MODEL_rates...`."""
+    seed: int = pydantic.Field(0, ge=0)
+    """Of everything drawn here."""
+
+    @pydantic.field_validator("format")
+    @classmethod
+    def _known_format(cls, name: str) -> str:
+        if name not in FORMAT_NAMES:
+            close = difflib.get_close_matches(name.lower(), FORMAT_NAMES, n=1)
+            guess = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"unknown trace format; {guess}The formats are {', '.join(FORMAT_NAMES)}")
+        return name
+
+    @pydantic.field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, tasks: str | dict[str, float] | None) -> str | dict[str, float] | None:
+        shares = {tasks: 1.0} if isinstance(tasks, str) else tasks or {}
+        for name in shares:
+            if name not in TASKS:
+                close = difflib.get_close_matches(name.lower(), TASKS, n=1)
+                guess = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"unknown task {name!r}{guess} The tasks are {', '.join(TASKS)}")
+        if tasks is not None and (min(shares.values(), default=0.0) < 0 or sum(shares.values()) <= 0):
+            raise ValueError("shares of tasks must be at least 0 and one of them above 0")
+        return tasks
+
+    @pydantic.model_validator(mode="after")
+    def _mapping_is_used(self) -> TraceConfig:
+        if self.mapping and self.attach not in (None, "real"):
+            raise ValueError(f"mapping is for attach: real, but attach is {self.attach!r}; remove one of them")
+        return self

@@ -1,0 +1,159 @@
+"""Our own plain schema: the one to export your logs to, and the one `experiments.import_logs` writes.
+
+| column | required | meaning |
+|---|---|---|
+| time | yes | seconds from any origin, or ISO 8601; all rows of one zone, never decreasing |
+| context_tokens | yes | all prompt tokens, >= 1 |
+| output_tokens | yes | >= 1 |
+| new_tokens | | prompt tokens not shared with the session's previous request to this model, 1 to context; default all |
+| model | | id of the model that served it; in every row or in none |
+| task | | completion, chat, reasoning or agent; empty where unknown |
+| user, session | | any text; without a session each request is its own, without a user each session |
+| after | | closed loop: row (from 0) of the request it waits for; empty or -1: it arrives at `time` |
+| think_s | | closed loop: seconds from the finish of `after` to the arrival |
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cace_env.tables import NONE, TASKS
+from cace_env.traces.config import TraceConfig
+from cace_env.traces.reading import Table, TraceError, import_parquet, read_table
+from cace_env.traces.trace import Int64Array, Trace, codes, in_order
+
+REQUIRED: Final = ("time", "context_tokens", "output_tokens")
+OPTIONAL: Final = ("new_tokens", "model", "task", "user", "session", "after", "think_s")
+
+
+def read_cace(path: Path, config: TraceConfig) -> Trace:
+    """A log in our own schema; a count of 0 is refused, because whoever exports it can say what it means."""
+    table = read_table(path, REQUIRED, OPTIONAL, config.skip, config.limit)
+    context, output = table.integers("context_tokens", least=1), table.integers("output_tokens", least=1)
+    time_us = table.times_us("time")
+    rows = in_order(table, "time", time_us, config.sort)
+    trace = Trace(time_us[rows] - time_us[rows[0]], context[rows], None, output[rows], rows_read=table.rows)
+    if "new_tokens" in table.columns:
+        new = table.integers("new_tokens", empty=0)
+        new = (
+            np.where(new == 0, context, new)
+            if _has_empty(table, "new_tokens")
+            else table.integers("new_tokens", least=1)
+        )
+        if (new > context).any():
+            row = int(np.argmax(new > context))
+            raise table.error(
+                row, "new_tokens", f"is above context_tokens = {context[row]}; context counts all prompt tokens"
+            )
+        trace.new_tokens = new[rows]
+    names = table.texts("model") if "model" in table.columns else []
+    if any(names):
+        if not all(names):
+            raise table.error(names.index(""), "model", "is empty while other rows name one; fill all rows or none")
+        trace.model, trace.model_ids = codes([names[row] for row in rows])
+    if "task" in table.columns and any(table.texts("task")):
+        trace.task = _tasks(table)[rows]
+    for name in ("user", "session"):
+        texts = table.texts(name) if name in table.columns else []
+        if any(texts):
+            setattr(trace, name, codes([texts[row] or f"row {row}" for row in rows])[0])
+    if trace.user is None:
+        trace.user = trace.session
+    if "after" in table.columns:
+        trace.after, opened = _after(table, rows, config.skip)
+        think_s = table.floats("think_s", empty=0.0) if "think_s" in table.columns else np.zeros(table.rows)
+        if (think_s < 0).any():
+            raise table.error(int(np.argmax(think_s < 0)), "think_s", "is below 0 s; correct it")
+        trace.think_us = np.where(trace.after == NONE, 0, np.rint(think_s[rows] * 1e6)).astype(np.int64)
+        if opened:
+            trace.notes = (f"{opened} requests follow rows that were skipped: they arrive at their recorded time",)
+    return trace
+
+
+def write_cace(trace: Trace, path: str | Path) -> None:
+    """Writes `trace` in our own schema: `.csv`, `.csv.gz`, `.jsonl`, `.jsonl.gz` or `.parquet`.
+
+    Raises:
+        TraceError: the path exists, its suffix is another, tokens are unknown, or pyarrow is missing.
+    """
+    path = Path(path)
+    kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    if kind not in (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet"):
+        raise TraceError(f"{path}: unknown suffix {kind!r}; use .csv, .jsonl (either may end in .gz) or .parquet")
+    if path.exists():
+        raise TraceError(f"{path}: exists; choose another name or remove it first")
+    columns = _columns(trace, path)
+    if kind == ".parquet":
+        pyarrow, parquet = import_parquet(path)
+        parquet.write_table(pyarrow.table(columns), path)
+        return
+    text = io.StringIO(newline="")
+    if kind.startswith(".csv"):
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    else:
+        for row in zip(*columns.values(), strict=True):
+            text.write(json.dumps(dict(zip(columns, row, strict=True))) + "\n")
+    content = text.getvalue().encode()
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+
+
+def _columns(trace: Trace, path: Path) -> dict[str, list[Any]]:
+    if trace.context_tokens is None or trace.output_tokens is None:
+        raise TraceError(f"{path}: this log has no token counts; load it with load_trace, which attaches some")
+    columns: dict[str, list[Any]] = {
+        "time": [us / 1e6 for us in trace.time_us.tolist()],
+        "context_tokens": trace.context_tokens.tolist(),
+        "output_tokens": trace.output_tokens.tolist(),
+    }
+    for name in ("new_tokens", "user", "session", "after"):
+        values = getattr(trace, name)
+        if values is not None:
+            columns[name] = values.tolist()
+    if trace.model is not None:
+        columns["model"] = [trace.model_ids[model] for model in trace.model]
+    if trace.task is not None:
+        columns["task"] = ["" if task == NONE else TASKS[task] for task in trace.task]
+    if trace.after is not None and trace.think_us is not None:
+        columns["think_s"] = [us / 1e6 for us in trace.think_us.tolist()]
+    return columns
+
+
+def _has_empty(table: Table, column: str) -> bool:
+    return any(value in ("", None) for value in table.columns[column])
+
+
+def _tasks(table: Table) -> Int64Array:
+    texts = table.texts("task")
+    index = {"": NONE} | {name: code for code, name in enumerate(TASKS)}
+    for row, text in enumerate(texts):
+        if text not in index:
+            close = difflib.get_close_matches(text.lower(), TASKS, n=1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            raise table.error(row, "task", f"is not one of {', '.join(TASKS)}{guess}")
+    return np.array([index[text] for text in texts])
+
+
+def _after(table: Table, rows: Int64Array, skip: int) -> tuple[Int64Array, int]:
+    """The column by rows of the result, and how many followed a skipped row (open loop then)."""
+    after = table.integers("after", least=-1, empty=-1)
+    opened = (after >= 0) & (after < skip)
+    after = np.where(after >= skip, after - skip, NONE)
+    place = np.empty(len(rows), np.int64)
+    place[rows] = np.arange(len(rows))
+    known = after < table.rows
+    late = ~known | ((after != NONE) & (place[np.where(known, after, 0)] >= place))
+    if late.any():
+        problem = "is not the number (from 0) of a row before it; a request can only follow an earlier one"
+        raise table.error(int(np.argmax(late)), "after", problem)
+    placed = np.where(after == NONE, NONE, place[after])
+    return placed[rows], int(opened.sum())

@@ -1,0 +1,141 @@
+"""ServeGen: per client and 600 s window a rate and a gap distribution, from which requests are drawn.
+
+ServeGen publishes no requests, only how each client's arrivals and token counts are distributed (Xiang et al., arXiv
+2505.09999). A window gets `rate * 600` requests, rounded at random; their gaps come from the window's Gamma or Weibull
+distribution, scaled so that they fill the window: the measured rate is kept exactly, the shape gives the burstiness.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.traces.config import TraceConfig
+from cace_env.traces.reading import Table, TraceError, read_table
+from cace_env.traces.trace import Int64Array, Trace, codes, draw_quantiles, stream
+
+WINDOW_S: Final = 600
+LEVELS: Final = (0.1, 0.5, 0.9, 0.99)
+MAX_DRAWN: Final = 20_000_000  # requests; more is a mistake rather than a wish
+COLUMNS: Final = ("client", "t", "rate", "cv", "pattern", "p1", "p2")
+
+
+def read_servegen(path: Path, config: TraceConfig) -> Trace:
+    """Draws requests from rates; `skip` counts windows and `limit` requests, and neither changes the draws that stay.
+
+    Raises:
+        TraceError: no token table, an unknown pattern, no client with tokens, or far too many requests.
+    """
+    table = read_table(path, COLUMNS)
+    client, client_ids = codes(table.texts("client"))
+    patterns = table.texts("pattern")
+    for row, pattern in enumerate(patterns):
+        if pattern not in ("Gamma", "Weibull"):
+            raise table.error(row, "pattern", "is neither 'Gamma' nor 'Weibull'; correct or remove the row")
+    shape, rate = table.floats("p1"), table.seconds("rate")
+    if (shape <= 0).any():
+        raise table.error(int(np.argmax(shape <= 0)), "p1", "is not above 0; a shape must be")
+    window = (table.seconds("t") // WINDOW_S).astype(np.int64)
+    levels = _client_tokens(table, client_ids, config)
+    known = np.array([name in levels for name in client_ids])[client]
+    if not known.any():
+        raise TraceError(
+            f"{path}: none of its {len(client_ids)} clients is in {config.tokens_path}; check tokens_model"
+        )
+    wanted = known & (window >= window.min() + config.skip)
+    if not wanted.any():
+        raise TraceError(f"{path}: skip={config.skip} windows of {WINDOW_S} s leaves none; use a smaller one")
+    gamma = np.array([pattern == "Gamma" for pattern in patterns])
+    time_us, rows = _draw_arrivals(path, np.flatnonzero(wanted), window, client, rate, shape, gamma, config)
+    user = client[rows]
+    in_knots, out_knots = (np.array([levels.get(name, _EMPTY)[side] for name in client_ids]) for side in (0, 1))
+    uniform = stream(config.seed, "tokens").random((len(rows), 2))
+    dropped = {"rate windows of clients without token quantiles": int((~known).sum())} if not known.all() else {}
+    return Trace(
+        time_us=time_us - time_us[0],
+        context_tokens=draw_quantiles(LEVELS, in_knots[user], uniform[:, 0]),
+        new_tokens=None,
+        output_tokens=draw_quantiles(LEVELS, out_knots[user], uniform[:, 1]),
+        user=user,
+        rows_read=table.rows,
+        dropped=dropped,
+        altered=("arrivals drawn", "tokens drawn"),
+        notes=(f"windows of {WINDOW_S} s, measured rate kept, gaps Gamma or Weibull; tokens from client quantiles",),
+    )
+
+
+_EMPTY = (np.ones(len(LEVELS)), np.ones(len(LEVELS)))
+
+
+def _draw_arrivals(
+    path: Path,
+    wanted: Int64Array,
+    window: Int64Array,
+    client: Int64Array,
+    rate: npt.NDArray[np.float64],
+    shape: npt.NDArray[np.float64],
+    gamma: npt.NDArray[np.bool_],
+    config: TraceConfig,
+) -> tuple[Int64Array, Int64Array]:
+    """Arrival times and the row of `wanted` each comes from, window by window until `limit` is reached."""
+    expected = float(rate[wanted].sum()) * WINDOW_S
+    if expected > MAX_DRAWN and config.limit is None:
+        raise TraceError(f"{path}: would draw {expected:.3g} requests; pass limit= (at most {MAX_DRAWN} without)")
+    order = wanted[np.lexsort((client[wanted], window[wanted]))]
+    starts = np.flatnonzero(np.diff(window[order], prepend=-1))
+    times, sources, count = [], [], 0
+    for group in np.split(order, starts[1:]):
+        # A stream per window: where one begins or ends to read must not change what is drawn in another.
+        rng = stream(config.seed, "arrivals", int(window[group[0]]))
+        in_window = [_fill(rng, rate[row], shape[row], bool(gamma[row])) for row in group]
+        rows = np.repeat(group, [len(offsets) for offsets in in_window])
+        time_us = np.concatenate(in_window) + int(window[group[0]]) * WINDOW_S * 1_000_000
+        by_time = np.argsort(time_us, kind="stable")
+        times.append(time_us[by_time])
+        sources.append(rows[by_time])
+        count += len(rows)
+        if config.limit is not None and count >= config.limit:
+            break
+    if count == 0:
+        raise TraceError(f"{path}: no request was drawn: all rates are 0; check the column 'rate'")
+    return np.concatenate(times)[: config.limit], np.concatenate(sources)[: config.limit]
+
+
+def _fill(rng: np.random.Generator, rate: float, shape: float, gamma: bool) -> Int64Array:
+    """Offsets [us] of one client's requests in one window; n + 1 gaps scaled to fill it, so that none is favoured."""
+    expected = rate * WINDOW_S
+    count = int(expected + rng.random())
+    gaps = rng.standard_gamma(shape, count + 1) if gamma else rng.weibull(shape, count + 1)
+    total = float(gaps.sum())
+    if total == 0.0:  # every gap underflowed: shapes near 0
+        return np.zeros(count, np.int64)
+    return (np.cumsum(gaps)[:count] / total * (WINDOW_S * 1_000_000 - 1)).astype(np.int64)
+
+
+def _client_tokens(
+    table: Table, client_ids: tuple[str, ...], config: TraceConfig
+) -> dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+    """Prompt and output quantiles per client of the model whose rates these are."""
+    if config.tokens_path is None:
+        raise TraceError(
+            f"{table.path}: ServeGen rates have no tokens; pass tokens_path= (servegen_client_tokens.csv.gz)"
+        )
+    names = [f"{side}_p{round(100 * level)}" for side in ("in", "out") for level in LEVELS]
+    tokens = read_table(config.tokens_path, ("model", "client", *names))
+    models = tokens.texts("model")
+    model = config.tokens_model
+    if model is None:
+        found = re.search(r"servegen_(.+)_rates", table.path.name)
+        model = found[1] if found else None
+    if model not in models:
+        known = ", ".join(sorted(set(models)))
+        raise TraceError(f"{tokens.path}: has no model {model!r}; pass tokens_model=, one of {known}")
+    knots = np.stack([tokens.floats(name, empty=0.0) for name in names], axis=1)
+    of_model = [row for row, name in enumerate(models) if name == model and (knots[row] > 0).all()]
+    clients = tokens.texts("client")
+    wanted = set(client_ids)
+    return {clients[row]: (knots[row, :4], knots[row, 4:]) for row in of_model if clients[row] in wanted}
