@@ -25,10 +25,12 @@ COLUMNS: Final = ("client", "t", "rate", "cv", "pattern", "p1", "p2")
 
 
 def read_servegen(path: Path, config: TraceConfig) -> Trace:
-    """Draws requests from rates; `skip` counts windows and `limit` requests, and neither changes the draws that stay.
+    """Draws requests from rates; `skip` counts windows, `limit` requests.
+
+    `limit` changes nothing of the requests that stay, `skip` nothing of their arrivals.
 
     Raises:
-        TraceError: no token table, an unknown pattern, no client with tokens, or far too many requests.
+        TraceError: no token table, an unknown pattern, no such model in it, or far too many requests.
     """
     table = read_table(path, COLUMNS)
     client, client_ids = codes(table.texts("client"))
@@ -40,21 +42,17 @@ def read_servegen(path: Path, config: TraceConfig) -> Trace:
     if (shape <= 0).any():
         raise table.error(int(np.argmax(shape <= 0)), "p1", "is not above 0; a shape must be")
     window = (table.seconds("t") // WINDOW_S).astype(np.int64)
-    levels = _client_tokens(table, client_ids, config)
-    known = np.array([name in levels for name in client_ids])[client]
-    if not known.any():
-        raise TraceError(
-            f"{path}: none of its {len(client_ids)} clients is in {config.tokens_path}; check tokens_model"
-        )
-    wanted = known & (window >= window.min() + config.skip)
+    in_knots, out_knots, borrowed = _client_tokens(table, client_ids, config)
+    wanted = window >= window.min() + config.skip
     if not wanted.any():
         raise TraceError(f"{path}: skip={config.skip} windows of {WINDOW_S} s leaves none; use a smaller one")
     gamma = np.array([pattern == "Gamma" for pattern in patterns])
     time_us, rows = _draw_arrivals(path, np.flatnonzero(wanted), window, client, rate, shape, gamma, config)
     user = client[rows]
-    in_knots, out_knots = (np.array([levels.get(name, _EMPTY)[side] for name in client_ids]) for side in (0, 1))
     uniform = stream(config.seed, "tokens").random((len(rows), 2))
-    dropped = {"rate windows of clients without token quantiles": int((~known).sum())} if not known.all() else {}
+    notes = [f"windows of {WINDOW_S} s, measured rate kept, gaps Gamma or Weibull; tokens from client quantiles"]
+    if borrowed:
+        notes.append(f"{borrowed} of {len(client_ids)} clients have no token quantiles: they borrow a drawn client's")
     return Trace(
         time_us=time_us - time_us[0],
         context_tokens=draw_quantiles(LEVELS, in_knots[user], uniform[:, 0]),
@@ -62,13 +60,9 @@ def read_servegen(path: Path, config: TraceConfig) -> Trace:
         output_tokens=draw_quantiles(LEVELS, out_knots[user], uniform[:, 1]),
         user=user,
         rows_read=table.rows,
-        dropped=dropped,
         altered=("arrivals drawn", "tokens drawn"),
-        notes=(f"windows of {WINDOW_S} s, measured rate kept, gaps Gamma or Weibull; tokens from client quantiles",),
+        notes=tuple(notes),
     )
-
-
-_EMPTY = (np.ones(len(LEVELS)), np.ones(len(LEVELS)))
 
 
 def _draw_arrivals(
@@ -118,8 +112,11 @@ def _fill(rng: np.random.Generator, rate: float, shape: float, gamma: bool) -> I
 
 def _client_tokens(
     table: Table, client_ids: tuple[str, ...], config: TraceConfig
-) -> dict[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-    """Prompt and output quantiles per client of the model whose rates these are."""
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
+    """Prompt and output quantiles (clients, levels) of the model whose rates these are, and how many were borrowed.
+
+    Leaving out the clients that have none would leave out a third to a half of the requests of the published days.
+    """
     if config.tokens_path is None:
         raise TraceError(
             f"{table.path}: ServeGen rates have no tokens; pass tokens_path= (servegen_client_tokens.csv.gz)"
@@ -135,7 +132,15 @@ def _client_tokens(
         known = ", ".join(sorted(set(models)))
         raise TraceError(f"{tokens.path}: has no model {model!r}; pass tokens_model=, one of {known}")
     knots = np.stack([tokens.floats(name, empty=0.0) for name in names], axis=1)
-    of_model = [row for row, name in enumerate(models) if name == model and (knots[row] > 0).all()]
     clients = tokens.texts("client")
-    wanted = set(client_ids)
-    return {clients[row]: (knots[row, :4], knots[row, 4:]) for row in of_model if clients[row] in wanted}
+    of_model = {clients[row]: row for row, name in enumerate(models) if name == model and (knots[row] > 0).all()}
+    if not of_model:
+        raise TraceError(
+            f"{tokens.path}: model {model!r} has no client with prompt and output quantiles; choose another"
+        )
+    missing = [name for name in client_ids if name not in of_model]
+    lenders = list(of_model.values())
+    lent = stream(config.seed, "tokens", 1).integers(0, len(lenders), len(missing))
+    rows = of_model | {name: lenders[place] for name, place in zip(missing, lent, strict=True)}
+    chosen = knots[[rows[name] for name in client_ids]]
+    return chosen[:, : len(LEVELS)], chosen[:, len(LEVELS) :], len(missing)
