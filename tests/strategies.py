@@ -30,7 +30,7 @@ class Rules:
 @st.composite
 def fleets(draw: st.DrawFn, *, scale_us: int | None = None) -> FleetTables:
     """One to three accelerators, two to six models; on one accelerator at least every unpinned model fits."""
-    models = draw(st.sampled_from([2, 3, 4, 5, 6, 6]))
+    models = draw(st.sampled_from([2, 3, 4, 5, 5, 6, 6, 6]))
     accelerators = draw(st.sampled_from([1, 1, 2, 3]))
     scale_us = scale_us or draw(st.sampled_from(TIME_SCALES_US))
 
@@ -41,7 +41,10 @@ def fleets(draw: st.DrawFn, *, scale_us: int | None = None) -> FleetTables:
         return np.array([per_model(values) for _ in range(accelerators)], dtype=np.int64)
 
     # Memory.
-    need = per_model(draw(st.sampled_from([st.just(12), st.integers(4, 30), st.sampled_from([4, 5, 6, 24])])))
+    sizes = draw(st.sampled_from([st.just(12), st.integers(4, 30), st.sampled_from([4, 5, 6, 24])]))
+    need = per_model(sizes)
+    if draw(st.booleans()):
+        need.sort()  # the small ones are placed first, the large ones come later and need many victims
     weights = [max(1, size - draw(st.integers(1, 3))) for size in need]
     sleeps = draw(st.sampled_from([False, False, True]))
     residual = per_model(st.integers(1, 3)) if sleeps else [0] * models
@@ -61,11 +64,13 @@ def fleets(draw: st.DrawFn, *, scale_us: int | None = None) -> FleetTables:
             else largest + draw(st.sampled_from([0, 1, max(need) // 2, max(need), 2 * max(need)]))
         )
         memory.append(pins + room)
-    # Who is where at time 0: as long as it fits.
+    # Who is where at time 0, as long as it fits: a full fleet asks its policy soon.
+    full = draw(st.integers(0, 3)) > 0
     resident_on, asleep_on = [NONE] * models, [NONE] * models
     free = [memory[a] - sum(need[m] for m in range(models) if pinned_on[m] == a) for a in range(accelerators)]
     for m in unpinned:
-        place = draw(st.sampled_from([NONE, *range(accelerators), *range(accelerators)]))
+        first_fit = next((a for a in range(accelerators) if free[a] >= need[m]), NONE)
+        place = first_fit if full and first_fit != NONE else draw(st.integers(NONE, accelerators - 1))
         if place != NONE and free[place] >= need[m]:
             resident_on[m] = place
             free[place] -= need[m]
@@ -141,11 +146,13 @@ def workloads(draw: st.DrawFn, tables: FleetTables) -> Workload:
     gaps_us = st.sampled_from(draw(pattern))
     sessions = draw(st.integers(1, 6))
     closed = draw(st.sampled_from([0, 1, 3]))  # how many requests in four follow another
+    everyone = range(tables.num_models)
+    absent = [m for m in everyone if tables.pinned_on[m] == tables.resident_on[m] == NONE]
     now_us = 0
     rows = []
     for r in range(count):
         now_us += draw(gaps_us)
-        model = draw(st.integers(0, tables.num_models - 1))
+        model = draw(st.sampled_from(absent if r == 0 and absent else everyone))  # begins with a swap, if it can
         follows = r > 0 and draw(st.integers(0, 3)) < closed
         too_long = draw(st.integers(0, 19)) == 13
         context = int(tables.kv_tokens[model]) if too_long else draw(st.integers(1, 36))
@@ -172,10 +179,10 @@ def rules(draw: st.DrawFn, tables: FleetTables) -> Rules:
         return Rules(None, None, True)
     scale_us = typical_us(tables)
     keep_alive_us = None
-    if draw(st.booleans()):
-        one = st.sampled_from([None, 0, 1, scale_us, 5 * scale_us])
+    if draw(st.integers(0, 2)) == 2:
+        one = st.sampled_from([None, None, 0, 1, scale_us, 5 * scale_us, 50 * scale_us])
         keep_alive_us = tuple(draw(st.lists(one, min_size=tables.num_models, max_size=tables.num_models)))
-    max_resident = draw(st.sampled_from([None, None, None, None, 1, 2, 3, 4]))
+    max_resident = draw(st.sampled_from([None] * 6 + [1, 2, 3, 3]))
     return Rules(keep_alive_us, max_resident, leaves_every_model_a_place(tables, max_resident))
 
 
