@@ -3,7 +3,7 @@
 Nothing in this package downloads anything unless it is asked to here. What arrives is held against a SHA-256 and kept
 only if it agrees. The checksums below were not computed from a download of ours: `checksum_from` says where each one is
 from. A file that is not in the list is fetched by `--url`, with `--sha256 HEX` if you know its checksum, or with
-`--trust-first`, which keeps what arrives and records its checksum beside it: the next fetch is held against that record.
+`--trust-first`, which keeps what arrives and records its checksum beside it for the next fetch.
 """
 
 from __future__ import annotations

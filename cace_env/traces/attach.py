@@ -9,7 +9,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.tables import NONE, TASKS
+from cace_env.tables import NONE, TASKS, FloatArray
 from cace_env.traces.config import TraceConfig
 from cace_env.traces.reading import TraceError
 from cace_env.traces.trace import Int64Array, Trace, draw_quantiles, stream
@@ -26,7 +26,10 @@ TOKENS_OF_TASK: Final[dict[str, tuple[tuple[float, ...], tuple[int, ...], tuple[
 
 
 class ServedModel(Protocol):
-    """A model of the catalogue, as far as a trace must know it; its place in the sequence is its index."""
+    """A model of the catalogue, as far as a trace must know it; its place in the sequence is its index.
+
+    `cace_env.generator.ServedModel` is one. Where a model has a number `popularity` too, `drawn` ranks by it.
+    """
 
     @property
     def name(self) -> str:
@@ -62,6 +65,7 @@ def attach(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] | No
         said.append("tasks drawn" if isinstance(config.tasks, dict) else f"tasks all {config.tasks}")
 
     names, serves = _catalogue(trace, config, models)
+    hints = np.array([float(getattr(served, "popularity", 1.0)) for served in models or ()])
     how = config.attach or ("real" if trace.model is not None else "drawn")
     if how == "real":
         model, renamed = _real(trace, config, names)
@@ -70,7 +74,7 @@ def attach(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] | No
         model = _client_as_model(trace, config, user, len(names))
         said.append("models client-as-model")
     else:
-        model = _drawn(config, task, user, serves)
+        model = _drawn(config, task, user, serves, hints)
         said.append("models drawn")
 
     if (task == NONE).any():
@@ -200,11 +204,12 @@ def _client_as_model(trace: Trace, config: TraceConfig, user: Int64Array | None,
 
 
 def _drawn(
-    config: TraceConfig, task: Int64Array, user: Int64Array | None, serves: Sequence[Sequence[str]]
+    config: TraceConfig, task: Int64Array, user: Int64Array | None, serves: Sequence[Sequence[str]], hints: FloatArray
 ) -> Int64Array:
-    """Zipf over the models that serve the task, kept from the user's last request for that task with `stickiness`."""
+    """Zipf over the models that serve the task, ranked by `hints` and then by a draw; sticky per user and task."""
     rng = stream(config.seed, "models")
     by_popularity = rng.permutation(len(serves))
+    by_popularity = by_popularity[np.argsort(-hints[by_popularity], kind="stable")]
     uniform = rng.random((len(task), 2))
     model = np.empty(len(task), np.int64)
     for code in np.unique(task):

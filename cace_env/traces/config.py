@@ -40,8 +40,8 @@ class TraceConfig(Frozen):
     """How a request gets its model. `real`: the log's own ids, renamed by `mapping`; they must be names of the
     catalogue. `client-as-model`: the log's model ids (clients or users where it has none) by popularity: the most used
     becomes the first model of the catalogue, and so on, again from the first when they are more. `drawn`: Zipf, sticky
-    per user, among the models that serve the task; which model is popular is drawn too. None: `real` where the log
-    names models, else `drawn`."""
+    per user and task, among the models that serve the task; models rank by their `popularity` if they have one, and in
+    an order that is drawn too. None: `real` where the log names models, else `drawn`."""
     mapping: dict[str, str] = pydantic.Field(default_factory=dict)
     """`real` only: id in the log -> name in the catalogue."""
     tasks: str | dict[str, float] | None = None

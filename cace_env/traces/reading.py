@@ -176,11 +176,11 @@ def _read_text(
     path: Path, file: BinaryIO, required: Sequence[str], optional: Sequence[str], skip: int, limit: int | None
 ) -> Table:
     """CSV or JSON lines: a file whose first character opens an object is JSON."""
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    first = text.readline()
-    lines = itertools.chain([first], text)
-    reader = _read_json_lines if first.lstrip().startswith("{") else _read_csv
-    return reader(path, lines, required, optional, skip, limit)
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        first = text.readline()
+        lines = itertools.chain([first], text)
+        reader = _read_json_lines if first.lstrip().startswith("{") else _read_csv
+        return reader(path, lines, required, optional, skip, limit)
 
 
 def _read_csv(

@@ -11,6 +11,7 @@
 | user, session | | any text; without a session each request is its own, without a user each session |
 | after | | closed loop: row (from 0) of the request it waits for; empty or -1: it arrives at `time` |
 | think_s | | closed loop: seconds from the finish of `after` to the arrival |
+| origin | | written by `write_cace`: the format it comes from; then what its loader made up, which stays in the label |
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from cace_env.traces.reading import Table, TraceError, import_parquet, read_tabl
 from cace_env.traces.trace import Int64Array, Trace, codes, in_order
 
 REQUIRED: Final = ("time", "context_tokens", "output_tokens")
-OPTIONAL: Final = ("new_tokens", "model", "task", "user", "session", "after", "think_s")
+OPTIONAL: Final = ("new_tokens", "model", "task", "user", "session", "after", "think_s", "origin")
 
 
 def read_cace(path: Path, config: TraceConfig) -> Trace:
@@ -75,11 +76,20 @@ def read_cace(path: Path, config: TraceConfig) -> Trace:
         trace.think_us = np.where(trace.after == NONE, 0, np.rint(think_s[rows] * 1e6)).astype(np.int64)
         if opened:
             trace.notes = (f"{opened} requests follow rows that were skipped: they arrive at their recorded time",)
+    for origin in dict.fromkeys(table.texts("origin") if "origin" in table.columns else ()):
+        source, *made_up = origin.split("; ")
+        trace.notes += (f"exported from {source}",) if source else ()
+        trace.altered += tuple(what for what in made_up if what not in trace.altered)
     return trace
 
 
-def write_cace(trace: Trace, path: str | Path) -> None:
-    """Writes `trace` in our own schema: `.csv`, `.csv.gz`, `.jsonl`, `.jsonl.gz` or `.parquet`.
+def write_cace(trace: Trace, path: str | Path, origin: str = "") -> None:
+    """Writes `trace` in our own schema.
+
+    Args:
+        trace: what a log says; its tokens must be known.
+        path: `.csv`, `.csv.gz`, `.jsonl`, `.jsonl.gz` or `.parquet`; must not exist.
+        origin: the format or system it comes from; kept in the file, with what the loader made up.
 
     Raises:
         TraceError: the path exists, its suffix is another, tokens are unknown, or pyarrow is missing.
@@ -91,6 +101,8 @@ def write_cace(trace: Trace, path: str | Path) -> None:
     if path.exists():
         raise TraceError(f"{path}: exists; choose another name or remove it first")
     columns = _columns(trace, path)
+    if origin or trace.altered:
+        columns["origin"] = ["; ".join([origin, *trace.altered])] * len(trace)
     if kind == ".parquet":
         pyarrow, parquet = import_parquet(path)
         parquet.write_table(pyarrow.table(columns), path)
