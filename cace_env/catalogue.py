@@ -68,6 +68,7 @@ class CodeModel:
     heads: int  # query heads
     kv_heads: int
     head_dim: int
+    context_window: int  # tokens
     quantisation: Quantisation
     weights_gb: Figure
     tasks: tuple[str, ...]  # what it is used for unless a scenario says otherwise (assumed)
@@ -126,6 +127,7 @@ class Engine:
     residual_gb: Figure  # what an evicted model leaves on its accelerator
 
 
+K: Final = 1024
 MOE_BATCH: Final = Figure(4, "assumed", "ours")  # tokens per round for which `round_gb` counts experts
 RUNTIME_GB: Final = Figure(1.5, "assumed", "ours")  # CUDA context, activations, graphs of a resident model
 KV_TOKENS: Final = {  # default room of the KV cache: of the tasks a model serves, the largest
@@ -142,6 +144,7 @@ def _family(
     name: str,
     params_b: float,
     shape: tuple[int, int, int, int],
+    context_window: int,
     tasks: str,
     bf16_gb: float | None = None,
     int4_gb: Figure | None = None,
@@ -157,7 +160,7 @@ def _family(
         sizes.append((f"{name}-int4" if bf16_gb is not None else name, "int4", int4_gb))
     active_b = params_b if active_b is None else active_b
     served = tuple(tasks.split())
-    return [CodeModel(n, params_b, active_b, *shape, q, size, served, experts) for n, q, size in sizes]
+    return [CodeModel(n, params_b, active_b, *shape, context_window, q, size, served, experts) for n, q, size in sizes]
 
 
 def _gptq(size_gb: float) -> Figure:
@@ -173,38 +176,54 @@ def _calculated(size_gb: float) -> Figure:
 
 
 _ROWS: Final[list[list[CodeModel]]] = [
-    # name, 1e9 parameters, (layers, query heads, KV heads, head dimension), tasks, GB in bf16, GB in int4
-    _family("qwen2.5-coder-0.5b", 0.49, (24, 14, 2, 64), "completion", 1.0, _gptq(0.48)),
-    _family("qwen2.5-coder-1.5b", 1.54, (28, 12, 2, 128), "completion", 3.1, _gptq(1.2)),
-    _family("qwen2.5-coder-3b", 3.09, (36, 16, 2, 128), "completion", 6.2, _gptq(2.1)),
-    _family("qwen2.5-coder-7b", 7.61, (28, 28, 4, 128), "completion chat", 15.2, _gptq(5.5)),
-    _family("qwen2.5-coder-14b", 14.8, (48, 40, 8, 128), "chat", 29.5, _gptq(9.9)),
-    _family("qwen2.5-coder-32b", 32.8, (64, 40, 8, 128), "chat agent", 65.5, _gptq(18.9)),
+    # name, 1e9 parameters, (layers, query heads, KV heads, head dimension), window, tasks, GB in bf16, int4
+    _family("qwen2.5-coder-0.5b", 0.49, (24, 14, 2, 64), 32 * K, "completion", 1.0, _gptq(0.48)),
+    _family("qwen2.5-coder-1.5b", 1.54, (28, 12, 2, 128), 32 * K, "completion", 3.1, _gptq(1.2)),
+    _family("qwen2.5-coder-3b", 3.09, (36, 16, 2, 128), 32 * K, "completion", 6.2, _gptq(2.1)),
+    _family("qwen2.5-coder-7b", 7.61, (28, 28, 4, 128), 128 * K, "completion chat", 15.2, _gptq(5.5)),
+    _family("qwen2.5-coder-14b", 14.8, (48, 40, 8, 128), 128 * K, "chat", 29.5, _gptq(9.9)),
+    _family("qwen2.5-coder-32b", 32.8, (64, 40, 8, 128), 128 * K, "chat agent", 65.5, _gptq(18.9)),
     _family(
-        "qwen3-coder-30b-a3b", 30.5, (48, 32, 4, 128), "chat agent", 61, _calculated(18), active_b=3.3, experts=(128, 8)
+        "qwen3-coder-30b-a3b",
+        30.5,
+        (48, 32, 4, 128),
+        256 * K,
+        "chat agent",
+        61,
+        _calculated(18),
+        active_b=3.3,
+        experts=(128, 8),
     ),
-    _family("starcoder2-3b", 3.0, (30, 24, 2, 128), "completion", 6.0),
-    _family("starcoder2-7b", 7.2, (32, 36, 4, 128), "completion", 14.4),
-    _family("starcoder2-15b", 16.0, (40, 48, 4, 128), "completion", 32.0, _gguf(9.9)),
-    _family("deepseek-coder-1.3b", 1.35, (24, 16, 16, 128), "completion", 2.7),
-    _family("deepseek-coder-6.7b", 6.7, (32, 32, 32, 128), "completion chat", 13.5, _gguf(4.1)),
-    _family("deepseek-coder-33b", 33.3, (62, 56, 8, 128), "chat", 66.7),
-    _family("r1-distill-qwen-7b", 7.6, (28, 28, 4, 128), "reasoning", 15.2),
-    _family("r1-distill-qwen-14b", 14.8, (48, 40, 8, 128), "reasoning", 29.5),
-    _family("r1-distill-qwen-32b", 32.8, (64, 40, 8, 128), "reasoning", 65.5),
-    _family("codellama-7b", 6.7, (32, 32, 32, 128), "completion chat", 13.5, _gguf(4.1)),
-    _family("codellama-13b", 13.0, (40, 40, 40, 128), "completion chat", 26.0, _gguf(7.9)),
-    _family("codellama-34b", 33.7, (48, 64, 8, 128), "chat", 67.5, _calculated(20.2)),
-    _family("codestral-22b", 22.2, (56, 48, 8, 128), "completion chat", 44.5, _calculated(13.3)),
-    _family("granite-code-3b", 3.5, (32, 32, 32, 80), "completion chat", 7.0, _gguf(2.0)),
-    _family("granite-code-8b", 8.1, (36, 32, 8, 128), "completion chat", 16.0),
-    _family("granite-code-20b", 20.1, (52, 48, 1, 128), "chat", 40.0),
-    _family("granite-code-34b", 34.0, (88, 48, 1, 128), "chat", 68.0),
+    _family("starcoder2-3b", 3.0, (30, 24, 2, 128), 16 * K, "completion", 6.0),
+    _family("starcoder2-7b", 7.2, (32, 36, 4, 128), 16 * K, "completion", 14.4),
+    _family("starcoder2-15b", 16.0, (40, 48, 4, 128), 16 * K, "completion", 32.0, _gguf(9.9)),
+    _family("deepseek-coder-1.3b", 1.35, (24, 16, 16, 128), 16 * K, "completion", 2.7),
+    _family("deepseek-coder-6.7b", 6.7, (32, 32, 32, 128), 16 * K, "completion chat", 13.5, _gguf(4.1)),
+    _family("deepseek-coder-33b", 33.3, (62, 56, 8, 128), 16 * K, "chat", 66.7),
+    _family("r1-distill-qwen-7b", 7.6, (28, 28, 4, 128), 128 * K, "reasoning", 15.2),
+    _family("r1-distill-qwen-14b", 14.8, (48, 40, 8, 128), 128 * K, "reasoning", 29.5),
+    _family("r1-distill-qwen-32b", 32.8, (64, 40, 8, 128), 128 * K, "reasoning", 65.5),
+    _family("codellama-7b", 6.7, (32, 32, 32, 128), 16 * K, "completion chat", 13.5, _gguf(4.1)),
+    _family("codellama-13b", 13.0, (40, 40, 40, 128), 16 * K, "completion chat", 26.0, _gguf(7.9)),
+    _family("codellama-34b", 33.7, (48, 64, 8, 128), 16 * K, "chat", 67.5, _calculated(20.2)),
+    _family("codestral-22b", 22.2, (56, 48, 8, 128), 32 * K, "completion chat", 44.5, _calculated(13.3)),
+    _family("granite-code-3b", 3.5, (32, 32, 32, 80), 128 * K, "completion chat", 7.0, _gguf(2.0)),
+    _family("granite-code-8b", 8.1, (36, 32, 8, 128), 128 * K, "completion chat", 16.0),
+    _family("granite-code-20b", 20.1, (52, 48, 1, 128), 8 * K, "chat", 40.0),
+    _family("granite-code-34b", 34.0, (88, 48, 1, 128), 8 * K, "chat", 68.0),
     # MXFP4 weights. Half of its layers attend to a window of 128 tokens only; full attention everywhere is assumed.
     _family(
-        "gpt-oss-20b", 20.9, (24, 64, 8, 64), "chat reasoning agent", None, _gguf(13.8), active_b=3.6, experts=(32, 4)
+        "gpt-oss-20b",
+        20.9,
+        (24, 64, 8, 64),
+        128 * K,
+        "chat reasoning agent",
+        None,
+        _gguf(13.8),
+        active_b=3.6,
+        experts=(32, 4),
     ),
-    _family("mellum-4b", 4.0, (30, 24, 24, 128), "completion", 8.0),
+    _family("mellum-4b", 4.0, (30, 24, 24, 128), 8 * K, "completion", 8.0),
 ]
 MODELS: Final[dict[str, CodeModel]] = {model.name: model for rows in _ROWS for model in rows}
 

@@ -94,8 +94,12 @@ def _plain(value: object) -> Any:
 
 
 def _readable(error: pydantic.ValidationError, source: str) -> str:
+    problems = error.errors(include_url=False)
     lines = []
-    for problem in error.errors(include_url=False):
+    for problem in problems:
+        depth = len(problem["loc"])
+        if problem["type"] == "too_short" and any(p["loc"][:depth] == problem["loc"] for p in problems if p != problem):
+            continue  # pydantic also counts what is left of a list when a bad entry has been taken out
         key = ".".join(str(part) for part in problem["loc"]) or "(whole)"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":

@@ -28,7 +28,7 @@ class Accelerator:
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class HostedModel:
     """A model as a fleet runs it: its reserve, its limits, and where it is at time 0 (accelerator index, or None)."""
 
     name: str
@@ -132,7 +132,7 @@ def _prefill_flops(gpu: Gpu) -> float:
 
 def tabulate(
     accelerators: Sequence[Accelerator],
-    models: Sequence[ServedModel],
+    models: Sequence[HostedModel],
     engine: Engine,
     cost: CostTable,
     *,

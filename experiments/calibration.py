@@ -269,10 +269,11 @@ min(unload bandwidth, link)`, 0 where weights are dropped. Pairs are host / disk
 no engine of the model sleeps on that accelerator: a cold start. It was measured on PCIe Gen4 only, so it wakes no
 faster on an H100 here."""
 
-MODEL_NOTES = f"""Parameters, layers and heads are from model cards and config.json (datasheet). A mixture of experts
-reads per round the experts that {MOE_BATCH.value:g} tokens hit (assumed), not all of them. gpt-oss-20b (MXFP4): full
-attention assumed in all layers, though half of them have a window of 128 tokens, so its KV cache and attention are
-upper bounds. Tasks are what we route to it by default (assumed)."""
+MODEL_NOTES = f"""Parameters, layers, heads and context windows are from model cards and config.json (datasheet; of
+granite-code 3b and 8b the 128k variants). A mixture of experts reads per round the experts that {MOE_BATCH.value:g}
+tokens hit (assumed), not all of them. gpt-oss-20b (MXFP4): full attention assumed in all layers, though half of them
+have a window of 128 tokens, so its KV cache and attention are upper bounds. Tasks are what we route to it by default
+(assumed)."""
 
 SPEED_NOTES = """Loads from disk, the slow first inference included; prefill of a 2,048-token prompt from end to end; ms
 per token of one request at 2,000 tokens of context; need = weights + default reserve."""
@@ -301,14 +302,15 @@ def _engine_table() -> str:
 
 
 def _model_table() -> str:
-    shape = ("layers", "heads (KV) x dim", "KV bytes per token")
+    shape = ("layers", "heads (KV) x dim", "KV bytes per token", "window")
     header = ("model", "parameters (active), 1e9", "format", "weights GB", "read per round GB", *shape, "tasks")
     rows = []
     for m in MODELS.values():
         active = "" if m.active_b == m.params_b else f" ({m.active_b:g})"
         heads = f"{m.heads} ({m.kv_heads}) x {m.head_dim}"
         cells = (f"{m.params_b:g}{active}", m.quantisation, _figure(m.weights_gb), f"{m.round_gb:.3g}", str(m.layers))
-        rows.append((m.name, *cells, heads, f"{m.kv_bytes_per_token:,}", ", ".join(m.tasks)))
+        window = f"{m.context_window // 1024}k"
+        rows.append((m.name, *cells, heads, f"{m.kv_bytes_per_token:,}", window, ", ".join(m.tasks)))
     return _table(header, rows)
 
 

@@ -136,7 +136,7 @@ def test_the_whole_catalogue_can_be_tabulated(engine: str) -> None:
     accelerators = [
         tabulate.Accelerator(f"{name}-{i}", gpu, 400 * tabulate.GB) for i, (name, gpu) in enumerate(GPUS.items())
     ]
-    models = [tabulate.ServedModel(name, model, *tabulate.reserve(model)) for name, model in MODELS.items()]
+    models = [tabulate.HostedModel(name, model, *tabulate.reserve(model)) for name, model in MODELS.items()]
     tables = tabulate.tabulate(accelerators, models, ENGINES[engine], COST, host_ram_bytes=2000 * tabulate.GB)
     assert tables.load_us.shape == (len(GPUS), len(MODELS), 2)
     assert (tables.residual_bytes > 0).all() == (engine == "sleep-mode")
@@ -145,7 +145,7 @@ def test_the_whole_catalogue_can_be_tabulated(engine: str) -> None:
 
 def test_a_pinned_model_leaves_no_residual() -> None:
     model = MODELS["qwen2.5-coder-7b"]
-    served = [tabulate.ServedModel(name, model, *tabulate.reserve(model)) for name in ("a", "b")]
+    served = [tabulate.HostedModel(name, model, *tabulate.reserve(model)) for name in ("a", "b")]
     served[0] = dataclasses.replace(served[0], pinned_on=0)
     gpu = tabulate.Accelerator("gpu", GPUS["a100-80"], 80 * tabulate.GB)
     tables = tabulate.tabulate([gpu], served, ENGINES["sleep-mode"], COST)

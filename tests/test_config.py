@@ -20,7 +20,7 @@ class Outer(Frozen):
     rate: float = 1.0
     active: bool = False
     kind: Literal["a", "b"] = "a"
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = Field(default=("x",), min_length=1)
     inner: Inner = Inner()
 
 
@@ -67,6 +67,14 @@ def test_all_problems_are_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(Outer, {"count": 0, "kind": "z"}, "somewhere")
     assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_bad_entry_of_a_list_is_one_problem() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, {"names": [3]}, "somewhere")
+    assert str(caught.value) == "somewhere: names.0: Input should be a valid string (got 3)"
+    with pytest.raises(ConfigError, match=r"names: .*at least 1 item"):
+        parse(Outer, {"names": []}, "somewhere")
 
 
 def test_a_mapping_may_hold_a_section() -> None:

@@ -1,0 +1,80 @@
+"""What waiting costs: weights by task, and the presets `ttft`, `e2e` and `balanced`."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from cace_env.config import Frozen
+from cace_env.tables import FOREVER, TASKS, CostTable
+
+
+class TaskCost(Frozen):
+    """What the waiting for one request of a task costs."""
+
+    w_ttft: float = Field(default=0.0, ge=0, description="per second until the first token")
+    w_e2e: float = Field(default=0.0, ge=0, description="per second in the system")
+    slo_s: float | None = Field(default=None, gt=0, description="latency it should stay within [s]; none = no SLO")
+    slo_on: Literal["ttft", "e2e"] = Field(default="ttft", description="the latency that the SLO is about")
+
+
+class Reward(Frozen):
+    """Weights of the cost; the reward is minus the cost. A task that is not named costs nothing."""
+
+    completion: TaskCost = Field(default=TaskCost(), description="waiting for completion requests")
+    chat: TaskCost = Field(default=TaskCost(), description="waiting for chat requests")
+    reasoning: TaskCost = Field(default=TaskCost(), description="waiting for reasoning requests")
+    agent: TaskCost = Field(default=TaskCost(), description="waiting for agent requests")
+    w_load: float = Field(default=0.0, ge=0, description="per second of loading")
+    w_slo: float = Field(default=0.0, ge=0, description="per SLO missed")
+    w_refused: float = Field(default=0.0, ge=0, description="per request longer than its model's KV cache")
+
+    @model_validator(mode="after")
+    def _costs_something(self) -> Self:
+        if not any(task.w_ttft or task.w_e2e for task in self.tasks().values()) and not (self.w_load or self.w_slo):
+            raise ValueError("all weights are 0; name at least one task's w_ttft or w_e2e")
+        return self
+
+    def tasks(self) -> dict[str, TaskCost]:
+        """By task, in the order of `TASKS`."""
+        return {task: getattr(self, task) for task in TASKS}
+
+    def table(self) -> CostTable:
+        """As the kernel reads it."""
+        tasks = self.tasks().values()
+        slo_us = [FOREVER if task.slo_s is None else max(1, round(task.slo_s * 1e6)) for task in tasks]
+        return CostTable(
+            w_ttft=np.array([task.w_ttft for task in tasks]),
+            w_e2e=np.array([task.w_e2e for task in tasks]),
+            slo_us=np.array(slo_us, dtype=np.int64),
+            slo_on_e2e=np.array([task.slo_on == "e2e" for task in tasks], dtype=np.bool_),
+            w_load=self.w_load,
+            w_slo=self.w_slo,
+            w_refused=self.w_refused,
+        )
+
+
+# Weights and SLOs are assumptions: nobody has published what a developer's second of waiting is worth by task. A
+# completion that comes late is not read; a chat is read as it streams; an agent is waited for until it is done.
+REWARDS: Final[dict[str, Reward]] = {
+    "ttft": Reward(
+        completion=TaskCost(w_ttft=1.0, slo_s=0.5),
+        chat=TaskCost(w_ttft=1.0, slo_s=2.0),
+        reasoning=TaskCost(w_ttft=1.0),
+        agent=TaskCost(w_ttft=1.0),
+    ),
+    "e2e": Reward(
+        completion=TaskCost(w_e2e=1.0, slo_s=0.5),
+        chat=TaskCost(w_e2e=1.0, slo_s=2.0),
+        reasoning=TaskCost(w_e2e=1.0),
+        agent=TaskCost(w_e2e=1.0),
+    ),
+    "balanced": Reward(
+        completion=TaskCost(w_ttft=1.0, slo_s=0.5),
+        chat=TaskCost(w_ttft=0.3, w_e2e=0.1, slo_s=2.0),
+        reasoning=TaskCost(w_e2e=0.1),
+        agent=TaskCost(w_e2e=0.2),
+    ),
+}

@@ -1,0 +1,350 @@
+"""Scenarios: a named fleet, engine, catalogue, workload and reward, as one strict configuration.
+
+`load_scenario("default")` is where to start; `docs/scenarios.md` lists every key. A scenario is tabulated by
+`Scenario.tables` and draws its requests by `Scenario.workload(seed)`; the seeds of training, validation and test are
+fixed in `SEEDS`, the same for every scenario.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from cace_env.catalogue import CHUNK_TOKENS, ENGINES, GPUS, MAX_NUM_SEQS, MODELS, RUNTIME_GB
+from cace_env.config import ConfigError, Frozen, parse, read_yaml
+from cace_env.generator import ServedModel, WorkloadConfig, generate
+from cace_env.rewards import REWARDS, Reward
+from cace_env.tables import FOREVER, FleetTables, TableError
+from cace_env.tabulate import (
+    GB,
+    Accelerator,
+    HostedModel,
+    decode_ns,
+    prefill_ns,
+    reserve,
+    round_ns,
+    tabulate,
+    weights_bytes,
+)
+from cace_env.workload import Workload
+
+Split = Literal["train", "validation", "test"]
+SEEDS: Final[dict[Split, range]] = {
+    "train": range(
+        1_000_000
+    ),  # holds the small seeds that people type, so that nobody trains on test seeds by accident
+    "validation": range(1_000_000, 1_000_100),
+    "test": range(2_000_000, 2_000_100),
+}
+
+Task = Literal["completion", "chat", "reasoning", "agent"]
+
+
+def seeds(split: Split, n: int | None = None) -> range:
+    """The first `n` seeds of a split, all of them by default (test: exactly 100).
+
+    Raises:
+        ConfigError: no such split, or it has fewer than `n` seeds.
+    """
+    known = SEEDS.get(split)
+    if known is None:
+        raise ConfigError(f"no seeds called {split!r}; the splits are {', '.join(SEEDS)}")
+    n = len(known) if n is None else n
+    if not 1 <= n <= len(known):
+        raise ConfigError(f"{n} {split} seeds were asked for; there are 1 to {len(known)}")
+    return known[:n]
+
+
+def _known(rows: Mapping[str, object], what: str) -> AfterValidator:
+    """Refuses a name that is not a row, with the closest one."""
+
+    def check(name: str) -> str:
+        if name not in rows:
+            raise ValueError(f"no such {what}{did_you_mean(name, rows)}; known are {', '.join(sorted(rows))}")
+        return name
+
+    return AfterValidator(check)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`", did you mean 'x'?"`, or nothing where no name is close."""
+    known = list(known)
+    close = [row for row in known if row.startswith(name)] or difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {' or '.join(repr(row) for row in close)}?" if close and name else ""
+
+
+class Accelerators(Frozen):
+    """GPUs of one kind."""
+
+    gpu: Annotated[str, _known(GPUS, "GPU")] = Field(description="name in the catalogue")
+    count: int = Field(default=1, ge=1, le=64, description="how many")
+    memory_gb: float | None = Field(default=None, gt=0, description="memory of each [GB]; the data sheet's by default")
+
+
+ModelName = Annotated[str, _known(MODELS, "model")]
+RewardName = Annotated[str, _known(REWARDS, "reward preset")]
+
+
+def _by_type(text: str, other: str) -> Discriminator:
+    """Text is a name, anything else is spelt out: one error message instead of one per alternative."""
+    return Discriminator(lambda value: text if isinstance(value, str) else other)
+
+
+class Hosted(Frozen):
+    """One model of the fleet; a plain name in YAML stands for `{model: name}`."""
+
+    model: ModelName = Field(description="name in the catalogue")
+    name: str | None = Field(default=None, min_length=1, description="its name here, where a model is hosted twice")
+    tasks: tuple[Task, ...] | None = Field(default=None, min_length=1, description="what it serves; the catalogue's")
+    languages: tuple[str, ...] = Field(default=(), description="programming languages it is good at; none = all")
+    popularity: float = Field(default=1.0, gt=0, description="hint: models are ranked by it; ties are drawn per seed")
+    kv_tokens: int | None = Field(default=None, ge=1, description="room of its KV cache; by its tasks")
+    reserve_gb: float | None = Field(default=None, gt=0, description="KV cache and runtime [GB], instead of kv_tokens")
+    max_num_seqs: int = Field(default=int(MAX_NUM_SEQS.value), ge=1, le=4096, description="seats")
+    chunk_tokens: int = Field(default=int(CHUNK_TOKENS.value), ge=1, description="prefill tokens per round")
+    pinned_on: int | None = Field(default=None, ge=0, description="accelerator it never leaves")
+    resident_on: int | None = Field(default=None, ge=0, description="accelerator it is on at time 0")
+    asleep_on: int | None = Field(default=None, ge=0, description="accelerator it sleeps on at time 0 (sleep-mode)")
+    cached: bool = Field(default=False, description="its weights are in host RAM at time 0; implied by asleep_on")
+
+    @property
+    def in_host_ram(self) -> bool:
+        """Whether the entry itself puts the weights there."""
+        return self.cached or self.asleep_on is not None
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether the entry says which accelerator it is on, awake or asleep."""
+        return any(place is not None for place in (self.pinned_on, self.resident_on, self.asleep_on))
+
+    def check_places(self, num_accelerators: int) -> None:
+        """Refuses accelerators that the fleet does not have.
+
+        Raises:
+            ConfigError: names the key and the accelerators there are.
+        """
+        for key in ("pinned_on", "resident_on", "asleep_on"):
+            place = getattr(self, key)
+            if place is not None and place >= num_accelerators:
+                last = num_accelerators - 1
+                raise ConfigError(f"model {self.model!r}: {key} is {place}; the fleet has accelerators 0 to {last}")
+
+
+class Rules(Frozen):
+    """Rules of the simulator that a scenario may set."""
+
+    placement: Literal["spread", "pack"] = Field(
+        default="spread", description="of accelerators that fit: most or least left over"
+    )
+    drain_after_s: float = Field(
+        default=30.0, ge=0, le=1e9, description="pending time after which busy models may be evicted [s]"
+    )
+    max_slots: int = Field(default=0, ge=0, description="slots of the observation; 0 = as many as can be used")
+    max_decisions: int | None = Field(default=None, ge=1, description="truncates the episode; none = no limit")
+
+
+class Scenario(Frozen):
+    """A fleet, what it hosts, who asks and what waiting costs. Built by `load_scenario`, or in Python."""
+
+    # The key is `workload`, but that name is taken by the method that draws one.
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    name: str = Field(min_length=1, description="name")
+    version: int = Field(default=1, ge=1, description="raised whenever results change")
+    description: str = Field(default="", description="what is special about it")
+    question: str = Field(default="", description="what somebody who deploys such a fleet would ask")
+    fleet: tuple[Accelerators, ...] = Field(min_length=1, description="GPUs, in the order of their indices")
+    pressure: float | None = Field(
+        default=None,
+        gt=0,
+        description="needs of all unpinned models over the memory left for them; scales the memory of all GPUs",
+    )
+    engine: Annotated[str, _known(ENGINES, "engine")] = Field(default="safetensors", description="load regime")
+    host_ram_gb: float = Field(default=0.0, ge=0, description="host cache for weights [GB]; 0 = none")
+    runtime_gb: float = Field(
+        default=RUNTIME_GB.value, ge=0, description="part of each reserve that is no KV cache [GB]"
+    )
+    start: Literal["empty", "cached", "asleep"] = Field(
+        default="empty",
+        description="at time 0: only what the models say; or also weights in host RAM, in catalogue order where they "
+        "fit; or also every other model asleep, accelerator by accelerator in turn (sleep-mode)",
+    )
+    catalogue: tuple[
+        Annotated[Annotated[ModelName, Tag("name")] | Annotated[Hosted, Tag("model")], _by_type("name", "model")], ...
+    ] = Field(min_length=1, description="models, in the order of their indices")
+    workload_config: WorkloadConfig = Field(
+        default=WorkloadConfig(), alias="workload", description="who asks for what, and when"
+    )
+    reward: Annotated[
+        Annotated[RewardName, Tag("preset")] | Annotated[Reward, Tag("weights")], _by_type("preset", "weights")
+    ] = Field(default="balanced", description="a preset (ttft, e2e, balanced) or explicit weights")
+    rules: Rules = Field(default=Rules(), description="rules of the simulator")
+
+    @model_validator(mode="after")
+    def _can_be_simulated(self) -> Self:
+        if self.start == "asleep" and ENGINES[self.engine].residual_gb.value == 0:
+            raise ValueError(f"start is asleep, but nothing sleeps under engine {self.engine!r}; use sleep-mode")
+        try:
+            self.tables()
+        except TableError as error:
+            if self.pressure is None:
+                raise
+            raise ValueError(f"at pressure {self.pressure}: {error}; or lower the pressure") from error
+        return self
+
+    def tables(self) -> FleetTables:
+        """The fleet as integer tables, validated. A few milliseconds: keep what it returns.
+
+        Raises:
+            TableError: it cannot be simulated; a scenario that was built has been checked.
+        """
+        models = self._hosted_models()
+        return tabulate(
+            self._accelerators(models),
+            models,
+            ENGINES[self.engine],
+            self.costs().table(),
+            host_ram_bytes=self._host_ram_bytes,
+            placement=self.rules.placement,
+            drain_after_us=math.ceil(self.rules.drain_after_s * 1e6),
+            max_slots=self.rules.max_slots,
+            max_decisions=FOREVER if self.rules.max_decisions is None else self.rules.max_decisions,
+            label=self.name,
+        )
+
+    def workload_models(self) -> tuple[ServedModel, ...]:
+        """What the generator has to know about the catalogue; speeds are those of the first accelerator."""
+        gpu = GPUS[self.fleet[0].gpu]
+        return tuple(
+            ServedModel(
+                name=hosted.name,
+                tasks=hosted.model.tasks,
+                kv_tokens=hosted.kv_tokens,
+                context_window=hosted.model.context_window,
+                weights_gb=hosted.model.weights_gb.value,
+                languages=entry.languages,
+                popularity=entry.popularity,
+                prefill_us_per_token=prefill_ns(hosted.model, gpu) / 1e3,
+                decode_us_per_token=(round_ns(hosted.model, gpu) + decode_ns(hosted.model, gpu)) / 1e3,
+            )
+            for entry, hosted in zip(self.entries, self._hosted_models(), strict=True)
+        )
+
+    def workload(self, seed: int) -> Workload:
+        """The requests of one episode; equal seeds give equal requests, whatever policy runs."""
+        return generate(self.workload_config, self.workload_models(), seed)
+
+    @property
+    def entries(self) -> tuple[Hosted, ...]:
+        """The catalogue, plain names spelt out."""
+        return tuple(Hosted(model=entry) if isinstance(entry, str) else entry for entry in self.catalogue)
+
+    def costs(self) -> Reward:
+        """The weights, presets resolved."""
+        return REWARDS[self.reward] if isinstance(self.reward, str) else self.reward
+
+    def replace(self, **changes: Any) -> Scenario:
+        """A copy with some keys changed, checked like a new one: `scenario.replace(pressure=3.0)`.
+
+        Raises:
+            ConfigError: as for `load_scenario`.
+        """
+        return parse(Scenario, {**self.model_dump(mode="json"), **changes}, f"scenario {self.name!r}")
+
+    @property
+    def _host_ram_bytes(self) -> int:
+        return round(self.host_ram_gb * GB)
+
+    def _accelerators(self, models: list[HostedModel]) -> list[Accelerator]:
+        """The fleet, its memory scaled to the pressure that was asked for."""
+        gpus = [(group, GPUS[group.gpu]) for group in self.fleet for _ in range(group.count)]
+        memory_gb = [gpu.memory_gb.value if group.memory_gb is None else group.memory_gb for group, gpu in gpus]
+        scale = 1.0
+        if self.pressure is not None:
+            needs = {True: 0, False: 0}  # by pinned
+            for hosted in models:
+                needs[hosted.pinned_on is not None] += weights_bytes(hosted.model) + hosted.reserve_bytes
+            scale = (needs[False] / self.pressure + needs[True]) / (sum(memory_gb) * GB)
+        return [
+            Accelerator(f"{group.gpu}-{index}", gpu, math.ceil(size_gb * GB * scale))
+            for index, ((group, gpu), size_gb) in enumerate(zip(gpus, memory_gb, strict=True))
+        ]
+
+    def _hosted_models(self) -> list[HostedModel]:
+        """The catalogue with reserves and places at time 0."""
+        gpus = sum(group.count for group in self.fleet)
+        room_bytes = self._host_ram_bytes - sum(weights_bytes(MODELS[e.model]) for e in self.entries if e.in_host_ram)
+        sleepers = 0
+        models = []
+        for entry in self.entries:
+            entry.check_places(gpus)
+            model = MODELS[entry.model]
+            if entry.tasks is not None:
+                model = dataclasses.replace(model, tasks=entry.tasks)
+            reserve_bytes, kv_tokens = reserve(
+                model, kv_tokens=entry.kv_tokens, reserve_gb=entry.reserve_gb, runtime_gb=self.runtime_gb
+            )
+            asleep_on, cached = entry.asleep_on, entry.in_host_ram
+            if self.start != "empty" and not cached and entry.pinned_on is None and weights_bytes(model) <= room_bytes:
+                cached, room_bytes = True, room_bytes - weights_bytes(model)
+            if self.start == "asleep" and not entry.is_anywhere:
+                asleep_on, sleepers = sleepers % gpus, sleepers + 1
+            models.append(
+                HostedModel(
+                    name=entry.name or entry.model,
+                    model=model,
+                    reserve_bytes=reserve_bytes,
+                    kv_tokens=kv_tokens,
+                    max_num_seqs=entry.max_num_seqs,
+                    chunk_tokens=entry.chunk_tokens,
+                    pinned_on=entry.pinned_on,
+                    resident_on=entry.resident_on,
+                    asleep_on=asleep_on,
+                    cached=cached,
+                )
+            )
+        return models
+
+
+def scenario_names() -> tuple[str, ...]:
+    """Names of the scenarios that ship with the package, sorted."""
+    return tuple(sorted(_shipped()))
+
+
+def load_scenario(what: str | Path | Mapping[str, Any] | Scenario) -> Scenario:
+    """A scenario by shipped name, from a YAML file, from a mapping with the keys of `Scenario`, or as it is.
+
+    Args:
+        what: a string that is neither a shipped name nor an existing file nor ends in `.yaml` or `.yml` is taken for a
+            misspelt name.
+
+    Raises:
+        ConfigError: unknown name (the known ones are listed), or what was given is refused, one line per problem.
+    """
+    if isinstance(what, Scenario):
+        return what
+    if isinstance(what, Mapping):
+        return parse(Scenario, dict(what), "scenario")
+    shipped = _shipped()
+    if isinstance(what, str) and what in shipped:
+        with resources.as_file(shipped[what]) as path:
+            return parse(Scenario, read_yaml(path), f"scenario {what!r}")
+    path = Path(what)
+    if isinstance(what, str) and path.suffix not in (".yaml", ".yml") and not path.is_file():
+        hint = did_you_mean(what, shipped)
+        raise ConfigError(f"no scenario called {what!r}{hint}; known are {', '.join(shipped)}, or give a YAML file")
+    return parse(Scenario, read_yaml(path), str(path))
+
+
+def _shipped() -> dict[str, Traversable]:
+    folder = resources.files("cace_env") / "data" / "scenarios"
+    files = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
+    return dict(sorted(files.items()))

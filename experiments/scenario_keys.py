@@ -1,0 +1,133 @@
+"""Every key of a scenario file, from the code: `python -m experiments.scenario_keys --write docs/scenarios.md`."""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.fields import FieldInfo
+
+from cace_env.config import Frozen
+from cace_env.rewards import REWARDS, Reward, TaskCost
+from cace_env.scenarios import SEEDS, Accelerators, Hosted, Rules, Scenario, load_scenario, scenario_names
+
+SECTIONS: list[tuple[str, str, type[Frozen]]] = [
+    ("Top level", "", Scenario),
+    (
+        "`fleet`: a list of",
+        "Accelerators are numbered from 0 in this order; that is what `pinned_on` refers to.",
+        Accelerators,
+    ),
+    ("`catalogue`: a list of", "A plain name stands for `{model: name}`.", Hosted),
+    ("`reward`, where it is not the name of a preset", "", Reward),
+    ("One task of `reward`", "", TaskCost),
+    ("`rules`", "", Rules),
+]
+
+INTRODUCTION = """# Scenarios: every key
+
+Written by `python -m experiments.scenario_keys --write docs/scenarios.md` from `cace_env/scenarios.py`: change that,
+not this page. The keys of `workload` stand in `cace_env/generator.py`, each default with its source.
+
+`cace_env.scenarios.load_scenario` takes the name of a shipped scenario, the path of a YAML file, a mapping or a
+`Scenario`. Files are strict: an unknown key, a key given twice, a wrong type, a value out of range or a fleet on which
+some model can never be loaded is refused with file, key and value. `scenario.replace(pressure=3.0)` is a checked copy.
+
+```yaml
+name: two-cards
+fleet: [{gpu: l40s, count: 2}]
+engine: fast-loader
+host_ram_gb: 64
+catalogue:
+  - qwen2.5-coder-7b
+  - {model: qwen2.5-coder-14b-int4, kv_tokens: 16384}
+  - {model: mellum-4b, pinned_on: 0}
+  - r1-distill-qwen-7b
+workload: {requests: 1000, users: 10, shares: {completion: 0.7, chat: 0.2, reasoning: 0.1, agent: 0}}
+reward: ttft
+```"""
+
+
+def page() -> str:
+    """`docs/scenarios.md` as Markdown."""
+    parts = [INTRODUCTION, _shipped()]
+    for title, note, section in SECTIONS:
+        parts.append(f"## {title}" + (f"\n\n{note}" if note else "") + f"\n\n{_keys(section)}")
+    return "\n\n".join([*parts, _presets(), _seeds()]) + "\n"
+
+
+def _shipped() -> str:
+    rows = [(name, load_scenario(name)) for name in scenario_names()]
+    lines = ["| name | question | description |", "| --- | --- | --- |"]
+    lines += [f"| {name} | {scenario.question} | {scenario.description} |" for name, scenario in rows]
+    return "## Shipped\n\n" + "\n".join(lines)
+
+
+def _keys(section: type[Frozen]) -> str:
+    hints = typing.get_type_hints(section)
+    lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, info in section.model_fields.items():
+        lines.append(f"| `{info.alias or name}` | {_type(hints[name])} | {_default(info)} | {info.description or ''} |")
+    return "\n".join(lines)
+
+
+def _type(hint: Any) -> str:
+    """A type as a reader of YAML would say it."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_type(each) for each in arguments if each is not type(None))
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return f"{_type(arguments[0])} to {_type(arguments[1])}"
+    if isinstance(hint, type) and issubclass(hint, Frozen):
+        return "section"
+    return {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(hint, str(hint))
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    value = info.default
+    if value is None or value in ((), ""):
+        return "none"
+    if isinstance(value, Frozen | dict):
+        return "its defaults"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _presets() -> str:
+    lines = ["| preset | task | w_ttft | w_e2e | SLO |", "| --- | --- | --- | --- | --- |"]
+    for name, reward in REWARDS.items():
+        for task, cost in reward.tasks().items():
+            slo = "none" if cost.slo_s is None else f"{cost.slo_s:g} s on {cost.slo_on}"
+            lines.append(f"| {name} | {task} | {cost.w_ttft:g} | {cost.w_e2e:g} | {slo} |")
+    note = "Assumptions, all: nobody has published what a second of a developer's waiting is worth by task."
+    return f"## Reward presets\n\n{note}\n\n" + "\n".join(lines)
+
+
+def _seeds() -> str:
+    lines = ["| split | seeds |", "| --- | --- |"]
+    lines += [f"| {split} | {known.start:,} to {known.stop - 1:,} ({len(known):,}) |" for split, known in SEEDS.items()]
+    return "## Seeds\n\nThe same for every scenario (`cace_env.scenarios.seeds`).\n\n" + "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the page, or writes it."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.scenario_keys", description=__doc__)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file")
+    options = parser.parse_args(arguments)
+    if options.write is None:
+        print(page())
+        return
+    options.write.write_text(page(), encoding="utf-8")
+    print(f"wrote {options.write}")
+
+
+if __name__ == "__main__":
+    main()
