@@ -18,6 +18,8 @@ from cace_env.workload import Workload
 TOLERANCE_US = 2  # clocks are rounded to 2^-20 rounds and whole microseconds, once per prefill and once per decoding
 PER_REQUEST = ("ARRIVAL", "REFUSED", "ADMITTED", "FIRST_TOKEN", "FINISH")
 PER_MODEL = ("VICTIM", "UNLOAD_START", "UNLOAD_DONE", "LOAD_START", "LOAD_DONE")
+COLUMNS = ("arrival_us", "first_token_us", "finish_us", "refused", "waiting_us", "system_us", "slo_missed")
+COUNTERS = ("evictions", "loads", "load_us_total", "decisions", "truncated", "end_us")
 
 
 class Run(Protocol):
@@ -44,6 +46,8 @@ class Run(Protocol):
     @property
     def load_us_total(self) -> int: ...
     @property
+    def decisions(self) -> int: ...
+    @property
     def truncated(self) -> bool: ...
     @property
     def end_us(self) -> int: ...
@@ -62,6 +66,25 @@ def check_run(tables: FleetTables, workload: Workload, run: Run, *, max_resident
     check_arrivals(tables, workload, run)
     check_costs(tables, workload, run)
     check_trace(tables, workload, run, max_resident=max_resident)
+
+
+def assert_same_run(expected: Run, actual: Run) -> None:
+    """Asserts that two simulators did the same: traces row by row, then every array and counter.
+
+    Raises:
+        AssertionError: the first row or column that differs, with what led up to it.
+    """
+    for i, (row, other) in enumerate(zip(expected.trace, actual.trace, strict=False)):
+        before = "\n".join(f"  {earlier}" for earlier in expected.trace[max(0, i - 12) : i])
+        assert tuple(row) == tuple(other), f"row {i} of the trace: {other}, expected {row}, after\n{before}"
+    longer, shorter = sorted((expected.trace, actual.trace), key=len, reverse=True)
+    assert len(longer) == len(shorter), f"one trace goes on with {longer[len(shorter)]} after {len(shorter)} rows"
+    for name in COLUMNS:
+        column, other_column = list(getattr(expected, name)), list(getattr(actual, name))
+        assert column == other_column, f"{name}: {other_column}, expected {column}"
+    for name in COUNTERS:
+        count, other_count = getattr(expected, name), getattr(actual, name)
+        assert count == other_count, f"{name}: {other_count}, expected {count}"
 
 
 def check_conservation(workload: Workload, run: Run) -> None:

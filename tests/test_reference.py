@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, event, given, settings
 from cace_env.tables import FOREVER, NONE, TASKS, CostTable, FleetTables, slots_per_accelerator
 from cace_env.workload import Workload
 from tests import reference, strategies
-from tests.invariants import alone_us, check_run
+from tests.invariants import alone_us, assert_same_run, check_run
 from tests.reference import Question, ReferenceRun, simulate
 
 MS = 1000  # [us]
@@ -142,6 +142,24 @@ def test_no_round_is_shorter_than_a_microsecond() -> None:
     assert (run.first_token_us, run.finish_us) == ([1], [11])
 
 
+def test_a_round_that_grows_does_not_turn_time_back() -> None:
+    # Rounds of 1 us, 1.5 us while request 1 decodes: V(1) = 1, V(4) = 3, V(6) = 4 1/3. Requests 0 and 1 both end at
+    # V = 4, so in the microsecond that ends at 6. The end of 0 comes first and gives its seat to request 2, with 809595
+    # ns of prefill work: counted back from V(6), the end of 1 would now lie 270 us in the past. It is due now.
+    tables = fleet(
+        resident_on=(0, NONE),
+        round_ns=1000,
+        decode_ns=500,
+        prefill_ns=0,
+        attention_ps=1999,
+        chunk_tokens=1000,
+        max_num_seqs=2,
+    )
+    late, early = {"arrival_us": 4, "context_tokens": 1}, {"context_tokens": 1, "output_tokens": 4}
+    run = checked(tables, requests(late, early, late | {"context_tokens": 900}))
+    assert run.finish_us == [6, 6, 6 + 811]
+
+
 def test_two_busy_models_share_an_accelerator_by_time_slices() -> None:
     # Without prefill work. Model 0 alone: first token at 1 ms, then ten rounds. From 5 to 7 ms model 1 takes every
     # other slice for the one round of its request: model 0 gets one round done in these 2 ms and ends 1 ms late.
@@ -222,6 +240,13 @@ def test_a_session_prefills_only_its_new_tokens() -> None:
     run = checked(fleet(resident_on=(0, NONE)), requests({}, second, second | {"session": 1, "arrival_us": 20 * MS}))
     assert run.first_token_us[1] == 12 * MS  # 100 new tokens: one round of 2 ms
     assert run.first_token_us[2] == 24 * MS  # another session: 200 tokens, two rounds of 2 ms
+
+
+def test_new_tokens_attend_to_the_cached_ones() -> None:
+    # 2 ns * (200^2 - 100^2) / 2 = 30 us on top of the 2 ms.
+    second = {"arrival_us": 10 * MS, "context_tokens": 200, "new_tokens": 100, "session": 0}
+    run = checked(fleet(resident_on=(0, NONE), attention_ps=2000), requests({}, second))
+    assert run.first_token_us[1] == 12 * MS + 30
 
 
 def test_eviction_loses_the_prefix_cache() -> None:
@@ -348,6 +373,26 @@ def test_the_first_victim_fixes_the_accelerator() -> None:
     assert [row[2] for row in swaps(run) if row[1] == "VICTIM"] == [2, 3]
 
 
+def test_a_later_victim_is_busy_only_if_the_idle_ones_do_not_suffice() -> None:
+    # Models 0 and 2 are busy, model 1 is idle. For 8 of 12 bytes the idle one alone will not do: all are legal at
+    # first. After model 0, model 1 suffices for model 3 and is applied unasked; model 4 needs both of the others gone.
+    tables = fleet(need=(4, 4, 4, 8, 12), memory=(12,), resident_on=(0, 0, 0, NONE, NONE), drain_after_us=0)
+    for target, legal, victims in (
+        (3, [[True, True, True]], [0, 1]),
+        (4, [[True, True, True], [False, True, True]], [0, 1, 2]),
+    ):
+        asked: list[list[bool]] = []
+
+        def policy(question: Question, asked: list[list[bool]] = asked) -> int:
+            asked.append(question.legal)
+            return lowest(question)
+
+        busy = {"output_tokens": 11}
+        run = checked(tables, requests(busy, busy | {"model": 2}, {"model": target, "arrival_us": 1 * MS}), policy)
+        assert asked == legal
+        assert [row[2] for row in swaps(run) if row[1] == "VICTIM"] == victims
+
+
 def test_an_illegal_pick_is_replaced_by_the_lowest_legal_slot() -> None:
     tables = fleet(need=(4, 4, 4, 4), memory=(12,), resident_on=(NONE, 0, 0, NONE), pinned_on=(0, NONE, NONE, NONE))
     run = checked(tables, requests({"model": 3}), lambda _: 0)  # slot 0 holds the pinned model
@@ -390,6 +435,17 @@ def test_the_host_cache_drops_what_was_touched_least_recently() -> None:
     order = (0, 1, 2, 0, 2)
     run = checked(tables, requests(*({"model": m, "arrival_us": i * 1000 * MS} for i, m in enumerate(order))))
     assert (run.loads, run.load_us_total) == (5, 4 * 100 * MS + 10 * MS)
+
+
+def test_loading_and_evicting_renew_a_cache_entry() -> None:
+    # The cache holds 0 and 1, 0 the older one. By its load, or its eviction, 0 becomes the younger one, so that the
+    # load of 2 drops 1, which then has to come from disk.
+    cache = {"host_cache_bytes": 12, "host_cached": [True, True, False]}
+    then = {"model": 2, "arrival_us": 1000 * MS}, {"model": 1, "arrival_us": 2000 * MS}
+    loaded = checked(fleet(need=(6, 6, 6), memory=(6, 6), **cache), requests({"model": 0}, *then))
+    assert loaded.load_us_total == 10 * MS + 2 * 100 * MS
+    evicted = checked(fleet(need=(6, 6, 6), memory=(6,), resident_on=(0, NONE, NONE), **cache), requests(*then))
+    assert evicted.load_us_total == 2 * 100 * MS
 
 
 def test_a_copying_unload_fills_the_host_cache() -> None:
@@ -462,6 +518,10 @@ def test_keep_alive_waits_for_the_channel() -> None:
     tables = fleet(memory=(12,), resident_on=(0, NONE))
     run = checked(tables, requests({"model": 1}), keep_alive_us=[5 * MS, None])
     assert swaps(run)[2:] == [(100 * MS, "UNLOAD_START", 0), (100 * MS, "UNLOAD_DONE", 0)]
+
+
+def test_the_run_ends_with_the_last_finish_before_any_keep_alive() -> None:
+    assert checked(fleet(resident_on=(0, NONE)), requests({}), keep_alive_us=[0, None]).evictions == 0
 
 
 def test_max_resident_evicts_though_there_is_memory() -> None:
@@ -558,7 +618,7 @@ def what_happened(workload: Workload, run: ReferenceRun) -> set[str]:
     return happened
 
 
-@RANDOM
+@settings(RANDOM, max_examples=50)
 @given(strategies.fleets())
 def test_slots_are_counted_alike(tables: FleetTables) -> None:
     if not tables.unlimited_memory:
@@ -574,3 +634,34 @@ def test_the_least_latency_of_a_request_is_reached_where_it_is_alone() -> None:
     assert alone_us(tables, workload, 0) == (3500, 8500)
     run = checked(tables, workload)
     assert (run.first_token_us, run.finish_us) == ([5500], [14_500])
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda run: run.finish_us.__setitem__(0, 12 * MS - 10), "E2E"),
+        (lambda run: run.finish_us.__setitem__(1, -1), "request 1 was lost"),
+        (lambda run: run.system_us.__setitem__(0, 1), "sum of E2E"),
+        (lambda run: run.trace.remove((12 * MS, "UNLOAD_DONE", 0, 0)), "the channel is taken|it is unloading"),
+        (lambda run: run.trace.insert(2, (0, "VICTIM", 1, 0)), "victim is absent"),
+        (lambda run: run.trace.insert(2, (0, "LOAD_START", 1, 0)), "nobody waits"),
+        (lambda run: run.trace.insert(5, (1, "REFUSED", 0, 0)), "clock went back"),
+        (lambda run: setattr(run, "evictions", 0), "0 evictions, 1 in the trace"),
+        (lambda run: setattr(run, "load_us_total", 1), "load_us_total 1"),
+    ],
+)
+def test_a_run_that_breaks_an_invariant_is_noticed(tamper: Any, message: str) -> None:
+    tables = fleet(resident_on=(0, NONE), drain_after_us=0)
+    workload = requests({"output_tokens": 11}, {"model": 1, "arrival_us": 1 * MS})
+    run = checked(tables, workload)
+    tamper(run)
+    with pytest.raises(AssertionError, match=message):
+        check_run(tables, workload, run)
+
+
+def test_two_runs_that_differ_are_told_apart_at_the_first_row() -> None:
+    workload = requests({"output_tokens": 11}, {"model": 1, "arrival_us": 1 * MS})
+    one, other = (checked(fleet(resident_on=(0, NONE), drain_after_us=wait), workload) for wait in (0, 5))
+    assert_same_run(one, one)
+    with pytest.raises(AssertionError, match="row 3 of the trace"):
+        assert_same_run(one, other)
