@@ -1,11 +1,14 @@
 """Generated workloads: the requests of a company of developers, fitted to published statistics.
 
 Each developer has tracks, one or more per task. A track alternates between sessions and breaks: within a session each
-request follows the previous one after a gap, a break ends by a hazard that follows the day curve and company-wide bursts.
-Completions of one user form one closed-loop chain (an editor waits or cancels, it does not pile up); sessions of the other
-tasks start at absolute times and are closed loop inside. `docs/workloads.md` compares what comes out with the published figures.
+request follows the previous one after a gap; a break ends by a hazard that follows the day curve and company-wide
+bursts. All completions of one user form one closed-loop chain (an editor waits or cancels, it does not pile up);
+sessions of the other tasks start at absolute times and are closed loop inside. What comes out is compared with the
+published figures in `docs/workloads.md`.
 
-Start with `WorkloadConfig` (what can be set, and where each default comes from), then `generate`.
+Start with `WorkloadConfig` (what can be set, and where each default comes from), then `generate`. The rest:
+`generator_tables` (all that does not depend on the seed), `generator_random` (streams), `generator_routing` (users and
+models), `generator_kernel` (the pass over time).
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cace_env.config import ConfigError, Frozen
-from cace_env.generator_kernel import NUM_STREAMS, generate_rows
+from cace_env.generator_kernel import generate_rows, new_space
+from cace_env.generator_random import NUM_STREAMS
+from cace_env.generator_routing import routing_space
 from cace_env.generator_tables import GeneratorTables, mean_of, tabulate
 from cace_env.tables import TASKS
 from cace_env.workload import COLUMNS, Workload
@@ -31,14 +36,14 @@ class ServedModel:
     Attributes:
         name: name in the catalogue, for messages.
         tasks: tasks it serves, of `TASKS`.
-        kv_tokens: room of its KV cache [tokens]; context + output of a request stay within it and within `context_window`.
+        kv_tokens: room of its KV cache [tokens]; context + output of a request stay within it and `context_window`.
         context_window: longest context + output the model accepts [tokens].
         weights_gb: size; sub-agents use a smaller model than their parent.
         languages: programming languages it is good at; empty = all.
-        popularity: hint; models are ranked by it, ties in an order drawn per seed. Equal hints (default) = every seed has
-            other favourites.
-        prefill_us_per_token, decode_us_per_token: rough speed alone on its accelerator [us], for nominal arrival times and think
-            times only.
+        popularity: hint; models are ranked by it, ties in an order drawn per seed: with equal hints (default) every
+            seed has other favourites.
+        prefill_us_per_token: rough speed alone on its accelerator [us], for nominal arrivals and think times only.
+        decode_us_per_token: the same for output tokens [us].
     """
 
     name: str
@@ -58,7 +63,7 @@ class ServedModel:
 
 
 class Quantiles(Frozen):
-    """A positive distribution by four of its quantiles: log-linear in between over the normal score, slopes kept outside."""
+    """A positive distribution by four of its quantiles (`generator_tables.quantile_table` says what lies between)."""
 
     p10: float = Field(gt=0, description="10 % quantile")
     p50: float = Field(gt=0, description="median")
@@ -139,7 +144,7 @@ class DayCurve(Frozen):
 
 
 class Bursts(Frozen):
-    """Company-wide bursts: every break ends faster or slower by a log-normal factor of mean 1, redrawn every `minutes`."""
+    """Company-wide bursts: all breaks end faster or slower by a log-normal factor of mean 1, new every `minutes`."""
 
     spread: float = Field(
         default=0.8, ge=0, le=3, description="standard deviation of the factor's logarithm; 0 = none (assumed)"
@@ -205,7 +210,7 @@ class Completion(Frozen):
 
 
 class Conversation(Frozen):
-    """Chat or reasoning: a session's prompts grow turn by turn, sorted draws of one distribution (its pooled marginal is exact)."""
+    """Chat or reasoning: prompts grow turn by turn, sorted draws of one distribution (whose marginal stays exact)."""
 
     gap_s: Quantiles = _quantiles(30, 107, 376, 911, "arrival to arrival within a session [s] (RealHumanEval)")
     prompt_tokens: Quantiles = _quantiles(
@@ -227,7 +232,7 @@ REASONING = Conversation(
 
 
 class SubAgent(Frozen):
-    """An agent that an agent starts, in a session of its own on a smaller model; figures from the Claude Code sessions."""
+    """An agent started by an agent, in a session of its own on a smaller model; figures: Claude Code sessions."""
 
     chance: float = Field(
         default=0.0015, ge=0, le=1, description="chance per step of the parent to start one (50 in 33,477 steps)"
@@ -240,13 +245,17 @@ class SubAgent(Frozen):
 
 
 class Agent(Frozen):
-    """Coding agents: closed-loop steps whose context grows; figures from the Claude Code sessions."""
+    """Coding agents: closed-loop steps whose context grows; figures: Claude Code sessions.
+
+    Gaps are drawn independently: the same as turns of a geometric number of steps (8.7 on average, TraceLab), each
+    ended by a wait for the human. "Adjusted" quantiles were chosen so that the contexts of all steps match.
+    """
 
     gap_s: Quantiles = _quantiles(
         8, 17, 129, 2134, "arrival to arrival within a session, waits for the human included [s]"
     )
     first_tokens: Quantiles = _quantiles(
-        15_500, 24_900, 130_000, 300_000, "context of a session's first step [tokens] (p10, p50; rest adjusted)"
+        15_500, 28_000, 271_000, 720_000, "context of a session's first step [tokens] (p50 adjusted from 24,900)"
     )
     new_tokens: Quantiles = _quantiles(
         232, 728, 4_895, 16_600, "tokens added per step [tokens] (p99: growth of the context)"
@@ -254,7 +263,7 @@ class Agent(Frozen):
     output_tokens: Quantiles = _quantiles(105, 216, 898, 3_686, "[tokens]")
     session_requests: Quantiles = _quantiles(7, 44, 156, 324, "steps")
     compact_tokens: Quantiles = _quantiles(
-        110_000, 150_000, 400_000, 700_000, "context at which a session is compacted [tokens] (adjusted)"
+        140_000, 185_000, 550_000, 1_000_000, "context at which a session is compacted [tokens] (adjusted)"
     )
     compact_to: float = Field(
         default=0.29, gt=0, lt=1, description="context after a compaction, as a share of that before (median)"
@@ -266,10 +275,10 @@ class Agent(Frozen):
 
 
 class WorkloadConfig(Frozen):
-    """A company's requests. The defaults: 40 developers, 2,000 requests, some 75 minutes of a morning."""
+    """A company's requests. The defaults: 40 developers, 2,000 requests, about an hour of a morning."""
 
     requests: int = Field(default=2_000, ge=1, le=100_000_000, description="requests of an episode")
-    users: int = Field(default=40, ge=1, le=1_000_000, description="developers (assumed)")
+    users: int = Field(default=40, ge=1, le=100_000, description="developers (assumed)")
     requests_per_user_hour: float = Field(
         default=40.0,
         gt=0,
@@ -300,8 +309,8 @@ class WorkloadConfig(Frozen):
         limit = 0.7 * 3600 / self.completion.gap_s.mean
         if wanted > limit:
             raise ValueError(
-                f"{wanted:.0f} completions per user and hour, but one user who types without a break asks for {limit:.0f} (one in flight, "
-                "completion.gap_s); lower requests_per_user_hour or shares.completion and raise users"
+                f"{wanted:.0f} completions per user and hour, but users who type without a break reach {limit:.0f} "
+                "(one in flight, completion.gap_s); lower requests_per_user_hour or shares.completion, and raise users"
             )
         for task in TASKS:
             if getattr(self.shares, task) > 0 and not any(getattr(role, task) > 0 for role in self.roles.values()):
@@ -310,10 +319,10 @@ class WorkloadConfig(Frozen):
 
 
 def generate(config: WorkloadConfig, models: Sequence[ServedModel], seed: int) -> Workload:
-    """The `config.requests` requests of one episode, sorted by nominal arrival; the same to the bit for the same arguments.
+    """The requests of one episode, sorted by nominal arrival; the same to the bit for the same arguments.
 
-    Randomness comes from named streams (`generator_kernel.STREAMS`), keyed by `numpy.random.SeedSequence(seed)`: a draw added to
-    one of them changes no other.
+    Randomness comes from named streams (`generator_random.STREAMS`), keyed by `numpy.random.SeedSequence(seed)`: a draw
+    added to one of them changes no other.
 
     Args:
         config: the company.
@@ -321,8 +330,10 @@ def generate(config: WorkloadConfig, models: Sequence[ServedModel], seed: int) -
         seed: at least 0.
 
     Returns:
-        Workload: nominal arrivals are those of a fleet on which every request runs alone; closed-loop rows carry `after` and
-        `think_us`. Label "generated"; `meta` names the language of no request: it only routes.
+        Workload: `config.requests` rows, label "generated". Nominal arrivals are those of a fleet on which every
+        request runs alone on a resident model; `think_us` is what is left of the drawn gap after that nominal service,
+        at least 0.1 s. The first row of a session that was running at time 0 is an open-loop request with the context
+        the session had by then.
 
     Raises:
         ConfigError: a task with a share above 0 that no model serves in some language, or a negative seed.
@@ -333,5 +344,5 @@ def generate(config: WorkloadConfig, models: Sequence[ServedModel], seed: int) -
     states = np.random.SeedSequence(seed).generate_state(NUM_STREAMS, np.uint64)
     columns = {name: np.empty(config.requests, dtype) for name, dtype in COLUMNS.items()}
     with np.errstate(over="ignore"):  # 64-bit wrap-around is meant; numpy warns where numba is switched off
-        generate_rows(tables, states, *columns.values())
+        generate_rows(tables, states, routing_space(tables), *new_space(tables), *columns.values())
     return Workload(**columns, label="generated", meta={"seed": seed})

@@ -1,265 +1,188 @@
 """The compiled part of the generator: one pass over time, a heap of tracks, one row per request.
 
-Reading guide: `generate_rows` at the end is the whole; `_users`, `_routing` and `_pace` prepare what an episode needs.
-Random numbers: SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), one counter per named stream.
+Reading guide: `generate_rows` at the end is the whole; `generator_routing` prepares users and models,
+`generator_random` draws.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from cace_env.compilation import compiled, inlined, inner
+from cace_env.compilation import compiled, inner
+from cace_env.generator_random import BURSTS, GAPS, MODELS, SESSIONS, TOKENS, normal, pick, quantile, uniform
+from cace_env.generator_routing import EPOCHS, RoutingSpace, routing, smaller_model, user_rates
 from cace_env.generator_tables import (
+    AGENT,
     COMPACT_TOKENS,
+    COMPLETION,
     DAY_BINS,
     FIRST_TOKENS,
     GAP_S,
-    KINDS,
+    GAP_S_SEEN,
     NEW_TOKENS,
     OUTPUT_TOKENS,
-    POINTS,
     STEPS,
     STEPS_SEEN,
+    SUBAGENT,
     GeneratorTables,
+    Knobs,
 )
 
-STREAMS = ("users", "popularity", "drift", "deployments", "bursts") + tuple(
-    f"{part} of {kind}" for part in ("sessions", "gaps", "tokens", "models") for kind in KINDS
-)
-NUM_STREAMS = len(STREAMS)
-USERS, POPULARITY, DRIFT, DEPLOYMENTS, BURSTS, SESSIONS = range(6)
-NUM_KINDS = len(KINDS)
-GAPS, TOKENS, MODELS = SESSIONS + NUM_KINDS, SESSIONS + 2 * NUM_KINDS, SESSIONS + 3 * NUM_KINDS
-COMPLETION, AGENT, SUBAGENT = 0, 3, 4
-# GeneratorTables.knobs, in the order of generator_tables.KNOBS
-(ACTIVITY_SPREAD, BURST_SPREAD, BURST_S, DRIFT_TV, NEW_MODELS, STICKINESS, AGENT_SWITCH, HOME_LANGUAGE,
- LANGUAGE_SPREAD, STAY, KEPT_PREFIX, COMPACT_TO, COMPACT_KEPT, SUBAGENT_CHANCE) = range(14)  # fmt: skip
-
-EPOCHS = 32  # steps in which popularity drifts over the episode
-FITTING_ROUNDS = 25  # of iterative proportional fitting
 MIN_THINK_US = 100_000.0  # from a finish to the next request of the session, at least (assumed)
 FASTEST_BREAK = 0.02  # shortest mean break, as a share of the mean time from session to session
 PARALLEL_LOAD = 0.6  # a user gets another track of a task where sessions would fill more than this share of his time
-TYPED_TOKENS = (
-    10.0  # mean tokens typed between completions at one place (CUPS: prompts change by 11 characters (p50), 126 (p90))
-)
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_S27, _S30, _S31, _S11 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(11)
+COMPACT_BELOW = 0.9  # agents are compacted below this share of the longest request (assumed)
+# mean tokens typed or deleted between completions at one place; CUPS: prompts change by 11 characters (p50), 126 (p90)
+TYPED_TOKENS = 10.0
 
 
-@inlined
-def _uniform(states: Any, stream: int) -> float:
-    """Next number of a stream, in [0, 1)."""
-    z = states[stream] + _GOLDEN
-    states[stream] = z
-    z = (z ^ (z >> _S30)) * _MIX_1
-    z = (z ^ (z >> _S27)) * _MIX_2
-    return float((z ^ (z >> _S31)) >> _S11) * (1.0 / 9007199254740992.0)
+class Tracks(NamedTuple):
+    """State of the tracks (`N` of them, `M` models): what its user does in one task, a session at a time."""
+
+    user: npt.NDArray[np.int64]  # (N,)
+    kind: npt.NDArray[np.int64]  # (N,) a sub-agent's track follows that of its parent
+    cycle_s: npt.NDArray[np.float64]  # (N,) mean time from session to session at a day factor of 1
+    left: npt.NDArray[np.int64]  # (N,) requests left in the running session, this one included; 0 = a new one starts
+    skipped: npt.NDArray[np.int64]  # (N,) requests that the session running at time 0 has behind it
+    session: npt.NDArray[np.int64]  # (N,)
+    model: npt.NDArray[np.int64]  # (N,)
+    row: npt.NDArray[np.int64]  # (N,) task * languages + language of the session
+    context: npt.NDArray[np.int64]  # (N,) tokens of the session's last request, 0 = none yet
+    level: npt.NDArray[np.float64]  # (N,) of the last sorted draw (chat, reasoning)
+    compact: npt.NDArray[np.float64]  # (N,) context at which the session is compacted [tokens] (agents)
+    follows: npt.NDArray[np.int64]  # (N,) request that the next one waits for, -1 = none
+    think_us: npt.NDArray[np.float64]  # (N,) from its nominal finish
+    asleep: npt.NDArray[np.bool_]  # (N,) sub-agent tracks without a sub-agent: not in the heap
+    seen: npt.NDArray[np.int32]  # (N, M) prefix that the session's last request to each model still shares with it
 
 
-@inner
-def _normal(states: Any, stream: int) -> float:
-    """Standard normal (Box-Muller, two numbers of the stream)."""
-    radius = math.sqrt(-2.0 * math.log(1.0 - _uniform(states, stream)))
-    return radius * math.cos(2.0 * math.pi * _uniform(states, stream))
+class Space(NamedTuple):
+    """Arrays for one episode of `U` users and at most `N` tracks."""
+
+    rates: npt.NDArray[np.float64]  # (U, tasks) requests per second
+    home: npt.NDArray[np.int64]  # (U,) main language
+    habit: npt.NDArray[np.int16]  # (U, rows) model that a user last chose for a task and language, -1 = none yet
+    bursts: npt.NDArray[np.float64]  # (B,) factors in bins of `burst_s`; used again where they do not suffice
+    times: npt.NDArray[np.float64]  # (N,) the heap: next requests [us]
+    heap: npt.NDArray[np.int64]  # (N,) and their tracks
 
 
-@inlined
-def _quantile(table: Any, level: float) -> float:
-    """Value of a tabulated quantile function, linear between its entries."""
-    position = level * (POINTS - 1)
-    low = int(position)
-    if low >= POINTS - 1:
-        return float(table[POINTS - 1])
-    return float(table[low]) + (float(table[low + 1]) - float(table[low])) * (position - low)
-
-
-@inlined
-def _pick(cumulative: Any, level: float) -> int:
-    """First index whose cumulative share exceeds `level`, which is below 1."""
-    index = 0
-    while index < len(cumulative) - 1 and cumulative[index] <= level:
-        index += 1
-    return index
-
-
-@inner
-def _users(tables: GeneratorTables, states: Any) -> Any:
-    """Requests per second (users, tasks) and main language (users,): log-normal activity times the role's factors."""
+def new_space(tables: GeneratorTables) -> tuple[Space, Tracks]:
+    """Arrays for one episode; the number of tracks is an upper bound."""
     users, tasks = tables.role_factor.shape
-    rates = np.empty((users, tasks))
-    language = np.empty(users, np.int64)
-    cumulative = np.cumsum(tables.language_shares)
-    for user in range(users):
-        activity = math.exp(tables.knobs[ACTIVITY_SPREAD] * _normal(states, USERS))
-        language[user] = _pick(cumulative, _uniform(states, USERS))
-        for task in range(tasks):
-            rates[user, task] = activity * tables.role_factor[user, task]
-    for task in range(tasks):
-        rates[:, task] *= tables.task_rate[task] / rates[:, task].sum()
-    # one completion in flight per user: what the busiest cannot type, the others do
-    most = 0.75 / tables.mean_gap_s[COMPLETION]
-    for _ in range(8):
-        excess, room = 0.0, 0.0
-        for user in range(users):
-            excess += max(rates[user, COMPLETION] - most, 0.0)
-            rates[user, COMPLETION] = min(rates[user, COMPLETION], most)
-            if rates[user, COMPLETION] < most:
-                room += rates[user, COMPLETION]
-        if excess <= 0.0 or room <= 0.0:
-            break
-        for user in range(users):
-            if rates[user, COMPLETION] < most:
-                rates[user, COMPLETION] *= 1.0 + excess / room
-    return rates, language
+    busy = tables.task_rate * tables.mean_gap_s[:tasks]
+    per_task = np.where(tables.task_rate > 0, users + (busy / PARALLEL_LOAD).astype(np.int64), 0)
+    size = int(per_task.sum() + per_task[AGENT])
+    bursts = min(int(1.5 * tables.length_s / tables.knobs.burst_s) + 16, 1 << 20)
+    space = Space(
+        rates=np.empty((users, tasks)),
+        home=np.empty(users, np.int64),
+        habit=np.full((users, len(tables.row_shares)), -1, np.int16),
+        bursts=np.empty(bursts),
+        times=np.empty(size),
+        heap=np.empty(size, np.int64),
+    )
+    tracks = Tracks(
+        user=np.zeros(size, np.int64),
+        kind=np.zeros(size, np.int64),
+        cycle_s=np.zeros(size),
+        left=np.zeros(size, np.int64),
+        skipped=np.zeros(size, np.int64),
+        session=np.zeros(size, np.int64),
+        model=np.zeros(size, np.int64),
+        row=np.zeros(size, np.int64),
+        context=np.zeros(size, np.int64),
+        level=np.zeros(size),
+        compact=np.zeros(size),
+        follows=np.full(size, -1, np.int64),
+        think_us=np.zeros(size),
+        asleep=np.ones(size, np.bool_),
+        seen=np.zeros((size, len(tables.popularity_law)), np.int32),
+    )
+    return space, tracks
 
 
 @inner
-def _fit(shares: Any, rows: Any, taste: Any) -> Any:
-    """Requests by row (task, language) and model: near `taste`, with the row sums and, as far as possible, the model shares."""
-    table = taste.copy()
-    num_rows, models = table.shape
-    for _ in range(FITTING_ROUNDS):
-        for model in range(models):
-            total = table[:, model].sum()
-            if total > 0.0:
-                table[:, model] *= shares[model] / total
-        for row in range(num_rows):
-            total = table[row].sum()
-            if total > 0.0:
-                table[row] *= rows[row] / total
-    return table
+def _set_tracks(tables: GeneratorTables, rates: Any, tracks: Tracks) -> int:
+    """Gives every user his tracks: one for completions, else as many as his rate fills; number of tracks."""
+    size = 0
+    for user in range(rates.shape[0]):
+        for task in range(rates.shape[1]):
+            rate = rates[user, task]
+            count = 0
+            if rate > 0.0:
+                count = 1 if task == COMPLETION else 1 + int(rate * tables.mean_gap_s[task] / PARALLEL_LOAD)
+            for _ in range(count):
+                tracks.user[size], tracks.kind[size] = user, task
+                tracks.cycle_s[size] = tables.mean_steps[task] * count / rate
+                size += 1
+                if task == AGENT:
+                    tracks.user[size], tracks.kind[size] = user, SUBAGENT
+                    size += 1
+    return size
 
 
 @inner
-def _drifted(shares: Any, states: Any, variation: float) -> Any:
-    """Shares at a total variation of `variation` from `shares`, by one log-normal factor per model."""
-    direction = np.empty(len(shares))
-    for model in range(len(shares)):
-        direction[model] = _normal(states, DRIFT)
-    low, high = 0.0, 8.0
-    moved = shares.copy()
-    for _ in range(30):
-        strength = 0.5 * (low + high)
-        moved = shares * np.exp(strength * direction)
-        moved /= moved.sum()
-        if 0.5 * np.abs(moved - shares).sum() < variation:
-            low = strength
-        else:
-            high = strength
-    return moved
-
-
-@inner
-def _routing(tables: GeneratorTables, states: Any) -> Any:
-    """Cumulative shares (EPOCHS, tasks * languages, models) and the epoch in which each model is deployed (models,)."""
-    tasks, models = tables.serves.shape
-    languages = len(tables.language_shares)
-    tie = np.empty(models)
-    for model in range(models):
-        tie[model] = _uniform(states, POPULARITY)
-    shares = np.empty(models)
-    for model in range(models):
-        rank = 0
-        for other in range(models):
-            ahead = tables.popularity_hint[other] - tables.popularity_hint[model]
-            rank += ahead > 0.0 or (ahead == 0.0 and tie[other] < tie[model])
-        shares[model] = tables.popularity_law[rank]
-    taste = np.zeros((tasks * languages, models))
-    rows = np.empty(tasks * languages)
-    total_rate = tables.task_rate.sum()
-    for language in range(languages):
-        for model in range(models):
-            factor = math.exp(tables.knobs[LANGUAGE_SPREAD] * _normal(states, POPULARITY))
-            for task in range(tasks):
-                if tables.serves[task, model] and tables.speaks[language, model]:
-                    taste[task * languages + language, model] = factor * shares[model]
-        for task in range(tasks):
-            rows[task * languages + language] = tables.task_rate[task] / total_rate * tables.language_shares[language]
-    first = _fit(shares, rows, taste)
-    last = first
-    if tables.knobs[DRIFT_TV] > 0.0:  # linear in time: half as far between the averages of both halves
-        last = _fit(_drifted(shares, states, 2.0 * tables.knobs[DRIFT_TV]), rows, taste)
-    deployed = _deployments(tables, states, taste)
-    cumulative = np.empty((EPOCHS, tasks * languages, models))
-    for epoch in range(EPOCHS):
-        progress = (epoch + 0.5) / EPOCHS
-        for row in range(tasks * languages):
-            total = 0.0
-            for model in range(models):
-                if deployed[model] <= epoch:
-                    total += (1.0 - progress) * first[row, model] + progress * last[row, model]
-                cumulative[epoch, row, model] = total
-            if total > 0.0:
-                cumulative[epoch, row] /= total
-    return cumulative, deployed
-
-
-@inner
-def _deployments(tables: GeneratorTables, states: Any, taste: Any) -> Any:
-    """Epoch from which each model exists: 0, or in the middle half for new ones; no row is ever left without a model."""
-    num_rows, models = taste.shape
-    deployed = np.zeros(models, np.int64)
-    wanted = min(int(tables.knobs[NEW_MODELS]), models - 1)
-    order = np.empty(models)
-    for model in range(models):
-        order[model] = _uniform(states, DEPLOYMENTS)
-    for model in np.argsort(order):
-        if wanted == 0:
-            break
-        replaceable = True
-        for row in range(num_rows):
-            others = 0
-            for other in range(models):
-                others += other != model and deployed[other] == 0 and taste[row, other] > 0.0
-            replaceable &= taste[row, model] == 0.0 or others > 0
-        if replaceable:
-            deployed[model] = EPOCHS // 4 + int(_uniform(states, DEPLOYMENTS) * (EPOCHS // 2))
-            wanted -= 1
-    return deployed
-
-
-@inner
-def _pace(tables: GeneratorTables, states: Any, requests: int) -> Any:
-    """Burst factors (bins of `burst_s`, repeated when used up) and the expected length of the episode [s]."""
-    rate, bin_s = tables.task_rate.sum(), 86_400.0 / DAY_BINS
-    length_s, done, index = 0.0, 0.0, 0
-    per_day = rate * 86_400.0
-    days = int(requests / per_day)
-    length_s, done = days * 86_400.0, days * per_day
-    while done < requests:
-        step = rate * tables.day[index % DAY_BINS] * bin_s
-        length_s += bin_s * min(1.0, (requests - done) / step)
-        done += step
-        index += 1
-    bursts = np.empty(min(int(1.5 * length_s / tables.knobs[BURST_S]) + 16, 1 << 20))
-    spread = tables.knobs[BURST_SPREAD]
+def _set_bursts(states: Any, spread: float, bursts: Any) -> None:
+    """Fills the burst factors: log-normal with mean 1."""
     for index in range(len(bursts)):
-        bursts[index] = math.exp(spread * _normal(states, BURSTS) - 0.5 * spread * spread)
-    return bursts, length_s
+        bursts[index] = math.exp(spread * normal(states, BURSTS) - 0.5 * spread * spread)
 
 
 @inner
-def _break_end(tables: GeneratorTables, bursts: Any, now_s: float, need: float, cycle_s: float, busy_s: float) -> float:
-    """When a break that starts now is over: the hazard, integrated over bins of day curve and bursts, has reached `need`."""
+def _break_end_us(
+    day: Any, bursts: Any, burst_s: float, now_us: float, need: float, cycle_s: float, busy_s: float
+) -> float:
+    """When a break that starts now is over: its hazard over day curve and bursts adds up to `need`."""
     bin_s = 86_400.0 / DAY_BINS
-    burst_s = tables.knobs[BURST_S]
+    now_s = now_us * 1e-6
     while True:
-        day_bin = int(now_s / bin_s)
-        burst_bin = int(now_s / burst_s)
-        until = min((day_bin + 1) * bin_s, (burst_bin + 1) * burst_s)
-        idle_s = max(cycle_s / tables.day[day_bin % DAY_BINS] - busy_s, FASTEST_BREAK * cycle_s)
+        day_bin, burst_bin = int(now_s / bin_s), int(now_s / burst_s)
+        idle_s = max(cycle_s / day[day_bin % DAY_BINS] - busy_s, FASTEST_BREAK * cycle_s)
         hazard = bursts[burst_bin % len(bursts)] / idle_s
-        span = until - now_s
+        span = min((day_bin + 1) * bin_s, (burst_bin + 1) * burst_s) - now_s
         if hazard * span >= need:
-            return now_s + need / hazard
+            return float((now_s + need / hazard) * 1e6)
         need -= hazard * span
-        now_s = until if until > now_s else now_s + 1e-3  # rounding must not stop the clock
+        now_s += max(span, 1e-3)  # rounding must not stop the clock
+
+
+@inner
+def _busy_s(tables: GeneratorTables, kind: int) -> float:
+    """Mean length of a session [s]."""
+    return float((tables.mean_steps[kind] - 1.0) * tables.mean_gap_s[kind])
+
+
+@inner
+def _first_starts(
+    tables: GeneratorTables, tracks: Tracks, count: int, states: Any, bursts: Any, times: Any, heap: Any
+) -> int:
+    """Puts the first request of every track into the heap; some are met in a session, long ones more often; size."""
+    size = 0
+    for track in range(count):
+        kind = tracks.kind[track]
+        if kind == SUBAGENT:
+            continue
+        busy_s, stream = _busy_s(tables, kind), SESSIONS + kind
+        met, need, place = uniform(states, stream), uniform(states, stream), uniform(states, stream)
+        if met < busy_s * tables.day[0] / tracks.cycle_s[track]:
+            tracks.left[track] = max(int(quantile(tables.quantiles[kind, STEPS_SEEN], need) + 0.5), 2)
+            tracks.skipped[track] = 1 + int(place * (tracks.left[track] - 1))
+            times[size] = 1e6 * place * quantile(tables.quantiles[kind, GAP_S_SEEN], uniform(states, stream))
+        else:
+            need = -math.log(1.0 - need)
+            burst_s = tables.knobs.burst_s
+            times[size] = _break_end_us(tables.day, bursts, burst_s, 0.0, need, tracks.cycle_s[track], busy_s)
+        heap[size] = track
+        tracks.asleep[track] = False
+        size += 1
+    for root in range(size // 2 - 1, -1, -1):
+        _sift_down(times, heap, size, root)
+    return size
 
 
 @inner
@@ -297,59 +220,71 @@ def _sift_up(times: Any, tracks: Any, leaf: int) -> None:
 
 @inner
 def _next_context(
-    tables: GeneratorTables, states: Any, kind: int, context: int, left: int, level: float, compact: float
+    quantiles: Any, knobs: Knobs, states: Any, kind: int, context: int, left: int, level: float, most: float
 ) -> Any:
-    """(context, kept prefix of the previous request, level) of a session's next request; `context` 0 = its first."""
+    """(context, prefix kept of the last request, level) of a session's next request; `context` 0 = its first."""
     stream = TOKENS + kind
-    quantiles = tables.quantiles[kind]
-    draw = _uniform(states, stream)
+    draw = uniform(states, stream)
     if kind == COMPLETION:
-        if context == 0 or draw >= tables.knobs[STAY]:
-            return int(_quantile(quantiles[FIRST_TOKENS], _uniform(states, stream)) + 0.5), 0, 0.0
-        kept = int(tables.knobs[KEPT_PREFIX] * context)
-        return context + int(1.0 - TYPED_TOKENS * math.log(1.0 - _uniform(states, stream))), kept, 0.0
-    if kind != AGENT and kind != SUBAGENT:  # sorted draws: the least of `left` uniform numbers above `level`
+        if context > 0 and draw < knobs.stay:
+            typed = int(1.0 - TYPED_TOKENS * math.log(1.0 - uniform(states, stream)))
+            if draw < 0.5 * knobs.stay:  # deleted, not typed: prompts do not grow
+                typed = max(-typed, 1 - context)
+            return context + typed, int(knobs.kept_prefix * context), 0.0
+        return int(quantile(quantiles[FIRST_TOKENS], uniform(states, stream)) + 0.5), 0, 0.0
+    if kind < AGENT:  # sorted draws: the least of `left` uniform numbers above the last level
         level = 1.0 - (1.0 - level) * (1.0 - draw) ** (1.0 / left)
-        return max(int(_quantile(quantiles[FIRST_TOKENS], level) + 0.5), context + 1), context, level
+        return max(int(quantile(quantiles[FIRST_TOKENS], level) + 0.5), context + 1), context, level
     if context == 0:
-        return int(_quantile(quantiles[FIRST_TOKENS], draw) + 0.5), 0, 0.0
-    grown = context + max(int(_quantile(quantiles[NEW_TOKENS], draw) + 0.5), 1)
-    if grown <= compact:
+        return int(quantile(quantiles[FIRST_TOKENS], draw) + 0.5), 0, 0.0
+    grown = context + max(int(quantile(quantiles[NEW_TOKENS], draw) + 0.5), 1)
+    if grown <= most:
         return grown, context, 0.0
-    grown = int(tables.knobs[COMPACT_TO] * context)
-    return grown, int(tables.knobs[COMPACT_KEPT] * grown), 0.0
+    grown = int(knobs.compact_to * context)
+    return grown, int(knobs.compact_kept * grown), 0.0
 
 
 @inner
-def _tracks(tables: GeneratorTables, rates: Any) -> Any:
-    """Tracks by user: (user, kind, seconds from session to session) each; an agent track is followed by its sub-agent's."""
-    users, tasks = rates.shape
-    count = np.empty((users, tasks), np.int64)
-    for user in range(users):
-        for task in range(tasks):
-            busy = rates[user, task] * tables.mean_gap_s[task]
-            count[user, task] = (
-                0 if rates[user, task] <= 0.0 else 1 if task == COMPLETION else 1 + int(busy / PARALLEL_LOAD)
-            )
-    total = count.sum() + count[:, AGENT].sum()
-    owner, kind, cycle_s = np.empty(total, np.int64), np.empty(total, np.int64), np.zeros(total)
-    track = 0
-    for user in range(users):
-        for task in range(tasks):
-            for _ in range(count[user, task]):
-                owner[track], kind[track] = user, task
-                cycle_s[track] = tables.mean_steps[task] * count[user, task] / rates[user, task]
-                track += 1
-                if task == AGENT:
-                    owner[track], kind[track] = user, SUBAGENT
-                    track += 1
-    return owner, kind, cycle_s
+def _start_session(
+    tables: GeneratorTables, tracks: Tracks, states: Any, cumulative: Any, habit: Any, home: Any, track: int
+) -> None:
+    """Length, language and model of a new session; `cumulative` (rows, models) of this epoch."""
+    kind, user = tracks.kind[track], tracks.user[track]
+    quantiles, knobs, stream = tables.quantiles[kind], tables.knobs, SESSIONS + kind
+    length, at_home, other = uniform(states, stream), uniform(states, stream), uniform(states, stream)
+    if tracks.left[track] == 0:
+        tracks.left[track] = int(quantile(quantiles[STEPS], length) + 0.5)
+    tracks.compact[track] = quantile(quantiles[COMPACT_TOKENS], uniform(states, stream))
+    tracks.context[track], tracks.level[track] = 0, 0.0
+    for model in range(tracks.seen.shape[1]):
+        tracks.seen[track, model] = 0
+    keep, choice = uniform(states, MODELS + kind), uniform(states, MODELS + kind)
+    if kind == SUBAGENT:  # its model and row are its parent's so far
+        tracks.model[track] = smaller_model(
+            tables.weights_gb, cumulative[tracks.row[track]], tracks.model[track], choice
+        )
+    else:
+        language = home[user] if at_home < knobs.home_language else pick(tables.language_cumulative, other)
+        row = kind * len(tables.language_cumulative) + language
+        if habit[user, row] < 0 or keep >= knobs.stickiness:
+            habit[user, row] = pick(cumulative[row], choice)
+        tracks.row[track], tracks.model[track] = row, habit[user, row]
+    most = min(tracks.compact[track], COMPACT_BELOW * tables.longest_request[tracks.model[track]])
+    for _ in range(tracks.skipped[track]):
+        tracks.context[track], _, tracks.level[track] = _next_context(
+            quantiles, knobs, states, kind, tracks.context[track], tracks.left[track], tracks.level[track], most
+        )
+        tracks.left[track] -= 1
+    tracks.skipped[track] = 0
 
 
 @compiled
 def generate_rows(
     tables: GeneratorTables,
     states: Any,
+    routes: RoutingSpace,
+    space: Space,
+    tracks: Tracks,
     arrival_us: Any,
     after: Any,
     think_us: Any,
@@ -362,162 +297,85 @@ def generate_rows(
     session_of: Any,
 ) -> None:
     """Fills the columns of a workload, row by row in order of nominal arrival; `states` (NUM_STREAMS,) are used up."""
-    requests = len(arrival_us)
-    knobs, quantiles = tables.knobs, tables.quantiles
-    languages, models = tables.speaks.shape
-    rates, home = _users(tables, states)
-    cumulative, deployed = _routing(tables, states)
-    bursts, length_s = _pace(tables, states, requests)
-    owner, kind_of, cycle_s = _tracks(tables, rates)
-    tracks = len(owner)
-    language_cumulative = np.cumsum(tables.language_shares)
-
-    habit = np.full((len(home), 4, languages), -1, np.int16)  # model a user last chose for a task and language
-    seen = np.zeros(
-        (tracks, models), np.int32
-    )  # tokens of the running session's last request to each model, still a prefix
-    left, session, model = np.zeros(tracks, np.int64), np.zeros(tracks, np.int64), np.zeros(tracks, np.int64)
-    row_of = np.zeros(tracks, np.int64)  # language row of the running session
-    context, level, compact = np.zeros(tracks, np.int64), np.zeros(tracks), np.zeros(tracks)
-    follows = np.full(tracks, -1, np.int64)  # row that the track's next request waits for
-    think = np.zeros(tracks)
-    asleep = np.ones(tracks, np.bool_)  # sub-agent tracks outside the heap
-    skipped = np.zeros(tracks, np.int64)  # steps a session had behind it at time 0
-
-    times, heap = np.empty(tracks), np.empty(tracks, np.int64)
-    size = 0
-    for track in range(tracks):
-        kind = kind_of[track]
-        if kind == SUBAGENT:
-            continue
-        busy_s = (tables.mean_steps[kind] - 1.0) * tables.mean_gap_s[kind]
-        stream = SESSIONS + kind
-        running = _uniform(states, stream) < busy_s * tables.day[0] / cycle_s[track]
-        need, place, delay = _uniform(states, stream), _uniform(states, stream), _uniform(states, stream)
-        if running:  # met in the middle: long sessions are met more often
-            skipped[track] = 1 + int(place * _quantile(quantiles[kind, STEPS_SEEN], need))
-            start_s = delay * _quantile(quantiles[kind, GAP_S], _uniform(states, stream))
-        else:
-            start_s = _break_end(tables, bursts, 0.0, -math.log(1.0 - need), cycle_s[track], busy_s)
-        times[size], heap[size] = start_s * 1e6, track
-        asleep[track] = False
-        size += 1
-    for root in range(size // 2 - 1, -1, -1):
-        _sift_down(times, heap, size, root)
-
+    knobs, quantiles, burst_s, length_us = tables.knobs, tables.quantiles, tables.knobs.burst_s, tables.length_s * 1e6
+    seen, times, heap, bursts, cumulative = tracks.seen, space.times, space.heap, space.bursts, routes.cumulative
+    user_rates(tables, states, space.rates, space.home)
+    routing(tables, states, routes)
+    _set_bursts(states, knobs.burst_spread, bursts)
+    size = _first_starts(tables, tracks, _set_tracks(tables, space.rates, tracks), states, bursts, times, heap)
     sessions = 0
-    for row in range(requests):
+    for request in range(len(arrival_us)):
         now_us, track = times[0], heap[0]
-        kind, user = kind_of[track], owner[track]
-        task = min(kind, AGENT)
-        epoch = min(int(now_us * 1e-6 / length_s * EPOCHS), EPOCHS - 1)
-        if left[track] == 0:
-            session[track] = sessions
+        kind = tracks.kind[track]
+        if tracks.left[track] == 0 or tracks.skipped[track] > 0:
+            epoch = min(int(now_us / length_us * EPOCHS), EPOCHS - 1)
+            _start_session(tables, tracks, states, cumulative[epoch], space.habit, space.home, track)
+            tracks.session[track] = sessions
             sessions += 1
-            stream = SESSIONS + kind
-            draw, language_draw, other = _uniform(states, stream), _uniform(states, stream), _uniform(states, stream)
-            left[track] = int(_quantile(quantiles[kind, STEPS], draw) + 0.5)
-            if skipped[track] > 0:
-                left[track] = max(int(_quantile(quantiles[kind, STEPS_SEEN], draw) + 0.5), skipped[track] + 1)
-            compact[track] = _quantile(quantiles[kind, COMPACT_TOKENS], _uniform(states, stream))
-            seen[track] = 0
-            context[track], level[track] = 0, 0.0
-            keep, choice = _uniform(states, MODELS + kind), _uniform(states, MODELS + kind)
-            if kind == SUBAGENT:
-                model[track] = _smaller(tables, cumulative[epoch, row_of[track]], model[track], choice)
-            else:
-                language = home[user] if language_draw < knobs[HOME_LANGUAGE] else _pick(language_cumulative, other)
-                row_of[track] = task * languages + language
-                if habit[user, task, language] < 0 or keep >= knobs[STICKINESS]:
-                    habit[user, task, language] = _pick(cumulative[epoch, row_of[track]], choice)
-                model[track] = habit[user, task, language]
-            for _ in range(skipped[track]):
-                context[track], kept, level[track] = _next_context(
-                    tables,
-                    states,
-                    kind,
-                    context[track],
-                    left[track],
-                    level[track],
-                    min(compact[track], 0.9 * tables.longest_request[model[track]]),
-                )
-                left[track] -= 1
-            skipped[track] = 0
-        elif kind == AGENT and _uniform(states, MODELS + kind) < knobs[AGENT_SWITCH]:
-            model[track] = _pick(cumulative[epoch, row_of[track]], _uniform(states, MODELS + kind))
+        elif kind == AGENT and uniform(states, MODELS + kind) < knobs.agent_switch:
+            epoch = min(int(now_us / length_us * EPOCHS), EPOCHS - 1)
+            tracks.model[track] = pick(cumulative[epoch, tracks.row[track]], uniform(states, MODELS + kind))
 
-        chosen = model[track]
-        longest = tables.longest_request[chosen]
-        output = int(_quantile(quantiles[kind, OUTPUT_TOKENS], _uniform(states, TOKENS + kind)) + 0.5)
+        # tokens
+        model = tracks.model[track]
+        longest = tables.longest_request[model]
+        output = int(quantile(quantiles[kind, OUTPUT_TOKENS], uniform(states, TOKENS + kind)) + 0.5)
         output = min(max(output, 1), max(longest // 4, 1))
-        limit = longest - output
-        before = context[track]
-        grown, kept, level[track] = _next_context(
-            tables, states, kind, before, left[track], level[track], min(compact[track], 0.9 * limit)
+        before, left = tracks.context[track], tracks.left[track]
+        most = min(tracks.compact[track], COMPACT_BELOW * (longest - output))
+        context, kept, level = _next_context(
+            quantiles[kind], knobs, states, kind, before, left, tracks.level[track], most
         )
-        grown = min(max(grown, 1), limit)
-        kept = min(kept, grown)
+        context = min(max(context, 1), longest - output)
+        kept = min(kept, context)
         if kept < before:
-            for other_model in range(models):
-                seen[track, other_model] = min(seen[track, other_model], kept)
-        context[track] = grown
-        new = max(grown - seen[track, chosen], 1)
-        seen[track, chosen] = grown
+            if kind == AGENT:
+                for other in range(seen.shape[1]):
+                    seen[track, other] = min(seen[track, other], kept)
+            else:
+                seen[track, model] = min(seen[track, model], kept)
+        new = max(context - seen[track, model], 1)
+        tracks.context[track], tracks.level[track], seen[track, model] = context, level, context
 
-        arrival_us[row] = int(now_us)
-        after[row] = follows[track]
-        think_us[row] = int(think[track]) if follows[track] >= 0 else 0
-        model_of[row], task_of[row] = chosen, task
-        context_tokens[row], new_tokens[row], output_tokens[row] = grown, new, output
-        user_of[row], session_of[row] = user, session[track]
+        arrival_us[request] = int(now_us)
+        after[request] = tracks.follows[track]
+        think_us[request] = int(tracks.think_us[track]) if tracks.follows[track] >= 0 else 0
+        model_of[request], task_of[request] = model, min(kind, AGENT)
+        context_tokens[request], new_tokens[request], output_tokens[request] = context, new, output
+        user_of[request], session_of[request] = tracks.user[track], tracks.session[track]
 
-        service_us = new * tables.prefill_us[chosen] + output * tables.decode_us[chosen]
-        left[track] -= 1
-        gap_us = 1e6 * _quantile(quantiles[kind, GAP_S], _uniform(states, GAPS + kind))
-        next_us = now_us + max(gap_us, service_us + MIN_THINK_US)
-        follows[track] = row
-        if kind == AGENT and asleep[track + 1] and _uniform(states, SESSIONS + SUBAGENT) < knobs[SUBAGENT_CHANCE]:
+        # the track's next request, and perhaps a sub-agent
+        finish_us = now_us + new * tables.prefill_us[model] + output * tables.decode_us[model]
+        next_us = max(
+            now_us + 1e6 * quantile(quantiles[kind, GAP_S], uniform(states, GAPS + kind)), finish_us + MIN_THINK_US
+        )
+        tracks.follows[track] = request
+        tracks.left[track] = left - 1
+        if left == 1 and kind != SUBAGENT:
+            need = -math.log(1.0 - uniform(states, GAPS + kind))
+            next_us = _break_end_us(
+                tables.day,
+                bursts,
+                burst_s,
+                finish_us + MIN_THINK_US,
+                need,
+                tracks.cycle_s[track],
+                _busy_s(tables, kind),
+            )
+            if kind != COMPLETION:  # a new session starts at its own time, whatever became of the last one
+                tracks.follows[track] = -1
+        tracks.think_us[track] = next_us - finish_us
+        times[0] = next_us
+        if left == 1 and kind == SUBAGENT:
+            tracks.asleep[track] = True
+            size -= 1
+            times[0], heap[0] = times[size], heap[size]
+        _sift_down(times, heap, size, 0)
+        if kind == AGENT and uniform(states, SESSIONS + SUBAGENT) < knobs.subagent_chance and tracks.asleep[track + 1]:
             child = track + 1
-            asleep[child] = False
-            model[child], row_of[child], follows[child], think[child] = chosen, row_of[track], row, MIN_THINK_US
-            times[size], heap[size] = now_us + service_us + MIN_THINK_US, child
+            tracks.asleep[child] = False
+            tracks.model[child], tracks.row[child] = model, tracks.row[track]
+            tracks.follows[child], tracks.think_us[child] = request, MIN_THINK_US
+            times[size], heap[size] = finish_us + MIN_THINK_US, child
             size += 1
             _sift_up(times, heap, size - 1)
-        if left[track] == 0:
-            if kind == SUBAGENT:
-                asleep[track] = True
-                size -= 1
-                times[0], heap[0] = times[size], heap[size]
-                _sift_down(times, heap, size, 0)
-                continue
-            busy_s = (tables.mean_steps[kind] - 1.0) * tables.mean_gap_s[kind]
-            need = -math.log(1.0 - _uniform(states, GAPS + kind))
-            end_s = (now_us + service_us + MIN_THINK_US) * 1e-6
-            next_us = 1e6 * _break_end(tables, bursts, end_s, need, cycle_s[track], busy_s)
-            if kind != COMPLETION:  # a new session starts at its own time, whatever became of the last one
-                follows[track] = -1
-        think[track] = next_us - now_us - service_us
-        times[0] = next_us
-        _sift_down(times, heap, size, 0)
-
-
-@inner
-def _smaller(tables: GeneratorTables, cumulative: Any, parent: int, level: float) -> int:
-    """A model smaller than `parent`, by popularity among those; `parent` itself where there is none."""
-    total, before = 0.0, 0.0
-    for model in range(len(cumulative)):
-        if tables.weights_gb[model] < tables.weights_gb[parent]:
-            total += cumulative[model] - before
-        before = cumulative[model]
-    if total <= 0.0:
-        return parent
-    running, before, chosen = 0.0, 0.0, parent
-    for model in range(len(cumulative)):
-        share = cumulative[model] - before
-        before = cumulative[model]
-        if tables.weights_gb[model] < tables.weights_gb[parent] and share > 0.0:
-            chosen = model
-            running += share
-            if running > level * total:
-                break
-    return chosen

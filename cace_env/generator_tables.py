@@ -1,4 +1,4 @@
-"""Tables for the compiled part of the generator: everything that does not depend on the seed, computed once per configuration."""
+"""Tables for the compiled parts of the generator: what does not depend on the seed, once per configuration."""
 
 from __future__ import annotations
 
@@ -19,24 +19,46 @@ if TYPE_CHECKING:
 
 POINTS = 1024  # entries of a tabulated quantile function
 KINDS = (*TASKS, "sub-agent")
-# what is tabulated per kind
-GAP_S, FIRST_TOKENS, NEW_TOKENS, OUTPUT_TOKENS, STEPS, STEPS_SEEN, COMPACT_TOKENS = range(7)
-FIELDS = 7
+COMPLETION, AGENT, SUBAGENT = TASKS.index("completion"), TASKS.index("agent"), len(TASKS)
+# what is tabulated per kind; "seen" = met at a random moment, when what is long is met more often
+GAP_S, GAP_S_SEEN, FIRST_TOKENS, NEW_TOKENS, OUTPUT_TOKENS, STEPS, STEPS_SEEN, COMPACT_TOKENS = range(8)
+FIELDS = 8
 DAY_BINS = 288  # of 5 minutes
 
 FloatArray = npt.NDArray[np.float64]
 _SCORES = (-1.2815515655446004, 0.0, 1.2815515655446004, 2.3263478740408408)  # normal scores of 10, 50, 90, 99 %
 
 
+class Knobs(NamedTuple):
+    """Single numbers of a `WorkloadConfig`."""
+
+    activity_spread: float
+    burst_spread: float
+    burst_s: float
+    drift: float
+    new_models: int
+    stickiness: float
+    agent_switch: float
+    home_language: float
+    language_spread: float
+    stay: float
+    kept_prefix: float
+    compact_to: float
+    compact_kept: float
+    subagent_chance: float
+
+
 class GeneratorTables(NamedTuple):
     """`K` kinds (tasks and the sub-agent), `T` tasks, `U` users, `L` languages, `M` models."""
 
+    knobs: Knobs
     quantiles: npt.NDArray[np.float32]  # (K, FIELDS, POINTS)
     mean_gap_s: FloatArray  # (K,)
     mean_steps: FloatArray  # (K,)
     task_rate: FloatArray  # (T,) requests per second of the whole company, mean over the day
     role_factor: FloatArray  # (U, T)
-    language_shares: FloatArray  # (L,)
+    language_cumulative: FloatArray  # (L,)
+    row_shares: FloatArray  # (T * L,) of all requests, by task * L + language
     day: FloatArray  # (DAY_BINS,) factor on the rate, mean 1; bin 0 begins at the start hour
     serves: npt.NDArray[np.bool_]  # (T, M)
     speaks: npt.NDArray[np.bool_]  # (L, M)
@@ -46,17 +68,15 @@ class GeneratorTables(NamedTuple):
     weights_gb: FloatArray  # (M,)
     prefill_us: FloatArray  # (M,) per token
     decode_us: FloatArray  # (M,) per token
-    knobs: FloatArray  # (len(KNOBS),) single numbers, see KNOBS
-
-
-KNOBS = (
-    "activity_spread", "burst_spread", "burst_s", "drift", "new_models", "stickiness", "agent_switch", "home_language",
-    "language_spread", "stay", "kept_prefix", "compact_to", "compact_kept", "subagent_chance",
-)  # fmt: skip
+    length_s: float  # expected length of the episode
 
 
 def quantile_table(values: tuple[float, float, float, float]) -> FloatArray:
-    """Quantile function at `POINTS` midpoints from p10, p50, p90, p99: log x is piecewise linear in the normal score of p."""
+    """Quantile function at `POINTS` midpoints from p10, p50, p90, p99.
+
+    The logarithm is piecewise linear in the normal score of the level (a chain of log-normal pieces), with the slopes
+    of the outer pieces kept outside: monotone, exact at the four quantiles, no maximum but the last midpoint (99.95 %).
+    """
     scores, logs = _midpoint_scores(), np.log(values)
     table = np.interp(scores, _SCORES, logs)
     below, above = scores < _SCORES[0], scores > _SCORES[-1]
@@ -86,13 +106,14 @@ def geometric_table(mean: float) -> FloatArray:
 
 
 def size_biased(table: FloatArray) -> FloatArray:
-    """Quantile function of a session met at a random request of it: weight in proportion to length."""
+    """Quantile function of a length met at a random moment: weight in proportion to length."""
     levels = (np.arange(POINTS) + 0.5) / POINTS
-    return table[np.searchsorted(np.cumsum(table) / table.sum(), levels)]
+    values: FloatArray = table[np.searchsorted(np.cumsum(table) / table.sum(), levels)]
+    return values
 
 
 def day_curve(start_hour: float, peak_hour: float, peak_to_mean: float, peak_to_trough: float) -> FloatArray:
-    """Factor on the rate in `DAY_BINS` bins from the start hour: trough + (peak - trough) * raised cosine ^ power, mean 1."""
+    """Factor on the rate in bins from the start hour: trough + (peak - trough) * raised cosine ^ power, mean 1."""
     if peak_to_mean <= 1:
         return np.ones(DAY_BINS)
     hours = start_hour + (np.arange(DAY_BINS) + 0.5) * 24 / DAY_BINS
@@ -103,7 +124,17 @@ def day_curve(start_hour: float, peak_hour: float, peak_to_mean: float, peak_to_
     for _ in range(60):
         power = (low + high) / 2
         low, high = (power, high) if np.mean(hill**power) > wanted else (low, power)
-    return trough + (peak_to_mean - trough) * hill**power
+    curve: FloatArray = trough + (peak_to_mean - trough) * hill**power
+    return curve
+
+
+def _length_s(day: FloatArray, requests: int, rate: float) -> float:
+    """Seconds until `requests` are expected, at `rate` requests per second on average over the day."""
+    bin_s = 86_400 / DAY_BINS
+    days, rest = divmod(requests, rate * 86_400)
+    return float(
+        days * 86_400 + np.interp(rest, np.append(0, np.cumsum(day)) * rate * bin_s, np.arange(DAY_BINS + 1) * bin_s)
+    )
 
 
 def popularity_law(models: int, exponent: float, cutoff: float) -> FloatArray:
@@ -136,25 +167,34 @@ def _tabulate(config: WorkloadConfig, models: tuple[ServedModel, ...]) -> Genera
     languages = np.array(list(config.languages.values()))
     shares = np.array(config.shares.normalised())
     day = config.day
-    knobs = {
-        "activity_spread": config.activity_spread,
-        "burst_spread": config.bursts.spread,
-        "burst_s": config.bursts.minutes * 60,
-        "stay": config.completion.stay,
-        "kept_prefix": config.completion.kept_prefix,
-        "compact_to": config.agent.compact_to,
-        "compact_kept": config.agent.compact_kept,
-        "subagent_chance": config.agent.subagent.chance,
-        **{name: getattr(config.routing, name) for name in KNOBS if hasattr(config.routing, name)},
-    }
+    routing, agent = config.routing, config.agent
+    knobs = Knobs(
+        activity_spread=config.activity_spread,
+        burst_spread=config.bursts.spread,
+        burst_s=config.bursts.minutes * 60,
+        drift=routing.drift,
+        new_models=routing.new_models,
+        stickiness=routing.stickiness,
+        agent_switch=routing.agent_switch,
+        home_language=routing.home_language,
+        language_spread=routing.language_spread,
+        stay=config.completion.stay,
+        kept_prefix=config.completion.kept_prefix,
+        compact_to=agent.compact_to,
+        compact_kept=agent.compact_kept,
+        subagent_chance=agent.subagent.chance,
+    )
+    curve = day_curve(day.start_hour, day.peak_hour, day.peak_to_mean, day.peak_to_trough)
     return GeneratorTables(
+        knobs=knobs,
         quantiles=quantiles,
         mean_gap_s=mean_gap_s,
         mean_steps=mean_steps,
         task_rate=shares * config.users * config.requests_per_user_hour / 3600,
         role_factor=_role_factors(config),
-        language_shares=languages / languages.sum(),
-        day=day_curve(day.start_hour, day.peak_hour, day.peak_to_mean, day.peak_to_trough),
+        language_cumulative=np.cumsum(languages / languages.sum()),
+        row_shares=np.outer(shares, languages / languages.sum()).ravel(),
+        day=curve,
         serves=np.array([[task in model.tasks for model in models] for task in TASKS]),
         speaks=np.array(
             [[not model.languages or name in model.languages for model in models] for name in config.languages]
@@ -167,7 +207,7 @@ def _tabulate(config: WorkloadConfig, models: tuple[ServedModel, ...]) -> Genera
         weights_gb=np.array([model.weights_gb for model in models], dtype=np.float64),
         prefill_us=np.array([model.prefill_us_per_token for model in models], dtype=np.float64),
         decode_us=np.array([model.decode_us_per_token for model in models], dtype=np.float64),
-        knobs=np.array([knobs[name] for name in KNOBS], dtype=np.float64),
+        length_s=_length_s(curve, config.requests, config.users * config.requests_per_user_hour / 3600),
     )
 
 
@@ -188,6 +228,7 @@ def _distributions(config: WorkloadConfig) -> tuple[npt.NDArray[np.float32], Flo
             quantiles[kind, row] = quantile_table((values.p10, values.p50, values.p90, values.p99))
         quantiles[kind, STEPS] = np.maximum(np.rint(quantiles[kind, STEPS]), 1)
         quantiles[kind, STEPS_SEEN] = size_biased(quantiles[kind, STEPS])
+        quantiles[kind, GAP_S_SEEN] = size_biased(quantiles[kind, GAP_S])
     return quantiles.astype(np.float32), quantiles[:, GAP_S].mean(axis=1), quantiles[:, STEPS].mean(axis=1)
 
 
