@@ -76,12 +76,12 @@ def compiled(function: Function) -> Function:
 
 def inner(function: Function) -> Function:
     """A function that only compiled ones call: cached as a part of those."""
-    return numba.njit(nogil=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
 
 
 def inlined(function: Function) -> Function:
     """`inner`, melted into its caller: for the hot path, where passing a state of many arrays would cost more than the work."""
-    return numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
 
 
 def announce_first_compile() -> None:

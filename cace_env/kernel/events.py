@@ -1,0 +1,526 @@
+"""What happens: requests arrive, engines serve them by continuous batching, time goes on.
+
+Each handler is one event of `docs/design.md`; `settle` closes an event that touched an engine by comparing round lengths once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from cace_env.compilation import inlined, inner
+from cace_env.kernel.state import (
+    ABSENT,
+    ACCELERATOR,
+    ARRIVED,
+    CLOCK,
+    CLOCKS,
+    CLOSED_SIZE,
+    COLD,
+    COLUMN,
+    DEMAND,
+    DIRTY,
+    ENDED,
+    FOREVER,
+    LOGGED,
+    MODEL,
+    NEXT_OPEN,
+    NONE,
+    PAIR,
+    PENDING,
+    PREFIX_LOST,
+    R_DRAIN_AFTER,
+    REFUSED,
+    REQUEST,
+    RESIDENT,
+    SITE,
+    SLO,
+    SLOT,
+    SPEC,
+    SPEED,
+    T_ADMITTED,
+    T_ARRIVAL,
+    T_FINISH,
+    T_FIRST_TOKEN,
+    T_REFUSED,
+    TASK,
+    TIME,
+    TIMER,
+    TOKEN,
+    TRACED,
+    WEIGHT,
+    WINDOW_TAIL,
+    WINDOW_US,
+    Fleet,
+    Requests,
+    State,
+)
+
+ROUND: Final = 1 << 20  # one round in the units of a target
+FRACTION: Final = ROUND - 1
+SHORTEST_ROUND_NS: Final = 1000
+MOVING_AVERAGE: Final = 0.1  # weight of the newest gap, output and latency weight
+PREFIX_HALF_LIFE_US: Final = 600e6
+
+Array = Any
+
+
+@inlined
+def record(s: State, trace: Array, kind: int, subject: int, accelerator: int) -> None:
+    """Appends a trace row; a full buffer only counts, so that the caller knows how much room was needed."""
+    row = s.scalars[TRACED]
+    if row < len(trace):
+        trace[row, 0] = s.scalars[CLOCK]
+        trace[row, 1] = kind
+        trace[row, 2] = subject
+        trace[row, 3] = accelerator
+    if len(trace) > 0:
+        s.scalars[TRACED] += 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The clock of an engine
+
+
+@inlined
+def rounds_now(s: State, m: int) -> int:
+    """V(now) in 2^-20 rounds; an idle engine stands at 0."""
+    length = s.models[m, MODEL.length_ns]
+    if length == 0:
+        return 0
+    elapsed = (s.scalars[CLOCK] - s.models[m, MODEL.anchor_us]) * 1000
+    # The next lines are floor(elapsed * 2^20 / length) without leaving int64.
+    whole = elapsed // length
+    rest = elapsed - whole * length
+    return s.models[m, MODEL.anchor_rounds] + (whole << 20) + (rest << 20) // length
+
+
+@inlined
+def due_time(s: State, m: int, target: int) -> int:
+    """When `target` is reached if the round length stays: t0 + max(0, ceil((X - V0) * L / (1000 * 2^20)))."""
+    ahead = target - s.models[m, MODEL.anchor_rounds]
+    if ahead <= 0:
+        return s.models[m, MODEL.anchor_us]
+    length = s.models[m, MODEL.length_ns]
+    part = (ahead & FRACTION) * length
+    nanoseconds = (ahead >> 20) * length + (part >> 20)
+    microseconds = nanoseconds // 1000
+    if microseconds * 1000 != nanoseconds or (part & FRACTION) != 0:
+        microseconds += 1
+    return s.models[m, MODEL.anchor_us] + microseconds
+
+
+@inlined
+def heap_push(s: State, f: Fleet, m: int, target: int, r: int) -> None:
+    """Adds a token end to the engine's heap, ordered by (target, request)."""
+    base = f.models[m, SPEC.heap_start]
+    i = s.models[m, MODEL.heap_size]
+    s.models[m, MODEL.heap_size] += 1
+    while i > 0:
+        parent = (i - 1) >> 1
+        above = s.tokens[base + parent, TOKEN.target]
+        if above < target or (above == target and s.tokens[base + parent, TOKEN.request] < r):
+            break
+        s.tokens[base + i, TOKEN.target] = above
+        s.tokens[base + i, TOKEN.request] = s.tokens[base + parent, TOKEN.request]
+        i = parent
+    s.tokens[base + i, TOKEN.target] = target
+    s.tokens[base + i, TOKEN.request] = r
+
+
+@inlined
+def heap_pop(s: State, f: Fleet, m: int) -> int:
+    """Removes the first token end of the engine's heap and returns its request."""
+    base = f.models[m, SPEC.heap_start]
+    first = s.tokens[base, TOKEN.request]
+    size = s.models[m, MODEL.heap_size] - 1
+    s.models[m, MODEL.heap_size] = size
+    target = s.tokens[base + size, TOKEN.target]
+    r = s.tokens[base + size, TOKEN.request]
+    i = 0
+    while True:
+        child = 2 * i + 1
+        if child >= size:
+            break
+        below = s.tokens[base + child, TOKEN.target]
+        if child + 1 < size:
+            right = s.tokens[base + child + 1, TOKEN.target]
+            if right < below or (right == below and s.tokens[base + child + 1, TOKEN.request] < s.tokens[base + child, TOKEN.request]):
+                child += 1
+                below = right
+        if target < below or (target == below and r < s.tokens[base + child, TOKEN.request]):
+            break
+        s.tokens[base + i, TOKEN.target] = below
+        s.tokens[base + i, TOKEN.request] = s.tokens[base + child, TOKEN.request]
+        i = child
+    s.tokens[base + i, TOKEN.target] = target
+    s.tokens[base + i, TOKEN.request] = r
+    return first
+
+
+@inlined
+def begin_prefill(s: State, f: Fleet, w: Requests, m: int) -> None:
+    """The head of the prefill FIFO starts: n rounds that carry W / n each."""
+    r = s.models[m, MODEL.prefill_head]
+    am = s.models[m, MODEL.place] * len(f.models) + m
+    tokens = s.requests[r, REQUEST.prefill_tokens]
+    context = np.int64(w.columns[r, COLUMN.context])
+    cached = context - tokens
+    rounds = (tokens + f.models[m, SPEC.chunk_tokens] - 1) // f.models[m, SPEC.chunk_tokens]
+    work = f.speeds[am, SPEED.prefill_ns] * tokens + f.speeds[am, SPEED.attention_ps] * (context * context - cached * cached) // 2000
+    s.models[m, MODEL.prefilling] = 1
+    s.models[m, MODEL.prefill_ns] = work // rounds
+    heap_push(s, f, m, rounds_now(s, m) + (rounds << 20), r)
+
+
+@inlined
+def admit(s: State, f: Fleet, w: Requests, trace: Array, m: int) -> None:
+    """Admits waiting requests in order as long as the first finds a seat and KV room."""
+    while s.models[m, MODEL.waiting] > 0:
+        r = s.models[m, MODEL.queue_head]
+        tokens = np.int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
+        if s.models[m, MODEL.running] >= f.models[m, SPEC.max_num_seqs] or s.models[m, MODEL.kv_used] + tokens > f.models[m, SPEC.kv_tokens]:
+            return
+        s.models[m, MODEL.queue_head] = s.requests[r, REQUEST.queue_next]
+        s.models[m, MODEL.waiting] -= 1
+        s.models[m, MODEL.running] += 1
+        s.models[m, MODEL.kv_used] += tokens
+        s.models[m, MODEL.running_arrivals] += s.requests[r, REQUEST.arrival_us]
+        record(s, trace, T_ADMITTED, r, s.models[m, MODEL.place])
+        settle_prefix(s, w, m, r)
+        s.requests[r, REQUEST.queue_next] = NONE
+        if s.models[m, MODEL.prefill_head] == NONE:
+            s.models[m, MODEL.prefill_head] = r
+            s.models[m, MODEL.prefill_tail] = r
+            begin_prefill(s, f, w, m)
+        else:
+            s.requests[s.models[m, MODEL.prefill_tail], REQUEST.queue_next] = r
+            s.models[m, MODEL.prefill_tail] = r
+
+
+@inlined
+def settle_prefix(s: State, w: Requests, m: int, r: int) -> None:
+    """Decides at admission what of the prompt is cached, and keeps the account of prefixes at stake."""
+    now = s.scalars[CLOCK]
+    pair = w.columns[r, COLUMN.session_pair]
+    context = w.columns[r, COLUMN.context]
+    s.demand[m, DEMAND.prefix_tokens] *= np.exp2(-(now - s.models[m, MODEL.prefix_at]) / PREFIX_HALF_LIFE_US)
+    s.models[m, MODEL.prefix_at] = now
+    if s.pairs[pair, PAIR.epoch] == s.models[m, MODEL.loads]:
+        s.requests[r, REQUEST.prefill_tokens] = w.columns[r, COLUMN.new]
+        s.demand[m, DEMAND.prefix_tokens] -= s.pairs[pair, PAIR.context] * np.exp2(-(now - s.pairs[pair, PAIR.time_us]) / PREFIX_HALF_LIFE_US)
+    else:
+        s.requests[r, REQUEST.prefill_tokens] = context
+        if s.pairs[pair, PAIR.epoch] != NONE:
+            s.scalars[PREFIX_LOST] += context - w.columns[r, COLUMN.new]
+    s.demand[m, DEMAND.prefix_tokens] += context
+    s.pairs[pair, PAIR.epoch] = s.models[m, MODEL.loads]
+    s.pairs[pair, PAIR.context] = context
+    s.pairs[pair, PAIR.time_us] = now
+
+
+@inlined
+def settle(s: State, f: Fleet, m: int) -> None:
+    """Ends an event that touched resident model m: round lengths compared once, anchors moved, due times kept."""
+    a = s.models[m, MODEL.place]
+    now = s.scalars[CLOCK]
+    was_busy = s.models[m, MODEL.length_ns] != 0
+    is_busy = s.models[m, MODEL.running] > 0
+    if is_busy:
+        am = a * len(f.models) + m
+        round_ns = f.speeds[am, SPEED.round_ns] + s.models[m, MODEL.decoding] * f.speeds[am, SPEED.decode_ns] + f.speeds[am, SPEED.kv_ps] * s.models[m, MODEL.kv_halves] // 2000 + s.models[m, MODEL.prefill_ns]
+        s.models[m, MODEL.round_ns] = max(round_ns, SHORTEST_ROUND_NS)
+    if was_busy == is_busy:
+        if is_busy:
+            stretch(s, m, s.accelerators[a, ACCELERATOR.busy])
+            s.models[m, MODEL.due_us] = due_time(s, m, s.tokens[f.models[m, SPEC.heap_start], TOKEN.target])
+    else:
+        if is_busy:
+            if s.accelerators[a, ACCELERATOR.busy] == 0:
+                s.accelerators[a, ACCELERATOR.busy_us] -= now
+            s.accelerators[a, ACCELERATOR.busy] += 1
+            s.models[m, MODEL.anchor_us] = now
+            s.models[m, MODEL.anchor_rounds] = 0
+            s.models[m, MODEL.length_ns] = s.accelerators[a, ACCELERATOR.busy] * s.models[m, MODEL.round_ns]
+        else:
+            s.accelerators[a, ACCELERATOR.busy] -= 1
+            if s.accelerators[a, ACCELERATOR.busy] == 0:
+                s.accelerators[a, ACCELERATOR.busy_us] += now
+            s.models[m, MODEL.length_ns] = 0
+            s.models[m, MODEL.due_us] = FOREVER
+        for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
+            other = s.slots[slot, SLOT.model]
+            if other != NONE and s.models[other, MODEL.length_ns] != 0:
+                stretch(s, other, s.accelerators[a, ACCELERATOR.busy])
+                s.models[other, MODEL.due_us] = due_time(s, other, s.tokens[f.models[other, SPEC.heap_start], TOKEN.target])
+    due = FOREVER
+    first = NONE
+    for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
+        other = s.slots[slot, SLOT.model]
+        if other != NONE:
+            other_due = s.models[other, MODEL.due_us]
+            if other_due < due or (other_due == due and other < first):
+                due = other_due
+                first = other
+    s.accelerators[a, ACCELERATOR.token_due] = due
+    s.accelerators[a, ACCELERATOR.token_model] = first
+
+
+@inlined
+def stretch(s: State, m: int, busy: int) -> None:
+    """Gives a busy engine its round length among `busy` engines; the anchor moves only if it changed."""
+    length = busy * s.models[m, MODEL.round_ns]
+    if length != s.models[m, MODEL.length_ns]:
+        s.models[m, MODEL.anchor_rounds] = rounds_now(s, m)
+        s.models[m, MODEL.anchor_us] = s.scalars[CLOCK]
+        s.models[m, MODEL.length_ns] = length
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Token ends
+
+
+@inlined
+def token_end(s: State, f: Fleet, w: Requests, trace: Array, m: int) -> None:
+    """A first token or a finish: whatever the first entry of the engine's heap is."""
+    target = s.tokens[f.models[m, SPEC.heap_start], TOKEN.target]
+    r = heap_pop(s, f, m)
+    halves = 2 * np.int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
+    decode_rounds = (np.int64(w.columns[r, COLUMN.output]) - 1) << 20
+    finished = True
+    if r == s.models[m, MODEL.prefill_head]:
+        s.models[m, MODEL.prefill_head] = s.requests[r, REQUEST.queue_next]
+        s.models[m, MODEL.prefilling] = 0
+        s.models[m, MODEL.prefill_ns] = 0
+        first_token(s, f, w, trace, m, r)
+        if decode_rounds > 0:
+            finished = False
+            start = rounds_now(s, m)
+            s.models[m, MODEL.decoding] += 1
+            s.models[m, MODEL.kv_halves] += halves
+            s.models[m, MODEL.decode_start_sum] += start
+            heap_push(s, f, m, start + decode_rounds, r)
+    else:
+        s.models[m, MODEL.decoding] -= 1
+        s.models[m, MODEL.kv_halves] -= halves
+        s.models[m, MODEL.decode_start_sum] -= target - decode_rounds
+    if finished:
+        finish(s, f, w, trace, m, r)
+    if s.models[m, MODEL.prefilling] == 0 and s.models[m, MODEL.prefill_head] != NONE:
+        begin_prefill(s, f, w, m)
+
+
+@inlined
+def first_token(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> None:
+    """Output token 1: the request waits no more."""
+    now = s.scalars[CLOCK]
+    task = w.columns[r, COLUMN.task]
+    s.requests[r, REQUEST.first_us] = now
+    s.tasks[task, TASK.waiting_sum] += now
+    s.tasks[task, TASK.waiting_count] -= 1
+    if f.slos[task, SLO.on_e2e] == 0 and now - s.requests[r, REQUEST.arrival_us] > f.slos[task, SLO.limit_us]:
+        s.tasks[task, TASK.slo_missed] += 1
+    record(s, trace, T_FIRST_TOKEN, r, s.models[m, MODEL.place])
+
+
+@inlined
+def finish(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> None:
+    """The last token: seat and KV room are free, followers are scheduled, whoever waits is admitted."""
+    now = s.scalars[CLOCK]
+    task = w.columns[r, COLUMN.task]
+    s.requests[r, REQUEST.finish_us] = now
+    s.tasks[task, TASK.system_sum] += now
+    s.tasks[task, TASK.system_count] -= 1
+    if f.slos[task, SLO.on_e2e] == 1 and now - s.requests[r, REQUEST.arrival_us] > f.slos[task, SLO.limit_us]:
+        s.tasks[task, TASK.slo_missed] += 1
+    s.models[m, MODEL.running] -= 1
+    s.models[m, MODEL.kv_used] -= np.int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
+    s.models[m, MODEL.running_arrivals] -= s.requests[r, REQUEST.arrival_us]
+    s.scalars[ENDED] += 1
+    s.models[m, MODEL.last_use] = now
+    if s.demand[m, DEMAND.mean_output] != s.demand[m, DEMAND.mean_output]:
+        s.demand[m, DEMAND.mean_output] = w.columns[r, COLUMN.output]
+    else:
+        s.demand[m, DEMAND.mean_output] += MOVING_AVERAGE * (w.columns[r, COLUMN.output] - s.demand[m, DEMAND.mean_output])
+    record(s, trace, T_FINISH, r, s.models[m, MODEL.place])
+    schedule_followers(s, w, r)
+    if s.models[m, MODEL.phase] == RESIDENT:
+        admit(s, f, w, trace, m)
+    if s.models[m, MODEL.running] == 0:
+        s.models[m, MODEL.idle_since] = now
+        s.scalars[DIRTY] = 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arrivals
+
+
+@inlined
+def schedule_followers(s: State, w: Requests, r: int) -> None:
+    """Puts the requests that follow r into the heap of closed-loop arrivals, ordered by (arrival, row)."""
+    child = np.int64(w.columns[r, COLUMN.first_child])
+    while child != NONE:
+        arrival = s.scalars[CLOCK] + w.times[child, TIME.think_us]
+        s.requests[child, REQUEST.arrival_us] = arrival
+        i = s.scalars[CLOSED_SIZE]
+        s.scalars[CLOSED_SIZE] += 1
+        while i > 0:
+            parent = (i - 1) >> 1
+            above = s.requests[parent, REQUEST.closed_heap]
+            if s.requests[above, REQUEST.arrival_us] < arrival or (s.requests[above, REQUEST.arrival_us] == arrival and above < child):
+                break
+            s.requests[i, REQUEST.closed_heap] = above
+            i = parent
+        s.requests[i, REQUEST.closed_heap] = child
+        child = np.int64(w.columns[child, COLUMN.next_sibling])
+
+
+@inlined
+def pop_closed(s: State) -> int:
+    """Removes the first of the closed-loop arrivals."""
+    first = s.requests[0, REQUEST.closed_heap]
+    size = s.scalars[CLOSED_SIZE] - 1
+    s.scalars[CLOSED_SIZE] = size
+    r = s.requests[size, REQUEST.closed_heap]
+    arrival = s.requests[r, REQUEST.arrival_us]
+    i = 0
+    while True:
+        child = 2 * i + 1
+        if child >= size:
+            break
+        below = s.requests[child, REQUEST.closed_heap]
+        if child + 1 < size:
+            right = s.requests[child + 1, REQUEST.closed_heap]
+            earlier = s.requests[right, REQUEST.arrival_us] < s.requests[below, REQUEST.arrival_us]
+            if earlier or (s.requests[right, REQUEST.arrival_us] == s.requests[below, REQUEST.arrival_us] and right < below):
+                child += 1
+                below = right
+        if arrival < s.requests[below, REQUEST.arrival_us] or (arrival == s.requests[below, REQUEST.arrival_us] and r < below):
+            break
+        s.requests[i, REQUEST.closed_heap] = below
+        i = child
+    s.requests[i, REQUEST.closed_heap] = r
+    return first
+
+
+@inlined
+def next_open_arrival(s: State, w: Requests) -> int:
+    """The next open-loop request, or NONE."""
+    pointer = s.scalars[NEXT_OPEN]
+    return np.int64(w.open_order[pointer]) if pointer < len(w.open_order) else NONE
+
+
+@inlined
+def arrive(s: State, f: Fleet, w: Requests, trace: Array, r: int) -> None:
+    """A request arrives: refused if no KV cache can hold it, else queued, and admitted if its model is resident."""
+    now = s.scalars[CLOCK]
+    m = np.int64(w.columns[r, COLUMN.model])
+    s.requests[r, REQUEST.arrival_us] = now
+    record(s, trace, T_ARRIVAL, r, s.models[m, MODEL.place])
+    if np.int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output] > f.models[m, SPEC.kv_tokens]:
+        s.scalars[REFUSED] += 1
+        s.scalars[ENDED] += 1
+        record(s, trace, T_REFUSED, r, s.models[m, MODEL.place])
+        schedule_followers(s, w, r)
+        return
+    s.scalars[ARRIVED] += 1
+    task = w.columns[r, COLUMN.task]
+    s.tasks[task, TASK.waiting_sum] -= now
+    s.tasks[task, TASK.waiting_count] += 1
+    s.tasks[task, TASK.system_sum] -= now
+    s.tasks[task, TASK.system_count] += 1
+    note_demand(s, f, w, m, r)
+    s.requests[r, REQUEST.queue_next] = NONE
+    if s.models[m, MODEL.waiting] == 0:
+        s.models[m, MODEL.queue_head] = r
+    else:
+        s.requests[s.models[m, MODEL.queue_tail], REQUEST.queue_next] = r
+    s.models[m, MODEL.queue_tail] = r
+    s.models[m, MODEL.waiting] += 1
+    if s.models[m, MODEL.phase] == RESIDENT:
+        admit(s, f, w, trace, m)
+    else:
+        s.scalars[COLD] += 1
+        if s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] == 1:
+            turn_pending(s, f, m)
+
+
+@inlined
+def turn_pending(s: State, f: Fleet, m: int) -> None:
+    """An absent model has its first waiting request: it may be placed now, and may drain others later."""
+    now = s.scalars[CLOCK]
+    s.models[m, MODEL.pending_since] = now
+    s.scalars[PENDING] += 1
+    s.scalars[DIRTY] = 1
+    s.scalars[TIMER] = min(s.scalars[TIMER], now + f.rules[R_DRAIN_AFTER])
+
+
+@inlined
+def note_demand(s: State, f: Fleet, w: Requests, m: int, r: int) -> None:
+    """Updates what a policy may know of the demand for model m."""
+    now = s.scalars[CLOCK]
+    task = w.columns[r, COLUMN.task]
+    weight = f.weights[task, WEIGHT.ttft] + f.weights[task, WEIGHT.e2e]
+    last = s.models[m, MODEL.last_arrival]
+    if last < 0:
+        s.demand[m, DEMAND.mean_weight] = weight
+        s.demand[m, DEMAND.rate_1m] = 1.0
+        s.demand[m, DEMAND.rate_10m] = 1.0
+        s.demand[m, DEMAND.rate_60m] = 1.0
+    else:
+        gap = (now - last) * 1e-6
+        s.demand[m, DEMAND.mean_weight] += MOVING_AVERAGE * (weight - s.demand[m, DEMAND.mean_weight])
+        # One exponential serves three half-lives: 60 min = 6 x 10 min = 60 x 1 min.
+        slow = np.exp2(-gap / 3600.0)
+        middle = slow * slow * slow
+        middle *= middle
+        fast = middle * middle
+        fast = fast * fast * middle
+        fast *= fast
+        s.demand[m, DEMAND.rate_1m] = s.demand[m, DEMAND.rate_1m] * fast + 1.0
+        s.demand[m, DEMAND.rate_10m] = s.demand[m, DEMAND.rate_10m] * middle + 1.0
+        s.demand[m, DEMAND.rate_60m] = s.demand[m, DEMAND.rate_60m] * slow + 1.0
+        if s.demand[m, DEMAND.gap_s] == 0.0:
+            s.demand[m, DEMAND.gap_s] = gap
+            s.demand[m, DEMAND.gap_squared] = gap * gap
+        else:
+            s.demand[m, DEMAND.gap_s] += MOVING_AVERAGE * (gap - s.demand[m, DEMAND.gap_s])
+            s.demand[m, DEMAND.gap_squared] += MOVING_AVERAGE * (gap * gap - s.demand[m, DEMAND.gap_squared])
+    s.models[m, MODEL.second_use] = last
+    s.models[m, MODEL.last_arrival] = now
+    s.models[m, MODEL.last_use] = now
+    s.models[m, MODEL.uses] += 1
+    s.models[m, MODEL.uses_since_load] += 1
+    s.demand[m, DEMAND.inflation] = s.clocks[CLOCKS.inflation]
+    s.requests[s.scalars[LOGGED], REQUEST.arrival_log] = r
+    s.scalars[LOGGED] += 1
+    s.models[m, MODEL.window_requests] += 1
+    session, user = w.columns[r, COLUMN.session_pair], w.columns[r, COLUMN.user_pair]
+    if s.pairs[session, PAIR.window] == 0:
+        s.models[m, MODEL.window_sessions] += 1
+    s.pairs[session, PAIR.window] += 1
+    if s.users[user] == 0:
+        s.models[m, MODEL.window_users] += 1
+    s.users[user] += 1
+
+
+@inner
+def slide_window(s: State, w: Requests) -> None:
+    """Drops arrivals older than the window from its counts."""
+    oldest = s.scalars[CLOCK] - WINDOW_US
+    tail = s.scalars[WINDOW_TAIL]
+    while tail < s.scalars[LOGGED]:
+        r = s.requests[tail, REQUEST.arrival_log]
+        if s.requests[r, REQUEST.arrival_us] >= oldest:
+            break
+        m, session, user = np.int64(w.columns[r, COLUMN.model]), w.columns[r, COLUMN.session_pair], w.columns[r, COLUMN.user_pair]
+        s.models[m, MODEL.window_requests] -= 1
+        s.pairs[session, PAIR.window] -= 1
+        if s.pairs[session, PAIR.window] == 0:
+            s.models[m, MODEL.window_sessions] -= 1
+        s.users[user] -= 1
+        if s.users[user] == 0:
+            s.models[m, MODEL.window_users] -= 1
+        tail += 1
+    s.scalars[WINDOW_TAIL] = tail

@@ -1,0 +1,271 @@
+"""What a policy may know: features of slots, of pending models and of the whole, in physical units.
+
+Nothing here reads the future: no output length of an unfinished request, no arrival that has not happened. Names, units and
+scales stand in `cace_env.observation`; the order of the indices below is the order there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from cace_env.compilation import inlined, inner
+from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
+from cace_env.kernel.state import (
+    ABSENT,
+    ACCELERATOR,
+    CLOCK,
+    CLOCKS,
+    DEMAND,
+    DRAINING,
+    FIXED,
+    IDLE,
+    LAST_ASKED,
+    LEGAL,
+    LOADING,
+    MODEL,
+    NONE,
+    PENDING,
+    R_CACHE_BYTES,
+    REQUEST,
+    RESIDENT,
+    SITE,
+    SLOT,
+    SPEC,
+    SPEED,
+    TARGET,
+    UNLOADING,
+    Fleet,
+    State,
+)
+from cace_env.kernel.swaps import greedy_dual, own_residual, tier_after_eviction, tier_of
+
+Array = Any
+(
+    F_OCCUPIED, F_LEGAL, F_LOADING, F_LEAVING, F_PINNED, F_FREED_GB, F_WEIGHTS_GB, F_RELOAD_S, F_DECODE_MS, F_RUNNING, F_WAITING,
+    F_RUNNING_AGE_S, F_EMITTED_TOKENS, F_SINCE_USE_S, F_SINCE_SECOND_USE_S, F_SINCE_LOAD_S, F_USES_SINCE_LOAD, F_USES, F_WINDOW_REQUESTS,
+    F_RATE_1M, F_RATE_10M, F_RATE_60M, F_WINDOW_USERS, F_WINDOW_SESSIONS, F_PREFIX_TOKENS, F_LATENCY_WEIGHT, F_EXPECTED_OUTPUT_TOKENS,
+    F_MEAN_GAP_S, F_GAP_CV, F_MISSING_GB, F_FREE_GB, F_GREEDY_DUAL,
+) = range(32)  # fmt: skip
+NUM_SLOT_FEATURES: Final = 32
+
+(
+    P_PRESENT, P_TARGET, P_NEED_GB, P_WEIGHTS_GB, P_LOAD_S, P_WAITING, P_WAITING_WEIGHT, P_OLDEST_WAIT_S, P_PENDING_S, P_RATE_1M, P_RATE_10M,
+    P_RATE_60M, P_WINDOW_USERS, P_WINDOW_SESSIONS, P_LATENCY_WEIGHT, P_EXPECTED_OUTPUT_TOKENS, P_SINCE_EVICTION_S,
+) = range(17)  # fmt: skip
+NUM_PENDING_FEATURES: Final = 17
+
+(
+    C_ELAPSED_S, C_LEGAL, C_CHOSEN, C_TARGET_NEED_GB, C_TARGET_LOAD_S, C_MISSING_GB, C_FREE_GB, C_MEMORY_GB, C_PENDING, C_WAITING,
+    C_RUNNING, C_LOADING, C_IDLE_MODELS, C_HOST_CACHE_GB,
+) = range(14)  # fmt: skip
+NUM_CONTEXT_FEATURES: Final = 14
+
+GB: Final = 1e-9
+SECONDS: Final = 1e-6
+NEVER_S: Final = 1e6  # [s] stands for a time since something that never happened
+PER_MINUTE_1: Final = np.log(2.0)  # a count halved every minute, to requests per minute
+PER_MINUTE_10: Final = np.log(2.0) / 10.0
+PER_MINUTE_60: Final = np.log(2.0) / 60.0
+
+
+@inlined
+def demand_rates(s: State, m: int, out: Array, column: int) -> None:
+    """Requests per minute of model m at half-lives of 1, 10 and 60 minutes, into `out[column:column + 3]`."""
+    minutes = (s.scalars[CLOCK] - s.models[m, MODEL.last_arrival]) * SECONDS / 60.0
+    slow = np.exp2(-minutes / 60.0)
+    middle = slow * slow * slow
+    middle *= middle
+    fast = middle * middle
+    fast = fast * fast * middle
+    fast *= fast
+    out[column] = s.demand[m, DEMAND.rate_1m] * fast * PER_MINUTE_1
+    out[column + 1] = s.demand[m, DEMAND.rate_10m] * middle * PER_MINUTE_10
+    out[column + 2] = s.demand[m, DEMAND.rate_60m] * slow * PER_MINUTE_60
+
+
+@inlined
+def missing_bytes(s: State, f: Fleet, a: int) -> int:
+    """What must still come free on accelerator a for the target, beyond the victims already chosen."""
+    m = s.scalars[TARGET]
+    if m == NONE:
+        return 0
+    missing = f.models[m, SPEC.need] - s.accelerators[a, ACCELERATOR.free] - own_residual(s, f, m, a)
+    for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
+        v = s.slots[slot, SLOT.model]
+        if v != NONE and (s.models[v, MODEL.phase] == DRAINING or s.models[v, MODEL.phase] == UNLOADING):
+            missing -= f.models[v, SPEC.need] - f.models[v, SPEC.residual]
+    return max(missing, 0)
+
+
+@inlined
+def slot_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
+    """Features of one occupied slot, `out` (NUM_SLOT_FEATURES,) float64; `missing` bytes on its accelerator."""
+    now = s.scalars[CLOCK]
+    m = s.slots[slot, SLOT.model]
+    a = s.models[m, MODEL.place]
+    am = a * len(f.models) + m
+    running = s.models[m, MODEL.running]
+    out[F_OCCUPIED] = 1.0
+    out[F_LEGAL] = s.slots[slot, SLOT.legal]
+    out[F_LOADING] = s.models[m, MODEL.phase] == LOADING
+    out[F_LEAVING] = s.models[m, MODEL.phase] == DRAINING or s.models[m, MODEL.phase] == UNLOADING
+    out[F_PINNED] = f.models[m, SPEC.pinned_on] != NONE
+    out[F_FREED_GB] = (f.models[m, SPEC.need] - f.models[m, SPEC.residual]) * GB
+    out[F_WEIGHTS_GB] = f.models[m, SPEC.weights] * GB
+    out[F_RELOAD_S] = f.speeds[am, SPEED.load_host + tier_after_eviction(s, f, m)] * SECONDS
+    out[F_DECODE_MS] = f.speeds[am, SPEED.round_ns] * 1e-6
+    out[F_RUNNING] = running
+    out[F_WAITING] = s.models[m, MODEL.waiting]
+    out[F_RUNNING_AGE_S] = (now - s.models[m, MODEL.running_arrivals] / running) * SECONDS if running > 0 else 0.0
+    decoding = s.models[m, MODEL.decoding]
+    out[F_EMITTED_TOKENS] = decoding + ((decoding * rounds_now(s, m) - s.models[m, MODEL.decode_start_sum]) >> 20) if decoding > 0 else 0
+    out[F_SINCE_USE_S] = (now - max(s.models[m, MODEL.last_use], s.models[m, MODEL.loaded_at] if s.models[m, MODEL.uses] == 0 else 0)) * SECONDS
+    out[F_SINCE_SECOND_USE_S] = (now - s.models[m, MODEL.second_use]) * SECONDS if s.models[m, MODEL.second_use] >= 0 else NEVER_S
+    out[F_SINCE_LOAD_S] = (now - s.models[m, MODEL.loaded_at]) * SECONDS if s.models[m, MODEL.phase] != LOADING else 0.0
+    out[F_USES_SINCE_LOAD] = s.models[m, MODEL.uses_since_load]
+    out[F_USES] = s.models[m, MODEL.uses]
+    out[F_MISSING_GB] = missing * GB
+    out[F_FREE_GB] = s.accelerators[a, ACCELERATOR.free] * GB
+    # Relative to the clock: what is due to be evicted next under GreedyDual has the least.
+    out[F_GREEDY_DUAL] = greedy_dual(s, f, m) - s.clocks[CLOCKS.inflation]
+    demand_features(s, m, out)
+
+
+@inlined
+def demand_features(s: State, m: int, out: Array) -> None:
+    """The part of a slot's features that describes who asks for its model."""
+    now = s.scalars[CLOCK]
+    out[F_WINDOW_REQUESTS] = s.models[m, MODEL.window_requests]
+    demand_rates(s, m, out, F_RATE_1M)
+    out[F_WINDOW_USERS] = s.models[m, MODEL.window_users]
+    out[F_WINDOW_SESSIONS] = s.models[m, MODEL.window_sessions]
+    out[F_PREFIX_TOKENS] = s.demand[m, DEMAND.prefix_tokens] * np.exp2(-(now - s.models[m, MODEL.prefix_at]) / PREFIX_HALF_LIFE_US)
+    out[F_LATENCY_WEIGHT] = s.demand[m, DEMAND.mean_weight]
+    out[F_EXPECTED_OUTPUT_TOKENS] = s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
+    mean = s.demand[m, DEMAND.gap_s]
+    out[F_MEAN_GAP_S] = mean if mean > 0.0 else NEVER_S
+    variance = s.demand[m, DEMAND.gap_squared] - mean * mean
+    out[F_GAP_CV] = np.sqrt(max(variance, 0.0)) / mean if mean > 0.0 else 0.0
+
+
+@inlined
+def fastest_load_us(s: State, f: Fleet, m: int) -> int:
+    """The shortest load of absent model m over the accelerators, by the tier each would use now."""
+    best = f.speeds[m, SPEED.load_host + tier_of(s, f, m, 0)]
+    for a in range(1, len(f.accelerators)):
+        best = min(best, f.speeds[a * len(f.models) + m, SPEED.load_host + tier_of(s, f, m, a)])
+    return best
+
+
+@inlined
+def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
+    """Features of one pending model (or the target), `out` (NUM_PENDING_FEATURES,) float64."""
+    now = s.scalars[CLOCK]
+    out[P_PRESENT] = 1.0
+    out[P_TARGET] = m == s.scalars[TARGET]
+    out[P_NEED_GB] = f.models[m, SPEC.need] * GB
+    out[P_WEIGHTS_GB] = f.models[m, SPEC.weights] * GB
+    out[P_LOAD_S] = fastest_load_us(s, f, m) * SECONDS
+    out[P_WAITING] = s.models[m, MODEL.waiting]
+    out[P_WAITING_WEIGHT] = s.models[m, MODEL.waiting] * s.demand[m, DEMAND.mean_weight]
+    out[P_OLDEST_WAIT_S] = (now - s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us]) * SECONDS
+    out[P_PENDING_S] = (now - s.models[m, MODEL.pending_since]) * SECONDS
+    demand_rates(s, m, out, P_RATE_1M)
+    out[P_WINDOW_USERS] = s.models[m, MODEL.window_users]
+    out[P_WINDOW_SESSIONS] = s.models[m, MODEL.window_sessions]
+    out[P_LATENCY_WEIGHT] = s.demand[m, DEMAND.mean_weight]
+    out[P_EXPECTED_OUTPUT_TOKENS] = s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
+    out[P_SINCE_EVICTION_S] = min((now - s.models[m, MODEL.evicted_at]) * SECONDS, NEVER_S)
+
+
+@inlined
+def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
+    """Features of the whole, `out` (NUM_CONTEXT_FEATURES,) float64; `missing` bytes on the accelerator that lacks least."""
+    now = s.scalars[CLOCK]
+    target = s.scalars[TARGET]
+    out[C_ELAPSED_S] = (now - s.scalars[LAST_ASKED]) * SECONDS
+    out[C_LEGAL] = s.scalars[LEGAL]
+    out[C_CHOSEN] = s.accelerators[s.scalars[FIXED], ACCELERATOR.leaving] if s.scalars[FIXED] != NONE else 0
+    out[C_TARGET_NEED_GB] = f.models[target, SPEC.need] * GB if target != NONE else 0.0
+    out[C_TARGET_LOAD_S] = fastest_load_us(s, f, target) * SECONDS if target != NONE else 0.0
+    out[C_MISSING_GB] = missing * GB
+    out[C_PENDING] = s.scalars[PENDING]
+    free = 0
+    memory = 0
+    loading = 0
+    for a in range(len(f.accelerators)):
+        free += s.accelerators[a, ACCELERATOR.free]
+        memory += f.accelerators[a, SITE.memory]
+        loading += s.accelerators[a, ACCELERATOR.channel] != IDLE
+    out[C_FREE_GB] = free * GB
+    out[C_MEMORY_GB] = memory * GB
+    out[C_LOADING] = loading
+    idle = 0
+    waiting = 0
+    running = 0
+    for m in range(len(f.models)):
+        waiting += s.models[m, MODEL.waiting]
+        running += s.models[m, MODEL.running]
+        idle += s.models[m, MODEL.phase] == RESIDENT and s.models[m, MODEL.running] == 0 and s.models[m, MODEL.waiting] == 0
+    out[C_WAITING] = waiting
+    out[C_RUNNING] = running
+    out[C_IDLE_MODELS] = idle
+    out[C_HOST_CACHE_GB] = f.rules[R_CACHE_BYTES] * GB
+
+
+@inner
+def write_observation(s: State, f: Fleet, scales: Array, rows: Array, out: Array, pending_rows: int) -> None:
+    """The flat observation: every slot, the pending models oldest first, the context.
+
+    `scales` (all features,) divides; `rows` (widest feature row,) is scratch; `out` float32 of
+    `max_slots * NUM_SLOT_FEATURES + pending_rows * NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES`.
+    A positive scale divides, a negative one stands for log1p(x / -scale): seconds and hours stay apart in one bounded range.
+    """
+    out[:] = 0.0
+    at = 0
+    least = np.int64(-1)
+    for a in range(len(f.accelerators)):
+        missing = missing_bytes(s, f, a)
+        legal_here = False
+        for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
+            legal_here = legal_here or s.slots[slot, SLOT.legal] == 1
+            if s.slots[slot, SLOT.model] != NONE:
+                slot_features(s, f, slot, missing, rows)
+                compress(rows, scales, 0, NUM_SLOT_FEATURES, out, slot * NUM_SLOT_FEATURES)
+        if legal_here and (least < 0 or missing < least):
+            least = missing
+    at = len(s.slots) * NUM_SLOT_FEATURES
+    target = s.scalars[TARGET]
+    last_arrival, last_request = np.int64(-1), np.int64(-1)
+    for _ in range(pending_rows):
+        m = NONE
+        for other in range(len(f.models)):
+            if s.models[other, MODEL.waiting] > 0 and (s.models[other, MODEL.phase] == ABSENT or other == target):
+                r = s.models[other, MODEL.queue_head]
+                t = s.requests[r, REQUEST.arrival_us]
+                if t > last_arrival or (t == last_arrival and r > last_request):
+                    if m == NONE or t < s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us] or (t == s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us] and r < s.models[m, MODEL.queue_head]):
+                        m = other
+        if m == NONE:
+            break
+        last_request = s.models[m, MODEL.queue_head]
+        last_arrival = s.requests[last_request, REQUEST.arrival_us]
+        pending_features(s, f, m, rows)
+        compress(rows, scales, NUM_SLOT_FEATURES, NUM_PENDING_FEATURES, out, at)
+        at += NUM_PENDING_FEATURES
+    at = len(s.slots) * NUM_SLOT_FEATURES + pending_rows * NUM_PENDING_FEATURES
+    context_features(s, f, max(least, 0), rows)
+    compress(rows, scales, NUM_SLOT_FEATURES + NUM_PENDING_FEATURES, NUM_CONTEXT_FEATURES, out, at)
+
+
+@inlined
+def compress(row: Array, scales: Array, first: int, count: int, out: Array, at: int) -> None:
+    """Writes `count` features of `row` into `out[at:]`: x / scale where the scale is positive, log1p(x / -scale) where negative."""
+    for i in range(count):
+        scale = scales[first + i]
+        if scale > 0.0:
+            out[at + i] = row[i] / scale
+        else:
+            out[at + i] = np.log1p(row[i] / -scale)

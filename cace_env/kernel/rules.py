@@ -1,0 +1,164 @@
+"""Built-in policies, compiled: each gives every legal slot a keep-score; the lowest is evicted.
+
+Ties go to the least recently used, then to the lowest slot. `cace_env.policies` names them and fills a `Rule`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from cace_env.compilation import inlined, inner
+from cace_env.kernel.events import slide_window
+from cace_env.kernel.features import (
+    F_EXPECTED_OUTPUT_TOKENS,
+    F_FREED_GB,
+    F_LATENCY_WEIGHT,
+    F_RATE_10M,
+    F_RELOAD_S,
+    F_SINCE_LOAD_S,
+    F_SINCE_USE_S,
+    F_USES_SINCE_LOAD,
+    F_WINDOW_REQUESTS,
+    missing_bytes,
+    slot_features,
+)  # fmt: skip
+from cace_env.kernel.state import (
+    CLOCK,
+    DECISIONS,
+    FOREVER,
+    NONE,
+    REQUEST,
+    SITE,
+    SLOT,
+    Fleet,
+    Requests,
+    State,
+)
+
+Array = Any
+
+# How a rule scores. FEATURES: a weighted sum of raw features; TERMS: of CACE's terms; VALUES: one number per model.
+FEATURES, TERMS, VALUES, RANDOM, HYPERBOLIC, RATE_LOAD_SIZE, CHURN_GUARD, BELADY, BELADY_SIZE, BELADY_COST = range(10)
+
+TERM_LOAD, TERM_LATENCY, TERM_OUTPUT, TERM_RECENCY, TERM_DEMAND = range(5)
+NUM_TERMS: Final = 5
+YOUNG: Final = 1e9  # added to the score of a model that a churn guard protects
+
+
+class Rule(NamedTuple):
+    """A built-in policy as the kernel reads it. `M` models, `R` requests."""
+
+    kind: int  # FEATURES ... BELADY_COST
+    weights: Array  # float: (NUM_SLOT_FEATURES,) for FEATURES, (NUM_TERMS,) for TERMS, (1,) seconds for CHURN_GUARD
+    values: Array  # float: (M,) for VALUES; uniform draws for RANDOM
+    limits: Array  # (M + 2,) keep-alive per model [us], most resident models per accelerator, 1 = any keep-alive is finite
+    future_order: Array  # (R,) requests by (model, nominal arrival, row); empty for a rule that does not know the future
+    future_start: Array  # (M + 1,) requests of model m: future_order[future_start[m]:future_start[m + 1]]
+    nominal_us: Array  # (R,) arrival without swapping
+
+
+@inner
+def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, next_pointer: Array, rows: Array, scores: Array) -> int:
+    """The legal slot with the lowest keep-score. `rows` (S, NUM_SLOT_FEATURES) and `scores` (S,) are scratch."""
+    slide_window(s, w)
+    for a in range(len(f.accelerators)):
+        missing = NONE
+        for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
+            if s.slots[slot, SLOT.legal] == 1:
+                if missing == NONE:
+                    missing = missing_bytes(s, f, a)
+                slot_features(s, f, slot, missing, rows[slot])
+    score_slots(s, f, rule, next_pointer, rows, scores)
+    best = NONE
+    for slot in range(len(s.slots)):
+        if s.slots[slot, SLOT.legal] == 1:
+            if best == NONE or scores[slot] < scores[best]:
+                best = slot
+            elif scores[slot] == scores[best] and rows[slot, F_SINCE_USE_S] > rows[best, F_SINCE_USE_S]:
+                best = slot
+    return best
+
+
+@inlined
+def score_slots(s: State, f: Fleet, rule: Rule, next_pointer: Array, rows: Array, scores: Array) -> None:
+    """Keep-scores of the legal slots."""
+    if rule.kind == TERMS:
+        score_terms(s, rule.weights, rows, scores)
+        return
+    for slot in range(len(s.slots)):
+        if s.slots[slot, SLOT.legal] == 0:
+            continue
+        row = rows[slot]
+        m = s.slots[slot, SLOT.model]
+        score = 0.0
+        if rule.kind == FEATURES:
+            for i in range(len(rule.weights)):
+                if rule.weights[i] != 0.0:
+                    score += rule.weights[i] * row[i]
+        elif rule.kind == VALUES:
+            score = rule.values[m]
+        elif rule.kind == RANDOM:
+            score = rule.values[(s.scalars[DECISIONS] * len(s.slots) + slot) % len(rule.values)]
+        elif rule.kind == HYPERBOLIC:
+            score = row[F_USES_SINCE_LOAD] / max(row[F_SINCE_LOAD_S], 1e-6)
+        elif rule.kind == RATE_LOAD_SIZE:
+            score = row[F_RATE_10M] * row[F_RELOAD_S] / row[F_FREED_GB]
+        elif rule.kind == CHURN_GUARD:
+            score = -row[F_SINCE_USE_S]
+            if row[F_SINCE_LOAD_S] < rule.weights[0]:
+                score += YOUNG
+        else:
+            next_use_s = next_use(s, rule, next_pointer, m) * 1e-6
+            if rule.kind == BELADY:
+                score = -next_use_s
+            elif rule.kind == BELADY_SIZE:
+                score = -next_use_s * row[F_FREED_GB]
+            else:
+                score = row[F_RELOAD_S] / (max(next_use_s, 1e-6) * row[F_FREED_GB])
+        scores[slot] = score
+
+
+@inlined
+def score_terms(s: State, weights: Array, rows: Array, scores: Array) -> None:
+    """CACE: named terms in [0, 1] over the candidates (min-max), times weights."""
+    for slot in range(len(s.slots)):
+        scores[slot] = 0.0
+    add_term(s, weights[TERM_LOAD], rows, F_RELOAD_S, False, scores)
+    add_term(s, weights[TERM_LATENCY], rows, F_LATENCY_WEIGHT, False, scores)
+    add_term(s, weights[TERM_OUTPUT], rows, F_EXPECTED_OUTPUT_TOKENS, True, scores)
+    add_term(s, weights[TERM_RECENCY], rows, F_SINCE_USE_S, True, scores)
+    add_term(s, weights[TERM_DEMAND], rows, F_WINDOW_REQUESTS, False, scores)
+
+
+@inlined
+def add_term(s: State, weight: float, rows: Array, feature: int, falling: bool, scores: Array) -> None:
+    """Adds weight * min-max of one feature over the legal slots; `falling`: the smaller the feature, the larger the term."""
+    if weight == 0.0:
+        return
+    low = np.inf
+    high = -np.inf
+    for slot in range(len(s.slots)):
+        if s.slots[slot, SLOT.legal] == 1:
+            low = min(low, rows[slot, feature])
+            high = max(high, rows[slot, feature])
+    if high <= low:
+        return
+    for slot in range(len(s.slots)):
+        if s.slots[slot, SLOT.legal] == 1:
+            term = (rows[slot, feature] - low) / (high - low)
+            scores[slot] += weight * (1.0 - term if falling else term)
+
+
+@inlined
+def next_use(s: State, rule: Rule, next_pointer: Array, m: int) -> int:
+    """Time until the least nominal arrival among the model's requests that have not arrived, at least 0; FOREVER if none."""
+    now = s.scalars[CLOCK]
+    i = next_pointer[m]
+    while i < rule.future_start[m + 1] and s.requests[rule.future_order[i], REQUEST.arrival_us] <= now:
+        i += 1
+    next_pointer[m] = i
+    if i == rule.future_start[m + 1]:
+        return FOREVER
+    return max(rule.nominal_us[rule.future_order[i]] - now, 0)

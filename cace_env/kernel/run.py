@@ -1,0 +1,290 @@
+"""Time: from reset to the next question, and whole episodes under a built-in rule.
+
+Entry points take rows and offsets, not views: few arguments, cheap to call from Python.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cace_env.compilation import compiled, inlined, inner
+from cace_env.kernel.events import arrive, next_open_arrival, pop_closed, settle, slide_window, token_end
+from cace_env.kernel.features import NUM_SLOT_FEATURES, missing_bytes, slot_features, write_observation
+from cace_env.kernel.rules import Rule, pick_slot
+from cace_env.kernel.state import (
+    ACCELERATOR,
+    ASKED,
+    CACHED_BYTES,
+    CLOCK,
+    CLOSED_SIZE,
+    COLUMN,
+    DECISIONS,
+    DEMAND,
+    DIRTY,
+    DONE,
+    DRAINING,
+    ENDED,
+    FIXED,
+    FOREVER,
+    LAST_ASKED,
+    LOAD,
+    LOAD_US,
+    MODEL,
+    NEXT_OPEN,
+    NONE,
+    NUM_TASKS,
+    PAIR,
+    R_MAX_DECISIONS,
+    REFUSED,
+    REQUEST,
+    RESIDENT,
+    RUNNING,
+    SITE,
+    SLOT,
+    SPEC,
+    STATUS,
+    STUCK,
+    TARGET,
+    TASK,
+    TIME,
+    TIMER,
+    TOUCHES,
+    TRUNCATED,
+    WEIGHT,
+    Fleet,
+    Requests,
+    State,
+    fleet_views,
+    state_views,
+)
+from cace_env.kernel.swaps import channel_done, choose, expire, place, set_timer, take_slot, work_channel
+
+Array = Any
+
+
+@inner
+def reset_state(s: State, f: Fleet) -> None:
+    """Time 0: pinned and initially resident models take their slots, everything else is absent."""
+    s.scalars[:] = 0
+    s.scalars[TIMER] = FOREVER
+    s.scalars[TARGET] = NONE
+    s.scalars[FIXED] = NONE
+    s.scalars[DIRTY] = 1
+    s.demand[:] = 0.0
+    s.accelerators[:] = 0
+    s.tasks[:] = 0
+    s.pairs[:] = 0
+    s.users[:] = 0
+    s.clocks[:] = 0.0
+    for r in range(len(s.requests)):
+        s.requests[r, REQUEST.arrival_us] = FOREVER
+        s.requests[r, REQUEST.first_us] = NONE
+        s.requests[r, REQUEST.finish_us] = NONE
+    for pair in range(len(s.pairs)):
+        s.pairs[pair, PAIR.epoch] = NONE
+    for slot in range(len(s.slots)):
+        s.slots[slot, SLOT.model] = NONE
+        s.slots[slot, SLOT.legal] = 0
+    for a in range(len(f.accelerators)):
+        s.accelerators[a, ACCELERATOR.free] = f.accelerators[a, SITE.memory]
+        s.accelerators[a, ACCELERATOR.swap_target] = NONE
+        s.accelerators[a, ACCELERATOR.channel_end] = FOREVER
+        s.accelerators[a, ACCELERATOR.token_due] = FOREVER
+        s.accelerators[a, ACCELERATOR.token_model] = NONE
+    for m in range(len(f.models)):
+        model = s.models[m]
+        model[:] = 0
+        model[MODEL.asleep] = f.models[m, SPEC.asleep_on]
+        model[MODEL.evicted_at] = -FOREVER
+        model[MODEL.due_us] = FOREVER
+        model[MODEL.place] = NONE
+        model[MODEL.slot] = NONE
+        model[MODEL.last_arrival] = NONE
+        model[MODEL.second_use] = NONE
+        model[MODEL.queue_head] = NONE
+        model[MODEL.prefill_head] = NONE
+        s.demand[m, DEMAND.mean_output] = np.nan
+        if f.models[m, SPEC.asleep_on] != NONE:
+            s.accelerators[f.models[m, SPEC.asleep_on], ACCELERATOR.free] -= f.models[m, SPEC.residual]
+        if f.models[m, SPEC.host_cached] == 1:
+            s.scalars[TOUCHES] += 1
+            model[MODEL.touched] = s.scalars[TOUCHES]
+            s.scalars[CACHED_BYTES] += f.models[m, SPEC.weights]
+    for m in range(len(f.models)):
+        start_resident(s, f, m, f.models[m, SPEC.pinned_on])
+    for m in range(len(f.models)):
+        if f.models[m, SPEC.pinned_on] == NONE:
+            start_resident(s, f, m, f.models[m, SPEC.resident_on])
+
+
+@inlined
+def start_resident(s: State, f: Fleet, m: int, a: int) -> None:
+    """Model m is resident on accelerator a from time 0, if that is one."""
+    if a == NONE:
+        return
+    s.accelerators[a, ACCELERATOR.free] -= f.models[m, SPEC.need]
+    s.accelerators[a, ACCELERATOR.held] += 1
+    take_slot(s, f, m, a)
+    s.models[m, MODEL.phase] = RESIDENT
+
+
+@inner
+def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> None:
+    """Runs events until the policy is asked, all requests have ended, the decision limit is reached, or nothing can happen."""
+    requests = len(s.requests)
+    while True:
+        # The least event by (time, priority, key): each later source needs a strictly earlier time.
+        time = FOREVER
+        source = NONE
+        key = NONE
+        for a in range(len(f.accelerators)):
+            if s.accelerators[a, ACCELERATOR.token_due] < time:
+                time, source, key = s.accelerators[a, ACCELERATOR.token_due], 0, a
+        for a in range(len(f.accelerators)):
+            if s.accelerators[a, ACCELERATOR.channel_end] < time or (s.accelerators[a, ACCELERATOR.channel_end] == time and source == 2 and s.accelerators[a, ACCELERATOR.channel] != LOAD):
+                time, source, key = s.accelerators[a, ACCELERATOR.channel_end], 1 + (s.accelerators[a, ACCELERATOR.channel] == LOAD), a
+        r = next_open_arrival(s, w)
+        if r != NONE and w.times[r, TIME.arrival_us] < time:
+            time, source, key = w.times[r, TIME.arrival_us], 3, r
+        if s.scalars[CLOSED_SIZE] > 0:
+            r = s.requests[0, REQUEST.closed_heap]
+            if s.requests[r, REQUEST.arrival_us] < time or (s.requests[r, REQUEST.arrival_us] == time and source == 3 and r < key):
+                time, source, key = s.requests[r, REQUEST.arrival_us], 4, r
+        if s.scalars[TIMER] < time:
+            time, source = s.scalars[TIMER], 5
+
+        if time > s.scalars[CLOCK] or source == NONE:
+            if s.scalars[ENDED] == requests:
+                s.scalars[STATUS] = DONE
+                return
+            if s.scalars[DIRTY] == 1:
+                s.scalars[DIRTY] = 0
+                if limits[len(f.models) + 1] == 1:
+                    expire(s, f, limits, trace)
+                if place(s, f, limits, trace):
+                    s.scalars[DIRTY] = 1
+                    s.scalars[STATUS] = ASKED
+                    if s.scalars[DECISIONS] >= f.rules[R_MAX_DECISIONS]:
+                        s.scalars[STATUS] = TRUNCATED
+                    return
+                set_timer(s, f, limits)
+                continue
+            if source == NONE:
+                s.scalars[STATUS] = STUCK
+                return
+        s.scalars[CLOCK] = time
+        if source == 0:
+            m = s.accelerators[key, ACCELERATOR.token_model]
+            token_end(s, f, w, trace, m)
+            settle(s, f, m)
+            if s.models[m, MODEL.phase] == DRAINING and s.models[m, MODEL.running] == 0:
+                work_channel(s, f, trace, key)
+        elif source <= 2:
+            channel_done(s, f, w, trace, key)
+        elif source <= 4:
+            if source == 3:
+                s.scalars[NEXT_OPEN] += 1
+            else:
+                pop_closed(s)
+            arrive(s, f, w, trace, key)
+            m = np.int64(w.columns[key, COLUMN.model])
+            if s.models[m, MODEL.phase] == RESIDENT:
+                settle(s, f, m)
+        else:
+            s.scalars[DIRTY] = 1
+            s.scalars[TIMER] = FOREVER
+
+
+@inlined
+def cost_now(s: State, f: Fleet) -> float:
+    """Weighted cost from time 0 until now."""
+    now = s.scalars[CLOCK]
+    cost = f.prices[0] * s.scalars[LOAD_US] * 1e-6 + f.prices[2] * s.scalars[REFUSED]
+    for task in range(NUM_TASKS):
+        cost += f.weights[task, WEIGHT.ttft] * (s.tasks[task, TASK.waiting_sum] + s.tasks[task, TASK.waiting_count] * now) * 1e-6
+        cost += f.weights[task, WEIGHT.e2e] * (s.tasks[task, TASK.system_sum] + s.tasks[task, TASK.system_count] * now) * 1e-6
+        cost += f.prices[1] * s.tasks[task, TASK.slo_missed]
+    return cost
+
+
+@inlined
+def answer(s: State, f: Fleet, limits: Array, trace: Array, slot: int) -> None:
+    """Applies the policy's answer to an open question and counts the decision."""
+    s.scalars[DECISIONS] += 1
+    s.scalars[LAST_ASKED] = s.scalars[CLOCK]
+    s.scalars[STATUS] = RUNNING
+    choose(s, f, limits, trace, slot)
+
+
+@compiled
+def reset(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array) -> int:
+    """Resets one environment and runs it to its first question; returns the status."""
+    s = state_views(row, at)
+    f = fleet_views(fleet, fleet_at)
+    reset_state(s, f)
+    advance(s, f, w, limits, trace)
+    return s.scalars[STATUS]
+
+
+@compiled
+def step(
+    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array, slot: int
+) -> int:
+    """Evicts the model in a legal `slot` and runs to the next question; returns the status."""
+    s = state_views(row, at)
+    f = fleet_views(fleet, fleet_at)
+    answer(s, f, limits, trace, slot)
+    advance(s, f, w, limits, trace)
+    return s.scalars[STATUS]
+
+
+@compiled
+def run_episode(
+    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, rule: Rule, trace: Array
+) -> int:
+    """A whole episode under a built-in rule, from time 0 to its end; returns the status."""
+    s = state_views(row, at)
+    f = fleet_views(fleet, fleet_at)
+    rows = np.zeros((len(s.slots), NUM_SLOT_FEATURES))
+    scores = np.zeros(len(s.slots))
+    next_pointer = rule.future_start.copy()
+    reset_state(s, f)
+    advance(s, f, w, rule.limits, trace)
+    while s.scalars[STATUS] == ASKED:
+        slot = pick_slot(s, f, w, rule, next_pointer, rows, scores)
+        answer(s, f, rule.limits, trace, slot)
+        advance(s, f, w, rule.limits, trace)
+    return s.scalars[STATUS]
+
+
+@compiled
+def read_cost(row: Array, at: Array, fleet: Array, fleet_at: Array) -> float:
+    """Weighted cost of one environment from time 0 until its clock."""
+    return cost_now(state_views(row, at), fleet_views(fleet, fleet_at))
+
+
+@compiled
+def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, out: Array) -> None:
+    """Raw slot features at a question, `out` (S, NUM_SLOT_FEATURES) float64; rows of empty slots are zero."""
+    s = state_views(row, at)
+    f = fleet_views(fleet, fleet_at)
+    slide_window(s, w)
+    out[:] = 0.0
+    for a in range(len(f.accelerators)):
+        missing = missing_bytes(s, f, a)
+        for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
+            if s.slots[slot, SLOT.model] != NONE:
+                slot_features(s, f, slot, missing, out[slot])
+
+
+@compiled
+def observe(
+    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, scales: Array, pending_rows: int, out: Array
+) -> None:
+    """The observation at a question, float32, laid out by `cace_env.observation.ObservationLayout`."""
+    s = state_views(row, at)
+    f = fleet_views(fleet, fleet_at)
+    slide_window(s, w)
+    write_observation(s, f, scales, np.zeros(NUM_SLOT_FEATURES), out, pending_rows)

@@ -1,0 +1,459 @@
+"""The arrays of one simulation, as named views into flat rows.
+
+Three rows of int64: the *fleet* (constant, shared), the *workload* (constant, shared) and the *state* (one row of the arena
+per environment: a snapshot is one copy). `Layout` knows where each array lies; the `*_views` functions cut the rows up,
+in Python and in compiled code alike.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env import tables as plain
+from cace_env.compilation import compiled, inner
+from cace_env.tables import PLACEMENTS, TASKS, FleetTables, slots_per_accelerator
+from cace_env.workload import Workload
+
+Int64Array = npt.NDArray[np.int64]
+Array = Any  # of the dtype and shape in the comment; numba knows it exactly
+
+# As np.int64: numba would compile a function once more for every Python constant that it is called with.
+NONE: Final = np.int64(plain.NONE)
+FOREVER: Final = np.int64(plain.FOREVER)
+NUM_TASKS: Final = len(TASKS)
+
+# Model states.
+ABSENT, PLANNED, LOADING, RESIDENT, DRAINING, UNLOADING = range(6)
+
+# Channel operations.
+IDLE, UNLOAD, LOAD = range(3)
+
+# Status of a simulation.
+RUNNING, ASKED, DONE, TRUNCATED, STUCK = range(5)
+
+# Kinds of trace rows.
+TRACE_KINDS: Final = (
+    "ARRIVAL", "REFUSED", "ADMITTED", "FIRST_TOKEN", "FINISH", "VICTIM", "UNLOAD_START", "UNLOAD_DONE", "LOAD_START", "LOAD_DONE",
+)  # fmt: skip
+(
+    T_ARRIVAL, T_REFUSED, T_ADMITTED, T_FIRST_TOKEN, T_FINISH, T_VICTIM, T_UNLOAD_START, T_UNLOAD_DONE, T_LOAD_START, T_LOAD_DONE,
+) = np.arange(10)  # fmt: skip
+
+# Sliding window of the demand features.
+WINDOW_US: Final = 300_000_000  # 5 minutes
+REGRET_US: Final = 60_000_000  # a load this soon after the model's eviction is a regret load
+
+# Indices into `State.scalars`.
+(
+    CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, ARRIVED, TIMER, TARGET, FIXED, LEGAL, DRAINS,
+    DECISIONS, INVALID, FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
+    LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING,
+) = range(32)  # fmt: skip
+NUM_SCALARS: Final = 32
+
+# Indices into `Fleet.rules`.
+(
+    R_SPREAD, R_DRAIN_AFTER, R_MAX_DECISIONS, R_UNLIMITED, R_CACHE_BYTES, R_UNLOAD_COPIES, R_MAX_SLOTS,
+) = range(7)  # fmt: skip
+NUM_RULES: Final = 7
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Columns. Each class names the columns of one array; its one instance (MODEL, REQUEST, ...) holds their numbers:
+# `s.models[m, MODEL.phase]`. Times are absolute us.
+
+
+class ModelColumns(NamedTuple):
+    """`State.models`: where a model is, its queue and its engine."""
+
+    phase: int  # ABSENT ... UNLOADING
+    place: int  # accelerator, or NONE
+    slot: int  # or NONE
+    asleep: int  # accelerator that holds its residual, or NONE
+    rank: int  # order in which victims were chosen
+    lone: int  # 1 = unloading because its keep-alive ran out
+    loads: int  # its loads so far: the epoch of its prefix cache
+    touched: int  # last touch in the host cache, 0 = not there
+    loaded_at: int
+    evicted_at: int  # -FOREVER = never
+    pending_since: int
+    idle_since: int
+    last_use: int  # last arrival or finish
+    second_use: int  # the arrival before the last, NONE = none yet
+    last_arrival: int  # NONE = none yet
+    queue_head: int  # waiting requests, oldest first
+    queue_tail: int
+    waiting: int
+    running: int  # admitted requests
+    kv_used: int  # tokens
+    prefill_head: int  # admitted requests without a first token; the head is in progress
+    prefill_tail: int
+    prefilling: int  # 1 = the head of the FIFO is in progress
+    prefill_ns: int  # W / n of the prefill in progress, else 0
+    decoding: int  # requests past their first token
+    kv_halves: int  # sum over decoding requests of 2 * context + output
+    round_ns: int  # T, of this engine alone
+    length_ns: int  # L = k * T, 0 = idle
+    anchor_us: int
+    anchor_rounds: int  # in 2^-20 rounds
+    due_us: int  # when the first of its heap is due
+    heap_size: int
+    running_arrivals: int  # sum of the arrival times of what runs
+    decode_start_sum: int  # sum over decoding requests of the round at which decoding began
+    uses_since_load: int
+    uses: int
+    window_requests: int
+    window_users: int
+    window_sessions: int
+    prefix_at: int  # when prefix_tokens was brought up to date
+
+
+class DemandColumns(NamedTuple):
+    """`State.demand`, float: what is known of who asks for a model."""
+
+    rate_1m: int  # arrivals, halved every 1, 10, 60 min, as of the last arrival
+    rate_10m: int
+    rate_60m: int
+    gap_s: int  # moving mean of the gap between arrivals
+    gap_squared: int  # and of its square [s^2]
+    mean_output: int  # moving mean of finished outputs [tokens], NaN before the first
+    mean_weight: int  # moving mean of w_ttft + w_e2e of arrivals
+    prefix_tokens: int  # cached prefix tokens, halved every 10 min without use, as of prefix_at
+    inflation: int  # GreedyDual clock at the last use
+
+
+class AcceleratorColumns(NamedTuple):
+    """`State.accelerators`."""
+
+    free: int  # bytes
+    held: int  # models that occupy memory
+    busy: int  # k, busy engines
+    swap_target: int  # model, or NONE
+    swap_open: int  # 1 = more victims must be chosen
+    leaving: int  # victims of the swap that have not left
+    channel: int  # IDLE, UNLOAD or LOAD
+    channel_model: int
+    channel_end: int
+    channel_tier: int  # of the load in progress
+    token_due: int  # the earliest token end
+    token_model: int
+    busy_us: int  # engine time; minus its start while busy
+    channel_us: int  # channel time; minus its start while owned
+
+
+class RequestColumns(NamedTuple):
+    """`State.requests`; the last two are lists that share the rows."""
+
+    arrival_us: int  # FOREVER until known; later than the clock until it arrives
+    first_us: int  # NONE before the first token
+    finish_us: int  # NONE before the finish
+    queue_next: int  # the next in the waiting queue or prefill FIFO
+    prefill_tokens: int  # P, settled at admission
+    closed_heap: int  # closed-loop requests that will arrive, a heap by (arrival, row)
+    arrival_log: int  # requests in the order of arrival
+
+
+class TaskColumns(NamedTuple):
+    """`State.tasks`: cost; `sum + count * clock` is the request-us until now."""
+
+    waiting_sum: int
+    waiting_count: int
+    system_sum: int
+    system_count: int
+    slo_missed: int
+
+
+class SlotColumns(NamedTuple):
+    """`State.slots`."""
+
+    model: int  # or NONE
+    legal: int  # 0 or 1
+
+
+class TokenColumns(NamedTuple):
+    """`State.tokens`: the token heaps of all engines, one after the other."""
+
+    target: int  # in 2^-20 rounds
+    request: int
+
+
+class PairColumns(NamedTuple):
+    """`State.pairs`: a session's last admitted request to a model."""
+
+    epoch: int  # the model's loads then, NONE = never
+    context: int  # tokens
+    time_us: int
+    window: int  # arrivals in the window
+
+
+class ClockColumns(NamedTuple):
+    """`State.clocks`, float."""
+
+    inflation: int  # GreedyDual clock: the highest priority evicted so far
+    memory_use: int  # byte-us in use, less what is in use now times the clock
+    last_cost: int  # cost at the last question
+
+
+class SpecColumns(NamedTuple):
+    """`Fleet.models`: constants of a model, as in `FleetTables`."""
+
+    need: int
+    weights: int
+    residual: int
+    kv_tokens: int
+    max_num_seqs: int
+    chunk_tokens: int
+    pinned_on: int
+    resident_on: int
+    asleep_on: int
+    host_cached: int
+    heap_start: int  # its token heap is State.tokens[heap_start:]
+
+
+class SpeedColumns(NamedTuple):
+    """`Fleet.speeds`: constants of a model on an accelerator, row `a * M + m`."""
+
+    load_host: int  # us; the column of a tier is load_host + tier
+    load_disk: int
+    unload_us: int
+    round_ns: int
+    decode_ns: int
+    kv_ps: int
+    prefill_ns: int
+    attention_ps: int
+
+
+class SiteColumns(NamedTuple):
+    """`Fleet.accelerators`."""
+
+    memory: int  # bytes
+    first_slot: int
+    end_slot: int  # one past its last slot
+
+
+class SloColumns(NamedTuple):
+    """`Fleet.slos`."""
+
+    limit_us: int
+    on_e2e: int  # 0 or 1
+
+
+class WeightColumns(NamedTuple):
+    """`Fleet.weights`, float."""
+
+    ttft: int
+    e2e: int
+
+
+class WorkloadColumns(NamedTuple):
+    """`Requests.columns`."""
+
+    model: int
+    task: int
+    context: int  # tokens
+    new: int  # tokens
+    output: int  # tokens
+    first_child: int  # the first request that follows this one, or NONE
+    next_sibling: int  # the next request that follows the same one, or NONE
+    session_pair: int  # session and model
+    user_pair: int  # user and model
+
+
+class TimeColumns(NamedTuple):
+    """`Requests.times`."""
+
+    arrival_us: int
+    think_us: int
+
+
+def _columns(names: Any) -> Any:
+    """The instance of a class of columns: each name with its number."""
+    return names(*range(len(names._fields)))
+
+
+MODEL: Final[ModelColumns] = _columns(ModelColumns)
+DEMAND: Final[DemandColumns] = _columns(DemandColumns)
+ACCELERATOR: Final[AcceleratorColumns] = _columns(AcceleratorColumns)
+REQUEST: Final[RequestColumns] = _columns(RequestColumns)
+TASK: Final[TaskColumns] = _columns(TaskColumns)
+SLOT: Final[SlotColumns] = _columns(SlotColumns)
+TOKEN: Final[TokenColumns] = _columns(TokenColumns)
+PAIR: Final[PairColumns] = _columns(PairColumns)
+CLOCKS: Final[ClockColumns] = _columns(ClockColumns)
+SPEC: Final[SpecColumns] = _columns(SpecColumns)
+SPEED: Final[SpeedColumns] = _columns(SpeedColumns)
+SITE: Final[SiteColumns] = _columns(SiteColumns)
+SLO: Final[SloColumns] = _columns(SloColumns)
+WEIGHT: Final[WeightColumns] = _columns(WeightColumns)
+COLUMN: Final[WorkloadColumns] = _columns(WorkloadColumns)
+TIME: Final[TimeColumns] = _columns(TimeColumns)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arrays. Few and two-dimensional: numba passes every array of a tuple as seven to nine words, so dozens of them would cost
+# minutes of compilation.
+
+
+class Fleet(NamedTuple):
+    """`FleetTables` as the kernel reads it. `A` accelerators, `M` models, `T` tasks."""
+
+    rules: Array  # (NUM_RULES,)
+    accelerators: Array  # (A, SITE)
+    models: Array  # (M, SPEC)
+    speeds: Array  # (A * M, SPEED)
+    slos: Array  # (T, SLO)
+    weights: Array  # (T, WEIGHT) float
+    prices: Array  # (3,) float: per load second, SLO missed, refusal
+
+
+class Requests(NamedTuple):
+    """A `Workload` as the kernel reads it: `R` requests."""
+
+    times: Array  # (R, TIME) int64
+    columns: Array  # (R, COLUMN) int32
+    open_order: Array  # (open-loop requests,) int32, by (arrival, row)
+
+
+class State(NamedTuple):
+    """Everything that changes. `M` models, `A` accelerators, `S` slots, `R` requests, `T` tasks."""
+
+    scalars: Array  # (NUM_SCALARS,)
+    requests: Array  # (R, REQUEST)
+    models: Array  # (M, MODEL)
+    demand: Array  # (M, DEMAND) float
+    accelerators: Array  # (A, ACCELERATOR)
+    slots: Array  # (S, SLOT)
+    tasks: Array  # (T, TASK)
+    tokens: Array  # (sum of seats, TOKEN)
+    pairs: Array  # (session pairs, PAIR)
+    users: Array  # (user pairs,) arrivals in the window
+    clocks: Array  # (CLOCKS,) float
+
+
+@compiled
+def state_views(row: Array, at: Array) -> State:
+    """One arena row as `State`; array i of it lies at `row[at[i]:at[i + 1]]`."""
+    return State(
+        row[at[0] : at[1]],
+        row[at[1] : at[2]].reshape((-1, len(REQUEST))),
+        row[at[2] : at[3]].reshape((-1, len(MODEL))),
+        row[at[3] : at[4]].view(np.float64).reshape((-1, len(DEMAND))),
+        row[at[4] : at[5]].reshape((-1, len(ACCELERATOR))),
+        row[at[5] : at[6]].reshape((-1, len(SLOT))),
+        row[at[6] : at[7]].reshape((-1, len(TASK))),
+        row[at[7] : at[8]].reshape((-1, len(TOKEN))),
+        row[at[8] : at[9]].reshape((-1, len(PAIR))),
+        row[at[9] : at[10]],
+        row[at[10] : at[11]].view(np.float64),
+    )
+
+
+@inner
+def fleet_views(row: Array, at: Array) -> Fleet:
+    """A fleet row as `Fleet`."""
+    return Fleet(
+        row[at[0] : at[1]],
+        row[at[1] : at[2]].reshape((-1, len(SITE))),
+        row[at[2] : at[3]].reshape((-1, len(SPEC))),
+        row[at[3] : at[4]].reshape((-1, len(SPEED))),
+        row[at[4] : at[5]].reshape((-1, len(SLO))),
+        row[at[5] : at[6]].view(np.float64).reshape((-1, len(WEIGHT))),
+        row[at[6] : at[7]].view(np.float64),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Laying out
+
+
+def heap_starts(tables: FleetTables, requests: int) -> Int64Array:
+    """`(M + 1,)` where each model's token heap begins: no model can hold more than its seats, nor than all requests."""
+    return np.concatenate([[0], np.cumsum(np.minimum(tables.max_num_seqs, requests))]).astype(np.int64)
+
+
+def state_offsets(tables: FleetTables, slots: int, requests: int, session_pairs: int, user_pairs: int) -> Int64Array:
+    """`(len(State) + 1,)` start of each array of `State` in an arena row, and the row's end."""
+    models, accelerators = tables.num_models, tables.num_accelerators
+    sizes = State(
+        scalars=NUM_SCALARS,
+        requests=requests * len(REQUEST),
+        models=models * len(MODEL),
+        demand=models * len(DEMAND),
+        accelerators=accelerators * len(ACCELERATOR),
+        slots=slots * len(SLOT),
+        tasks=NUM_TASKS * len(TASK),
+        tokens=int(heap_starts(tables, requests)[-1]) * len(TOKEN),
+        pairs=session_pairs * len(PAIR),
+        users=user_pairs,
+        clocks=len(CLOCKS),
+    )
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def fleet_row(tables: FleetTables, requests: int) -> tuple[Int64Array, Int64Array]:
+    """The constant row of a fleet and its offsets, for workloads of at most `requests`."""
+    slot_ends = np.cumsum(slots_per_accelerator(tables))
+    cost = tables.cost
+    pieces = Fleet(
+        rules=[
+            tables.placement == PLACEMENTS[0], tables.drain_after_us, tables.max_decisions, tables.unlimited_memory,
+            tables.host_cache_bytes, tables.unload_copies, max(int(slot_ends[-1]), tables.max_slots),
+        ],
+        accelerators=np.stack([tables.memory_bytes, np.concatenate([[0], slot_ends[:-1]]), slot_ends], axis=1),
+        models=np.stack(
+            [
+                tables.need_bytes, tables.weights_bytes, tables.residual_bytes, tables.kv_tokens, tables.max_num_seqs,
+                tables.chunk_tokens, tables.pinned_on, tables.resident_on, tables.asleep_on, tables.host_cached,
+                heap_starts(tables, requests)[:-1],
+            ],
+            axis=1,
+        ),
+        speeds=np.stack(
+            [
+                tables.load_us[:, :, 0], tables.load_us[:, :, 1], tables.unload_us, tables.round_ns, tables.decode_ns,
+                tables.kv_ps, tables.prefill_ns, tables.attention_ps,
+            ],
+            axis=2,
+        ),
+        slos=np.stack([cost.slo_us, cost.slo_on_e2e], axis=1),
+        weights=np.stack([cost.w_ttft, cost.w_e2e], axis=1).astype(np.float64).view(np.int64),
+        prices=np.array([cost.w_load, cost.w_slo, cost.w_refused], dtype=np.float64).view(np.int64),
+    )  # fmt: skip
+    flat = [np.asarray(piece).ravel().astype(np.int64) for piece in pieces]
+    return np.concatenate(flat), np.concatenate([[0], np.cumsum([len(piece) for piece in flat])]).astype(np.int64)
+
+
+def requests_of(workload: Workload) -> tuple[Requests, int, int]:
+    """A workload as the kernel reads it, and how many session and user pairs it has."""
+    rows = len(workload)
+    times = np.stack([workload.arrival_us, workload.think_us], axis=1)
+    columns = np.full((rows, len(COLUMN)), NONE, dtype=np.int32)
+    columns[:, COLUMN.model] = workload.model
+    columns[:, COLUMN.task] = workload.task
+    columns[:, COLUMN.context] = workload.context_tokens
+    columns[:, COLUMN.new] = workload.new_tokens
+    columns[:, COLUMN.output] = workload.output_tokens
+    is_open = workload.after < 0
+    followers = np.flatnonzero(~is_open)
+    if len(followers):
+        # Sorted by (followed request, row): each group becomes one linked list of siblings.
+        leaders = workload.after[followers]
+        order = np.argsort(leaders, kind="stable")
+        followers, leaders = followers[order], leaders[order]
+        first = np.concatenate([[True], leaders[1:] != leaders[:-1]])
+        columns[leaders[first], COLUMN.first_child] = followers[first]
+        columns[followers[:-1][~first[1:]], COLUMN.next_sibling] = followers[1:][~first[1:]]
+    opened = np.flatnonzero(is_open)
+    arrivals = workload.arrival_us[opened]
+    if np.any(arrivals[1:] < arrivals[:-1]):
+        opened = opened[np.argsort(arrivals, kind="stable")]
+    pairs = []
+    for column, owner in ((COLUMN.session_pair, workload.session), (COLUMN.user_pair, workload.user)):
+        keys = owner.astype(np.int64) * (int(workload.model.max()) + 1) + workload.model
+        values, inverse = np.unique(keys, return_inverse=True)
+        columns[:, column] = inverse
+        pairs.append(len(values))
+    return Requests(times, columns, opened.astype(np.int32)), pairs[0], pairs[1]

@@ -1,0 +1,286 @@
+"""The simulator: owns the arrays, calls the kernel, answers in plain Python.
+
+`Simulator` is stepped question by question (the environment, Python policies, other people's simulators held against this one);
+`run_rule` runs a built-in rule's whole episode in one compiled call. Both start from plain integer tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.compilation import announce_first_compile
+from cace_env.kernel import run as kernel
+from cace_env.kernel import state as layout
+from cace_env.kernel.features import NUM_SLOT_FEATURES
+from cace_env.kernel.rules import Rule
+from cace_env.kernel.state import (
+    ACCELERATOR,
+    ASKED,
+    CLOCKS,
+    COLUMN,
+    MODEL,
+    REQUEST,
+    SLOT,
+    TASK,
+    TRACE_KINDS,
+    TRUNCATED,
+    Int64Array,
+    State,
+)  # fmt: skip
+from cace_env.tables import FOREVER, NONE, FleetTables
+from cace_env.workload import Workload
+
+NO_TRACE = np.zeros((0, 4), dtype=np.int64)
+
+
+class SimulationError(RuntimeError):
+    """The simulator could not go on; the message says at which time and why."""
+
+
+class TraceRow(NamedTuple):
+    """One row of the event trace (`docs/design.md`, section 8)."""
+
+    time_us: int
+    kind: str
+    subject: int  # request or model
+    accelerator: int  # NONE where the model is on none
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a policy is asked: which slot's model shall leave for the target. Valid until the answer."""
+
+    now_us: int
+    decision: int  # 0-based
+    target: int  # model to be loaded
+    slot_models: Int64Array  # (S,) model in each slot, NONE where empty
+    legal: npt.NDArray[np.bool_]  # (S,)
+    last_use_us: Int64Array  # (M,) last arrival or finish
+    features: Callable[[], npt.NDArray[np.float64]]  # () -> (S, NUM_SLOT_FEATURES), raw, see cace_env.observation.SLOT_FEATURES
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened, per request (`R`), per task (`T`) and in all. Times in us."""
+
+    arrival_us: Int64Array  # (R,) FOREVER where the episode was cut before
+    first_token_us: Int64Array  # (R,) NONE where refused or cut
+    finish_us: Int64Array  # (R,) NONE where refused or cut
+    refused: npt.NDArray[np.bool_]  # (R,)
+    waiting_us: Int64Array  # (T,) request-us until the first token
+    system_us: Int64Array  # (T,) request-us in the system
+    slo_missed: Int64Array  # (T,)
+    cost: float
+    end_us: int
+    truncated: bool
+    decisions: int
+    forced_evictions: int  # a single legal victim, applied without asking
+    drains: int  # victims chosen while in use
+    evictions: int
+    keep_alive_evictions: int
+    loads: int
+    load_us_total: int
+    loaded_bytes: int
+    regret_loads: int  # of models evicted less than a minute before
+    cold_requests: int  # arrivals whose model was not resident
+    prefix_tokens_lost: int  # prompt tokens computed again because the model had been evicted
+    busy_us: Int64Array  # (A,) engine time
+    channel_us: Int64Array  # (A,) channel time
+    memory_byte_us: float  # bytes in use, integrated over time, all accelerators
+    model_loads: Int64Array  # (M,)
+    trace: list[TraceRow]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What some deployed rules carry beside their choice of victim."""
+
+    keep_alive_us: Sequence[int] | None = None  # (M,) FOREVER = never; None = never for all
+    max_resident: int | None = None  # models per accelerator
+
+    def row(self, tables: FleetTables) -> Int64Array:
+        """`(M + 2,)` as the kernel reads it.
+
+        Raises:
+            SimulationError: a limit under which some model could never be loaded.
+        """
+        models = tables.num_models
+        keep_alive = np.full(models, FOREVER) if self.keep_alive_us is None else np.asarray(self.keep_alive_us, dtype=np.int64)
+        if keep_alive.shape != (models,) or (keep_alive < 0).any():
+            raise SimulationError(f"keep_alive_us needs one time of at least 0 for each of {models} models, has {keep_alive}")
+        most = models if self.max_resident is None else self.max_resident
+        pinned = np.bincount(tables.pinned_on[tables.pinned_on >= 0], minlength=tables.num_accelerators)
+        if most <= pinned.min():
+            raise SimulationError(f"max_resident {most} leaves no room beside {pinned.min()} pinned models; it needs at least {pinned.min() + 1}")
+        return np.concatenate([keep_alive, [most, int((keep_alive < FOREVER).any())]]).astype(np.int64)
+
+
+NO_LIMITS = Limits()
+
+
+class Simulator:
+    """One simulation of one fleet, stepped question by question.
+
+    Args:
+        tables: the fleet; checked.
+        limits: keep-alive and count limit of the rule that is simulated, if it has any.
+        trace_rows: room for the event trace; 0 = none is kept.
+    """
+
+    def __init__(self, tables: FleetTables, limits: Limits = NO_LIMITS, trace_rows: int = 0) -> None:
+        tables.validate()
+        announce_first_compile()
+        self.tables = tables
+        self.limits = limits.row(tables)
+        self.trace = np.zeros((trace_rows, 4), dtype=np.int64)
+        self._requests = -1
+        self._pairs = (-1, -1)
+
+    def reset(self, workload: Workload) -> bool:
+        """Starts an episode; True if there is a question, False if it is over already."""
+        self.load(workload)
+        return self._go_on(kernel.reset(*self.arguments, self.limits, self.trace))
+
+    def load(self, workload: Workload) -> None:
+        """Lays out the arrays for a workload; they are kept for the next one of the same size."""
+        workload.validate(self.tables.num_models)
+        requests_row, session_pairs, user_pairs = layout.requests_of(workload)
+        requests = len(workload)
+        if requests != self._requests:
+            self.fleet, self.fleet_at = layout.fleet_row(self.tables, requests)
+            self.max_slots = int(self.fleet[layout.R_MAX_SLOTS])
+        if requests != self._requests or session_pairs > self._pairs[0] or user_pairs > self._pairs[1]:
+            self.at = layout.state_offsets(self.tables, self.max_slots, requests, session_pairs, user_pairs)
+            self.arena = np.zeros((1, int(self.at[-1])), dtype=np.int64)
+            self._requests, self._pairs = requests, (session_pairs, user_pairs)
+        self.row = self.arena[0]
+        self.state: State = layout.state_views(self.row, self.at)
+        self.arguments = (self.row, self.at, self.fleet, self.fleet_at, requests_row)
+
+    @property
+    def question(self) -> Question:
+        """The open question; only while there is one."""
+        s = self.state
+        return Question(
+            now_us=int(s.scalars[layout.CLOCK]),
+            decision=int(s.scalars[layout.DECISIONS]),
+            target=int(s.scalars[layout.TARGET]),
+            slot_models=s.slots[:, SLOT.model].copy(),
+            legal=s.slots[:, SLOT.legal] == 1,
+            last_use_us=s.models[:, MODEL.last_use].copy(),
+            features=self.features,
+        )
+
+    def features(self) -> npt.NDArray[np.float64]:
+        """Raw slot features at the open question, `(S, NUM_SLOT_FEATURES)`."""
+        out = np.zeros((self.max_slots, NUM_SLOT_FEATURES))
+        kernel.read_features(*self.arguments, out)
+        return out
+
+    def answer(self, slot: int) -> bool:
+        """Evicts the model in `slot`; True if there is another question, False if the episode is over.
+
+        Raises:
+            SimulationError: the slot is not legal; nothing has changed.
+        """
+        if self.state.scalars[layout.STATUS] != ASKED:
+            raise SimulationError("no question is open; reset first")
+        if not (0 <= slot < self.max_slots and self.state.slots[slot, SLOT.legal]):
+            legal = np.flatnonzero(self.state.slots[:, SLOT.legal]).tolist()
+            raise SimulationError(f"slot {slot} may not be evicted now; legal are {legal}")
+        return self._go_on(kernel.step(*self.arguments, self.limits, self.trace, slot))
+
+    def cost(self) -> float:
+        """Weighted cost from time 0 until now."""
+        return float(kernel.read_cost(*self.arguments[:4]))
+
+    def _go_on(self, status: int) -> bool:
+        if status == layout.STUCK:
+            waiting = np.flatnonzero(self.state.models[:, MODEL.waiting]).tolist()
+            raise SimulationError(f"nothing can happen any more at {self.state.scalars[layout.CLOCK]} us; models {waiting} have waiting requests")
+        return bool(status == ASKED)
+
+    def episode(self) -> Episode:
+        """What happened so far; a copy."""
+        s = self.state
+        g = s.scalars
+        now = int(g[layout.CLOCK])
+        requests, tasks, accelerators = s.requests, s.tasks, s.accelerators
+        columns = self.arguments[4].columns
+        tokens = columns[:, COLUMN.context].astype(np.int64) + columns[:, COLUMN.output]
+        too_long = tokens > self.tables.kv_tokens[columns[:, COLUMN.model]]
+        held = self.tables.memory_bytes.sum() - accelerators[:, ACCELERATOR.free].sum()
+        channel_owned = (accelerators[:, ACCELERATOR.swap_target] != NONE) | (accelerators[:, ACCELERATOR.channel] != layout.IDLE)
+        rows = self.trace[: g[layout.TRACED]].tolist()
+        return Episode(
+            arrival_us=requests[:, REQUEST.arrival_us].copy(),
+            first_token_us=requests[:, REQUEST.first_us].copy(),
+            finish_us=requests[:, REQUEST.finish_us].copy(),
+            refused=too_long & (requests[:, REQUEST.arrival_us] <= now),
+            waiting_us=tasks[:, TASK.waiting_sum] + tasks[:, TASK.waiting_count] * now,
+            system_us=tasks[:, TASK.system_sum] + tasks[:, TASK.system_count] * now,
+            slo_missed=tasks[:, TASK.slo_missed].copy(),
+            cost=self.cost(),
+            end_us=now,
+            truncated=int(g[layout.STATUS]) == TRUNCATED,
+            decisions=int(g[layout.DECISIONS]),
+            forced_evictions=int(g[layout.FORCED]),
+            drains=int(g[layout.DRAINS]),
+            evictions=int(g[layout.EVICTIONS]),
+            keep_alive_evictions=int(g[layout.LONE_EVICTIONS]),
+            loads=int(g[layout.LOADS]),
+            load_us_total=int(g[layout.LOAD_US]),
+            loaded_bytes=int(g[layout.LOADED_BYTES]),
+            regret_loads=int(g[layout.REGRETS]),
+            cold_requests=int(g[layout.COLD]),
+            prefix_tokens_lost=int(g[layout.PREFIX_LOST]),
+            busy_us=accelerators[:, ACCELERATOR.busy_us] + np.where(accelerators[:, ACCELERATOR.busy] > 0, now, 0),
+            channel_us=accelerators[:, ACCELERATOR.channel_us] + np.where(channel_owned, now, 0),
+            memory_byte_us=float(s.clocks[CLOCKS.memory_use] + float(held) * now),
+            model_loads=s.models[:, MODEL.loads].copy(),
+            trace=[TraceRow(time, TRACE_KINDS[kind], subject, accelerator) for time, kind, subject, accelerator in rows],
+        )
+
+
+def simulate(
+    tables: FleetTables,
+    workload: Workload,
+    policy: Callable[[Question], int],
+    *,
+    limits: Limits = NO_LIMITS,
+    trace: bool = False,
+) -> Episode:
+    """Runs an episode under any Python policy, from plain integer tables.
+
+    Args:
+        tables: the fleet.
+        workload: its requests.
+        policy: maps a question to the slot to evict.
+        limits: keep-alive and count limit.
+        trace: keep the event trace (memory grows with the episode).
+
+    Raises:
+        TableError, WorkloadError: input that cannot be simulated.
+        SimulationError: an illegal answer, or a simulation that cannot go on.
+    """
+    simulator = Simulator(tables, limits, trace_rows=64 * len(workload) + 1024 if trace else 0)
+    open_question = simulator.reset(workload)
+    while open_question:
+        open_question = simulator.answer(policy(simulator.question))
+    rows = int(simulator.state.scalars[layout.TRACED])
+    if rows > len(simulator.trace):
+        raise SimulationError(f"the event trace has {rows} rows, more than the {len(simulator.trace)} it has room for")
+    return simulator.episode()
+
+
+def run_rule(tables: FleetTables, workload: Workload, rule: Rule, *, trace: bool = False) -> Episode:
+    """Runs an episode under a built-in rule in one compiled call; arguments and errors as for `simulate`."""
+    simulator = Simulator(tables, trace_rows=64 * len(workload) + 1024 if trace else 0)
+    simulator.load(workload)
+    simulator._go_on(kernel.run_episode(*simulator.arguments, rule, simulator.trace))
+    return simulator.episode()
