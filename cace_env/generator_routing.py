@@ -138,12 +138,15 @@ def _drift(states: Any, shares: Any, direction: Any, moved: Any, variation: floa
 
 
 @inner
-def _deployments(tables: GeneratorTables, states: Any, taste: Any, deployed: Any) -> None:
-    """Fills the epoch from which each model exists: 0, or in the middle half for new ones; every row keeps a model."""
+def _deployments(wanted: int, states: Any, cumulative: Any, taste: Any, deployed: Any) -> None:
+    """Fills the epoch from which each model exists: 0, or in the middle half for new ones.
+
+    New models are drawn by popularity; no row is left without a model.
+    """
     num_rows, models = taste.shape
-    missing = min(tables.knobs.new_models, models - 1)
+    missing = min(wanted, models - 1)
     for _ in range(8 * models):
-        model = int(uniform(states, DEPLOYMENTS) * models)
+        model = pick(cumulative, uniform(states, DEPLOYMENTS))
         when = EPOCHS // 4 + int(uniform(states, DEPLOYMENTS) * (EPOCHS // 2))
         if missing == 0:
             break
@@ -172,7 +175,11 @@ def routing(tables: GeneratorTables, states: Any, space: RoutingSpace) -> None:
                 if tables.serves[task, model] and tables.speaks[language, model]:
                     row = task * languages + language
                     space.first[row, model] = space.last[row, model] = factor * space.shares[model]
-    _deployments(tables, states, space.first, space.deployed)
+    total = 0.0
+    for model in range(models):
+        total += space.shares[model]
+        space.moved[model] = total
+    _deployments(tables.knobs.new_models, states, space.moved, space.first, space.deployed)
     _fit(space.shares, tables.row_shares, space.first)
     # popularity moves linearly in time, so its averages over both halves are half as far apart as its ends
     _drift(states, space.shares, space.direction, space.moved, 2.0 * tables.knobs.drift)

@@ -141,7 +141,8 @@ def popularity_law(models: int, exponent: float, cutoff: float) -> FloatArray:
     """Share by rank (1 = most popular), sum 1: Zipf with an exponential cut-off."""
     rank = np.arange(1, models + 1, dtype=np.float64)
     weights = rank**-exponent * np.exp(-rank / cutoff)
-    return weights / weights.sum()
+    shares: FloatArray = weights / weights.sum()
+    return shares
 
 
 _CACHE: dict[tuple[str, tuple[ServedModel, ...]], GeneratorTables] = {}
