@@ -216,6 +216,7 @@ def start_unload(s: State, f: Fleet, trace: Array, a: int, m: int) -> bool:
     """Starts to unload model m; True if that took no time and is over."""
     now = s.scalars[CLOCK]
     s.models[m, MODEL.phase] = UNLOADING
+    s.scalars[EVICTIONS] += 1
     record(s, trace, T_UNLOAD_START, m, a)
     unload_us = f.speeds[a * len(f.models) + m, SPEED.unload_us]
     if unload_us == 0:
@@ -244,7 +245,6 @@ def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
     s.models[m, MODEL.evicted_at] = now
     s.demand[m, DEMAND.prefix_tokens] = 0.0
     s.models[m, MODEL.uses_since_load] = 0
-    s.scalars[EVICTIONS] += 1
     record(s, trace, T_UNLOAD_DONE, m, a)
     touch(s, f, m, f.rules[R_UNLOAD_COPIES])
     if s.models[m, MODEL.lone] == 1:
