@@ -25,6 +25,12 @@ PACKAGE = Path(__file__).parent
 COMPILED = re.compile(r"^from cace_env\.compilation import", re.MULTILINE)
 IMPORTS = re.compile(r"^from (cace_env(?:\.\w+)*) import", re.MULTILINE)
 
+# No reference counts: two atomic operations for every array that a function touches would be two thirds of the simulator's
+# time. In return compiled code can neither create nor return arrays: whoever calls it brings the scratch space.
+COUNTLESS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+# Inner functions need no Python wrapper, which would be half of their compile time.
+INNER: dict[str, Any] = {**COUNTLESS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -69,19 +75,19 @@ def compiled(function: Function) -> Function:
     before = numba_config.CACHE_DIR
     numba_config.CACHE_DIR = str(CACHE_DIR)
     try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+        return numba.njit(**COUNTLESS, cache=True)(function)  # type: ignore[no-any-return]
     finally:
         numba_config.CACHE_DIR = before
 
 
 def inner(function: Function) -> Function:
     """A function that only compiled ones call: cached as a part of those."""
-    return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(**INNER)(function)  # type: ignore[no-any-return]
 
 
 def inlined(function: Function) -> Function:
     """`inner`, melted into its caller: for the hot path, where passing a state of many arrays would cost more than the work."""
-    return numba.njit(nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(**INNER, forceinline=True)(function)  # type: ignore[no-any-return]
 
 
 def announce_first_compile() -> None:

@@ -17,7 +17,7 @@ from cace_env.compilation import announce_first_compile
 from cace_env.kernel import run as kernel
 from cace_env.kernel import state as layout
 from cace_env.kernel.features import NUM_SLOT_FEATURES
-from cace_env.kernel.rules import Rule
+from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import (
     ACCELERATOR,
     ASKED,
@@ -159,7 +159,7 @@ class Simulator:
             self.arena = np.zeros((1, int(self.at[-1])), dtype=np.int64)
             self._requests, self._pairs = requests, (session_pairs, user_pairs)
         self.row = self.arena[0]
-        self.state: State = layout.state_views(self.row, self.at)
+        self.state: State = layout.cut_state(self.row, self.at)
         self.arguments = (self.row, self.at, self.fleet, self.fleet_at, requests_row)
 
     @property
@@ -282,5 +282,7 @@ def run_rule(tables: FleetTables, workload: Workload, rule: Rule, *, trace: bool
     """Runs an episode under a built-in rule in one compiled call; arguments and errors as for `simulate`."""
     simulator = Simulator(tables, trace_rows=64 * len(workload) + 1024 if trace else 0)
     simulator.load(workload)
-    simulator._go_on(kernel.run_episode(*simulator.arguments, rule, simulator.trace))
+    slots, models = simulator.max_slots, tables.num_models
+    scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), np.zeros(models, dtype=np.int64))
+    simulator._go_on(kernel.run_episode(*simulator.arguments, rule, simulator.trace, scratch))
     return simulator.episode()

@@ -59,9 +59,18 @@ class Rule(NamedTuple):
     nominal_us: Array  # (R,) arrival without swapping
 
 
+class Scratch(NamedTuple):
+    """Room for one question. `S` slots, `M` models."""
+
+    rows: Array  # (S, NUM_SLOT_FEATURES) float
+    scores: Array  # (S,) float
+    next_pointer: Array  # (M,) how far each model's future has been read
+
+
 @inner
-def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, next_pointer: Array, rows: Array, scores: Array) -> int:
-    """The legal slot with the lowest keep-score. `rows` (S, NUM_SLOT_FEATURES) and `scores` (S,) are scratch."""
+def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> int:
+    """The legal slot with the lowest keep-score."""
+    rows, scores, next_pointer = scratch
     slide_window(s, w)
     for a in range(len(f.accelerators)):
         missing = NONE

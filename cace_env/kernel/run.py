@@ -12,7 +12,7 @@ import numpy as np
 from cace_env.compilation import compiled, inlined, inner
 from cace_env.kernel.events import arrive, next_open_arrival, pop_closed, settle, slide_window, token_end
 from cace_env.kernel.features import NUM_SLOT_FEATURES, missing_bytes, slot_features, write_observation
-from cace_env.kernel.rules import Rule, pick_slot
+from cace_env.kernel.rules import Rule, Scratch, pick_slot
 from cace_env.kernel.state import (
     ACCELERATOR,
     ASKED,
@@ -242,18 +242,17 @@ def step(
 
 @compiled
 def run_episode(
-    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, rule: Rule, trace: Array
+    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, rule: Rule, trace: Array, scratch: Scratch
 ) -> int:
     """A whole episode under a built-in rule, from time 0 to its end; returns the status."""
     s = state_views(row, at)
     f = fleet_views(fleet, fleet_at)
-    rows = np.zeros((len(s.slots), NUM_SLOT_FEATURES))
-    scores = np.zeros(len(s.slots))
-    next_pointer = rule.future_start.copy()
+    for m in range(len(f.models)):
+        scratch.next_pointer[m] = rule.future_start[m]
     reset_state(s, f)
     advance(s, f, w, rule.limits, trace)
     while s.scalars[STATUS] == ASKED:
-        slot = pick_slot(s, f, w, rule, next_pointer, rows, scores)
+        slot = pick_slot(s, f, w, rule, scratch)
         answer(s, f, rule.limits, trace, slot)
         advance(s, f, w, rule.limits, trace)
     return s.scalars[STATUS]
@@ -281,10 +280,10 @@ def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Reque
 
 @compiled
 def observe(
-    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, scales: Array, pending_rows: int, out: Array
+    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, scales: Array, pending_rows: int, scratch: Array, out: Array
 ) -> None:
-    """The observation at a question, float32, laid out by `cace_env.observation.ObservationLayout`."""
+    """The observation at a question, float32, laid out by `cace_env.observation.ObservationLayout`; `scratch` (NUM_SLOT_FEATURES,)."""
     s = state_views(row, at)
     f = fleet_views(fleet, fleet_at)
     slide_window(s, w)
-    write_observation(s, f, scales, np.zeros(NUM_SLOT_FEATURES), out, pending_rows)
+    write_observation(s, f, scales, scratch, out, pending_rows)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env import tables as plain
-from cace_env.compilation import compiled, inner
+from cace_env.compilation import inner
 from cace_env.tables import PLACEMENTS, TASKS, FleetTables, slots_per_accelerator
 from cace_env.workload import Workload
 
@@ -333,8 +333,7 @@ class State(NamedTuple):
     clocks: Array  # (CLOCKS,) float
 
 
-@compiled
-def state_views(row: Array, at: Array) -> State:
+def cut_state(row: Array, at: Array) -> State:
     """One arena row as `State`; array i of it lies at `row[at[i]:at[i + 1]]`."""
     return State(
         row[at[0] : at[1]],
@@ -349,6 +348,9 @@ def state_views(row: Array, at: Array) -> State:
         row[at[9] : at[10]],
         row[at[10] : at[11]].view(np.float64),
     )
+
+
+state_views = inner(cut_state)
 
 
 @inner
