@@ -141,7 +141,8 @@ def demand_features(s: State, m: int, out: Array) -> None:
     demand_rates(s, m, out, F_RATE_1M)
     out[F_WINDOW_USERS] = s.models[m, MODEL.window_users]
     out[F_WINDOW_SESSIONS] = s.models[m, MODEL.window_sessions]
-    out[F_PREFIX_TOKENS] = s.demand[m, DEMAND.prefix_tokens] * np.exp2(-(now - s.models[m, MODEL.prefix_at]) / PREFIX_HALF_LIFE_US)
+    # Sums and differences of decayed tokens may miss 0 by a rounding error.
+    out[F_PREFIX_TOKENS] = max(s.demand[m, DEMAND.prefix_tokens], 0.0) * np.exp2(-(now - s.models[m, MODEL.prefix_at]) / PREFIX_HALF_LIFE_US)
     out[F_LATENCY_WEIGHT] = s.demand[m, DEMAND.mean_weight]
     out[F_EXPECTED_OUTPUT_TOKENS] = s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
     mean = s.demand[m, DEMAND.gap_s]
@@ -262,10 +263,10 @@ def write_observation(s: State, f: Fleet, scales: Array, rows: Array, out: Array
 
 @inlined
 def compress(row: Array, scales: Array, first: int, count: int, out: Array, at: int) -> None:
-    """Writes `count` features of `row` into `out[at:]`: x / scale where the scale is positive, log1p(x / -scale) where negative."""
+    """Writes `count` features of `row` into `out[at:]`: x / scale where the scale is positive, sign(x) log1p(|x| / -scale) where negative."""
     for i in range(count):
         scale = scales[first + i]
         if scale > 0.0:
             out[at + i] = row[i] / scale
         else:
-            out[at + i] = np.log1p(row[i] / -scale)
+            out[at + i] = np.copysign(np.log1p(abs(row[i]) / -scale), row[i])
