@@ -15,6 +15,7 @@ from cace_env.kernel.features import (
     F_EXPECTED_OUTPUT_TOKENS,
     F_FREED_GB,
     F_LATENCY_WEIGHT,
+    F_MISSING_GB,
     F_RATE_10M,
     F_RELOAD_S,
     F_SINCE_LOAD_S,
@@ -40,11 +41,11 @@ from cace_env.kernel.state import (
 Array = Any
 
 # How a rule scores. FEATURES: a weighted sum of raw features; TERMS: of CACE's terms; VALUES: one number per model.
-FEATURES, TERMS, VALUES, RANDOM, HYPERBOLIC, RATE_LOAD_SIZE, CHURN_GUARD, BELADY, BELADY_SIZE, BELADY_COST = range(10)
+FEATURES, TERMS, VALUES, RANDOM, HYPERBOLIC, RATE_LOAD_SIZE, CHURN_GUARD, SINGLE_VICTIM, BELADY, BELADY_SIZE, BELADY_COST = range(11)
 
 TERM_LOAD, TERM_LATENCY, TERM_OUTPUT, TERM_RECENCY, TERM_DEMAND = range(5)
 NUM_TERMS: Final = 5
-YOUNG: Final = 1e9  # added to the score of a model that a churn guard protects
+APART: Final = 1e9  # [s] parts two groups of scores: whoever a churn guard protects, whoever makes enough room alone
 
 
 class Rule(NamedTuple):
@@ -117,7 +118,9 @@ def score_slots(s: State, f: Fleet, rule: Rule, next_pointer: Array, rows: Array
         elif rule.kind == CHURN_GUARD:
             score = -row[F_SINCE_USE_S]
             if row[F_SINCE_LOAD_S] < rule.weights[0]:
-                score += YOUNG
+                score += APART
+        elif rule.kind == SINGLE_VICTIM:
+            score = -row[F_SINCE_USE_S] - APART if row[F_FREED_GB] >= row[F_MISSING_GB] else -row[F_FREED_GB]
         else:
             next_use_s = next_use(s, rule, next_pointer, m) * 1e-6
             if rule.kind == BELADY:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cace_env.compilation import compiled, inlined, inner
 from cace_env.kernel.events import arrive, next_open_arrival, pop_closed, settle, slide_window, token_end
-from cace_env.kernel.features import NUM_SLOT_FEATURES, missing_bytes, slot_features, write_observation
+from cace_env.kernel.features import missing_bytes, slot_features, write_observation
 from cace_env.kernel.rules import Rule, Scratch, pick_slot
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -36,6 +36,7 @@ from cace_env.kernel.state import (
     NONE,
     NUM_TASKS,
     PAIR,
+    PENDING,
     R_MAX_DECISIONS,
     REFUSED,
     REQUEST,
@@ -163,13 +164,13 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
                 s.scalars[DIRTY] = 0
                 if limits[len(f.models) + 1] == 1:
                     expire(s, f, limits, trace)
-                if place(s, f, limits, trace):
+                    set_timer(s, f, limits)
+                if (s.scalars[PENDING] > 0 or s.scalars[TARGET] != NONE) and place(s, f, limits, trace):
                     s.scalars[DIRTY] = 1
                     s.scalars[STATUS] = ASKED
                     if s.scalars[DECISIONS] >= f.rules[R_MAX_DECISIONS]:
                         s.scalars[STATUS] = TRUNCATED
                     return
-                set_timer(s, f, limits)
                 continue
             if source == NONE:
                 s.scalars[STATUS] = STUCK
@@ -194,7 +195,7 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
                 settle(s, f, m)
         else:
             s.scalars[DIRTY] = 1
-            s.scalars[TIMER] = FOREVER
+            set_timer(s, f, limits)
 
 
 @inlined
