@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -140,6 +140,7 @@ class Simulator:
         self.trace = np.zeros((trace_rows, 4), dtype=np.int64)
         self._requests = -1
         self._pairs = (-1, -1)
+        self._feature_row = np.zeros(NUM_SLOT_FEATURES)
 
     def reset(self, workload: Workload) -> bool:
         """Starts an episode; True if there is a question, False if it is over already."""
@@ -158,9 +159,25 @@ class Simulator:
             self.at = layout.state_offsets(self.tables, self.max_slots, requests, session_pairs, user_pairs)
             self.arena = np.zeros((1, int(self.at[-1])), dtype=np.int64)
             self._requests, self._pairs = requests, (session_pairs, user_pairs)
+        self._cut(requests_row)
+
+    def _cut(self, requests_row: layout.Requests) -> None:
+        """Views into the arena, for Python and for the kernel."""
         self.row = self.arena[0]
         self.state: State = layout.cut_state(self.row, self.at)
         self.arguments = (self.row, self.at, self.fleet, self.fleet_at, requests_row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied view would no longer be a view of the copied arena.
+        kept = self.__dict__.copy()
+        kept["arguments"] = kept.pop("arguments", (None,))[-1]
+        return {name: value for name, value in kept.items() if name not in ("row", "state")}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        requests_row = kept.pop("arguments")
+        self.__dict__.update(kept)
+        if requests_row is not None:
+            self._cut(requests_row)
 
     @property
     def question(self) -> Question:
@@ -181,6 +198,10 @@ class Simulator:
         out = np.zeros((self.max_slots, NUM_SLOT_FEATURES))
         kernel.read_features(*self.arguments, out)
         return out
+
+    def observe(self, scales: npt.NDArray[np.float64], pending_rows: int, out: npt.NDArray[np.float32]) -> None:
+        """Writes the scaled observation into `out`; layout and scales are those of `cace_env.observation`."""
+        kernel.observe(*self.arguments, scales, pending_rows, self._feature_row, out)
 
     def answer(self, slot: int) -> bool:
         """Evicts the model in `slot`; True if there is another question, False if the episode is over.
