@@ -1,0 +1,316 @@
+"""Policies on scenarios: every policy meets the same requests for the same seed, so differences are the policy's.
+
+`evaluate` runs one policy; `run_seed` runs several on one draw of the requests; `Evaluation.gain_over` compares two
+policies, with an interval. Built-in policies run compiled, anybody's Python callable question by question.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.clairvoyant import Future, without_swapping
+from cace_env.config import ConfigError
+from cace_env.intervals import Gain, mean, paired_gain
+from cace_env.metrics import episode_metrics, ttft_histogram
+from cace_env.policies import Policy, PolicyError, Scorer, lowest, rule_of
+from cace_env.policies import policy as find_policy
+from cace_env.scenarios import SEEDS, Scenario, load_scenario, seeds
+from cace_env.simulator import Episode, Simulator, run_rule
+from cace_env.tables import FleetTables
+from cace_env.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+NO_SWAPPING: Final = "no-swapping"  # stands beside the policies: what is left when nothing has to be evicted
+
+
+@dataclass(frozen=True)
+class Case:
+    """What policies are run on: a fleet and its requests by seed. `case_of` makes one of a scenario."""
+
+    name: str
+    tables: FleetTables
+    workload: Callable[[int], Workload]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A policy with the name under which its results stand."""
+
+    name: str
+    policy: Policy | Scorer
+    swaps: bool = True  # False: on a fleet with room for everything, where no policy is asked ("no-swapping")
+    # A Python policy may keep a state and holds the interpreter anyway: one episode of it at a time.
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+
+class SeedResult(NamedTuple):
+    """One policy on the requests of one seed."""
+
+    row: dict[str, Any]  # policy, scenario, label, seed, decision_us, then every name of METRICS
+    ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy on one scenario."""
+
+    policy: str
+    scenario: str
+    label: str  # of the workload: "generated", "trace ..." or "composite ..."
+    rows: tuple[dict[str, Any], ...]  # one per seed: policy, scenario, label, seed, decision_us, and METRICS
+    ttft_counts: npt.NDArray[np.int64]  # (T, bins of cace_env.metrics.TTFT_EDGES_S), all seeds
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(row["seed"] for row in self.rows)
+
+    def column(self, metric: str) -> FloatArray:
+        """One metric of every seed, `(seeds,)`.
+
+        Raises:
+            ConfigError: no such metric.
+        """
+        if metric not in self.rows[0]:
+            raise ConfigError(f"no metric called {metric!r}; they are listed in cace_env.metrics.METRICS")
+        return np.array([row[metric] for row in self.rows], dtype=np.float64)
+
+    def summary(self) -> dict[str, float]:
+        """Every metric's mean over the seeds that have it (a quantile's mean is that of the seeds' quantiles)."""
+        names = [name for name, value in self.rows[0].items() if isinstance(value, float)]
+        return {name: mean(self.column(name)) for name in names}
+
+    def gain_over(self, baseline: Evaluation, metric: str = "cost") -> Gain:
+        """`paired_gain` over another policy on the same scenario and seeds; truncated episodes are left out.
+
+        Raises:
+            ConfigError: the two did not meet the same requests.
+        """
+        for what, mine, theirs in (
+            ("scenario", self.scenario, baseline.scenario),
+            ("workload", self.label, baseline.label),
+            ("seeds", self.seeds, baseline.seeds),
+        ):
+            if mine != theirs:
+                raise ConfigError(
+                    f"{self.policy!r} and {baseline.policy!r} were not run on the same {what}: {mine} and {theirs}"
+                )
+        whole = (self.column("truncated") == 0) & (baseline.column("truncated") == 0)
+        return paired_gain(baseline.column(metric)[whole], self.column(metric)[whole])
+
+
+def evaluate(
+    policy: str | Policy | Scorer,
+    scenario: str | Path | Mapping[str, Any] | Scenario | Case = "default",
+    seeds: str | Iterable[int] = "test",
+    *,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Runs a policy on a scenario, once per seed.
+
+    Args:
+        policy: a name of `cace_env.policies.POLICIES` or "no-swapping", "cace:FILE.yaml" (CACE with other weights),
+            a `Policy`, "package.module:object", or a callable `f(features (S, F), legal (S,)) -> keep-scores (S,)`:
+            the legal slot with the lowest score is evicted, ties go to the least recently used, then to the lowest
+            slot. Where it has a method `reset(seed)`, that is called before every episode.
+            `cace_env.observation.SLOT` finds the features' columns by name.
+        scenario: anything `load_scenario` takes, or a `Case`.
+        seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
+        workers: threads; compiled code runs in parallel, a Python policy one episode at a time.
+        progress: called with (seeds done, seeds in all).
+
+    Raises:
+        ConfigError: an unknown scenario, an object that cannot be imported, or no seeds.
+        PolicyError: an unknown policy, one that the fleet leaves no place, or a Python policy that failed or returned
+            what are not keep-scores; the message names policy, seed and decision.
+    """
+    contestant, case, numbers = contestant_of(policy), case_of(scenario), seed_list(seeds)
+    results: list[SeedResult] = []
+    for (result,) in in_order(lambda seed: run_seed(case, [contestant], seed), numbers, workers):
+        results.append(result)
+        if progress is not None:
+            progress(len(results), len(numbers))
+    return collect(results)
+
+
+def collect(results: Sequence[SeedResult]) -> Evaluation:
+    """The results of one policy on one scenario, seed by seed, as an `Evaluation`."""
+    first = results[0].row
+    counts = np.sum([result.ttft_counts for result in results], axis=0)
+    return Evaluation(first["policy"], first["scenario"], first["label"], tuple(r.row for r in results), counts)
+
+
+def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case) -> Case:
+    """A scenario as policies meet it, tabulated once.
+
+    Raises:
+        ConfigError: as `load_scenario`.
+    """
+    if isinstance(scenario, Case):
+        return scenario
+    loaded = load_scenario(scenario)
+    return Case(loaded.name, loaded.tables(), loaded.workload)
+
+
+def contestant_of(policy: str | Policy | Scorer | Contestant) -> Contestant:
+    """A policy under its name: its own, that of the function, or that of the object's class.
+
+    Raises:
+        PolicyError: no such policy.
+        ConfigError: no such Python object, or something that cannot be called.
+    """
+    if isinstance(policy, Contestant):
+        return policy
+    if isinstance(policy, str):
+        if policy == NO_SWAPPING:
+            return Contestant(NO_SWAPPING, find_policy("lru"), swaps=False)
+        if ":" not in policy or policy.startswith("cace:"):
+            return Contestant(policy, find_policy(policy))
+        found = _imported(policy)
+        name = policy.partition(":")[2]
+        return Contestant(found.name if isinstance(found, Policy) else name, _checked(found, policy))
+    if isinstance(policy, Policy):
+        return Contestant(policy.name, policy)
+    return Contestant(getattr(policy, "__name__", type(policy).__name__), _checked(policy, repr(policy)))
+
+
+def _imported(address: str) -> Any:
+    """The object at "package.module:object"; a class is instantiated."""
+    module_name, _, attribute = address.partition(":")
+    try:
+        found = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"policy {address!r}: {error}; is the module on the path of Python?") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"policy {address!r}: module {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    return found() if isinstance(found, type) else found
+
+
+def _checked(policy: Any, shown: str) -> Policy | Scorer:
+    if isinstance(policy, Policy) or callable(policy):
+        return policy
+    raise ConfigError(
+        f"policy {shown} is a {type(policy).__name__}; it has to be a name, a Policy or a callable "
+        "f(features, legal) -> keep-scores"
+    )
+
+
+def seed_list(which: str | Iterable[int]) -> list[int]:
+    """Seeds as a list.
+
+    Raises:
+        ConfigError: no such split, no seeds, or one that is negative or given twice.
+    """
+    if isinstance(which, str):
+        return list(seeds(which, min(100, len(SEEDS.get(which, ())) or 1)))  # type: ignore[arg-type]
+    numbers = [int(seed) for seed in which]
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"seeds have to be whole numbers of at least 0, each once, and one at least; got {numbers}")
+    return numbers
+
+
+def in_order(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+    """`work` of every job, in the order of the jobs, by so many threads; what has not begun is dropped on an error."""
+    if workers <= 1:
+        yield from map(work, jobs)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(work, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[SeedResult]:
+    """Every contestant on the requests of one seed, which are drawn once; one result each, in their order."""
+    workload = case.workload(seed)
+    future: Future | None = None
+    results = []
+    for contestant in contestants:
+        if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
+            future = Future.of(case.tables, workload)
+        episode, thought_s = run_episode(contestant, case, workload, seed, future=future)
+        decisions = episode.decisions
+        row: dict[str, Any] = {
+            "policy": contestant.name,
+            "scenario": case.name,
+            "label": workload.label,
+            "seed": seed,
+            "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
+        }
+        row |= episode_metrics(episode, case.tables, workload)
+        results.append(SeedResult(row, ttft_histogram(episode, workload)))
+    return results
+
+
+def run_episode(
+    contestant: Contestant,
+    case: Case,
+    workload: Workload,
+    seed: int,
+    *,
+    future: Future | None = None,
+    trace: bool = False,
+) -> tuple[Episode, float]:
+    """One episode, and the seconds that a Python policy thought (0 for a built-in one: it is compiled in).
+
+    Args:
+        contestant: who decides.
+        case: the fleet; `static-best` draws its training requests from it.
+        workload: the requests.
+        seed: for what the policy itself draws.
+        future: for clairvoyant policies; made here where it is needed and not given.
+        trace: keep the event trace; built-in policies only.
+
+    Raises:
+        PolicyError: as `evaluate`.
+    """
+    policy = contestant.policy
+    tables = case.tables if contestant.swaps else without_swapping(case.tables)
+    if isinstance(policy, Policy):
+        if policy.clairvoyant and future is None:
+            future = Future.of(tables, workload)
+        rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.workload)
+        return run_rule(tables, workload, rule, trace=trace), 0.0
+    with contestant.lock:
+        return _run_python(contestant.name, policy, tables, workload, seed)
+
+
+def _run_python(name: str, policy: Scorer, tables: FleetTables, workload: Workload, seed: int) -> tuple[Episode, float]:
+    """An episode under a Python policy, question by question."""
+    simulator = Simulator(tables)
+    if callable(reset := getattr(policy, "reset", None)):
+        reset(seed)
+    thought_s = 0.0
+    asked = simulator.reset(workload)
+    while asked:
+        question = simulator.question
+        features = simulator.features()
+        where = f"policy {name!r}, seed {seed}, decision {question.decision}"
+        began = time.perf_counter()
+        try:
+            answer = policy(features.copy(), question.legal.copy())
+        except Exception as error:
+            raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
+        thought_s += time.perf_counter() - began
+        try:
+            slot = lowest(answer, features, question.legal)
+        except (PolicyError, TypeError, ValueError) as error:
+            raise PolicyError(f"{where}: {error}; it has to return one keep-score per slot") from error
+        asked = simulator.answer(slot)
+    return simulator.episode(), thought_s
