@@ -1,0 +1,87 @@
+"""CACE (Context-Aware CodeLLM Eviction, arXiv 2506.18796) as named terms times weights.
+
+This is a reconstruction. The paper names the factors: load time, task-specific latency sensitivity, expected output
+length, recent usage, and future demand tracked by a sliding window. How it scales and weights them is not public in
+what we could read. Here each factor is one term, min-max scaled over the candidates of the question to [0, 1] (0 for
+all where they do not differ), and `keep-score = sum of weight * term`; the lowest score is evicted.
+
+| term | from the feature | direction | why |
+|---|---|---|---|
+| load_time | reload_s | long: keep | what a wrong eviction costs whoever asks next |
+| latency_sensitivity | latency_weight | high: keep | its users lose most per second that they wait |
+| output_length | expected_output_tokens | long: evict | a load is a small part of a long answer, most of a short one |
+| recency | since_use_s | recent: keep | what was used just now is used again soon |
+| future_demand | window_requests | many: keep | the last 5 minutes are the forecast of the next ones |
+
+The direction of `output_length` is our reading; a negative weight turns a term round.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import Field, model_validator
+
+from cace_env.config import ConfigError, Frozen, load
+from cace_env.kernel import rules
+
+
+class CaceWeights(Frozen):
+    """One weight per term; 0 leaves the term out, a negative one turns it round."""
+
+    load_time: float = Field(ge=-1e6, le=1e6, description="of the time to load the model again")
+    latency_sensitivity: float = Field(ge=-1e6, le=1e6, description="of the latency weight of who asks for it")
+    output_length: float = Field(ge=-1e6, le=1e6, description="of how short its outputs are")
+    recency: float = Field(ge=-1e6, le=1e6, description="of how recently it was used")
+    future_demand: float = Field(ge=-1e6, le=1e6, description="of its requests in the sliding window")
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> Self:
+        if not any(self.row()):
+            raise ValueError("all weights are 0, which is plain lru; give at least one term a weight")
+        return self
+
+    def row(self) -> tuple[float, ...]:
+        """The weights in the kernel's order of terms."""
+        row = [0.0] * rules.NUM_TERMS
+        for term, index in TERMS.items():
+            row[index] = getattr(self, term)
+        return tuple(row)
+
+    def without(self, term: str) -> CaceWeights:
+        """The leave-one-out ablation: the same weights, but 0 for `term`."""
+        return CaceWeights(**(self.model_dump() | {term: 0.0}))
+
+
+TERMS: Final = {
+    "load_time": rules.TERM_LOAD,
+    "latency_sensitivity": rules.TERM_LATENCY,
+    "output_length": rules.TERM_OUTPUT,
+    "recency": rules.TERM_RECENCY,
+    "future_demand": rules.TERM_DEMAND,
+}
+
+
+class Cace(Frozen):
+    """A file of CACE weights."""
+
+    description: str = Field(default="", description="where the weights come from")
+    weights: CaceWeights = Field(description="one weight per term, all five")
+
+
+def load_cace(what: str | Path) -> Cace:
+    """CACE weights by the name of a file in `cace_env/data/cace`, without its ending, or from a YAML file of your own.
+
+    Raises:
+        ConfigError: no such name (the shipped ones are listed), no such file, or its content is refused.
+    """
+    shipped = resources.files("cace_env") / "data" / "cace"
+    names = sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml"))
+    if what in names:
+        with resources.as_file(shipped / f"{what}.yaml") as path:
+            return load(Cace, path)
+    if isinstance(what, str) and not what.endswith((".yaml", ".yml")) and not Path(what).is_file():
+        raise ConfigError(f"no CACE weights called {what!r}; shipped are {', '.join(names)}, or give a YAML file")
+    return load(Cace, what)
