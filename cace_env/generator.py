@@ -281,7 +281,7 @@ class WorkloadConfig(Frozen):
     users: int = Field(default=40, ge=1, le=100_000, description="developers (assumed)")
     requests_per_user_hour: float = Field(
         default=40.0,
-        gt=0,
+        ge=0.001,
         description="mean over the day, all tasks [1/h]; Mellum: 24 completions per hour and seat, 60 % of requests",
     )
     activity_spread: float = Field(
@@ -311,6 +311,11 @@ class WorkloadConfig(Frozen):
             raise ValueError(
                 f"{wanted:.0f} completions per user and hour, but users who type without a break reach {limit:.0f} "
                 "(one in flight, completion.gap_s); lower requests_per_user_hour or shares.completion, and raise users"
+            )
+        years = self.requests / (self.users * self.requests_per_user_hour) / 8766
+        if years > 100:
+            raise ValueError(
+                f"{self.requests} requests at this rate last {years:.0f} years; the limit is 100: lower requests"
             )
         for task in TASKS:
             if getattr(self.shares, task) > 0 and not any(getattr(role, task) > 0 for role in self.roles.values()):

@@ -33,6 +33,8 @@ from cace_env.generator_tables import (
 )
 
 MIN_THINK_US = 100_000.0  # from a finish to the next request of the session, at least (assumed)
+LATEST_S = 1e11  # no request is later than this [s]
+RAREST = 1e-10  # a user has no track of a task that he would do less often than this [1/s]
 FASTEST_BREAK = 0.02  # shortest mean break, as a share of the mean time from session to session
 PARALLEL_LOAD = 0.6  # a user gets another track of a task where sessions would fill more than this share of his time
 COMPACT_BELOW = 0.9  # agents are compacted below this share of the longest request (assumed)
@@ -114,7 +116,7 @@ def _set_tracks(tables: GeneratorTables, rates: Any, tracks: Tracks) -> int:
         for task in range(rates.shape[1]):
             rate = rates[user, task]
             count = 0
-            if rate > 0.0:
+            if rate > RAREST:
                 count = 1 if task == COMPLETION else 1 + int(rate * tables.mean_gap_s[task] / PARALLEL_LOAD)
             for _ in range(count):
                 tracks.user[size], tracks.kind[size] = user, task
@@ -135,12 +137,12 @@ def _set_bursts(states: Any, spread: float, bursts: Any) -> None:
 
 @inner
 def _break_end_us(
-    day: Any, bursts: Any, burst_s: float, now_us: float, need: float, cycle_s: float, busy_s: float
+    tables: GeneratorTables, bursts: Any, now_us: float, need: float, cycle_s: float, busy_s: float
 ) -> float:
     """When a break that starts now is over: its hazard over day curve and bursts adds up to `need`."""
-    bin_s = 86_400.0 / DAY_BINS
-    now_s = now_us * 1e-6
-    while True:
+    day, bin_s, burst_s = tables.day, 86_400.0 / DAY_BINS, tables.knobs.burst_s
+    now_s, far_s = now_us * 1e-6, 3.0 * tables.length_s + 86_400.0
+    while now_s < far_s:
         day_bin, burst_bin = int(now_s / bin_s), int(now_s / burst_s)
         idle_s = max(cycle_s / day[day_bin % DAY_BINS] - busy_s, FASTEST_BREAK * cycle_s)
         hazard = bursts[burst_bin % len(bursts)] / idle_s
@@ -149,6 +151,7 @@ def _break_end_us(
             return float((now_s + need / hazard) * 1e6)
         need -= hazard * span
         now_s += max(span, 1e-3)  # rounding must not stop the clock
+    return float(min(now_s + need * cycle_s, LATEST_S) * 1e6)  # long after the episode: day and bursts do not matter
 
 
 @inner
@@ -175,8 +178,7 @@ def _first_starts(
             times[size] = 1e6 * place * quantile(tables.quantiles[kind, GAP_S_SEEN], uniform(states, stream))
         else:
             need = -math.log(1.0 - need)
-            burst_s = tables.knobs.burst_s
-            times[size] = _break_end_us(tables.day, bursts, burst_s, 0.0, need, tracks.cycle_s[track], busy_s)
+            times[size] = _break_end_us(tables, bursts, 0.0, need, tracks.cycle_s[track], busy_s)
         heap[size] = track
         tracks.asleep[track] = False
         size += 1
@@ -297,7 +299,7 @@ def generate_rows(
     session_of: Any,
 ) -> None:
     """Fills the columns of a workload, row by row in order of nominal arrival; `states` (NUM_STREAMS,) are used up."""
-    knobs, quantiles, burst_s, length_us = tables.knobs, tables.quantiles, tables.knobs.burst_s, tables.length_s * 1e6
+    knobs, quantiles, length_us = tables.knobs, tables.quantiles, tables.length_s * 1e6
     seen, times, heap, bursts, cumulative = tracks.seen, space.times, space.heap, space.bursts, routes.cumulative
     user_rates(tables, states, space.rates, space.home)
     routing(tables, states, routes)
@@ -354,13 +356,7 @@ def generate_rows(
         if left == 1 and kind != SUBAGENT:
             need = -math.log(1.0 - uniform(states, GAPS + kind))
             next_us = _break_end_us(
-                tables.day,
-                bursts,
-                burst_s,
-                finish_us + MIN_THINK_US,
-                need,
-                tracks.cycle_s[track],
-                _busy_s(tables, kind),
+                tables, bursts, finish_us + MIN_THINK_US, need, tracks.cycle_s[track], _busy_s(tables, kind)
             )
             if kind != COMPLETION:  # a new session starts at its own time, whatever became of the last one
                 tracks.follows[track] = -1

@@ -56,9 +56,9 @@ def describe(workload: Workload, names: Sequence[str]) -> str:
     differ, repeat = 1 - same_as_before(workload.model), same_as_before(workload.model, workload.user)
     users, sessions = len(np.unique(workload.user)), len(np.unique(workload.session))
     parts = [
-        f"{len(workload):,} requests ({workload.label}) in {hours:.2f} nominal hours: {users} users, {sessions} "
-        f"sessions, gap CV {gap_cv(workload.arrival_us):.2f}; consecutive requests differ in model {differ:.1%}, the same user "
-        f"repeats his {repeat:.1%}, drift between halves {drift(workload, len(names)):.2f}."
+        f"{len(workload):,} requests ({workload.label}) in {hours:.2f} nominal hours: {users} users, "
+        f"{sessions} sessions, gap CV {gap_cv(workload.arrival_us):.2f}; consecutive requests differ in model "
+        f"{differ:.1%}, the same user repeats his {repeat:.1%}, drift between halves {drift(workload, len(names)):.2f}."
     ]
     rows = []
     for index, task in enumerate(TASKS):
