@@ -34,6 +34,7 @@ from cace_env.tabulate import (
     tabulate,
     weights_bytes,
 )
+from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import Workload
 
 Split = Literal["train", "validation", "test"]
@@ -183,6 +184,9 @@ class Scenario(Frozen):
     workload_config: WorkloadConfig = Field(
         default=WorkloadConfig(), alias="workload", description="who asks for what, and when"
     )
+    trace: TraceConfig | None = Field(
+        default=None, description="a log that takes the workload's place; the seed draws what must be attached to it"
+    )
     reward: Annotated[
         Annotated[RewardName, Tag("preset")] | Annotated[Reward, Tag("weights")], _by_type("preset", "weights")
     ] = Field(default="balanced", description="a preset (ttft, e2e, balanced) or explicit weights")
@@ -239,7 +243,13 @@ class Scenario(Frozen):
         )
 
     def workload(self, seed: int) -> Workload:
-        """The requests of one episode; equal seeds give equal requests, whatever policy runs."""
+        """The requests of one episode; equal seeds give equal requests, whatever policy runs.
+
+        Raises:
+            TraceError: the scenario's log cannot be read.
+        """
+        if self.trace is not None:
+            return load_config(self.trace, self.workload_models(), seed)
         return generate(self.workload_config, self.workload_models(), seed)
 
     @property
