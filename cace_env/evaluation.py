@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,18 +22,26 @@ from cace_env.clairvoyant import Future, without_swapping
 from cace_env.config import ConfigError
 from cace_env.intervals import Gain, mean, paired_gain
 from cace_env.metrics import episode_metrics, ttft_histogram
-from cace_env.policies import Policy, PolicyError, Scorer, lowest, rule_of
+from cace_env.observation import SLOT
+from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
-from cace_env.scenarios import SEEDS, Scenario, load_scenario, seeds
+from cace_env.scenarios import Scenario, Split, load_scenario, seeds
 from cace_env.simulator import Episode, Simulator, run_rule
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Scorer = Callable[[FloatArray, BoolArray], npt.ArrayLike]  # (features (S, F), legal (S,)) -> keep-scores (S,)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+SPLIT_SEEDS: Final = 100  # of a split that is named: all of "test" and "validation", the first of "train"
 NO_SWAPPING: Final = "no-swapping"  # stands beside the policies: what is left when nothing has to be evicted
+
+
+class PolicyError(RuntimeError):
+    """A Python policy failed or answered nonsense; the message names policy, seed and decision."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +141,8 @@ def evaluate(
         progress: called with (seeds done, seeds in all).
 
     Raises:
-        ConfigError: an unknown scenario, an object that cannot be imported, or no seeds.
-        PolicyError: an unknown policy, one that the fleet leaves no place, or a Python policy that failed or returned
-            what are not keep-scores; the message names policy, seed and decision.
+        ConfigError: an unknown policy or scenario, a policy that cannot run on this fleet, or no seeds.
+        PolicyError: the Python policy failed, or returned what are not keep-scores.
     """
     contestant, case, numbers = contestant_of(policy), case_of(scenario), seed_list(seeds)
     results: list[SeedResult] = []
@@ -169,8 +176,7 @@ def contestant_of(policy: str | Policy | Scorer | Contestant) -> Contestant:
     """A policy under its name: its own, that of the function, or that of the object's class.
 
     Raises:
-        PolicyError: no such policy.
-        ConfigError: no such Python object, or something that cannot be called.
+        ConfigError: no such policy or Python object, or something that cannot be called.
     """
     if isinstance(policy, Contestant):
         return policy
@@ -203,7 +209,7 @@ def _imported(address: str) -> Any:
 
 def _checked(policy: Any, shown: str) -> Policy | Scorer:
     if isinstance(policy, Policy) or callable(policy):
-        return policy
+        return cast(Policy | Scorer, policy)
     raise ConfigError(
         f"policy {shown} is a {type(policy).__name__}; it has to be a name, a Policy or a callable "
         "f(features, legal) -> keep-scores"
@@ -217,7 +223,7 @@ def seed_list(which: str | Iterable[int]) -> list[int]:
         ConfigError: no such split, no seeds, or one that is negative or given twice.
     """
     if isinstance(which, str):
-        return list(seeds(which, min(100, len(SEEDS.get(which, ())) or 1)))  # type: ignore[arg-type]
+        return list(seeds(cast(Split, which), SPLIT_SEEDS))
     numbers = [int(seed) for seed in which]
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise ConfigError(f"seeds have to be whole numbers of at least 0, each once, and one at least; got {numbers}")
@@ -278,7 +284,7 @@ def run_episode(
         trace: keep the event trace; built-in policies only.
 
     Raises:
-        PolicyError: as `evaluate`.
+        ConfigError, PolicyError: as `evaluate`.
     """
     policy = contestant.policy
     tables = case.tables if contestant.swaps else without_swapping(case.tables)
@@ -308,9 +314,24 @@ def _run_python(name: str, policy: Scorer, tables: FleetTables, workload: Worklo
         except Exception as error:
             raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
         thought_s += time.perf_counter() - began
-        try:
-            slot = lowest(answer, features, question.legal)
-        except (PolicyError, TypeError, ValueError) as error:
-            raise PolicyError(f"{where}: {error}; it has to return one keep-score per slot") from error
-        asked = simulator.answer(slot)
+        asked = simulator.answer(_lowest(answer, features, question.legal, where))
     return simulator.episode(), thought_s
+
+
+def _lowest(answer: npt.ArrayLike, features: FloatArray, legal: BoolArray, where: str) -> int:
+    """The legal slot with the lowest keep-score; ties: least recently used, then lowest slot."""
+    wanted = f"it has to be one keep-score per slot, shape {legal.shape}"
+    try:
+        scores = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise PolicyError(
+            f"{where}: the answer is a {type(answer).__name__} that holds no numbers; {wanted}"
+        ) from error
+    if scores.shape != legal.shape:
+        raise PolicyError(f"{where}: the answer has shape {scores.shape}; {wanted}")
+    slots = np.flatnonzero(legal)
+    if np.isnan(scores[slots]).any():
+        slot = slots[np.isnan(scores[slots])][0]
+        raise PolicyError(f"{where}: the keep-score of legal slot {slot} is NaN; give every legal slot a number")
+    tied = slots[scores[slots] == scores[slots].min()]
+    return int(tied[np.argmax(features[tied, SLOT.since_use_s])])

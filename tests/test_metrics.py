@@ -113,7 +113,7 @@ def test_histogram_counts_every_answered_request_once():
 
 @pytest.mark.nojit
 def test_latencies_outside_the_histogram_count_at_its_ends():
-    tables, workload = two_models_in_turn(2)
+    _, workload = two_models_in_turn(2)
     episode, _ = run(fleet(resident_on=(0, -1), round_ns=1000, prefill_ns=0), workload)
     counts = ttft_histogram(episode, workload)
     assert counts[CHAT, 0] == 1 and counts.sum() == 2
@@ -121,7 +121,6 @@ def test_latencies_outside_the_histogram_count_at_its_ends():
 
 @pytest.mark.nojit
 def test_a_truncated_episode_says_so_and_counts_what_was_answered():
-    tables, workload = two_models_in_turn(6)
     tables = fleet(need=(3, 3, 3, 3), max_decisions=1)
     workload = requests(*({"arrival_us": i * 300 * MS, "model": i % 4} for i in range(9)))
     _, values = run(tables, workload)

@@ -1,0 +1,239 @@
+"""Policies on the same requests: what `evaluate` promises, and what its errors say."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cace_env
+from cace_env.config import ConfigError
+from cace_env.evaluation import Case, PolicyError, case_of, contestant_of, evaluate, run_seed, seed_list
+from cace_env.intervals import paired_gain, share_of_gap
+from cace_env.metrics import METRICS
+from cace_env.observation import SLOT
+from cace_env.policies import POLICIES
+from cace_env.scenarios import load_scenario
+
+SEEDS = (3, 1, 2)
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "fleet": [{"gpu": "l40s", "count": 1}],
+    "pressure": 2.5,
+    "engine": "fast-loader",
+    "host_ram_gb": 64,
+    "catalogue": [
+        "qwen2.5-coder-1.5b",
+        "mellum-4b",
+        "starcoder2-7b",
+        "qwen2.5-coder-7b",
+        "deepseek-coder-6.7b",
+        "r1-distill-qwen-7b",
+    ],
+    "workload": {
+        "requests": 300,
+        "users": 8,
+        "shares": {"completion": 0.6, "chat": 0.3, "reasoning": 0.1, "agent": 0.0},
+    },
+}
+
+
+def lru_in_python(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    """Keeps what was used last, as the built-in rule does."""
+    del legal
+    return -features[:, SLOT.since_use_s]
+
+
+class Moody:
+    """Scores by numbers drawn from its seed; counts how often it was reset."""
+
+    def __init__(self) -> None:
+        self.resets: list[int] = []
+
+    def reset(self, seed: int) -> None:
+        self.resets.append(seed)
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, features: np.ndarray, legal: np.ndarray) -> np.ndarray:
+        assert legal.sum() >= 2, "a single legal choice is applied without asking"
+        return self.rng.random(len(features))
+
+
+@pytest.fixture(scope="module")
+def small() -> Case:
+    return case_of(SMALL)
+
+
+def test_python_lru_equals_the_compiled_one_on_every_number(small: Case):
+    compiled = evaluate("lru", small, SEEDS)
+    python = evaluate(lru_in_python, small, SEEDS)
+    assert sum(compiled.column("decisions")) > 30
+    for name in METRICS:
+        np.testing.assert_array_equal(compiled.column(name), python.column(name), err_msg=name)
+    np.testing.assert_array_equal(compiled.ttft_counts, python.ttft_counts)
+
+
+def test_every_built_in_policy_answers_every_request(small: Case):
+    for name in [*POLICIES, "no-swapping"]:
+        results = evaluate(name, small, [0])
+        assert results.rows[0]["answered"] + results.rows[0]["refused"] == 300, name
+
+
+def test_rows_come_in_the_order_of_the_seeds_whatever_the_number_of_threads(small: Case):
+    alone, together = evaluate("cace", small, SEEDS), evaluate("cace", small, SEEDS, workers=3)
+    assert alone.seeds == together.seeds == SEEDS
+    for name in METRICS:
+        np.testing.assert_array_equal(alone.column(name), together.column(name))
+
+
+def test_policies_meet_the_same_requests(small: Case):
+    (lru, cace) = run_seed(small, [contestant_of("lru"), contestant_of("cace")], seed=5)
+    assert lru.row["requests"] == cace.row["requests"]
+    for result in (lru, cace):
+        (alone,) = evaluate(result.row["policy"], small, [5]).rows
+        np.testing.assert_equal(result.row, alone)
+
+
+def test_without_swapping_nothing_is_evicted_or_asked(small: Case):
+    results = evaluate("no-swapping", small, SEEDS).summary()
+    assert results["evictions"] == results["decisions"] == 0
+    assert results["loads"] <= len(SMALL["catalogue"])
+
+
+def test_a_policy_with_a_state_is_reset_with_the_seed_before_every_episode(small: Case):
+    moody = Moody()
+    first = evaluate(moody, small, SEEDS, workers=2)
+    assert sorted(moody.resets) == sorted(SEEDS)
+    assert first.policy == "Moody"
+    assert evaluate(Moody(), small, SEEDS).column("cost").tolist() == first.column("cost").tolist()
+
+
+def test_thinking_time_is_measured_for_python_policies_only(small: Case):
+    assert evaluate(lru_in_python, small, [1]).column("decision_us")[0] > 0
+    assert np.isnan(evaluate("lru", small, [1]).column("decision_us")[0])
+
+
+def test_a_policy_is_found_by_the_address_of_its_function_or_class(small: Case):
+    by_address = evaluate("tests.test_evaluation:lru_in_python", small, [1])
+    assert by_address.policy == "lru_in_python"
+    assert by_address.column("cost") == evaluate(lru_in_python, small, [1]).column("cost")
+    assert evaluate("tests.test_evaluation:Moody", small, [1]).policy == "Moody"
+
+
+def test_progress_counts_seeds(small: Case):
+    seen: list[tuple[int, int]] = []
+    evaluate("lru", small, SEEDS, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda features, legal: np.zeros(99), "shape"),
+        (lambda features, legal: np.where(legal, np.nan, 0.0), "NaN"),
+        (lambda features, legal: 1 / 0, "ZeroDivisionError"),
+        (lambda features, legal: None, "shape"),
+        (lambda features, legal: "keep all", "no numbers"),
+    ],
+)
+def test_what_a_python_policy_does_wrong_is_said_with_policy_seed_and_decision(answer: Any, said: str, small: Case):
+    answer.__name__ = "broken"
+    with pytest.raises(PolicyError, match=rf"policy 'broken', seed 1, decision 0: .*{said}"):
+        evaluate(answer, small, [1])
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("lrv", "did you mean 'lru'"),
+        ("no.such.module:f", "No module named"),
+        ("tests.test_evaluation:nothing", "has no 'nothing'"),
+        ("tests.test_evaluation:SEEDS", "is a tuple"),
+        (7, "is a int"),
+    ],
+)
+def test_what_is_no_policy_is_refused(policy: Any, said: str, small: Case):
+    with pytest.raises(ConfigError, match=said):
+        evaluate(policy, small, [1])
+
+
+@pytest.mark.parametrize("wrong", [[], [-1], [1, 1], "tset"])
+def test_seeds_that_mean_nothing_are_refused(wrong: Any):
+    with pytest.raises(ConfigError):
+        seed_list(wrong)
+
+
+def test_a_split_stands_for_its_seeds():
+    assert seed_list("test") == list(range(2_000_000, 2_000_100))
+    assert seed_list("train") == list(range(100))
+
+
+def test_a_misspelt_scenario_is_refused():
+    with pytest.raises(ConfigError, match="did you mean 'default'"):
+        evaluate("lru", "defualt", [1])
+
+
+def test_evaluate_is_there_at_the_root_of_the_package(small: Case):
+    assert cace_env.evaluate is evaluate
+    assert evaluate("lru", load_scenario(SMALL), [1]).column("cost") == evaluate("lru", small, [1]).column("cost")
+
+
+def test_results_on_other_requests_are_not_compared(small: Case):
+    lru = evaluate("lru", small, [1, 2])
+    with pytest.raises(ConfigError, match="same seeds"):
+        evaluate("cace", small, [1, 3]).gain_over(lru)
+    with pytest.raises(ConfigError, match=re.escape("no metric called 'costs'")):
+        lru.column("costs")
+    assert lru.gain_over(lru) == (0.0, 0.0, 0.0)
+
+
+def test_truncated_episodes_are_left_out_of_comparisons():
+    short = evaluate("lru", case_of(SMALL | {"rules": {"max_decisions": 1}}), [1, 2])
+    assert short.column("truncated").all()
+    assert np.isnan(short.gain_over(short).percent)
+
+
+def test_gain_is_that_of_the_sums_not_the_mean_of_gains():
+    gain = paired_gain([100.0, 300.0], [50.0, 300.0])
+    assert gain.percent == pytest.approx(12.5)
+    # With two seeds the resamples are {1,1}, {1,2}, {2,1}, {2,2}: 50, 12.5 and 0 %, the ends with a quarter each.
+    assert (gain.low, gain.high) == (0.0, 50.0)
+
+
+def test_interval_agrees_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(5)
+    baseline = rng.lognormal(3, 1, 40)
+    policy = baseline * rng.normal(0.9, 0.1, 40)
+    gain = paired_gain(baseline, policy)
+    expected = stats.bootstrap(
+        (baseline, policy),
+        lambda b, p, axis: 100 * (1 - p.sum(axis=axis) / b.sum(axis=axis)),
+        paired=True,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    width = expected.high - expected.low
+    assert gain.low == pytest.approx(expected.low, abs=0.05 * width)
+    assert gain.high == pytest.approx(expected.high, abs=0.05 * width)
+
+
+def test_what_a_hard_seed_does_to_both_cancels_out():
+    baseline = np.array([1.0, 10.0, 100.0, 1000.0, 10_000.0])
+    gain = paired_gain(baseline, 0.8 * baseline)
+    assert gain == pytest.approx((20.0, 20.0, 20.0))
+
+
+def test_seeds_without_a_value_are_left_out_and_too_few_have_no_interval():
+    assert paired_gain([10.0, np.nan, 10.0], [5.0, 5.0, np.nan])[:1] == pytest.approx((50.0,))
+    assert np.isnan(paired_gain([10.0], [5.0]).low)
+    assert np.isnan(paired_gain([0.0, 0.0], [5.0, 5.0]).percent)
+
+
+def test_share_of_a_gap_needs_a_gap():
+    assert share_of_gap([100.0, 100.0], [90.0, 90.0], [60.0, 60.0]) == pytest.approx(25.0)
+    assert np.isnan(share_of_gap([100.0], [90.0], [99.5]))
+    assert np.isnan(share_of_gap([100.0], [90.0], [120.0]))
