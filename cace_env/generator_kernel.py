@@ -77,7 +77,7 @@ def new_space(tables: GeneratorTables) -> tuple[Space, Tracks]:
     """Arrays for one episode; the number of tracks is an upper bound."""
     users, tasks = tables.role_factor.shape
     busy = tables.task_rate * tables.mean_gap_s[:tasks]
-    per_task = np.where(tables.task_rate > 0, users + (busy / PARALLEL_LOAD).astype(np.int64), 0)
+    per_task = np.where(tables.task_rate > 0, users + 1 + (busy / PARALLEL_LOAD).astype(np.int64), 0)  # 1: rounding
     size = int(per_task.sum() + per_task[AGENT])
     bursts = min(int(1.5 * tables.length_s / tables.knobs.burst_s) + 16, 1 << 20)
     space = Space(
