@@ -125,8 +125,8 @@ def _deployed() -> list[Policy]:
             "localai",
             "largest (GB freed), ties: least recently used; idle ones leave after 15 min",
             source="LocalAI, watchdog and largest-first eviction",
-            differs="there largest-first is an option, LRU the default; LocalAI evicts when a count is exceeded, here when "
-            "memory is short",
+            differs="there largest-first is an option, LRU the default; LocalAI evicts when a count is exceeded, "
+            "here when memory is short",
             group=DEPLOYED,
             weights=weigh(freed_gb=-1.0),
             keep_alive_s=900.0,
