@@ -192,7 +192,8 @@ def _caching() -> list[Policy]:
             "gdsf",
             "least clock at its last use + requests since its load x reload seconds / GB freed",
             source="GreedyDual-Size-Frequency, Cherkasova, HPL-98-69",
-            differs="cost and size are today's: the reload time follows the tier that the weights would be in",
+            differs="there a newcomer may be left out of the cache, which nobody who is waited for can be; cost and size are "
+            "today's: the reload time is that of the tier the weights would be in",
             group=CACHING,
             weights=weigh(greedy_dual=1.0),
         ),
