@@ -102,6 +102,13 @@ def missing_bytes(s: State, f: Fleet, a: int) -> int:
 @inlined
 def slot_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
     """Features of one occupied slot, `out` (NUM_SLOT_FEATURES,) float64; `missing` bytes on its accelerator."""
+    place_features(s, f, slot, missing, out)
+    demand_features(s, s.slots[slot, SLOT.model], out)
+
+
+@inlined
+def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
+    """The part of a slot's features that describes its model and what it does there."""
     now = s.scalars[CLOCK]
     m = s.slots[slot, SLOT.model]
     a = s.models[m, MODEL.place]
@@ -130,7 +137,6 @@ def slot_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> No
     out[F_FREE_GB] = s.accelerators[a, ACCELERATOR.free] * GB
     # Relative to the clock: what is due to be evicted next under GreedyDual has the least.
     out[F_GREEDY_DUAL] = greedy_dual(s, f, m) - s.clocks[CLOCKS.inflation]
-    demand_features(s, m, out)
 
 
 @inlined

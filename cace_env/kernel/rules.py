@@ -14,6 +14,7 @@ from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import (
     F_EXPECTED_OUTPUT_TOKENS,
     F_FREED_GB,
+    F_GAP_CV,
     F_LATENCY_WEIGHT,
     F_MISSING_GB,
     F_RATE_10M,
@@ -22,8 +23,9 @@ from cace_env.kernel.features import (
     F_SINCE_USE_S,
     F_USES_SINCE_LOAD,
     F_WINDOW_REQUESTS,
+    demand_features,
     missing_bytes,
-    slot_features,
+    place_features,
 )  # fmt: skip
 from cace_env.kernel.state import (
     CLOCK,
@@ -73,13 +75,16 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
     """The legal slot with the lowest keep-score."""
     rows, scores, next_pointer = scratch
     slide_window(s, w)
+    with_demand = reads_demand(rule)
     for a in range(len(f.accelerators)):
         missing = NONE
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
             if s.slots[slot, SLOT.legal] == 1:
                 if missing == NONE:
                     missing = missing_bytes(s, f, a)
-                slot_features(s, f, slot, missing, rows[slot])
+                place_features(s, f, slot, missing, rows[slot])
+                if with_demand:
+                    demand_features(s, s.slots[slot, SLOT.model], rows[slot])
     score_slots(s, f, rule, next_pointer, rows, scores)
     best = NONE
     for slot in range(len(s.slots)):
@@ -89,6 +94,17 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
             elif scores[slot] == scores[best] and rows[slot, F_SINCE_USE_S] > rows[best, F_SINCE_USE_S]:
                 best = slot
     return best
+
+
+@inlined
+def reads_demand(rule: Rule) -> bool:
+    """Whether the rule reads features that cost exponentials."""
+    if rule.kind == FEATURES:
+        for i in range(F_WINDOW_REQUESTS, F_GAP_CV + 1):
+            if rule.weights[i] != 0.0:
+                return True
+        return False
+    return rule.kind == TERMS or rule.kind == RATE_LOAD_SIZE
 
 
 @inlined

@@ -77,16 +77,22 @@ IDLE_ONLY, BUSY_TOO = np.arange(2)  # who may be evicted
 # Host cache
 
 
-@inner
+@inlined
 def touch(s: State, f: Fleet, m: int, how: int) -> None:
     """Renews model m's entry in the host cache, or inserts it where wanted and possible."""
     s.scalars[TOUCHES] += 1
     if s.models[m, MODEL.touched] > 0:
         s.models[m, MODEL.touched] = s.scalars[TOUCHES]
-        return
+    elif how == INSERT:
+        insert(s, f, m)
+
+
+@inner
+def insert(s: State, f: Fleet, m: int) -> None:
+    """Puts model m into the host cache if what may be dropped makes room for it."""
     size = f.models[m, SPEC.weights]
     room = f.rules[R_CACHE_BYTES] - s.scalars[CACHED_BYTES]
-    if how == RENEW or size > f.rules[R_CACHE_BYTES]:
+    if size > f.rules[R_CACHE_BYTES]:
         return
     droppable = 0
     for other in range(len(f.models)):
@@ -274,7 +280,7 @@ def work_channel(s: State, f: Fleet, trace: Array, a: int) -> None:
             return
 
 
-@inner
+@inlined
 def channel_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
     """The end of the unload or load in progress on accelerator a."""
     if s.accelerators[a, ACCELERATOR.channel] == LOAD:
@@ -310,7 +316,7 @@ def channel_idle(s: State, a: int) -> bool:
     return s.accelerators[a, ACCELERATOR.swap_target] == NONE and s.accelerators[a, ACCELERATOR.channel] == IDLE
 
 
-@inner
+@inlined
 def expire(s: State, f: Fleet, limits: Array, trace: Array) -> None:
     """Starts the lone unloads that are due, on idle channels, in order of (due time, model)."""
     now = s.scalars[CLOCK]
@@ -416,7 +422,7 @@ def roomiest(s: State, f: Fleet, limits: Array, m: int) -> int:
     return best
 
 
-@inner
+@inlined
 def place(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
     """Places pending models until nothing can be placed (False) or the policy must choose a victim (True)."""
     while True:
@@ -433,7 +439,7 @@ def place(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
                 break
 
 
-@inner
+@inlined
 def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
     """Starts the load of the oldest pending model that can be placed, or sets it as the target with its legal victims."""
     now = s.scalars[CLOCK]
@@ -467,13 +473,13 @@ def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
             continue
         s.slots[:, SLOT.legal] = 0
         count = 0
-        for a in range(len(f.accelerators)):
-            if channel_idle(s, a):
-                count += mark_victims(s, f, limits, a, m, IDLE_ONLY)
-        if count == 0 and now - s.models[m, MODEL.pending_since] >= f.rules[R_DRAIN_AFTER]:
+        patient = now - s.models[m, MODEL.pending_since] < f.rules[R_DRAIN_AFTER]
+        for who in range(IDLE_ONLY, BUSY_TOO if patient else BUSY_TOO + 1):
             for a in range(len(f.accelerators)):
                 if channel_idle(s, a):
-                    count += mark_victims(s, f, limits, a, m, BUSY_TOO)
+                    count += mark_victims(s, f, limits, a, m, who)
+            if count > 0:
+                break
         if count > 0:
             s.scalars[TARGET] = m
             s.scalars[LEGAL] = count
@@ -507,7 +513,7 @@ def choose(s: State, f: Fleet, limits: Array, trace: Array, slot: int) -> None:
         s.scalars[FIXED] = NONE
         work_channel(s, f, trace, a)
         return
-    count = mark_victims(s, f, limits, a, m, IDLE_ONLY)
-    if count == 0:
-        count = mark_victims(s, f, limits, a, m, BUSY_TOO)
-    s.scalars[LEGAL] = count
+    for who in range(IDLE_ONLY, BUSY_TOO + 1):
+        s.scalars[LEGAL] = mark_victims(s, f, limits, a, m, who)
+        if s.scalars[LEGAL] > 0:
+            break
