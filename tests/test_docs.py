@@ -1,4 +1,4 @@
-"""Claims about the documentation: its links lead somewhere and its first example runs."""
+"""Claims about the documentation: its links lead somewhere and its examples run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ def test_every_relative_link_leads_somewhere(page: Path):
     assert not broken
 
 
-@pytest.mark.integration
-def test_the_examples_of_the_readme_run(capsys: pytest.CaptureFixture[str]):
-    examples = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+@pytest.mark.parametrize("name", ["README.md", "docs/tables.md"])
+def test_the_examples_of_a_page_run(name: str, capsys: pytest.CaptureFixture[str]):
+    examples = re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert examples
     for example in examples:
-        exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+        exec(compile(example, name, "exec"), {"__name__": "example"})
     assert capsys.readouterr().out
