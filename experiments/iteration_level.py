@@ -193,6 +193,8 @@ def _serve(requests: Any, queue: Any, ends: Any, engines: Any, shared: bool, sli
             soonest = np.int64(1) << 62
             for other in range(num_engines):
                 if admitted[other] < ends[other]:
-                    soonest = min(soonest, requests[queue[admitted[other]], ARRIVAL])
+                    arrival_ns = requests[queue[admitted[other]], ARRIVAL]
+                    if arrival_ns < soonest:
+                        soonest = arrival_ns
             now = max(now, soonest)
     return first_ns, finish_ns, busy_ns, iterations
