@@ -190,7 +190,7 @@ def _serve(requests: Any, queue: Any, ends: Any, engines: Any, shared: bool, sli
         if passed == num_engines:
             # Nobody has anything to do: on to the next arrival.
             passed = 0
-            soonest = np.int64(1) << 62
+            soonest = 1 << 62
             for other in range(num_engines):
                 if admitted[other] < ends[other]:
                     arrival_ns = requests[queue[admitted[other]], ARRIVAL]
