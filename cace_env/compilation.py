@@ -25,8 +25,9 @@ PACKAGE = Path(__file__).parent
 COMPILED = re.compile(r"^from cace_env\.compilation import", re.MULTILINE)
 IMPORTS = re.compile(r"^from (cace_env(?:\.\w+)*) import", re.MULTILINE)
 
-# No reference counts: two atomic operations for every array that a function touches would be two thirds of the simulator's
-# time. In return compiled code can neither create nor return arrays: whoever calls it brings the scratch space.
+# No reference counts: two atomic operations for every array that a function touches would be two thirds of the
+# simulator's time. In return compiled code can neither create nor return arrays: whoever calls it brings the scratch
+# space.
 COUNTLESS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 # Inner functions need no Python wrapper, which would be half of their compile time.
 INNER: dict[str, Any] = {**COUNTLESS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -53,7 +54,11 @@ def source_hash(package: Path = PACKAGE) -> str:
 
 
 def cache_root() -> Path:
-    """`$CACE_ENV_CACHE_DIR`, else `$XDG_CACHE_HOME/cace_env`, else `~/.cache/cace_env`; a temporary folder where that cannot be written."""
+    """Where compiled code is kept.
+
+    `$CACE_ENV_CACHE_DIR`, else `$XDG_CACHE_HOME/cace_env`, else `~/.cache/cace_env`; a temporary folder where that
+    cannot be written.
+    """
     explicit = os.environ.get("CACE_ENV_CACHE_DIR")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     root = Path(explicit) if explicit else base / "cace_env"
@@ -63,7 +68,9 @@ def cache_root() -> Path:
     except OSError:
         root = Path(tempfile.gettempdir()) / f"cace_env-{os.getuid() if hasattr(os, 'getuid') else 'cache'}"
         root.mkdir(parents=True, exist_ok=True)
-        logger.warning("compiled code is kept in %s; set CACE_ENV_CACHE_DIR to a writable folder to keep it elsewhere", root)
+        logger.warning(
+            "compiled code is kept in %s; set CACE_ENV_CACHE_DIR to a writable folder to keep it elsewhere", root
+        )
     return root
 
 
@@ -86,7 +93,7 @@ def inner(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """`inner`, melted into its caller: for the hot path, where passing a state of many arrays would cost more than the work."""
+    """`inner`, melted into its caller: for the hot path, where passing the state would cost more than the work."""
     return numba.njit(**INNER, forceinline=True)(function)  # type: ignore[no-any-return]
 
 

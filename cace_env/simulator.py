@@ -1,7 +1,7 @@
 """The simulator: owns the arrays, calls the kernel, answers in plain Python.
 
-`Simulator` is stepped question by question (the environment, Python policies, other people's simulators held against this one);
-`run_rule` runs a built-in rule's whole episode in one compiled call. Both start from plain integer tables.
+`Simulator` is stepped question by question (the environment, Python policies, other people's simulators held against
+this one); `run_rule` runs a built-in rule's whole episode in one compiled call. Both start from plain integer tables.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Question:
     slot_models: Int64Array  # (S,) model in each slot, NONE where empty
     legal: npt.NDArray[np.bool_]  # (S,)
     last_use_us: Int64Array  # (M,) last arrival or finish
-    features: Callable[[], npt.NDArray[np.float64]]  # () -> (S, NUM_SLOT_FEATURES), raw, see cace_env.observation.SLOT_FEATURES
+    features: Callable[
+        [], npt.NDArray[np.float64]
+    ]  # () -> (S, NUM_SLOT_FEATURES), raw, see cace_env.observation.SLOT_FEATURES
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,20 @@ class Limits:
             SimulationError: a limit under which some model could never be loaded.
         """
         models = tables.num_models
-        keep_alive = np.full(models, FOREVER) if self.keep_alive_us is None else np.asarray(self.keep_alive_us, dtype=np.int64)
+        keep_alive = (
+            np.full(models, FOREVER) if self.keep_alive_us is None else np.asarray(self.keep_alive_us, dtype=np.int64)
+        )
         if keep_alive.shape != (models,) or (keep_alive < 0).any():
-            raise SimulationError(f"keep_alive_us needs one time of at least 0 for each of {models} models, has {keep_alive}")
+            raise SimulationError(
+                f"keep_alive_us needs one time of at least 0 for each of {models} models, has {keep_alive}"
+            )
         most = models if self.max_resident is None else self.max_resident
         pinned = np.bincount(tables.pinned_on[tables.pinned_on >= 0], minlength=tables.num_accelerators)
         if most <= pinned.min():
-            raise SimulationError(f"max_resident {most} leaves no room beside {pinned.min()} pinned models; it needs at least {pinned.min() + 1}")
+            raise SimulationError(
+                f"max_resident {most} leaves no room beside {pinned.min()} pinned models; "
+                f"it needs at least {pinned.min() + 1}"
+            )
         return np.concatenate([keep_alive, [most, int((keep_alive < FOREVER).any())]]).astype(np.int64)
 
 
@@ -223,7 +232,10 @@ class Simulator:
     def _go_on(self, status: int) -> bool:
         if status == layout.STUCK:
             waiting = np.flatnonzero(self.state.models[:, MODEL.waiting]).tolist()
-            raise SimulationError(f"nothing can happen any more at {self.state.scalars[layout.CLOCK]} us; models {waiting} have waiting requests")
+            raise SimulationError(
+                f"nothing can happen any more at {self.state.scalars[layout.CLOCK]} us; "
+                f"models {waiting} have waiting requests"
+            )
         return bool(status == ASKED)
 
     def episode(self) -> Episode:
@@ -236,7 +248,9 @@ class Simulator:
         tokens = columns[:, COLUMN.context].astype(np.int64) + columns[:, COLUMN.output]
         too_long = tokens > self.tables.kv_tokens[columns[:, COLUMN.model]]
         held = self.tables.memory_bytes.sum() - accelerators[:, ACCELERATOR.free].sum()
-        channel_owned = (accelerators[:, ACCELERATOR.swap_target] != NONE) | (accelerators[:, ACCELERATOR.channel] != layout.IDLE)
+        channel_owned = (accelerators[:, ACCELERATOR.swap_target] != NONE) | (
+            accelerators[:, ACCELERATOR.channel] != layout.IDLE
+        )
         rows = self.trace[: g[layout.TRACED]].tolist()
         return Episode(
             arrival_us=requests[:, REQUEST.arrival_us].copy(),
@@ -264,7 +278,9 @@ class Simulator:
             channel_us=accelerators[:, ACCELERATOR.channel_us] + np.where(channel_owned, now, 0),
             memory_byte_us=float(s.clocks[CLOCKS.memory_use] + float(held) * now),
             model_loads=s.models[:, MODEL.loads].copy(),
-            trace=[TraceRow(time, TRACE_KINDS[kind], subject, accelerator) for time, kind, subject, accelerator in rows],
+            trace=[
+                TraceRow(time, TRACE_KINDS[kind], subject, accelerator) for time, kind, subject, accelerator in rows
+            ],
         )
 
 

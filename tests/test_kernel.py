@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cace_env.kernel.state import NUM_SCALARS
-from cace_env.simulator import Episode, Limits, Question, SimulationError, Simulator, simulate
+from cace_env.simulator import Episode, Limits, Question, simulate
 from cace_env.tables import FOREVER, NONE, FleetTables
 from cace_env.workload import Workload
 from tests import reference

@@ -1,4 +1,4 @@
-"""What the shipped scenarios promise: they span what fleets differ in, and every rule of the simulator holds on them."""
+"""What the shipped scenarios promise: they span what fleets differ in, and every invariant holds on them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What happens: requests arrive, engines serve them by continuous batching, time goes on.
 
-Each handler is one event of `docs/design.md`; `settle` closes an event that touched an engine by comparing round lengths once.
+Each handler is one event of `docs/design.md`; `settle` closes an event that touched an engine by comparing round
+lengths once.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ from cace_env.kernel.state import (
     Fleet,
     Requests,
     State,
+    int64,
 )
 
 ROUND: Final = 1 << 20  # one round in the units of a target
@@ -146,7 +148,9 @@ def heap_pop(s: State, f: Fleet, m: int) -> int:
         below = s.tokens[base + child, TOKEN.target]
         if child + 1 < size:
             right = s.tokens[base + child + 1, TOKEN.target]
-            if right < below or (right == below and s.tokens[base + child + 1, TOKEN.request] < s.tokens[base + child, TOKEN.request]):
+            if right < below or (
+                right == below and s.tokens[base + child + 1, TOKEN.request] < s.tokens[base + child, TOKEN.request]
+            ):
                 child += 1
                 below = right
         if target < below or (target == below and r < s.tokens[base + child, TOKEN.request]):
@@ -165,10 +169,13 @@ def begin_prefill(s: State, f: Fleet, w: Requests, m: int) -> None:
     r = s.models[m, MODEL.prefill_head]
     am = s.models[m, MODEL.place] * len(f.models) + m
     tokens = s.requests[r, REQUEST.prefill_tokens]
-    context = np.int64(w.columns[r, COLUMN.context])
+    context = int64(w.columns[r, COLUMN.context])
     cached = context - tokens
     rounds = (tokens + f.models[m, SPEC.chunk_tokens] - 1) // f.models[m, SPEC.chunk_tokens]
-    work = f.speeds[am, SPEED.prefill_ns] * tokens + f.speeds[am, SPEED.attention_ps] * (context * context - cached * cached) // 2000
+    work = (
+        f.speeds[am, SPEED.prefill_ns] * tokens
+        + f.speeds[am, SPEED.attention_ps] * (context * context - cached * cached) // 2000
+    )
     s.models[m, MODEL.prefilling] = 1
     s.models[m, MODEL.prefill_ns] = work // rounds
     heap_push(s, f, m, rounds_now(s, m) + (rounds << 20), r)
@@ -179,8 +186,11 @@ def admit(s: State, f: Fleet, w: Requests, trace: Array, m: int) -> None:
     """Admits waiting requests in order as long as the first finds a seat and KV room."""
     while s.models[m, MODEL.waiting] > 0:
         r = s.models[m, MODEL.queue_head]
-        tokens = np.int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
-        if s.models[m, MODEL.running] >= f.models[m, SPEC.max_num_seqs] or s.models[m, MODEL.kv_used] + tokens > f.models[m, SPEC.kv_tokens]:
+        tokens = int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
+        if (
+            s.models[m, MODEL.running] >= f.models[m, SPEC.max_num_seqs]
+            or s.models[m, MODEL.kv_used] + tokens > f.models[m, SPEC.kv_tokens]
+        ):
             return
         s.models[m, MODEL.queue_head] = s.requests[r, REQUEST.queue_next]
         s.models[m, MODEL.waiting] -= 1
@@ -209,7 +219,9 @@ def settle_prefix(s: State, w: Requests, m: int, r: int) -> None:
     s.models[m, MODEL.prefix_at] = now
     if s.pairs[pair, PAIR.epoch] == s.models[m, MODEL.loads]:
         s.requests[r, REQUEST.prefill_tokens] = w.columns[r, COLUMN.new]
-        s.demand[m, DEMAND.prefix_tokens] -= s.pairs[pair, PAIR.context] * np.exp2(-(now - s.pairs[pair, PAIR.time_us]) / PREFIX_HALF_LIFE_US)
+        s.demand[m, DEMAND.prefix_tokens] -= s.pairs[pair, PAIR.context] * np.exp2(
+            -(now - s.pairs[pair, PAIR.time_us]) / PREFIX_HALF_LIFE_US
+        )
     else:
         s.requests[r, REQUEST.prefill_tokens] = context
         if s.pairs[pair, PAIR.epoch] != NONE:
@@ -229,7 +241,12 @@ def settle(s: State, f: Fleet, m: int) -> None:
     is_busy = s.models[m, MODEL.running] > 0
     if is_busy:
         am = a * len(f.models) + m
-        round_ns = f.speeds[am, SPEED.round_ns] + s.models[m, MODEL.decoding] * f.speeds[am, SPEED.decode_ns] + f.speeds[am, SPEED.kv_ps] * s.models[m, MODEL.kv_halves] // 2000 + s.models[m, MODEL.prefill_ns]
+        round_ns = (
+            f.speeds[am, SPEED.round_ns]
+            + s.models[m, MODEL.decoding] * f.speeds[am, SPEED.decode_ns]
+            + f.speeds[am, SPEED.kv_ps] * s.models[m, MODEL.kv_halves] // 2000
+            + s.models[m, MODEL.prefill_ns]
+        )
         s.models[m, MODEL.round_ns] = max(round_ns, SHORTEST_ROUND_NS)
     if was_busy == is_busy:
         if is_busy:
@@ -253,7 +270,9 @@ def settle(s: State, f: Fleet, m: int) -> None:
             other = s.slots[slot, SLOT.model]
             if other != NONE and s.models[other, MODEL.length_ns] != 0:
                 stretch(s, other, s.accelerators[a, ACCELERATOR.busy])
-                s.models[other, MODEL.due_us] = due_time(s, other, s.tokens[f.models[other, SPEC.heap_start], TOKEN.target])
+                s.models[other, MODEL.due_us] = due_time(
+                    s, other, s.tokens[f.models[other, SPEC.heap_start], TOKEN.target]
+                )
     due = FOREVER
     first = NONE
     for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
@@ -286,8 +305,8 @@ def token_end(s: State, f: Fleet, w: Requests, trace: Array, m: int) -> None:
     """A first token or a finish: whatever the first entry of the engine's heap is."""
     target = s.tokens[f.models[m, SPEC.heap_start], TOKEN.target]
     r = heap_pop(s, f, m)
-    halves = 2 * np.int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
-    decode_rounds = (np.int64(w.columns[r, COLUMN.output]) - 1) << 20
+    halves = 2 * int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
+    decode_rounds = (int64(w.columns[r, COLUMN.output]) - 1) << 20
     finished = True
     if r == s.models[m, MODEL.prefill_head]:
         s.models[m, MODEL.prefill_head] = s.requests[r, REQUEST.queue_next]
@@ -335,14 +354,16 @@ def finish(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> Non
     if f.slos[task, SLO.on_e2e] == 1 and now - s.requests[r, REQUEST.arrival_us] > f.slos[task, SLO.limit_us]:
         s.tasks[task, TASK.slo_missed] += 1
     s.models[m, MODEL.running] -= 1
-    s.models[m, MODEL.kv_used] -= np.int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
+    s.models[m, MODEL.kv_used] -= int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
     s.models[m, MODEL.running_arrivals] -= s.requests[r, REQUEST.arrival_us]
     s.scalars[ENDED] += 1
     s.models[m, MODEL.last_use] = now
     if s.demand[m, DEMAND.mean_output] != s.demand[m, DEMAND.mean_output]:
         s.demand[m, DEMAND.mean_output] = w.columns[r, COLUMN.output]
     else:
-        s.demand[m, DEMAND.mean_output] += MOVING_AVERAGE * (w.columns[r, COLUMN.output] - s.demand[m, DEMAND.mean_output])
+        s.demand[m, DEMAND.mean_output] += MOVING_AVERAGE * (
+            w.columns[r, COLUMN.output] - s.demand[m, DEMAND.mean_output]
+        )
     record(s, trace, T_FINISH, r, s.models[m, MODEL.place])
     schedule_followers(s, w, r)
     if s.models[m, MODEL.phase] == RESIDENT:
@@ -359,7 +380,7 @@ def finish(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> Non
 @inlined
 def schedule_followers(s: State, w: Requests, r: int) -> None:
     """Puts the requests that follow r into the heap of closed-loop arrivals, ordered by (arrival, row)."""
-    child = np.int64(w.columns[r, COLUMN.first_child])
+    child = int64(w.columns[r, COLUMN.first_child])
     while child != NONE:
         arrival = s.scalars[CLOCK] + w.times[child, TIME.think_us]
         s.requests[child, REQUEST.arrival_us] = arrival
@@ -368,12 +389,14 @@ def schedule_followers(s: State, w: Requests, r: int) -> None:
         while i > 0:
             parent = (i - 1) >> 1
             above = s.requests[parent, REQUEST.closed_heap]
-            if s.requests[above, REQUEST.arrival_us] < arrival or (s.requests[above, REQUEST.arrival_us] == arrival and above < child):
+            if s.requests[above, REQUEST.arrival_us] < arrival or (
+                s.requests[above, REQUEST.arrival_us] == arrival and above < child
+            ):
                 break
             s.requests[i, REQUEST.closed_heap] = above
             i = parent
         s.requests[i, REQUEST.closed_heap] = child
-        child = np.int64(w.columns[child, COLUMN.next_sibling])
+        child = int64(w.columns[child, COLUMN.next_sibling])
 
 
 @inlined
@@ -393,10 +416,14 @@ def pop_closed(s: State) -> int:
         if child + 1 < size:
             right = s.requests[child + 1, REQUEST.closed_heap]
             earlier = s.requests[right, REQUEST.arrival_us] < s.requests[below, REQUEST.arrival_us]
-            if earlier or (s.requests[right, REQUEST.arrival_us] == s.requests[below, REQUEST.arrival_us] and right < below):
+            if earlier or (
+                s.requests[right, REQUEST.arrival_us] == s.requests[below, REQUEST.arrival_us] and right < below
+            ):
                 child += 1
                 below = right
-        if arrival < s.requests[below, REQUEST.arrival_us] or (arrival == s.requests[below, REQUEST.arrival_us] and r < below):
+        if arrival < s.requests[below, REQUEST.arrival_us] or (
+            arrival == s.requests[below, REQUEST.arrival_us] and r < below
+        ):
             break
         s.requests[i, REQUEST.closed_heap] = below
         i = child
@@ -408,17 +435,17 @@ def pop_closed(s: State) -> int:
 def next_open_arrival(s: State, w: Requests) -> int:
     """The next open-loop request, or NONE."""
     pointer = s.scalars[NEXT_OPEN]
-    return np.int64(w.open_order[pointer]) if pointer < len(w.open_order) else NONE
+    return int64(w.open_order[pointer]) if pointer < len(w.open_order) else NONE
 
 
 @inlined
 def arrive(s: State, f: Fleet, w: Requests, trace: Array, r: int) -> None:
     """A request arrives: refused if no KV cache can hold it, else queued, and admitted if its model is resident."""
     now = s.scalars[CLOCK]
-    m = np.int64(w.columns[r, COLUMN.model])
+    m = int64(w.columns[r, COLUMN.model])
     s.requests[r, REQUEST.arrival_us] = now
     record(s, trace, T_ARRIVAL, r, s.models[m, MODEL.place])
-    if np.int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output] > f.models[m, SPEC.kv_tokens]:
+    if int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output] > f.models[m, SPEC.kv_tokens]:
         s.scalars[REFUSED] += 1
         s.scalars[ENDED] += 1
         record(s, trace, T_REFUSED, r, s.models[m, MODEL.place])
@@ -514,7 +541,11 @@ def slide_window(s: State, w: Requests) -> None:
         r = s.requests[tail, REQUEST.arrival_log]
         if s.requests[r, REQUEST.arrival_us] >= oldest:
             break
-        m, session, user = np.int64(w.columns[r, COLUMN.model]), w.columns[r, COLUMN.session_pair], w.columns[r, COLUMN.user_pair]
+        m, session, user = (
+            int64(w.columns[r, COLUMN.model]),
+            w.columns[r, COLUMN.session_pair],
+            w.columns[r, COLUMN.user_pair],
+        )
         s.models[m, MODEL.window_requests] -= 1
         s.pairs[session, PAIR.window] -= 1
         if s.pairs[session, PAIR.window] == 0:

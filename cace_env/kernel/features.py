@@ -1,7 +1,7 @@
 """What a policy may know: features of slots, of pending models and of the whole, in physical units.
 
-Nothing here reads the future: no output length of an unfinished request, no arrival that has not happened. Names, units and
-scales stand in `cace_env.observation`; the order of the indices below is the order there.
+Nothing here reads the future: no output length of an unfinished request, no arrival that has not happened. Names,
+units and scales stand in `cace_env.observation`; the order of the indices below is the order there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import numpy as np
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
 from cace_env.kernel.state import (
-    ABSENT,
     ACCELERATOR,
     CLOCK,
     CLOCKS,
@@ -38,27 +37,30 @@ from cace_env.kernel.state import (
     UNLOADING,
     Fleet,
     State,
+    int64,
 )
-from cace_env.kernel.swaps import greedy_dual, own_residual, tier_after_eviction, tier_of
+from cace_env.kernel.swaps import greedy_dual, next_pending, own_residual, tier_after_eviction, tier_of
 
 Array = Any
 (
-    F_OCCUPIED, F_LEGAL, F_LOADING, F_LEAVING, F_PINNED, F_FREED_GB, F_WEIGHTS_GB, F_RELOAD_S, F_DECODE_MS, F_RUNNING, F_WAITING,
-    F_RUNNING_AGE_S, F_EMITTED_TOKENS, F_SINCE_USE_S, F_SINCE_SECOND_USE_S, F_SINCE_LOAD_S, F_USES_SINCE_LOAD, F_USES, F_WINDOW_REQUESTS,
-    F_RATE_1M, F_RATE_10M, F_RATE_60M, F_WINDOW_USERS, F_WINDOW_SESSIONS, F_PREFIX_TOKENS, F_LATENCY_WEIGHT, F_EXPECTED_OUTPUT_TOKENS,
-    F_MEAN_GAP_S, F_GAP_CV, F_MISSING_GB, F_FREE_GB, F_GREEDY_DUAL,
+    F_OCCUPIED, F_LEGAL, F_LOADING, F_LEAVING, F_PINNED, F_FREED_GB, F_WEIGHTS_GB, F_RELOAD_S, F_DECODE_MS,
+    F_RUNNING, F_WAITING, F_RUNNING_AGE_S, F_EMITTED_TOKENS, F_SINCE_USE_S, F_SINCE_SECOND_USE_S, F_SINCE_LOAD_S,
+    F_USES_SINCE_LOAD, F_USES, F_WINDOW_REQUESTS, F_RATE_1M, F_RATE_10M, F_RATE_60M, F_WINDOW_USERS,
+    F_WINDOW_SESSIONS, F_PREFIX_TOKENS, F_LATENCY_WEIGHT, F_EXPECTED_OUTPUT_TOKENS, F_MEAN_GAP_S, F_GAP_CV,
+    F_MISSING_GB, F_FREE_GB, F_GREEDY_DUAL,
 ) = range(32)  # fmt: skip
 NUM_SLOT_FEATURES: Final = 32
 
 (
-    P_PRESENT, P_TARGET, P_NEED_GB, P_WEIGHTS_GB, P_LOAD_S, P_WAITING, P_WAITING_WEIGHT, P_OLDEST_WAIT_S, P_PENDING_S, P_RATE_1M, P_RATE_10M,
-    P_RATE_60M, P_WINDOW_USERS, P_WINDOW_SESSIONS, P_LATENCY_WEIGHT, P_EXPECTED_OUTPUT_TOKENS, P_SINCE_EVICTION_S,
+    P_PRESENT, P_TARGET, P_NEED_GB, P_WEIGHTS_GB, P_LOAD_S, P_WAITING, P_WAITING_WEIGHT, P_OLDEST_WAIT_S,
+    P_PENDING_S, P_RATE_1M, P_RATE_10M, P_RATE_60M, P_WINDOW_USERS, P_WINDOW_SESSIONS, P_LATENCY_WEIGHT,
+    P_EXPECTED_OUTPUT_TOKENS, P_SINCE_EVICTION_S,
 ) = range(17)  # fmt: skip
 NUM_PENDING_FEATURES: Final = 17
 
 (
-    C_ELAPSED_S, C_LEGAL, C_CHOSEN, C_TARGET_NEED_GB, C_TARGET_LOAD_S, C_MISSING_GB, C_FREE_GB, C_MEMORY_GB, C_PENDING, C_WAITING,
-    C_RUNNING, C_LOADING, C_IDLE_MODELS, C_HOST_CACHE_GB,
+    C_ELAPSED_S, C_LEGAL, C_CHOSEN, C_TARGET_NEED_GB, C_TARGET_LOAD_S, C_MISSING_GB, C_FREE_GB, C_MEMORY_GB,
+    C_PENDING, C_WAITING, C_RUNNING, C_LOADING, C_IDLE_MODELS, C_HOST_CACHE_GB,
 ) = range(14)  # fmt: skip
 NUM_CONTEXT_FEATURES: Final = 14
 
@@ -127,9 +129,15 @@ def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> N
     out[F_WAITING] = s.models[m, MODEL.waiting]
     out[F_RUNNING_AGE_S] = (now - s.models[m, MODEL.running_arrivals] / running) * SECONDS if running > 0 else 0.0
     decoding = s.models[m, MODEL.decoding]
-    out[F_EMITTED_TOKENS] = decoding + ((decoding * rounds_now(s, m) - s.models[m, MODEL.decode_start_sum]) >> 20) if decoding > 0 else 0
-    out[F_SINCE_USE_S] = (now - max(s.models[m, MODEL.last_use], s.models[m, MODEL.loaded_at] if s.models[m, MODEL.uses] == 0 else 0)) * SECONDS
-    out[F_SINCE_SECOND_USE_S] = (now - s.models[m, MODEL.second_use]) * SECONDS if s.models[m, MODEL.second_use] >= 0 else NEVER_S
+    out[F_EMITTED_TOKENS] = (
+        decoding + ((decoding * rounds_now(s, m) - s.models[m, MODEL.decode_start_sum]) >> 20) if decoding > 0 else 0
+    )
+    out[F_SINCE_USE_S] = (
+        now - max(s.models[m, MODEL.last_use], s.models[m, MODEL.loaded_at] if s.models[m, MODEL.uses] == 0 else 0)
+    ) * SECONDS
+    out[F_SINCE_SECOND_USE_S] = (
+        (now - s.models[m, MODEL.second_use]) * SECONDS if s.models[m, MODEL.second_use] >= 0 else NEVER_S
+    )
     out[F_SINCE_LOAD_S] = (now - s.models[m, MODEL.loaded_at]) * SECONDS if s.models[m, MODEL.phase] != LOADING else 0.0
     out[F_USES_SINCE_LOAD] = s.models[m, MODEL.uses_since_load]
     out[F_USES] = s.models[m, MODEL.uses]
@@ -148,9 +156,13 @@ def demand_features(s: State, m: int, out: Array) -> None:
     out[F_WINDOW_USERS] = s.models[m, MODEL.window_users]
     out[F_WINDOW_SESSIONS] = s.models[m, MODEL.window_sessions]
     # Sums and differences of decayed tokens may miss 0 by a rounding error.
-    out[F_PREFIX_TOKENS] = max(s.demand[m, DEMAND.prefix_tokens], 0.0) * np.exp2(-(now - s.models[m, MODEL.prefix_at]) / PREFIX_HALF_LIFE_US)
+    out[F_PREFIX_TOKENS] = max(s.demand[m, DEMAND.prefix_tokens], 0.0) * np.exp2(
+        -(now - s.models[m, MODEL.prefix_at]) / PREFIX_HALF_LIFE_US
+    )
     out[F_LATENCY_WEIGHT] = s.demand[m, DEMAND.mean_weight]
-    out[F_EXPECTED_OUTPUT_TOKENS] = s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
+    out[F_EXPECTED_OUTPUT_TOKENS] = (
+        s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
+    )
     mean = s.demand[m, DEMAND.gap_s]
     out[F_MEAN_GAP_S] = mean if mean > 0.0 else NEVER_S
     variance = s.demand[m, DEMAND.gap_squared] - mean * mean
@@ -183,13 +195,15 @@ def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
     out[P_WINDOW_USERS] = s.models[m, MODEL.window_users]
     out[P_WINDOW_SESSIONS] = s.models[m, MODEL.window_sessions]
     out[P_LATENCY_WEIGHT] = s.demand[m, DEMAND.mean_weight]
-    out[P_EXPECTED_OUTPUT_TOKENS] = s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
+    out[P_EXPECTED_OUTPUT_TOKENS] = (
+        s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
+    )
     out[P_SINCE_EVICTION_S] = min((now - s.models[m, MODEL.evicted_at]) * SECONDS, NEVER_S)
 
 
 @inlined
 def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
-    """Features of the whole, `out` (NUM_CONTEXT_FEATURES,) float64; `missing` bytes on the accelerator that lacks least."""
+    """Features of the whole, `out` (NUM_CONTEXT_FEATURES,) float64; `missing` bytes where least is missing."""
     now = s.scalars[CLOCK]
     target = s.scalars[TARGET]
     out[C_ELAPSED_S] = (now - s.scalars[LAST_ASKED]) * SECONDS
@@ -215,7 +229,9 @@ def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
     for m in range(len(f.models)):
         waiting += s.models[m, MODEL.waiting]
         running += s.models[m, MODEL.running]
-        idle += s.models[m, MODEL.phase] == RESIDENT and s.models[m, MODEL.running] == 0 and s.models[m, MODEL.waiting] == 0
+        idle += (
+            s.models[m, MODEL.phase] == RESIDENT and s.models[m, MODEL.running] == 0 and s.models[m, MODEL.waiting] == 0
+        )
     out[C_WAITING] = waiting
     out[C_RUNNING] = running
     out[C_IDLE_MODELS] = idle
@@ -228,11 +244,11 @@ def write_observation(s: State, f: Fleet, scales: Array, rows: Array, out: Array
 
     `scales` (all features,) divides; `rows` (widest feature row,) is scratch; `out` float32 of
     `max_slots * NUM_SLOT_FEATURES + pending_rows * NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES`.
-    A positive scale divides, a negative one stands for log1p(x / -scale): seconds and hours stay apart in one bounded range.
+    A positive scale divides, a negative one stands for log1p(x / -scale): seconds and hours stay apart in one range.
     """
     out[:] = 0.0
     at = 0
-    least = np.int64(-1)
+    least = int64(-1)
     for a in range(len(f.accelerators)):
         missing = missing_bytes(s, f, a)
         legal_here = False
@@ -245,20 +261,11 @@ def write_observation(s: State, f: Fleet, scales: Array, rows: Array, out: Array
             least = missing
     at = len(s.slots) * NUM_SLOT_FEATURES
     target = s.scalars[TARGET]
-    last_arrival, last_request = np.int64(-1), np.int64(-1)
+    m = NONE
     for _ in range(pending_rows):
-        m = NONE
-        for other in range(len(f.models)):
-            if s.models[other, MODEL.waiting] > 0 and (s.models[other, MODEL.phase] == ABSENT or other == target):
-                r = s.models[other, MODEL.queue_head]
-                t = s.requests[r, REQUEST.arrival_us]
-                if t > last_arrival or (t == last_arrival and r > last_request):
-                    if m == NONE or t < s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us] or (t == s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us] and r < s.models[m, MODEL.queue_head]):
-                        m = other
+        m = next_pending(s, f, m, target)
         if m == NONE:
             break
-        last_request = s.models[m, MODEL.queue_head]
-        last_arrival = s.requests[last_request, REQUEST.arrival_us]
         pending_features(s, f, m, rows)
         compress(rows, scales, NUM_SLOT_FEATURES, NUM_PENDING_FEATURES, out, at)
         at += NUM_PENDING_FEATURES
@@ -269,7 +276,7 @@ def write_observation(s: State, f: Fleet, scales: Array, rows: Array, out: Array
 
 @inlined
 def compress(row: Array, scales: Array, first: int, count: int, out: Array, at: int) -> None:
-    """Writes `count` features of `row` into `out[at:]`: x / scale where the scale is positive, sign(x) log1p(|x| / -scale) where negative."""
+    """Writes `count` features into `out[at:]`: x / scale, or sign(x) log1p(|x| / -scale) for negative scales."""
     for i in range(count):
         scale = scales[first + i]
         if scale > 0.0:

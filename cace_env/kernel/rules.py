@@ -43,7 +43,19 @@ from cace_env.kernel.state import (
 Array = Any
 
 # How a rule scores. FEATURES: a weighted sum of raw features; TERMS: of CACE's terms; VALUES: one number per model.
-FEATURES, TERMS, VALUES, RANDOM, HYPERBOLIC, RATE_LOAD_SIZE, CHURN_GUARD, SINGLE_VICTIM, BELADY, BELADY_SIZE, BELADY_COST = range(11)
+(
+    FEATURES,
+    TERMS,
+    VALUES,
+    RANDOM,
+    HYPERBOLIC,
+    RATE_LOAD_SIZE,
+    CHURN_GUARD,
+    SINGLE_VICTIM,
+    BELADY,
+    BELADY_SIZE,
+    BELADY_COST,
+) = range(11)
 
 TERM_LOAD, TERM_LATENCY, TERM_OUTPUT, TERM_RECENCY, TERM_DEMAND = range(5)
 NUM_TERMS: Final = 5
@@ -56,8 +68,12 @@ class Rule(NamedTuple):
     kind: int  # FEATURES ... BELADY_COST
     weights: Array  # float: (NUM_SLOT_FEATURES,) for FEATURES, (NUM_TERMS,) for TERMS, (1,) seconds for CHURN_GUARD
     values: Array  # float: (M,) for VALUES; uniform draws for RANDOM
-    limits: Array  # (M + 2,) keep-alive per model [us], most resident models per accelerator, 1 = any keep-alive is finite
-    future_order: Array  # (R,) requests by (model, nominal arrival, row); empty for a rule that does not know the future
+    limits: (
+        Array  # (M + 2,) keep-alive per model [us], most resident models per accelerator, 1 = any keep-alive is finite
+    )
+    future_order: (
+        Array  # (R,) requests by (model, nominal arrival, row); empty for a rule that does not know the future
+    )
     future_start: Array  # (M + 1,) requests of model m: future_order[future_start[m]:future_start[m + 1]]
     nominal_us: Array  # (R,) arrival without swapping
 
@@ -162,7 +178,7 @@ def score_terms(s: State, weights: Array, rows: Array, scores: Array) -> None:
 
 @inlined
 def add_term(s: State, weight: float, rows: Array, feature: int, falling: bool, scores: Array) -> None:
-    """Adds weight * min-max of one feature over the legal slots; `falling`: the smaller the feature, the larger the term."""
+    """Adds weight * min-max of one feature over the legal slots; `falling`: the least feature has the largest term."""
     if weight == 0.0:
         return
     low = np.inf
@@ -181,7 +197,7 @@ def add_term(s: State, weight: float, rows: Array, feature: int, falling: bool, 
 
 @inlined
 def next_use(s: State, rule: Rule, next_pointer: Array, m: int) -> int:
-    """Time until the least nominal arrival among the model's requests that have not arrived, at least 0; FOREVER if none."""
+    """Time until the least nominal arrival of the model's requests still to come, at least 0; FOREVER if none."""
     now = s.scalars[CLOCK]
     i = next_pointer[m]
     while i < rule.future_start[m + 1] and s.requests[rule.future_order[i], REQUEST.arrival_us] <= now:

@@ -58,6 +58,7 @@ from cace_env.kernel.state import (
     Requests,
     State,
     fleet_views,
+    int64,
     state_views,
 )
 from cace_env.kernel.swaps import channel_done, choose, expire, place, set_timer, take_slot, work_channel
@@ -133,7 +134,7 @@ def start_resident(s: State, f: Fleet, m: int, a: int) -> None:
 
 @inner
 def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> None:
-    """Runs events until the policy is asked, all requests have ended, the decision limit is reached, or nothing can happen."""
+    """Runs events until the policy is asked, all requests have ended, the limit is reached, or nothing can happen."""
     requests = len(s.requests)
     while True:
         # The least event by (time, priority, key): each later source needs a strictly earlier time.
@@ -144,14 +145,24 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
             if s.accelerators[a, ACCELERATOR.token_due] < time:
                 time, source, key = s.accelerators[a, ACCELERATOR.token_due], 0, a
         for a in range(len(f.accelerators)):
-            if s.accelerators[a, ACCELERATOR.channel_end] < time or (s.accelerators[a, ACCELERATOR.channel_end] == time and source == 2 and s.accelerators[a, ACCELERATOR.channel] != LOAD):
-                time, source, key = s.accelerators[a, ACCELERATOR.channel_end], 1 + (s.accelerators[a, ACCELERATOR.channel] == LOAD), a
+            if s.accelerators[a, ACCELERATOR.channel_end] < time or (
+                s.accelerators[a, ACCELERATOR.channel_end] == time
+                and source == 2
+                and s.accelerators[a, ACCELERATOR.channel] != LOAD
+            ):
+                time, source, key = (
+                    s.accelerators[a, ACCELERATOR.channel_end],
+                    1 + (s.accelerators[a, ACCELERATOR.channel] == LOAD),
+                    a,
+                )
         r = next_open_arrival(s, w)
         if r != NONE and w.times[r, TIME.arrival_us] < time:
             time, source, key = w.times[r, TIME.arrival_us], 3, r
         if s.scalars[CLOSED_SIZE] > 0:
             r = s.requests[0, REQUEST.closed_heap]
-            if s.requests[r, REQUEST.arrival_us] < time or (s.requests[r, REQUEST.arrival_us] == time and source == 3 and r < key):
+            if s.requests[r, REQUEST.arrival_us] < time or (
+                s.requests[r, REQUEST.arrival_us] == time and source == 3 and r < key
+            ):
                 time, source, key = s.requests[r, REQUEST.arrival_us], 4, r
         if s.scalars[TIMER] < time:
             time, source = s.scalars[TIMER], 5
@@ -190,7 +201,7 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
             else:
                 pop_closed(s)
             arrive(s, f, w, trace, key)
-            m = np.int64(w.columns[key, COLUMN.model])
+            m = int64(w.columns[key, COLUMN.model])
             if s.models[m, MODEL.phase] == RESIDENT:
                 settle(s, f, m)
         else:
@@ -204,8 +215,16 @@ def cost_now(s: State, f: Fleet) -> float:
     now = s.scalars[CLOCK]
     cost = f.prices[0] * s.scalars[LOAD_US] * 1e-6 + f.prices[2] * s.scalars[REFUSED]
     for task in range(NUM_TASKS):
-        cost += f.weights[task, WEIGHT.ttft] * (s.tasks[task, TASK.waiting_sum] + s.tasks[task, TASK.waiting_count] * now) * 1e-6
-        cost += f.weights[task, WEIGHT.e2e] * (s.tasks[task, TASK.system_sum] + s.tasks[task, TASK.system_count] * now) * 1e-6
+        cost += (
+            f.weights[task, WEIGHT.ttft]
+            * (s.tasks[task, TASK.waiting_sum] + s.tasks[task, TASK.waiting_count] * now)
+            * 1e-6
+        )
+        cost += (
+            f.weights[task, WEIGHT.e2e]
+            * (s.tasks[task, TASK.system_sum] + s.tasks[task, TASK.system_count] * now)
+            * 1e-6
+        )
         cost += f.prices[1] * s.tasks[task, TASK.slo_missed]
     return cost
 
@@ -281,9 +300,17 @@ def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Reque
 
 @compiled
 def observe(
-    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, scales: Array, pending_rows: int, scratch: Array, out: Array
+    row: Array,
+    at: Array,
+    fleet: Array,
+    fleet_at: Array,
+    w: Requests,
+    scales: Array,
+    pending_rows: int,
+    scratch: Array,
+    out: Array,
 ) -> None:
-    """The observation at a question, float32, laid out by `cace_env.observation.ObservationLayout`; `scratch` (NUM_SLOT_FEATURES,)."""
+    """The observation at a question, float32, laid out by `ObservationLayout`; `scratch` (NUM_SLOT_FEATURES,)."""
     s = state_views(row, at)
     f = fleet_views(fleet, fleet_at)
     slide_window(s, w)

@@ -1,8 +1,8 @@
 """The arrays of one simulation, as named views into flat rows.
 
-Three rows of int64: the *fleet* (constant, shared), the *workload* (constant, shared) and the *state* (one row of the arena
-per environment: a snapshot is one copy). `Layout` knows where each array lies; the `*_views` functions cut the rows up,
-in Python and in compiled code alike.
+Three rows of int64: the *fleet* (constant, shared), the *workload* (constant, shared) and the *state* (one row of the
+arena per environment: a snapshot is one copy). `Layout` knows where each array lies; the `*_views` functions cut the
+rows up, in Python and in compiled code alike.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ Int64Array = npt.NDArray[np.int64]
 Array = Any  # of the dtype and shape in the comment; numba knows it exactly
 
 # As np.int64: numba would compile a function once more for every Python constant that it is called with.
-NONE: Final = np.int64(plain.NONE)
-FOREVER: Final = np.int64(plain.FOREVER)
+int64: Any = np.int64
+NONE: Final[int] = int64(plain.NONE)
+FOREVER: Final[int] = int64(plain.FOREVER)
 NUM_TASKS: Final = len(TASKS)
 
 # Model states.
@@ -36,11 +37,13 @@ RUNNING, ASKED, DONE, TRUNCATED, STUCK = range(5)
 
 # Kinds of trace rows.
 TRACE_KINDS: Final = (
-    "ARRIVAL", "REFUSED", "ADMITTED", "FIRST_TOKEN", "FINISH", "VICTIM", "UNLOAD_START", "UNLOAD_DONE", "LOAD_START", "LOAD_DONE",
+    "ARRIVAL", "REFUSED", "ADMITTED", "FIRST_TOKEN", "FINISH", "VICTIM", "UNLOAD_START", "UNLOAD_DONE",
+    "LOAD_START", "LOAD_DONE",
 )  # fmt: skip
 (
-    T_ARRIVAL, T_REFUSED, T_ADMITTED, T_FIRST_TOKEN, T_FINISH, T_VICTIM, T_UNLOAD_START, T_UNLOAD_DONE, T_LOAD_START, T_LOAD_DONE,
-) = np.arange(10)  # fmt: skip
+    T_ARRIVAL, T_REFUSED, T_ADMITTED, T_FIRST_TOKEN, T_FINISH, T_VICTIM, T_UNLOAD_START, T_UNLOAD_DONE,
+    T_LOAD_START, T_LOAD_DONE,
+) = (int64(kind) for kind in range(10))  # fmt: skip
 
 # Sliding window of the demand features.
 WINDOW_US: Final = 300_000_000  # 5 minutes
@@ -48,8 +51,8 @@ REGRET_US: Final = 60_000_000  # a load this soon after the model's eviction is 
 
 # Indices into `State.scalars`.
 (
-    CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, ARRIVED, TIMER, TARGET, FIXED, LEGAL, DRAINS,
-    DECISIONS, INVALID, FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
+    CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, ARRIVED, TIMER, TARGET, FIXED, LEGAL, DRAINS, DECISIONS,
+    INVALID, FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
     LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING,
 ) = range(32)  # fmt: skip
 NUM_SCALARS: Final = 32
@@ -293,8 +296,8 @@ TIME: Final[TimeColumns] = _columns(TimeColumns)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Arrays. Few and two-dimensional: numba passes every array of a tuple as seven to nine words, so dozens of them would cost
-# minutes of compilation.
+# Arrays. Few and two-dimensional: numba passes every array of a tuple as seven to nine words, so dozens of them would
+# cost minutes of compilation.
 
 
 class Fleet(NamedTuple):

@@ -1,14 +1,12 @@
 """Loads and evictions: the swap channel, the host cache, who is placed where, and who may be evicted.
 
-`place` is the decision protocol of Eviction-v0 (`docs/design.md`, section 5): it acts until nothing can be placed or the
-policy must be asked; `choose` applies an answer.
+`place` is the decision protocol of Eviction-v0 (`docs/design.md`, section 5): it acts until nothing can be placed or
+the policy must be asked; `choose` applies an answer.
 """
 
 from __future__ import annotations
 
 from typing import Any
-
-import numpy as np
 
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import admit, record, settle, turn_pending
@@ -65,12 +63,13 @@ from cace_env.kernel.state import (
     Fleet,
     Requests,
     State,
+    int64,
 )
 from cace_env.tables import DISK, HOST
 
 Array = Any
-RENEW, INSERT = np.arange(2)  # what a touch does to a model that is not in the host cache
-IDLE_ONLY, BUSY_TOO = np.arange(2)  # who may be evicted
+RENEW, INSERT = int64(0), int64(1)  # what a touch does to a model that is not in the host cache
+IDLE_ONLY, BUSY_TOO = int64(0), int64(1)  # who may be evicted
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,6 +86,13 @@ def touch(s: State, f: Fleet, m: int, how: int) -> None:
         insert(s, f, m)
 
 
+@inlined
+def may_drop(s: State, m: int) -> bool:
+    """Model m's entry is in the host cache, and nobody is about to load it."""
+    phase = s.models[m, MODEL.phase]
+    return s.models[m, MODEL.touched] > 0 and phase != PLANNED and phase != LOADING
+
+
 @inner
 def insert(s: State, f: Fleet, m: int) -> None:
     """Puts model m into the host cache if what may be dropped makes room for it."""
@@ -96,16 +102,16 @@ def insert(s: State, f: Fleet, m: int) -> None:
         return
     droppable = 0
     for other in range(len(f.models)):
-        if s.models[other, MODEL.touched] > 0 and s.models[other, MODEL.phase] != PLANNED and s.models[other, MODEL.phase] != LOADING:
+        if may_drop(s, other):
             droppable += f.models[other, SPEC.weights]
     if size > room + droppable:
         return
     while size > room:
         oldest = NONE
         for other in range(len(f.models)):
-            if s.models[other, MODEL.touched] > 0 and s.models[other, MODEL.phase] != PLANNED and s.models[other, MODEL.phase] != LOADING:
-                if oldest == NONE or s.models[other, MODEL.touched] < s.models[oldest, MODEL.touched]:
-                    oldest = other
+            older = oldest == NONE or s.models[other, MODEL.touched] < s.models[oldest, MODEL.touched]
+            if older and may_drop(s, other):
+                oldest = other
         s.models[oldest, MODEL.touched] = 0
         s.scalars[CACHED_BYTES] -= f.models[oldest, SPEC.weights]
         room += f.models[oldest, SPEC.weights]
@@ -116,7 +122,11 @@ def insert(s: State, f: Fleet, m: int) -> None:
 @inlined
 def tier_of(s: State, f: Fleet, m: int, a: int) -> int:
     """Where model m would be loaded from, onto accelerator a, now."""
-    return HOST if s.models[m, MODEL.touched] > 0 and (f.models[m, SPEC.residual] == 0 or s.models[m, MODEL.asleep] == a) else DISK
+    return (
+        HOST
+        if s.models[m, MODEL.touched] > 0 and (f.models[m, SPEC.residual] == 0 or s.models[m, MODEL.asleep] == a)
+        else DISK
+    )
 
 
 @inlined
@@ -128,7 +138,10 @@ def tier_after_eviction(s: State, f: Fleet, m: int) -> int:
 
 @inlined
 def greedy_dual(s: State, f: Fleet, m: int) -> float:
-    """GreedyDual-Size-Frequency priority: clock at the last use + uses since the load * reload seconds / GB freed (Cherkasova, HPL-98-69)."""
+    """Priority by GreedyDual-Size-Frequency (Cherkasova, HPL-98-69): clock + uses * cost / size.
+
+    The clock is that at the last use, uses count since the load, cost is the reload [s], size what is freed [GB].
+    """
     am = s.models[m, MODEL.place] * len(f.models) + m
     reload_s = f.speeds[am, SPEED.load_host + tier_after_eviction(s, f, m)] * 1e-6
     freed_gb = (f.models[m, SPEC.need] - f.models[m, SPEC.residual]) * 1e-9
@@ -236,7 +249,7 @@ def start_unload(s: State, f: Fleet, trace: Array, a: int, m: int) -> bool:
 
 @inlined
 def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
-    """Model m has left accelerator a: its memory is free but for the residual; it is pending if somebody waits for it."""
+    """Model m has left accelerator a: its memory is free but for the residual; pending if somebody waits for it."""
     now = s.scalars[CLOCK]
     freed = f.models[m, SPEC.need] - f.models[m, SPEC.residual]
     s.accelerators[a, ACCELERATOR.free] += freed
@@ -264,7 +277,7 @@ def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
 
 @inner
 def work_channel(s: State, f: Fleet, trace: Array, a: int) -> None:
-    """Lets the swap on accelerator a go on: the first chosen victim that runs nothing unloads; after the last one, the load starts."""
+    """Lets the swap on accelerator a go on: chosen victims that run nothing unload in turn, then it loads."""
     while s.accelerators[a, ACCELERATOR.channel] == IDLE and s.accelerators[a, ACCELERATOR.swap_target] != NONE:
         if s.accelerators[a, ACCELERATOR.leaving] == 0:
             if s.accelerators[a, ACCELERATOR.swap_open] == 0:
@@ -273,9 +286,9 @@ def work_channel(s: State, f: Fleet, trace: Array, a: int) -> None:
         first = NONE
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
             m = s.slots[slot, SLOT.model]
-            if m != NONE and s.models[m, MODEL.phase] == DRAINING and s.models[m, MODEL.running] == 0:
-                if first == NONE or s.models[m, MODEL.rank] < s.models[first, MODEL.rank]:
-                    first = m
+            leaves = m != NONE and s.models[m, MODEL.phase] == DRAINING and s.models[m, MODEL.running] == 0
+            if leaves and (first == NONE or s.models[m, MODEL.rank] < s.models[first, MODEL.rank]):
+                first = m
         if first == NONE or not start_unload(s, f, trace, a, first):
             return
 
@@ -307,7 +320,12 @@ def clear_legal(s: State) -> None:
 @inlined
 def is_idle(s: State, f: Fleet, m: int) -> bool:
     """Resident, unpinned, nothing admitted and nothing waiting: evicting it makes nobody wait now."""
-    return s.models[m, MODEL.phase] == RESIDENT and s.models[m, MODEL.running] == 0 and s.models[m, MODEL.waiting] == 0 and f.models[m, SPEC.pinned_on] == NONE
+    return (
+        s.models[m, MODEL.phase] == RESIDENT
+        and s.models[m, MODEL.running] == 0
+        and s.models[m, MODEL.waiting] == 0
+        and f.models[m, SPEC.pinned_on] == NONE
+    )
 
 
 @inlined
@@ -325,10 +343,17 @@ def expire(s: State, f: Fleet, limits: Array, trace: Array) -> None:
             first = NONE
             for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
                 m = s.slots[slot, SLOT.model]
-                if m != NONE and limits[m] < FOREVER and is_idle(s, f, m) and s.models[m, MODEL.idle_since] + limits[m] <= now:
+                if (
+                    m != NONE
+                    and limits[m] < FOREVER
+                    and is_idle(s, f, m)
+                    and s.models[m, MODEL.idle_since] + limits[m] <= now
+                ):
                     due = s.models[m, MODEL.idle_since] + limits[m]
-                    if first == NONE or due < s.models[first, MODEL.idle_since] + limits[first] or (
-                        due == s.models[first, MODEL.idle_since] + limits[first] and m < first
+                    if (
+                        first == NONE
+                        or due < s.models[first, MODEL.idle_since] + limits[first]
+                        or (due == s.models[first, MODEL.idle_since] + limits[first] and m < first)
                     ):
                         first = m
             if first == NONE:
@@ -373,7 +398,9 @@ def mark_victims(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) ->
         if s.models[v, MODEL.phase] == DRAINING or s.models[v, MODEL.phase] == UNLOADING:
             room += f.models[v, SPEC.need] - f.models[v, SPEC.residual]
             held -= 1
-        elif is_idle(s, f, v) or (who == BUSY_TOO and s.models[v, MODEL.phase] == RESIDENT and f.models[v, SPEC.pinned_on] == NONE):
+        elif is_idle(s, f, v) or (
+            who == BUSY_TOO and s.models[v, MODEL.phase] == RESIDENT and f.models[v, SPEC.pinned_on] == NONE
+        ):
             room += f.models[v, SPEC.need] - f.models[v, SPEC.residual]
             held -= 1
             count += 1
@@ -381,7 +408,10 @@ def mark_victims(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) ->
         return 0
     for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
         v = s.slots[slot, SLOT.model]
-        if v != NONE and (is_idle(s, f, v) or (who == BUSY_TOO and s.models[v, MODEL.phase] == RESIDENT and f.models[v, SPEC.pinned_on] == NONE)):
+        if v != NONE and (
+            is_idle(s, f, v)
+            or (who == BUSY_TOO and s.models[v, MODEL.phase] == RESIDENT and f.models[v, SPEC.pinned_on] == NONE)
+        ):
             s.slots[slot, SLOT.legal] = 1
     return count
 
@@ -409,7 +439,11 @@ def roomiest(s: State, f: Fleet, limits: Array, m: int) -> int:
             continue
         left = s.accelerators[a, ACCELERATOR.free] + own_residual(s, f, m, a) - f.models[m, SPEC.need]
         if f.rules[R_UNLIMITED] == 1:
-            better = best == NONE or left > best_left or (left == best_left and s.accelerators[a, ACCELERATOR.held] < s.accelerators[best, ACCELERATOR.held])
+            better = (
+                best == NONE
+                or left > best_left
+                or (left == best_left and s.accelerators[a, ACCELERATOR.held] < s.accelerators[best, ACCELERATOR.held])
+            )
         elif left < 0 or s.accelerators[a, ACCELERATOR.held] + 1 > limits[len(f.models)]:
             continue
         elif f.rules[R_SPREAD] == 1:
@@ -440,8 +474,25 @@ def place(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
 
 
 @inlined
+def next_pending(s: State, f: Fleet, last: int, target: int) -> int:
+    """The pending model after `last` (NONE: the first) by its oldest waiting request, or NONE; or the target."""
+    last_request = NONE if last == NONE else s.models[last, MODEL.queue_head]
+    last_arrival = NONE if last == NONE else s.requests[last_request, REQUEST.arrival_us]
+    found = NONE
+    arrival, request = FOREVER, NONE
+    for m in range(len(f.models)):
+        if s.models[m, MODEL.waiting] > 0 and (s.models[m, MODEL.phase] == ABSENT or m == target):
+            r = s.models[m, MODEL.queue_head]
+            t = s.requests[r, REQUEST.arrival_us]
+            later = t > last_arrival or (t == last_arrival and r > last_request)
+            if later and (t < arrival or (t == arrival and r < request)):
+                found, arrival, request = m, t, r
+    return found
+
+
+@inlined
 def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
-    """Starts the load of the oldest pending model that can be placed, or sets it as the target with its legal victims."""
+    """Loads the oldest pending model that can be placed, or makes it the target and marks its legal victims."""
     now = s.scalars[CLOCK]
     if s.scalars[PENDING] == 0:
         return False
@@ -450,20 +501,11 @@ def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
         any_idle = any_idle or channel_idle(s, a)
     if not any_idle:
         return False
-    last_arrival, last_request = NONE, NONE
+    m = NONE
     while True:
-        m = NONE
-        arrival, request = FOREVER, NONE
-        for other in range(len(f.models)):
-            if s.models[other, MODEL.phase] == ABSENT and s.models[other, MODEL.waiting] > 0:
-                r = s.models[other, MODEL.queue_head]
-                t = s.requests[r, REQUEST.arrival_us]
-                later = t > last_arrival or (t == last_arrival and r > last_request)
-                if later and (m == NONE or t < arrival or (t == arrival and r < request)):
-                    m, arrival, request = other, t, r
+        m = next_pending(s, f, m, NONE)
         if m == NONE:
             return False
-        last_arrival, last_request = arrival, request
         a = roomiest(s, f, limits, m)
         if a != NONE:
             own_channel(s, a, m)
