@@ -66,6 +66,7 @@ def _deployed() -> list[Policy]:
         Policy(
             "lru",
             "least recently used: its last arrival or finish is longest ago",
+            source="what most systems below come down to; every comparison is drawn against it",
             group=DEPLOYED,
             weights=LRU,
         ),
@@ -192,8 +193,8 @@ def _caching() -> list[Policy]:
             "gdsf",
             "least clock at its last use + requests since its load x reload seconds / GB freed",
             source="GreedyDual-Size-Frequency, Cherkasova, HPL-98-69",
-            differs="there a newcomer may be left out of the cache, which nobody who is waited for can be; cost and size are "
-            "today's: the reload time is that of the tier the weights would be in",
+            differs="there a newcomer may bypass the cache, which a model that somebody waits for cannot; cost and "
+            "size are today's: the reload time is that of the tier the weights would be in",
             group=CACHING,
             weights=weigh(greedy_dual=1.0),
         ),

@@ -1,8 +1,8 @@
 """An independent oracle: with equal sizes, no queue and nobody waiting, our hit counts are libcachesim's.
 
 Every model needs 1 GB and takes 1 s to load, requests are one token long and 10 s apart: each is finished before the
-next arrives, so a request hits if its model is resident, and the simulator is a cache of `size` objects. Costs of 1 s/GB
-keep GDSF's priorities whole numbers on both sides: no rounding decides a tie.
+next arrives, so a request hits if its model is resident, and the simulator is a cache of `size` objects. Costs of 1
+s/GB keep GDSF's priorities whole numbers on both sides: no rounding decides a tie.
 
 Ties. LRU and Belady have none that matter (one request at a time; which of the objects that are never asked for again
 leaves changes no hit). LFU: libcachesim evicts the object that has been longest at the lowest frequency; it came there
