@@ -281,7 +281,7 @@ def run_episode(
         workload: the requests.
         seed: for what the policy itself draws.
         future: for clairvoyant policies; made here where it is needed and not given.
-        trace: keep the event trace; built-in policies only.
+        trace: keep the event trace.
 
     Raises:
         ConfigError, PolicyError: as `evaluate`.
@@ -294,12 +294,14 @@ def run_episode(
         rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.workload)
         return run_rule(tables, workload, rule, trace=trace), 0.0
     with contestant.lock:
-        return _run_python(contestant.name, policy, tables, workload, seed)
+        return _run_python(contestant.name, policy, tables, workload, seed, trace)
 
 
-def _run_python(name: str, policy: Scorer, tables: FleetTables, workload: Workload, seed: int) -> tuple[Episode, float]:
+def _run_python(
+    name: str, policy: Scorer, tables: FleetTables, workload: Workload, seed: int, trace: bool
+) -> tuple[Episode, float]:
     """An episode under a Python policy, question by question."""
-    simulator = Simulator(tables)
+    simulator = Simulator(tables, trace_rows=64 * len(workload) + 1024 if trace else 0)
     if callable(reset := getattr(policy, "reset", None)):
         reset(seed)
     thought_s = 0.0

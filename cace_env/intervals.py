@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -50,13 +51,18 @@ def paired_gain(
     percent = 100 * (1 - pairs[1].sum() / pairs[0].sum())
     if count == 1:
         return Gain(float(percent), np.nan, np.nan)
-    # How often each seed is drawn: multinomial counts give the same sums as indices, and no (resamples, seeds) gather.
-    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
-    sums = draws @ pairs.T
+    sums = _draws(count, resamples) @ pairs.T
     with np.errstate(divide="ignore", invalid="ignore"):
         gains = 100 * (1 - sums[:, 1] / sums[:, 0])
     low, high = np.quantile(gains[np.isfinite(gains)], [(1 - level) / 2, (1 + level) / 2])
     return Gain(float(percent), float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _draws(count: int, resamples: int) -> FloatArray:
+    """How often each seed is drawn, `(resamples, count)`: sums by counts are those by indices, without a gather."""
+    counts = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return counts.astype(np.float64)
 
 
 def share_of_gap(baseline: npt.ArrayLike, policy: npt.ArrayLike, reference: npt.ArrayLike) -> float:

@@ -1,0 +1,288 @@
+"""Compares eviction policies on scenarios or on a log of real requests; writes tables, plots and a report.
+
+    python -m experiments.compare                                     every policy on every scenario
+    python -m experiments.compare --list                              what there is
+    python -m experiments.compare --policies lru,cace --scenarios default,agents --seeds 100
+    python -m experiments.compare --policy my_module:my_policy        anybody's Python policy, on the same requests
+    python -m experiments.compare --trace requests.csv --format azure --scenarios default
+    python -m experiments.compare --config configs/experiment/claims.yaml
+
+Every policy meets the same requests for the same seed. `docs/compare.md` explains the options and the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import tyro
+import yaml
+from pydantic import Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cace_env.config import ConfigError, Frozen, dump, load
+from cace_env.evaluation import NO_SWAPPING, Contestant, PolicyError, contestant_of, in_order, run_seed, seed_list
+from cace_env.policies import GROUPS, POLICIES, Policy
+from cace_env.scenarios import Split, load_scenario, scenario_names, seeds
+from cace_env.simulator import SimulationError
+from cace_env.traces import TraceError
+from experiments.cases import prepare
+from experiments.report import print_tables, write_report
+from experiments.run_folder import BASELINE, Run, RunFolder, surroundings
+from experiments.timelines import timelines
+
+DEFAULT_SEEDS: Final = 20
+DEMO_SEEDS: Final = 20
+DEMO_SCENARIOS: Final = ("default", "completion-heavy", "sleep-mode", "agents")
+
+
+class Comparison(Frozen):
+    """What is compared; a file given with --config has the same keys."""
+
+    policies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+        default=(),
+        description="built-in policies; cace:FILE.yaml is CACE with other weights; all by default; lru always runs",
+    )
+    policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
+        default=(), description="a Python policy f(features, legal) -> keep-scores, besides; may be given several times"
+    )
+    scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+        default=(), description="scenarios by name or YAML file; all shipped ones by default"
+    )
+    seeds: int | None = Field(
+        default=None, ge=1, description=f"episodes of each policy on each scenario; {DEFAULT_SEEDS} by default"
+    )
+    split: Split = Field(default="test", description="where the seeds come from")
+    trace: str | None = Field(
+        default=None, description="a log of real requests, which takes the place of the scenarios' workloads"
+    )
+    format: str | None = Field(default=None, description="its format, see docs/traces.md")
+    trace_options: Annotated[dict[str, Any], tyro.conf.Suppress] = Field(
+        default={}, description="other keys of cace_env.traces.TraceConfig"
+    )
+    trace_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
+        default=(),
+        description="how the log is read and what is attached to it, such as users=200 or time_compression=10; may be "
+        "given several times, see cace_env.traces.TraceConfig",
+    )
+    out: str | None = Field(default=None, description="run folder, new or empty; runs/<time>-compare by default")
+    workers: int | None = Field(default=None, ge=1, description="threads; as many as there are cores by default")
+    demo: bool = Field(
+        default=False,
+        description=f"a tour: all policies, {DEMO_SEEDS} seeds, scenarios {', '.join(DEMO_SCENARIOS)}",
+    )
+    show: Annotated[bool, tyro.conf.arg(name="list")] = Field(
+        default=False, description="show policies and scenarios, and run nothing"
+    )
+
+
+def read_options(arguments: Sequence[str]) -> Comparison:
+    """Options from the command line, over those of the file named by --config, over the defaults.
+
+    Raises:
+        ConfigError: the file is refused.
+        SystemExit: the command line is refused (2), or asked for help (0).
+    """
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--config")
+    found, rest = before.parse_known_args(arguments)
+    base = load(Comparison, found.config) if found.config else Comparison()
+    options: Comparison = tyro.cli(
+        Comparison,
+        args=rest,
+        default=base,
+        prog="python -m experiments.compare",
+        description=f"{__doc__}\n--config FILE.yaml sets any of the options below; the command line wins.",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+    )
+    return options
+
+
+def split_names(values: Sequence[str]) -> list[str]:
+    """`a,b c` and `a b c` alike; every name once."""
+    return list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
+
+
+def contestants_of(options: Comparison) -> list[Contestant]:
+    """Who takes part: the baseline, what was asked for, and the run without swapping.
+
+    Raises:
+        ConfigError: no such policy, or two under one name.
+    """
+    names = split_names(options.policies) or ([] if options.policy else list(POLICIES))
+    contestants = [contestant_of(name) for name in dict.fromkeys([BASELINE, *names]) if name != NO_SWAPPING]
+    contestants += [contestant_of(address) for address in options.policy]
+    contestants.append(contestant_of(NO_SWAPPING))
+    check_names(contestant.name for contestant in contestants)
+    return contestants
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses results that nobody could tell apart.
+
+    Raises:
+        ConfigError: a name stands twice.
+    """
+    taken = list(names)
+    twice = [name for name in taken if taken.count(name) > 1]
+    if twice:
+        raise ConfigError(f"two policies or scenarios are called {twice[0]!r}; give one of them another name")
+
+
+def run_folder_path(options: Comparison) -> Path:
+    """--out, or a new folder under runs/ named after the time."""
+    if options.out is not None:
+        return Path(options.out)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = Path("runs") / (f"demo-{stamp}" if options.demo else f"{stamp}-compare")
+    return path if not path.exists() else path.with_name(f"{path.name}-{os.getpid()}")
+
+
+def compare(options: Comparison, command: str, console: Console) -> int:
+    """Runs what `options` ask for; returns the exit status.
+
+    Raises:
+        ConfigError, TraceError: options, a scenario or a log that cannot be used; nothing has been written.
+        PolicyError, SimulationError: an episode failed; what had finished is in the run folder.
+    """
+    began = time.perf_counter()
+    count = options.seeds or (DEMO_SEEDS if options.demo else DEFAULT_SEEDS)
+    numbers = seed_list(seeds(options.split, count))
+    contestants = contestants_of(options)
+    names = split_names(options.scenarios) or list(DEMO_SCENARIOS if options.demo else scenario_names())
+    with console.status("preparing: scenarios, requests, compiled code"):
+        scenarios = [load_scenario(name) for name in names]
+        check_names(scenario.name for scenario in scenarios)
+        cases = [prepare(scenario, contestants, numbers, trace_section(options)) for scenario in scenarios]
+    folder = RunFolder(run_folder_path(options))
+    folder.write("config.yaml", dump(options))
+    for scenario in scenarios:
+        folder.write(f"scenarios/{scenario.name}.yaml", dump(scenario))
+    folder.describe(
+        command=command,
+        **surroundings(),
+        status="running",
+        split=options.split,
+        baseline=BASELINE,
+        policies={contestant.name: about_policy(contestant) for contestant in contestants},
+        scenarios={case.name: case.about for case in cases},
+    )
+    jobs = [(case, seed) for case in cases for seed in case.seeds]
+    spans, status, done = [], "finished", 0
+    try:
+        with progress_bar(console) as progress:
+            bar = progress.add_task("comparing", total=len(jobs))
+            workers = options.workers or os.cpu_count() or 1
+            for results in in_order(lambda job: run_seed(job[0].case, job[0].contestants, job[1]), jobs, workers):
+                folder.append(results)
+                done += 1
+                progress.update(bar, advance=1, description=results[0].row["scenario"])
+            progress.update(bar, description="timelines")
+            spans = [span for case in cases for span in timelines(case)]
+    except KeyboardInterrupt:
+        status = "interrupted"
+        console.print(f"interrupted: {done} of {len(jobs)} pairs of scenario and seed are finished and kept")
+    except (PolicyError, SimulationError):
+        status = "failed"
+        raise
+    finally:
+        folder.finish(spans, status=status, finished=done, asked_for=len(jobs), wall_s=time.perf_counter() - began)
+    if not done:
+        console.print(f"nothing finished; {folder.path} holds the configuration only")
+        return 130
+    run = Run(folder.path)
+    with console.status("drawing and writing the report"):
+        report = write_report(run)
+    print_tables(run, console)
+    console.print(f"{time.perf_counter() - began:.0f} s in all. Report: [bold]{report}[/bold]", highlight=False)
+    return 130 if status == "interrupted" else 0
+
+
+def trace_section(options: Comparison) -> dict[str, Any] | None:
+    """The log as a section of `cace_env.traces.TraceConfig`, or None.
+
+    Raises:
+        ConfigError: half of what a log needs, or an option that is no KEY=VALUE.
+    """
+    if options.trace is None:
+        for key in ("format", "trace_options", "trace_option"):
+            if getattr(options, key):
+                raise ConfigError(f"{key} is for a log; name the log with --trace FILE")
+        return None
+    if options.format is None:
+        raise ConfigError(f"--trace {options.trace} needs --format; docs/traces.md lists the formats")
+    section: dict[str, Any] = {"path": options.trace, "format": options.format, **options.trace_options}
+    for option in options.trace_option:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigError(f"--trace-option {option!r} has to be KEY=VALUE, such as users=200")
+        section[key.strip()] = yaml.safe_load(value)
+    return section
+
+
+def about_policy(contestant: Contestant) -> dict[str, Any]:
+    """What the report says about a policy."""
+    if not contestant.swaps:
+        return {"group": "No swapping", "description": "room for every model: nothing is evicted, nobody is asked"}
+    if isinstance(contestant.policy, Policy):
+        group = contestant.policy.group if contestant.policy.group in GROUPS else "Your own"
+        return {"group": group, "description": contestant.policy.description}
+    first_line = (contestant.policy.__doc__ or "").strip().partition("\n")[0]
+    return {"group": "Your own", "description": first_line or "Python policy"}
+
+
+def progress_bar(console: Console) -> Progress:
+    """Bar, count, time gone and time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def show(console: Console) -> None:
+    """Policies and scenarios with a line on each."""
+    policies = Table("policy", "kind", "which model is evicted", title="Policies (--policies)", title_justify="left")
+    for policy in POLICIES.values():
+        policies.add_row(policy.name, policy.group, policy.description)
+    scenarios = Table("scenario", "question", title="Scenarios (--scenarios)", title_justify="left")
+    for name in scenario_names():
+        scenario = load_scenario(name)
+        scenarios.add_row(name, scenario.question or scenario.description)
+    console.print(policies, scenarios, sep="\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console = Console()
+    sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
+    try:
+        options = read_options(arguments)
+        if options.show:
+            show(console)
+            return 0
+        return compare(options, shlex.join(["python", "-m", "experiments.compare", *arguments]), console)
+    except (ConfigError, TraceError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (PolicyError, SimulationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""The report of a comparison, written from its run folder alone: `python -m experiments.report RUN_FOLDER`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cace_env.config import ConfigError
+from cace_env.evaluation import NO_SWAPPING
+from cace_env.intervals import Gain, share_of_gap
+from experiments.plots import draw
+from experiments.report_text import CAVEATS, HOW_TO_READ, WHAT_THIS_IS
+from experiments.run_folder import BASELINE, Run
+
+CLAIMS: Final = {
+    "ttft_mean_s": "mean TTFT",
+    "completion_ttft_mean_s": "mean TTFT, completion",
+    "e2e_mean_s": "mean E2E",
+    "evictions": "evictions",
+    "cost": "cost",
+}
+ABLATIONS: Final = {
+    "cace-no-load-time": "load time",
+    "cace-no-latency": "latency sensitivity",
+    "cace-no-output": "output length",
+    "cace-no-recency": "recency",
+    "cace-no-demand": "future demand",
+}
+# Columns of the table of a scenario: metric, heading, digits
+COLUMNS: Final = (
+    ("ttft_mean_s", "TTFT mean [s]", 3),
+    ("ttft_p95_s", "TTFT p95 [s]", 3),
+    ("completion_ttft_mean_s", "completion TTFT mean [s]", 3),
+    ("e2e_mean_s", "E2E mean [s]", 3),
+    ("slo_met", "SLO met", 3),
+    ("waited_min_per_day", "waited [min/day]", 3),
+    ("evictions", "evictions", 4),
+    ("loads", "loads", 4),
+    ("load_s", "loading [s]", 4),
+    ("regret_loads", "regret loads", 3),
+    ("decisions", "decisions", 4),
+)
+
+
+def write_report(run: Run) -> Path:
+    """Draws the plots and writes report.md; returns its path."""
+    pictures = draw(run)
+    about = run.about
+    several = len(run.scenarios) > 1
+    seeds = sorted({len(run.columns[key]["seed"]) for key in run.columns})
+    counted = " to ".join(str(count) for count in ([seeds[0], seeds[-1]] if seeds[0] < seeds[-1] else seeds))
+    parts = [
+        "# Eviction policies compared",
+        f"{len(about['policies']) - 1} policies, {len(run.scenarios)} scenario{'s' if several else ''}, {counted} "
+        f"{about['split']} seeds each, {about['started'][:10]}, cace-env {about['versions']['cace-env']}.",
+    ]
+    if about["status"] != "finished":
+        parts.append(
+            f"**This run was {about['status']}**: {about['finished']} of {about['asked_for']} pairs of scenario and seed "
+            "are in it."
+        )
+    parts += [WHAT_THIS_IS, "## In short", *_in_short(run)]
+    if several:
+        parts.append(f"![Gain over LRU by scenario]({pictures['']['overview'].as_posix()})")
+    parts += [_scenario_table(run), "## How to read it", HOW_TO_READ]
+    if any("cace" in run.policies(scenario) for scenario in run.scenarios):
+        parts += ["## CACE against LRU, number by number", *_claims(run)]
+    parts += ["## All policies, all scenarios", _matrix(run)]
+    for scenario in run.scenarios:
+        parts += _scenario(run, scenario, {name: path.as_posix() for name, path in pictures[scenario].items()})
+    parts += ["## What to keep in mind", CAVEATS, "## How to get these numbers again", _again(run)]
+    path = run.path / "report.md"
+    path.write_text("\n\n".join(parts) + "\n", "utf-8")
+    return path
+
+
+def _in_short(run: Run) -> list[str]:
+    """What a reader in a hurry should know, as a list."""
+    lines = []
+    with_cace = [scenario for scenario in run.scenarios if "cace" in run.policies(scenario)]
+    if with_cace:
+        gains = {scenario: run.gain(scenario, "cace") for scenario in with_cace}
+        better = [scenario for scenario in with_cace if gains[scenario].low > 0]
+        worse = [scenario for scenario in with_cace if gains[scenario].high < 0]
+        unclear = [scenario for scenario in with_cace if scenario not in better + worse]
+        said = [
+            f"{what} in {', '.join(f'{name} ({percent(gains[name])})' for name in names)}"
+            for what, names in (("costs less", better), ("costs more", worse), ("cannot be told apart", unclear))
+            if names
+        ]
+        lines.append(f"- **CACE against LRU**: {'; '.join(said)}.")
+    for group, what in (
+        ("Deployed", "deployed rule"),
+        ("Caching", "caching rule"),
+        ("Clairvoyant", "clairvoyant rule"),
+    ):
+        best = {s: policy for s in run.scenarios if (policy := run.cheapest(s, group)) is not None}
+        if best:
+            said = [
+                f"{policy} in {scenario} ({percent(run.gain(scenario, policy))})" for scenario, policy in best.items()
+            ]
+            lines.append(f"- **The cheapest {what}**: {'; '.join(said)}.")
+    own = [policy for policy, about in run.about["policies"].items() if about["group"] == "Your own"]
+    for policy in own:
+        said = [f"{s} ({percent(run.gain(s, policy))})" for s in run.scenarios if policy in run.policies(s)]
+        lines.append(f"- **{policy}** against LRU: {'; '.join(said)}.")
+    return ["Percentages are cost saved against LRU, in brackets the 95 % interval.", "\n".join(lines)]
+
+
+def _scenario_table(run: Run) -> str:
+    """Per scenario: how hard LRU is worked, what is to be gained, what swapping costs at all."""
+    rows = []
+    for scenario in run.scenarios:
+        best = run.cheapest(scenario, "Clairvoyant")
+        gap = "-" if best is None else f"{best}: {percent(run.gain(scenario, best))}"
+        rows.append(
+            [
+                scenario,
+                run.about["scenarios"][scenario]["label"],
+                figure(run.mean(scenario, BASELINE, "cost_per_request")),
+                figure(run.mean(scenario, BASELINE, "decisions")),
+                figure(run.mean(scenario, BASELINE, "decisions_per_request")),
+                figure(run.mean(scenario, BASELINE, "channel_share")),
+                gap,
+                percent(run.gain(scenario, NO_SWAPPING)),
+            ]
+        )
+    header = [
+        "scenario",
+        "requests",
+        "LRU: cost per request",
+        "decisions",
+        "decisions per request",
+        "swap channels busy",
+    ]
+    return as_table([*header, "gap from LRU to the best Belady rule", "without any swapping"], rows)
+
+
+def _claims(run: Run) -> list[str]:
+    """CACE against LRU on each number, and what each factor adds."""
+    scenarios = [scenario for scenario in run.scenarios if "cace" in run.policies(scenario)]
+    rows = [[s, *(percent(run.gain(s, "cace", metric)) for metric in CLAIMS)] for s in scenarios]
+    parts = [
+        "What CACE saves against LRU; bold where the interval leaves out 0.",
+        as_table(["scenario", *CLAIMS.values()], rows),
+    ]
+    ablations = [policy for policy in ABLATIONS if all(policy in run.policies(s) for s in scenarios)]
+    if ablations:
+        rows = [[s, *(percent(run.gain(s, "cace", over=policy)) for policy in ablations)] for s in scenarios]
+        parts += [
+            "What each factor adds: the cost that CACE saves against CACE without it. Below 0 it does harm with these weights.",
+            as_table(["scenario", *(ABLATIONS[policy] for policy in ablations)], rows),
+        ]
+    return parts
+
+
+def _matrix(run: Run) -> str:
+    """Cost saved against LRU, policies by scenarios."""
+    policies = [policy for policy in run.about["policies"] if policy != BASELINE]
+    rows = []
+    for policy in policies:
+        cells = [percent(run.gain(s, policy)) if policy in run.policies(s) else "left out" for s in run.scenarios]
+        rows.append([f"`{policy}`", run.group(policy).lower(), *cells])
+    return as_table(["cost saved against LRU", "kind", *run.scenarios], rows)
+
+
+def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
+    """One scenario: what it is, its numbers, its plots."""
+    about = run.about["scenarios"][scenario]
+    fleet = ", ".join(f"{name} ({gb:g} GB)" for name, gb in about["accelerators"].items())
+    models = ", ".join(f"{name} {gb:g}" for name, gb in about["models"].items())
+    tasks = ", ".join(f"{count:,} {task}" for task, count in about["tasks"].items() if count)
+    weights = "; ".join(f"{task}: {_weights(row)}" for task, row in about["weights"].items() if about["tasks"][task])
+    extra = ", ".join(f"{name} {value:g}" for name, value in about["extra_weights"].items() if value)
+    parts = [f"## {scenario}", f"*{about['question']}* {about['description']}".strip().replace("** ", "")]
+    log = about["log"]
+    requests = f"{about['requests']:,} per episode ({about['label']}); first seed: {tasks}"
+    if log:
+        requests += f". Log: {log['source']}, times divided by {log['time_compression']:g}, licence {log['licence']}"
+        requests += f", {log['attribution']}" if log["attribution"] else ""
+    lines = [
+        f"- Fleet: {fleet}; load engine {about['engine']}.",
+        f"- Models, memory needed [GB]: {models}.",
+        f"- Requests: {requests}.",
+        f"- Cost (assumed weights): {weights}{'; ' + extra if extra else ''}.",
+        *(f"- {note}" for note in about["notes"]),
+    ]
+    parts += ["\n".join(lines), _policy_table(run, scenario)]
+    captions = {
+        "gain": "Cost saved against LRU with 95 % paired bootstrap intervals; arrows: far worse, with their number",
+        "ttft": "Time to first token by task, all seeds together, logarithmic; further up and left is better",
+        "evictions": "Evictions against mean time to first token, means over seeds; further down and left is better",
+        "timeline": "Which model sat where in a part of one episode; one row per place in memory",
+    }
+    parts += [f"![{captions[name]}]({path})\n\n{captions[name]}." for name, path in pictures.items()]
+    return parts
+
+
+def _weights(row: dict[str, float | str | None]) -> str:
+    said = [f"{row['w_ttft']:g} per s to the first token"] if row["w_ttft"] else []
+    said += [f"{row['w_e2e']:g} per s to the last"] if row["w_e2e"] else []
+    said += [f"SLO {row['slo_s']:g} s on {str(row['slo_on']).upper()}"] if row["slo_s"] is not None else []
+    return " + ".join(said) or "no cost"
+
+
+def _policy_table(run: Run, scenario: str) -> str:
+    """All policies on one scenario, the cheapest on top."""
+    policies = sorted(run.policies(scenario), key=lambda policy: run.columns[scenario, policy]["cost"].sum())
+    thinks = any(np.isfinite(run.columns[scenario, policy]["decision_us"]).any() for policy in policies)
+    best = run.cheapest(scenario, "Clairvoyant")
+    rows = []
+    for policy in policies:
+        cells = [f"`{policy}`", "" if policy == BASELINE else percent(run.gain(scenario, policy))]
+        if best is not None:
+            costs = (run.columns[scenario, name]["cost"] for name in (BASELINE, policy, best))
+            cells.append(figure(share_of_gap(*costs)) if policy != NO_SWAPPING else "-")
+        cells += [figure(run.mean(scenario, policy, metric), digits) for metric, _, digits in COLUMNS]
+        cells += [figure(run.mean(scenario, policy, "decision_us"))] if thinks else []
+        rows.append(cells)
+    header = ["policy", "cost saved against LRU", *(["% of the gap"] if best is not None else [])]
+    header += [heading for _, heading, _ in COLUMNS] + (["µs per decision"] if thinks else [])
+    table = as_table(header, rows)
+    if best is None:
+        return table
+    return f"{table}\n\n% of the gap: of the cost between LRU and {best}; no number where that is under 1 % of LRU's."
+
+
+def _again(run: Run) -> str:
+    """Command, versions and what is in the folder."""
+    about = run.about
+    git = about["git"]
+    state = "no git checkout"
+    if git:
+        changed = git["changed_files"]
+        state = f"commit {git['commit'][:12]}" + (f" with {changed} changed files" if changed else "")
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return (
+        f"```\n{about['command']}\n```\n\n"
+        f"{versions}; {about['platform']}; {state}; {about['wall_s']:.0f} s for {about['finished']} pairs of scenario and "
+        "seed. Beside this page: `rows.csv` (every metric of every episode), `ttft.csv` (histograms), `timelines.csv`, "
+        "`run.json`, `config.yaml` and `scenarios/`. Every number above can be computed from them, and "
+        "`python -m experiments.report FOLDER` writes this page again. A row of `rows.csv` also holds request-seconds by "
+        "task, so the cost under other weights needs no new run."
+    )
+
+
+def print_tables(run: Run, console: Console) -> None:
+    """The main numbers of each scenario, and a summary, in the terminal."""
+    for scenario in run.scenarios:
+        about = run.about["scenarios"][scenario]
+        table = Table(title=f"{scenario} ({about['label']})", title_justify="left", header_style="bold")
+        table.add_column("policy", no_wrap=True)
+        headings = (
+            "cost saved against LRU",
+            "TTFT mean [s]",
+            "TTFT p95 [s]",
+            "E2E mean [s]",
+            "evictions",
+            "loads",
+            "decisions",
+        )
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for policy in sorted(run.policies(scenario), key=lambda policy: run.columns[scenario, policy]["cost"].sum()):
+            gain = "" if policy == BASELINE else percent(run.gain(scenario, policy)).replace("**", "")
+            metrics = ("ttft_mean_s", "ttft_p95_s", "e2e_mean_s", "evictions", "loads", "decisions")
+            cells = [figure(run.mean(scenario, policy, metric)) for metric in metrics]
+            table.add_row(policy, gain, *cells, style="bold" if policy in (BASELINE, "cace") else None)
+        console.print(table)
+    for line in _in_short(run)[-1].splitlines():
+        console.print(line.replace("**", ""), highlight=False)
+
+
+def percent(gain: Gain) -> str:
+    """A gain with its interval; bold where the interval leaves out 0."""
+    if np.isnan(gain.percent):
+        return "-"
+    if np.isnan(gain.low):
+        return f"{gain.percent:+.1f} %"
+    text = f"{gain.percent:+.1f} % [{gain.low:+.1f}, {gain.high:+.1f}]"
+    return f"**{text}**" if gain.low > 0 or gain.high < 0 else text
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """So many significant digits, no exponent; `-` where there is no number."""
+    if not np.isfinite(value):
+        return "-"
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
+    return f"{value:,.{decimals}f}"
+
+
+def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown table; numbers to the right."""
+    marks = ["---", *(["---:"] * (len(header) - 1))]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, marks, *rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder that experiments.compare has written")
+    options = parser.parse_args(arguments)
+    try:
+        print(write_report(Run(options.folder)))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

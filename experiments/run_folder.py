@@ -1,0 +1,237 @@
+"""What a comparison leaves on disk: written while it runs, read by the report, which has every number from here.
+
+run.json         what was compared, the exact command, versions, seeds, whether it finished
+config.yaml      the options as given; scenarios/NAME.yaml each scenario in full
+rows.csv         one row per policy, scenario and seed: every metric of cace_env.metrics.METRICS
+ttft.csv         histograms of the time to first token by policy, scenario and task, all seeds
+timelines.csv    which model sat where, for some policies on the first seed
+report.md        and plots/, written from the files above (`python -m experiments.report FOLDER`)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+import cace_env
+from cace_env.config import ConfigError
+from cace_env.evaluation import SeedResult
+from cace_env.intervals import Gain, mean, paired_gain
+from cace_env.metrics import METRICS, TTFT_EDGES_S
+from cace_env.tables import TASKS
+
+FloatArray = npt.NDArray[np.float64]
+
+KEYS: Final = ("scenario", "policy", "label", "seed", "decision_us")
+ROWS_HEADER: Final = (*KEYS, *METRICS)
+TTFT_HEADER: Final = ("scenario", "policy", "task", "from_s", "to_s", "requests")
+BASELINE: Final = "lru"
+
+
+class Span(NamedTuple):
+    """A model on an accelerator for a while; a row of timelines.csv."""
+
+    scenario: str
+    policy: str
+    seed: int
+    accelerator: str
+    model: str
+    state: str  # loading, resident or unloading
+    from_s: float
+    to_s: float
+
+
+class RunFolder:
+    """Writes a run folder.
+
+    Args:
+        path: a folder that does not exist, or is empty.
+
+    Raises:
+        ConfigError: it holds something already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} exists and is not empty; results are never overwritten: give another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._about: dict[str, Any] = {}
+        self._ttft: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
+
+    def describe(self, **about: Any) -> None:
+        """Adds to run.json."""
+        self._about |= about
+        (self.path / "run.json").write_text(json.dumps(self._about, indent=2, allow_nan=False) + "\n", "utf-8")
+
+    def write(self, name: str, text: str) -> None:
+        """A text file in the folder."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, "utf-8")
+
+    def append(self, results: Iterable[SeedResult]) -> None:
+        """Adds finished episodes; they are on disk when this returns."""
+        path = self.path / "rows.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ROWS_HEADER)
+            if fresh:
+                writer.writeheader()
+            for row, counts in results:
+                writer.writerow(row)
+                key = row["scenario"], row["policy"]
+                self._ttft[key] = self._ttft.get(key, 0) + counts
+
+    def finish(self, spans: Sequence[Span], **about: Any) -> None:
+        """Writes histograms and timelines, and what is to be said at the end."""
+        with (self.path / "ttft.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(TTFT_HEADER)
+            for (scenario, policy), counts in self._ttft.items():
+                for task, bin_ in zip(*np.nonzero(counts), strict=True):
+                    edges = (f"{edge:.6g}" for edge in TTFT_EDGES_S[bin_ : bin_ + 2])
+                    writer.writerow([scenario, policy, TASKS[task], *edges, counts[task, bin_]])
+        with (self.path / "timelines.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(Span._fields)
+            writer.writerows(spans)
+        self.describe(**about)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Reads a run folder.
+
+    Raises:
+        ConfigError: it is none, or holds no finished episode.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        for name in ("run.json", "rows.csv"):
+            if not (self.path / name).is_file():
+                raise ConfigError(
+                    f"{self.path} has no {name}: it is no folder of a comparison, or nothing finished there"
+                )
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """run.json."""
+        about: dict[str, Any] = json.loads((self.path / "run.json").read_text("utf-8"))
+        return about
+
+    @cached_property
+    def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
+        """By (scenario, policy): seed, decision_us and every metric, each `(seeds,)`."""
+        gathered: dict[tuple[str, str], list[dict[str, str]]] = {}
+        with (self.path / "rows.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                gathered.setdefault((row["scenario"], row["policy"]), []).append(row)
+        names = ("seed", "decision_us", *METRICS)
+        return {
+            key: {name: np.array([float(row[name]) for row in rows]) for name in names}
+            for key, rows in gathered.items()
+        }
+
+    @cached_property
+    def ttft(self) -> dict[tuple[str, str, str], FloatArray]:
+        """By (scenario, policy, task): answered requests per bin of TTFT_EDGES_S."""
+        counts: dict[tuple[str, str, str], FloatArray] = {}
+        for row in self._table("ttft.csv"):
+            key = row["scenario"], row["policy"], row["task"]
+            counts.setdefault(key, np.zeros(len(TTFT_EDGES_S) - 1))
+            bin_ = int(np.argmin(np.abs(TTFT_EDGES_S - float(row["from_s"]))))
+            counts[key][bin_] += float(row["requests"])
+        return counts
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """timelines.csv."""
+        return [
+            Span(
+                row["scenario"],
+                row["policy"],
+                int(row["seed"]),
+                row["accelerator"],
+                row["model"],
+                row["state"],
+                float(row["from_s"]),
+                float(row["to_s"]),
+            )
+            for row in self._table("timelines.csv")
+        ]
+
+    def _table(self, name: str) -> list[dict[str, str]]:
+        path = self.path / name
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    @property
+    def scenarios(self) -> list[str]:
+        """Those with finished episodes, in the order in which they ran."""
+        return list(dict.fromkeys(scenario for scenario, _ in self.columns))
+
+    def policies(self, scenario: str) -> list[str]:
+        """Those that ran on a scenario, in the order in which they ran."""
+        return [policy for name, policy in self.columns if name == scenario]
+
+    def group(self, policy: str) -> str:
+        """What kind of policy it is."""
+        return str(self.about["policies"][policy]["group"])
+
+    def mean(self, scenario: str, policy: str, metric: str) -> float:
+        """A metric's mean over seeds."""
+        return mean(self.columns[scenario, policy][metric])
+
+    def gain(self, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> Gain:
+        """By how much a policy needs less than another one [%], over the seeds that neither cut short."""
+        mine, theirs = self.columns[scenario, policy], self.columns[scenario, over]
+        whole = (mine["truncated"] == 0) & (theirs["truncated"] == 0)
+        return paired_gain(theirs[metric][whole], mine[metric][whole])
+
+    def cheapest(self, scenario: str, group: str) -> str | None:
+        """The policy of a group with the least cost over all seeds; None where the group did not run."""
+        costs = {p: self.columns[scenario, p]["cost"].sum() for p in self.policies(scenario) if self.group(p) == group}
+        return min(costs, key=lambda policy: costs[policy]) if costs else None
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions of what matters, and the state of the checkout if there is one."""
+    packages = ("numpy", "numba", "gymnasium", "pydantic")
+    versions = {"cace-env": cace_env.__version__, "python": platform.python_version()}
+    versions |= {package: metadata.version(package) for package in packages}
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "git": _git_state(Path(__file__).resolve().parents[1]),
+    }
+
+
+def _git_state(checkout: Path) -> Mapping[str, Any] | None:
+    """Commit, and whether files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed_files": len(git("status", "--porcelain").splitlines())}
+    except (OSError, subprocess.SubprocessError):
+        return None
