@@ -82,7 +82,7 @@ SLOT_FEATURES: Final[tuple[Feature, ...]] = (
     ),
     Feature("decode_ms", "ms", 1.0, True, "time per output token when it runs alone, without KV cache"),
     _log("running", "requests", "admitted requests"),
-    _log("waiting", "requests", "requests that wait for a seat or KV room"),
+    _log("waiting", "requests", "requests that wait for their model, a seat or KV room"),
     _time("running_age_s", "mean time since the arrival of the admitted requests"),
     _log("emitted_tokens", "tokens", "output tokens that the admitted requests have emitted so far", 100.0),
     _time("since_use_s", "time since the last arrival or finish; since its load if it has never been used"),

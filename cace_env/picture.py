@@ -169,8 +169,7 @@ class _Canvas:
             if stacked[m].any():
                 corners = [(left, bottom), *outline, (right, bottom)]
                 self.draw.polygon([(x * SHARP, y * SHARP) for x, y in corners], fill=color(m))
-        self.text(left, top - 14, "waiting requests", 11, INK)
-        self.text(left + 4, top + 2, str(most), 9, FAINT)
+        self.text(left, top - 14, f"waiting requests, 0 to {most}", 11, INK)
 
     def axis(self, top: int) -> None:
         """Clock times below the timeline."""

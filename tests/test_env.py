@@ -22,7 +22,7 @@ from cace_env.env import EvictionEnv
 from cace_env.kernel.state import MODEL, RESIDENT
 from cace_env.observation import CONTEXT, SLOT
 from cace_env.rewards import Reward, TaskCost
-from cace_env.scenarios import SEEDS, Scenario, load_scenario, scenario_names
+from cace_env.scenarios import SEEDS, Scenario, Split, load_scenario, scenario_names
 from cace_env.tables import NONE
 from cace_env.workload import Workload, WorkloadError
 
@@ -118,7 +118,7 @@ def test_works_in_a_vector() -> None:
     envs = gymnasium.make_vec(cace_env.EVICTION_ID, num_envs=2, vectorization_mode="sync", scenario=short())
     observations, info = envs.reset(seed=5)
     assert observations in envs.observation_space
-    assert info["action_mask"].shape == (2, envs.single_action_space.n)
+    assert info["action_mask"].shape == (2, EvictionEnv(short()).layout.max_slots)
     envs.step(info["action_mask"].argmax(axis=1))
     envs.close()
 
@@ -187,7 +187,7 @@ def test_a_fresh_environment_can_be_pickled() -> None:
 
 
 @pytest.mark.parametrize("split", SEEDS)
-def test_no_seed_leads_out_of_the_split(split: str) -> None:
+def test_no_seed_leads_out_of_the_split(split: Split) -> None:
     env = EvictionEnv(short(requests=20), split=split)
     played = {env.reset(seed=seed)[1]["workload_seed"] for seed in (0, 5, 1_000_003, 2_000_099, 2**31)}
     played |= {env.reset()[1]["workload_seed"] for _ in range(5)}
@@ -200,6 +200,7 @@ def test_an_option_names_the_workload_exactly() -> None:
     env = EvictionEnv(short(requests=20))
     _, info = env.reset(options={"workload_seed": 123})
     assert info["workload_seed"] == 123
+    assert env.workload is not None
     np.testing.assert_equal(env.workload.output_tokens, short(requests=20).workload(123).output_tokens)
     with pytest.raises(ValueError, match="split='test'"):
         env.reset(options={"workload_seed": 2_000_000})

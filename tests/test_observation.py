@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -24,8 +26,10 @@ from cace_env.observation import (
 from cace_env.simulator import Simulator
 from cace_env.tables import FleetTables
 from cace_env.workload import COLUMNS, Workload
+from experiments import environment_page
 from tests.test_env import first_legal, rollout, short
 
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCENARIOS = ("default", "agents", "sleep-mode", "reasoning-heavy")
 
 BLOCKS = (("F_", SLOT_FEATURES), ("P_", PENDING_FEATURES), ("C_", CONTEXT_FEATURES))
@@ -192,3 +196,20 @@ def test_the_output_length_of_what_runs_does_not_show(name: str, seed: int, shar
     columns = {name: getattr(workload, name) for name in COLUMNS}
     again, _ = watch(tables, Workload.from_columns(**{**columns, "output_tokens": longer}), until_us)
     assert again == seen
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+
+def test_the_page_is_written_from_the_code() -> None:
+    page = (DOCS / "environment.md").read_text(encoding="utf-8")
+    assert page == environment_page.page(), f"run {environment_page.COMMAND}"
+
+
+def test_the_class_docstring_counts_the_features() -> None:
+    text = EvictionEnv.__doc__ or ""
+    assert f"[slots x {len(SLOT)} | pending models x {len(PENDING)} | context x {len(CONTEXT)}]" in text
+    assert f"| {len(SLOT)} s ... {len(SLOT)} s + {len(SLOT) - 1} " in text
+    assert f"| {len(SLOT)} S + {len(PENDING)} k ... + {len(PENDING) - 1} |" in text
+    assert f"| the last {len(CONTEXT)} " in text

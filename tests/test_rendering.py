@@ -99,7 +99,7 @@ def test_the_picture_is_readable_and_coloured_by_model() -> None:
 def test_every_scenario_can_be_drawn_from_beginning_to_end(name: str) -> None:
     pytest.importorskip("PIL", reason="needs the extra render")
     for steps in (0, 10_000):
-        assert played("rgb_array", steps, name).render().shape == (HEIGHT, WIDTH, 3)
+        assert np.shape(played("rgb_array", steps, name).render()) == (HEIGHT, WIDTH, 3)
 
 
 @pytest.mark.parametrize("mode", ["ansi", "rgb_array"])
@@ -115,7 +115,7 @@ def test_an_episode_without_questions_can_be_drawn(mode: str) -> None:
 def test_drawing_changes_nothing() -> None:
     pytest.importorskip("PIL", reason="needs the extra render")
     seen, unseen = EvictionEnv(short(), render_mode="rgb_array"), EvictionEnv(short())
-    result = seen.reset(seed=2)
+    result: tuple[Any, ...] = seen.reset(seed=2)
     np.testing.assert_equal(result, unseen.reset(seed=2))
     for _ in range(15):
         picture = seen.render()

@@ -1,0 +1,112 @@
+"""The page of Eviction-v0, from the code, and its picture.
+
+`python -m experiments.environment_page --write docs/environment.md --picture docs/images/eviction.png`
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from pathlib import Path
+
+import numpy as np
+
+from cace_env.env import EvictionEnv
+from cace_env.observation import (
+    CONTEXT_FEATURES,
+    PENDING_FEATURES,
+    SLOT,
+    SLOT_FEATURES,
+    Feature,
+    describe_features,
+)
+
+COMMAND = "python -m experiments.environment_page --write docs/environment.md --picture docs/images/eviction.png"
+DECISIONS = 150  # before the picture is taken
+
+INTRODUCTION = f"""# Eviction-v0
+
+Written from `cace_env/env.py` and `cace_env/observation.py` (change those, not this page) by
+
+    {COMMAND}
+
+```python
+import gymnasium as gym
+
+env = gym.make("cace_env:cace_env/Eviction-v0", scenario="default", render_mode="rgb_array")
+observation, info = env.reset(seed=0)
+over = False
+while not over:
+    action = env.action_space.sample(info["action_mask"])  # a legal slot
+    observation, reward, terminated, truncated, info = env.step(action)
+    over = terminated or truncated
+print(info["episode_metrics"]["cost"])
+```
+
+![Who sat in which slot, who waited for whom, and the last decision with its candidates](images/eviction.png)
+
+The picture (`render_mode="rgb_array"`) shows the default scenario after {DECISIONS} decisions of LRU. Each lane of the
+timeline is a slot, hatched while its model loads or leaves; below are the waiting requests, stacked by model. On the
+right: the memory now, the last decision (the red line) with its candidates, and the open question."""
+
+FEATURES = """## Features
+
+Every number that can be observed is fixed by a physical scale in `cace_env/observation.py`; nothing is normalised by
+running statistics. What has never happened (a second use, an eviction) counts as 1,000,000 s ago. No feature reads the
+output length of an unfinished request; KV room is reserved for it, though, so when a full engine admits depends on it.
+
+```python
+from cace_env.observation import SLOT
+
+slots, pending, context = env.unwrapped.layout.split(observation)
+slots[:, SLOT.since_use_s]  # scaled; env.unwrapped.layout.physical(observation) gives seconds
+```"""
+
+
+def page() -> str:
+    """`docs/environment.md` as Markdown."""
+    summary, _, sections = inspect.cleandoc(EvictionEnv.__doc__ or "").partition("\n\n")
+    blocks = (
+        ("Of each slot", "Rows of empty slots are zero.", SLOT_FEATURES),
+        ("Of each pending model", "Oldest request first; rows that are not needed are zero.", PENDING_FEATURES),
+        ("Of the whole", "", CONTEXT_FEATURES),
+    )
+    features = [_block(*block) for block in blocks]
+    return "\n\n".join([INTRODUCTION, f"**{summary}**", sections, FEATURES, *features]) + "\n"
+
+
+def _block(title: str, note: str, features: tuple[Feature, ...]) -> str:
+    return "\n\n".join(part for part in (f"### {title}", note, describe_features(features)) if part)
+
+
+def save_picture(path: Path) -> None:
+    """Plays the default scenario under LRU and saves what it looks like then, as PNG."""
+    from PIL import Image
+
+    env = EvictionEnv("default", split="validation", render_mode="rgb_array")
+    observation, info = env.reset(seed=env.seeds[0])
+    for _ in range(DECISIONS):
+        since_use_s = env.layout.split(observation).slots[:, SLOT.since_use_s]
+        observation, _, _, _, info = env.step(int(np.where(info["action_mask"] == 1, since_use_s, -1.0).argmax()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(env.render())).save(path, optimize=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the page, or writes it and its picture."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.environment_page", description=__doc__)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the picture to this file")
+    options = parser.parse_args(arguments)
+    if options.write is None and options.picture is None:
+        print(page())
+    if options.write is not None:
+        options.write.write_text(page(), encoding="utf-8")
+        print(f"wrote {options.write}")
+    if options.picture is not None:
+        save_picture(options.picture)
+        print(f"wrote {options.picture}, {options.picture.stat().st_size / 1024:.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()
