@@ -37,35 +37,40 @@ from cace_env.simulator import SimulationError
 from cace_env.traces import TraceError
 from experiments.cases import prepare
 from experiments.report import print_tables, write_report
-from experiments.run_folder import BASELINE, Run, RunFolder, surroundings
+from experiments.run_folder import BASELINE, Run, RunFolder, check_new, surroundings
 from experiments.timelines import timelines
 
 DEFAULT_SEEDS: Final = 20
-DEMO_SEEDS: Final = 20
+DEMO_SEEDS: Final = 15
 DEMO_SCENARIOS: Final = ("default", "completion-heavy", "sleep-mode", "agents")
+
+
+def _said(metavar: str) -> Any:
+    """An option whose description says what its default means."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 class Comparison(Frozen):
     """What is compared; a file given with --config has the same keys."""
 
-    policies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+    policies: Annotated[tuple[str, ...], _said("A,B")] = Field(
         default=(),
         description="built-in policies; cace:FILE.yaml is CACE with other weights; all by default; lru always runs",
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy f(features, legal) -> keep-scores, besides; may be given several times"
     )
-    scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+    scenarios: Annotated[tuple[str, ...], _said("A,B")] = Field(
         default=(), description="scenarios by name or YAML file; all shipped ones by default"
     )
-    seeds: int | None = Field(
+    seeds: Annotated[int | None, _said("N")] = Field(
         default=None, ge=1, description=f"episodes of each policy on each scenario; {DEFAULT_SEEDS} by default"
     )
     split: Split = Field(default="test", description="where the seeds come from")
-    trace: str | None = Field(
+    trace: Annotated[str | None, _said("FILE")] = Field(
         default=None, description="a log of real requests, which takes the place of the scenarios' workloads"
     )
-    format: str | None = Field(default=None, description="its format, see docs/traces.md")
+    format: Annotated[str | None, _said("NAME")] = Field(default=None, description="its format, see docs/traces.md")
     trace_options: Annotated[dict[str, Any], tyro.conf.Suppress] = Field(
         default={}, description="other keys of cace_env.traces.TraceConfig"
     )
@@ -74,8 +79,12 @@ class Comparison(Frozen):
         description="how the log is read and what is attached to it, such as users=200 or time_compression=10; may be "
         "given several times, see cace_env.traces.TraceConfig",
     )
-    out: str | None = Field(default=None, description="run folder, new or empty; runs/<time>-compare by default")
-    workers: int | None = Field(default=None, ge=1, description="threads; as many as there are cores by default")
+    out: Annotated[str | None, _said("FOLDER")] = Field(
+        default=None, description="run folder, new or empty; runs/<time>-compare by default"
+    )
+    workers: Annotated[int | None, _said("N")] = Field(
+        default=None, ge=1, description="threads; as many as there are cores by default"
+    )
     demo: bool = Field(
         default=False,
         description=f"a tour: all policies, {DEMO_SEEDS} seeds, scenarios {', '.join(DEMO_SCENARIOS)}",
@@ -159,11 +168,13 @@ def compare(options: Comparison, command: str, console: Console) -> int:
     numbers = seed_list(seeds(options.split, count))
     contestants = contestants_of(options)
     names = split_names(options.scenarios) or list(DEMO_SCENARIOS if options.demo else scenario_names())
+    path = run_folder_path(options)
+    check_new(path)
     with console.status("preparing: scenarios, requests, compiled code"):
         scenarios = [load_scenario(name) for name in names]
         check_names(scenario.name for scenario in scenarios)
         cases = [prepare(scenario, contestants, numbers, trace_section(options)) for scenario in scenarios]
-    folder = RunFolder(run_folder_path(options))
+    folder = RunFolder(path)
     folder.write("config.yaml", dump(options))
     for scenario in scenarios:
         folder.write(f"scenarios/{scenario.name}.yaml", dump(scenario))
@@ -190,14 +201,16 @@ def compare(options: Comparison, command: str, console: Console) -> int:
             spans = [span for case in cases for span in timelines(case)]
     except KeyboardInterrupt:
         status = "interrupted"
-        console.print(f"interrupted: {done} of {len(jobs)} pairs of scenario and seed are finished and kept")
+        console.print(
+            f"interrupted: {done} of {len(jobs)} pairs of scenario and seed are finished and kept in {folder.path}"
+        )
     except (PolicyError, SimulationError):
         status = "failed"
+        console.print(f"{done} of {len(jobs)} pairs of scenario and seed are finished and kept in {folder.path}")
         raise
     finally:
         folder.finish(spans, status=status, finished=done, asked_for=len(jobs), wall_s=time.perf_counter() - began)
     if not done:
-        console.print(f"nothing finished; {folder.path} holds the configuration only")
         return 130
     run = Run(folder.path)
     with console.status("drawing and writing the report"):
@@ -268,7 +281,7 @@ def show(console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
     try:
         options = read_options(arguments)

@@ -178,8 +178,8 @@ def _ttft(run: Run, scenario: str) -> Any:
             style = ":" if policy == NO_SWAPPING else "--" if run.group(policy) == "Clairvoyant" else "-"
             width = 2.0 if policy in (BASELINE, "cace") else 1.3
             axes.plot(TTFT_EDGES_S[1:], 100 * share, style, color=_colour(run, policy), linewidth=width, label=policy)
-            low = min(low, TTFT_EDGES_S[np.argmax(share > 0.005)])
-            high = max(high, TTFT_EDGES_S[min(np.argmax(share > 0.998) + 2, len(TTFT_EDGES_S) - 1)])
+            low = min(low, float(TTFT_EDGES_S[np.argmax(share > 0.005)]))
+            high = max(high, float(TTFT_EDGES_S[min(int(np.argmax(share > 0.998)) + 2, len(TTFT_EDGES_S) - 1)]))
         slo_s = weights[task]["slo_s"]
         if slo_s is not None and weights[task]["slo_on"] == "ttft":
             axes.axvline(slo_s, color="#555555", linewidth=0.8)

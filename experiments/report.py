@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cace_env.config import ConfigError
@@ -33,20 +35,27 @@ ABLATIONS: Final = {
     "cace-no-recency": "recency",
     "cace-no-demand": "future demand",
 }
-# Columns of the table of a scenario: metric, heading, digits
-COLUMNS: Final = (
-    ("ttft_mean_s", "TTFT mean [s]", 3),
-    ("ttft_p95_s", "TTFT p95 [s]", 3),
-    ("completion_ttft_mean_s", "completion TTFT mean [s]", 3),
-    ("e2e_mean_s", "E2E mean [s]", 3),
-    ("slo_met", "SLO met", 3),
-    ("waited_min_per_day", "waited [min/day]", 3),
-    ("evictions", "evictions", 4),
-    ("loads", "loads", 4),
-    ("load_s", "loading [s]", 4),
-    ("regret_loads", "regret loads", 3),
-    ("decisions", "decisions", 4),
-)
+COLUMNS: Final = {
+    "ttft_mean_s": "TTFT mean [s]",
+    "ttft_p95_s": "TTFT p95 [s]",
+    "completion_ttft_mean_s": "completion TTFT mean [s]",
+    "e2e_mean_s": "E2E mean [s]",
+    "slo_met": "SLO met",
+    "waited_min_per_day": "waited [min/day]",
+    "evictions": "evictions",
+    "loads": "loads",
+    "load_s": "loading [s]",
+    "regret_loads": "regret loads",
+    "decisions": "decisions",
+}
+IN_TERMINAL: Final = {
+    "ttft_mean_s": "TTFT mean [s]",
+    "ttft_p95_s": "p95 [s]",
+    "e2e_mean_s": "E2E mean [s]",
+    "evictions": "evictions",
+    "loads": "loads",
+    "decisions": "decisions",
+}
 
 
 def write_report(run: Run) -> Path:
@@ -63,8 +72,8 @@ def write_report(run: Run) -> Path:
     ]
     if about["status"] != "finished":
         parts.append(
-            f"**This run was {about['status']}**: {about['finished']} of {about['asked_for']} pairs of scenario and seed "
-            "are in it."
+            f"**This run was {about['status']}**: it holds {about['finished']} of {about['asked_for']} pairs of "
+            "scenario and seed."
         )
     parts += [WHAT_THIS_IS, "## In short", *_in_short(run)]
     if several:
@@ -96,17 +105,11 @@ def _in_short(run: Run) -> list[str]:
             if names
         ]
         lines.append(f"- **CACE against LRU**: {'; '.join(said)}.")
-    for group, what in (
-        ("Deployed", "deployed rule"),
-        ("Caching", "caching rule"),
-        ("Clairvoyant", "clairvoyant rule"),
-    ):
-        best = {s: policy for s in run.scenarios if (policy := run.cheapest(s, group)) is not None}
+    for group in ("Deployed", "Caching", "Clairvoyant"):
+        best = {scenario: policy for scenario in run.scenarios if (policy := run.cheapest(scenario, group))}
         if best:
-            said = [
-                f"{policy} in {scenario} ({percent(run.gain(scenario, policy))})" for scenario, policy in best.items()
-            ]
-            lines.append(f"- **The cheapest {what}**: {'; '.join(said)}.")
+            said = [f"{policy} in {name} ({percent(run.gain(name, policy))})" for name, policy in best.items()]
+            lines.append(f"- **The cheapest {group.lower()} rule**: {'; '.join(said)}.")
     own = [policy for policy, about in run.about["policies"].items() if about["group"] == "Your own"]
     for policy in own:
         said = [f"{s} ({percent(run.gain(s, policy))})" for s in run.scenarios if policy in run.policies(s)]
@@ -155,7 +158,8 @@ def _claims(run: Run) -> list[str]:
     if ablations:
         rows = [[s, *(percent(run.gain(s, "cace", over=policy)) for policy in ablations)] for s in scenarios]
         parts += [
-            "What each factor adds: the cost that CACE saves against CACE without it. Below 0 it does harm with these weights.",
+            "What each factor adds: the cost that CACE saves against CACE without it. Below 0 it does harm, with these "
+            "weights.",
             as_table(["scenario", *(ABLATIONS[policy] for policy in ablations)], rows),
         ]
     return parts
@@ -199,7 +203,7 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
         "evictions": "Evictions against mean time to first token, means over seeds; further down and left is better",
         "timeline": "Which model sat where in a part of one episode; one row per place in memory",
     }
-    parts += [f"![{captions[name]}]({path})\n\n{captions[name]}." for name, path in pictures.items()]
+    parts += [f"![{scenario}, {name}]({path})\n\n{captions[name]}." for name, path in pictures.items()]
     return parts
 
 
@@ -221,11 +225,11 @@ def _policy_table(run: Run, scenario: str) -> str:
         if best is not None:
             costs = (run.columns[scenario, name]["cost"] for name in (BASELINE, policy, best))
             cells.append(figure(share_of_gap(*costs)) if policy != NO_SWAPPING else "-")
-        cells += [figure(run.mean(scenario, policy, metric), digits) for metric, _, digits in COLUMNS]
+        cells += [figure(run.mean(scenario, policy, metric)) for metric in COLUMNS]
         cells += [figure(run.mean(scenario, policy, "decision_us"))] if thinks else []
         rows.append(cells)
     header = ["policy", "cost saved against LRU", *(["% of the gap"] if best is not None else [])]
-    header += [heading for _, heading, _ in COLUMNS] + (["µs per decision"] if thinks else [])
+    header += [*COLUMNS.values()] + (["µs per decision"] if thinks else [])
     table = as_table(header, rows)
     if best is None:
         return table
@@ -243,11 +247,12 @@ def _again(run: Run) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return (
         f"```\n{about['command']}\n```\n\n"
-        f"{versions}; {about['platform']}; {state}; {about['wall_s']:.0f} s for {about['finished']} pairs of scenario and "
-        "seed. Beside this page: `rows.csv` (every metric of every episode), `ttft.csv` (histograms), `timelines.csv`, "
+        f"{versions}; {about['platform']}; {state}; {about['wall_s']:.0f} s for {about['finished']} pairs of scenario "
+        "and seed.\n\n"
+        "Beside this page: `rows.csv` (every metric of every episode), `ttft.csv` (histograms), `timelines.csv`, "
         "`run.json`, `config.yaml` and `scenarios/`. Every number above can be computed from them, and "
-        "`python -m experiments.report FOLDER` writes this page again. A row of `rows.csv` also holds request-seconds by "
-        "task, so the cost under other weights needs no new run."
+        "`python -m experiments.report FOLDER` writes this page again. A row of `rows.csv` also holds request-seconds "
+        "by task, so the cost under other weights needs no new run."
     )
 
 
@@ -255,23 +260,15 @@ def print_tables(run: Run, console: Console) -> None:
     """The main numbers of each scenario, and a summary, in the terminal."""
     for scenario in run.scenarios:
         about = run.about["scenarios"][scenario]
-        table = Table(title=f"{scenario} ({about['label']})", title_justify="left", header_style="bold")
+        title = escape(f"{scenario}: {about['label']}")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
         table.add_column("policy", no_wrap=True)
-        headings = (
-            "cost saved against LRU",
-            "TTFT mean [s]",
-            "TTFT p95 [s]",
-            "E2E mean [s]",
-            "evictions",
-            "loads",
-            "decisions",
-        )
-        for heading in headings:
-            table.add_column(heading, justify="right")
+        table.add_column(escape("cost saved vs LRU [%]"), justify="right", no_wrap=True)
+        for heading in IN_TERMINAL.values():
+            table.add_column(escape(heading), justify="right")
         for policy in sorted(run.policies(scenario), key=lambda policy: run.columns[scenario, policy]["cost"].sum()):
-            gain = "" if policy == BASELINE else percent(run.gain(scenario, policy)).replace("**", "")
-            metrics = ("ttft_mean_s", "ttft_p95_s", "e2e_mean_s", "evictions", "loads", "decisions")
-            cells = [figure(run.mean(scenario, policy, metric)) for metric in metrics]
+            gain = "" if policy == BASELINE else percent(run.gain(scenario, policy)).replace("**", "").replace(" %", "")
+            cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
             table.add_row(policy, gain, *cells, style="bold" if policy in (BASELINE, "cace") else None)
         console.print(table)
     for line in _in_short(run)[-1].splitlines():

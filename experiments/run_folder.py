@@ -64,8 +64,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"{path} exists and is not empty; results are never overwritten: give another --out")
+        check_new(path)
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._about: dict[str, Any] = {}
@@ -109,6 +108,16 @@ class RunFolder:
             writer.writerow(Span._fields)
             writer.writerows(spans)
         self.describe(**about)
+
+
+def check_new(path: Path) -> None:
+    """Refuses a place where something is already.
+
+    Raises:
+        ConfigError: a file, or a folder that is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path} exists and is not empty; results are never overwritten: give another --out")
 
 
 @dataclass(frozen=True)
