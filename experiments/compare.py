@@ -201,12 +201,10 @@ def compare(options: Comparison, command: str, console: Console) -> int:
             spans = [span for case in cases for span in timelines(case)]
     except KeyboardInterrupt:
         status = "interrupted"
-        console.print(
-            f"interrupted: {done} of {len(jobs)} pairs of scenario and seed are finished and kept in {folder.path}"
-        )
+        console.print(f"interrupted: {done} of {len(jobs)} pairs of scenario and seed are kept in {folder.path}")
     except (PolicyError, SimulationError):
         status = "failed"
-        console.print(f"{done} of {len(jobs)} pairs of scenario and seed are finished and kept in {folder.path}")
+        console.print(f"{done} of {len(jobs)} pairs of scenario and seed are kept in {folder.path}")
         raise
     finally:
         folder.finish(spans, status=status, finished=done, asked_for=len(jobs), wall_s=time.perf_counter() - began)

@@ -96,6 +96,15 @@ def test_policies_meet_the_same_requests(small: Case):
         np.testing.assert_equal(result.row, alone)
 
 
+def test_cost_is_the_weighted_sum_of_parts_in_the_row(small: Case):
+    weights = {"w_load": 0.5, "w_slo": 2.0, "w_refused": 7.0}
+    reward = {"completion": {"w_ttft": 1.0, "slo_s": 0.5}, "chat": {"w_ttft": 0.3, "w_e2e": 0.1}, **weights}
+    row = evaluate("lru", SMALL | {"reward": reward}, [1]).rows[0]
+    waited = row["completion_waiting_s"] + 0.3 * row["chat_waiting_s"] + 0.1 * row["chat_system_s"]
+    counted = 2.0 * row["slo_missed"] + 0.5 * row["load_s"] + 7.0 * row["refused"]
+    assert row["cost"] == pytest.approx(waited + counted)
+
+
 def test_without_swapping_nothing_is_evicted_or_asked(small: Case):
     results = evaluate("no-swapping", small, SEEDS).summary()
     assert results["evictions"] == results["decisions"] == 0

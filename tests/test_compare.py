@@ -1,0 +1,322 @@
+"""Comparisons end to end: the run folder, the report written from it alone, logs, and errors that say what to do."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("tyro", reason="needs the extra experiments")
+pytest.importorskip("matplotlib", reason="needs the extra experiments")
+
+from cace_env.intervals import paired_gain
+from cace_env.metrics import METRICS
+from cace_env.simulator import TraceRow
+from cace_env.tables import NONE, TASKS
+from experiments import report
+from experiments.compare import main, read_options, split_names
+from experiments.report import figure, percent
+from experiments.run_folder import Run
+from experiments.timelines import spans_of
+from tests.examples import fleet
+from tests.test_evaluation import SMALL
+
+LOG = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
+    f"2023-11-16 18:{i // 60:02}:{i % 60:02}.000000,{50 + i},{1 + i % 7}\n" for i in range(0, 1800, 9)
+)
+
+
+def lru_in_python(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    """Keeps what was used last."""
+    from cace_env.observation import SLOT
+
+    del legal
+    return -features[:, SLOT.since_use_s]
+
+
+def broken(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    raise KeyError("no such thing")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scenario") / "small.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "question": "Who goes?"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two built-in policies and a Python one on two seeds."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    own = f"{__name__}:lru_in_python"
+    arguments = [
+        "--policies",
+        "lru,cace",
+        "--policy",
+        own,
+        "--scenarios",
+        str(small),
+        "--seeds",
+        "2",
+        "--out",
+        str(out),
+    ]
+    assert main(arguments) == 0
+    return out
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "rows.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(folder: Path, policy: str, metric: str) -> list[float]:
+    return [float(row[metric]) for row in rows_of(folder) if row["policy"] == policy]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said about arguments that are refused; never a traceback."""
+    assert main(list(arguments)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "Traceback" not in said
+    return said
+
+
+def test_a_run_folder_has_a_row_per_policy_and_seed_with_every_metric(finished: Path):
+    rows = rows_of(finished)
+    assert {(row["policy"], row["seed"]) for row in rows} == {
+        (policy, seed) for policy in ("lru", "cace", "lru_in_python", "no-swapping") for seed in ("2000000", "2000001")
+    }
+    assert set(METRICS) < set(rows[0])
+    assert {row["label"] for row in rows} == {"generated"}
+
+
+def test_a_run_folder_says_how_it_came_about(finished: Path, small: Path):
+    about = json.loads((finished / "run.json").read_text())
+    assert about["status"] == "finished" and about["finished"] == about["asked_for"] == 2
+    assert about["command"].startswith("python -m experiments.compare --policies lru,cace")
+    assert about["versions"]["numba"] and about["split"] == "test"
+    assert about["scenarios"]["small"]["question"] == "Who goes?"
+    assert yaml.safe_load((finished / "config.yaml").read_text())["seeds"] == 2
+    assert yaml.safe_load((finished / "scenarios" / "small.yaml").read_text())["pressure"] == SMALL["pressure"]
+
+
+def test_a_python_policy_meets_the_same_requests(finished: Path):
+    for metric in ("cost", "evictions", "ttft_p95_s", "requests"):
+        assert column(finished, "lru_in_python", metric) == column(finished, "lru", metric)
+
+
+def test_the_report_holds_the_numbers_of_the_rows(finished: Path):
+    text = (finished / "report.md").read_text()
+    gain = paired_gain(column(finished, "lru", "cost"), column(finished, "cace", "cost"))
+    assert percent(gain) in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| `cace` | ") and "evict" not in line][-1:]
+    for metric in ("ttft_mean_s", "ttft_p95_s", "e2e_mean_s", "evictions", "decisions"):
+        assert f" {figure(np.mean(column(finished, 'cace', metric)))} |" in line, metric
+    assert "generated" in text and "assumed weights" in text
+    assert json.loads((finished / "run.json").read_text())["command"] in text
+
+
+def test_every_picture_that_the_report_shows_is_there(finished: Path):
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", (finished / "report.md").read_text())
+    assert {Path(picture).stem for picture in pictures} == {
+        f"small-{name}" for name in ("gain", "ttft", "evictions", "timeline")
+    }
+    assert all((finished / picture).stat().st_size > 5000 for picture in pictures)
+
+
+def test_the_report_can_be_written_again_from_the_folder_alone(finished: Path, capsys: pytest.CaptureFixture[str]):
+    before = (finished / "report.md").read_text()
+    (finished / "report.md").unlink()
+    assert report.main([str(finished)]) == 0
+    assert (finished / "report.md").read_text() == before
+    assert report.main([str(finished / "plots")]) == 2
+    assert "no run.json" in capsys.readouterr().err
+
+
+def test_histograms_of_the_folder_hold_every_answered_request(finished: Path):
+    run = Run(finished)
+    for policy in run.policies("small"):
+        counted = sum(counts.sum() for (_, name, _), counts in run.ttft.items() if name == policy)
+        assert counted == sum(column(finished, policy, "answered"))
+
+
+def test_timelines_never_hold_more_than_the_memory(finished: Path):
+    run = Run(finished)
+    about = run.about["scenarios"]["small"]
+    memory_gb = sum(about["accelerators"].values())
+    assert {span.policy for span in run.spans} == {"lru", "cace", "lru_in_python"}
+    for policy in ("lru", "cace"):
+        spans = [span for span in run.spans if span.policy == policy]
+        assert sum(span.state == "loading" for span in spans) == column(finished, policy, "loads")[0]
+        for moment in {span.from_s for span in spans}:
+            held = [span.model for span in spans if span.from_s <= moment < span.to_s]
+            assert len(set(held)) == len(held)
+            assert sum(about["models"][model] for model in held) <= memory_gb + 0.1 * len(held)
+
+
+def test_results_are_never_overwritten(finished: Path, small: Path, capsys: pytest.CaptureFixture[str]):
+    before = (finished / "rows.csv").read_bytes()
+    said = refused(capsys, "--policies", "lru", "--scenarios", str(small), "--seeds", "1", "--out", str(finished))
+    assert "is not empty" in said and "--out" in said
+    assert (finished / "rows.csv").read_bytes() == before
+
+
+def test_a_log_takes_the_place_of_the_requests_and_says_so_everywhere(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    log = tmp_path / "requests.csv"
+    log.write_text(LOG)
+    options = [
+        "--trace-option",
+        "users=5",
+        "--trace-option",
+        "time_compression=2",
+        "--trace-option",
+        "tasks=completion",
+    ]
+    arguments = ["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "2", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--trace", str(log), "--format", "azure", *options]) == 0
+    label = "composite azure: users drawn, tasks all completion, models drawn, time x2 compressed"
+    assert {row["label"] for row in rows_of(tmp_path / "out")} == {label}
+    assert label in capsys.readouterr().out.replace("\n", " ")
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.count(label) >= 2 and "times divided by 2" in text and "CC BY 4.0" in text
+    assert {float(row["requests"]) for row in rows_of(tmp_path / "out")} == {200.0}
+
+
+def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path):
+    log = tmp_path / "log.csv"
+    names = [str(name) for name in SMALL["catalogue"]]
+    lines = [f"{3 * i},{100 + i},20,{names[i % len(names)]},chat,u{i % 3},s{i % 5}\n" for i in range(60)]
+    log.write_text("time,context_tokens,output_tokens,model,task,user,session\n" + "".join(lines))
+    arguments = ["--policies", "lru", "--scenarios", str(small), "--seeds", "3", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--trace", str(log), "--format", "cace"]) == 0
+    assert column(tmp_path / "out", "lru", "seed") == [2_000_000]
+    assert "every seed is the same" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--policies", "lruu"], "did you mean 'lru'"),
+        (["--scenarios", "defalt"], "did you mean 'default'"),
+        (["--policy", "tests.test_compare:nothing"], "has no 'nothing'"),
+        (["--policy", "tests.test_compare:broken", "--policy", "tests.test_compare:broken"], "two policies"),
+        (["--seeds", "101"], "there are 1 to 100"),
+        (["--format", "azure"], "--trace FILE"),
+        (["--trace", "log.csv"], "--format"),
+        (["--trace", "log.csv", "--format", "azur"], "did you mean 'azure'"),
+        (["--trace", "log.csv", "--format", "azure", "--trace-option", "users"], "KEY=VALUE"),
+        (["--trace", "log.csv", "--format", "azure", "--trace-option", "user=3"], "unknown key"),
+        (["--config", "no-such.yaml"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_written(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert said in refused(capsys, *arguments, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--splt", "test"], ["--split", "tset"], ["--seeds", "many"]])
+def test_a_misspelt_option_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as refusal:
+        main(arguments)
+    assert refusal.value.code == 2
+
+
+def test_a_failing_python_policy_is_named_and_what_finished_is_kept(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["--policies", "lru", "--policy", f"{__name__}:broken", "--scenarios", str(small), "--seeds", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert "policy 'broken', seed 2000000, decision 0: KeyError: 'no such thing'" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "failed"
+
+
+def test_an_interruption_keeps_and_reports_what_is_finished(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from experiments import compare
+
+    def interrupted(work: Any, jobs: Any, workers: int) -> Any:
+        del workers
+        yield work(jobs[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "in_order", interrupted)
+    out = tmp_path / "out"
+    assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "3", "--out", str(out)]) == 130
+    assert "1 of 3 pairs" in capsys.readouterr().out
+    assert "**This run was interrupted**" in (out / "report.md").read_text()
+
+
+def test_the_list_shows_policies_and_scenarios_with_their_questions(capsys: pytest.CaptureFixture[str]):
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert "belady-cost" in shown and "default" in shown and "?" in shown
+
+
+def test_a_file_sets_options_and_the_command_line_wins(tmp_path: Path):
+    path = tmp_path / "options.yaml"
+    path.write_text("policies: [lru, cace]\nseeds: 7\nsplit: validation\n")
+    options = read_options(["--config", str(path), "--seeds", "3", "--demo"])
+    assert (options.policies, options.seeds, options.split, options.demo) == (("lru", "cace"), 3, "validation", True)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs" / "experiment").glob("*.yaml")))
+def test_shipped_option_files_are_accepted(path: Path):
+    from experiments.compare import contestants_of
+
+    assert len(contestants_of(read_options(["--config", str(path)]))) > 2
+
+
+def test_names_may_stand_in_one_list_or_in_several():
+    assert split_names(("a,b", " c ,a", "")) == ["a", "b", "c"]
+
+
+def test_spans_follow_the_event_trace():
+    tables = fleet(need=(6, 6), resident_on=(0, NONE))
+    trace = [
+        TraceRow(5, "ARRIVAL", 0, NONE),
+        TraceRow(10_000_000, "VICTIM", 0, 0),
+        TraceRow(10_000_000, "UNLOAD_START", 0, 0),
+        TraceRow(12_000_000, "UNLOAD_DONE", 0, 0),
+        TraceRow(12_000_000, "LOAD_START", 1, 0),
+        TraceRow(15_000_000, "LOAD_DONE", 1, 0),
+    ]
+    assert spans_of(trace, tables, end_us=20_000_000) == [
+        ("gpu-0", "model-0", "resident", 0.0, 10.0),
+        ("gpu-0", "model-0", "unloading", 10.0, 12.0),
+        ("gpu-0", "model-1", "loading", 12.0, 15.0),
+        ("gpu-0", "model-1", "resident", 15.0, 20.0),
+    ]
+
+
+def test_the_page_explains_every_metric_and_its_example_runs():
+    page = (Path(__file__).parents[1] / "docs" / "compare.md").read_text()
+    tasks = tuple(f"{task}_" for task in TASKS)
+    assert [name for name in METRICS if f"`{name}`" not in page and not name.startswith(tasks)] == []
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    exec(compile(example, "docs/compare.md", "exec"), {"__name__": "example"})
+
+
+def test_figures_are_short_and_never_pretend():
+    assert [figure(value) for value in (0.0, 0.01234, 3.14159, 98.76, 12345.6, np.nan)] == [
+        "0",
+        "0.0123",
+        "3.14",
+        "98.8",
+        "12,346",
+        "-",
+    ]
+    assert percent(paired_gain([10.0, 10.0], [5.0, 5.0])) == "**+50.0 % [+50.0, +50.0]**"
+    assert percent(paired_gain([10.0], [5.0])) == "+50.0 %"
