@@ -1,0 +1,130 @@
+"""Measurements that need a process of their own: what is compiled, imported or allocated once.
+
+    python -m experiments.benchmark_probes compile           first episode and first env step
+    python -m experiments.benchmark_probes start             import to first env step
+    python -m experiments.benchmark_probes memory 1000000    peak memory of one long episode
+
+Prints one JSON object. `experiments.benchmark` runs them; by hand they say the same.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+MB: Final = 1e6
+PAGES_KB: Final = 1024  # the unit of both sources below, on Linux
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process so far [MB]."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not `ru_maxrss`: that starts with what the parent held when it made this process.
+        line = next(line for line in status.read_text("ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * PAGES_KB / MB
+    unit = 1 if sys.platform == "darwin" else PAGES_KB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
+
+
+def compile_everything() -> dict[str, Any]:
+    """Seconds from the first call to the first result: an episode under a rule, then an environment's first step."""
+    began = time.perf_counter()
+    from cace_env.policies import policy, rule_of
+    from cace_env.scenarios import load_scenario, seeds
+    from cace_env.simulator import run_rule
+
+    imported, computed = time.perf_counter(), time.process_time()
+    scenario = load_scenario("default")
+    tables, workload = scenario.tables(), scenario.workload(seeds("test", 1)[0])
+    generated = time.perf_counter()
+    run_rule(tables, workload, rule_of(policy("lru"), tables))
+    ran = time.perf_counter()
+    first_step()
+    stepped = time.perf_counter()
+    return {
+        "import_s": imported - began,
+        "generation_s": generated - imported,
+        "episode_s": ran - generated,
+        "env_s": stepped - ran,
+        "first_result_s": ran - imported,
+        "all_s": stepped - imported,
+        "all_cpu_s": time.process_time() - computed,
+    }
+
+
+def first_step() -> dict[str, Any]:
+    """Seconds from the import of Gymnasium to the first step of the default environment."""
+    began = time.perf_counter()
+    import gymnasium
+
+    gymnasium_imported = time.perf_counter()
+    import cace_env
+
+    imported = time.perf_counter()
+    env = gymnasium.make(f"cace_env:{cace_env.EVICTION_ID}")
+    made = time.perf_counter()
+    _, info = env.reset(seed=0)
+    reset = time.perf_counter()
+    env.step(info["action_mask"].argmax())
+    stepped = time.perf_counter()
+    return {
+        "import_gymnasium_s": gymnasium_imported - began,
+        "import_cace_env_s": imported - gymnasium_imported,
+        "make_s": made - imported,
+        "reset_s": reset - made,
+        "step_s": stepped - reset,
+        "first_step_s": stepped - began,
+    }
+
+
+def long_episode(requests: int) -> dict[str, Any]:
+    """Peak memory of one episode of the default scenario with `requests`: generation, LRU, metrics."""
+    from cace_env.metrics import episode_metrics
+    from cace_env.policies import policy, rule_of
+    from cace_env.scenarios import load_scenario, seeds
+    from cace_env.simulator import run_rule
+
+    scenario = load_scenario("default")
+    config = {**scenario.workload_config.model_dump(mode="json"), "requests": requests}
+    scenario = scenario.replace(workload=config)
+    tables = scenario.tables()
+    imported_mb = peak_mb()
+    began = time.perf_counter()
+    workload = scenario.workload(seeds("test", 1)[0])
+    generated, generated_mb = time.perf_counter(), peak_mb()
+    episode = run_rule(tables, workload, rule_of(policy("lru"), tables))
+    ran, ran_mb = time.perf_counter(), peak_mb()
+    episode_metrics(episode, tables, workload)
+    return {
+        "requests": len(workload),
+        "after_import_mb": imported_mb,
+        "after_generation_mb": generated_mb,
+        "after_episode_mb": ran_mb,
+        "peak_mb": peak_mb(),
+        "generation_s": generated - began,
+        "episode_s": ran - generated,
+        "decisions_per_request": episode.decisions / len(workload),
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Runs one probe."""
+    match arguments:
+        case ["compile"]:
+            figures = compile_everything()
+        case ["start"]:
+            figures = first_step()
+        case ["memory", requests]:
+            figures = long_episode(int(requests))
+        case _:
+            raise SystemExit(f"usage: {__doc__}")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
