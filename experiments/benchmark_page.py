@@ -181,7 +181,7 @@ def _libcachesim(figures: Figures) -> str:
         return f"Not measured: {figures['skipped']}."
     rates = figures["requests_per_s"]
     return (
-        f"libCacheSim {figures['version']} with {figures['slots']} slots: {rates['best'] / 1e6:.1f} million requests/s\n"
+        f"libCacheSim {figures['version']}, {figures['slots']} slots: {rates['best'] / 1e6:.1f} million requests/s\n"
         f"(median round {rates['median'] / 1e6:.1f}; miss ratio {figures['miss_ratio']:.3f}); ours over "
         f"theirs: {figures['ours_over_theirs']:.3f}."
     )
