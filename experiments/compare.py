@@ -279,7 +279,7 @@ def show(console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 110)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
     try:
         options = read_options(arguments)

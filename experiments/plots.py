@@ -26,9 +26,10 @@ GROUP_COLOURS: Final = {
     "Forecast": "#56B4E9",
     "CACE": "#D55E00",
     "Clairvoyant": "#CC79A7",
-    "Your own": "#000000",
+    "Your own": "#6A3D9A",
     "No swapping": "#bbbbbb",
 }
+OWN_STYLES: Final = ("-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 FAR: Final = 1.5  # times the median: outside the picture of evictions
 STYLE: Final[dict[Any, Any]] = {
     "font.size": 9,
@@ -84,8 +85,8 @@ def _overview(run: Run) -> Any:
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.55 * len(scenarios)), layout="constrained")
     series = [
         ("CACE", "o", "CACE"),
-        ("Deployed", "s", "best deployed rule"),
-        ("Clairvoyant", "D", "best clairvoyant rule"),
+        ("Deployed", "s", "cheapest deployed rule"),
+        ("Clairvoyant", "D", "cheapest clairvoyant rule"),
     ]
     for offset, (group, marker, label) in zip((-0.2, 0.0, 0.2), series, strict=True):
         shown = False
@@ -100,10 +101,10 @@ def _overview(run: Run) -> Any:
             axes.plot(gain.percent, y + offset, marker, color=colour, markerfacecolor=face, markersize=6, label=name)
             shown = True
             if policy != "cace":
+                place = gain.percent if np.isnan(gain.high) else gain.high, y + offset
                 axes.annotate(
-                    policy, (gain.percent, y + offset), (0, -9), textcoords="offset points", fontsize=6.5, ha="center",
-                    va="center", color=colour,
-                )  # fmt: skip
+                    policy, place, (5, 0), textcoords="offset points", fontsize=6.5, va="center", color=colour
+                )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(scenarios)), scenarios)
     axes.set_ylim(len(scenarios) - 0.45, -0.55)
@@ -168,6 +169,7 @@ def _ttft(run: Run, scenario: str) -> Any:
     )
     weights = run.about["scenarios"][scenario]["weights"]
     policies = notable(run, scenario)
+    own = [policy for policy in policies if run.group(policy) == "Your own"]
     for axes, task in zip(panels[0], tasks, strict=True):
         low, high = 1.0, 1.0
         for policy in policies:
@@ -175,9 +177,18 @@ def _ttft(run: Run, scenario: str) -> Any:
             if counts is None:
                 continue
             share = np.cumsum(counts) / counts.sum()
-            style = ":" if policy == NO_SWAPPING else "--" if run.group(policy) == "Clairvoyant" else "-"
+            style: Any = ":" if policy == NO_SWAPPING else "--" if run.group(policy) == "Clairvoyant" else "-"
+            if run.group(policy) == "Your own":
+                style = OWN_STYLES[own.index(policy) % len(OWN_STYLES)]
             width = 2.0 if policy in (BASELINE, "cace") else 1.3
-            axes.plot(TTFT_EDGES_S[1:], 100 * share, style, color=_colour(run, policy), linewidth=width, label=policy)
+            axes.plot(
+                TTFT_EDGES_S[1:],
+                100 * share,
+                linestyle=style,
+                color=_colour(run, policy),
+                linewidth=width,
+                label=policy,
+            )
             low = min(low, float(TTFT_EDGES_S[np.argmax(share > 0.005)]))
             high = max(high, float(TTFT_EDGES_S[min(int(np.argmax(share > 0.998)) + 2, len(TTFT_EDGES_S) - 1)]))
         slo_s = weights[task]["slo_s"]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from rich import box
@@ -49,12 +49,18 @@ COLUMNS: Final = {
     "decisions": "decisions",
 }
 IN_TERMINAL: Final = {
-    "ttft_mean_s": "TTFT mean [s]",
-    "ttft_p95_s": "p95 [s]",
-    "e2e_mean_s": "E2E mean [s]",
+    "ttft_mean_s": "TTFT",
+    "ttft_p95_s": "TTFT p95",
+    "e2e_mean_s": "E2E",
     "evictions": "evictions",
     "loads": "loads",
     "decisions": "decisions",
+}
+IN_TERMINAL_STYLE: Final[dict[str, Any]] = {
+    "title_justify": "left",
+    "box": box.SIMPLE_HEAD,
+    "padding": (0, 1),
+    "pad_edge": False,
 }
 
 
@@ -105,45 +111,40 @@ def _in_short(run: Run) -> list[str]:
             if names
         ]
         lines.append(f"- **CACE against LRU**: {'; '.join(said)}.")
-    for group in ("Deployed", "Caching", "Clairvoyant"):
-        best = {scenario: policy for scenario in run.scenarios if (policy := run.cheapest(scenario, group))}
-        if best:
-            said = [f"{policy} in {name} ({percent(run.gain(name, policy))})" for name, policy in best.items()]
-            lines.append(f"- **The cheapest {group.lower()} rule**: {'; '.join(said)}.")
     own = [policy for policy, about in run.about["policies"].items() if about["group"] == "Your own"]
     for policy in own:
         said = [f"{s} ({percent(run.gain(s, policy))})" for s in run.scenarios if policy in run.policies(s)]
         lines.append(f"- **{policy}** against LRU: {'; '.join(said)}.")
-    return ["Percentages are cost saved against LRU, in brackets the 95 % interval.", "\n".join(lines)]
+    explanation = "Percentages are cost saved against LRU, in brackets the 95 % interval."
+    return [explanation, "\n".join(lines)] if lines else [explanation]
 
 
 def _scenario_table(run: Run) -> str:
-    """Per scenario: how hard LRU is worked, what is to be gained, what swapping costs at all."""
+    """Per scenario: the cheapest policies, how hard LRU is worked, what swapping costs at all."""
+    header, rows = headlines(run)
+    numbers = ("cost_per_request", "decisions", "decisions_per_request", "channel_share")
+    for row, scenario in zip(rows, run.scenarios, strict=True):
+        row += [figure(run.mean(scenario, BASELINE, metric)) for metric in numbers]
+        row.append(run.about["scenarios"][scenario]["label"])
+    header += ["LRU: cost per request", "decisions", "decisions per request", "channels busy", "requests"]
+    return as_table(header, rows)
+
+
+def headlines(run: Run) -> tuple[list[str], list[list[str]]]:
+    """Header and a row per scenario: what CACE and the cheapest rule of each kind save against LRU."""
+    groups = ("Deployed", "Caching", "Clairvoyant")
+    ran = [group for group in groups if any(run.cheapest(s, group) not in (None, BASELINE) for s in run.scenarios)]
+    with_cace = any("cace" in run.policies(scenario) for scenario in run.scenarios)
+    header = ["scenario", *(["CACE"] if with_cace else [])]
+    header += [f"cheapest {group.lower()} rule" for group in ran]
     rows = []
     for scenario in run.scenarios:
-        best = run.cheapest(scenario, "Clairvoyant")
-        gap = "-" if best is None else f"{best}: {percent(run.gain(scenario, best))}"
-        rows.append(
-            [
-                scenario,
-                run.about["scenarios"][scenario]["label"],
-                figure(run.mean(scenario, BASELINE, "cost_per_request")),
-                figure(run.mean(scenario, BASELINE, "decisions")),
-                figure(run.mean(scenario, BASELINE, "decisions_per_request")),
-                figure(run.mean(scenario, BASELINE, "channel_share")),
-                gap,
-                percent(run.gain(scenario, NO_SWAPPING)),
-            ]
-        )
-    header = [
-        "scenario",
-        "requests",
-        "LRU: cost per request",
-        "decisions",
-        "decisions per request",
-        "swap channels busy",
-    ]
-    return as_table([*header, "gap from LRU to the best Belady rule", "without any swapping"], rows)
+        row = [scenario, *([percent(run.gain(scenario, "cace"))] if with_cace else [])]
+        for group in ran:
+            policy = run.cheapest(scenario, group)
+            row.append("-" if policy is None else f"{policy} {percent(run.gain(scenario, policy))}")
+        rows.append([*row, percent(run.gain(scenario, NO_SWAPPING))])
+    return [*header, "without any swapping"], rows
 
 
 def _claims(run: Run) -> list[str]:
@@ -260,19 +261,24 @@ def print_tables(run: Run, console: Console) -> None:
     """The main numbers of each scenario, and a summary, in the terminal."""
     for scenario in run.scenarios:
         about = run.about["scenarios"][scenario]
-        title = escape(f"{scenario}: {about['label']}")
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+        table = Table(title=escape(f"{scenario}: {about['label']} (times in s, means over seeds)"), **IN_TERMINAL_STYLE)
         table.add_column("policy", no_wrap=True)
         table.add_column(escape("cost saved vs LRU [%]"), justify="right", no_wrap=True)
         for heading in IN_TERMINAL.values():
-            table.add_column(escape(heading), justify="right")
+            table.add_column(heading, justify="right")
         for policy in sorted(run.policies(scenario), key=lambda policy: run.columns[scenario, policy]["cost"].sum()):
             gain = "" if policy == BASELINE else percent(run.gain(scenario, policy)).replace("**", "").replace(" %", "")
             cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
             table.add_row(policy, gain, *cells, style="bold" if policy in (BASELINE, "cace") else None)
         console.print(table)
-    for line in _in_short(run)[-1].splitlines():
-        console.print(line.replace("**", ""), highlight=False)
+    header, rows = headlines(run)
+    summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
+    for heading in header[:-1]:  # without swapping: in the report, where there is room
+        summary.add_column(heading, no_wrap=heading == "scenario")
+    for row in rows:
+        cells = [cell.replace("**", "").replace(" %", "") for cell in row[:-1]]
+        summary.add_row(*(cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in cells))
+    console.print(summary)
 
 
 def percent(gain: Gain) -> str:

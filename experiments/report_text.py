@@ -28,8 +28,8 @@ HOW_TO_READ: Final = """\
 - Everything else is the mean over seeds of the episode's own number; a p95 is the mean of the episodes' 95 %
   quantiles.
 - **Clairvoyant** rules (Belady and its kin) know when each model will be asked for next. No deployed system can;
-  they show what is to be gained. They are no bound: they know nothing of queues and drains, and other rules may
-  beat them.
+  they show what is to be gained: *the gap* is what the cheapest of them saves against LRU. They are no bound: they
+  know nothing of queues and drains, and other rules may beat them.
 - **no-swapping** is the same fleet with room for every model: what is left when nothing is ever evicted, and each
   model is loaded once.
 - **Evictions** are models brought out of memory; **loads** brought in; **regret loads** those of models evicted
