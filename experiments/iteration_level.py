@@ -7,7 +7,8 @@ Times are whole nanoseconds. No swapping: every model is resident; requests are 
 
 Chunks are given out as vLLM does (V1 scheduler): `chunk_tokens` is a budget of tokens per iteration; the decoding
 requests take one each, the rest goes to prompts in order of arrival, several of them if they fit (`batch="budget"`).
-With `batch="head"` only the first prompt is computed, up to `chunk_tokens` of it, as the rules of the simulator say.
+With `batch="head"` only the first prompt is computed, up to `chunk_tokens` of it, as the rules of the simulator say:
+against that loop, the error of the simulator is that of the fluid approximation alone.
 
 Engines on one accelerator share it in turn: by time slices of `slice_us`, as processes on one GPU do, or a whole
 iteration each (`slice_us=None`).

@@ -1,9 +1,10 @@
 """The fluid serving model of the simulator against continuous batching one forward pass at a time.
 
 `python -m experiments.validate_serving` serves the Azure 2023 traces by both, one and two models resident from the
-start and nothing swapped, and prints how far times to first token (TTFT) and end-to-end times (E2E) are apart;
-`--write docs/serving.md` writes the page. Traces that are not there are replaced by generated requests with their
-published quantiles, and labelled so.
+start and nothing swapped, and prints how far times to first token (TTFT) and end-to-end times (E2E) are apart. Errors
+are tolerated or not against the loop that follows the simulator's own rule of scheduling (`batch="head"`), and
+reported against one that gives out tokens as vLLM does (`"budget"`). `--write docs/serving.md` writes the page. Traces
+that are not there are replaced by generated requests with their published quantiles, and labelled so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,9 @@ GPU: Final = "a100-80"
 ONE: Final = ("qwen2.5-coder-7b",)
 TWO: Final = ("qwen2.5-coder-7b", "qwen2.5-coder-14b")  # by popularity: two thirds and one third of the requests
 LOADS: Final = (0.3, 0.6, 0.9)
-MOST_OF_MEAN, MOST_OF_P95 = 0.05, 0.10  # tolerated errors; twice that from HEAVY on
+TOLERATED: Final = (0.05, 0.10, 0.05, 0.10)  # of TTFT mean, p95, E2E mean, p95, same rule; twice that from HEAVY on
 HEAVY: Final = 0.9
+BOUND: Final = (0.10, 0.10, 0.05, 0.10)  # against the vLLM-like loop, at any load: no tolerance, but a fence for tests
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = (Path(), ROOT.parent / "shared" / "data", ROOT / "shared" / "data")
@@ -95,12 +97,16 @@ class Case:
     def tolerances(self) -> tuple[float, ...]:
         """What the errors may be."""
         times = 2 if self.load >= HEAVY else 1
-        return (MOST_OF_MEAN * times, MOST_OF_P95 * times) * 2
+        return tuple(most * times for most in TOLERATED)
 
     @property
     def holds(self) -> bool:
         """Whether all four errors are tolerable."""
-        return all(abs(error) <= most for error, most in zip(self.errors, self.tolerances, strict=True))
+        return self.within(self.tolerances)
+
+    def within(self, bounds: Sequence[float]) -> bool:
+        """Whether no error is larger than its bound; `bounds` in the order of `errors`."""
+        return all(abs(error) <= most for error, most in zip(self.errors, bounds, strict=True))
 
 
 def fleet(names: Sequence[str], gpu: str = GPU) -> FleetTables:
@@ -148,14 +154,14 @@ def generated(source: TraceSource, num_models: int, requests: int, seed: int = 0
 def at_load(tables: FleetTables, workload: Workload, load: float) -> tuple[Workload, float]:
     """The workload with its times divided such that requests come at `load` of the rate at which they can be served.
 
-    That rate is the one at which the iteration-level loop works off the whole workload when all of it waits at time 0.
+    That rate is the one at which the vLLM-like loop works off the whole workload when all of it waits at time 0.
     Bursts stay: at any load below 1 queues build up while the log is faster than its mean.
 
     Returns:
         The workload, and by what its times were divided.
     """
     at_once = replace(workload, arrival_us=np.zeros_like(workload.arrival_us))
-    capacity_us = float(np.nanmax(run_iterations(tables, at_once).finish_us))
+    capacity_us = float(np.nanmax(run_iterations(tables, at_once, batch="budget").finish_us))
     compression = float(np.ptp(workload.arrival_us)) / (capacity_us / load)
     arrival_us = np.rint((workload.arrival_us - workload.arrival_us.min()) / compression).astype(np.int64)
     return replace(workload, arrival_us=arrival_us), compression
@@ -167,10 +173,10 @@ def compare(
     load: float,
     trace: str = "",
     *,
-    batch: Batch = "budget",
+    batch: Batch,
     slice_us: int | None = SLICE_US,
 ) -> Case:
-    """Serves the workload at a load both ways; `batch` and `slice_us` as in `run_iterations`."""
+    """Serves the workload at a load by loop and fluid; `batch` and `slice_us` of the loop as in `run_iterations`."""
     scaled, compression = at_load(tables, workload, load)
     loop = run_iterations(tables, scaled, batch=batch, slice_us=slice_us)
     return Case(
@@ -184,10 +190,11 @@ def compare(
     )
 
 
-def effect_of_slices(tables: FleetTables, workload: Workload, load: float) -> float:
+def effect_of_slices(tables: FleetTables, workload: Workload, load: float, batch: Batch) -> float:
     """Largest relative difference that slices of a quarter or four times the length make in the loop's latencies."""
     scaled, _ = at_load(tables, workload, load)
-    runs = [run_iterations(tables, scaled, slice_us=length) for length in (SLICE_US, SLICE_US // 4, SLICE_US * 4)]
+    lengths = (SLICE_US, SLICE_US // 4, SLICE_US * 4)
+    runs = [run_iterations(tables, scaled, batch=batch, slice_us=length) for length in lengths]
     usual, *others = (np.array(loop_latencies(scaled, run).values) for run in runs)
     return float(max(np.abs(other / usual - 1).max() for other in others))
 
@@ -224,7 +231,7 @@ def find(source: TraceSource) -> Path | None:
 
 
 def latency_table(cases: Iterable[Case]) -> str:
-    """What was simulated: load and latencies in the loop."""
+    """What was simulated: load, and latencies in the loop."""
     header = ("trace", "models", "load", "times divided by", "busy", "TTFT mean s", "p95 s", "E2E mean s", "p95 s")
     rows = [
         (
@@ -238,14 +245,30 @@ def latency_table(cases: Iterable[Case]) -> str:
     return _table(header, rows)
 
 
-def error_table(cases: Iterable[Case], judged: bool = True) -> str:
-    """Errors of the fluid, with what was asked for."""
+def error_table(cases: Iterable[Case], judged: bool) -> str:
+    """Errors of the fluid, where `judged` with what is tolerated."""
     header = ("trace", "models", "load", "TTFT mean", "TTFT p95", "E2E mean", "E2E p95", "tolerated", "holds")
     rows = []
     for case in cases:
         verdict = (f"{case.tolerances[0]:.0%} / {case.tolerances[1]:.0%}", "yes" if case.holds else "**no**")
         rows.append((*_name(case), *(f"{error:+.1%}" for error in case.errors), *(verdict if judged else ())))
     return _table(header if judged else header[:-2], rows)
+
+
+def count_held(cases: Sequence[Case]) -> str:
+    """How many cases are within the tolerance."""
+    return f"{sum(case.holds for case in cases)} of {len(cases)}"
+
+
+def largest_misses(cases: Sequence[Case]) -> str:
+    """Which mean TTFTs are off by more than would be tolerated below heavy load, and by how much."""
+    missed = [case for case in cases if abs(case.errors[0]) > TOLERATED[0]]
+    names = (
+        f"{case.trace} at {case.load:.0%} with {case.models} model{'s' if case.models > 1 else ''}"
+        f" ({case.errors[0]:+.1%}, {(case.fluid.ttft_mean - case.loop.ttft_mean) * 1000:+.0f} ms)"
+        for case in missed
+    )
+    return f"**{len(missed)} of {len(cases)} cases**" + (": " if missed else "") + ", ".join(names)
 
 
 def _name(case: Case) -> tuple[str, str, str]:
@@ -265,7 +288,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page")
     arguments = parser.parse_args()
 
-    labels, main_cases, head_cases, turn_cases = [], [], [], []
+    labels, head_cases, budget_cases, turn_cases = [], [], [], []
     slice_effect = 0.0
     for source in TRACES:
         path = None if arguments.generated else getattr(arguments, source.name) or find(source)
@@ -276,23 +299,24 @@ def main() -> None:
                 origin = "generated" if path is None else path.name
                 labels.append(f"{source.name}: {len(workload):,} requests, {span_min:.0f} minutes ({origin})")
             for load in LOADS:
-                main_cases.append(compare(tables, workload, load, source.name))
                 head_cases.append(compare(tables, workload, load, source.name, batch="head"))
+                budget_cases.append(compare(tables, workload, load, source.name, batch="budget"))
                 if names == TWO:
-                    turn_cases.append(compare(tables, workload, load, source.name, slice_us=None))
-                    slice_effect = max(slice_effect, effect_of_slices(tables, workload, load))
+                    turn_cases.append(compare(tables, workload, load, source.name, batch="head", slice_us=None))
+                    effects = (effect_of_slices(tables, workload, load, batch) for batch in get_args(Batch))
+                    slice_effect = max(slice_effect, *effects)
     measured = {
         "traces": "; ".join(labels),
-        "latencies": latency_table(main_cases),
-        "errors": error_table(main_cases),
-        "head": error_table(head_cases, judged=False),
+        "latencies": latency_table(head_cases),
+        "head": error_table(head_cases, judged=True),
+        "held": count_held(head_cases),
+        "budget": error_table(budget_cases, judged=False),
+        "misses": largest_misses(budget_cases),
         "turns": error_table(turn_cases, judged=False),
         "slices": f"{slice_effect:.1%}",
     }
     for name, text in measured.items():
         print(f"{name}\n{text}\n")
-    missed = sum(not case.holds for case in main_cases)
-    print(f"{len(main_cases) - missed} of {len(main_cases)} cases within the tolerances")
     if arguments.write:
         arguments.write.write_text(PAGE.format(**measured), encoding="utf-8")
 
