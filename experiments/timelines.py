@@ -134,7 +134,8 @@ def _lanes(spans: Sequence[Span], accelerators: Sequence[str]) -> dict[str, dict
     """A row for every span: the one in which its model already is, else the lowest that is free."""
     lanes: dict[str, dict[Span, int]] = {accelerator: {} for accelerator in accelerators}
     held: dict[str, dict[int, Span]] = {accelerator: {} for accelerator in accelerators}
-    for span in sorted(spans, key=lambda span: span.from_s):
+    # A load may begin in the instant in which another ends: who is there already keeps its row.
+    for span in sorted(spans, key=lambda span: (span.from_s, span.state == "loading")):
         rows = held[span.accelerator]
         same = [row for row, last in rows.items() if last.model == span.model and last.to_s == span.from_s]
         free = same or [row for row in range(len(rows) + 1) if row not in rows or rows[row].to_s <= span.from_s]

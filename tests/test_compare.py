@@ -22,8 +22,8 @@ from cace_env.tables import NONE, TASKS
 from experiments import report
 from experiments.compare import main, read_options, split_names
 from experiments.report import figure, percent
-from experiments.run_folder import Run
-from experiments.timelines import spans_of
+from experiments.run_folder import Run, Span
+from experiments.timelines import _lanes, spans_of
 from tests.examples import fleet
 from tests.test_evaluation import SMALL
 
@@ -298,6 +298,24 @@ def test_spans_follow_the_event_trace():
         ("gpu-0", "model-0", "unloading", 10.0, 12.0),
         ("gpu-0", "model-1", "loading", 12.0, 15.0),
         ("gpu-0", "model-1", "resident", 15.0, 20.0),
+    ]
+
+
+def test_a_model_keeps_its_row_when_the_next_load_begins_as_its_own_ends():
+    def span(model: str, state: str, from_s: float, to_s: float) -> Span:
+        return Span("small", "lru", 1, "gpu-0", model, state, from_s, to_s)
+
+    spans = [
+        span("a", "loading", 0, 1),
+        span("b", "loading", 1, 2),
+        span("a", "resident", 1, 5),
+        span("b", "resident", 2, 5),
+    ]
+    assert list(_lanes(spans, ["gpu-0"])["gpu-0"].items()) == [
+        (spans[0], 0),
+        (spans[2], 0),
+        (spans[1], 1),
+        (spans[3], 1),
     ]
 
 
