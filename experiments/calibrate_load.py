@@ -1,8 +1,8 @@
-"""Find how many users keep the swap channels busy for a given share of the time: `python -m experiments.calibrate_load`.
+"""Finds how many users keep the swap channels busy for a share of the time: `python -m experiments.calibrate_load`.
 
-Pressure says how much more is deployed than fits (`pressure` in the scenario). Load says how hard that hurts: the share of the
-time in which a swap channel loads or unloads under LRU. There is no closed form for it, so this command searches for the
-number of users on training seeds and prints the lines to put into the scenario.
+Pressure says how much more is deployed than fits (`pressure` in the scenario). Load says how hard that hurts: the share
+of the time in which a swap channel loads or unloads under LRU. There is no closed form for it, so this command searches
+for the number of users on training seeds and prints the lines to put into the scenario.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def busy_share(scenario: Scenario, users: int, num_seeds: int) -> float:
 
 
 def search(scenario: Scenario, options: Options, console: Console) -> tuple[int, float]:
-    """The least number of users whose busy share reaches the target, and that share; bisection, since more users load more.
+    """The least number of users whose busy share reaches the target, and that share; found by bisection.
 
     Raises:
         ConfigError: the target is out of reach.
@@ -72,10 +72,8 @@ def main(options: Options) -> None:
     console = Console(highlight=False)
     scenario = load_scenario(options.scenario)
     users, share = search(scenario, options, console)
-    console.print(
-        f"\nworkload:\n  users: {users}  # busy share of the swap channels under LRU: {share:.3f} ({options.seeds} training seeds)",
-        soft_wrap=True,
-    )
+    measured = f"busy share of the swap channels under LRU: {share:.3f} ({options.seeds} training seeds)"
+    console.print(f"\nworkload:\n  users: {users}  # {measured}", soft_wrap=True)
     if np.isclose(users, options.most_users):
         console.print("The search ended at --most-users.")
 
