@@ -14,7 +14,6 @@ from cace_env.compilation import inlined, inner
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
-    ARRIVED,
     CLOCK,
     CLOCKS,
     CLOSED_SIZE,
@@ -451,7 +450,6 @@ def arrive(s: State, f: Fleet, w: Requests, trace: Array, r: int) -> None:
         record(s, trace, T_REFUSED, r, s.models[m, MODEL.place])
         schedule_followers(s, w, r)
         return
-    s.scalars[ARRIVED] += 1
     task = w.columns[r, COLUMN.task]
     s.tasks[task, TASK.waiting_sum] -= now
     s.tasks[task, TASK.waiting_count] += 1

@@ -61,9 +61,20 @@ from cace_env.kernel.state import (
     int64,
     state_views,
 )
-from cace_env.kernel.swaps import channel_done, choose, expire, place, set_timer, take_slot, work_channel
+from cace_env.kernel.swaps import (
+    any_keep_alive,
+    channel_done,
+    choose,
+    expire,
+    place,
+    set_timer,
+    take_slot,
+    work_channel,
+)
 
 Array = Any
+# Priorities of simultaneous events (`docs/design.md`, section 1); an alarm is the timer's.
+TOKEN_END, UNLOAD_DONE, LOAD_DONE, ARRIVAL, ALARM = (int64(priority) for priority in range(5))
 
 
 @inner
@@ -137,43 +148,34 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
     """Runs events until the policy is asked, all requests have ended, the limit is reached, or nothing can happen."""
     requests = len(s.requests)
     while True:
-        # The least event by (time, priority, key): each later source needs a strictly earlier time.
-        time = FOREVER
-        source = NONE
-        key = NONE
+        # The least event by (time, priority, key): a later source needs an earlier time.
+        time, priority, key = FOREVER, NONE, NONE
         for a in range(len(f.accelerators)):
             if s.accelerators[a, ACCELERATOR.token_due] < time:
-                time, source, key = s.accelerators[a, ACCELERATOR.token_due], 0, a
+                time, priority, key = s.accelerators[a, ACCELERATOR.token_due], TOKEN_END, a
         for a in range(len(f.accelerators)):
-            if s.accelerators[a, ACCELERATOR.channel_end] < time or (
-                s.accelerators[a, ACCELERATOR.channel_end] == time
-                and source == 2
-                and s.accelerators[a, ACCELERATOR.channel] != LOAD
-            ):
-                time, source, key = (
-                    s.accelerators[a, ACCELERATOR.channel_end],
-                    1 + (s.accelerators[a, ACCELERATOR.channel] == LOAD),
-                    a,
-                )
+            ends = s.accelerators[a, ACCELERATOR.channel_end]
+            done = LOAD_DONE if s.accelerators[a, ACCELERATOR.channel] == LOAD else UNLOAD_DONE
+            if ends < time or (ends == time and done < priority):
+                time, priority, key = ends, done, a
         r = next_open_arrival(s, w)
         if r != NONE and w.times[r, TIME.arrival_us] < time:
-            time, source, key = w.times[r, TIME.arrival_us], 3, r
+            time, priority, key = w.times[r, TIME.arrival_us], ARRIVAL, r
         if s.scalars[CLOSED_SIZE] > 0:
             r = s.requests[0, REQUEST.closed_heap]
-            if s.requests[r, REQUEST.arrival_us] < time or (
-                s.requests[r, REQUEST.arrival_us] == time and source == 3 and r < key
-            ):
-                time, source, key = s.requests[r, REQUEST.arrival_us], 4, r
+            arrives = s.requests[r, REQUEST.arrival_us]
+            if arrives < time or (arrives == time and priority == ARRIVAL and r < key):
+                time, priority, key = arrives, ARRIVAL, r
         if s.scalars[TIMER] < time:
-            time, source = s.scalars[TIMER], 5
+            time, priority = s.scalars[TIMER], ALARM
 
-        if time > s.scalars[CLOCK] or source == NONE:
+        if time > s.scalars[CLOCK] or priority == NONE:
             if s.scalars[ENDED] == requests:
                 s.scalars[STATUS] = DONE
                 return
             if s.scalars[DIRTY] == 1:
                 s.scalars[DIRTY] = 0
-                if limits[len(f.models) + 1] == 1:
+                if any_keep_alive(f, limits):
                     expire(s, f, limits, trace)
                     set_timer(s, f, limits)
                 if (s.scalars[PENDING] > 0 or s.scalars[TARGET] != NONE) and place(s, f, limits, trace):
@@ -183,23 +185,23 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
                         s.scalars[STATUS] = TRUNCATED
                     return
                 continue
-            if source == NONE:
+            if priority == NONE:
                 s.scalars[STATUS] = STUCK
                 return
         s.scalars[CLOCK] = time
-        if source == 0:
+        if priority == TOKEN_END:
             m = s.accelerators[key, ACCELERATOR.token_model]
             token_end(s, f, w, trace, m)
             settle(s, f, m)
             if s.models[m, MODEL.phase] == DRAINING and s.models[m, MODEL.running] == 0:
                 work_channel(s, f, trace, key)
-        elif source <= 2:
+        elif priority == UNLOAD_DONE or priority == LOAD_DONE:
             channel_done(s, f, w, trace, key)
-        elif source <= 4:
-            if source == 3:
-                s.scalars[NEXT_OPEN] += 1
-            else:
+        elif priority == ARRIVAL:
+            if s.scalars[CLOSED_SIZE] > 0 and s.requests[0, REQUEST.closed_heap] == key:
                 pop_closed(s)
+            else:
+                s.scalars[NEXT_OPEN] += 1
             arrive(s, f, w, trace, key)
             m = int64(w.columns[key, COLUMN.model])
             if s.models[m, MODEL.phase] == RESIDENT:

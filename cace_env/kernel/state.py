@@ -1,8 +1,8 @@
 """The arrays of one simulation, as named views into flat rows.
 
 Three rows of int64: the *fleet* (constant, shared), the *workload* (constant, shared) and the *state* (one row of the
-arena per environment: a snapshot is one copy). `Layout` knows where each array lies; the `*_views` functions cut the
-rows up, in Python and in compiled code alike.
+arena per environment: a snapshot is one copy). `state_offsets` and `fleet_row` lay them
+out; `cut_state` and the `*_views` functions cut the rows up, in Python and in compiled code alike.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ REGRET_US: Final = 60_000_000  # a load this soon after the model's eviction is 
 
 # Indices into `State.scalars`.
 (
-    CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, ARRIVED, TIMER, TARGET, FIXED, LEGAL, DRAINS, DECISIONS,
-    INVALID, FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
+    CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, TIMER, TARGET, FIXED, LEGAL, DRAINS, DECISIONS,
+    FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
     LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING,
-) = range(32)  # fmt: skip
-NUM_SCALARS: Final = 32
+) = range(30)  # fmt: skip
+NUM_SCALARS: Final = 30
 
 # Indices into `Fleet.rules`.
 (
@@ -197,7 +197,6 @@ class ClockColumns(NamedTuple):
 
     inflation: int  # GreedyDual clock: the highest priority evicted so far
     memory_use: int  # byte-us in use, less what is in use now times the clock
-    last_cost: int  # cost at the last question
 
 
 class SpecColumns(NamedTuple):

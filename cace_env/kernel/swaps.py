@@ -318,6 +318,18 @@ def clear_legal(s: State) -> None:
 
 
 @inlined
+def most_resident(f: Fleet, limits: Array) -> int:
+    """How many models a rule allows on an accelerator; stands behind its keep-alives."""
+    return limits[len(f.models)]
+
+
+@inlined
+def any_keep_alive(f: Fleet, limits: Array) -> bool:
+    """Whether a rule's keep-alives can ever run out."""
+    return limits[len(f.models) + 1] == 1
+
+
+@inlined
 def is_idle(s: State, f: Fleet, m: int) -> bool:
     """Resident, unpinned, nothing admitted and nothing waiting: evicting it makes nobody wait now."""
     return (
@@ -404,7 +416,7 @@ def mark_victims(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) ->
             room += f.models[v, SPEC.need] - f.models[v, SPEC.residual]
             held -= 1
             count += 1
-    if room < f.models[m, SPEC.need] or held + 1 > limits[len(f.models)]:
+    if room < f.models[m, SPEC.need] or held + 1 > most_resident(f, limits):
         return 0
     for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
         v = s.slots[slot, SLOT.model]
@@ -426,7 +438,7 @@ def suffices(s: State, f: Fleet, limits: Array, a: int, m: int) -> bool:
         if v != NONE and (s.models[v, MODEL.phase] == DRAINING or s.models[v, MODEL.phase] == UNLOADING):
             room += f.models[v, SPEC.need] - f.models[v, SPEC.residual]
             held -= 1
-    return room >= f.models[m, SPEC.need] and held + 1 <= limits[len(f.models)]
+    return room >= f.models[m, SPEC.need] and held + 1 <= most_resident(f, limits)
 
 
 @inlined
@@ -444,7 +456,7 @@ def roomiest(s: State, f: Fleet, limits: Array, m: int) -> int:
                 or left > best_left
                 or (left == best_left and s.accelerators[a, ACCELERATOR.held] < s.accelerators[best, ACCELERATOR.held])
             )
-        elif left < 0 or s.accelerators[a, ACCELERATOR.held] + 1 > limits[len(f.models)]:
+        elif left < 0 or s.accelerators[a, ACCELERATOR.held] + 1 > most_resident(f, limits):
             continue
         elif f.rules[R_SPREAD] == 1:
             better = best == NONE or left > best_left
@@ -513,7 +525,7 @@ def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
             return True
         if f.rules[R_UNLIMITED] == 1:
             continue
-        s.slots[:, SLOT.legal] = 0
+        clear_legal(s)
         count = 0
         patient = now - s.models[m, MODEL.pending_since] < f.rules[R_DRAIN_AFTER]
         for who in range(IDLE_ONLY, BUSY_TOO if patient else BUSY_TOO + 1):
@@ -547,7 +559,7 @@ def choose(s: State, f: Fleet, limits: Array, trace: Array, slot: int) -> None:
     s.accelerators[a, ACCELERATOR.leaving] += 1
     record(s, trace, T_VICTIM, v, a)
     work_channel(s, f, trace, a)
-    s.slots[:, SLOT.legal] = 0
+    clear_legal(s)
     s.scalars[LEGAL] = 0
     if suffices(s, f, limits, a, m):
         s.accelerators[a, ACCELERATOR.swap_open] = 0
