@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numba
 from numba.core import config as numba_config
+from numba.core import event as numba_event
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +98,24 @@ def inlined(function: Function) -> Function:
     return numba.njit(**INNER, forceinline=True)(function)  # type: ignore[no-any-return]
 
 
-def announce_first_compile() -> None:
-    """One line on stderr before the first compilation of this version, so that nobody wonders about the wait."""
-    if numba_config.DISABLE_JIT or any(CACHE_DIR.rglob("*.nbc")):
-        return
-    logger.warning("compiling the simulator (once per version, about half a minute; kept in %s)", CACHE_DIR)
+class Announcement(numba_event.Listener):  # type: ignore[misc]  # mypy skips numba
+    """One line on stderr before the first compilation in this process, so that nobody wonders about the wait.
+
+    Numba tells when it compiles because the cache has nothing: whether generator or simulator comes first, what the
+    cache holds of other functions, and what other packages compile make no difference.
+    """
+
+    def __init__(self) -> None:
+        self._made = False
+
+    def on_start(self, event: numba_event.Event) -> None:
+        if self._made or not event.data["dispatcher"].py_func.__module__.startswith("cace_env."):
+            return
+        self._made = True
+        logger.warning("compiling the simulator (once per version, about half a minute; kept in %s)", CACHE_DIR)
+
+    def on_end(self, event: numba_event.Event) -> None:
+        del event
+
+
+numba_event.register("numba:compile", Announcement())

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.compilation import announce_first_compile
 from cace_env.kernel import run as kernel
 from cace_env.kernel import state as layout
 from cace_env.kernel.features import NUM_SLOT_FEATURES
@@ -143,7 +142,6 @@ class Simulator:
 
     def __init__(self, tables: FleetTables, limits: Limits = NO_LIMITS, trace_rows: int = 0) -> None:
         tables.validate()
-        announce_first_compile()
         self.tables = tables
         self.limits = limits.row(tables)
         self.trace = np.zeros((trace_rows, 4), dtype=np.int64)
