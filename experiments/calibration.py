@@ -1,29 +1,17 @@
 """Predictions of the catalogue against every published measurement it was made from or can be held against.
 
-`python -m experiments.calibration` prints the comparison; `--write docs/catalogue.md` writes the page of the catalogue.
+`python -m experiments.calibration` prints the comparison, which is part of `docs/catalogue.md`
+(`experiments.catalogue_page`).
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cace_env import tabulate
-from cace_env.catalogue import (
-    CHUNK_TOKENS,
-    ENGINES,
-    GPUS,
-    KV_TOKENS,
-    MAX_NUM_SEQS,
-    MODELS,
-    MOE_BATCH,
-    RUNTIME_GB,
-    SOURCES,
-    CodeModel,
-    Figure,
-)
+from cace_env.catalogue import CHUNK_TOKENS, ENGINES, GPUS, MODELS, CodeModel, Figure
+from cace_env.markdown import number, table
 from cace_env.tables import DISK, HOST
 
 
@@ -36,11 +24,20 @@ class Check:
     predicted: float | None
     source: str
     note: str = ""
+    charged: float | None = None  # what the simulator takes for it: of loads, the slow first inference comes on top
+    first_inference: Figure | None = None  # what of `charged` that is
 
     @property
     def error(self) -> float | None:
         """Relative error of the prediction."""
         return None if self.predicted is None else self.predicted / self.measured - 1
+
+    @property
+    def assumed_share(self) -> float:
+        """Share of `charged` that is an assumed first inference."""
+        if not self.charged or self.first_inference is None or self.first_inference.kind != "assumed":
+            return 0.0
+        return self.first_inference.value / self.charged
 
 
 def _bf16(name: str, params_b: float) -> CodeModel:
@@ -69,17 +66,23 @@ PREFILL = "end-to-end prefill"
 
 
 def load_checks() -> list[Check]:
-    """Loads, wake-ups and going to sleep, in seconds; the slow first inference was timed on its own."""
+    """Loads, wake-ups and going to sleep, in seconds.
+
+    The published loads end before the first inference, whose slowness was timed on its own: without it the load is
+    held against the measurement, with it the simulator charges it.
+    """
 
     def load(model: CodeModel, gpu: str, engine: str, tier: int, seconds: float, source: str, note: str = "") -> Check:
-        regime = ENGINES[engine]
-        predicted = tabulate.load_us(model, GPUS[gpu], regime, tier) / 1e6 - regime.first_inference_s[tier].value
-        return Check(f"{model.name}, {engine} from {('host', 'disk')[tier]}, {gpu}", seconds, predicted, source, note)
+        first = ENGINES[engine].first_inference_s[tier]
+        charged = tabulate.load_us(model, GPUS[gpu], ENGINES[engine], tier) / 1e6
+        what = f"{model.name}, {engine} from {('host', 'disk')[tier]}, {gpu}"
+        return Check(what, seconds, charged - first.value, source, note, charged, first)
 
     def other(what: str, seconds: float, source: str, note: str) -> Check:
         return Check(what, seconds, None, source, note)
 
-    sleep_us = tabulate.unload_us(QWEN3_CODER, GPUS["a100-80"], ENGINES["sleep-mode"])
+    sleep_s = tabulate.unload_us(QWEN3_CODER, GPUS["a100-80"], ENGINES["sleep-mode"]) / 1e6
+    asleep = "Qwen3-Coder-30B-A3B, going to sleep, a100-80"
     first_s = ENGINES["cold-engine"].first_inference_s[HOST].value
     half_array = "A5000, two NVMe drives: slower than the array behind the fit"
     return [
@@ -99,7 +102,7 @@ def load_checks() -> list[Check]:
         load(QWEN3_600M, "a100-80", "sleep-mode", HOST, 0.26, VLLM_BLOG, "fitted to"),
         load(PHI3_VISION, "a100-80", "sleep-mode", HOST, 0.86, VLLM_BLOG, "fitted to; 0.82-0.90 s"),
         load(QWQ_32B, "a100-80", "sleep-mode", HOST, 4.0, "vllm issue 16663", "GPU not stated"),
-        Check("Qwen3-Coder-30B-A3B, going to sleep, a100-80", 2.78, sleep_us / 1e6, VLLM_BLOG, "fitted to"),
+        Check(asleep, 2.78, sleep_s, VLLM_BLOG, "fitted to", sleep_s),
         Check("first inference after a cold load against a warm one", 2.35, first_s, VLLM_BLOG, "2.5-3.7 s, 0.5-1.0 s"),
         other("QwQ-32B, wake-up after host memory was released", 21.0, "vllm issue 16663", "no third tier"),
         other("Qwen3-0.6B, sleep-2 wake-up, A100", 0.85, VLLM_BLOG, "level 2 is not one of the engines"),
@@ -196,162 +199,36 @@ TABLES: list[tuple[str, str, Callable[[], list[Check]]]] = [
 ]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Prints the comparison, or writes the page."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.calibration", description=__doc__)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page of the catalogue to this file")
-    options = parser.parse_args(arguments)
-    if options.write is not None:
-        options.write.write_text(catalogue_page(), encoding="utf-8")
-        print(f"wrote {options.write}")
-        return
-    print(checks_as_markdown())
-
-
 def checks_as_markdown() -> str:
     """The comparison, one table per kind of figure."""
     parts = []
     for title, unit, checks in TABLES:
-        rows = [
-            (c.what, _number(c.measured), _number(c.predicted), _percent(c.error), c.source, c.note) for c in checks()
-        ]
-        header = ("figure", f"measured [{unit}]", f"predicted [{unit}]", "error", "measured by", "note")
-        parts.append(f"### {title}\n\n{_table(header, rows)}")
+        text = _loads(checks(), unit) if checks is load_checks else _figures(checks(), unit)
+        parts.append(f"### {title}\n\n{text}")
     return "\n\n".join(parts)
 
 
-def catalogue_page() -> str:
-    """`docs/catalogue.md` as Markdown."""
-    return (
-        "\n\n".join(
-            [
-                INTRODUCTION,
-                f"## Accuracy\n\n{ACCURACY}",
-                checks_as_markdown(),
-                f"## GPUs\n\n{_gpu_table()}",
-                f"{GPU_NOTES}",
-                f"## Engines\n\n{_engine_table()}",
-                f"{ENGINE_NOTES}",
-                f"## Models\n\n{_model_table()}",
-                f"{MODEL_NOTES}",
-                f"## Defaults of a served model\n\n{_default_table()}",
-                f"## Speeds on an A100-80\n\n{SPEED_NOTES}\n\n{_speed_table()}",
-                "## Sources\n\n" + _table(("key", "source"), sorted(SOURCES.items())),
-            ]
-        )
-        + "\n"
-    )
+def _figures(checks: list[Check], unit: str) -> str:
+    header = ("figure", f"measured [{unit}]", f"predicted [{unit}]", "error", "measured by", "note")
+    rows = [(c.what, number(c.measured), number(c.predicted), _error(c), c.source, c.note) for c in checks]
+    return table(header, rows)
 
 
-INTRODUCTION = """# Catalogue: models, GPUs, engines
-
-Written by `python -m experiments.calibration --write docs/catalogue.md` from `cace_env/catalogue.py`: change that, not
-this page. GB = 1e9 bytes. Every number carries how it was come by and a key of the [sources](#sources):
-
-- **measured**: read off a published measurement;
-- **fit**: computed from published measurements, error in the tables of [accuracy](#accuracy);
-- **datasheet**: stated by the maker (data sheet, model card, config.json, file listing);
-- **assumed**: our choice. Vary it before you trust a conclusion that hangs on it."""
-
-ACCURACY = """What the integer tables of the simulator say (`cace_env/tabulate.py`), against every measured figure known
-to us. *Fitted to* marks figures that went into the prediction: their errors are residuals, not a validation. A dash:
-the model has no such thing; the note says why. The 7,531 production loads of image models in Alibaba GenTD26 (10 / 50 /
-90 / 99 % in 2.6 / 22.7 / 42.0 / 51.9 s, a third within 5 s, most of the rest 16-50 s) are not listed: no sizes are
-given. Their two humps are what `safetensors` or `fast-loader` beside `cold-engine` look like."""
-
-GPU_NOTES = """A round at batch 1 takes `overhead + ms per GB x bytes read`; one more decoding request adds `us per 1e9
-active parameters`, each token of its context `kv bytes per token x ms per GB (bf16)`. Prefill costs `2 x active
-parameters / (MFU x peak)` per token and the attention FLOPs of each (query, key) pair at the same rate. int4 has its
-own round fit and the bf16 prefill rate (weights are dequantised; assumed)."""
-
-ENGINE_NOTES = """`load = start + first inference + weights / min(bandwidth, link of the GPU)`, `unload = weights /
-min(unload bandwidth, link)`, 0 where weights are dropped. Pairs are host / disk. Under `sleep-mode` *disk* means that
-no engine of the model sleeps on that accelerator: a cold start. It was measured on PCIe Gen4 only, so it wakes no
-faster on an H100 here."""
-
-MODEL_NOTES = f"""Parameters, layers, heads and context windows are from model cards and config.json (datasheet; of
-granite-code 3b and 8b the 128k variants). A mixture of experts reads per round the experts that {MOE_BATCH.value:g}
-tokens hit (assumed), not all of them. gpt-oss-20b (MXFP4): full attention assumed in all layers, though half of them
-have a window of 128 tokens, so its KV cache and attention are upper bounds. Tasks are what we route to it by default
-(assumed)."""
-
-SPEED_NOTES = """Loads from disk, the slow first inference included; prefill of a 2,048-token prompt from end to end; ms
-per token of one request at 2,000 tokens of context; need = weights + default reserve."""
-
-
-def _gpu_table() -> str:
-    speeds = ("overhead ms bf16 / int4", "ms per GB bf16 / int4", "us per request and 1e9 parameters")
-    header = ("GPU", "memory GB", "HBM TB/s", "peak TFLOP/s", "MFU", "link GB/s", *speeds)
+def _loads(checks: list[Check], unit: str) -> str:
+    """Loads have two predictions: of the load alone, which was measured, and of all that the simulator charges."""
+    predicted = (f"load alone [{unit}]", "error", f"as charged, with first inference [{unit}]", "assumed of that")
     rows = []
-    for gpu in GPUS.values():
-        overhead = f"{_figure(gpu.overhead_ms['bf16'])} / {_figure(gpu.overhead_ms['int4'])}"
-        per_gb = f"{_figure(gpu.ms_per_gb['bf16'])} / {_figure(gpu.ms_per_gb['int4'])}"
-        plain = [_figure(f) for f in (gpu.memory_gb, gpu.hbm_tb_s, gpu.peak_tflops, gpu.mfu, gpu.link_gb_s)]
-        rows.append((gpu.name, *plain, overhead, per_gb, _figure(gpu.decode_us_per_b)))
-    return _table(header, rows)
+    for c in checks:
+        share = f"{100 * c.assumed_share:.0f} %" if c.assumed_share else "-"
+        share = f"**{share}**" if c.assumed_share > 0.5 else share
+        cells = (number(c.measured), number(c.predicted), _error(c), number(c.charged), share)
+        rows.append((c.what, *cells, c.source, c.note))
+    return table(("figure", f"measured [{unit}]", *predicted, "measured by", "note"), rows)
 
 
-def _engine_table() -> str:
-    header = ("engine", "start s", "first inference s", "bandwidth GB/s", "unload GB/s", "residual GB")
-    rows = []
-    for engine in ENGINES.values():
-        pairs = [engine.start_s, engine.first_inference_s, engine.bandwidth_gb_s]
-        cells = [" / ".join(_figure(figure) for figure in pair) for pair in pairs]
-        rows.append((engine.name, *cells, _figure(engine.unload_gb_s), _figure(engine.residual_gb)))
-    return _table(header, rows)
-
-
-def _model_table() -> str:
-    shape = ("layers", "heads (KV) x dim", "KV bytes per token", "window")
-    header = ("model", "parameters (active), 1e9", "format", "weights GB", "read per round GB", *shape, "tasks")
-    rows = []
-    for m in MODELS.values():
-        active = "" if m.active_b == m.params_b else f" ({m.active_b:g})"
-        heads = f"{m.heads} ({m.kv_heads}) x {m.head_dim}"
-        cells = (f"{m.params_b:g}{active}", m.quantisation, _figure(m.weights_gb), f"{m.round_gb:.3g}", str(m.layers))
-        window = f"{m.context_window // 1024}k"
-        rows.append((m.name, *cells, heads, f"{m.kv_bytes_per_token:,}", window, ", ".join(m.tasks)))
-    return _table(header, rows)
-
-
-def _default_table() -> str:
-    rows = [("runtime (CUDA context, activations, graphs) GB", _figure(RUNTIME_GB))]
-    rows += [(f"KV cache of a model that serves {task}, tokens", _figure(figure)) for task, figure in KV_TOKENS.items()]
-    rows += [("seats (max_num_seqs)", _figure(MAX_NUM_SEQS)), ("prefill tokens per round", _figure(CHUNK_TOKENS))]
-    return _table(("default", "value"), rows)
-
-
-def _speed_table() -> str:
-    gpu = GPUS["a100-80"]
-    rows = []
-    for m in MODELS.values():
-        loads = [f"{tabulate.load_us(m, gpu, engine, DISK) / 1e6:.1f}" for engine in ENGINES.values()]
-        wake = tabulate.load_us(m, gpu, ENGINES["sleep-mode"], HOST) / 1e6
-        need_gb = m.weights_gb.value + tabulate.reserve(m)[0] / tabulate.GB
-        rate = 2048 / (prefill_us(m, "a100-80", 2048) / 1e6)
-        speed = (f"{rate:,.0f}", f"{decode_ms(m, 'a100-80', 2000, 1):.1f}")
-        rows.append((m.name, f"{need_gb:.1f}", *loads[:3], f"{wake:.2f}", *speed))
-    header = ("model", "need GB", "cold-engine s", "safetensors s", "fast-loader s", "sleep-mode wake-up s")
-    return _table((*header, "prefill tokens/s", "ms/token"), rows)
-
-
-def _figure(figure: Figure) -> str:
-    return f"{figure.value:g} *{figure.kind}, {figure.source}*"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.0f} %"
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    header = list(header)
-    lines = [header, ["---"] * len(header), *(list(row) for row in rows)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+def _error(check: Check) -> str:
+    return "-" if check.error is None else f"{100 * check.error:+.0f} %"
 
 
 if __name__ == "__main__":
-    main()
+    print(checks_as_markdown())

@@ -13,7 +13,7 @@ import pytest
 from cace_env import tabulate
 from cace_env.catalogue import ENGINES, GPUS, KV_TOKENS, MODELS, SOURCES, Figure
 from cace_env.tables import DISK, FOREVER, HOST, TASKS, CostTable, TableError
-from experiments import calibration
+from experiments import calibration, catalogue_page
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 ONES = np.ones(len(TASKS))
@@ -85,6 +85,22 @@ def test_loads_that_were_fitted_to_are_within_28_percent(check: calibration.Chec
         assert abs(check.error) < 0.28
 
 
+@pytest.mark.parametrize("check", calibration.load_checks(), ids=lambda check: check.what)
+def test_the_simulator_charges_the_load_and_the_slow_first_inference(check: calibration.Check) -> None:
+    if check.first_inference is not None:
+        assert check.charged == pytest.approx(check.predicted + check.first_inference.value)
+
+
+def test_the_page_shows_what_a_fast_load_costs_in_the_simulator_and_that_most_of_it_is_assumed() -> None:
+    check = next(check for check in calibration.load_checks() if check.what.startswith("Qwen3-32B, fast-loader from h"))
+    simulated_s = tabulate.load_us(calibration.QWEN3_32B, GPUS["h100"], ENGINES["fast-loader"], HOST) / 1e6
+    assert check.measured == 1.25
+    assert check.charged == simulated_s == pytest.approx(3.60, abs=0.01)
+    assert f"| 1.25 | 1.25 | +0 % | 3.6 | **{235 / simulated_s:.0f} %** |" in calibration.checks_as_markdown()
+    measured = [c for c in calibration.load_checks() if "cold-engine" in c.what or "sleep-mode" in c.what]
+    assert {check.assumed_share for check in measured} == {0.0}
+
+
 def test_what_the_catalogue_cannot_predict_says_why() -> None:
     checks = [check for _, _, table in calibration.TABLES for check in table()]
     assert len(checks) > 40
@@ -92,8 +108,8 @@ def test_what_the_catalogue_cannot_predict_says_why() -> None:
 
 
 def test_the_page_of_the_catalogue_is_up_to_date() -> None:
-    assert (DOCS / "catalogue.md").read_text(encoding="utf-8") == calibration.catalogue_page(), (
-        "run python -m experiments.calibration --write docs/catalogue.md"
+    assert (DOCS / "catalogue.md").read_text(encoding="utf-8") == catalogue_page.page(), (
+        "run python -m experiments.catalogue_page --write docs/catalogue.md"
     )
 
 
