@@ -6,6 +6,7 @@ nothing about how the simulator decides or computes its times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,8 +19,17 @@ from cace_env.workload import Workload
 TOLERANCE_US = 2  # clocks are rounded to 2^-20 rounds and whole microseconds, once per prefill and once per decoding
 PER_REQUEST = ("ARRIVAL", "REFUSED", "ADMITTED", "FIRST_TOKEN", "FINISH")
 PER_MODEL = ("VICTIM", "UNLOAD_START", "UNLOAD_DONE", "LOAD_START", "LOAD_DONE")
-COLUMNS = ("arrival_us", "first_token_us", "finish_us", "refused", "waiting_us", "system_us", "slo_missed")
-COUNTERS = ("evictions", "loads", "load_us_total", "decisions", "truncated", "end_us")
+PER_TASK = ("waiting_us", "system_us", "slo_missed")
+COLUMNS = (
+    *("arrival_us", "first_token_us", "finish_us", "refused"),
+    *PER_TASK,
+    *("busy_us", "channel_us", "model_loads"),
+)
+COUNTERS = (
+    *("evictions", "forced_evictions", "drains", "keep_alive_evictions"),
+    *("loads", "load_us_total", "loaded_bytes", "regret_loads", "cold_requests", "prefix_tokens_lost"),
+    *("decisions", "truncated", "end_us"),
+)
 
 
 class Run(Protocol):
@@ -40,11 +50,33 @@ class Run(Protocol):
     @property
     def slo_missed(self) -> Sequence[int]: ...
     @property
+    def busy_us(self) -> Sequence[int]: ...
+    @property
+    def channel_us(self) -> Sequence[int]: ...
+    @property
+    def model_loads(self) -> Sequence[int]: ...
+    @property
     def evictions(self) -> int: ...
+    @property
+    def forced_evictions(self) -> int: ...
+    @property
+    def drains(self) -> int: ...
+    @property
+    def keep_alive_evictions(self) -> int: ...
     @property
     def loads(self) -> int: ...
     @property
     def load_us_total(self) -> int: ...
+    @property
+    def loaded_bytes(self) -> int: ...
+    @property
+    def regret_loads(self) -> int: ...
+    @property
+    def cold_requests(self) -> int: ...
+    @property
+    def prefix_tokens_lost(self) -> int: ...
+    @property
+    def memory_byte_us(self) -> float: ...
     @property
     def decisions(self) -> int: ...
     @property
@@ -85,6 +117,8 @@ def assert_same_run(expected: Run, actual: Run) -> None:
     for name in COUNTERS:
         count, other_count = getattr(expected, name), getattr(actual, name)
         assert count == other_count, f"{name}: {other_count}, expected {count}"
+    area, other_area = expected.memory_byte_us, actual.memory_byte_us
+    assert math.isclose(area, other_area, rel_tol=1e-9), f"memory_byte_us: {other_area}, expected {area}"
 
 
 def check_conservation(workload: Workload, run: Run) -> None:

@@ -15,6 +15,7 @@ from cace_env.workload import Workload
 
 ROUND = 1 << 20  # clocks count rounds in units of 2^-20
 MIN_ROUND_NS = 1000
+REGRET_US = 60_000_000  # a load that starts sooner after the model's eviction is a regret load (8)
 
 TOKEN_END, UNLOAD_END, LOAD_END, ARRIVAL, TIMER = range(5)  # priorities of simultaneous events (1)
 
@@ -29,6 +30,7 @@ class Question:
     slot_models: list[int]  # per slot: the model in it, or -1
     legal: list[bool]  # per slot
     last_use_us: list[int]  # per model: last arrival or finish, 0 if never
+    simulation: Simulation  # all that asks: for tests of what a policy is shown
 
 
 Policy = Callable[[Question], int]
@@ -46,18 +48,31 @@ class ReferenceRun:
     waiting_us: list[int]  # per task: request-microseconds waiting for the first token, until the end
     system_us: list[int]  # per task: request-microseconds in the system, until the end
     slo_missed: list[int]  # per task
+    busy_us: list[int]  # per accelerator: time with an admitted request
+    channel_us: list[int]  # per accelerator: time in which a swap or lone unload owns the channel
+    model_loads: list[int]  # per model: loads ended
     evictions: int = 0  # unloads started, lone ones too
     loads: int = 0  # loads started
     load_us_total: int = 0  # of loads started
+    loaded_bytes: int = 0  # weights of loads started
+    regret_loads: int = 0  # loads started within a minute of the end of the model's last unload
     decisions: int = 0  # questions asked
+    forced_evictions: int = 0  # victims chosen without a question
+    drains: int = 0  # victims that were not idle when they were chosen
+    keep_alive_evictions: int = 0  # lone unloads started
+    cold_requests: int = 0  # arrivals, not refused, whose model was not resident
+    prefix_tokens_lost: int = 0  # shared prompt tokens computed again after an eviction
+    memory_byte_us: int = 0  # bytes in use, residuals included, integrated over time
     invalid_actions: int = 0  # answers that were not legal
     truncated: bool = False
     end_us: int = 0
+    asked_us: list[int] = field(default_factory=list)  # per question
+    victim_reload_us: list[int] = field(default_factory=list)  # per victim, when chosen: `Simulation.reload_us`
     trace: list[TraceRow] = field(default_factory=list)
 
 
 @dataclass
-class _Model:
+class Model:
     """A model, its queue and, where it is resident, its engine."""
 
     index: int
@@ -75,12 +90,14 @@ class _Model:
     targets: dict[int, int] = field(default_factory=dict)  # request -> value of the clock at its next token end
     cached_tokens: dict[int, int] = field(default_factory=dict)  # request -> prompt tokens found in the prefix cache
     sessions: set[int] = field(default_factory=set)  # admitted since the model's last load
+    sessions_ever: set[int] = field(default_factory=set)  # admitted at any time
     anchor_us: int = 0
     anchor_rounds: int = 0  # value of the clock at anchor_us
     round_length_ns: int = 0  # 0 = not busy
     last_use_us: int = 0
     idle_since_us: int = 0  # last finish or load end
     pending_since_us: int = 0
+    evicted_us: int | None = None  # end of its last unload
 
     @property
     def idle(self) -> bool:
@@ -131,7 +148,7 @@ def simulate(
     Raises:
         RuntimeError: requests are left, but nothing will ever happen (rules that no placement can satisfy).
     """
-    return _Simulation(tables, workload, policy, keep_alive_us, max_resident).run()
+    return Simulation(tables, workload, policy, keep_alive_us, max_resident).run()
 
 
 def slots_per_accelerator(tables: FleetTables) -> list[int]:
@@ -147,7 +164,9 @@ def slots_per_accelerator(tables: FleetTables) -> list[int]:
     return slots
 
 
-class _Simulation:
+class Simulation:
+    """The state of a run: who is where, who waits, what the clocks show."""
+
     def __init__(
         self,
         tables: FleetTables,
@@ -179,10 +198,13 @@ class _Simulation:
             waiting_us=[0 for _ in TASKS],
             system_us=[0 for _ in TASKS],
             slo_missed=[0 for _ in TASKS],
+            busy_us=[0] * tables.num_accelerators,
+            channel_us=[0] * tables.num_accelerators,
+            model_loads=[0] * tables.num_models,
         )
         # Models, channels, slots, host cache.
         self.models = [
-            _Model(m, pinned=bool(tables.pinned_on[m] != NONE), asleep_on=int(tables.asleep_on[m]))
+            Model(m, pinned=bool(tables.pinned_on[m] != NONE), asleep_on=int(tables.asleep_on[m]))
             for m in range(tables.num_models)
         ]
         self.channels = [_Channel() for _ in range(tables.num_accelerators)]
@@ -230,6 +252,13 @@ class _Simulation:
                     self.result.waiting_us[task] += until_us - self.now
                 if self.result.finish_us[r] < 0:
                     self.result.system_us[task] += until_us - self.now
+        passed_us = until_us - max(self.now, 0)
+        for accelerator, channel in enumerate(self.channels):
+            busy = any(model.admitted for model in self.models if model.accelerator == accelerator)
+            self.result.busy_us[accelerator] += passed_us * busy
+            self.result.channel_us[accelerator] += passed_us * (not channel.idle)
+            in_use = int(self.tables.memory_bytes[accelerator]) - self.free_bytes(accelerator)
+            self.result.memory_byte_us += passed_us * in_use
         self.now = until_us
 
     def _events(self) -> Iterator[tuple[int, int, tuple[int, ...]]]:
@@ -280,12 +309,13 @@ class _Simulation:
             self._schedule_followers(r)
             return
         model.last_use_us = self.now
+        self.result.cold_requests += model.state != "resident"
         model.waiting.append(r)
         if model.state == "absent" and len(model.waiting) == 1:
             model.pending_since_us = self.now
         self._admit(model)
 
-    def _admit(self, model: _Model) -> None:
+    def _admit(self, model: Model) -> None:
         """Admits from the head of the queue as long as seats and KV room allow (2.2).
 
         Then begins the next prefill; also that of a draining model, which admits nobody, but finishes what it admitted.
@@ -300,13 +330,17 @@ class _Simulation:
             model.waiting.remove(r)
             model.admitted.append(r)
             model.prefills.append(r)
-            model.cached_tokens[r] = self.context[r] - self.new[r] if self.session_of[r] in model.sessions else 0
-            model.sessions.add(self.session_of[r])
+            session, shared = self.session_of[r], self.context[r] - self.new[r]
+            model.cached_tokens[r] = shared if session in model.sessions else 0
+            if session in model.sessions_ever and session not in model.sessions:
+                self.result.prefix_tokens_lost += shared
+            model.sessions.add(session)
+            model.sessions_ever.add(session)
             self._note("ADMITTED", r, model.accelerator)
         if model.prefilling == NONE and model.prefills:
             self._begin_prefill(model, model.prefills.pop(0))
 
-    def _begin_prefill(self, model: _Model, r: int) -> None:
+    def _begin_prefill(self, model: Model, r: int) -> None:
         """(2.4) `rounds` chunks, over which the work is spread evenly."""
         where = model.accelerator, model.index
         context, cached = self.context[r], model.cached_tokens[r]
@@ -316,9 +350,9 @@ class _Simulation:
         work_ns += int(self.tables.attention_ps[where]) * (context**2 - cached**2) // 2000
         model.prefilling = r
         model.prefill_ns_per_round = work_ns // rounds
-        model.targets[r] = self._clock(model) + rounds * ROUND
+        model.targets[r] = self.clock(model) + rounds * ROUND
 
-    def _end_of_tokens(self, model: _Model, r: int) -> None:
+    def _end_of_tokens(self, model: Model, r: int) -> None:
         """The end of a prefill is the first token (2.5); the end of decoding is the finish (2.6)."""
         del model.targets[r]
         if r == model.prefilling:
@@ -330,14 +364,14 @@ class _Simulation:
                 self._finish(model, r)
             else:
                 model.decoding.append(r)
-                model.targets[r] = self._clock(model) + (self.output[r] - 1) * ROUND
+                model.targets[r] = self.clock(model) + (self.output[r] - 1) * ROUND
         else:
             model.decoding.remove(r)
             self._finish(model, r)
         self._admit(model)
         self._advance_swap(model.accelerator)
 
-    def _finish(self, model: _Model, r: int) -> None:
+    def _finish(self, model: Model, r: int) -> None:
         model.admitted.remove(r)
         model.last_use_us = model.idle_since_us = self.now
         self.result.finish_us[r] = self.now
@@ -358,20 +392,20 @@ class _Simulation:
 
     # ---- clocks (2.7, 2.8) ----
 
-    def _round_ns(self, model: _Model) -> int:
+    def _round_ns(self, model: Model) -> int:
         where = model.accelerator, model.index
         tokens_twice = sum(2 * self.context[r] + self.output[r] for r in model.decoding)
         round_ns = int(self.tables.round_ns[where]) + len(model.decoding) * int(self.tables.decode_ns[where])
         round_ns += int(self.tables.kv_ps[where]) * tokens_twice // 2000
         return max(round_ns + model.prefill_ns_per_round, MIN_ROUND_NS)
 
-    def _clock(self, model: _Model) -> int:
+    def clock(self, model: Model) -> int:
         """V(now); an engine that was not busy before this event counts from 0."""
         if model.round_length_ns == 0:
             return 0
         return model.anchor_rounds + (self.now - model.anchor_us) * 1000 * ROUND // model.round_length_ns
 
-    def _due_us(self, model: _Model, target: int) -> int:
+    def _due_us(self, model: Model, target: int) -> int:
         ahead_us = -(-(target - model.anchor_rounds) * model.round_length_ns // (1000 * ROUND))  # rounded up
         return model.anchor_us + max(0, ahead_us)
 
@@ -381,24 +415,24 @@ class _Simulation:
             busy = [other for other in self.models if other.accelerator == model.accelerator and other.admitted]
             length_ns = len(busy) * self._round_ns(model) if model.admitted else 0
             if length_ns != model.round_length_ns:
-                model.anchor_us, model.anchor_rounds = self.now, self._clock(model)
+                model.anchor_us, model.anchor_rounds = self.now, self.clock(model)
                 model.round_length_ns = length_ns
 
     # ---- memory and slots (3) ----
 
-    def _free_bytes(self, accelerator: int) -> int:
+    def free_bytes(self, accelerator: int) -> int:
         needs = sum(int(self.tables.need_bytes[m.index]) for m in self.models if m.accelerator == accelerator)
         residuals = sum(int(self.tables.residual_bytes[m.index]) for m in self.models if m.asleep_on == accelerator)
         return int(self.tables.memory_bytes[accelerator]) - needs - residuals
 
-    def _left_over_bytes(self, accelerator: int, target: _Model, victims: Sequence[_Model] = ()) -> int:
+    def _left_over_bytes(self, accelerator: int, target: Model, victims: Sequence[Model] = ()) -> int:
         """What would be free here once the victims had left and the target had come; below 0 = it does not fit."""
         need, residual = self.tables.need_bytes, self.tables.residual_bytes
         own_residual = int(residual[target.index]) if target.asleep_on == accelerator else 0
         freed = sum(int(need[victim.index] - residual[victim.index]) for victim in victims)
-        return self._free_bytes(accelerator) + own_residual + freed - int(need[target.index])
+        return self.free_bytes(accelerator) + own_residual + freed - int(need[target.index])
 
-    def _suffices(self, accelerator: int, target: _Model, victims: Sequence[_Model] = ()) -> bool:
+    def _suffices(self, accelerator: int, target: Model, victims: Sequence[Model] = ()) -> bool:
         """Whether the target may come here once the victims have left: memory and `max_resident` (4.7)."""
         if self._left_over_bytes(accelerator, target, victims) < 0:
             return False
@@ -407,7 +441,7 @@ class _Simulation:
     def _count(self, accelerator: int) -> int:
         return sum(model.accelerator == accelerator for model in self.models)
 
-    def _occupy(self, model: _Model, accelerator: int) -> None:
+    def _occupy(self, model: Model, accelerator: int) -> None:
         """Takes memory and the lowest free slot; a residual becomes part of the need, or is given up elsewhere."""
         free = [
             s for s, where in enumerate(self.slot_accelerator) if where == accelerator and self.slot_models[s] == NONE
@@ -428,7 +462,7 @@ class _Simulation:
         if channel.all_chosen and not channel.victims and self.models[channel.target].state == "planned":
             self._start_load(self.models[channel.target], accelerator)
 
-    def _start_unload(self, model: _Model) -> None:
+    def _start_unload(self, model: Model) -> None:
         channel = self.channels[model.accelerator]
         model.state = "unloading"
         channel.unloading = model.index
@@ -447,17 +481,16 @@ class _Simulation:
         self._note("UNLOAD_DONE", model.index, accelerator)
         self.slot_models[model.slot] = NONE
         model.state, model.accelerator, model.slot, model.asleep_on = "absent", NONE, NONE, accelerator
-        model.pending_since_us = self.now
+        model.pending_since_us = model.evicted_us = self.now
         if self.tables.unload_copies:
             self._insert_into_host_cache(model.index)
         else:
             self._renew_in_host_cache(model.index)
 
-    def _start_load(self, model: _Model, accelerator: int) -> None:
+    def _start_load(self, model: Model, accelerator: int) -> None:
         channel = self.channels[accelerator]
-        wakes = self.tables.residual_bytes[model.index] == 0 or model.asleep_on == accelerator
         channel.target = model.index
-        channel.tier = HOST if model.index in self.host_cache and wakes else DISK
+        channel.tier = self.tier(model, accelerator)
         load_us = int(self.tables.load_us[accelerator, model.index, channel.tier])
         channel.ends_us = self.now + load_us
         model.state = "loading"
@@ -465,7 +498,24 @@ class _Simulation:
         self._renew_in_host_cache(model.index)
         self.result.loads += 1
         self.result.load_us_total += load_us
+        self.result.loaded_bytes += int(self.tables.weights_bytes[model.index])
+        if model.evicted_us is not None and self.now - model.evicted_us < REGRET_US:
+            self.result.regret_loads += 1
         self._note("LOAD_START", model.index, accelerator)
+
+    def tier(self, model: Model, accelerator: int) -> int:
+        """(4.4) Where an absent model would be loaded from now."""
+        wakes = self.tables.residual_bytes[model.index] == 0 or model.asleep_on == accelerator
+        return HOST if model.index in self.host_cache and wakes else DISK
+
+    def reload_us(self, model: Model) -> int:
+        """How long a model on an accelerator would take to come back there, were it evicted now.
+
+        Its tier is that in which the eviction would leave it, were nobody else's entry in the way (4.6).
+        """
+        copied = self.tables.unload_copies and self.tables.weights_bytes[model.index] <= self.tables.host_cache_bytes
+        tier = HOST if model.index in self.host_cache or copied else DISK
+        return int(self.tables.load_us[model.accelerator, model.index, tier])
 
     def _end_load(self, accelerator: int) -> None:
         tier = self.channels[accelerator].tier
@@ -474,12 +524,13 @@ class _Simulation:
         model.state = "resident"
         model.idle_since_us = self.now
         model.sessions.clear()
+        self.result.model_loads[model.index] += 1
         if tier == DISK:
             self._insert_into_host_cache(model.index)
         self._note("LOAD_DONE", model.index, accelerator)
         self._admit(model)
 
-    def _keep_alive_due_us(self, model: _Model) -> int | None:
+    def _keep_alive_due_us(self, model: Model) -> int | None:
         keep_alive_us = self.keep_alive_us[model.index]
         if keep_alive_us is None or model.pinned or not model.idle:
             return None
@@ -496,6 +547,7 @@ class _Simulation:
                         due.append((due_us, model.index))
                 if not due:
                     break
+                self.result.keep_alive_evictions += 1
                 self._start_unload(self.models[min(due)[1]])
 
     def _renew_in_host_cache(self, m: int) -> None:
@@ -518,14 +570,14 @@ class _Simulation:
     # ---- Eviction-v0 (5), no swapping (7) ----
 
     def _place_pending_models(self) -> None:
-        while any(self._place(model) for model in self._pending_models()):
+        while any(self._place(model) for model in self.pending_models()):
             pass  # after each placement the pending models are looked at anew
 
-    def _pending_models(self) -> list[_Model]:
+    def pending_models(self) -> list[Model]:
         pending = [model for model in self.models if model.pending]
         return sorted(pending, key=lambda model: (self.result.arrival_us[model.waiting[0]], model.waiting[0]))
 
-    def _place(self, target: _Model) -> bool:
+    def _place(self, target: Model) -> bool:
         """Starts a load or a swap for the target, if that is possible now."""
         idle = [accelerator for accelerator, channel in enumerate(self.channels) if channel.idle]
         if self.tables.unlimited_memory:
@@ -545,7 +597,7 @@ class _Simulation:
             self._swap(target, legal)
         return bool(legal)
 
-    def _victims(self, target: _Model, accelerators: Sequence[int], busy_too: bool) -> list[_Model]:
+    def _victims(self, target: Model, accelerators: Sequence[int], busy_too: bool) -> list[Model]:
         """All who may be evicted for the target, on the accelerators where all of them together would suffice."""
         legal = []
         for accelerator in accelerators:
@@ -554,11 +606,11 @@ class _Simulation:
                 legal += here
         return legal
 
-    def _evictable(self, accelerator: int, busy_too: bool) -> list[_Model]:
+    def _evictable(self, accelerator: int, busy_too: bool) -> list[Model]:
         residents = [m for m in self.models if m.accelerator == accelerator and m.state == "resident" and not m.pinned]
         return [model for model in residents if busy_too or model.idle]
 
-    def _swap(self, target: _Model, legal: list[_Model]) -> None:
+    def _swap(self, target: Model, legal: list[Model]) -> None:
         """(5.2, 5.3) The first victim fixes the accelerator; more are chosen at once, until they suffice."""
         victim = self._choose(target, legal)
         accelerator = victim.accelerator
@@ -566,6 +618,8 @@ class _Simulation:
         channel.target = target.index
         target.state = "planned"
         while True:
+            self.result.drains += not victim.idle
+            self.result.victim_reload_us.append(self.reload_us(victim))
             victim.state = "draining"
             channel.victims.append(victim.index)
             self._note("VICTIM", victim.index, accelerator)
@@ -579,9 +633,10 @@ class _Simulation:
         channel.all_chosen = True
         self._advance_swap(accelerator)
 
-    def _choose(self, target: _Model, legal: list[_Model]) -> _Model:
+    def _choose(self, target: Model, legal: list[Model]) -> Model:
         """Asks the policy, unless there is only one answer."""
         if len(legal) == 1:
+            self.result.forced_evictions += 1
             return legal[0]
         if self.result.decisions == self.tables.max_decisions:
             raise _TooManyDecisions
@@ -593,9 +648,11 @@ class _Simulation:
             slot_models=self.slot_models[:],
             legal=[slot in legal_slots for slot in range(len(self.slot_models))],
             last_use_us=[model.last_use_us for model in self.models],
+            simulation=self,
         )
         slot = self.policy(question)
         self.result.decisions += 1
+        self.result.asked_us.append(self.now)
         if slot not in legal_slots:
             self.result.invalid_actions += 1
             slot = min(legal_slots)
