@@ -13,7 +13,8 @@ all where they do not differ), and `keep-score = sum of weight * term`; the lowe
 | recency | since_use_s | recent: keep | what was used just now is used again soon |
 | future_demand | window_requests | many: keep | the last 5 minutes are the forecast of the next ones |
 
-The direction of `output_length` is our reading; a negative weight turns a term round.
+The direction of `output_length` is our reading, and results hinge on it (`docs/claims.md`); the other one ships as
+`cace-output-kept`. A negative weight turns a term round.
 """
 
 from __future__ import annotations

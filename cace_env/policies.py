@@ -31,11 +31,12 @@ FIFO: Final = weigh(since_load_s=-1.0)
 
 FLOOR: Final = "Floor"
 DEPLOYED: Final = "Deployed"
+PROPOSED: Final = "Proposed"  # for a system, but not released in it as far as we could find
 CACHING: Final = "Caching"
 FORECAST: Final = "Forecast"
 CACE: Final = "CACE"
 CLAIRVOYANT: Final = "Clairvoyant"
-GROUPS: Final = (FLOOR, DEPLOYED, CACHING, FORECAST, CACE, CLAIRVOYANT)
+GROUPS: Final = (FLOOR, DEPLOYED, PROPOSED, CACHING, FORECAST, CACE, CLAIRVOYANT)
 
 
 def _floor() -> list[Policy]:
@@ -166,7 +167,7 @@ def _deployed() -> list[Policy]:
             source="omlx, proposed in its pull request 3306",
             differs="omlx knows one memory; here candidates on several accelerators compete, each measured by what is "
             "missing on its own",
-            group=DEPLOYED,
+            group=PROPOSED,
             kind=rules.SINGLE_VICTIM,
         ),
     ]
@@ -222,7 +223,7 @@ def _caching() -> list[Policy]:
 
 
 def _cace() -> list[Policy]:
-    """CACE with the shipped weights, and without each of its terms (`cace_env.cace` defines them)."""
+    """CACE in both readings of output length, and without each of its terms (`cace_env.cace` defines them)."""
     shipped = load_cace("cace").weights
     full = Policy(
         "cace",
@@ -233,8 +234,17 @@ def _cace() -> list[Policy]:
         kind=rules.TERMS,
         weights=shipped.row(),
     )
+    other = Policy(
+        "cace-output-kept",
+        "cace with expected output length the other way round: long answers are a reason to keep",
+        source="factors named in arXiv 2506.18796",
+        differs="the paper names the factor, not its direction; results that hinge on it say nothing about CACE",
+        group=CACE,
+        kind=rules.TERMS,
+        weights=load_cace("cace-output-kept").weights.row(),
+    )
     names = ("load-time", "latency", "output", "recency", "demand")
-    return [full] + [
+    return [full, other] + [
         Policy(
             f"cace-no-{name}",
             f"cace with weight 0 for {term}",

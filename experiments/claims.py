@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from cace_env.config import ConfigError
 from cace_env.intervals import Gain
 from cace_env.policies import CLAIRVOYANT
 from cace_env.scenarios import load_scenario
+from cace_env.tables import TASKS
 from experiments.run_folder import BASELINE, Run
 
 FloatArray = npt.NDArray[np.float64]
@@ -35,17 +36,18 @@ FACTORS: Final = {
     "recency": "recent usage",
     "demand": "future demand (sliding window)",
 }
-# What a scenario is like, with digits.
+# What a scenario is like: metric -> title, digits.
 UNDER_LRU: Final = {
-    "decisions": 0,
-    "decisions_per_request": 3,
-    "cold_share": 2,
-    "channel_share": 2,
-    "ttft_mean_s": 2,
-    "e2e_mean_s": 2,
+    "decisions": ("decisions", 0),
+    "decisions_per_request": ("per request", 3),
+    "cold_share": ("cold", 2),
+    "channel_share": ("channels busy", 2),
+    "ttft_mean_s": ("TTFT [s]", 2),
+    "e2e_mean_s": ("E2E [s]", 2),
 }
 RESAMPLES: Final = 10_000
-SEVERAL: Final = 2 / 3  # of the scenarios must agree for a verdict without "depends"
+SEVERAL: Final = 2 / 3  # of the scenarios must agree for a verdict
+OTHER_READING: Final = "cace-output-kept"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,13 @@ class Options:
     """Run folder of `experiments.compare` with lru, cace and its ablations."""
     write: str | None = None
     """Markdown page to write, besides printing it."""
+
+
+class Draws(NamedTuple):
+    """A gain [%], and the same of every resample `(RESAMPLES,)`."""
+
+    value: float
+    again: FloatArray
 
 
 @dataclass(frozen=True)
@@ -69,44 +78,52 @@ class Claim:
     less: str | None = None  # a metric whose gain is taken off: more so for one than for the other
 
 
-CLAIMS: Final = (
+EFFECTS: Final = (
     Claim("CACE lowers TTFT", "waiting_s"),
     Claim("CACE lowers E2E", "system_s"),
     Claim("CACE lowers the number of evictions", "evictions"),
     Claim("CACE lowers the TTFT of completions", "completion_waiting_s"),
     Claim("... more than that of all requests [points]", "completion_waiting_s", less="waiting_s"),
-    *(Claim(f"{what} contributes", "cost", over=f"cace-no-{name}") for name, what in FACTORS.items()),
+)
+TITLES: Final = ("TTFT", "E2E", "evictions", "TTFT of completions", "more than of all [points]")
+CONTRIBUTIONS: Final = tuple(
+    Claim(f"{what} contributes", "cost", over=f"cace-no-{name}") for name, what in FACTORS.items()
 )
 
 
-def drawn(run: Run, scenario: str, claim: Claim) -> tuple[float, FloatArray]:
-    """The gain in one scenario [%], and again for every resample of its seeds, `(RESAMPLES,)`."""
+def drawn(run: Run, scenario: str, claim: Claim) -> Draws:
+    """The gain in one scenario [%], and again for every resample of its seeds."""
     metrics = [claim.metric] if claim.less is None else [claim.metric, claim.less]
     pairs = np.stack([run.columns[scenario, who][metric] for metric in metrics for who in (claim.over, claim.policy)])
     pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-    seeds = pairs.shape[1]
+    gain = resampled(pairs[0], pairs[1])
+    if claim.less is None:
+        return gain
+    less = resampled(pairs[2], pairs[3])
+    return Draws(gain.value - less.value, gain.again - less.again)
+
+
+def resampled(base: FloatArray, mine: FloatArray) -> Draws:
+    """`100 * (1 - sum(mine) / sum(base))` over paired seeds, and for resamples that are the same for everything."""
+    seeds = len(base)
     counts = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
-    sums = np.vstack([pairs.sum(axis=1), counts @ pairs.T])
-    gains = 100 * (1 - sums[:, 1::2] / sums[:, 0::2])
-    values = gains[:, 0] if claim.less is None else gains[:, 0] - gains[:, 1]
-    return float(values[0]), values[1:]
+    return Draws(100 * (1 - mine.sum() / base.sum()), 100 * (1 - (counts @ mine) / (counts @ base)))
 
 
 def gain_in(run: Run, scenario: str, claim: Claim) -> Gain:
     """The gain in one scenario with its interval."""
-    return interval(*drawn(run, scenario, claim))
+    return mean_of([drawn(run, scenario, claim)])
 
 
 def pooled(run: Run, claim: Claim) -> Gain:
     """Mean over scenarios of the gain; seeds are drawn again within each scenario."""
-    parts = [drawn(run, scenario, claim) for scenario in usable(run, claim)]
-    return interval(float(np.mean([value for value, _ in parts])), np.mean([draws for _, draws in parts], axis=0))
+    return mean_of([drawn(run, scenario, claim) for scenario in usable(run, claim)])
 
 
-def interval(value: float, draws: FloatArray) -> Gain:
-    """A value with the 95 % percentile interval of its resamples."""
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Gain(value, float(low), float(high))
+def mean_of(parts: Sequence[Draws]) -> Gain:
+    """Mean of several gains with the 95 % percentile interval of its resamples."""
+    low, high = np.quantile(np.mean([part.again for part in parts], axis=0), [0.025, 0.975])
+    return Gain(float(np.mean([part.value for part in parts])), float(low), float(high))
 
 
 def usable(run: Run, claim: Claim) -> list[str]:
@@ -114,14 +131,20 @@ def usable(run: Run, claim: Claim) -> list[str]:
     return [name for name in run.scenarios if np.nansum(run.columns[name, claim.over][claim.metric]) > 0]
 
 
-def verdict(pool: Gain, gains: Sequence[Gain]) -> str:
-    """Confirmed, refuted, or what it depends on; the rule is printed with the table."""
-    up, down = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
-    if pool.low > 0 and up >= SEVERAL * len(gains):
+def verdict(run: Run, claim: Claim) -> str:
+    """Confirmed, refuted, or in which scenarios it holds and in which it does not; the page states the rule."""
+    names = usable(run, claim)
+    gains = {name: gain_in(run, name, claim) for name in names}
+    better = [name for name in names if gains[name].low > 0]
+    worse = [name for name in names if gains[name].high < 0]
+    pool = pooled(run, claim)
+    if pool.low > 0 and len(better) >= SEVERAL * len(names):
         return "confirmed"
-    if pool.high < 0 or (up == 0 and down > 0):
+    if pool.high < 0 and len(worse) >= SEVERAL * len(names):
         return "refuted"
-    return "no effect found" if up == 0 else "depends"
+    if not better and not worse:
+        return "no effect found"
+    return f"depends: holds in {', '.join(better) or 'none'}; the opposite in {', '.join(worse) or 'none'}"
 
 
 def cell(gain: Gain) -> str:
@@ -135,16 +158,68 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
+def summary(run: Run, claim: Claim) -> list[str]:
+    """Pooled gain, in how many scenarios the interval excludes zero, and the verdict."""
+    gains = [gain_in(run, name, claim) for name in usable(run, claim)]
+    up, down = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
+    return [cell(pooled(run, claim)), f"{up} / {down} of {len(gains)}", verdict(run, claim)]
+
+
 def claims_table(run: Run) -> str:
-    """One row per claim: pooled gain, in how many scenarios the interval excludes zero, verdict."""
+    """The claims on effects, for both readings of output length."""
     rows = []
-    for claim in CLAIMS:
-        names = usable(run, claim)
-        gains = [gain_in(run, name, claim) for name in names]
-        up, down = sum(gain.low > 0 for gain in gains), sum(gain.high < 0 for gain in gains)
-        pool = pooled(run, claim)
-        rows.append([claim.sentence, cell(pool), f"{up} better, {down} worse of {len(names)}", verdict(pool, gains)])
-    return table(["claim", "gain, mean over scenarios [%]", "scenarios", "verdict"], rows)
+    for claim in EFFECTS:
+        mine = summary(run, claim)
+        other = summary(run, replace(claim, policy=OTHER_READING))
+        both = mine[2] if mine[2] == other[2] and not mine[2].startswith("depends") else "hinges on the reading"
+        rows.append([claim.sentence, *mine[:2], *other[:2], "depends on the scenario" if bends(mine, other) else both])
+    header = ["claim", "long answers evicted [%]", "better / worse", "long answers kept [%]", "better / worse"]
+    return table([*header, "verdict"], rows)
+
+
+def bends(mine: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether it depends on the scenario in both readings."""
+    return mine[2].startswith("depends") and other[2].startswith("depends")
+
+
+def factors_table(run: Run) -> str:
+    """Whether each factor contributes, in the reading where long answers are evicted."""
+    header = ["claim", "gain, mean over scenarios [%]", "better / worse", "verdict"]
+    return table(header, [[claim.sentence, *summary(run, claim)] for claim in CONTRIBUTIONS])
+
+
+def sensitivity(run: Run) -> str:
+    """The gain in cost of both readings over LRU, with each cost weight halved and doubled."""
+    used = [scenario for scenario in run.scenarios if load_scenario(scenario).reward == "balanced"]
+    weights = load_scenario(used[0]).costs().table()
+    rows = [["as they are", *weighed(run, used, weights.w_ttft, weights.w_e2e)]]
+    for name, column in (("w_ttft", weights.w_ttft), ("w_e2e", weights.w_e2e)):
+        for task in np.flatnonzero(column):
+            for factor in (0.5, 2.0):
+                changed = {"w_ttft": weights.w_ttft.copy(), "w_e2e": weights.w_e2e.copy()}
+                changed[name][task] *= factor
+                cells = weighed(run, used, changed["w_ttft"], changed["w_e2e"])
+                rows.append([f"{TASKS[task]} {name} x {factor:g}", *cells])
+    return table(["weights", "cace [%]", "cace-output-kept [%]", "omlx [%]", "gdsf [%]"], rows)
+
+
+def weighed(run: Run, scenarios: Sequence[str], w_ttft: FloatArray, w_e2e: FloatArray) -> list[str]:
+    """Mean gain over LRU of some policies when cost is weighed like this."""
+    cells = []
+    for policy in ("cace", OTHER_READING, "omlx", "gdsf"):
+        parts = [
+            resampled(costs(run, s, BASELINE, w_ttft, w_e2e), costs(run, s, policy, w_ttft, w_e2e)) for s in scenarios
+        ]
+        cells.append(cell(mean_of(parts)))
+    return cells
+
+
+def costs(run: Run, scenario: str, policy: str, w_ttft: FloatArray, w_e2e: FloatArray) -> FloatArray:
+    """Cost by seed with other weights, `(seeds,)`: request-seconds are kept by task."""
+    columns = run.columns[scenario, policy]
+    waited = [w_ttft[i] * np.nan_to_num(columns[f"{task}_waiting_s"]) for i, task in enumerate(TASKS)]
+    stayed = [w_e2e[i] * np.nan_to_num(columns[f"{task}_system_s"]) for i, task in enumerate(TASKS)]
+    return np.sum([*waited, *stayed], axis=0)
 
 
 def by_scenario(run: Run, claims: Sequence[Claim], titles: Sequence[str]) -> str:
@@ -157,10 +232,9 @@ def by_scenario(run: Run, claims: Sequence[Claim], titles: Sequence[str]) -> str
     return table(["scenario", "engine", "pressure", *titles], rows)
 
 
-def by_task(run: Run) -> str:
-    """CACE against LRU on TTFT, task by task."""
-    tasks = ("completion", "chat", "reasoning", "agent")
-    return by_scenario(run, [Claim("", f"{task}_waiting_s") for task in tasks], tasks)
+def by_task(run: Run, policy: str) -> str:
+    """A policy against LRU on TTFT, task by task."""
+    return by_scenario(run, [Claim("", f"{task}_waiting_s", policy=policy) for task in TASKS], TASKS)
 
 
 def all_policies(run: Run) -> str:
@@ -179,92 +253,112 @@ def gaps(run: Run) -> str:
     for name in run.scenarios:
         belady = run.cheapest(name, CLAIRVOYANT)
         gain = cell(run.gain(name, belady)) if belady else "-"
-        means = [f"{run.mean(name, BASELINE, metric):.{digits}f}" for metric, digits in UNDER_LRU.items()]
-        rows.append([name, *means, f"{belady}: {gain}"])
-    header = [
-        "scenario",
-        "decisions",
-        "per request",
-        "cold",
-        "channel busy",
-        "TTFT [s]",
-        "E2E [s]",
-        "best Belady over LRU [%]",
-    ]
-    return table(header, rows)
+        means = [f"{run.mean(name, BASELINE, metric):.{digits}f}" for metric, (_, digits) in UNDER_LRU.items()]
+        regrets = run.mean(name, BASELINE, "regret_loads") / run.mean(name, BASELINE, "loads")
+        rows.append([name, *means, f"{regrets:.2f}", f"{belady}: {gain}"])
+    titles = [title for title, _ in UNDER_LRU.values()]
+    return table(["scenario", *titles, "regret loads", "best Belady over LRU [%]"], rows)
 
 
 def page(run: Run) -> str:
     """The whole page."""
-    about = run.about
     seeds = len(run.columns[run.scenarios[0], BASELINE]["seed"])
-    effects = CLAIMS[:5]
-    factors = CLAIMS[5:]
+    other = [replace(claim, policy=OTHER_READING) for claim in EFFECTS]
     return f"""# The claims made for CACE, one by one
 
 CACE (arXiv 2506.18796) is said to lower TTFT, E2E and evictions against LRU, most so for completions, and each of
 its factors is said to contribute. Its formula is not public in what we could read: what is judged here is our
-reconstruction from the named factors, with equal weights (`docs/policies.md`), on generated workloads
-(`docs/workloads.md`) whose cost weights are assumptions. Whatever does not hold here need not fail in the paper's
-own setting.
+reconstruction from the named factors, with equal weights ([policies](policies.md)), on generated workloads
+([workloads](workloads.md)) whose cost weights are assumptions. Whatever does not hold here need not fail in the
+paper's own setting.
+
+The paper names the factor *expected output length* but not its direction. Read one way, a model with long answers is
+evicted first, because a load is a small part of a long answer (`cace`, the default here); read the other way, it is
+kept (`cace-output-kept`). **Most results turn round with it**, so every claim is judged for both, and only what holds
+in both says something about CACE.
 
 - {len(run.scenarios)} scenarios, {seeds} test seeds each, every policy on the same requests; cace-env
-  {about["versions"]["cace-env"]}.
+  {run.about["versions"]["cace-env"]}.
 - A gain is `100 * (1 - sum(policy) / sum(other))` over the seeds: positive is better. In brackets the 95 % interval
   of a paired bootstrap over seeds; **bold** where it excludes zero. The mean over scenarios gives each the same
-  weight.
-- Verdicts follow a rule. *Confirmed*: the interval of the mean lies above zero, and so do those of two thirds of
-  the scenarios. *Refuted*: it lies below zero, or no scenario gains and some lose. *No effect found*: no scenario
-  gains or loses for sure. *Depends*: all else; the tables below show on what.
-- Made by `python -m experiments.compare --seeds {seeds} --split test --out RUN` and `python -m experiments.claims
-  RUN --write docs/claims.md`.
+  weight. "Better / worse": in so many scenarios the interval lies above / below zero.
+- Verdicts follow a rule. *Confirmed*: the interval of the mean lies above zero, and so do those of two thirds of the
+  scenarios; *refuted*: the same below zero. *No effect found*: every scenario's interval includes zero. Else it
+  *depends* on the scenario; the tables below show on which.
+- Made by `python -m experiments.compare --seeds {seeds} --split test --out RUN` and then
+  `python -m experiments.claims RUN --write docs/claims.md`.
+
+## Effects
 
 {claims_table(run)}
 
-"Contributes" compares the cost of CACE with that of CACE without the factor.
+## Factors
 
-## By scenario
+Cost of CACE against that of CACE without the factor (`cace`, long answers evicted).
 
-{by_scenario(run, effects, ["TTFT", "E2E", "evictions", "TTFT of completions", "more than of all [points]"])}
+{factors_table(run)}
 
-## By factor: cost of CACE against CACE without it
+## Effects by scenario: long answers evicted (`cace`)
 
-{by_scenario(run, factors, list(FACTORS.values()))}
+{by_scenario(run, EFFECTS, TITLES)}
 
-## By task: TTFT of CACE against LRU
+## Effects by scenario: long answers kept (`cace-output-kept`)
 
-{by_task(run)}
+{by_scenario(run, other, TITLES)}
 
-## Every policy: cost against LRU
+## Factors by scenario: cost of CACE against CACE without it
+
+{by_scenario(run, CONTRIBUTIONS, list(FACTORS.values()))}
+
+## TTFT by task against LRU: long answers evicted
+
+{by_task(run, "cace")}
+
+## TTFT by task against LRU: long answers kept
+
+{by_task(run, OTHER_READING)}
+
+## How much hangs on the cost weights
+
+Cost saved against LRU, mean over scenarios, with each weight of the default reward halved and doubled.
+
+{sensitivity(run)}
+
+## Every policy: cost saved against LRU
 
 {all_policies(run)}
 
 ## The scenarios under LRU
 
+"Cold": requests that found their model not resident. "Regret loads": loads of a model that was evicted less than a
+minute before, of all loads.
+
 {gaps(run)}
 
-Belady knows the future; it is not optimal once sizes, load times and queues differ, and a rule that is worse than
-LRU although it knows the
-future says that the choice of the victim alone is not what the waiting comes from.
+Belady knows the future and is no bound: it knows nothing of queues, sizes and drains. "Best" is the cheapest of
+several on these very seeds, which flatters it a little.
 """
 
 
 def main(options: Options) -> None:
     """Prints the table of claims and writes the page."""
     run = Run(Path(options.run))
-    needed = {claim.over for claim in CLAIMS} | {"cace"}
+    needed = {claim.over for claim in (*EFFECTS, *CONTRIBUTIONS)} | {"cace", OTHER_READING, "omlx", "gdsf"}
     missing = sorted(needed - {policy for name in run.scenarios for policy in run.policies(name)})
     if missing:
         raise ConfigError(
             f"{options.run} lacks {', '.join(missing)}; compare with at least {', '.join(sorted(needed))}"
         )
-    Console(highlight=False, soft_wrap=True).print(claims_table(run), markup=False)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(claims_table(run), markup=False)
+    console.print(factors_table(run), markup=False)
     if options.write is not None:
         Path(options.write).write_text(page(run), encoding="utf-8")
 
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options, description=__doc__))
+        main(tyro.cli(Options, prog="python -m experiments.claims", description=__doc__))
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

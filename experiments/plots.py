@@ -22,6 +22,7 @@ from experiments.timelines import draw_timeline
 GROUP_COLOURS: Final = {
     "Floor": "#8c8c8c",
     "Deployed": "#0072B2",
+    "Proposed": "#E69F00",
     "Caching": "#009E73",
     "Forecast": "#56B4E9",
     "CACE": "#D55E00",
@@ -70,7 +71,7 @@ def _save(figure: Any, path: Path) -> Path:
 
 def notable(run: Run, scenario: str) -> list[str]:
     """The baseline, CACE, the cheapest rule of each kind, every Python policy: few enough for lines and labels."""
-    best = [run.cheapest(scenario, group) for group in ("Deployed", "Caching", "Forecast", "Clairvoyant")]
+    best = [run.cheapest(scenario, group) for group in ("Deployed", "Proposed", "Caching", "Forecast", "Clairvoyant")]
     wanted = {BASELINE, "cace", *best, NO_SWAPPING}
     return [p for p in run.policies(scenario) if p in wanted or run.group(p) == "Your own"]
 
@@ -80,15 +81,16 @@ def _colour(run: Run, policy: str) -> str:
 
 
 def _overview(run: Run) -> Any:
-    """Gain over the baseline by scenario: CACE, the cheapest deployed rule and the cheapest clairvoyant one."""
+    """Gain over the baseline by scenario: CACE, and the cheapest deployed, caching and clairvoyant rule."""
     scenarios = run.scenarios
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.55 * len(scenarios)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.7 * len(scenarios)), layout="constrained")
     series = [
         ("CACE", "o", "CACE"),
         ("Deployed", "s", "cheapest deployed rule"),
+        ("Caching", "^", "cheapest caching rule"),
         ("Clairvoyant", "D", "cheapest clairvoyant rule"),
     ]
-    for offset, (group, marker, label) in zip((-0.2, 0.0, 0.2), series, strict=True):
+    for offset, (group, marker, label) in zip((-0.27, -0.09, 0.09, 0.27), series, strict=True):
         shown = False
         for y, scenario in enumerate(scenarios):
             policy = "cace" if group == "CACE" else run.cheapest(scenario, group)

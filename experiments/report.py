@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,8 @@ from rich.table import Table
 
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING
-from cace_env.intervals import Gain, share_of_gap
+from cace_env.intervals import share_of_gap
+from cace_env.markdown import percent, table
 from experiments.plots import draw
 from experiments.report_text import CAVEATS, HOW_TO_READ, WHAT_THIS_IS
 from experiments.run_folder import BASELINE, Run
@@ -127,12 +128,12 @@ def _scenario_table(run: Run) -> str:
         row += [figure(run.mean(scenario, BASELINE, metric)) for metric in numbers]
         row.append(run.about["scenarios"][scenario]["label"])
     header += ["LRU: cost per request", "decisions", "decisions per request", "channels busy", "requests"]
-    return as_table(header, rows)
+    return table(header, rows, numbers="right")
 
 
 def headlines(run: Run) -> tuple[list[str], list[list[str]]]:
     """Header and a row per scenario: what CACE and the cheapest rule of each kind save against LRU."""
-    groups = ("Deployed", "Caching", "Clairvoyant")
+    groups = ("Deployed", "Proposed", "Caching", "Clairvoyant")
     ran = [group for group in groups if any(run.cheapest(s, group) not in (None, BASELINE) for s in run.scenarios)]
     with_cace = any("cace" in run.policies(scenario) for scenario in run.scenarios)
     header = ["scenario", *(["CACE"] if with_cace else [])]
@@ -153,7 +154,7 @@ def _claims(run: Run) -> list[str]:
     rows = [[s, *(percent(run.gain(s, "cace", metric)) for metric in CLAIMS)] for s in scenarios]
     parts = [
         "What CACE saves against LRU; bold where the interval leaves out 0.",
-        as_table(["scenario", *CLAIMS.values()], rows),
+        table(["scenario", *CLAIMS.values()], rows, numbers="right"),
     ]
     ablations = [policy for policy in ABLATIONS if all(policy in run.policies(s) for s in scenarios)]
     if ablations:
@@ -161,7 +162,7 @@ def _claims(run: Run) -> list[str]:
         parts += [
             "What each factor adds: the cost that CACE saves against CACE without it. Below 0 it does harm, with these "
             "weights.",
-            as_table(["scenario", *(ABLATIONS[policy] for policy in ablations)], rows),
+            table(["scenario", *(ABLATIONS[policy] for policy in ablations)], rows, numbers="right"),
         ]
     return parts
 
@@ -173,7 +174,7 @@ def _matrix(run: Run) -> str:
     for policy in policies:
         cells = [percent(run.gain(s, policy)) if policy in run.policies(s) else "left out" for s in run.scenarios]
         rows.append([f"`{policy}`", run.group(policy).lower(), *cells])
-    return as_table(["cost saved against LRU", "kind", *run.scenarios], rows)
+    return table(["cost saved against LRU", "kind", *run.scenarios], rows, numbers="right")
 
 
 def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
@@ -231,10 +232,10 @@ def _policy_table(run: Run, scenario: str) -> str:
         rows.append(cells)
     header = ["policy", "cost saved against LRU", *(["% of the gap"] if best is not None else [])]
     header += [*COLUMNS.values()] + (["µs per decision"] if thinks else [])
-    table = as_table(header, rows)
+    text = table(header, rows, numbers="right")
     if best is None:
-        return table
-    return f"{table}\n\n% of the gap: of the cost between LRU and {best}; no number where that is under 1 % of LRU's."
+        return text
+    return f"{text}\n\n% of the gap: of the cost between LRU and {best}; no number where that is under 1 % of LRU's."
 
 
 def _again(run: Run) -> str:
@@ -261,16 +262,16 @@ def print_tables(run: Run, console: Console) -> None:
     """The main numbers of each scenario, and a summary, in the terminal."""
     for scenario in run.scenarios:
         about = run.about["scenarios"][scenario]
-        table = Table(title=escape(f"{scenario}: {about['label']} (times in s, means over seeds)"), **IN_TERMINAL_STYLE)
-        table.add_column("policy", no_wrap=True)
-        table.add_column(escape("cost saved vs LRU [%]"), justify="right", no_wrap=True)
+        shown = Table(title=escape(f"{scenario}: {about['label']} (times in s, means over seeds)"), **IN_TERMINAL_STYLE)
+        shown.add_column("policy", no_wrap=True)
+        shown.add_column(escape("cost saved vs LRU [%]"), justify="right", no_wrap=True)
         for heading in IN_TERMINAL.values():
-            table.add_column(heading, justify="right")
+            shown.add_column(heading, justify="right")
         for policy in sorted(run.policies(scenario), key=lambda policy: run.columns[scenario, policy]["cost"].sum()):
             gain = "" if policy == BASELINE else percent(run.gain(scenario, policy)).replace("**", "").replace(" %", "")
             cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
-            table.add_row(policy, gain, *cells, style="bold" if policy in (BASELINE, "cace") else None)
-        console.print(table)
+            shown.add_row(policy, gain, *cells, style="bold" if policy in (BASELINE, "cace") else None)
+        console.print(shown)
     header, rows = headlines(run)
     summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
     for heading in header[:-1]:  # without swapping: in the report, where there is room
@@ -281,16 +282,6 @@ def print_tables(run: Run, console: Console) -> None:
     console.print(summary)
 
 
-def percent(gain: Gain) -> str:
-    """A gain with its interval; bold where the interval leaves out 0."""
-    if np.isnan(gain.percent):
-        return "-"
-    if np.isnan(gain.low):
-        return f"{gain.percent:+.1f} %"
-    text = f"{gain.percent:+.1f} % [{gain.low:+.1f}, {gain.high:+.1f}]"
-    return f"**{text}**" if gain.low > 0 or gain.high < 0 else text
-
-
 def figure(value: float, digits: int = 3) -> str:
     """So many significant digits, no exponent; `-` where there is no number."""
     if not np.isfinite(value):
@@ -299,12 +290,6 @@ def figure(value: float, digits: int = 3) -> str:
         return "0"
     decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
     return f"{value:,.{decimals}f}"
-
-
-def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown table; numbers to the right."""
-    marks = ["---", *(["---:"] * (len(header) - 1))]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, marks, *rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
