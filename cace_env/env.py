@@ -162,7 +162,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         self.tables = self.scenario.tables()
         slots = max(int(slots_per_accelerator(self.tables).sum()), self.tables.max_slots)
         self.layout = ObservationLayout(slots, self.tables.num_models if max_pending is None else max_pending)
-        self.simulator = Simulator(self.tables)
+        self.simulator = Simulator(self.tables, trace=render_mode is not None)
         self.observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
         self.action_space = spaces.Discrete(slots)
         self._size = self.layout.size
@@ -188,8 +188,6 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         """
         super().reset(seed=seed)
         workload_seed, workload = self._draw(seed, options or {})
-        if self.render_mode is not None:
-            self.simulator.trace = rendering.trace_buffer(self.tables, workload)
         self._asked = self.simulator.reset(workload)
         self.workload = workload
         self._over = False

@@ -301,7 +301,7 @@ def _run_python(
     name: str, policy: Scorer, tables: FleetTables, workload: Workload, seed: int, trace: bool
 ) -> tuple[Episode, float]:
     """An episode under a Python policy, question by question."""
-    simulator = Simulator(tables, trace_rows=64 * len(workload) + 1024 if trace else 0)
+    simulator = Simulator(tables, trace=trace)
     if callable(reset := getattr(policy, "reset", None)):
         reset(seed)
     thought_s = 0.0

@@ -18,8 +18,8 @@ from cace_env.kernel.features import NUM_SLOT_FEATURES
 from cace_env.kernel.rules import Rule
 from cace_env.observation import SLOT
 from cace_env.scenarios import did_you_mean, seeds
-from cace_env.simulator import Limits
-from cace_env.tables import DISK, FOREVER, HOST, NONE, FleetTables, pinned_bytes
+from cace_env.simulator import Limits, least_max_resident
+from cace_env.tables import DISK, FOREVER, HOST, FleetTables
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -85,8 +85,13 @@ class Policy:
         Raises:
             ConfigError: as `keep_alive_us`, or a count limit that leaves some model of the fleet no place.
         """
-        if self.max_resident is not None and not tables.unlimited_memory:
-            _check_count(self.name, self.max_resident, tables)
+        least, model = least_max_resident(tables)
+        if self.max_resident is not None and self.max_resident < least:
+            raise ConfigError(
+                f"policy {self.name!r} allows {self.max_resident} models per accelerator, but wherever "
+                f"{tables.model_names[model]!r} fits, {least - 1} or more are pinned; allow {least} with "
+                f"dataclasses.replace(policy({self.name!r}), max_resident={least}), or pin fewer"
+            )
         return Limits(self.keep_alive_us(tables), self.max_resident)
 
 
@@ -206,23 +211,6 @@ def weights_gb(policy: Policy, tables: FleetTables, training: Training | None) -
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Checks
-
-
-def _check_count(name: str, most: int, tables: FleetTables) -> None:
-    """Every unpinned model needs an accelerator with memory and count to spare, whatever is asleep."""
-    unpinned = tables.pinned_on == NONE
-    residuals_bytes = int(tables.residual_bytes[unpinned].sum())
-    pinned = np.bincount(tables.pinned_on[~unpinned], minlength=tables.num_accelerators)
-    for m in np.flatnonzero(unpinned):
-        room_bytes = tables.memory_bytes - pinned_bytes(tables) - (residuals_bytes - tables.residual_bytes[m])
-        fits = room_bytes >= tables.need_bytes[m]
-        if not (fits & (pinned < most)).any():
-            least = int(pinned[fits].min()) + 1
-            raise ConfigError(
-                f"policy {name!r} allows {most} models per accelerator, but wherever {tables.model_names[m]!r} fits, "
-                f"{least - 1} or more are pinned; allow {least} with "
-                f"dataclasses.replace(policy({name!r}), max_resident={least}), or pin fewer"
-            )
 
 
 def _check_names(policy: Policy, what: str, by_name: Mapping[str, Any], tables: FleetTables) -> None:

@@ -1,6 +1,6 @@
 """What there is to look at: the scene of a simulation, and the scene as text. `picture.py` draws it.
 
-The history comes from the kernel's event trace; without one (`trace_buffer`) there is only the present.
+The history comes from the kernel's event trace; without one (`Simulator(trace=True)`) there is only the present.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ Int64Array = npt.NDArray[np.int64]
 
 GB: Final = 1e-9
 SECONDS: Final = 1e-6
-PHASES: Final = ("absent", "planned", "loading", "resident", "draining", "unloading")
+PHASES: Final = {
+    layout.ABSENT: "absent",
+    layout.PLANNED: "planned",
+    layout.LOADING: "loading",
+    layout.RESIDENT: "resident",
+    layout.DRAINING: "draining",
+    layout.UNLOADING: "unloading",
+}
 BAR: Final = 48  # characters of an accelerator's memory
 
 
@@ -113,15 +120,6 @@ class Scene:
         return counts
 
 
-def trace_buffer(tables: FleetTables, workload: Workload) -> Int64Array:
-    """Room for the event trace of any episode of this workload.
-
-    A request has at most four rows, a load two and an eviction three; there are no more loads than requests (each
-    admits at least one), and no more evictions than loads and models.
-    """
-    return np.zeros((9 * len(workload) + 3 * tables.num_models, 4), dtype=np.int64)
-
-
 def open_choice(simulator: Simulator, picked: int = NONE) -> Choice:
     """The open question, with the answer that is about to be given."""
     s = simulator.state
@@ -158,7 +156,7 @@ def scene(simulator: Simulator, workload: Workload, last: Choice | None, scenari
     s, tables = simulator.state, simulator.tables
     scalars = s.scalars
     asked = int(scalars[layout.STATUS]) == layout.ASKED
-    trace = simulator.trace[: min(int(scalars[layout.TRACED]), len(simulator.trace))]
+    trace = simulator.trace[: scalars[layout.TRACED]]
     return Scene(
         scenario=scenario,
         now_us=int(scalars[layout.CLOCK]),
@@ -166,7 +164,7 @@ def scene(simulator: Simulator, workload: Workload, last: Choice | None, scenari
         cost=simulator.cost(),
         names=tables.model_names,
         sites=tuple(_site(simulator, a) for a in range(tables.num_accelerators)),
-        phases=tuple(PHASES[phase] for phase in s.models[:, MODEL.phase]),
+        phases=tuple(PHASES[phase] for phase in s.models[:, MODEL.phase].tolist()),
         waiting=tuple(s.models[:, MODEL.waiting].tolist()),
         running=tuple(s.models[:, MODEL.running].tolist()),
         question=open_choice(simulator) if asked else None,
@@ -255,7 +253,7 @@ def _site(simulator: Simulator, a: int) -> Site:
         Resident(
             slot=slot,
             model=m,
-            phase=PHASES[s.models[m, MODEL.phase]],
+            phase=PHASES[int(s.models[m, MODEL.phase])],
             need_gb=float(tables.need_bytes[m] * GB),
             running=int(s.models[m, MODEL.running]),
             waiting=int(s.models[m, MODEL.waiting]),

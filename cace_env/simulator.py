@@ -31,10 +31,8 @@ from cace_env.kernel.state import (
     Int64Array,
     State,
 )  # fmt: skip
-from cace_env.tables import FOREVER, NONE, FleetTables
+from cace_env.tables import FOREVER, NONE, FleetTables, pinned_bytes
 from cace_env.workload import Workload
-
-NO_TRACE = np.zeros((0, 4), dtype=np.int64)
 
 
 class SimulationError(RuntimeError):
@@ -108,7 +106,7 @@ class Limits:
         """`(M + 2,)` as the kernel reads it.
 
         Raises:
-            SimulationError: a limit under which some model could never be loaded.
+            SimulationError: a limit under which some model could never be loaded (`least_max_resident`).
         """
         models = tables.num_models
         keep_alive = (
@@ -119,16 +117,43 @@ class Limits:
                 f"keep_alive_us needs one time of at least 0 for each of {models} models, has {keep_alive}"
             )
         most = models if self.max_resident is None else self.max_resident
-        pinned = np.bincount(tables.pinned_on[tables.pinned_on >= 0], minlength=tables.num_accelerators)
-        if most <= pinned.min():
+        least, model = least_max_resident(tables)
+        if most < least:
             raise SimulationError(
-                f"max_resident {most} leaves no room beside {pinned.min()} pinned models; "
-                f"it needs at least {pinned.min() + 1}"
+                f"max_resident {most} leaves no room for {tables.model_names[model]!r}: wherever it fits, "
+                f"{least - 1} or more models are pinned; it needs at least {least}"
             )
         return np.concatenate([keep_alive, [most, int((keep_alive < FOREVER).any())]]).astype(np.int64)
 
 
 NO_LIMITS = Limits()
+
+
+def least_max_resident(tables: FleetTables) -> tuple[int, int]:
+    """The smallest `Limits.max_resident` under which every model can be loaded, and a model that needs it.
+
+    A model fits on an accelerator if it does beside those pinned there, whatever else is asleep (as `tables.validate`
+    checks for the roomiest one); of those where it fits, the one with the fewest pinned models decides. `(0, NONE)`
+    where the limit holds nobody back: all are pinned, or memory is unlimited.
+    """
+    unpinned = np.flatnonzero(tables.pinned_on == NONE)
+    if tables.unlimited_memory or not len(unpinned):
+        return 0, NONE
+    pinned = np.bincount(tables.pinned_on[tables.pinned_on != NONE], minlength=tables.num_accelerators)
+    others_bytes = tables.residual_bytes[unpinned].sum() - tables.residual_bytes[unpinned]
+    room_bytes = tables.memory_bytes - pinned_bytes(tables)
+    fits = room_bytes - others_bytes[:, None] >= tables.need_bytes[unpinned][:, None]  # (unpinned models, A)
+    least = np.where(fits, pinned + 1, FOREVER).min(axis=1)
+    return int(least.max()), int(unpinned[least.argmax()])
+
+
+def trace_rows(tables: FleetTables, workload: Workload) -> int:
+    """Rows that no event trace of this workload exceeds.
+
+    A request has at most four rows, a load two and an eviction three; there are no more loads than requests (each
+    admits at least one), and no more evictions than loads and models.
+    """
+    return 9 * len(workload) + 3 * tables.num_models
 
 
 class Simulator:
@@ -137,14 +162,15 @@ class Simulator:
     Args:
         tables: the fleet; checked.
         limits: keep-alive and count limit of the rule that is simulated, if it has any.
-        trace_rows: room for the event trace; 0 = none is kept.
+        trace: keep the event trace (memory grows with the episode).
     """
 
-    def __init__(self, tables: FleetTables, limits: Limits = NO_LIMITS, trace_rows: int = 0) -> None:
+    def __init__(self, tables: FleetTables, limits: Limits = NO_LIMITS, trace: bool = False) -> None:
         tables.validate()
         self.tables = tables
         self.limits = limits.row(tables)
-        self.trace = np.zeros((trace_rows, 4), dtype=np.int64)
+        self.trace = np.zeros((0, 4), dtype=np.int64)
+        self._keep_trace = trace
         self._requests = -1
         self._pairs = (-1, -1)
         self._feature_row = np.zeros(NUM_SLOT_FEATURES)
@@ -166,6 +192,8 @@ class Simulator:
             self.at = layout.state_offsets(self.tables, self.max_slots, requests, session_pairs, user_pairs)
             self.arena = np.zeros((1, int(self.at[-1])), dtype=np.int64)
             self._requests, self._pairs = requests, (session_pairs, user_pairs)
+        if self._keep_trace:
+            self.trace = np.zeros((trace_rows(self.tables, workload), 4), dtype=np.int64)
         self._cut(requests_row)
 
     def _cut(self, requests_row: layout.Requests) -> None:
@@ -234,6 +262,9 @@ class Simulator:
                 f"nothing can happen any more at {self.state.scalars[layout.CLOCK]} us; "
                 f"models {waiting} have waiting requests"
             )
+        rows = int(self.state.scalars[layout.TRACED])
+        if rows > len(self.trace):
+            raise SimulationError(f"the event trace has {rows} rows, more than the {len(self.trace)} it has room for")
         return bool(status == ASKED)
 
     def episode(self) -> Episode:
@@ -303,19 +334,16 @@ def simulate(
         TableError, WorkloadError: input that cannot be simulated.
         SimulationError: an illegal answer, or a simulation that cannot go on.
     """
-    simulator = Simulator(tables, limits, trace_rows=64 * len(workload) + 1024 if trace else 0)
+    simulator = Simulator(tables, limits, trace)
     open_question = simulator.reset(workload)
     while open_question:
         open_question = simulator.answer(policy(simulator.question))
-    rows = int(simulator.state.scalars[layout.TRACED])
-    if rows > len(simulator.trace):
-        raise SimulationError(f"the event trace has {rows} rows, more than the {len(simulator.trace)} it has room for")
     return simulator.episode()
 
 
 def run_rule(tables: FleetTables, workload: Workload, rule: Rule, *, trace: bool = False) -> Episode:
     """Runs an episode under a built-in rule in one compiled call; arguments and errors as for `simulate`."""
-    simulator = Simulator(tables, trace_rows=64 * len(workload) + 1024 if trace else 0)
+    simulator = Simulator(tables, trace=trace)
     simulator.load(workload)
     slots, models = simulator.max_slots, tables.num_models
     scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), np.zeros(models, dtype=np.int64))

@@ -16,7 +16,7 @@ from cace_env.tables import NONE, FleetTables
 from experiments.cases import PreparedCase
 from experiments.run_folder import BASELINE, Run, Span
 
-MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes 2 KB per request
+MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes about 1 KB per request
 LOADS_SHOWN: Final = 40  # of the baseline, in the part of the episode that is drawn
 # Twelve colours that the colour-blind tell apart (after Tol); then again, hatched.
 COLOURS: Final = (

@@ -13,9 +13,10 @@ import pytest
 
 import cace_env
 from cace_env.env import EvictionEnv
+from cace_env.kernel import state as layout
 from cace_env.kernel.state import ACCELERATOR, TRACED
 from cace_env.picture import HEIGHT, PALETTE, WIDTH, color
-from cace_env.rendering import Scene, clock, scene
+from cace_env.rendering import PHASES, Scene, clock, scene
 from cace_env.scenarios import scenario_names
 from cace_env.tables import slots_per_accelerator
 from tests.test_env import first_legal, last_legal, roomy, short
@@ -123,6 +124,11 @@ def test_drawing_changes_nothing() -> None:
         action = first_legal(result[-1])
         result = seen.step(action)
         np.testing.assert_equal(result, unseen.step(action))
+
+
+def test_every_phase_of_a_model_is_shown_under_its_name() -> None:
+    assert {name: getattr(layout, name.upper()) for name in PHASES.values()} == {n: p for p, n in PHASES.items()}
+    assert sorted(PHASES) == list(range(len(PHASES)))
 
 
 def test_history_is_kept_only_for_those_who_look() -> None:

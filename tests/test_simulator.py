@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from cace_env import compilation
+from cace_env import simulator as simulator_module
 from cace_env.kernel import state as layout
 from cace_env.policies import POLICIES, rule_of
 from cace_env.scenarios import load_scenario
 from cace_env.simulator import Episode, Limits, Question, SimulationError, Simulator, run_rule, simulate
-from cace_env.tables import FleetTables
+from cace_env.tables import NONE, FleetTables
 from cace_env.workload import Workload
+from tests.examples import fleet, requests
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,39 @@ def test_limits_that_leave_no_room_are_refused(case: tuple[FleetTables, Workload
         Simulator(tables, Limits(max_resident=0))
     with pytest.raises(SimulationError, match="keep_alive_us needs one time"):
         Simulator(tables, Limits(keep_alive_us=[1, 2]))
+
+
+def test_a_count_limit_is_judged_where_each_model_fits() -> None:
+    # The first accelerator holds no pinned model, but model 2 fits only on the other one.
+    tables = fleet(need=(4, 4, 20), memory=(10, 30), pinned_on=[NONE, 1, NONE])
+    with pytest.raises(SimulationError, match=r"leaves no room for 'model-2'.* it needs at least 2"):
+        Simulator(tables, Limits(max_resident=1))
+    workload = requests({"model": 0}, {"model": 2})
+    assert simulate(tables, workload, least_recently_used, limits=Limits(max_resident=2)).loads == 2
+    # Asleep, model 0 leaves 4 in either memory: then model 2 fits on the second accelerator alone.
+    sleeping = fleet(need=(5, 4, 8), memory=(10, 30), residual_bytes=[4, 0, 0], pinned_on=[NONE, 1, NONE])
+    with pytest.raises(SimulationError, match=r"leaves no room for 'model-2'.* it needs at least 2"):
+        Simulator(sleeping, Limits(max_resident=1))
+
+
+def test_a_count_limit_means_nothing_where_all_are_pinned_or_memory_is_unlimited() -> None:
+    pinned = fleet(pinned_on=[0, 1], memory=(10, 10))
+    unlimited = fleet(unlimited_memory=True)
+    for tables in (pinned, unlimited):
+        episode = simulate(tables, requests({"model": 1}), least_recently_used, limits=Limits(max_resident=0))
+        assert (episode.finish_us >= 0).all()
+
+
+def test_a_trace_that_outgrows_its_room_is_an_error_and_never_cut(
+    case: tuple[FleetTables, Workload], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables, workload = case
+    rule = rule_of(POLICIES["lru"], tables, seed=0, workload=workload)
+    monkeypatch.setattr(simulator_module, "trace_rows", lambda tables, workload: 50)
+    with pytest.raises(SimulationError, match="more than the 50 it has room for"):
+        run_rule(tables, workload, rule, trace=True)
+    with pytest.raises(SimulationError, match="more than the 50 it has room for"):
+        simulate(tables, workload, least_recently_used, trace=True)
 
 
 def test_the_arrays_of_a_row_follow_each_other_without_gap_or_overlap(case: tuple[FleetTables, Workload]) -> None:
