@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import typing
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
 import yaml
+from pydantic.fields import FieldInfo
 
 
 class ConfigError(ValueError):
@@ -69,11 +73,13 @@ def parse(section: type[Section], content: dict[str, Any], source: str) -> Secti
     """
     try:
         # Strict JSON rules: "2" is no number and 1 no bool, while a YAML list may fill a tuple and 2 a float.
-        return section.model_validate_json(json.dumps(content, default=_plain), strict=True)
-    except pydantic.ValidationError as error:
-        raise ConfigError(_readable(error, source)) from error
+        text = json.dumps(content, default=_plain)
     except TypeError as error:
         raise ConfigError(f"{source}: {error}; use plain numbers, strings, lists and mappings") from error
+    try:
+        return section.model_validate_json(text, strict=True)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_readable(error, source, section, json.loads(text))) from error
 
 
 def load(section: type[Section], path: str | Path) -> Section:
@@ -93,23 +99,69 @@ def _plain(value: object) -> Any:
     raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
-def _readable(error: pydantic.ValidationError, source: str) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`", did you mean 'x'?"`, or nothing where no name is close."""
+    known = list(known)
+    close = [row for row in known if row.startswith(name)] or difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {' or '.join(repr(row) for row in close)}?" if close and name else ""
+
+
+def _readable(error: pydantic.ValidationError, source: str, section: type[Frozen], content: Any) -> str:
     problems = error.errors(include_url=False)
     lines = []
     for problem in problems:
         depth = len(problem["loc"])
         if problem["type"] == "too_short" and any(p["loc"][:depth] == problem["loc"] for p in problems if p != problem):
             continue  # pydantic also counts what is left of a list when a bad entry has been taken out
-        key = ".".join(str(part) for part in problem["loc"]) or "(whole)"
+        place = _place(problem, content)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            message = "unknown key; check its spelling"
+            known = _known_keys(section, place[:-1])
+            hint = did_you_mean(str(place[-1]), known)
+            message = f"unknown key{hint}" if hint else f"unknown key; known are {', '.join(known)}"
         value = problem.get("input")
         if isinstance(value, str) and _is_number(value):
             message += "; YAML reads 3e-4 and quoted numbers as text: write 3.0e-4, without quotes"
         shown = "" if isinstance(value, dict | list) else f" (got {value!r})"
-        lines.append(f"{source}: {key}: {message}{shown}")
+        lines.append(": ".join([source, *([".".join(map(str, place))] if place else []), f"{message}{shown}"]))
     return "\n".join(lines)
+
+
+def _place(problem: Any, content: Any) -> list[str | int]:
+    """The keys that lead to a problem as they were written: pydantic also names the branches of unions."""
+    location = list(problem["loc"])
+    added = [location.pop()] if problem["type"] == "missing" else []
+    written = _written(location, content, problem["input"])
+    return (location if written is None else written) + added
+
+
+def _written(location: Sequence[str | int], content: Any, value: Any) -> list[str | int] | None:
+    """The parts of `location` that lead from `content` to `value`; None where none do."""
+    if not location:
+        return [] if repr(content) == repr(value) else None
+    part, rest = location[0], location[1:]
+    if isinstance(content, dict | list) and part in (content if isinstance(content, dict) else range(len(content))):
+        found = _written(rest, content[part], value)  # type: ignore[index]
+        if found is not None:
+            return [part, *found]
+    return _written(rest, content, value)
+
+
+def _known_keys(section: type[Frozen], path: Sequence[str | int]) -> list[str]:
+    """Keys of the section that a path leads to."""
+    sections = [section]
+    for key in path:
+        fields = [
+            field for each in sections for name, field in each.model_fields.items() if (field.alias or name) == key
+        ]
+        sections = [each for field in fields for each in _sections_in(field.annotation)] or sections
+    return [field.alias or name for each in sections for name, field in each.model_fields.items()]
+
+
+def _sections_in(annotation: Any) -> list[type[Frozen]]:
+    if isinstance(annotation, type) and issubclass(annotation, Frozen):
+        return [annotation]
+    return [section for each in typing.get_args(annotation) for section in _sections_in(each)]
 
 
 def _is_number(text: str) -> bool:

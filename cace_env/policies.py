@@ -19,10 +19,9 @@ from typing import Final
 
 from cace_env.cace import TERMS, load_cace
 from cace_env.clairvoyant import Future
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel import rules
 from cace_env.policy_base import Policy, Training, keep_alive_order, rule_of, static_values, weigh, weights_gb
-from cace_env.scenarios import did_you_mean
 
 __all__ = ["GROUPS", "POLICIES", "Future", "Policy", "Training", "policies_table", "policy", "rule_of", "weigh"]
 

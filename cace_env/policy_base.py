@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.clairvoyant import Future
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel import rules
 from cace_env.kernel.features import NUM_SLOT_FEATURES
 from cace_env.kernel.rules import Rule
 from cace_env.observation import SLOT
-from cace_env.scenarios import did_you_mean, seeds
+from cace_env.scenarios import seeds
 from cace_env.simulator import Limits, least_max_resident
 from cace_env.tables import DISK, FOREVER, HOST, FleetTables
 from cace_env.workload import Workload

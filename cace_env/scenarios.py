@@ -8,9 +8,8 @@ fixed in `SEEDS`, the same for every scenario.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from cace_env.catalogue import CHUNK_TOKENS, ENGINES, GPUS, MAX_NUM_SEQS, MODELS, RUNTIME_GB
-from cace_env.config import ConfigError, Frozen, parse, read_yaml
+from cace_env.config import ConfigError, Frozen, did_you_mean, parse, read_yaml
 from cace_env.generator import ServedModel, WorkloadConfig, generate
 from cace_env.rewards import REWARDS, Reward
 from cace_env.tables import FOREVER, FleetTables, TableError
@@ -73,13 +72,6 @@ def _known(rows: Mapping[str, object], what: str) -> AfterValidator:
         return name
 
     return AfterValidator(check)
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`", did you mean 'x'?"`, or nothing where no name is close."""
-    known = list(known)
-    close = [row for row in known if row.startswith(name)] or difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {' or '.join(repr(row) for row in close)}?" if close and name else ""
 
 
 class Accelerators(Frozen):

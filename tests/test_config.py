@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen, dump, load, parse
+from cace_env.scenarios import Scenario
 
 
 class Inner(Frozen):
@@ -34,10 +35,11 @@ def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("cuont: 3", r"outer.yaml: cuont: unknown key"),
+        ("cuont: 3", r"outer.yaml: cuont: unknown key, did you mean 'count'\? \(got 3\)"),
+        ("colour: red", r"outer.yaml: colour: unknown key; known are count, rate, active, kind, names, inner"),
         ("count: 0", r"outer.yaml: count: .*greater than or equal to 1 \(got 0\)"),
         ("inner: {share: 2}", r"outer.yaml: inner.share: .*less than or equal to 1 \(got 2\)"),
-        ("inner: {shar: 1}", r"outer.yaml: inner.shar: unknown key"),
+        ("inner: {shar: 1}", r"outer.yaml: inner.shar: unknown key, did you mean 'share'"),
         ("count: '3'", r"outer.yaml: count: .*without quotes \(got '3'\)"),
         ("rate: 3e-4", r"outer.yaml: rate: .*write 3.0e-4"),
         ("count: 2.5", r"outer.yaml: count: "),
@@ -75,6 +77,26 @@ def test_a_bad_entry_of_a_list_is_one_problem() -> None:
     assert str(caught.value) == "somewhere: names.0: Input should be a valid string (got 3)"
     with pytest.raises(ConfigError, match=r"names: .*at least 1 item"):
         parse(Outer, {"names": []}, "somewhere")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"catalogue": ["mellum-4b", {"model": "mellum-4b", "pined_on": 0}]}, "catalogue.1.pined_on: unknown key, did"),
+        ({"catalogue": [{"model": "melum-4b"}]}, "catalogue.0.model: no such model, did you mean 'mellum-4b'"),
+        ({"catalogue": [{"name": "x"}]}, "catalogue.0.model: Field required"),
+        ({"reward": {"chat": {"w_ttf": 1}}}, "reward.chat.w_ttf: unknown key, did you mean 'w_ttft'"),
+        ({"reward": "ttf"}, "reward: no such reward preset"),
+        ({"workload": {"user": 3}}, "workload.user: unknown key, did you mean 'users'"),
+        ({"pressure": 50.0}, "mine: at pressure 50.0: "),
+    ],
+)
+def test_a_problem_stands_under_the_keys_that_were_written(keys: dict[str, Any], message: str) -> None:
+    fleet = {"name": "mine", "fleet": [{"gpu": "l40s"}], "catalogue": ["mellum-4b"]}
+    with pytest.raises(ConfigError) as caught:
+        parse(Scenario, {**fleet, **keys}, "mine")
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(message if message.startswith("mine") else f"mine: {message}")
 
 
 def test_a_mapping_may_hold_a_section() -> None:
