@@ -151,11 +151,13 @@ def _known_keys(section: type[Frozen], path: Sequence[str | int]) -> list[str]:
     """Keys of the section that a path leads to."""
     sections = [section]
     for key in path:
-        fields = [
-            field for each in sections for name, field in each.model_fields.items() if (field.alias or name) == key
-        ]
+        fields = [field for each in sections for name, field in _keys(each).items() if name == key]
         sections = [each for field in fields for each in _sections_in(field.annotation)] or sections
-    return [field.alias or name for each in sections for name, field in each.model_fields.items()]
+    return [name for each in sections for name in _keys(each)]
+
+
+def _keys(section: type[Frozen]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _sections_in(annotation: Any) -> list[type[Frozen]]:

@@ -170,7 +170,7 @@ def test_a_changed_copy_is_checked_like_a_new_scenario() -> None:
     ("changes", "message"),
     [
         ({"catalogue": ["qwen2.5-coder-7"]}, "did you mean 'qwen2.5-coder-7b' or 'qwen2.5-coder-7b-int4'"),
-        ({"catalogue": [{"model": "mellum-4b", "pined_on": 0}]}, r"catalogue.0.model.pined_on: unknown key"),
+        ({"catalogue": [{"model": "mellum-4b", "pined_on": 0}]}, r"catalogue.0.pined_on: unknown key"),
         ({"catalogue": [{"model": "mellum-4b", "pinned_on": 2}]}, "pinned_on is 2; the fleet has accelerators 0 to 1"),
         ({"catalogue": []}, "catalogue: .*at least 1"),
         ({"fleet": [{"gpu": "a100"}]}, r"fleet.0.gpu: no such GPU, did you mean 'a100-40' or 'a100-80'\?; known are"),
