@@ -51,6 +51,7 @@ class Case:
     name: str
     tables: FleetTables
     workload: Callable[[int], Workload]
+    training: Callable[[int], Workload] | None = None  # where trained policies learn; None: nowhere, as with a log
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case) -> Case:
     if isinstance(scenario, Case):
         return scenario
     loaded = load_scenario(scenario)
-    return Case(loaded.name, loaded.tables(), loaded.workload)
+    # Every seed of a log is the log itself: a policy trained on it would know the requests it is judged by.
+    return Case(loaded.name, loaded.tables(), loaded.workload, None if loaded.trace is not None else loaded.workload)
 
 
 def contestant_of(policy: str | Policy | Scorer | Contestant) -> Contestant:
@@ -277,7 +279,7 @@ def run_episode(
 
     Args:
         contestant: who decides.
-        case: the fleet; `static-best` draws its training requests from it.
+        case: the fleet; `static-best` draws its training requests from it, and cannot run where it has none.
         workload: the requests.
         seed: for what the policy itself draws.
         future: for clairvoyant policies; made here where it is needed and not given.
@@ -291,7 +293,7 @@ def run_episode(
     if isinstance(policy, Policy):
         if policy.clairvoyant and future is None:
             future = Future.of(tables, workload)
-        rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.workload)
+        rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.training)
         return run_rule(tables, workload, rule, trace=trace), 0.0
     with contestant.lock:
         return _run_python(contestant.name, policy, tables, workload, seed, trace)

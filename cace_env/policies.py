@@ -56,6 +56,7 @@ def _floor() -> list[Policy]:
             group=FLOOR,
             kind=rules.VALUES,
             values=static_values,
+            trained=True,
         ),
     ]
 
@@ -136,8 +137,9 @@ def _deployed() -> list[Policy]:
             "modelmesh",
             "least recently used; those loaded less than 10 min ago only where there is no other candidate",
             source="KServe ModelMesh, weighted LRU with a churn guard",
-            differs="ModelMesh rejects a load while its least recently used entry is younger than about 10 min; here "
-            "nobody is rejected, the guard only changes who leaves",
+            differs="the weights of ModelMesh's LRU are sizes that bound what is held, as memory does here; it may "
+            "enter a copy as used at an earlier time, which is left out here. It rejects a load while its least recently "
+            "used entry is younger than about 10 min; here nobody is rejected, the guard only changes who leaves",
             group=DEPLOYED,
             kind=rules.CHURN_GUARD,
             weights=(600.0,),

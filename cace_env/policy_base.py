@@ -46,6 +46,7 @@ class Policy:
         keep_alive_s: idle models leave after it; by model name: those without a name here never do.
         max_resident: most models per accelerator, pinned ones too.
         clairvoyant: it needs a `cace_env.clairvoyant.Future`.
+        trained: it needs the requests of training seeds, which a log does not have.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Policy:
     keep_alive_s: float | Mapping[str, float] | None = None
     max_resident: int | None = None
     clairvoyant: bool = False
+    trained: bool = False
 
     def keep_alive_us(self, tables: FleetTables) -> list[int] | None:
         """Keep-alive of each model of the fleet [us], FOREVER = never unloaded; None where the policy has none.
@@ -126,12 +128,12 @@ def rule_of(
         seed: of the episode; `random` draws its scores by it.
         workload: the episode's requests, to check that `future` is theirs.
         future: for clairvoyant policies only, `Future.of(tables, workload)`.
-        training: `scenario.workload`; `static-best` takes the demand of training seeds by it (with a log: of an earlier
-            part of it, whatever the seed).
+        training: for trained policies only, `scenario.workload`: `static-best` counts the demand of training seeds.
+            Where the requests come from a log there are none but those under test, so leave the policy out.
 
     Raises:
-        ConfigError: a clairvoyant policy without a future or with that of another workload, `static-best` without
-            training, a number missing or for an unknown model, or a limit that leaves some model no place.
+        ConfigError: a clairvoyant policy without a future or with that of another workload, a trained one
+            without training, a number missing or for an unknown model, or a limit that leaves some model no place.
     """
     no_times = np.zeros(0, dtype=np.int64)
     order, start, nominal_us = no_times, np.zeros(tables.num_models + 1, dtype=np.int64), no_times
@@ -142,6 +144,11 @@ def rule_of(
         if workload is not None and len(workload) != known:
             raise ConfigError(f"the future has {known} requests, the workload {len(workload)}; make it of this one")
         order, start, nominal_us = future.order, future.start, future.nominal_us
+    if policy.trained and training is None:
+        raise ConfigError(
+            f"policy {policy.name!r} needs the demand of training seeds: pass training=scenario.workload; a log has "
+            "none apart from the requests under test, so leave the policy out there"
+        )
     weights = np.array(policy.weights, dtype=np.float64)
     values = _values(policy, tables, seed, training)
     return Rule(policy.kind, weights, values, policy.limits(tables).row(tables), order, start, nominal_us)
@@ -173,7 +180,7 @@ def static_values(policy: Policy, tables: FleetTables, training: Training | None
         ConfigError: no training.
     """
     if training is None:
-        raise ConfigError(f"policy {policy.name!r} needs the demand of training; pass training=scenario.workload")
+        raise ConfigError(f"policy {policy.name!r} needs training requests; declare it with trained=True")
     tier = HOST if tables.weights_bytes.sum() <= tables.host_cache_bytes else DISK
     reload_s: FloatArray = tables.load_us[:, :, tier].mean(axis=0) * 1e-6
     freed_gb = (tables.need_bytes - tables.residual_bytes) * 1e-9

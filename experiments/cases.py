@@ -50,20 +50,32 @@ def prepare(
         case = Case(case.name, case.tables, log_workload(scenario, parse(TraceConfig, trace, "--trace")))
     first = case.workload(seeds[0])
     about = describe(scenario, case.tables, first)
-    if trace is not None and len(seeds) > 1 and same_requests(first, case.workload(seeds[1])):
+    if case.training is None and len(seeds) > 1 and same_requests(first, case.workload(seeds[1])):
         about["notes"].append("Nothing is drawn from this log, so every seed is the same: one episode, no intervals.")
         seeds = seeds[:1]
     able = []
     for contestant in contestants:
-        try:
-            if isinstance(contestant.policy, Policy) and contestant.swaps:
-                contestant.policy.limits(case.tables)
-        except ConfigError as error:
-            about["notes"].append(f"Left out here: {error}.")
-            continue
-        able.append(contestant)
+        reason = unable(contestant, case)
+        if reason is None:
+            able.append(contestant)
+        else:
+            about["notes"].append(f"Left out here: {reason}.")
     run_episode(able[0], case, first, seeds[0])  # compiles, before anybody watches a progress bar
     return PreparedCase(case, tuple(able), tuple(seeds), about)
+
+
+def unable(contestant: Contestant, case: Case) -> str | None:
+    """Why a contestant cannot run on a case; None if it can."""
+    policy = contestant.policy
+    if not isinstance(policy, Policy) or not contestant.swaps:
+        return None
+    if policy.trained and case.training is None:
+        return f"policy {policy.name!r} learns from training seeds, and a log has only the requests under test"
+    try:
+        policy.limits(case.tables)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def log_workload(scenario: Scenario, config: TraceConfig) -> Callable[[int], Workload]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,16 @@ def test_share_of_a_gap_needs_a_gap():
     assert share_of_gap([100.0, 100.0], [90.0, 90.0], [60.0, 60.0]) == pytest.approx(25.0)
     assert np.isnan(share_of_gap([100.0], [90.0], [99.5]))
     assert np.isnan(share_of_gap([100.0], [90.0], [120.0]))
+
+
+def test_a_trained_policy_never_sees_the_log_that_it_is_judged_by(tmp_path: Path):
+    log = tmp_path / "log.csv"
+    names = [str(name) for name in SMALL["catalogue"]]
+    lines = [f"{3 * i},{100 + i},20,{names[i % len(names)]},chat,u{i % 3},s{i % 5}\n" for i in range(60)]
+    log.write_text("time,context_tokens,output_tokens,model,task,user,session\n" + "".join(lines))
+    scenario = SMALL | {"trace": {"path": str(log), "format": "cace"}}
+    assert case_of(scenario).training is None
+    with pytest.raises(ConfigError, match=r"'static-best' needs the demand of training seeds.*leave the policy out"):
+        evaluate("static-best", scenario, [1])
+    assert evaluate("lru", scenario, [1]).rows[0]["answered"] == 60
+    assert evaluate("static-best", SMALL, [1]).rows[0]["answered"] > 0

@@ -512,7 +512,7 @@ def test_numbers_for_unknown_or_missing_models_are_refused() -> None:
         rule_of(dataclasses.replace(policy("llama-swap"), values={"modle-0": 1.0}), tables)
     with pytest.raises(ConfigError, match="keep_alive_s of 'model-0' is -1"):
         rule_of(dataclasses.replace(policy("ttl"), keep_alive_s=-1.0), tables)
-    with pytest.raises(ConfigError, match=r"pass training=scenario\.workload"):
+    with pytest.raises(ConfigError, match=r"pass training=scenario\.workload; a log has none"):
         rule_of(policy("static-best"), tables)
     with pytest.raises(ConfigError, match="no slot feature called 'since_usage_s', did you mean 'since_use_s'"):
         weigh(since_usage_s=1.0)
