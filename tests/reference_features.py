@@ -78,7 +78,7 @@ class _Demand:
                 self.cached[simulation.session_of[r]] = time, simulation.context[r]
 
     def _per_minute(self, half_life_min: float) -> float:
-        """Arrivals, each halved every `half_life_min`: so weighted, a steady stream counts its rate * half-life / ln 2."""
+        """Arrivals, each halved every `half_life_min`: so weighted, a steady stream counts rate * half-life / ln 2."""
         count = sum(0.5 ** ((self.now - time) / 60e6 / half_life_min) for time in self.arrivals_us)
         return count * math.log(2.0) / half_life_min
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,8 @@ from cace_env.observation import (
     scales,
 )
 from cace_env.scenarios import load_scenario, scenario_names
-from cace_env.simulator import Limits, Simulator
-from cace_env.tables import FleetTables
+from cace_env.simulator import Simulator
+from cace_env.tables import NONE, FleetTables
 from cace_env.workload import COLUMNS, Workload
 from tests import reference
 from tests.examples import MS, fleet, requests
@@ -32,11 +31,12 @@ from tests.strategies import Rules, cases
 from tests.test_kernel import POLICIES, limits_of, pick
 
 EXACT, SINGLE = 1e-9, 1e-5  # relative: of float64, and of float32 after log1p
-# Absolute errors [unit of the feature]: a byte is 1e-9 GB, a microsecond 1e-6 s; the rest are differences of large sums.
+# Absolute [unit of the feature]: a byte is 1e-9 GB, a microsecond 1e-6 s; the named ones are differences of large sums.
 ROUNDING, CANCELLED = 1e-12, {"gap_cv": 1e-6, "prefix_tokens": 1e-6}
 
+REQUESTS = 400  # of each scenario
+
 Rows = npt.NDArray[np.float64]
-Policy = Callable[[reference.Question], int]
 
 
 def assert_close(features: tuple[Feature, ...], expected: Rows, actual: Rows, precision: float, clock: float) -> None:
@@ -64,27 +64,21 @@ def assert_shown(simulator: Simulator, expected: Expected, max_pending: int) -> 
     assert_close(CONTEXT_FEATURES, expected.context, shown.context, SINGLE, clock)
 
 
-def compare(
-    tables: FleetTables, workload: Workload, policy: Policy, rules: Rules, max_pending: int, every: int = 1
-) -> int:
-    """Compares the features at every `every`-th question; returns how many were."""
+def compare(tables: FleetTables, workload: Workload, policy: str, rules: Rules, max_pending: int) -> int:
+    """Compares the features at every question; returns how many there were."""
     expected: list[Expected] = []
 
     def watched(question: reference.Question) -> int:
-        if question.decision % every == 0:
-            expected.append(expected_features(question))
-        return policy(question)
+        expected.append(expected_features(question))
+        return pick(policy, question)
 
-    reference.simulate(
-        tables, workload, watched, keep_alive_us=rules.keep_alive_us, max_resident=rules.max_resident
-    )  # fmt: skip
+    reference.simulate(tables, workload, watched, keep_alive_us=rules.keep_alive_us, max_resident=rules.max_resident)
     simulator = Simulator(tables, limits_of(tables, rules))
     asked = simulator.reset(workload)
     while asked:
         question = simulator.question
-        if question.decision % every == 0:
-            assert_shown(simulator, expected[question.decision // every], max_pending)
-        asked = simulator.answer(policy(question))  # type: ignore[arg-type]
+        assert_shown(simulator, expected[question.decision], max_pending)
+        asked = simulator.answer(pick(policy, question))
     return len(expected)
 
 
@@ -96,7 +90,7 @@ def test_features_are_what_the_trace_says(
 ) -> None:
     tables, workload, rules = case
     workload = dataclasses.replace(workload, user=np.arange(len(workload), dtype=np.int32) // 3 % users)
-    asked = compare(tables, workload, lambda question: pick(policy, question), rules, rows)
+    asked = compare(tables, workload, policy, rules, rows)
     event(f"questions: {min(asked, 3)}")
 
 
@@ -104,8 +98,70 @@ def test_features_are_what_the_trace_says(
 def test_features_of_the_scenarios_are_what_the_trace_says(name: str) -> None:
     scenario = load_scenario(name)
     whole = scenario.workload(0)
-    workload = Workload.from_columns(**{column: getattr(whole, column)[:300] for column in COLUMNS})
+    workload = Workload.from_columns(**{column: getattr(whole, column)[:REQUESTS] for column in COLUMNS})
     tables = scenario.tables()
-    rules = Rules(None, None, True)
-    asked = compare(tables, workload, lambda question: pick("oldest", question), rules, tables.num_models, every=5)
-    assert asked > 0
+    assert compare(tables, workload, "oldest", Rules(None, None, True), tables.num_models) > 0
+
+
+def first_question(tables: FleetTables, workload: Workload) -> tuple[Simulator, Rows, Rows]:
+    """A simulator at its first question, its raw slot features and the pending ones."""
+    simulator = Simulator(tables)
+    assert simulator.reset(workload)
+    layout = ObservationLayout(simulator.max_slots, tables.num_models)
+    observation = np.zeros(layout.size, dtype=np.float32)
+    simulator.observe(scales(), tables.num_models, observation)
+    shown = layout.split(layout.physical(observation))  # type: ignore[arg-type]
+    return simulator, simulator.features(), np.asarray(shown.pending, dtype=np.float64)
+
+
+@pytest.mark.nojit
+def test_requests_in_progress_by_hand() -> None:
+    """Model 0 decodes two requests, in rounds of 1 ms, when the large model has been pending for 10 ms.
+
+    The first token of the one comes at 2 ms, that of the other at 7 ms: the round that holds its prompt takes 2 ms.
+    So at 15.6 ms the one is 3 + 1 + 8.6 = 12.6 rounds past its first token, the other 8.6.
+    """
+    tables = fleet((6, 6, 12), (12,), resident_on=(0, 0, NONE), drain_after_us=10 * MS)
+    decoding = {"output_tokens": 100}
+    workload = requests(decoding, decoding | {"arrival_us": 5 * MS}, {"model": 2, "arrival_us": 5600})
+    simulator, slots, pending = first_question(tables, workload)
+    assert simulator.question.now_us == 15_600
+    assert slots[0, SLOT.running] == 2
+    assert slots[0, SLOT.running_age_s] == pytest.approx((0.0156 + 0.0106) / 2)
+    assert slots[0, SLOT.emitted_tokens] == 2 + 21  # 12.6 + 8.6 rounds, rounded down together
+    assert slots[1, SLOT.emitted_tokens] == slots[1, SLOT.running_age_s] == 0
+    assert slots[0, SLOT.missing_gb] == pytest.approx(12e-9)
+    assert pending[0, PENDING.pending_s] == pending[0, PENDING.oldest_wait_s] == pytest.approx(0.01)
+    assert pending[0, PENDING.load_s] == pytest.approx(0.1)
+    assert pending[0, PENDING.waiting_weight] == pytest.approx(2.0)  # w_ttft + w_e2e of one request
+    assert pending[0, PENDING.since_eviction_s] == pytest.approx(1e6)
+
+
+@pytest.mark.nojit
+@pytest.mark.parametrize(("asked_s", "in_window"), [(300.0, 3), (300.000001, 2)])
+def test_demand_by_hand(asked_s: float, in_window: int) -> None:
+    """Requests for model 0 at 0, 60 and 180 s, of which the oldest leaves the window just after 300 s."""
+    tables = fleet((6, 6, 12), (12,), resident_on=(0, 0, NONE), drain_after_us=0)
+    rows = [(0, 1, 7), (60, 11, 8), (180, 21, 8)]  # arrival [s], output tokens, session
+    workload = requests(
+        *({"arrival_us": at * 1000 * MS, "output_tokens": output, "session": key} for at, output, key in rows),
+        {"model": 2, "arrival_us": round(asked_s * 1e6), "session": 9},
+    )
+    workload = dataclasses.replace(workload, user=workload.session)
+    _, slots, _ = first_question(tables, workload)
+    row = slots[0]
+    assert row[SLOT.uses] == row[SLOT.uses_since_load] == 3
+    assert row[SLOT.window_requests] == in_window
+    assert row[SLOT.window_users] == row[SLOT.window_sessions] == in_window - 1
+    assert row[SLOT.rate_1m] == pytest.approx((1 / 32 + 1 / 16 + 1 / 4) * np.log(2))
+    assert row[SLOT.rate_10m] == pytest.approx((2**-0.5 + 2**-0.4 + 2**-0.2) * np.log(2) / 10)
+    assert row[SLOT.rate_60m] == pytest.approx((2 ** (-1 / 12) + 2 ** (-1 / 15) + 2 ** (-1 / 30)) * np.log(2) / 60)
+    assert row[SLOT.since_use_s] == pytest.approx(asked_s - 180.022)  # 1 prompt round of 2 ms, 20 rounds of 1 ms
+    assert row[SLOT.since_second_use_s] == pytest.approx(asked_s - 60)
+    assert row[SLOT.mean_gap_s] == pytest.approx(0.9 * 60 + 0.1 * 120)
+    assert row[SLOT.gap_cv] == pytest.approx(18 / 66)  # variance 0.9 * 60^2 + 0.1 * 120^2 - 66^2 = 18^2
+    assert row[SLOT.expected_output_tokens] == pytest.approx(3.9)  # 1, then 2, then 3.9
+    assert row[SLOT.latency_weight] == pytest.approx(2.0)
+    assert row[SLOT.prefix_tokens] == pytest.approx(100 * 2**-0.5 + 100 * 2**-0.2)  # session 8: its last prompt
+    assert row[SLOT.greedy_dual] == pytest.approx(3 * 0.1 / 6e-9)  # uses * load / size, the clock at 0
+    assert slots[1, SLOT.since_second_use_s] == slots[1, SLOT.mean_gap_s] == 1e6
