@@ -8,6 +8,7 @@ whole microseconds unless a name says otherwise, all sizes whole bytes.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -237,8 +238,8 @@ def _check_room(tables: FleetTables) -> None:
     for a in np.flatnonzero(room_bytes < 0):
         taken_bytes = tables.memory_bytes[a] - room_bytes[a]
         raise TableError(
-            f"accelerator {tables.accelerator_names[a]!r}: the models pinned there need {taken_bytes} bytes, "
-            f"its memory is {tables.memory_bytes[a]} bytes; pin fewer, or give it more memory"
+            f"accelerator {tables.accelerator_names[a]!r}: the models pinned there need {_gb_up(taken_bytes)}, "
+            f"its memory is {_gb(tables.memory_bytes[a])}; pin fewer, or give it more memory"
         )
     unpinned = tables.pinned_on == NONE
     residuals_bytes = int(tables.residual_bytes[unpinned].sum())
@@ -249,9 +250,9 @@ def _check_room(tables: FleetTables) -> None:
         available_bytes = memory - taken - others_bytes
         if available_bytes < tables.need_bytes[m]:
             raise TableError(
-                f"model {tables.model_names[m]!r} needs {tables.need_bytes[m]} bytes, but no accelerator can ever "
-                f"offer more than {available_bytes} bytes ({tables.accelerator_names[best]!r}: {memory} bytes, less "
-                f"{taken} pinned there and {others_bytes} of residuals of the other models); "
+                f"model {tables.model_names[m]!r} needs {_gb_up(tables.need_bytes[m])}, but no accelerator can ever "
+                f"offer more than {_gb(available_bytes)} ({tables.accelerator_names[best]!r}: {_gb(memory)}, less "
+                f"{_gb(taken)} pinned there and {_gb(others_bytes)} of residuals of the other models); "
                 "give it more memory, a smaller reserve, or fewer models"
             )
 
@@ -274,14 +275,25 @@ def _check_start(tables: FleetTables) -> None:
         for a in np.flatnonzero(used_bytes > tables.memory_bytes):
             raise TableError(
                 f"accelerator {tables.accelerator_names[a]!r}: pinned, resident and sleeping models take "
-                f"{used_bytes[a]} bytes at time 0, its memory is {tables.memory_bytes[a]}; start fewer of them there"
+                f"{_gb_up(used_bytes[a])} at time 0, its memory is {_gb(tables.memory_bytes[a])}; start fewer of "
+                "them there"
             )
     cached_bytes = int(tables.weights_bytes[tables.host_cached].sum())
     if cached_bytes > tables.host_cache_bytes:
         raise TableError(
-            f"host_cached: those models weigh {cached_bytes} bytes, host_cache_bytes is {tables.host_cache_bytes}; "
-            "cache fewer at time 0, or give the host more memory"
+            f"host_cached: those models weigh {_gb_up(cached_bytes)}, host_cache_bytes is "
+            f"{_gb(tables.host_cache_bytes)}; cache fewer at time 0, or give the host more memory"
         )
+
+
+def _gb(size_bytes: int) -> str:
+    """What there is, rounded down: beside `_gb_up` a shortage stays one."""
+    return f"{math.floor(size_bytes / 1e7) / 100:.2f} GB"
+
+
+def _gb_up(size_bytes: int) -> str:
+    """What is needed, rounded up."""
+    return f"{math.ceil(size_bytes / 1e7) / 100:.2f} GB"
 
 
 def _entry(tables: FleetTables, name: str) -> npt.NDArray[Any]:

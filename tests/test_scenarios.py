@@ -57,7 +57,7 @@ def test_pressure_scales_memory_and_leaves_out_what_is_pinned() -> None:
 
 
 def test_a_pressure_at_which_a_model_fits_nowhere_is_refused_with_both_sizes() -> None:
-    with pytest.raises(ConfigError, match=r"at pressure 4.0: model 'qwen2.5-coder-7b' needs \d+ bytes.* more than \d+"):
+    with pytest.raises(ConfigError, match=r"at pressure 4.0: model 'qwen2.5-coder-7b' needs \d+\.\d\d GB.* more than \d+\.\d\d GB"):
         small(pressure=4.0)
 
 
@@ -179,7 +179,7 @@ def test_a_changed_copy_is_checked_like_a_new_scenario() -> None:
         ({"reward": {}}, "all weights are 0"),
         ({"workload": {"users": 0}}, "workload.users"),
         ({"colour": "blue"}, "colour: unknown key"),
-        ({"catalogue": ["qwen2.5-coder-32b"]}, "'qwen2.5-coder-32b' needs 101359738368 bytes"),
+        ({"catalogue": ["qwen2.5-coder-32b"]}, "'qwen2.5-coder-32b' needs 101.36 GB"),
     ],
 )
 def test_a_bad_scenario_is_refused_with_key_and_value(changes: dict[str, Any], message: str) -> None:

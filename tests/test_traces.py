@@ -446,7 +446,10 @@ def test_formats_and_their_names_agree() -> None:
             "'GeneratedTokens' is missing; did you mean 'GeneratedToken'",
         ),
         ("timestamp,contexttokens,generatedtokens\n1,2,3\n", "'TIMESTAMP' is missing; did you mean 'timestamp'"),
-        ("a,b\n1,2\n", "is missing; is it another --format"),
+        ("a,b\n1,2\n", r"is missing; is it another format\? It has: 'a', 'b'"),
+        ("time;context_tokens\n1;2\n", "separated by ';', not by commas"),
+        ("time\tcontext_tokens\n1\t2\n", r"separated by '\\t', not by commas"),
+        ("output_tokens,context_tokens,time\n1,2,3\n", r"it looks like format cace \(--format cace\)\. It has"),
         (AZURE.replace("ContextTokens", "TIMESTAMP") + "1,2,3\n", "'ContextTokens' is missing"),
         (AZURE.strip() + ",TIMESTAMP\n1,2,3,4\n", "'TIMESTAMP' stands twice"),
         (AZURE + "1,2,3\n2,3\n", "row 2 has 2 fields, the header has 3"),
@@ -461,7 +464,8 @@ def test_formats_and_their_names_agree() -> None:
         (AZURE + "1,2,0\n", "every row has a token count of 0"),
         (
             AZURE + "5,2,3\n4,2,3\n",
-            "row 2, column 'TIMESTAMP': '4' is before '5' in row 1; sort the file, or pass sort=True",
+            "row 2, column 'TIMESTAMP': '4' is before '5' in row 1; sort the file, or set sort: true in the trace "
+            r"section \(--trace-option sort=true\)",
         ),
         (AZURE + "2023-11-16 18:17:03,2,3\nyesterday,2,3\n", "row 2, column 'TIMESTAMP': 'yesterday' is not a time"),
         (AZURE + "2023-11-16 18:17:03,2,3\n,2,3\n", "row 2, column 'TIMESTAMP': '' is not a time"),
@@ -478,6 +482,16 @@ def test_unusable_log_is_refused_with_row_column_and_remedy(tmp_path: Path, cont
     with pytest.raises(TraceError, match=message) as refused:
         load_trace(path, "azure", models=MODELS)
     assert str(path) in str(refused.value)
+
+
+def test_log_of_another_format_is_recognised(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"'time' is missing; it looks like format azure \(--format azure\)"):
+        read_trace(written(tmp_path, ROWS), "cace")
+    bailian = (
+        '{"chat_id": 1, "parent_chat_id": -1, "timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": []}'
+    )
+    with pytest.raises(TraceError, match="it looks like format bailian"):  # it has all columns of mooncake too
+        read_trace(written(tmp_path, bailian, "log.jsonl"), "azure")
 
 
 def test_rows_are_numbered_as_in_the_file_after_a_skip(tmp_path: Path) -> None:
@@ -585,7 +599,10 @@ def test_what_cannot_be_attached_is_refused(tmp_path: Path, options: dict[str, A
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"models": [Model("aa", ("chat",))]}, r"'b' is not in the catalogue.*attach='client-as-model'"),
+        (
+            {"models": [Model("aa", ("chat",))]},
+            r"'b' is not in the catalogue.*'mapping=\{b: MODEL\}'.*--trace-option attach=client-as-model",
+        ),
         ({"models": MODELS, "mapping": {"z": "coder-7b"}}, "mapping names 'z', which the log does not; it has a, b"),
         ({"models": MODELS, "mapping": {"a": "coder-7", "b": "r1-14b"}}, r"did you mean 'coder-7b'"),
         ({"tasks": None}, "does not say every request's task"),
@@ -604,10 +621,10 @@ def test_models_of_the_log_must_be_found(tmp_path: Path, options: dict[str, Any]
         ("0,0,1,1,Gamma,0,1\n", {}, "a shape must be"),
         ("0,0,-1,1,Gamma,1,1\n", {}, "is below 0 s"),
         ("0,0,0,1,Gamma,1,1\n", {}, "all rates are 0"),
-        ("0,0,1e6,1,Gamma,1,1\n", {}, "pass limit="),
+        ("0,0,1e6,1,Gamma,1,1\n", {}, "--trace-option limit=N"),
         ("0,0,1,1,Gamma,1,1\n", {"skip": 5}, "leaves none"),
-        ("0,0,1,1,Gamma,1,1\n", {"tokens_path": None}, "pass tokens_path="),
-        ("0,0,1,1,Gamma,1,1\n", {"tokens_model": "x"}, "pass tokens_model=, one of m"),
+        ("0,0,1,1,Gamma,1,1\n", {"tokens_path": None}, "--trace-option tokens_path=FILE"),
+        ("0,0,1,1,Gamma,1,1\n", {"tokens_model": "x"}, r"--trace-option tokens_model=NAME\), one of m"),
     ],
 )
 def test_unusable_rates_are_refused(tmp_path: Path, rates: str, more: dict[str, Any], message: str) -> None:

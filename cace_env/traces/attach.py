@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.tables import NONE, TASKS, FloatArray
-from cace_env.traces.config import TraceConfig
+from cace_env.traces.config import TraceConfig, setting
 from cace_env.traces.reading import TraceError
 from cace_env.traces.trace import Int64Array, Trace, draw_quantiles, stream
 from cace_env.workload import Workload
@@ -79,7 +79,9 @@ def attach(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] | No
 
     if (task == NONE).any():
         if models is None:
-            raise _error(config, "the log does not say every request's task; pass tasks= (one task, or shares)")
+            raise _error(
+                config, f"the log does not say every request's task; set {setting('tasks', 'chat')}, or shares"
+            )
         main_task = np.array([TASKS.index(served[0]) for served in serves])
         task = np.where(task == NONE, main_task[model], task)
         said.append("tasks of the model")
@@ -185,10 +187,9 @@ def _real(trace: Trace, config: TraceConfig, names: Sequence[str]) -> tuple[Int6
         if target not in index:
             close = difflib.get_close_matches(target, names, n=1)
             guess = f" (did you mean {close[0]!r}?)" if close else ""
-            problem = (
-                f"model {target!r} is not in the catalogue{guess}; map {name!r} to one of its models with mapping=, "
-            )
-            raise _error(config, problem + "or use attach='client-as-model' or 'drawn'")
+            problem = f"model {target!r} is not in the catalogue{guess}; map {name!r} to one of its models with "
+            wanted = setting("mapping", f"{{{name}: MODEL}}")
+            raise _error(config, f"{problem}{wanted}, or set {setting('attach', 'client-as-model')} or drawn")
     column = np.array([index[target] for target in targets])[trace.model]
     return column, targets != list(trace.model_ids)
 
@@ -196,7 +197,11 @@ def _real(trace: Trace, config: TraceConfig, names: Sequence[str]) -> tuple[Int6
 def _client_as_model(trace: Trace, config: TraceConfig, user: Int64Array | None, num_models: int) -> Int64Array:
     ids = trace.model if trace.model is not None else user
     if ids is None:
-        raise _error(config, "attach: client-as-model, but the log has neither models nor users; use drawn, or users=")
+        raise _error(
+            config,
+            "attach: client-as-model, but the log has neither models nor users; use drawn, or set "
+            + setting("users", "N"),
+        )
     uses = np.bincount(ids)
     rank = np.empty(len(uses), np.int64)
     rank[np.argsort(-uses, kind="stable")] = np.arange(len(uses))
@@ -215,7 +220,10 @@ def _drawn(
     for code in np.unique(task):
         able = [m for m in by_popularity if code == NONE or TASKS[code] in serves[m]]
         if not able:
-            raise _error(config, f"no model serves {TASKS[code]!r}; add one, or pass tasks= without it")
+            raise _error(
+                config,
+                f"no model serves {TASKS[code]!r}; add one, or choose other tasks, as by {setting('tasks', TASKS[0])}",
+            )
         rows = np.flatnonzero(task == code)
         weights = np.arange(1, len(able) + 1) ** -config.zipf_exponent
         chosen = np.searchsorted(np.cumsum(weights / weights.sum()), uniform[rows, 0], side="right")

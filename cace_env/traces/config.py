@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
+import shlex
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import pydantic
 
-from cace_env.config import Frozen
+from cace_env.config import Frozen, did_you_mean
 from cace_env.tables import TASKS
 
-FORMAT_NAMES: Final = (
-    "azure",
-    "burstgpt",
-    "mooncake",
-    "bailian",
-    "servegen",
-    "gentd26",
-    "claude-code",
-    "cups",
-    "realhumaneval",
-    "cace",
-)
+# What a log of each format must have; no two formats are told apart by anything else.
+REQUIRED_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
+    "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    "burstgpt": ("Timestamp", "Model", "Request tokens", "Response tokens", "Log Type"),
+    "mooncake": ("timestamp", "input_length", "output_length", "hash_ids"),
+    "bailian": ("chat_id", "parent_chat_id", "timestamp", "input_length", "output_length", "hash_ids"),
+    "servegen": ("client", "t", "rate", "cv", "pattern", "p1", "p2"),
+    "gentd26": ("gmt_create", "groupId", "checkpoint_model_version_id"),
+    "claude-code": ("session", "agent", "t_s", "model", "in_tokens", "out_tokens", "prefix_shared_tokens"),
+    "cups": ("user", "t_s", "state", "prompt_chars", "completion_tokens"),
+    "realhumaneval": ("programmer", "t", "model", "prompt_chars", "messages", "response_chars"),
+    "cace": ("time", "context_tokens", "output_tokens"),
+}
+FORMAT_NAMES: Final = tuple(REQUIRED_COLUMNS)
 Attach = Literal["real", "client-as-model", "drawn"]
 
 
@@ -76,9 +79,8 @@ class TraceConfig(Frozen):
     @classmethod
     def _known_format(cls, name: str) -> str:
         if name not in FORMAT_NAMES:
-            close = difflib.get_close_matches(name.lower(), FORMAT_NAMES, n=1)
-            guess = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"unknown trace format; {guess}The formats are {', '.join(FORMAT_NAMES)}")
+            hint = did_you_mean(name.lower(), FORMAT_NAMES) or "."
+            raise ValueError(f"unknown trace format{hint} The formats are {', '.join(FORMAT_NAMES)}")
         return name
 
     @pydantic.field_validator("tasks")
@@ -87,9 +89,8 @@ class TraceConfig(Frozen):
         shares = {tasks: 1.0} if isinstance(tasks, str) else tasks or {}
         for name in shares:
             if name not in TASKS:
-                close = difflib.get_close_matches(name.lower(), TASKS, n=1)
-                guess = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"unknown task {name!r}{guess} The tasks are {', '.join(TASKS)}")
+                hint = did_you_mean(name.lower(), TASKS) or "."
+                raise ValueError(f"unknown task {name!r}{hint} The tasks are {', '.join(TASKS)}")
         if tasks is not None and (min(shares.values(), default=0.0) < 0 or sum(shares.values()) <= 0):
             raise ValueError("shares of tasks must be at least 0 and one of them above 0")
         return tasks
@@ -99,3 +100,8 @@ class TraceConfig(Frozen):
         if self.mapping and self.attach not in (None, "real"):
             raise ValueError(f"mapping is for attach: real, but attach is {self.attach!r}; remove one of them")
         return self
+
+
+def setting(key: str, value: str) -> str:
+    """How an option is given, for errors: in a scenario, and on the command line of a comparison."""
+    return f"{key}: {value} in the trace section (--trace-option {shlex.quote(f'{key}={value}')})"

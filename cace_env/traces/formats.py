@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.tables import NONE, TASKS
-from cace_env.traces.config import TraceConfig
+from cace_env.traces.config import REQUIRED_COLUMNS, TraceConfig
 from cace_env.traces.reading import Table, TraceError, read_table
 from cace_env.traces.schema import read_cace
 from cace_env.traces.servegen import read_servegen
@@ -32,7 +32,7 @@ CHARS_PER_TOKEN = 3.53  # measured: characters per token over the 1,150 completi
 
 def read_azure(path: Path, config: TraceConfig) -> Trace:
     """Azure LLM inference traces 2023 and 2024; a count of 0 drops the row."""
-    table = read_table(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), (), config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["azure"], (), config.skip, config.limit)
     counts = {name: table.integers(name) for name in ("ContextTokens", "GeneratedTokens")}
     time_us = table.times_us("TIMESTAMP")
     rows, dropped = _usable(table, "TIMESTAMP", time_us, counts, config)
@@ -41,8 +41,7 @@ def read_azure(path: Path, config: TraceConfig) -> Trace:
 
 def read_burstgpt(path: Path, config: TraceConfig) -> Trace:
     """BurstGPT; a response of 0 tokens is a failed call and drops the row."""
-    required = ("Timestamp", "Model", "Request tokens", "Response tokens", "Log Type")
-    table = read_table(path, required, ("Session ID",), config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["burstgpt"], ("Session ID",), config.skip, config.limit)
     counts = {name: table.integers(name) for name in ("Request tokens", "Response tokens")}
     time_us = table.times_us("Timestamp")
     rows, dropped = _usable(table, "Timestamp", time_us, counts, config)
@@ -58,8 +57,7 @@ def read_burstgpt(path: Path, config: TraceConfig) -> Trace:
 
 def read_mooncake(path: Path, config: TraceConfig) -> Trace:
     """Mooncake: `timestamp` in ms, ids of blocks of 512 prompt tokens; a count of 0 drops the row."""
-    required = ("timestamp", "input_length", "output_length", "hash_ids")
-    table = read_table(path, required, (), config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["mooncake"], (), config.skip, config.limit)
     time_us = np.rint(table.seconds("timestamp") * 1e3).astype(np.int64)
     trace, rows = _hashed(table, time_us, config)
     assert trace.context_tokens is not None
@@ -72,8 +70,7 @@ def read_mooncake(path: Path, config: TraceConfig) -> Trace:
 
 def read_bailian(path: Path, config: TraceConfig) -> Trace:
     """Qwen-Bailian: `timestamp` in s, chat turns, ids of blocks of 16 prompt tokens; a count of 0 drops the row."""
-    required = ("chat_id", "parent_chat_id", "timestamp", "input_length", "output_length", "hash_ids")
-    table = read_table(path, required, (), config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["bailian"], (), config.skip, config.limit)
     time_us = table.times_us("timestamp")
     trace, rows = _hashed(table, time_us, config)
     assert trace.context_tokens is not None
@@ -89,14 +86,13 @@ def read_bailian(path: Path, config: TraceConfig) -> Trace:
 
 def read_gentd26(path: Path, config: TraceConfig) -> Trace:
     """Alibaba GenTD26, image models: order, timing and stickiness; rows without a model are dropped."""
-    required = ("gmt_create", "groupId", "checkpoint_model_version_id")
-    table = read_table(path, required, (), config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["gentd26"], (), config.skip, config.limit)
     time_us = table.times_us("gmt_create")
     has_model = np.array([name != "" for name in table.texts("checkpoint_model_version_id")])
     order = in_order(table, "gmt_create", time_us, config.sort)
     rows = order[has_model[order]]
     if len(rows) == 0:
-        raise TraceError(f"{path}: no row names a model in 'checkpoint_model_version_id'; is it another --format?")
+        raise TraceError(f"{path}: no row names a model in 'checkpoint_model_version_id'; is it another format?")
     missing = int((~has_model).sum())
     trace = _open_loop(table, time_us, rows, {"no model": missing} if missing else {}, None, None)
     trace.model, trace.model_ids = codes(_texts(table, "checkpoint_model_version_id", rows))
@@ -107,9 +103,8 @@ def read_gentd26(path: Path, config: TraceConfig) -> Trace:
 
 def read_claude_code(path: Path, config: TraceConfig) -> Trace:
     """Claude Code sessions: closed loop, a clock per session; a count of 0 drops the row."""
-    required = ("session", "agent", "t_s", "model", "in_tokens", "out_tokens", "prefix_shared_tokens")
     optional = ("think_time_s", "api_time_s")
-    table = read_table(path, required, optional, config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["claude-code"], optional, config.skip, config.limit)
     counts = {name: table.integers(name) for name in ("in_tokens", "out_tokens")}
     user, _ = codes(table.texts("session"))
     rows, dropped, time_us = _placed(table, "t_s", user, counts, config)
@@ -136,11 +131,10 @@ def read_claude_code(path: Path, config: TraceConfig) -> Trace:
 
 def read_cups(path: Path, config: TraceConfig) -> Trace:
     """CUPS: every completion shown is a request, closed loop per programmer; 0 tokens drop the row."""
-    required = ("user", "t_s", "state", "prompt_chars", "completion_tokens")
-    table = read_table(path, required, (), config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["cups"], (), config.skip, config.limit)
     shown = np.asarray(table.texts("state")) == "Shown"
     if not shown.any():
-        raise TraceError(f"{path}: column 'state' is never 'Shown'; is it another --format?")
+        raise TraceError(f"{path}: column 'state' is never 'Shown'; is it another format?")
     tokens = np.ceil(table.seconds("prompt_chars") / CHARS_PER_TOKEN).astype(np.int64)
     counts = {"prompt_chars": tokens, "completion_tokens": table.integers("completion_tokens")}
     user, _ = codes(table.texts("user"))
@@ -149,8 +143,7 @@ def read_cups(path: Path, config: TraceConfig) -> Trace:
 
 def read_realhumaneval(path: Path, config: TraceConfig) -> Trace:
     """RealHumanEval chat: closed loop per programmer, tokens from characters; 0 characters drop the row."""
-    required = ("programmer", "t", "model", "prompt_chars", "messages", "response_chars")
-    table = read_table(path, required, (), config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["realhumaneval"], (), config.skip, config.limit)
     chars = {name: table.seconds(name) for name in ("prompt_chars", "response_chars")}
     counts = {name: np.ceil(values / CHARS_PER_TOKEN).astype(np.int64) for name, values in chars.items()}
     user, _ = codes(table.texts("programmer"))

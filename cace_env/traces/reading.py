@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.traces.config import REQUIRED_COLUMNS
+
 GZIP_MAGIC = b"\x1f\x8b"
 PARQUET_MAGIC = b"PAR1"
 MAX_TOKENS = int(np.iinfo(np.int32).max)
@@ -189,6 +191,8 @@ def _read_csv(
     reader = csv.reader(lines, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
+        if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
+            raise TraceError(f"{path}: its fields are separated by {mark!r}, not by commas; export it with commas")
         names = _present(path, header, required, optional)
         if len(set(header)) < len(header):
             twice = next(name for name in header if header.count(name) > 1)
@@ -268,8 +272,12 @@ def _present(path: Path, there: Sequence[str], required: Sequence[str], optional
         if name not in there:
             close = difflib.get_close_matches(name.lower(), [other.lower() for other in there], n=1, cutoff=0.6)
             meant = next((other for other in there if close and other.lower() == close[0]), None)
-            guess = f"; did you mean {meant!r}? Rename it" if meant else "; is it another --format?"
-            raise TraceError(f"{path}: column {name!r} is missing{guess}. It has: {', '.join(map(repr, there))}")
+            guess = f"; did you mean {meant!r}? Rename it." if meant else "; is it another format?"
+            others = [known for known, columns in REQUIRED_COLUMNS.items() if set(columns) <= set(there)]
+            if others:  # of two that match, one has all columns of the other and more
+                known = max(others, key=lambda known: len(REQUIRED_COLUMNS[known]))
+                guess = f"; it looks like format {known} (--format {known})."
+            raise TraceError(f"{path}: column {name!r} is missing{guess} It has: {', '.join(map(repr, there))}")
     return [*required, *(name for name in optional if name in there)]
 
 

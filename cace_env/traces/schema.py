@@ -27,17 +27,16 @@ from typing import Any, Final
 import numpy as np
 
 from cace_env.tables import NONE, TASKS
-from cace_env.traces.config import TraceConfig
+from cace_env.traces.config import REQUIRED_COLUMNS, TraceConfig
 from cace_env.traces.reading import Table, TraceError, import_parquet, read_table
 from cace_env.traces.trace import Int64Array, Trace, codes, in_order
 
-REQUIRED: Final = ("time", "context_tokens", "output_tokens")
 OPTIONAL: Final = ("new_tokens", "model", "task", "user", "session", "after", "think_s", "origin")
 
 
 def read_cace(path: Path, config: TraceConfig) -> Trace:
     """A log in our own schema; a count of 0 is refused, because whoever exports it can say what it means."""
-    table = read_table(path, REQUIRED, OPTIONAL, config.skip, config.limit)
+    table = read_table(path, REQUIRED_COLUMNS["cace"], OPTIONAL, config.skip, config.limit)
     context, output = table.integers("context_tokens", least=1), table.integers("output_tokens", least=1)
     time_us = table.times_us("time")
     rows = in_order(table, "time", time_us, config.sort)

@@ -14,14 +14,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.traces.config import TraceConfig
+from cace_env.traces.config import REQUIRED_COLUMNS, TraceConfig, setting
 from cace_env.traces.reading import Table, TraceError, read_table
 from cace_env.traces.trace import Int64Array, Trace, codes, draw_quantiles, stream
 
 WINDOW_S: Final = 600
 LEVELS: Final = (0.1, 0.5, 0.9, 0.99)
 MAX_DRAWN: Final = 20_000_000  # requests; more is a mistake rather than a wish
-COLUMNS: Final = ("client", "t", "rate", "cv", "pattern", "p1", "p2")
 
 
 def read_servegen(path: Path, config: TraceConfig) -> Trace:
@@ -32,7 +31,7 @@ def read_servegen(path: Path, config: TraceConfig) -> Trace:
     Raises:
         TraceError: no token table, an unknown pattern, no such model in it, or far too many requests.
     """
-    table = read_table(path, COLUMNS)
+    table = read_table(path, REQUIRED_COLUMNS["servegen"])
     client, client_ids = codes(table.texts("client"))
     patterns = table.texts("pattern")
     for row, pattern in enumerate(patterns):
@@ -78,7 +77,10 @@ def _draw_arrivals(
     """Arrival times and the row of `wanted` each comes from, window by window until `limit` is reached."""
     expected = float(rate[wanted].sum()) * WINDOW_S
     if expected > MAX_DRAWN and config.limit is None:
-        raise TraceError(f"{path}: would draw {expected:.3g} requests; pass limit= (at most {MAX_DRAWN} without)")
+        raise TraceError(
+            f"{path}: would draw {expected:.3g} requests, at most {MAX_DRAWN} without a limit; set "
+            f"{setting('limit', 'N')}"
+        )
     order = wanted[np.lexsort((client[wanted], window[wanted]))]
     starts = np.flatnonzero(np.diff(window[order], prepend=-1))
     times, sources, count = [], [], 0
@@ -119,7 +121,8 @@ def _client_tokens(
     """
     if config.tokens_path is None:
         raise TraceError(
-            f"{table.path}: ServeGen rates have no tokens; pass tokens_path= (servegen_client_tokens.csv.gz)"
+            f"{table.path}: ServeGen rates have no tokens; set "
+            f"{setting('tokens_path', 'FILE')} (servegen_client_tokens.csv.gz)"
         )
     names = [f"{side}_p{round(100 * level)}" for side in ("in", "out") for level in LEVELS]
     tokens = read_table(config.tokens_path, ("model", "client", *names))
@@ -130,7 +133,9 @@ def _client_tokens(
         model = found[1] if found else None
     if model not in models:
         known = ", ".join(sorted(set(models)))
-        raise TraceError(f"{tokens.path}: has no model {model!r}; pass tokens_model=, one of {known}")
+        raise TraceError(
+            f"{tokens.path}: has no model {model!r}; set {setting('tokens_model', 'NAME')}, one of {known}"
+        )
     knots = np.stack([tokens.floats(name, empty=0.0) for name in names], axis=1)
     clients = tokens.texts("client")
     of_model = {clients[row]: row for row, name in enumerate(models) if name == model and (knots[row] > 0).all()}

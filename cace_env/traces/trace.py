@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.tables import NONE
+from cace_env.traces.config import setting
 from cace_env.traces.reading import Table, TraceError
 
 Int64Array = npt.NDArray[np.int64]
@@ -68,7 +69,7 @@ def in_order(
         row = int(order[1:][backwards].min())
         above = int(order[np.flatnonzero(order == row)[0] - 1])
         before = f"{table.columns[column][above]!r} in row {table.first_row + above}"
-        problem = f"is before {before}; sort the file, or pass sort=True"
+        problem = f"is before {before}; sort the file, or set {setting('sort', 'true')}"
         raise table.error(row, column, problem)
     return np.lexsort((time_us, clock)) if groups is not None else np.argsort(time_us, kind="stable")
 
