@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_cace(trace, options.out, origin=options.format)
     except TraceError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     lines = summary(trace)
     width = max(len(what) for what, _ in lines)
     for what, how_much in lines:

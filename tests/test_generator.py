@@ -366,7 +366,10 @@ def as_array(quantiles: Quantiles) -> np.ndarray:
 
 def frame(name: str):
     if DATA is None or not (DATA / name).exists():
-        pytest.skip(f"{name} is not here: the traces are not part of the repository (docs/workloads.md)")
+        pytest.skip(
+            f"{name} is not in shared/data, beside the repository or in it: the traces are not part of it "
+            "(docs/workloads.md)"
+        )
     pandas = pytest.importorskip("pandas")
     return pandas.read_csv(DATA / name)
 

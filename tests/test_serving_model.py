@@ -45,7 +45,11 @@ def present(source: TraceSource) -> Path:
     """The file of a trace; skips the test where there is none."""
     path = find(source)
     if path is None:
-        pytest.skip(f"the Azure 2023 {source.name} trace is not here (python -m cace_env.fetch gets it)")
+        names = " or ".join(source.files)
+        pytest.skip(
+            f"{names} is neither in the working directory nor in shared/data, beside the repository or in it "
+            "(python -m cace_env.fetch gets it)"
+        )
     return path
 
 

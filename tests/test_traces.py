@@ -55,7 +55,10 @@ def shared_file(name: str) -> Path:
     for folder in (root.parent / "shared" / "data", root / "shared" / "data"):
         if (folder / name).is_file():
             return folder / name
-    pytest.skip(f"{name} is not here: real traces are not redistributed, see docs/traces.md")
+    pytest.skip(
+        f"{name} is not in shared/data, beside the repository or in it: real traces are not redistributed, "
+        "see docs/traces.md"
+    )
 
 
 def written(folder: Path, content: str | bytes, name: str = "log.csv") -> Path:
@@ -672,10 +675,10 @@ def test_import_logs_overwrites_nothing_and_fails_in_plain_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path, ROWS)
-    assert import_logs.main([str(path), "--format", "azure", "--out", str(path)]) == 1
+    assert import_logs.main([str(path), "--format", "azure", "--out", str(path)]) == 2
     assert "exists; choose another name" in capsys.readouterr().err
     assert path.read_text() == ROWS
-    assert import_logs.main([str(path), "--format", "azure", "--out", str(tmp_path / "x.xls")]) == 1
+    assert import_logs.main([str(path), "--format", "azure", "--out", str(tmp_path / "x.xls")]) == 2
     assert "unknown suffix" in capsys.readouterr().err
 
 
