@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
+from cace_env.markdown import table
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -275,11 +276,11 @@ class ObservationLayout:
 
 def describe_features(features: tuple[Feature, ...]) -> str:
     """Features as a Markdown table: column, name, unit, how it is scaled, meaning."""
-    lines = ["| column | feature | unit | in the observation | meaning |", "|---|---|---|---|---|"]
+    rows = []
     for column, feature in enumerate(features):
         over = "" if feature.scale == 1.0 else f" / {feature.scale:g}"
         scaled = f"log1p(x{over})" if feature.log else f"x{over}"
         if feature.signed and feature.log:
             scaled = f"sign(x) log1p(abs(x){over})"
-        lines.append(f"| {column} | `{feature.name}` | {feature.unit} | {scaled} | {feature.doc} |")
-    return "\n".join(lines)
+        rows.append((str(column), f"`{feature.name}`", feature.unit, scaled, feature.doc))
+    return table(("column", "feature", "unit", "in the observation", "meaning"), rows)

@@ -31,7 +31,8 @@ from cace_env.policies import POLICIES
 from cace_env.scenarios import load_scenario, scenario_names, seeds
 from experiments import benchmark_measures as measure
 from experiments.benchmark_page import draw, page
-from experiments.run_folder import surroundings
+from experiments.command_line import split_names
+from experiments.run_folder import check_new, surroundings
 
 Figures = dict[str, Any]
 
@@ -89,7 +90,7 @@ def names_of(values: Sequence[str], known: Sequence[str], what: str) -> list[str
     Raises:
         ConfigError: an unknown name.
     """
-    names = list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
+    names = split_names(values)
     for name in names:
         if name not in known:
             raise ConfigError(f"no {what} called {name!r}; known are {', '.join(known)}")
@@ -107,7 +108,8 @@ def measure_all(options: Options, command: str, folder: Path, console: Console) 
     policies = names_of(options.policies, list(POLICIES), "policy")
     known = scenario_names()
     names = [DEFAULT] if options.quick and not options.scenarios else names_of(options.scenarios, known, "scenario")
-    make_folder(folder)
+    check_new(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     numbers = seeds("test", 2 if options.quick else EPISODES)
     figures: Figures = {"format": FORMAT, "command": command, "quick": options.quick, "machine": machine()}
     with console.status("preparing") as status:
@@ -256,17 +258,6 @@ def summary(figures: Figures) -> Iterator[str]:
         f"{memory['after_import_mb']:.0f}, with generation {memory['after_generation_mb']:.0f}, with the episode "
         f"{memory['after_episode_mb']:.0f}); {memory['requests'] / memory['episode_s'] / 1e6:.2f} million requests/s"
     )
-
-
-def make_folder(path: Path) -> None:
-    """A new or empty folder.
-
-    Raises:
-        ConfigError: it holds something already.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path} exists and is not empty; results are never overwritten: give another --out")
-    path.mkdir(parents=True, exist_ok=True)
 
 
 def read_results(path: Path) -> Figures:

@@ -12,25 +12,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
 
+from cace_env.markdown import table
 from cace_env.policies import POLICIES
+from experiments.plots import GROUP_COLOURS, STYLE
 
 Figures = dict[str, Any]
 
 DEFAULT: Final = "default"
-GROUP_COLOURS: Final = {
-    "Floor": "#8c8c8c",
-    "Deployed": "#0072B2",
-    "Caching": "#009E73",
-    "Forecast": "#56B4E9",
-    "CACE": "#D55E00",
-    "Clairvoyant": "#CC79A7",
-}
-SIZE: Final[dict[Any, Any]] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def draw(figures: Figures, path: Path) -> None:
@@ -38,13 +26,13 @@ def draw(figures: Figures, path: Path) -> None:
     scenarios = figures["scenarios"]
     default = scenarios[DEFAULT]["policies"]
     rows = max(len(default), 2 * len(scenarios))
-    with plt.rc_context(SIZE):
+    with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 1.4 + 0.21 * rows), layout="constrained")
-        colours = {name: GROUP_COLOURS.get(POLICIES[name].group, "#000000") for name in default}
+        colours = {name: GROUP_COLOURS[POLICIES[name].group] for name in default}
         _bars(left, list(default), [default[name] for name in default], [colours[name] for name in default])
         left.set_title("default scenario, every policy", loc="left")
         groups = list(dict.fromkeys(POLICIES[name].group for name in default))
-        handles = [Patch(color=GROUP_COLOURS.get(group, "#000000")) for group in groups]
+        handles = [Patch(color=GROUP_COLOURS[group]) for group in groups]
         figure.legend(handles, groups, loc="outside lower center", ncols=len(groups), frameon=False)
         pairs = [(name, policy) for name in scenarios for policy in ("lru", "cace")]
         _bars(
@@ -111,15 +99,16 @@ def page(figures: Figures) -> str:
         requests_per_decision=1 / default["policies"]["lru"]["decisions_per_request"],
         compiling=_compiling(figures["compile"]),
         starts=start["rounds"],
-        start=_table(
+        start=table(
             ("from a new process on", "best s", "median s"),
             [
                 (what, f"{start['best'][key]:.3f}", f"{start['median'][key]:.3f}")
                 for what, key in START_PARTS
             ],
+            numbers="right",
         ),
         long=memory["requests"],
-        memory=_table(
+        memory=table(
             ("so far", "peak MB"),
             [
                 ("imports, scenario", f"{memory['after_import_mb']:.0f}"),
@@ -127,14 +116,10 @@ def page(figures: Figures) -> str:
                 ("the episode simulated", f"{memory['after_episode_mb']:.0f}"),
                 ("metrics computed", f"{memory['peak_mb']:.0f}"),
             ],
+            numbers="right",
         ),
         long_rate=memory["requests"] / memory["episode_s"] / 1e6,
     )  # fmt: skip
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _targets(figures: Figures) -> str:
@@ -143,12 +128,12 @@ def _targets(figures: Figures) -> str:
         digits = ",.1f" if row["unit"] == "s" else ",.0f"
         limit = f"{row['limit']:,.0f} {row['unit']}"
         rows.append((row["what"], f"{row['measured']:{digits}}", limit, "yes" if row["met"] else "**no**"))
-    return _table(("target", "measured", "limit", "met"), rows)
+    return table(("target", "measured", "limit", "met"), rows, numbers="right")
 
 
 def _rates(rows: Iterable[tuple[str, Figures]]) -> str:
     header = ("", "best", "median", "with generation", "decisions/s", "decisions/request")
-    return _table(
+    return table(
         header,
         [
             (
@@ -161,6 +146,7 @@ def _rates(rows: Iterable[tuple[str, Figures]]) -> str:
             )
             for name, row in rows
         ],
+        numbers="right",
     )
 
 
@@ -173,7 +159,7 @@ def _parts(default: Figures) -> str:
         ("the episode under LRU, in compiled code, its reset included", episode_us),
         ("results per request and all metrics", around["results"]),
     ]
-    return _table(("part", "us per request"), [(what, f"{us:.3f}") for what, us in rows])
+    return table(("part", "us per request"), [(what, f"{us:.3f}") for what, us in rows], numbers="right")
 
 
 def _libcachesim(figures: Figures) -> str:
@@ -194,7 +180,7 @@ def _steps(figures: Figures) -> str:
         eviction, cartpole = rates["eviction_steps_per_s"], rates["cartpole_steps_per_s"]
         cells = (eviction["best"], eviction["median"], cartpole["best"], cartpole["median"])
         rows.append((how, *(f"{rate:,.0f}" for rate in cells), f"{rates['eviction_over_cartpole']:.2f}"))
-    return _table(("", "Eviction-v0 best", "median", "CartPole-v1 best", "median", "ratio"), rows)
+    return table(("", "Eviction-v0 best", "median", "CartPole-v1 best", "median", "ratio"), rows, numbers="right")
 
 
 def _compiling(figures: Figures) -> str:
@@ -208,7 +194,8 @@ def _compiling(figures: Figures) -> str:
         ("**first call to last result**, without the import", figures["all_s"]),
         ("the same in processor time", figures["all_cpu_s"]),
     ]
-    return _table(("in an empty cache folder", "s"), [(what, f"{seconds:.1f}") for what, seconds in rows])
+    cells = [(what, f"{seconds:.1f}") for what, seconds in rows]
+    return table(("in an empty cache folder", "s"), cells, numbers="right")
 
 
 START_PARTS: Final = (

@@ -41,7 +41,7 @@ not listed: no sizes are given. Their two humps are what `safetensors` or `fast-
 
 The published load times end before the first inference, which is slow after a load. The simulator holds a model back
 until that is over. So loads have two columns: the **load alone**, which is what was measured and what the error is of,
-and **as charged**, what the simulator takes for load and slow first inference together. The latter has only been
+and **as charged**, what the simulator takes for load and slow first inference together. The slowness has only been
 measured after a cold start of vLLM: 2.5-3.7 s against 0.5-1.0 s warm, the mid-points 2.35 s apart. That it is the same
 with `safetensors` and `fast-loader` is **assumed**, and of what `fast-loader` is charged it is mostly the larger part
 (in bold): its loads are dominated by that assumption, so vary `first_inference_s` (`cace_env/catalogue.py`) before you

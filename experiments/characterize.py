@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cace_env.generator import WorkloadConfig, generate
+from cace_env.markdown import number, table
 from cace_env.scenarios import load_scenario
 from cace_env.tables import TASKS
 from cace_env.workload import Workload
@@ -28,12 +29,6 @@ from experiments.workload_statistics import (
 )
 
 
-def as_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def check_table(checks: Iterable[Check]) -> str:
     """Target and generated figures with their errors."""
     rows = []
@@ -41,13 +36,8 @@ def check_table(checks: Iterable[Check]) -> str:
         limit = "reported"
         if check.tolerance is not None:
             limit = f"{'within' if check.holds else 'OUTSIDE'} {check.tolerance:.0%}"
-        rows.append([check.what, figure(check.target), figure(check.value), f"{check.error:+.0%}", limit, check.source])
-    return as_table(["figure", "published", "generated", "error", "tolerance", "source"], rows)
-
-
-def figure(value: float) -> str:
-    """Three digits, no exponent."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        rows.append([check.what, number(check.target), number(check.value), f"{check.error:+.0%}", limit, check.source])
+    return table(["figure", "published", "generated", "error", "tolerance", "source"], rows)
 
 
 def describe(workload: Workload, names: Sequence[str]) -> str:
@@ -78,7 +68,7 @@ def describe(workload: Workload, names: Sequence[str]) -> str:
         )
     header = ["task", "share", "per hour", "gap CV", "requests per session", "gap in session [s]"]
     parts.append("Quantiles are p10 / p50 / p90 / p99.")
-    parts.append(as_table([*header, "context [tokens]", "new [tokens]", "output [tokens]"], rows))
+    parts.append(table([*header, "context [tokens]", "new [tokens]", "output [tokens]"], rows))
     rows = []
     counts = np.bincount(workload.model, minlength=len(names))
     for model in np.argsort(-counts, kind="stable"):
@@ -88,7 +78,7 @@ def describe(workload: Workload, names: Sequence[str]) -> str:
         rows.append(
             [names[model], f"{of_model.mean():.2%}", str(len(np.unique(workload.user[of_model]))), first, tasks]
         )
-    parts.append(as_table(["model", "share", "users", "first request [min]", "asked for"], rows))
+    parts.append(table(["model", "share", "users", "first request [min]", "asked for"], rows))
     return "\n\n".join(parts)
 
 

@@ -36,6 +36,7 @@ from cace_env.scenarios import Split, load_scenario, scenario_names, seeds
 from cace_env.simulator import SimulationError
 from cace_env.traces import TraceError
 from experiments.cases import prepare
+from experiments.command_line import split_names
 from experiments.report import print_tables, write_report
 from experiments.run_folder import BASELINE, Run, RunFolder, check_new, surroundings
 from experiments.timelines import timelines
@@ -114,11 +115,6 @@ def read_options(arguments: Sequence[str]) -> Comparison:
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
     )
     return options
-
-
-def split_names(values: Sequence[str]) -> list[str]:
-    """`a,b c` and `a b c` alike; every name once."""
-    return list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
 
 
 def contestants_of(options: Comparison) -> list[Contestant]:

@@ -196,7 +196,7 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
         f"- Models, memory needed [GB]: {models}.",
         f"- Requests: {requests}.",
         f"- Cost (assumed weights): {weights}{'; ' + extra if extra else ''}.",
-        *(f"- {note}" for note in about["notes"]),
+        *(f"- {note}" for note in [*about["notes"], *cut_short(run, scenario)]),
     ]
     parts += ["\n".join(lines), _policy_table(run, scenario)]
     captions = {
@@ -209,6 +209,16 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
     return parts
 
 
+def cut_short(run: Run, scenario: str) -> list[str]:
+    """What is to be said of episodes that the limit on decisions ended: nothing, or a sentence."""
+    cut = run.cut_short(scenario)
+    if not cut:
+        return []
+    seeds = len(run.columns[scenario, BASELINE]["seed"])
+    counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
+    return [f"Cut short by the limit on decisions, of {seeds} episodes each, and left out of every number: {counts}."]
+
+
 def _weights(row: dict[str, float | str | None]) -> str:
     said = [f"{row['w_ttft']:g} per s to the first token"] if row["w_ttft"] else []
     said += [f"{row['w_e2e']:g} per s to the last"] if row["w_e2e"] else []
@@ -218,14 +228,14 @@ def _weights(row: dict[str, float | str | None]) -> str:
 
 def _policy_table(run: Run, scenario: str) -> str:
     """All policies on one scenario, the cheapest on top."""
-    policies = sorted(run.policies(scenario), key=lambda policy: run.columns[scenario, policy]["cost"].sum())
+    policies = run.ranking(scenario)
     thinks = any(np.isfinite(run.columns[scenario, policy]["decision_us"]).any() for policy in policies)
     best = run.cheapest(scenario, "Clairvoyant")
     rows = []
     for policy in policies:
         cells = [f"`{policy}`", "" if policy == BASELINE else percent(run.gain(scenario, policy))]
         if best is not None:
-            costs = (run.columns[scenario, name]["cost"] for name in (BASELINE, policy, best))
+            costs = run.costs(scenario, BASELINE, policy, best)
             cells.append(figure(share_of_gap(*costs)) if policy != NO_SWAPPING else "-")
         cells += [figure(run.mean(scenario, policy, metric)) for metric in COLUMNS]
         cells += [figure(run.mean(scenario, policy, "decision_us"))] if thinks else []
@@ -267,11 +277,13 @@ def print_tables(run: Run, console: Console) -> None:
         shown.add_column(escape("cost saved vs LRU [%]"), justify="right", no_wrap=True)
         for heading in IN_TERMINAL.values():
             shown.add_column(heading, justify="right")
-        for policy in sorted(run.policies(scenario), key=lambda policy: run.columns[scenario, policy]["cost"].sum()):
+        for policy in run.ranking(scenario):
             gain = "" if policy == BASELINE else percent(run.gain(scenario, policy)).replace("**", "").replace(" %", "")
             cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
             shown.add_row(policy, gain, *cells, style="bold" if policy in (BASELINE, "cace") else None)
         console.print(shown)
+        for note in cut_short(run, scenario):
+            console.print(escape(note), style="yellow")
     header, rows = headlines(run)
     summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
     for heading in header[:-1]:  # without swapping: in the report, where there is room

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import types
 import typing
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
 from cace_env.config import Frozen
+from cace_env.markdown import table
 from cace_env.rewards import REWARDS, Reward, TaskCost
 from cace_env.scenarios import SEEDS, Accelerators, Hosted, Rules, Scenario, load_scenario, scenario_names
+from experiments.command_line import print_or_write
 
 SECTIONS: list[tuple[str, str, type[Frozen]]] = [
     ("Top level", "", Scenario),
@@ -60,18 +61,18 @@ def page() -> str:
 
 
 def _shipped() -> str:
-    rows = [(name, load_scenario(name)) for name in scenario_names()]
-    lines = ["| name | question | description |", "| --- | --- | --- |"]
-    lines += [f"| {name} | {scenario.question} | {scenario.description} |" for name, scenario in rows]
-    return "## Shipped\n\n" + "\n".join(lines)
+    scenarios = [(name, load_scenario(name)) for name in scenario_names()]
+    rows = [(name, scenario.question, scenario.description) for name, scenario in scenarios]
+    return "## Shipped\n\n" + table(("name", "question", "description"), rows)
 
 
 def _keys(section: type[Frozen]) -> str:
     hints = typing.get_type_hints(section)
-    lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for name, info in section.model_fields.items():
-        lines.append(f"| `{info.alias or name}` | {_type(hints[name])} | {_default(info)} | {info.description or ''} |")
-    return "\n".join(lines)
+    rows = [
+        (f"`{info.alias or name}`", _type(hints[name]), _default(info), info.description or "")
+        for name, info in section.model_fields.items()
+    ]
+    return table(("key", "type", "default", "meaning"), rows)
 
 
 def _type(hint: Any) -> str:
@@ -102,31 +103,24 @@ def _default(info: FieldInfo) -> str:
 
 
 def _presets() -> str:
-    lines = ["| preset | task | w_ttft | w_e2e | SLO |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for name, reward in REWARDS.items():
         for task, cost in reward.tasks().items():
             slo = "none" if cost.slo_s is None else f"{cost.slo_s:g} s on {cost.slo_on}"
-            lines.append(f"| {name} | {task} | {cost.w_ttft:g} | {cost.w_e2e:g} | {slo} |")
+            rows.append((name, task, f"{cost.w_ttft:g}", f"{cost.w_e2e:g}", slo))
     note = "Assumptions, all: nobody has published what a second of a developer's waiting is worth by task."
-    return f"## Reward presets\n\n{note}\n\n" + "\n".join(lines)
+    return f"## Reward presets\n\n{note}\n\n{table(('preset', 'task', 'w_ttft', 'w_e2e', 'SLO'), rows)}"
 
 
 def _seeds() -> str:
-    lines = ["| split | seeds |", "| --- | --- |"]
-    lines += [f"| {split} | {known.start:,} to {known.stop - 1:,} ({len(known):,}) |" for split, known in SEEDS.items()]
-    return "## Seeds\n\nThe same for every scenario (`cace_env.scenarios.seeds`).\n\n" + "\n".join(lines)
+    rows = [(split, f"{known.start:,} to {known.stop - 1:,} ({len(known):,})") for split, known in SEEDS.items()]
+    note = "The same for every scenario (`cace_env.scenarios.seeds`)."
+    return f"## Seeds\n\n{note}\n\n{table(('split', 'seeds'), rows)}"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the page, or writes it."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.scenario_keys", description=__doc__)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file")
-    options = parser.parse_args(arguments)
-    if options.write is None:
-        print(page())
-        return
-    options.write.write_text(page(), encoding="utf-8")
-    print(f"wrote {options.write}")
+    print_or_write(page, "experiments.scenario_keys", __doc__, arguments)
 
 
 if __name__ == "__main__":

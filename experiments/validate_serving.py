@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cace_env.catalogue import ENGINES, GPUS, MODELS
 from cace_env.generator import ServedModel
+from cace_env.markdown import table
 from cace_env.simulator import Question, simulate
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables
 from cace_env.tabulate import GB, Accelerator, HostedModel, reserve, tabulate
@@ -242,7 +243,7 @@ def latency_table(cases: Iterable[Case]) -> str:
         )
         for case in cases
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def error_table(cases: Iterable[Case], judged: bool) -> str:
@@ -252,7 +253,7 @@ def error_table(cases: Iterable[Case], judged: bool) -> str:
     for case in cases:
         verdict = (f"{case.tolerances[0]:.0%} / {case.tolerances[1]:.0%}", "yes" if case.holds else "**no**")
         rows.append((*_name(case), *(f"{error:+.1%}" for error in case.errors), *(verdict if judged else ())))
-    return _table(header if judged else header[:-2], rows)
+    return table(header if judged else header[:-2], rows)
 
 
 def count_held(cases: Sequence[Case]) -> str:
@@ -273,10 +274,6 @@ def largest_misses(cases: Sequence[Case]) -> str:
 
 def _name(case: Case) -> tuple[str, str, str]:
     return case.trace, str(case.models), f"{case.load:.0%}"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def main() -> None:

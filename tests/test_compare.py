@@ -16,12 +16,14 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.intervals import paired_gain
+from cace_env.markdown import percent
 from cace_env.metrics import METRICS
 from cace_env.simulator import TraceRow
 from cace_env.tables import NONE, TASKS
 from experiments import report
-from experiments.compare import main, read_options, split_names
-from experiments.report import figure, percent
+from experiments.command_line import split_names
+from experiments.compare import main, read_options
+from experiments.report import figure
 from experiments.run_folder import Run, Span
 from experiments.timelines import _lanes, spans_of
 from tests.examples import fleet
@@ -162,6 +164,61 @@ def test_timelines_never_hold_more_than_the_memory(finished: Path):
             assert sum(about["models"][model] for model in held) <= memory_gb + 0.1 * len(held)
 
 
+def test_episodes_that_were_cut_short_are_left_out_of_every_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    # Decisions of whole episodes, to choose a limit that ends some and spares others.
+    free, limited = tmp_path / "free.yaml", tmp_path / "limited.yaml"
+    free.write_text(yaml.safe_dump(SMALL))
+    arguments = ["--policies", "lru,fifo,lfu", "--seeds", "4"]
+    assert main([*arguments, "--scenarios", str(free), "--out", str(tmp_path / "free")]) == 0
+    decisions = {policy: column(tmp_path / "free", policy, "decisions") for policy in ("lru", "fifo", "lfu")}
+    limit = int(np.median(sum(decisions.values(), [])))
+    limited.write_text(yaml.safe_dump(SMALL | {"rules": {"max_decisions": limit}}))
+    capsys.readouterr()
+    assert main([*arguments, "--scenarios", str(limited), "--out", str(tmp_path / "out")]) == 0
+
+    run, whole = Run(tmp_path / "out"), Run(tmp_path / "free")
+    kept = {policy: np.array(counts) <= limit for policy, counts in decisions.items()}
+    assert 0 < sum(k.sum() for k in kept.values()) < 12
+    for policy, mask in kept.items():
+        for metric in ("cost", "evictions", "ttft_p95_s"):
+            values = np.array(column(tmp_path / "free", policy, metric))
+            np.testing.assert_array_equal(run.columns["small", policy][metric], np.where(mask, values, np.nan))
+            assert run.mean("small", policy, metric) == pytest.approx(
+                values[mask].mean() if mask.any() else np.nan, nan_ok=True
+            )
+        both = mask & kept["lru"]
+        expected = paired_gain(
+            whole.columns["small", "lru"]["cost"][both], whole.columns["small", policy]["cost"][both]
+        )
+        assert run.gain("small", policy) == pytest.approx(expected, nan_ok=True)
+        counted = sum(counts.sum() for (_, name, _), counts in run.ttft.items() if name == policy)
+        assert counted == np.sum(np.array(column(tmp_path / "free", policy, "answered"))[mask])
+    cut = {policy: int((~mask).sum()) for policy, mask in kept.items() if not mask.all()}
+    assert run.cut_short("small") == cut
+    said = f"of 4 episodes each, and left out of every number: {', '.join(f'{p} {n}' for p, n in cut.items())}."
+    assert said in (tmp_path / "out" / "report.md").read_text()
+    assert said in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_cut_episode_does_not_make_a_policy_the_cheapest(finished: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "run.json").write_text((finished / "run.json").read_text())
+    rows = rows_of(finished)
+    for row in rows:
+        if row["policy"] == "lru_in_python":  # what it cost until it was cut
+            row["cost"], row["truncated"] = "0.001", "1.0"
+    with (copy / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    run = Run(copy)
+    assert run.ranking("small")[-1] == "lru_in_python"
+    assert run.cheapest("small", "Your own") is None
+    assert report.main([str(copy)]) == 0
+    assert np.isnan(run.gain("small", "lru_in_python").percent)
+
+
 def test_results_are_never_overwritten(finished: Path, small: Path, capsys: pytest.CaptureFixture[str]):
     before = (finished / "rows.csv").read_bytes()
     said = refused(capsys, "--policies", "lru", "--scenarios", str(small), "--seeds", "1", "--out", str(finished))
@@ -197,10 +254,14 @@ def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path
     names = [str(name) for name in SMALL["catalogue"]]
     lines = [f"{3 * i},{100 + i},20,{names[i % len(names)]},chat,u{i % 3},s{i % 5}\n" for i in range(60)]
     log.write_text("time,context_tokens,output_tokens,model,task,user,session\n" + "".join(lines))
-    arguments = ["--policies", "lru", "--scenarios", str(small), "--seeds", "3", "--out", str(tmp_path / "out")]
+    names = "lru,static-best"
+    arguments = ["--policies", names, "--scenarios", str(small), "--seeds", "3", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--trace", str(log), "--format", "cace"]) == 0
     assert column(tmp_path / "out", "lru", "seed") == [2_000_000]
-    assert "every seed is the same" in (tmp_path / "out" / "report.md").read_text()
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "every seed is the same" in text
+    assert column(tmp_path / "out", "static-best", "cost") == []  # it would have been trained on the log itself
+    assert "Left out here: policy 'static-best' learns from training seeds, and a log has only the requests" in text
 
 
 @pytest.mark.parametrize(
@@ -336,5 +397,3 @@ def test_figures_are_short_and_never_pretend():
         "12,346",
         "-",
     ]
-    assert percent(paired_gain([10.0, 10.0], [5.0, 5.0])) == "**+50.0 % [+50.0, +50.0]**"
-    assert percent(paired_gain([10.0], [5.0])) == "+50.0 %"
