@@ -42,8 +42,11 @@ name: two-cards
 fleet: [{gpu: l40s, count: 2}]
 engine: fast-loader
 host_ram_gb: 64
-catalogue:
+catalogue:  # 131 GB on 96 GB
   - qwen2.5-coder-7b
+  - starcoder2-7b
+  - granite-code-8b
+  - codestral-22b-int4
   - {model: qwen2.5-coder-14b-int4, kv_tokens: 16384}
   - {model: mellum-4b, pinned_on: 0}
   - r1-distill-qwen-7b

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cace_env.config import ConfigError, dump
+from cace_env.evaluation import evaluate
 from cace_env.rewards import REWARDS
 from cace_env.scenarios import SEEDS, Scenario, load_scenario, scenario_names, seeds
 from cace_env.tables import FOREVER, TASKS, slots_per_accelerator
@@ -200,4 +201,5 @@ def test_the_page_of_keys_is_up_to_date_and_its_example_works() -> None:
     page = (DOCS / "scenarios.md").read_text(encoding="utf-8")
     assert page == scenario_keys.page(), "run python -m experiments.scenario_keys --write docs/scenarios.md"
     example = page.split("```yaml\n")[1].split("```")[0]
-    load_scenario(yaml.safe_load(example)).workload(0).validate()
+    lru = evaluate("lru", yaml.safe_load(example), seeds("test", 5))
+    assert min(lru.column("decisions")) > 0, "an example in which nobody is ever asked is none"
