@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cace_env.clairvoyant import Future, without_swapping
 from cace_env.config import ConfigError
 from cace_env.intervals import Gain, mean, paired_gain
-from cace_env.metrics import episode_metrics, ttft_histogram
+from cace_env.metrics import METRICS, episode_metrics, ttft_histogram
 from cace_env.observation import SLOT
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
@@ -71,6 +71,11 @@ class SeedResult(NamedTuple):
     row: dict[str, Any]  # policy, scenario, label, seed, decision_us, then every name of METRICS
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
 
+    @property
+    def whole_ttft_counts(self) -> npt.NDArray[np.int64]:
+        """`ttft_counts`, or none where the episode was cut short: such a one is left out of scores."""
+        return self.ttft_counts * int(not self.row["truncated"])
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -80,14 +85,14 @@ class Evaluation:
     scenario: str
     label: str  # of the workload: "generated", "trace ..." or "composite ..."
     rows: tuple[dict[str, Any], ...]  # one per seed: policy, scenario, label, seed, decision_us, and METRICS
-    ttft_counts: npt.NDArray[np.int64]  # (T, bins of cace_env.metrics.TTFT_EDGES_S), all seeds
+    ttft_counts: npt.NDArray[np.int64]  # (T, bins of cace_env.metrics.TTFT_EDGES_S), all whole episodes
 
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(row["seed"] for row in self.rows)
 
     def column(self, metric: str) -> FloatArray:
-        """One metric of every seed, `(seeds,)`.
+        """One metric of every seed, `(seeds,)`; `column("truncated")` tells which episodes were cut short.
 
         Raises:
             ConfigError: no such metric.
@@ -97,15 +102,21 @@ class Evaluation:
         return np.array([row[metric] for row in self.rows], dtype=np.float64)
 
     def summary(self) -> dict[str, float]:
-        """Every metric's mean over the seeds that have it (a quantile's mean is that of the seeds' quantiles)."""
+        """Every metric's mean over the seeds that have it (a quantile's mean is that of the seeds' quantiles).
+
+        Truncated episodes are left out of all but `truncated`, the share of them.
+        """
         names = [name for name, value in self.rows[0].items() if isinstance(value, float)]
-        return {name: mean(self.column(name)) for name in names}
+        cut = self.column("truncated")
+        return {name: mean(self.column(name)[cut == 0]) for name in names} | {"truncated": mean(cut)}
 
     def gain_over(self, baseline: Evaluation, metric: str = "cost") -> Gain:
-        """`paired_gain` over another policy on the same scenario and seeds; truncated episodes are left out.
+        """By how much this policy does better than another one on the same scenario and seeds [%].
+
+        Above 0 is better, whether less of the metric is (`paired_gain`) or more. Truncated episodes are left out.
 
         Raises:
-            ConfigError: the two did not meet the same requests.
+            ConfigError: the two did not meet the same requests, or neither less nor more of the metric is better.
         """
         for what, mine, theirs in (
             ("scenario", self.scenario, baseline.scenario),
@@ -117,7 +128,22 @@ class Evaluation:
                     f"{self.policy!r} and {baseline.policy!r} were not run on the same {what}: {mine} and {theirs}"
                 )
         whole = (self.column("truncated") == 0) & (baseline.column("truncated") == 0)
-        return paired_gain(baseline.column(metric)[whole], self.column(metric)[whole])
+        return metric_gain(metric, baseline.column(metric)[whole], self.column(metric)[whole])
+
+
+def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray) -> Gain:
+    """`paired_gain` of values of a metric by seed, with the sign that makes above 0 better.
+
+    Raises:
+        ConfigError: no such metric, or neither less nor more of it is better.
+    """
+    if metric not in METRICS:
+        raise ConfigError(f"no metric called {metric!r}; they are listed in cace_env.metrics.METRICS")
+    better = METRICS[metric].better
+    if not better:
+        raise ConfigError(f"neither less nor more {metric!r} is better: there is no gain in it; compare the columns")
+    gain = paired_gain(baseline, policy)
+    return gain if better == "less" else Gain(0.0 - gain.percent, 0.0 - gain.high, 0.0 - gain.low)
 
 
 def evaluate(
@@ -157,7 +183,7 @@ def evaluate(
 def collect(results: Sequence[SeedResult]) -> Evaluation:
     """The results of one policy on one scenario, seed by seed, as an `Evaluation`."""
     first = results[0].row
-    counts = np.sum([result.ttft_counts for result in results], axis=0)
+    counts = np.sum([result.whole_ttft_counts for result in results], axis=0)
     return Evaluation(first["policy"], first["scenario"], first["label"], tuple(r.row for r in results), counts)
 
 

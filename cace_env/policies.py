@@ -138,8 +138,9 @@ def _deployed() -> list[Policy]:
             "least recently used; those loaded less than 10 min ago only where there is no other candidate",
             source="KServe ModelMesh, weighted LRU with a churn guard",
             differs="the weights of ModelMesh's LRU are sizes that bound what is held, as memory does here; it may "
-            "enter a copy as used at an earlier time, which is left out here. It rejects a load while its least recently "
-            "used entry is younger than about 10 min; here nobody is rejected, the guard only changes who leaves",
+            "enter a copy as used at an earlier time, which is left out here. It rejects a load while its least "
+            "recently used entry is younger than about 10 min; here nobody is rejected, the guard only changes who "
+            "leaves",
             group=DEPLOYED,
             kind=rules.CHURN_GUARD,
             weights=(600.0,),

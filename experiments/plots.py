@@ -97,6 +97,8 @@ def _overview(run: Run) -> Any:
             if policy is None or policy not in run.policies(scenario):
                 continue
             gain, colour = run.gain(scenario, policy), GROUP_COLOURS[group]
+            if np.isnan(gain.percent):
+                continue
             axes.plot([gain.low, gain.high], [y + offset] * 2, color=colour, linewidth=1.6)
             face = "white" if group == "Clairvoyant" else colour
             name = None if shown else label
@@ -123,7 +125,7 @@ def _gains(run: Run, scenario: str) -> Any:
     policies = sorted((p for p in policies if np.isfinite(gains[p].percent)), key=lambda p: gains[p].percent)
     if not policies:
         return None
-    best = max(max(gain.percent, gain.high if np.isfinite(gain.high) else 0.0) for gain in gains.values())
+    best = max(max(gains[p].percent, gains[p].high if np.isfinite(gains[p].high) else 0.0) for p in policies)
     left = max(
         min(gains[p].low if np.isfinite(gains[p].low) else gains[p].percent for p in policies), -max(30.0, 1.5 * best)
     )
@@ -214,6 +216,9 @@ def _ttft(run: Run, scenario: str) -> Any:
 def _evictions(run: Run, scenario: str) -> Any:
     """Evictions per 1,000 requests against the mean time to first token; one point per policy."""
     policies = [policy for policy in run.policies(scenario) if policy != NO_SWAPPING]
+    policies = [policy for policy in policies if np.isfinite(run.mean(scenario, policy, "ttft_mean_s"))]
+    if not policies:
+        return None
     x = {p: 1000 * run.mean(scenario, p, "evictions") / run.mean(scenario, p, "requests") for p in policies}
     y = {p: run.mean(scenario, p, "ttft_mean_s") for p in policies}
     # A rule that is much worse must not squeeze all others into one spot: it is named in a corner instead.

@@ -3,7 +3,7 @@
 run.json         what was compared, the exact command, versions, seeds, whether it finished
 config.yaml      the options as given; scenarios/NAME.yaml each scenario in full
 rows.csv         one row per policy, scenario and seed: every metric of cace_env.metrics.METRICS
-ttft.csv         histograms of the time to first token by policy, scenario and task, all seeds
+ttft.csv         histograms of the time to first token by policy, scenario and task, all whole episodes
 timelines.csv    which model sat where, for some policies on the first seed
 report.md        and plots/, written from the files above (`python -m experiments.report FOLDER`)
 """
@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 import cace_env
 from cace_env.config import ConfigError
-from cace_env.evaluation import SeedResult
-from cace_env.intervals import Gain, mean, paired_gain
+from cace_env.evaluation import SeedResult, metric_gain
+from cace_env.intervals import Gain, mean
 from cace_env.metrics import METRICS, TTFT_EDGES_S
 from cace_env.tables import TASKS
 
@@ -89,10 +89,10 @@ class RunFolder:
             writer = csv.DictWriter(file, ROWS_HEADER)
             if fresh:
                 writer.writeheader()
-            for row, counts in results:
-                writer.writerow(row)
-                key = row["scenario"], row["policy"]
-                self._ttft[key] = self._ttft.get(key, 0) + counts
+            for result in results:
+                writer.writerow(result.row)
+                key = result.row["scenario"], result.row["policy"]
+                self._ttft[key] = self._ttft.get(key, 0) + result.whole_ttft_counts
 
     def finish(self, spans: Sequence[Span], **about: Any) -> None:
         """Writes histograms and timelines, and what is to be said at the end."""
@@ -145,16 +145,26 @@ class Run:
 
     @cached_property
     def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
-        """By (scenario, policy): seed, decision_us and every metric, each `(seeds,)`."""
+        """By (scenario, policy): seed, decision_us and every metric, each `(seeds,)`.
+
+        An episode that was cut short is no result: all is NaN there but `seed` and `truncated`, so that the columns of
+        several policies still belong together seed by seed.
+        """
         gathered: dict[tuple[str, str], list[dict[str, str]]] = {}
         with (self.path / "rows.csv").open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 gathered.setdefault((row["scenario"], row["policy"]), []).append(row)
         names = ("seed", "decision_us", *METRICS)
-        return {
+        columns = {
             key: {name: np.array([float(row[name]) for row in rows]) for name in names}
             for key, rows in gathered.items()
         }
+        for by_name in columns.values():
+            cut = by_name["truncated"] == 1
+            for name in names:
+                if name not in ("seed", "truncated"):
+                    by_name[name][cut] = np.nan
+        return columns
 
     @cached_property
     def ttft(self) -> dict[tuple[str, str, str], FloatArray]:
@@ -205,19 +215,39 @@ class Run:
         return str(self.about["policies"][policy]["group"])
 
     def mean(self, scenario: str, policy: str, metric: str) -> float:
-        """A metric's mean over seeds."""
+        """A metric's mean over the seeds whose episode is whole; NaN where none is."""
         return mean(self.columns[scenario, policy][metric])
 
     def gain(self, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> Gain:
-        """By how much a policy needs less than another one [%], over the seeds that neither cut short."""
-        mine, theirs = self.columns[scenario, policy], self.columns[scenario, over]
-        whole = (mine["truncated"] == 0) & (theirs["truncated"] == 0)
-        return paired_gain(theirs[metric][whole], mine[metric][whole])
+        """By how much a policy does better than another one [%], over the seeds that neither cut short."""
+        return metric_gain(metric, self.columns[scenario, over][metric], self.columns[scenario, policy][metric])
+
+    def costs(self, scenario: str, *policies: str) -> FloatArray:
+        """Cost of each policy on the seeds that none of them cut short, `(policies, seeds)`."""
+        costs = np.stack([self.columns[scenario, policy]["cost"] for policy in policies])
+        return costs[:, np.isfinite(costs).all(axis=0)]
+
+    def ranking(self, scenario: str) -> list[str]:
+        """Policies by their share of the baseline's cost on the seeds of both, the cheapest first.
+
+        Those without a whole episode in common with the baseline stand last.
+        """
+        rank = {}
+        for policy in self.policies(scenario):
+            costs = self.costs(scenario, BASELINE, policy)
+            theirs, mine = costs.sum(axis=1)
+            rank[policy] = not costs.size, mine / theirs if theirs else mine
+        return sorted(rank, key=lambda policy: rank[policy])
 
     def cheapest(self, scenario: str, group: str) -> str | None:
-        """The policy of a group with the least cost over all seeds; None where the group did not run."""
-        costs = {p: self.columns[scenario, p]["cost"].sum() for p in self.policies(scenario) if self.group(p) == group}
-        return min(costs, key=lambda policy: costs[policy]) if costs else None
+        """The first of a group in `ranking`; None where the group has no whole episode."""
+        members = [policy for policy in self.ranking(scenario) if self.group(policy) == group]
+        return next((policy for policy in members if self.costs(scenario, BASELINE, policy).size), None)
+
+    def cut_short(self, scenario: str) -> dict[str, int]:
+        """Episodes that the limit on decisions ended, by policy; those without any are left out."""
+        counts = {policy: int(self.columns[scenario, policy]["truncated"].sum()) for policy in self.policies(scenario)}
+        return {policy: count for policy, count in counts.items() if count}
 
 
 def surroundings() -> dict[str, Any]:

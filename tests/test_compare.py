@@ -171,7 +171,7 @@ def test_episodes_that_were_cut_short_are_left_out_of_every_number(tmp_path: Pat
     arguments = ["--policies", "lru,fifo,lfu", "--seeds", "4"]
     assert main([*arguments, "--scenarios", str(free), "--out", str(tmp_path / "free")]) == 0
     decisions = {policy: column(tmp_path / "free", policy, "decisions") for policy in ("lru", "fifo", "lfu")}
-    limit = int(np.median(sum(decisions.values(), [])))
+    limit = int(np.median([*decisions.values()]))
     limited.write_text(yaml.safe_dump(SMALL | {"rules": {"max_decisions": limit}}))
     capsys.readouterr()
     assert main([*arguments, "--scenarios", str(limited), "--out", str(tmp_path / "out")]) == 0

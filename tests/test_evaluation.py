@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,23 @@ def test_truncated_episodes_are_left_out_of_comparisons():
     short = evaluate("lru", case_of(SMALL | {"rules": {"max_decisions": 1}}), [1, 2])
     assert short.column("truncated").all()
     assert np.isnan(short.gain_over(short).percent)
+    assert short.summary()["truncated"] == 1.0
+    assert np.isnan(short.summary()["cost"]) and short.ttft_counts.sum() == 0
+
+
+def test_a_gain_is_above_zero_where_the_policy_is_better_whichever_way_the_metric_goes(small: Case):
+    lru, same = evaluate("lru", small, SEEDS), evaluate("lru", small, SEEDS)
+    better = replace(
+        same, rows=tuple(row | {"slo_met": 1.1 * row["slo_met"], "cost": 0.9 * row["cost"]} for row in same.rows)
+    )
+    assert better.gain_over(lru, "slo_met") == pytest.approx((10.0, 10.0, 10.0))
+    assert better.gain_over(lru, "cost") == pytest.approx((10.0, 10.0, 10.0))
+    assert lru.gain_over(better, "slo_met").percent < 0
+    for neither in ("memory_share", "requests", "decisions"):
+        with pytest.raises(ConfigError, match=f"neither less nor more {neither!r} is better"):
+            better.gain_over(lru, neither)
+    with pytest.raises(ConfigError, match="no metric called 'decision_us'"):
+        better.gain_over(lru, "decision_us")
 
 
 def test_gain_is_that_of_the_sums_not_the_mean_of_gains():
