@@ -17,9 +17,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from cace_env.catalogue import CHUNK_TOKENS, ENGINES, GPUS, MAX_NUM_SEQS, MODELS, RUNTIME_GB
+from cace_env.catalogue import CHUNK_TOKENS, MAX_NUM_SEQS, MODELS, RUNTIME_GB
 from cace_env.config import ConfigError, Frozen, did_you_mean, parse, read_yaml
 from cace_env.generator import ServedModel, WorkloadConfig, generate
+from cace_env.hardware import ENGINES, GPUS
 from cace_env.rewards import REWARDS, Reward
 from cace_env.tables import FOREVER, FleetTables, TableError
 from cace_env.tabulate import (

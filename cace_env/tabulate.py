@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cace_env.catalogue import CHUNK_TOKENS, KV_TOKENS, MAX_NUM_SEQS, RUNTIME_GB, CodeModel, Engine, Gpu
+from cace_env.catalogue import CHUNK_TOKENS, KV_TOKENS, MAX_NUM_SEQS, RUNTIME_GB, CodeModel
+from cace_env.hardware import Engine, Gpu
 from cace_env.tables import FOREVER, NONE, TIERS, CostTable, FleetTables, Int64Array, TableError
 
 GB = 1_000_000_000

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cace_env import tabulate
-from cace_env.catalogue import CHUNK_TOKENS, ENGINES, GPUS, MODELS, CodeModel, Figure
+from cace_env.catalogue import CHUNK_TOKENS, MODELS, CodeModel, Figure
+from cace_env.hardware import ENGINES, GPUS
 from cace_env.markdown import number, table
 from cace_env.tables import DISK, HOST
 

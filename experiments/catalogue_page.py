@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from cace_env import tabulate
 from cace_env.catalogue import (
     CHUNK_TOKENS,
-    ENGINES,
-    GPUS,
     KV_TOKENS,
     MAX_NUM_SEQS,
     MODELS,
@@ -17,6 +15,7 @@ from cace_env.catalogue import (
     SOURCES,
     Figure,
 )
+from cace_env.hardware import ENGINES, GPUS
 from cace_env.markdown import table
 from cace_env.tables import DISK, HOST
 from experiments.calibration import checks_as_markdown, decode_ms, prefill_us
@@ -24,8 +23,9 @@ from experiments.command_line import print_or_write
 
 INTRODUCTION = """# Catalogue: models, GPUs, engines
 
-Written by `python -m experiments.catalogue_page --write docs/catalogue.md` from `cace_env/catalogue.py`: change that,
-not this page. GB = 1e9 bytes. Every number carries how it was come by and a key of the [sources](#sources):
+Written by `python -m experiments.catalogue_page --write docs/catalogue.md` from `cace_env/catalogue.py` (models) and
+`cace_env/hardware.py` (GPUs, engines): change those, not this page. GB = 1e9 bytes. Every number carries how it was
+come by and a key of the [sources](#sources):
 
 - **measured**: read off a published measurement;
 - **fit**: computed from published measurements, error in the tables of [accuracy](#accuracy);
@@ -44,7 +44,7 @@ until that is over. So loads have two columns: the **load alone**, which is what
 and **as charged**, what the simulator takes for load and slow first inference together. The slowness has only been
 measured after a cold start of vLLM: 2.5-3.7 s against 0.5-1.0 s warm, the mid-points 2.35 s apart. That it is the same
 with `safetensors` and `fast-loader` is **assumed**, and of what `fast-loader` is charged it is mostly the larger part
-(in bold): its loads are dominated by that assumption, so vary `first_inference_s` (`cace_env/catalogue.py`) before you
+(in bold): its loads are dominated by that assumption, so vary `first_inference_s` (`cace_env/hardware.py`) before you
 trust a conclusion about fast loading."""
 
 GPU_NOTES = """A round at batch 1 takes `overhead + ms per GB x bytes read`; one more decoding request adds `us per 1e9

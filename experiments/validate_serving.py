@@ -18,8 +18,9 @@ from typing import Final, get_args
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.catalogue import ENGINES, GPUS, MODELS
+from cace_env.catalogue import MODELS
 from cace_env.generator import ServedModel
+from cace_env.hardware import ENGINES, GPUS
 from cace_env.markdown import table
 from cace_env.simulator import Question, simulate
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables

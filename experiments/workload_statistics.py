@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.catalogue import GPUS, MODELS
+from cace_env.catalogue import MODELS
 from cace_env.generator import Bursts, DayCurve, Routing, ServedModel, WorkloadConfig, generate
+from cace_env.hardware import GPUS
 from cace_env.tables import TASKS
 from cace_env.tabulate import decode_ns, prefill_ns, round_ns
 from cace_env.workload import Workload

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cace_env import tabulate
-from cace_env.catalogue import ENGINES, GPUS, KV_TOKENS, MODELS, SOURCES, Figure
+from cace_env.catalogue import KV_TOKENS, MODELS, SOURCES, Figure
+from cace_env.hardware import ENGINES, GPUS
 from cace_env.tables import DISK, FOREVER, HOST, TASKS, CostTable, TableError
 from experiments import calibration, catalogue_page
 

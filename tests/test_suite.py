@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cace_env.catalogue import ENGINES, GPUS
 from cace_env.clairvoyant import without_swapping
+from cace_env.hardware import ENGINES, GPUS
 from cace_env.policies import POLICIES, rule_of
 from cace_env.scenarios import load_scenario, scenario_names, seeds
 from cace_env.simulator import run_rule
