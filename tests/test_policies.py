@@ -1,65 +1,26 @@
-"""Every built-in policy on a fleet small enough to work out by hand, and against a readable twin on random cases."""
+"""Every built-in policy on a fleet small enough to work out by hand."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
-from cace_env.cace import TERMS, CaceWeights
+from cace_env.cace import TERMS
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, contestant_of, run_episode
-from cace_env.kernel import rules
-from cace_env.kernel.state import CLOCK, REQUEST
-from cace_env.observation import SLOT
 from cace_env.policies import GROUPS, POLICIES, Policy, policies_table, policy, rule_of, weigh
 from cace_env.policy_base import DRAWS
-from cace_env.scenarios import load_scenario, seeds
-from cace_env.simulator import Episode, Simulator, run_rule
-from cace_env.tables import NONE, CostTable, FleetTables
+from cace_env.scenarios import seeds
+from cace_env.tables import NONE
 from cace_env.workload import Workload
 from tests.examples import MS, fleet, requests
-from tests.strategies import Rules, cases, typical_us
+from tests.policy_runs import HISTORY, LAST, SECOND, ask, equal_fleet, evicted, run
 
-SECOND = 1000 * MS
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "policies.md"
-LAST = 3  # the model that room is made for in most examples
-
-
-def ask(*rows: tuple[float, int] | dict[str, int]) -> Workload:
-    """Requests as (second, model), or with all columns."""
-    full = [{"arrival_us": round(r[0] * SECOND), "model": r[1]} if isinstance(r, tuple) else r for r in rows]
-    return requests(*full)
-
-
-def equal_fleet(**changes: Any) -> FleetTables:
-    """Four models of equal size; three fit."""
-    return fleet(**{"need": (10, 10, 10, 10), "memory": (30,)} | changes)
-
-
-def run(what: str | Policy, tables: FleetTables, workload: Workload, **given: Any) -> Episode:
-    """A compiled episode with its event trace."""
-    chosen = policy(what)
-    if chosen.clairvoyant:
-        given.setdefault("future", Future.of(tables, workload))
-    return run_rule(tables, workload, rule_of(chosen, tables, workload=workload, **given), trace=True)
-
-
-def evicted(what: str | Policy, tables: FleetTables, workload: Workload, **given: Any) -> list[int]:
-    """Models in the order in which they left, by choice or because their keep-alive ran out."""
-    return [row.subject for row in run(what, tables, workload, **given).trace if row.kind == "UNLOAD_START"]
-
-
-# Models 0, 1 and 2 are loaded in this order, then 0 is used again; 1 is the least recently used, 0 was loaded first.
-HISTORY = ((0.0, 0), (1.0, 1), (2.0, 2), (3.0, 0))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -311,123 +272,6 @@ def test_rate_load_size_weighs_demand_by_reload_time_per_size() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# CACE
-
-
-def only(term: str) -> Policy:
-    """CACE with one term."""
-    weights = CaceWeights(**(dict.fromkeys(TERMS, 0.0) | {term: 1.0}))
-    return Policy(f"only {term}", "one term", kind=rules.TERMS, weights=weights.row())
-
-
-def cace_tables(**changes: Any) -> FleetTables:
-    """Model 0 loads in 1, 1 in 2, 2 in 3 seconds; completion hurts most."""
-    load_us = np.array([SECOND, 2 * SECOND, 3 * SECOND, SECOND])[None, :, None]
-    cost = CostTable(
-        w_ttft=np.array([1.0, 0.3, 0.0, 0.0]),
-        w_e2e=np.array([0.0, 0.1, 0.1, 0.2]),
-        slo_us=np.full(4, SECOND),
-        slo_on_e2e=np.zeros(4, dtype=bool),
-    )
-    return equal_fleet(load_us=np.broadcast_to(load_us, (1, 4, 2)), cost=cost, **changes)
-
-
-def cace_workload() -> Workload:
-    """Outputs 0: 1, 1: 9, 2: 5; tasks chat, reasoning, completion; uses 2, 1, 1; last used 1, 2, 0."""
-    rows: list[dict[str, int]] = [
-        {"arrival_us": 10 * SECOND, "model": 0, "task": 1, "output_tokens": 1},
-        {"arrival_us": 20 * SECOND, "model": 1, "task": 2, "output_tokens": 9},
-        {"arrival_us": 30 * SECOND, "model": 2, "task": 0, "output_tokens": 5},
-        {"arrival_us": 40 * SECOND, "model": 0, "task": 1, "output_tokens": 1},
-        {"arrival_us": 50 * SECOND, "model": LAST, "task": 0, "output_tokens": 1},
-    ]
-    return requests(*rows)
-
-
-@pytest.mark.nojit
-@pytest.mark.parametrize(
-    ("term", "victim"),
-    [
-        ("load_time", 0),  # 1 s against 2 and 3
-        ("latency_sensitivity", 1),  # reasoning 0.1, chat 0.4, completion 1.0
-        ("output_length", 1),  # 9 tokens against 1 and 5
-        ("recency", 1),  # used at 20 s, the others at 30 and 40 s
-        ("future_demand", 1),  # one request like 2, and the less recent of the two
-    ],
-)
-def test_each_term_alone_evicts_the_model_that_it_values_least(term: str, victim: int) -> None:
-    assert evicted(only(term), cace_tables(), cace_workload()) == [victim]
-
-
-@pytest.mark.nojit
-def test_cace_adds_its_terms_scaled_over_the_candidates() -> None:
-    # Terms of 0, 1, 2 at 50 s: load 0, 1/2, 1; latency (0.4 - 0.1) / 0.9 = 1/3, 0, 1; output 1, 0, 1/2;
-    # demand 1, 0, 0; recency: last finishes at about 40, 22, 33 s: 1, 0, about 0.6.
-    # Equal weights: 3.3, 0.5, 3.1: 1 leaves. Load time alone counting tenfold: 3.3, 5, 13.1: 0 leaves.
-    assert evicted("cace", cace_tables(), cace_workload()) == [1]
-    weights = CaceWeights(load_time=10, latency_sensitivity=1, output_length=1, recency=1, future_demand=1)
-    heavy = dataclasses.replace(policy("cace"), weights=weights.row())
-    assert evicted(heavy, cace_tables(), cace_workload()) == [0]
-
-
-@pytest.mark.nojit
-def test_the_demand_term_counts_the_last_five_minutes() -> None:
-    workload = ask((0, 0), (1, 0), (2, 0), (250, 1), (251, 1), (260, 2), (290, 0), (299, LAST), (600, 2))
-    assert evicted(only("future_demand"), equal_fleet(), workload)[0] == 2
-    # 10 s later the three requests at the beginning have left the window: 0 has 1 like 2, and 2 is less recent.
-    later = ask((0, 0), (1, 0), (2, 0), (250, 1), (251, 1), (280, 0), (290, 2), (309, LAST), (600, 2))
-    assert evicted(only("future_demand"), equal_fleet(), later)[0] == 0
-
-
-@pytest.mark.nojit
-@pytest.mark.parametrize(
-    ("name", "term"), list(zip((name for name in POLICIES if name.startswith("cace-no-")), TERMS, strict=True))
-)
-def test_leaving_one_out_sets_its_weight_to_zero_and_nothing_else(name: str, term: str) -> None:
-    full, without = POLICIES["cace"], POLICIES[name]
-    index = TERMS[term]
-    assert full.weights[index] != 0 and without.weights[index] == 0
-    assert [w for i, w in enumerate(full.weights) if i != index] == [
-        w for i, w in enumerate(without.weights) if i != index
-    ]
-    same = {field.name for field in dataclasses.fields(Policy)} - {
-        "name",
-        "description",
-        "source",
-        "differs",
-        "weights",
-    }
-    assert all(getattr(full, field) == getattr(without, field) for field in same)
-    assert term in without.description
-
-
-@pytest.mark.nojit
-def test_shipped_weights_are_equal_and_every_term_has_one() -> None:
-    assert set(POLICIES["cace"].weights) == {1.0} and len(POLICIES["cace"].weights) == rules.NUM_TERMS == len(TERMS)
-
-
-@pytest.mark.nojit
-def test_a_file_of_weights_is_a_policy(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    terms = "".join(f"  {term}: {i}.0\n" for i, term in enumerate(TERMS))
-    file.write_text(f"description: mine\nweights:\n{terms}")
-    own = policy(f"cace:{file}")
-    assert own.weights == (0.0, 1.0, 2.0, 3.0, 4.0) and own.name == f"cace:{file}"
-    assert policy("cace:cace").weights == POLICIES["cace"].weights
-    file.write_text(f"weights:\n{terms}  size: 1.0\n")
-    with pytest.raises(ConfigError, match=r"mine.yaml: weights.size: unknown key"):
-        policy(f"cace:{file}")
-    file.write_text("weights: {load_time: 1.0}\n")
-    with pytest.raises(ConfigError, match=r"weights\.recency: Field required"):
-        policy(f"cace:{file}")
-    file.write_text("weights: {" + ", ".join(f"{term}: 0" for term in TERMS) + "}\n")
-    with pytest.raises(ConfigError, match="all weights are 0"):
-        policy(f"cace:{file}")
-    with pytest.raises(ConfigError, match="shipped are cace"):
-        policy("cace:unknown")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Clairvoyant
 
 
@@ -516,167 +360,6 @@ def test_numbers_for_unknown_or_missing_models_are_refused() -> None:
         rule_of(policy("static-best"), tables)
     with pytest.raises(ConfigError, match="no slot feature called 'since_usage_s', did you mean 'since_use_s'"):
         weigh(since_usage_s=1.0)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Against a readable twin
-
-Score = Callable[[Any], np.ndarray]  # of a look at the question, see `Look`
-
-
-@dataclasses.dataclass
-class Look:
-    """What a twin may look at: the raw features, who is in which slot, and the rest of the world."""
-
-    x: np.ndarray  # (S, NUM_SLOT_FEATURES)
-    models: np.ndarray  # (S,)
-    legal: np.ndarray  # (S,)
-    decision: int
-    now_us: int
-    next_use_us: np.ndarray  # (M,)
-    rule: Any
-
-    def scaled(self, feature: int) -> np.ndarray:
-        """Min-max over the candidates."""
-        column = self.x[:, feature]
-        low, high = column[self.legal].min(), column[self.legal].max()
-        return (column - low) / (high - low) if high > low else np.full(len(column), np.nan)
-
-    @property
-    def ahead_s(self) -> np.ndarray:
-        return (self.next_use_us[self.models] - self.now_us) * 1e-6
-
-
-def cace(look: Look) -> np.ndarray:
-    terms = {
-        "load_time": look.scaled(SLOT.reload_s),
-        "latency_sensitivity": look.scaled(SLOT.latency_weight),
-        "output_length": 1.0 - look.scaled(SLOT.expected_output_tokens),
-        "recency": 1.0 - look.scaled(SLOT.since_use_s),
-        "future_demand": look.scaled(SLOT.window_requests),
-    }
-    total = np.zeros(len(look.x))
-    for name, term in terms.items():
-        if look.rule.weights[TERMS[name]] != 0 and not np.isnan(term[look.legal]).any():
-            total += look.rule.weights[TERMS[name]] * term
-    return total
-
-
-def lru(look: Look) -> np.ndarray:
-    return -look.x[:, SLOT.since_use_s]
-
-
-def of_model(look: Look) -> np.ndarray:
-    return look.rule.values[look.models]
-
-
-def omlx(look: Look) -> np.ndarray:
-    alone = look.x[:, SLOT.freed_gb] >= look.x[:, SLOT.missing_gb]
-    return np.where(alone, -1e9 - look.x[:, SLOT.since_use_s], -look.x[:, SLOT.freed_gb])
-
-
-TWINS: dict[str, Score] = {
-    "random": lambda look: np.resize(np.roll(look.rule.values, -look.decision * len(look.x) % DRAWS), len(look.x)),
-    "fifo": lambda look: -look.x[:, SLOT.since_load_s],
-    "static-best": of_model,
-    "lru": lru,
-    "ollama": of_model,
-    "ttl": lru,
-    "llama-cpp": lru,
-    "llama-swap": of_model,
-    "llama-swap-one": lru,
-    "localai": lambda look: -look.x[:, SLOT.freed_gb],
-    "modelmesh": lambda look: lru(look) + np.where(look.x[:, SLOT.since_load_s] < look.rule.weights[0], 1e9, 0.0),
-    "ray-serve": lru,
-    "serverlessllm": lambda look: -look.x[:, SLOT.since_load_s],
-    "omlx": omlx,
-    "lfu": lambda look: look.x[:, SLOT.uses_since_load],
-    "lru-2": lambda look: -look.x[:, SLOT.since_second_use_s],
-    "gdsf": lambda look: look.x[:, SLOT.greedy_dual],
-    "hyperbolic": lambda look: look.x[:, SLOT.uses_since_load] / np.maximum(look.x[:, SLOT.since_load_s], 1e-6),
-    "rate-load-size": lambda look: look.x[:, SLOT.rate_10m] * look.x[:, SLOT.reload_s] / look.x[:, SLOT.freed_gb],
-    "ewma": lambda look: look.x[:, SLOT.rate_10m],
-    **{name: cace for name, row in POLICIES.items() if row.kind == rules.TERMS},
-    "belady": lambda look: -look.ahead_s,
-    "belady-size": lambda look: -look.ahead_s * look.x[:, SLOT.freed_gb],
-    "belady-cost": lambda look: look.x[:, SLOT.reload_s] / (np.maximum(look.ahead_s, 1e-6) * look.x[:, SLOT.freed_gb]),
-}
-
-
-def run_twin(name: str, tables: FleetTables, workload: Workload, rule: Any, limits: Any, future: Future) -> Episode:
-    """The episode with the twin's answers, question by question."""
-    simulator = Simulator(tables, limits, trace=True)
-    asked = simulator.reset(workload)
-    while asked:
-        question = simulator.question
-        arrived = simulator.state.requests[:, REQUEST.arrival_us] <= simulator.state.scalars[CLOCK]
-        next_use_us = future.next_use_us(arrived, question.now_us)
-        x = question.features()
-        look = Look(x, question.slot_models, question.legal, question.decision, question.now_us, next_use_us, rule)
-        with np.errstate(all="ignore"):  # empty slots
-            scores = TWINS[name](look)
-        candidates = np.flatnonzero(question.legal)
-        best = min(candidates, key=lambda slot: (scores[slot], -x[slot, SLOT.since_use_s], slot))
-        asked = simulator.answer(int(best))
-    return simulator.episode()
-
-
-def assert_same_episode(first: Episode, second: Episode) -> None:
-    for field in dataclasses.fields(Episode):
-        mine, theirs = getattr(first, field.name), getattr(second, field.name)
-        assert np.array_equal(mine, theirs), field.name
-
-
-def test_every_policy_has_a_twin() -> None:
-    assert set(TWINS) == set(POLICIES)
-
-
-@given(case=cases(), seed=st.integers(0, 5))
-@settings(max_examples=80)
-def test_compiled_rules_choose_the_victims_of_their_readable_twins(
-    case: tuple[FleetTables, Workload, Rules], seed: int
-) -> None:
-    tables, workload, _ = case
-    assume(not tables.unlimited_memory)
-    future = Future.of(tables, workload)
-    scale_s = typical_us(tables) * 1e-6  # keep-alives and the churn guard on the time scale of the case
-    for name, chosen in POLICIES.items():
-        if chosen.keep_alive_s:
-            chosen = dataclasses.replace(chosen, keep_alive_s=5 * scale_s)
-        if chosen.kind == rules.CHURN_GUARD:
-            chosen = dataclasses.replace(chosen, weights=(5 * scale_s,))
-        try:
-            limits = chosen.limits(tables)
-        except ConfigError:  # more models are pinned than it allows
-            continue
-        rule = rule_of(chosen, tables, seed=seed, workload=workload, future=future, training=lambda seed: workload)
-        actual = run_rule(tables, workload, rule, trace=True)
-        assert_same_episode(actual, run_twin(name, tables, workload, rule, limits, future))
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_python_policy_with_the_score_of_lru_gives_the_episode_of_lru(seed: int) -> None:
-    scenario = load_scenario("default")
-    case = Case("default", scenario.tables(), scenario.workload)
-    workload = scenario.workload(seed)
-
-    def mine(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
-        return -features[:, SLOT.since_use_s]
-
-    built_in, _ = run_episode(contestant_of("lru"), case, workload, seed)
-    own, _ = run_episode(contestant_of(mine), case, workload, seed)
-    assert built_in.decisions > 100
-    assert_same_episode(built_in, own)
-
-
-def test_every_policy_runs_the_default_scenario_and_serves_everybody() -> None:
-    scenario = load_scenario("default")
-    tables, workload = scenario.tables(), scenario.workload(0)
-    future = Future.of(tables, workload)
-    for name in POLICIES:
-        rule = rule_of(policy(name), tables, workload=workload, future=future, training=scenario.workload)
-        episode = run_rule(tables, workload, rule)
-        assert ((episode.finish_us >= 0) | episode.refused).all(), name
 
 
 # ---------------------------------------------------------------------------------------------------------------------
