@@ -21,6 +21,7 @@ from cace_env.cace import TERMS, load_cace
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel import rules
+from cace_env.markdown import table
 from cace_env.policy_base import Policy, Training, keep_alive_order, rule_of, static_values, weigh, weights_gb
 
 __all__ = ["GROUPS", "POLICIES", "Future", "Policy", "Training", "policies_table", "policy", "rule_of", "weigh"]
@@ -316,11 +317,9 @@ def policy(what: str | Policy) -> Policy:
 
 def policies_table() -> str:
     """All policies as Markdown, one table per group: the part of `docs/policies.md` that is generated."""
-    lines: list[str] = []
+    parts = []
     for group in GROUPS:
-        lines += [f"### {group}", "", "| policy | evicts | source | differs from it |", "|---|---|---|---|"]
-        for row in POLICIES.values():
-            if row.group == group:
-                lines.append(f"| `{row.name}` | {row.description} | {row.source} | {row.differs} |")
-        lines.append("")
-    return "\n".join(lines)
+        members = [row for row in POLICIES.values() if row.group == group]
+        rows = [(f"`{row.name}`", row.description, row.source, row.differs) for row in members]
+        parts += [f"### {group}", table(("policy", "evicts", "source", "differs from it"), rows)]
+    return "\n\n".join(parts)
