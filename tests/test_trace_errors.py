@@ -18,12 +18,13 @@ from cace_env.traces import (
     load_trace,
     read_trace,
 )
-from tests.logs import log_of, (
+from tests.logs import (
     AZURE,
     CLAUDE,
     MODELS,
     ROWS,
     Model,
+    log_of,
     own,
     servegen,
     written,
