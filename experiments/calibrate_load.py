@@ -44,8 +44,12 @@ def search(scenario: Scenario, options: Options, console: Console) -> tuple[int,
     """The least number of users whose busy share reaches the target, and that share; found by bisection.
 
     Raises:
-        ConfigError: the target is out of reach.
+        ConfigError: the target is out of reach, or the requests come from a log.
     """
+    if scenario.trace is not None:
+        raise ConfigError(
+            f"scenario {scenario.name!r} takes its requests from a log, whose users are given; set time_compression"
+        )
     if not 0 < options.busy < 1:
         raise ConfigError(f"busy is {options.busy}; it must be above 0 and below 1")
     low, high = 0, scenario.workload_config.users

@@ -54,13 +54,25 @@ workload: {requests: 1000, users: 10, shares: {completion: 0.7, chat: 0.2, reaso
 reward: ttft
 ```"""
 
+LOAD = """## How hard eviction matters: pressure and load
+
+Two knobs. `pressure` is about memory: how much more is deployed than fits. It decides how many models have to take
+turns, and says nothing of how often they do. *Load* is about time: the share of it in which the swap channels load or
+unload under LRU (`channel_share` among the [metrics](compare.md)). It follows from `pressure`, the load engine and how
+often people ask, so it is no key of its own: `users` in `workload` sets it.
+
+`python -m experiments.calibrate_load my_fleet.yaml --busy 0.25` searches, on training seeds, for the least number of
+users that keeps the channels busy for that share, and prints the lines for the file. Set `pressure` first: with another
+pressure, engine, fleet or catalogue the same users are another load. A log (`trace`) brings its own users; there
+`time_compression` is the knob."""
+
 
 def page() -> str:
     """`docs/scenarios.md` as Markdown."""
     parts = [INTRODUCTION, _shipped()]
     for title, note, section in SECTIONS:
         parts.append(f"## {title}" + (f"\n\n{note}" if note else "") + f"\n\n{_keys(section)}")
-    return "\n\n".join([*parts, _presets(), _seeds()]) + "\n"
+    return "\n\n".join([*parts, LOAD, _presets(), _seeds()]) + "\n"
 
 
 def _shipped() -> str:

@@ -28,3 +28,9 @@ def test_a_share_out_of_reach_is_refused_with_what_can_be_reached() -> None:
         search(load_scenario("workstation"), Options("workstation", busy=0.95, seeds=1, most_users=8), SILENT)
     with pytest.raises(ConfigError, match="above 0 and below 1"):
         search(load_scenario("workstation"), Options("workstation", busy=1.5), SILENT)
+
+
+def test_a_log_has_no_users_to_search_for() -> None:
+    scenario = load_scenario("workstation").replace(trace={"path": "log.csv", "format": "azure"})
+    with pytest.raises(ConfigError, match="set time_compression"):
+        search(scenario, Options("workstation"), SILENT)

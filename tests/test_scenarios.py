@@ -201,6 +201,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 def test_the_page_of_keys_is_up_to_date_and_its_example_works() -> None:
     page = (DOCS / "scenarios.md").read_text(encoding="utf-8")
     assert page == scenario_keys.page(), "run python -m experiments.scenario_keys --write docs/scenarios.md"
+    assert "python -m experiments.calibrate_load" in page, "users are the knob of load beside pressure"
     example = page.split("```yaml\n")[1].split("```")[0]
     lru = evaluate("lru", yaml.safe_load(example), seeds("test", 5))
     assert min(lru.column("decisions")) > 0, "an example in which nobody is ever asked is none"
