@@ -45,10 +45,8 @@ def as_reference(episode: Episode) -> Episode:
     return dataclasses.replace(episode, arrival_us=arrival)
 
 
-@pytest.mark.nojit
-@given(case=cases(), policy=st.sampled_from(POLICIES))
-@settings(max_examples=400)
-def test_kernel_equals_the_reference_event_by_event(case: tuple[FleetTables, Workload, Rules], policy: str) -> None:
+def assert_kernel_equals_the_reference(case: tuple[FleetTables, Workload, Rules], policy: str) -> None:
+    """Runs a case through both, and holds the kernel's run against every invariant too."""
     tables, workload, rules = case
     expected = reference.simulate(
         tables,
@@ -62,3 +60,19 @@ def test_kernel_equals_the_reference_event_by_event(case: tuple[FleetTables, Wor
     )
     assert_same_run(expected, as_reference(actual))
     check_run(tables, workload, as_reference(actual), max_resident=rules.max_resident)
+
+
+@pytest.mark.nojit
+@given(case=cases(), policy=st.sampled_from(POLICIES))
+@settings(max_examples=400)
+def test_kernel_equals_the_reference_event_by_event(case: tuple[FleetTables, Workload, Rules], policy: str) -> None:
+    assert_kernel_equals_the_reference(case, policy)
+
+
+@pytest.mark.slow
+@given(case=cases(), policy=st.sampled_from(POLICIES))
+@settings(max_examples=3_000)
+def test_kernel_equals_the_reference_on_thousands_of_cases(
+    case: tuple[FleetTables, Workload, Rules], policy: str
+) -> None:
+    assert_kernel_equals_the_reference(case, policy)
