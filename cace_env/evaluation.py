@@ -232,7 +232,16 @@ def _imported(address: str) -> Any:
         if not hasattr(found, part):
             raise ConfigError(f"policy {address!r}: module {module_name!r} has no {attribute!r}")
         found = getattr(found, part)
-    return found() if isinstance(found, type) else found
+    if not isinstance(found, type):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"policy {address!r}: {problem}; a class is made without arguments: give all of them defaults, or name an "
+            "object that is made already"
+        ) from error
 
 
 def _checked(policy: Any, shown: str) -> Policy | Scorer:

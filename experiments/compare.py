@@ -43,6 +43,7 @@ from experiments.timelines import timelines
 
 DEFAULT_SEEDS: Final = 20
 DEMO_SEEDS: Final = 15
+WITHOUT_SWAPPING: Final = "room for every model: nothing is evicted, nobody is asked"
 DEMO_SCENARIOS: Final = ("default", "completion-heavy", "sleep-mode", "agents")
 
 
@@ -65,7 +66,7 @@ class Comparison(Frozen):
         default=(), description="scenarios by name or YAML file; all shipped ones by default"
     )
     seeds: Annotated[int | None, _said("N")] = Field(
-        default=None, ge=1, description=f"episodes of each policy on each scenario; {DEFAULT_SEEDS} by default"
+        default=None, description=f"episodes of each policy on each scenario; {DEFAULT_SEEDS} by default"
     )
     split: Split = Field(default="test", description="where the seeds come from")
     trace: Annotated[str | None, _said("FILE")] = Field(
@@ -84,7 +85,7 @@ class Comparison(Frozen):
         default=None, description="run folder, new or empty; runs/<time>-compare by default"
     )
     workers: Annotated[int | None, _said("N")] = Field(
-        default=None, ge=1, description="threads; as many as there are cores by default"
+        default=None, description="threads; as many as there are cores by default"
     )
     demo: bool = Field(
         default=False,
@@ -125,7 +126,11 @@ def contestants_of(options: Comparison) -> list[Contestant]:
     """
     names = split_names(options.policies) or ([] if options.policy else list(POLICIES))
     contestants = [contestant_of(name) for name in dict.fromkeys([BASELINE, *names]) if name != NO_SWAPPING]
-    contestants += [contestant_of(address) for address in options.policy]
+    for address in options.policy:
+        if ":" not in address:
+            wanted = "MODULE:OBJECT, such as my_policies:my_policy; --policies takes built-in ones"
+            raise ConfigError(f"--policy {address} has to be {wanted}")
+        contestants.append(contestant_of(address))
     contestants.append(contestant_of(NO_SWAPPING))
     check_names(contestant.name for contestant in contestants)
     return contestants
@@ -160,8 +165,11 @@ def compare(options: Comparison, command: str, console: Console) -> int:
         PolicyError, SimulationError: an episode failed; what had finished is in the run folder.
     """
     began = time.perf_counter()
-    count = options.seeds or (DEMO_SEEDS if options.demo else DEFAULT_SEEDS)
+    count = options.seeds if options.seeds is not None else DEMO_SEEDS if options.demo else DEFAULT_SEEDS
     numbers = seed_list(seeds(options.split, count))
+    workers = options.workers if options.workers is not None else os.cpu_count() or 1
+    if workers < 1:
+        raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
     contestants = contestants_of(options)
     names = split_names(options.scenarios) or list(DEMO_SCENARIOS if options.demo else scenario_names())
     path = run_folder_path(options)
@@ -170,6 +178,10 @@ def compare(options: Comparison, command: str, console: Console) -> int:
         scenarios = [load_scenario(name) for name in names]
         check_names(scenario.name for scenario in scenarios)
         cases = [prepare(scenario, contestants, numbers, trace_section(options)) for scenario in scenarios]
+    for case in cases:
+        if len(case.seeds) < len(numbers):
+            why = "nothing is drawn from this log, so every seed is the same"
+            console.print(f"{case.name}: 1 seed instead of {len(numbers)}: {why}", style="yellow", highlight=False)
     folder = RunFolder(path)
     folder.write("config.yaml", dump(options))
     for scenario in scenarios:
@@ -188,7 +200,6 @@ def compare(options: Comparison, command: str, console: Console) -> int:
     try:
         with progress_bar(console) as progress:
             bar = progress.add_task("comparing", total=len(jobs))
-            workers = options.workers or os.cpu_count() or 1
             for results in in_order(lambda job: run_seed(job[0].case, job[0].contestants, job[1]), jobs, workers):
                 folder.append(results)
                 done += 1
@@ -197,21 +208,35 @@ def compare(options: Comparison, command: str, console: Console) -> int:
             spans = [span for case in cases for span in timelines(case)]
     except KeyboardInterrupt:
         status = "interrupted"
-        console.print(f"interrupted: {done} of {len(jobs)} pairs of scenario and seed are kept in {folder.path}")
+        console.print(f"interrupted: {kept(done, len(jobs), path)}")
     except (PolicyError, SimulationError):
         status = "failed"
-        console.print(f"{done} of {len(jobs)} pairs of scenario and seed are kept in {folder.path}")
+        console.print(kept(done, len(jobs), path))
         raise
     finally:
         folder.finish(spans, status=status, finished=done, asked_for=len(jobs), wall_s=time.perf_counter() - began)
+        if not done:
+            folder.discard()
     if not done:
         return 130
-    run = Run(folder.path)
-    with console.status("drawing and writing the report"):
-        report = write_report(run)
+    run = Run(path)
     print_tables(run, console)
+    try:
+        with console.status("drawing and writing the report"):
+            report = write_report(run)
+    except KeyboardInterrupt:
+        again = f"python -m experiments.report {shlex.quote(str(path))}"
+        console.print(f"interrupted: {path / 'report.md'} lacks plots; {again} draws all of them", highlight=False)
+        return 130
     console.print(f"{time.perf_counter() - began:.0f} s in all. Report: [bold]{report}[/bold]", highlight=False)
     return 130 if status == "interrupted" else 0
+
+
+def kept(done: int, asked_for: int, path: Path) -> str:
+    """What is left of a run that did not finish."""
+    if not done:
+        return "nothing had finished, so nothing is kept"
+    return f"{done} of {asked_for} pairs of scenario and seed are kept in {path}"
 
 
 def trace_section(options: Comparison) -> dict[str, Any] | None:
@@ -239,7 +264,7 @@ def trace_section(options: Comparison) -> dict[str, Any] | None:
 def about_policy(contestant: Contestant) -> dict[str, Any]:
     """What the report says about a policy."""
     if not contestant.swaps:
-        return {"group": "No swapping", "description": "room for every model: nothing is evicted, nobody is asked"}
+        return {"group": "No swapping", "description": WITHOUT_SWAPPING}
     if isinstance(contestant.policy, Policy):
         group = contestant.policy.group if contestant.policy.group in GROUPS else "Your own"
         return {"group": group, "description": contestant.policy.description}
@@ -265,6 +290,7 @@ def show(console: Console) -> None:
     policies = Table("policy", "kind", "which model is evicted", title="Policies (--policies)", title_justify="left")
     for policy in POLICIES.values():
         policies.add_row(policy.name, policy.group, policy.description)
+    policies.add_row(NO_SWAPPING, "No swapping", f"{WITHOUT_SWAPPING}; stands beside the policies in every run")
     scenarios = Table("scenario", "question", title="Scenarios (--scenarios)", title_justify="left")
     for name in scenario_names():
         scenario = load_scenario(name)
@@ -289,6 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PolicyError, SimulationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted before anything had finished; nothing is kept", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

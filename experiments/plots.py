@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,14 +40,13 @@ STYLE: Final[dict[Any, Any]] = {
 }
 
 
-def draw(run: Run) -> dict[str, dict[str, Path]]:
-    """Every picture of a run: its path within the folder, by scenario ("" = all of them) and name."""
+def draw(run: Run) -> Iterator[tuple[str, str, Path]]:
+    """Every picture of a run as it is drawn: scenario ("" = all of them), name, path within the folder."""
     folder = run.path / "plots"
     folder.mkdir(exist_ok=True)
-    paths: dict[str, dict[str, Path]] = {}
     with plt.rc_context(STYLE):
         if len(run.scenarios) > 1:
-            paths[""] = {"overview": _save(_overview(run), folder / "overview.png")}
+            yield "", "overview", _save(_overview(run), folder / "overview.png")
         plots: dict[str, Callable[[Run, str], Any]] = {
             "gain": _gains,
             "ttft": _ttft,
@@ -55,12 +54,10 @@ def draw(run: Run) -> dict[str, dict[str, Path]]:
             "timeline": draw_timeline,
         }
         for scenario in run.scenarios:
-            paths[scenario] = {}
             for name, plot in plots.items():
                 figure = plot(run, scenario)
                 if figure is not None:
-                    paths[scenario][name] = _save(figure, folder / f"{scenario}-{name}.png")
-    return paths
+                    yield scenario, name, _save(figure, folder / f"{scenario}-{name}.png")
 
 
 def _save(figure: Any, path: Path) -> Path:

@@ -17,10 +17,13 @@ from rich.table import Table
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.intervals import share_of_gap
-from cace_env.markdown import percent, table
+from cace_env.markdown import table
 from experiments.plots import draw
 from experiments.report_text import CAVEATS, HOW_TO_READ, WHAT_THIS_IS
 from experiments.run_folder import BASELINE, Run
+from experiments.verdicts import NOTHING_TO_DECIDE, few_seeds, in_short, nothing_to_decide, own_policies, saved
+
+Pictures = dict[str, dict[str, str]]  # paths within the run folder, by scenario ("" = all of them) and name
 
 CLAIMS: Final = {
     "ttft_mean_s": "mean TTFT",
@@ -66,58 +69,47 @@ IN_TERMINAL_STYLE: Final[dict[str, Any]] = {
 
 
 def write_report(run: Run) -> Path:
-    """Draws the plots and writes report.md; returns its path."""
-    pictures = draw(run)
+    """Writes report.md, first without plots, then with those that are drawn meanwhile; returns its path."""
+    path = run.path / "report.md"
+    pictures: Pictures = {scenario: {} for scenario in ("", *run.scenarios)}
+    path.write_text(page(run, pictures), "utf-8")
+    try:
+        for scenario, name, picture in draw(run):
+            pictures[scenario][name] = picture.as_posix()
+    finally:  # Ctrl-C keeps what is drawn
+        path.write_text(page(run, pictures), "utf-8")
+    return path
+
+
+def page(run: Run, pictures: Pictures) -> str:
+    """The report as Markdown."""
     about = run.about
     several = len(run.scenarios) > 1
     seeds = sorted({len(run.columns[key]["seed"]) for key in run.columns})
     counted = " to ".join(str(count) for count in ([seeds[0], seeds[-1]] if seeds[0] < seeds[-1] else seeds))
     parts = [
         "# Eviction policies compared",
-        f"{len(about['policies']) - 1} policies, {len(run.scenarios)} scenario{'s' if several else ''}, {counted} "
-        f"{about['split']} seeds each, {about['started'][:10]}, cace-env {about['versions']['cace-env']}.",
+        f"{len(about['policies']) - 1} policies and {NO_SWAPPING}, {len(run.scenarios)} scenario"
+        f"{'s' if several else ''}, {counted} {about['split']} seed{'' if seeds == [1] else 's'} each, "
+        f"{about['started'][:10]}, cace-env {about['versions']['cace-env']}.",
     ]
     if about["status"] != "finished":
         parts.append(
             f"**This run was {about['status']}**: it holds {about['finished']} of {about['asked_for']} pairs of "
             "scenario and seed."
         )
-    parts += [WHAT_THIS_IS, "## In short", *_in_short(run)]
-    if several:
-        parts.append(f"![Gain over LRU by scenario]({pictures['']['overview'].as_posix()})")
+    parts += [few_seeds(run)] if few_seeds(run) else []
+    parts += [WHAT_THIS_IS, "## In short", "Percentages are cost saved against LRU, in brackets the 95 % interval."]
+    parts += ["\n".join(f"- {line}" for line in in_short(run))] if in_short(run) else []
+    parts += [f"![Gain over LRU by scenario]({picture})" for picture in pictures[""].values()]
     parts += [_scenario_table(run), "## How to read it", HOW_TO_READ]
     if any("cace" in run.policies(scenario) for scenario in run.scenarios):
         parts += ["## CACE against LRU, number by number", *_claims(run)]
     parts += ["## All policies, all scenarios", _matrix(run)]
     for scenario in run.scenarios:
-        parts += _scenario(run, scenario, {name: path.as_posix() for name, path in pictures[scenario].items()})
+        parts += _scenario(run, scenario, pictures[scenario])
     parts += ["## What to keep in mind", CAVEATS, "## How to get these numbers again", _again(run)]
-    path = run.path / "report.md"
-    path.write_text("\n\n".join(parts) + "\n", "utf-8")
-    return path
-
-
-def _in_short(run: Run) -> list[str]:
-    """What a reader in a hurry should know, as a list."""
-    lines = []
-    with_cace = [scenario for scenario in run.scenarios if "cace" in run.policies(scenario)]
-    if with_cace:
-        gains = {scenario: run.gain(scenario, "cace") for scenario in with_cace}
-        better = [scenario for scenario in with_cace if gains[scenario].low > 0]
-        worse = [scenario for scenario in with_cace if gains[scenario].high < 0]
-        unclear = [scenario for scenario in with_cace if scenario not in better + worse]
-        said = [
-            f"{what} in {', '.join(f'{name} ({percent(gains[name])})' for name in names)}"
-            for what, names in (("costs less", better), ("costs more", worse), ("cannot be told apart", unclear))
-            if names
-        ]
-        lines.append(f"- **CACE against LRU**: {'; '.join(said)}.")
-    own = [policy for policy, about in run.about["policies"].items() if about["group"] == "Your own"]
-    for policy in own:
-        said = [f"{s} ({percent(run.gain(s, policy))})" for s in run.scenarios if policy in run.policies(s)]
-        lines.append(f"- **{policy}** against LRU: {'; '.join(said)}.")
-    explanation = "Percentages are cost saved against LRU, in brackets the 95 % interval."
-    return [explanation, "\n".join(lines)] if lines else [explanation]
+    return "\n\n".join(parts) + "\n"
 
 
 def _scenario_table(run: Run) -> str:
@@ -132,33 +124,35 @@ def _scenario_table(run: Run) -> str:
 
 
 def headlines(run: Run) -> tuple[list[str], list[list[str]]]:
-    """Header and a row per scenario: what CACE and the cheapest rule of each kind save against LRU."""
+    """Header and a row per scenario: what CACE, own policies and the cheapest rule of each kind save against LRU."""
     groups = ("Deployed", "Proposed", "Caching", "Clairvoyant")
     ran = [group for group in groups if any(run.cheapest(s, group) not in (None, BASELINE) for s in run.scenarios)]
     with_cace = any("cace" in run.policies(scenario) for scenario in run.scenarios)
-    header = ["scenario", *(["CACE"] if with_cace else [])]
+    own = own_policies(run)
+    header = ["scenario", *(["CACE"] if with_cace else []), *own]
     header += [f"cheapest {group.lower()} rule" for group in ran]
     rows = []
     for scenario in run.scenarios:
-        row = [scenario, *([percent(run.gain(scenario, "cace"))] if with_cace else [])]
+        row = [scenario, *([saved(run, scenario, "cace")] if with_cace else [])]
+        row += [saved(run, scenario, policy) if policy in run.policies(scenario) else "-" for policy in own]
         for group in ran:
             policy = run.cheapest(scenario, group)
-            row.append("-" if policy is None else f"{policy} {percent(run.gain(scenario, policy))}")
-        rows.append([*row, percent(run.gain(scenario, NO_SWAPPING))])
+            row.append("-" if policy is None else f"{policy} {saved(run, scenario, policy)}")
+        rows.append([*row, saved(run, scenario, NO_SWAPPING)])
     return [*header, "without any swapping"], rows
 
 
 def _claims(run: Run) -> list[str]:
     """CACE against LRU on each number, and what each factor adds."""
     scenarios = [scenario for scenario in run.scenarios if "cace" in run.policies(scenario)]
-    rows = [[s, *(percent(run.gain(s, "cace", metric)) for metric in CLAIMS)] for s in scenarios]
+    rows = [[s, *(saved(run, s, "cace", metric) for metric in CLAIMS)] for s in scenarios]
     parts = [
-        "What CACE saves against LRU; bold where the interval leaves out 0.",
+        "What CACE saves against LRU; bold where the interval leaves out 0, with fewer than 10 seeds nowhere.",
         table(["scenario", *CLAIMS.values()], rows, numbers="right"),
     ]
     ablations = [policy for policy in ABLATIONS if all(policy in run.policies(s) for s in scenarios)]
     if ablations:
-        rows = [[s, *(percent(run.gain(s, "cace", over=policy)) for policy in ablations)] for s in scenarios]
+        rows = [[s, *(saved(run, s, "cace", over=policy) for policy in ablations)] for s in scenarios]
         parts += [
             "What each factor adds: the cost that CACE saves against CACE without it. Below 0 it does harm, with these "
             "weights.",
@@ -172,7 +166,7 @@ def _matrix(run: Run) -> str:
     policies = [policy for policy in run.about["policies"] if policy != BASELINE]
     rows = []
     for policy in policies:
-        cells = [percent(run.gain(s, policy)) if policy in run.policies(s) else "left out" for s in run.scenarios]
+        cells = [saved(run, s, policy) if policy in run.policies(s) else "left out" for s in run.scenarios]
         rows.append([f"`{policy}`", run.group(policy).lower(), *cells])
     return table(["cost saved against LRU", "kind", *run.scenarios], rows, numbers="right")
 
@@ -196,7 +190,7 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
         f"- Models, memory needed [GB]: {models}.",
         f"- Requests: {requests}.",
         f"- Cost (assumed weights): {weights}{'; ' + extra if extra else ''}.",
-        *(f"- {note}" for note in [*about["notes"], *cut_short(run, scenario)]),
+        *(f"- {note}" for note in [*about["notes"], *remarks(run, scenario)]),
     ]
     parts += ["\n".join(lines), _policy_table(run, scenario)]
     captions = {
@@ -209,14 +203,16 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
     return parts
 
 
-def cut_short(run: Run, scenario: str) -> list[str]:
-    """What is to be said of episodes that the limit on decisions ended: nothing, or a sentence."""
+def remarks(run: Run, scenario: str) -> list[str]:
+    """What must be said beside the numbers: that nothing is decided, and which episodes were cut short."""
+    said = [f"{NOTHING_TO_DECIDE.capitalize()}."] if nothing_to_decide(run, scenario) else []
     cut = run.cut_short(scenario)
-    if not cut:
-        return []
-    seeds = len(run.columns[scenario, BASELINE]["seed"])
-    counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
-    return [f"Cut short by the limit on decisions, of {seeds} episodes each, and left out of every number: {counts}."]
+    if cut:
+        seeds = len(run.columns[scenario, BASELINE]["seed"])
+        counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
+        limit = f"Cut short by the limit on decisions, of {seeds} episodes each, and left out of every number"
+        said.append(f"{limit}: {counts}.")
+    return said
 
 
 def _weights(row: dict[str, float | str | None]) -> str:
@@ -233,7 +229,7 @@ def _policy_table(run: Run, scenario: str) -> str:
     best = run.cheapest(scenario, "Clairvoyant")
     rows = []
     for policy in policies:
-        cells = [f"`{policy}`", "" if policy == BASELINE else percent(run.gain(scenario, policy))]
+        cells = [f"`{policy}`", "" if policy == BASELINE else saved(run, scenario, policy)]
         if best is not None:
             costs = run.costs(scenario, BASELINE, policy, best)
             cells.append(figure(share_of_gap(*costs)) if policy != NO_SWAPPING else "-")
@@ -270,6 +266,7 @@ def _again(run: Run) -> str:
 
 def print_tables(run: Run, console: Console) -> None:
     """The main numbers of each scenario, and a summary, in the terminal."""
+    marked = {BASELINE, "cace", *own_policies(run)}
     for scenario in run.scenarios:
         about = run.about["scenarios"][scenario]
         shown = Table(title=escape(f"{scenario}: {about['label']} (times in s, means over seeds)"), **IN_TERMINAL_STYLE)
@@ -278,11 +275,11 @@ def print_tables(run: Run, console: Console) -> None:
         for heading in IN_TERMINAL.values():
             shown.add_column(heading, justify="right")
         for policy in run.ranking(scenario):
-            gain = "" if policy == BASELINE else percent(run.gain(scenario, policy)).replace("**", "").replace(" %", "")
+            gain = "" if policy == BASELINE else saved(run, scenario, policy).replace("**", "").replace(" %", "")
             cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
-            shown.add_row(policy, gain, *cells, style="bold" if policy in (BASELINE, "cace") else None)
+            shown.add_row(policy, gain, *cells, style="bold" if policy in marked else None)
         console.print(shown)
-        for note in cut_short(run, scenario):
+        for note in remarks(run, scenario):
             console.print(escape(note), style="yellow")
     header, rows = headlines(run)
     summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
@@ -292,6 +289,10 @@ def print_tables(run: Run, console: Console) -> None:
         cells = [cell.replace("**", "").replace(" %", "") for cell in row[:-1]]
         summary.add_row(*(cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in cells))
     console.print(summary)
+    if few_seeds(run):
+        console.print(escape(few_seeds(run)), style="yellow")
+    for line in in_short(run):
+        console.print(escape(line.replace("**", "")), highlight=False)
 
 
 def figure(value: float, digits: int = 3) -> str:
@@ -306,7 +307,7 @@ def figure(value: float, digits: int = 3) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder that experiments.compare has written")
     options = parser.parse_args(arguments)
     try:
@@ -314,6 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the report has the plots that were drawn", file=sys.stderr)
+        return 130
     return 0
 
 

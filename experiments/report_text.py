@@ -24,7 +24,8 @@ HOW_TO_READ: Final = """\
 - **Cost saved against LRU**: `100 x (LRU's cost - the policy's) / LRU's cost`, both summed over all seeds. Above 0
   the policy is better. In brackets the 95 % interval of a paired bootstrap: seeds are drawn again 10,000 times, the
   same for both, so what a hard seed does to both cancels out. **Bold**: the interval leaves out 0. With many
-  comparisons, about one in twenty leaves it out by chance.
+  comparisons, about one in twenty leaves it out by chance. Of fewer than 10 seeds an interval means little, and
+  nothing is bold.
 - Everything else is the mean over seeds of the episode's own number; a p95 is the mean of the episodes' 95 %
   quantiles.
 - **Clairvoyant** rules (Belady and its kin) know when each model will be asked for next. No deployed system can;

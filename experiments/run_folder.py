@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         check_new(path)
+        self._made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._about: dict[str, Any] = {}
@@ -93,6 +95,14 @@ class RunFolder:
                 writer.writerow(result.row)
                 key = result.row["scenario"], result.row["policy"]
                 self._ttft[key] = self._ttft.get(key, 0) + result.whole_ttft_counts
+
+    def discard(self) -> None:
+        """Removes what was written: nothing finished that is worth keeping."""
+        shutil.rmtree(self.path / "scenarios", ignore_errors=True)
+        for path in self.path.iterdir():
+            path.unlink()
+        if self._made:
+            self.path.rmdir()
 
     def finish(self, spans: Sequence[Span], **about: Any) -> None:
         """Writes histograms and timelines, and what is to be said at the end."""

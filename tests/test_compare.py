@@ -20,7 +20,7 @@ from cace_env.markdown import percent
 from cace_env.metrics import METRICS
 from cace_env.simulator import TraceRow
 from cace_env.tables import NONE, TASKS
-from experiments import report
+from experiments import plots, report
 from experiments.command_line import split_names
 from experiments.compare import main, read_options
 from experiments.report import figure
@@ -40,6 +40,26 @@ def lru_in_python(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
 
     del legal
     return -features[:, SLOT.since_use_s]
+
+
+def mru_in_python(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
+    """Evicts what was used last."""
+    return -lru_in_python(features, legal)
+
+
+class FailsLater:
+    """Answers on the first seed only."""
+
+    def reset(self, seed: int) -> None:
+        self.seed = seed
+
+    def __call__(self, features: np.ndarray, legal: np.ndarray) -> np.ndarray:
+        return lru_in_python(features, legal) if self.seed == 2_000_000 else broken(features, legal)
+
+
+class NeedsMore:
+    def __init__(self, weights: float) -> None:
+        self.weights = weights
 
 
 def broken(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
@@ -87,7 +107,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What is said about arguments that are refused; never a traceback."""
     assert main(list(arguments)) == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: ") and "Traceback" not in said
+    assert said.startswith("error: ") and len(said.splitlines()) == 1
     return said
 
 
@@ -118,7 +138,7 @@ def test_a_python_policy_meets_the_same_requests(finished: Path):
 def test_the_report_holds_the_numbers_of_the_rows(finished: Path):
     text = (finished / "report.md").read_text()
     gain = paired_gain(column(finished, "lru", "cost"), column(finished, "cace", "cost"))
-    assert percent(gain) in text
+    assert percent(gain).replace("**", "") in text
     (line,) = [line for line in text.splitlines() if line.startswith("| `cace` | ") and "evict" not in line][-1:]
     for metric in ("ttft_mean_s", "ttft_p95_s", "e2e_mean_s", "evictions", "decisions"):
         assert f" {figure(np.mean(column(finished, 'cace', metric)))} |" in line, metric
@@ -249,14 +269,24 @@ def test_a_log_takes_the_place_of_the_requests_and_says_so_everywhere(
     assert {float(row["requests"]) for row in rows_of(tmp_path / "out")} == {200.0}
 
 
-def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path):
+def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     log = tmp_path / "log.csv"
     names = [str(name) for name in SMALL["catalogue"]]
     lines = [f"{3 * i},{100 + i},20,{names[i % len(names)]},chat,u{i % 3},s{i % 5}\n" for i in range(60)]
     log.write_text("time,context_tokens,output_tokens,model,task,user,session\n" + "".join(lines))
-    names = "lru,static-best"
-    arguments = ["--policies", names, "--scenarios", str(small), "--seeds", "3", "--out", str(tmp_path / "out")]
+    arguments = [
+        "--policies",
+        "lru,static-best",
+        "--scenarios",
+        str(small),
+        "--seeds",
+        "3",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main([*arguments, "--trace", str(log), "--format", "cace"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 seed instead of 3: nothing is drawn from this log, so every seed is the same" in said
     assert column(tmp_path / "out", "lru", "seed") == [2_000_000]
     text = (tmp_path / "out" / "report.md").read_text()
     assert "every seed is the same" in text
@@ -271,7 +301,11 @@ def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path
         (["--scenarios", "defalt"], "did you mean 'default'"),
         (["--policy", "tests.test_compare:nothing"], "has no 'nothing'"),
         (["--policy", "tests.test_compare:broken", "--policy", "tests.test_compare:broken"], "two policies"),
+        (["--policy", "tests.test_compare:NeedsMore"], "missing 1 required positional argument: 'weights'"),
+        (["--policy", "lru"], "--policy lru has to be MODULE:OBJECT"),
         (["--seeds", "101"], "there are 1 to 100"),
+        (["--seeds", "0"], "0 test seeds were asked for; there are 1 to 100"),
+        (["--workers", "0"], "0 workers were asked for"),
         (["--format", "azure"], "--trace FILE"),
         (["--trace", "log.csv"], "--format"),
         (["--trace", "log.csv", "--format", "azur"], "did you mean 'azure'"),
@@ -297,10 +331,29 @@ def test_a_misspelt_option_is_refused(arguments: list[str], capsys: pytest.Captu
 def test_a_failing_python_policy_is_named_and_what_finished_is_kept(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    arguments = ["--policies", "lru", "--policy", f"{__name__}:broken", "--scenarios", str(small), "--seeds", "1"]
-    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
-    assert "policy 'broken', seed 2000000, decision 0: KeyError: 'no such thing'" in capsys.readouterr().err
+    arguments = ["--policies", "lru", "--policy", f"{__name__}:FailsLater", "--scenarios", str(small), "--seeds", "3"]
+    assert main([*arguments, "--workers", "1", "--out", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "policy 'FailsLater', seed 2000001, decision 0: KeyError: 'no such thing'" in said.err
+    assert "1 of 3 pairs" in said.out
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "failed"
+    assert {row["seed"] for row in rows_of(tmp_path / "out")} == {"2000000"}
+
+
+def test_a_failure_before_anything_finished_leaves_the_folder_free(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    own = ["--policy", f"{__name__}:broken"]
+    arguments = ["--policies", "lru", "--scenarios", str(small), "--seeds", "1", "--out", str(tmp_path / "out")]
+    assert main([*arguments, *own]) == 1
+    said = capsys.readouterr()
+    assert "policy 'broken', seed 2000000, decision 0: KeyError: 'no such thing'" in said.err
+    assert "nothing is kept" in said.out
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    assert main([*arguments, *own]) == 1
+    assert list((tmp_path / "out").iterdir()) == []  # a folder of the user's own stays
+    assert main(arguments) == 0
 
 
 def test_an_interruption_keeps_and_reports_what_is_finished(
@@ -320,10 +373,96 @@ def test_an_interruption_keeps_and_reports_what_is_finished(
     assert "**This run was interrupted**" in (out / "report.md").read_text()
 
 
+def test_an_interruption_of_the_drawing_leaves_a_report_with_the_plots_so_far(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    drawn = plots.draw
+
+    def interrupted(run: Run) -> Any:
+        yield next(drawn(run))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "draw", interrupted)
+    out = tmp_path / "out"
+    assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "1", "--out", str(out)]) == 130
+    said = " ".join(capsys.readouterr().out.split())
+    assert "lacks plots" in said and "python -m experiments.report" in said
+    text = (out / "report.md").read_text()
+    assert text.count("plots/") == 1 and "How to get these numbers again" in text
+    monkeypatch.undo()
+    assert report.main([str(out)]) == 0
+    assert (out / "report.md").read_text().count("plots/") == 4
+
+
+def test_an_interruption_before_the_first_episode_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    from experiments import compare
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "prepare", interrupted)
+    assert main(["--policies", "lru", "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.splitlines() == ["interrupted before anything had finished; nothing is kept"]
+    assert not (tmp_path / "out").exists()
+
+
+def in_short(folder: Path) -> list[str]:
+    """What a report says in short, line by line."""
+    text = (folder / "report.md").read_text()
+    return re.findall(r"^- (.*)$", text.partition("## In short")[2].partition("\n| ")[0], re.MULTILINE)
+
+
+def test_one_episode_is_no_verdict(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "out"
+    assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "1", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "1 seed has no interval" in said.replace("\n", " ")
+    assert "1 seed has no interval" in (out / "report.md").read_text().partition("## In short")[0]
+    (line,) = in_short(out)
+    assert re.fullmatch(
+        r"\*\*CACE against LRU\*\*: costs \d+\.\d % (more|less) on this one episode .no interval.\.", line
+    )
+
+
+def test_few_seeds_get_numbers_but_no_verdict(finished: Path):
+    text = (finished / "report.md").read_text()
+    assert "2 seeds are too few for an interval to mean much" in text.partition("## In short")[0]
+    for line in in_short(finished):
+        assert "too few seeds for a verdict in small (" in line and "%" in line
+        assert "costs" not in line and "told apart" not in line
+    assert not re.search(r"\*\*[+-]\d", text)
+
+
+def test_enough_seeds_get_a_verdict_for_cace_and_for_own_policies_alike(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    arguments = ["--policies", "lru,cace", "--policy", f"{__name__}:mru_in_python", "--scenarios", str(small)]
+    assert main([*arguments, "--seeds", "10", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "too few" not in said + (out / "report.md").read_text()
+    cace, own = in_short(out)
+    for name, line in (("CACE", cace), ("mru_in_python", own)):
+        assert re.match(rf"\*\*{name} against LRU\*\*: (costs (less|more)|cannot be told apart) in small \(", line)
+    assert "mru_in_python" in said.partition("Cost saved against LRU [%]")[2]  # the closing table has a column for it
+
+
+def test_a_scenario_in_which_nobody_is_asked_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    roomy = tmp_path / "roomy.yaml"
+    roomy.write_text(yaml.safe_dump({**SMALL, "name": "roomy", "pressure": 0.9}))
+    out = tmp_path / "out"
+    assert main(["--policies", "lru,cace", "--scenarios", str(roomy), "--seeds", "2", "--out", str(out)]) == 0
+    assert "othing to decide here: no policy is ever asked" in capsys.readouterr().out
+    assert in_short(out) == ["**roomy**: nothing to decide here: no policy is ever asked."]
+
+
 def test_the_list_shows_policies_and_scenarios_with_their_questions(capsys: pytest.CaptureFixture[str]):
     assert main(["--list"]) == 0
     shown = capsys.readouterr().out
     assert "belady-cost" in shown and "default" in shown and "?" in shown
+    assert "no-swapping" in shown and "nothing is evicted" in shown
 
 
 def test_a_file_sets_options_and_the_command_line_wins(tmp_path: Path):
