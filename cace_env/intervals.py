@@ -51,7 +51,7 @@ def paired_gain(
     percent = 100 * (1 - pairs[1].sum() / pairs[0].sum())
     if count == 1:
         return Gain(float(percent), np.nan, np.nan)
-    sums = _draws(count, resamples) @ pairs.T
+    sums = seed_draws(count, resamples) @ pairs.T
     with np.errstate(divide="ignore", invalid="ignore"):
         gains = 100 * (1 - sums[:, 1] / sums[:, 0])
     low, high = np.quantile(gains[np.isfinite(gains)], [(1 - level) / 2, (1 + level) / 2])
@@ -59,7 +59,7 @@ def paired_gain(
 
 
 @lru_cache(maxsize=8)
-def _draws(count: int, resamples: int) -> FloatArray:
+def seed_draws(count: int, resamples: int) -> FloatArray:
     """How often each seed is drawn, `(resamples, count)`: sums by counts are those by indices, without a gather."""
     counts = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
     return counts.astype(np.float64)

@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 from cace_env.config import ConfigError
-from cace_env.intervals import Gain
+from cace_env.intervals import RESAMPLES, Gain, seed_draws
 from cace_env.policies import CLAIRVOYANT
 from cace_env.scenarios import load_scenario
 from cace_env.tables import TASKS
@@ -45,7 +45,6 @@ UNDER_LRU: Final = {
     "ttft_mean_s": ("TTFT [s]", 2),
     "e2e_mean_s": ("E2E [s]", 2),
 }
-RESAMPLES: Final = 10_000
 SEVERAL: Final = 2 / 3  # of the scenarios must agree for a verdict
 OTHER_READING: Final = "cace-output-kept"
 
@@ -105,8 +104,7 @@ def drawn(run: Run, scenario: str, claim: Claim) -> Draws:
 
 def resampled(base: FloatArray, mine: FloatArray) -> Draws:
     """`100 * (1 - sum(mine) / sum(base))` over paired seeds, and for resamples that are the same for everything."""
-    seeds = len(base)
-    counts = np.random.default_rng(0).multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
+    counts = seed_draws(len(base), RESAMPLES)
     return Draws(100 * (1 - mine.sum() / base.sum()), 100 * (1 - (counts @ mine) / (counts @ base)))
 
 
@@ -169,17 +167,21 @@ def claims_table(run: Run) -> str:
     """The claims on effects, for both readings of output length."""
     rows = []
     for claim in EFFECTS:
-        mine = summary(run, claim)
-        other = summary(run, replace(claim, policy=OTHER_READING))
-        both = mine[2] if mine[2] == other[2] and not mine[2].startswith("depends") else "hinges on the reading"
-        rows.append([claim.sentence, *mine[:2], *other[:2], "depends on the scenario" if bends(mine, other) else both])
+        other = replace(claim, policy=OTHER_READING)
+        mine, theirs = summary(run, claim), summary(run, other)
+        rows.append([claim.sentence, *mine[:2], *theirs[:2], in_both(run, claim, other)])
     header = ["claim", "long answers evicted [%]", "better / worse", "long answers kept [%]", "better / worse"]
     return table([*header, "verdict"], rows)
 
 
-def bends(mine: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether it depends on the scenario in both readings."""
-    return mine[2].startswith("depends") and other[2].startswith("depends")
+def in_both(run: Run, claim: Claim, other: Claim) -> str:
+    """The verdict that stands in both readings, if one does."""
+    verdicts = {verdict(run, claim).partition(":")[0], verdict(run, other).partition(":")[0]}
+    one, two = pooled(run, claim), pooled(run, other)
+    turns = (one.low > 0 and two.high < 0) or (one.high < 0 and two.low > 0)
+    if len(verdicts) > 1 or turns:
+        return "hinges on the reading"
+    return "depends on the scenario" if verdicts == {"depends"} else verdicts.pop()
 
 
 def factors_table(run: Run) -> str:
