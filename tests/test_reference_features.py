@@ -21,14 +21,15 @@ from cace_env.observation import (
     scales,
 )
 from cace_env.scenarios import load_scenario, scenario_names
-from cace_env.simulator import Simulator
+from cace_env.simulator import Simulator, simulate
 from cace_env.tables import NONE, FleetTables
 from cace_env.workload import COLUMNS, Workload
 from tests import reference
 from tests.examples import MS, fleet, requests
+from tests.invariants import assert_same_run
 from tests.reference_features import Expected, expected_features
 from tests.strategies import Rules, cases
-from tests.test_kernel import POLICIES, limits_of, pick
+from tests.test_kernel import POLICIES, as_reference, limits_of, pick
 
 EXACT, SINGLE = 1e-9, 1e-5  # relative: of float64, and of float32 after log1p
 # Absolute [unit of the feature]: a byte is 1e-9 GB, a microsecond 1e-6 s; the named ones are differences of large sums.
@@ -101,6 +102,84 @@ def test_features_of_the_scenarios_are_what_the_trace_says(name: str) -> None:
     workload = Workload.from_columns(**{column: getattr(whole, column)[:REQUESTS] for column in COLUMNS})
     tables = scenario.tables()
     assert compare(tables, workload, "oldest", Rules(None, None, True), tables.num_models) > 0
+
+
+def crowded(seed: int) -> tuple[FleetTables, Workload]:
+    """Ten models on memory for about four, 200 requests within some ten minutes: questions, drains, loads all along."""
+    draw = np.random.default_rng(seed)
+    accelerators, models, rows = 1 + seed % 3, 10, 200
+    need = draw.integers(4, 20, models)
+    memory = np.full(accelerators, max(int(need.sum()) * 2 // 5 // accelerators, int(need.max()) + 5))
+    load_us = np.sort(draw.integers(200 * MS, 9000 * MS, (accelerators, models, 2)), axis=2)
+    tables = fleet(
+        tuple(need.tolist()),
+        tuple(memory.tolist()),
+        weights_bytes=need - 1,
+        residual_bytes=draw.integers(0, 2, models) if seed % 2 else 0,
+        load_us=load_us,
+        unload_us=draw.integers(0, 2, (accelerators, models)) * 300 * MS,
+        round_ns=draw.integers(5, 40, (accelerators, models)) * 1_000_000,
+        decode_ns=100_000,
+        kv_ps=5_000,
+        attention_ps=700,
+        max_num_seqs=3,
+        host_cache_bytes=int(need.sum()) // 3,
+        unload_copies=seed % 4 < 2,
+        drain_after_us=int(draw.integers(0, 3000)) * MS,
+        placement="spread" if seed % 2 else "pack",
+    )
+    context = draw.integers(2, 400, rows)
+    workload = Workload.from_columns(
+        arrival_us=np.cumsum(draw.exponential(3e6, rows)).astype(np.int64),
+        after=np.where(draw.random(rows) < 0.3, np.arange(rows) - 1, NONE).clip(NONE),
+        think_us=draw.integers(0, 4000, rows) * MS,
+        model=draw.zipf(1.4, rows) % models,
+        task=draw.integers(0, 4, rows),
+        context_tokens=context,
+        new_tokens=1 + draw.integers(0, context),
+        output_tokens=draw.integers(1, 300, rows),
+        user=draw.integers(0, 6, rows),
+        session=draw.integers(0, 15, rows),
+    )
+    return tables, workload
+
+
+@pytest.mark.nojit
+@pytest.mark.parametrize("seed", range(6))
+def test_features_and_counters_of_crowded_fleets_are_what_the_trace_says(seed: int) -> None:
+    tables, workload = crowded(seed)
+    questions = compare(tables, workload, "hashed", Rules(None, None, True), 3)
+    assert questions > 20
+    for cut in (questions // 3, questions // 2, questions):  # counters of what is under way, and at the end
+        short = tables.replace(max_decisions=cut)
+        expected = reference.simulate(short, workload, lambda question: pick("hashed", question))
+        actual = simulate(short, workload, lambda question: pick("hashed", question), trace=True)
+        assert actual.truncated == (cut < questions)
+        assert_same_run(expected, as_reference(actual))
+
+
+@pytest.mark.nojit
+def test_crowded_fleets_show_every_feature() -> None:
+    """A comparison is worth little in columns that are always 0."""
+    seen = {block: set[str]() for block in ("slot", "pending", "context")}
+
+    def watched(question: reference.Question) -> int:
+        expected = expected_features(question)
+        for block, features, rows in (
+            ("slot", SLOT_FEATURES, expected.slots),
+            ("pending", PENDING_FEATURES, expected.pending),
+            ("context", CONTEXT_FEATURES, expected.context[None]),
+        ):
+            seen[block] |= {feature.name for feature, value in zip(features, rows.any(axis=0), strict=True) if value}
+        return pick("hashed", question)
+
+    for seed in range(6):
+        reference.simulate(*crowded(seed), watched)
+    missed = {
+        block: {feature.name for feature in features} - seen[block]
+        for block, features in (("slot", SLOT_FEATURES), ("pending", PENDING_FEATURES), ("context", CONTEXT_FEATURES))
+    }
+    assert missed == {"slot": {"pinned"}, "pending": set(), "context": set()}
 
 
 def first_question(tables: FleetTables, workload: Workload) -> tuple[Simulator, Rows, Rows]:
