@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import cace_env
 from cace_env.config import ConfigError
@@ -231,7 +232,6 @@ def test_gain_is_that_of_the_sums_not_the_mean_of_gains():
 
 
 def test_interval_agrees_with_scipy():
-    stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(5)
     baseline = rng.lognormal(3, 1, 40)
     policy = baseline * rng.normal(0.9, 0.1, 40)
