@@ -182,7 +182,7 @@ default`):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.characterize", description=__doc__)
     parser.add_argument("--workload", metavar="SCENARIO", help="describe the requests of this scenario (name or file)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the workload")
     parser.add_argument("--requests", type=int, help="other length than the scenario's")

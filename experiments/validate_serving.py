@@ -279,7 +279,11 @@ def _name(case: Case) -> tuple[str, str, str]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.validate_serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     for source in TRACES:
         parser.add_argument(f"--{source.name}", type=Path, metavar="FILE", help=f"Azure 2023 {source.name} trace")
     parser.add_argument("--generated", action="store_true", help="generated requests even where the traces are there")
