@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -142,11 +143,12 @@ def test_only_the_sb3_module_knows_sb3_and_nobody_in_the_core_knows_it():
         ("cace_env", ("traces", "render", "sb3")),
         ("agents", ("experiments", "sb3")),
         ("experiments", ("experiments", "sb3", "wandb", "dev")),
+        ("tests", ("experiments", "sb3", "dev")),
     ],
 )
 def test_every_imported_library_is_declared(package: str, extras: tuple[str, ...]):
     names = declared(*extras)
-    known = set(sys.stdlib_module_names) | set(ORDER)
+    known = set(sys.stdlib_module_names) | set(ORDER) | {"tests"}
     wrong = [
         found
         for path in modules(package)
@@ -154,6 +156,30 @@ def test_every_imported_library_is_declared(package: str, extras: tuple[str, ...
         if found.top not in known and INSTALLED_AS.get(found.top, found.top.replace("_", "-")).lower() not in names
     ]
     assert not wrong, f"not in pyproject.toml's dependencies or extras {extras}"
+
+
+def test_no_test_is_skipped_for_want_of_a_library_that_nothing_installs():
+    names = declared("experiments", "sb3", "dev")
+    asked = {
+        name
+        for path in modules("tests")
+        for name in re.findall(r"importorskip\(\s*\"(\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert "matplotlib" in asked
+    assert {INSTALLED_AS.get(name, name.replace("_", "-")).lower() for name in asked} <= names
+
+
+def test_what_only_tests_use_is_asked_of_developers_alone():
+    shipped = {found.top for package in ORDER for path in modules(package) for found in imports_of(path)}
+    tested = {found.top for path in modules("tests") for found in imports_of(path)}
+    only_tests = {INSTALLED_AS.get(top, top.replace("_", "-")).lower() for top in tested - shipped}
+    assert not only_tests & declared("experiments")
+
+
+def test_every_mark_for_tests_is_used():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in modules("tests"))
+    assert [mark for mark in settings["markers"] if f"pytest.mark.{mark.partition(':')[0]}" not in text] == []
 
 
 @pytest.mark.integration
