@@ -73,7 +73,7 @@ SLOT_FEATURES: Final[tuple[Feature, ...]] = (
     _flag("occupied", "the slot holds a model, in any state; a row of zeros is an empty slot"),
     _flag("legal", "the model may be evicted now (the action mask)"),
     _flag("loading", "the model is being loaded"),
-    _flag("leaving", "the model has been chosen as a victim and drains or unloads"),
+    _flag("leaving", "the model drains or unloads: it was chosen as a victim, or its keep-alive ran out"),
     _flag("pinned", "the model is never evicted"),
     _size("freed_gb", "memory that its eviction frees: need less what stays behind asleep"),
     _size("weights_gb", "weights of the model"),

@@ -171,10 +171,9 @@ What falls short, and why:
 - The 0.48 % of model switches within an agent's session are here all changes of one agent's model; in the sessions of
   the public file most of them are alternations between an agent and its sub-agents, which come on top.
 
-## The default configuration
+## The requests of the scenario `default`
 
-40 developers, seed 0, on the models of the scenario `default` (`python -m experiments.characterize --workload
-default`):
+Seed 0 (`python -m experiments.characterize --workload default`):
 
 {default}
 """

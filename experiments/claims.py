@@ -22,6 +22,7 @@ from rich.console import Console
 
 from cace_env.config import ConfigError
 from cace_env.intervals import RESAMPLES, Gain, seed_draws
+from cace_env.markdown import table
 from cace_env.policies import CLAIRVOYANT
 from cace_env.scenarios import load_scenario
 from cace_env.tables import TASKS
@@ -94,7 +95,7 @@ def drawn(run: Run, scenario: str, claim: Claim) -> Draws:
     """The gain in one scenario [%], and again for every resample of its seeds."""
     metrics = [claim.metric] if claim.less is None else [claim.metric, claim.less]
     pairs = np.stack([run.columns[scenario, who][metric] for metric in metrics for who in (claim.over, claim.policy)])
-    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    pairs[:, ~np.isfinite(pairs).all(axis=0)] = np.nan
     gain = resampled(pairs[0], pairs[1])
     if claim.less is None:
         return gain
@@ -103,7 +104,9 @@ def drawn(run: Run, scenario: str, claim: Claim) -> Draws:
 
 
 def resampled(base: FloatArray, mine: FloatArray) -> Draws:
-    """`100 * (1 - sum(mine) / sum(base))` over paired seeds, and for resamples that are the same for everything."""
+    """`100 * (1 - sum(mine) / sum(base))` over seeds that both have, and for the same resamples each time."""
+    both = np.isfinite(base) & np.isfinite(mine)
+    base, mine = base[both], mine[both]
     counts = seed_draws(len(base), RESAMPLES)
     return Draws(100 * (1 - mine.sum() / base.sum()), 100 * (1 - (counts @ mine) / (counts @ base)))
 
@@ -149,11 +152,6 @@ def cell(gain: Gain) -> str:
     """A gain with its interval, bold where the interval excludes zero."""
     text = f"{gain.percent:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})"
     return f"**{text}**" if gain.low > 0 or gain.high < 0 else text
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def summary(run: Run, claim: Claim) -> list[str]:
@@ -219,8 +217,8 @@ def weighed(run: Run, scenarios: Sequence[str], w_ttft: FloatArray, w_e2e: Float
 def costs(run: Run, scenario: str, policy: str, w_ttft: FloatArray, w_e2e: FloatArray) -> FloatArray:
     """Cost by seed with other weights, `(seeds,)`: request-seconds are kept by task."""
     columns = run.columns[scenario, policy]
-    waited = [w_ttft[i] * np.nan_to_num(columns[f"{task}_waiting_s"]) for i, task in enumerate(TASKS)]
-    stayed = [w_e2e[i] * np.nan_to_num(columns[f"{task}_system_s"]) for i, task in enumerate(TASKS)]
+    waited = [w_ttft[i] * columns[f"{task}_waiting_s"] for i, task in enumerate(TASKS)]
+    stayed = [w_e2e[i] * columns[f"{task}_system_s"] for i, task in enumerate(TASKS)]
     return np.sum([*waited, *stayed], axis=0)
 
 

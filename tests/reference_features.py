@@ -155,7 +155,7 @@ class _Fleet:
             "freed_gb": self.freed_gb(model),
             "weights_gb": _gb(self.tables.weights_bytes[m]),
             "reload_s": reload_s,
-            "decode_ms": float(self.tables.round_ns[a, m]) / 1e6,
+            "decode_ms": float(self.tables.round_ns[a, m] + self.tables.decode_ns[a, m]) / 1e6,
             "running": len(model.admitted),
             "waiting": len(model.waiting),
             "running_age_s": sum(ages_s) / len(ages_s) if ages_s else 0.0,

@@ -89,6 +89,7 @@ def test_loads_that_were_fitted_to_are_within_28_percent(check: calibration.Chec
 @pytest.mark.parametrize("check", calibration.load_checks(), ids=lambda check: check.what)
 def test_the_simulator_charges_the_load_and_the_slow_first_inference(check: calibration.Check) -> None:
     if check.first_inference is not None:
+        assert check.predicted is not None
         assert check.charged == pytest.approx(check.predicted + check.first_inference.value)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cace_env.compilation import inlined, inner
+from cace_env.compilation import inlined
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -247,40 +247,37 @@ def settle(s: State, f: Fleet, m: int) -> None:
             + s.models[m, MODEL.prefill_ns]
         )
         s.models[m, MODEL.round_ns] = max(round_ns, SHORTEST_ROUND_NS)
-    if was_busy == is_busy:
+    shares_change = was_busy != is_busy
+    if not shares_change:
         if is_busy:
             stretch(s, m, s.accelerators[a, ACCELERATOR.busy])
             s.models[m, MODEL.due_us] = due_time(s, m, s.tokens[f.models[m, SPEC.heap_start], TOKEN.target])
+    elif is_busy:
+        if s.accelerators[a, ACCELERATOR.busy] == 0:
+            s.accelerators[a, ACCELERATOR.busy_us] -= now
+        s.accelerators[a, ACCELERATOR.busy] += 1
+        s.models[m, MODEL.anchor_us] = now
+        s.models[m, MODEL.anchor_rounds] = 0
+        s.models[m, MODEL.length_ns] = s.accelerators[a, ACCELERATOR.busy] * s.models[m, MODEL.round_ns]
     else:
-        if is_busy:
-            if s.accelerators[a, ACCELERATOR.busy] == 0:
-                s.accelerators[a, ACCELERATOR.busy_us] -= now
-            s.accelerators[a, ACCELERATOR.busy] += 1
-            s.models[m, MODEL.anchor_us] = now
-            s.models[m, MODEL.anchor_rounds] = 0
-            s.models[m, MODEL.length_ns] = s.accelerators[a, ACCELERATOR.busy] * s.models[m, MODEL.round_ns]
-        else:
-            s.accelerators[a, ACCELERATOR.busy] -= 1
-            if s.accelerators[a, ACCELERATOR.busy] == 0:
-                s.accelerators[a, ACCELERATOR.busy_us] += now
-            s.models[m, MODEL.length_ns] = 0
-            s.models[m, MODEL.due_us] = FOREVER
-        for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-            other = s.slots[slot, SLOT.model]
-            if other != NONE and s.models[other, MODEL.length_ns] != 0:
-                stretch(s, other, s.accelerators[a, ACCELERATOR.busy])
-                s.models[other, MODEL.due_us] = due_time(
-                    s, other, s.tokens[f.models[other, SPEC.heap_start], TOKEN.target]
-                )
+        s.accelerators[a, ACCELERATOR.busy] -= 1
+        if s.accelerators[a, ACCELERATOR.busy] == 0:
+            s.accelerators[a, ACCELERATOR.busy_us] += now
+        s.models[m, MODEL.length_ns] = 0
+        s.models[m, MODEL.due_us] = FOREVER
     due = FOREVER
     first = NONE
     for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
         other = s.slots[slot, SLOT.model]
-        if other != NONE:
-            other_due = s.models[other, MODEL.due_us]
-            if other_due < due or (other_due == due and other < first):
-                due = other_due
-                first = other
+        if other == NONE:
+            continue
+        if shares_change and s.models[other, MODEL.length_ns] != 0:
+            stretch(s, other, s.accelerators[a, ACCELERATOR.busy])
+            s.models[other, MODEL.due_us] = due_time(s, other, s.tokens[f.models[other, SPEC.heap_start], TOKEN.target])
+        other_due = s.models[other, MODEL.due_us]
+        if other_due < due or (other_due == due and other < first):
+            due = other_due
+            first = other
     s.accelerators[a, ACCELERATOR.token_due] = due
     s.accelerators[a, ACCELERATOR.token_model] = first
 
@@ -530,7 +527,7 @@ def note_demand(s: State, f: Fleet, w: Requests, m: int, r: int) -> None:
     s.users[user] += 1
 
 
-@inner
+@inlined
 def slide_window(s: State, w: Requests) -> None:
     """Drops arrivals older than the window from its counts."""
     oldest = s.scalars[CLOCK] - WINDOW_US

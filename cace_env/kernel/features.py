@@ -124,7 +124,7 @@ def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> N
     out[F_FREED_GB] = (f.models[m, SPEC.need] - f.models[m, SPEC.residual]) * GB
     out[F_WEIGHTS_GB] = f.models[m, SPEC.weights] * GB
     out[F_RELOAD_S] = f.speeds[am, SPEED.load_host + tier_after_eviction(s, f, m)] * SECONDS
-    out[F_DECODE_MS] = f.speeds[am, SPEED.round_ns] * 1e-6
+    out[F_DECODE_MS] = (f.speeds[am, SPEED.round_ns] + f.speeds[am, SPEED.decode_ns]) * 1e-6
     out[F_RUNNING] = running
     out[F_WAITING] = s.models[m, MODEL.waiting]
     out[F_RUNNING_AGE_S] = (now - s.models[m, MODEL.running_arrivals] / running) * SECONDS if running > 0 else 0.0
@@ -132,9 +132,7 @@ def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> N
     out[F_EMITTED_TOKENS] = (
         decoding + ((decoding * rounds_now(s, m) - s.models[m, MODEL.decode_start_sum]) >> 20) if decoding > 0 else 0
     )
-    out[F_SINCE_USE_S] = (
-        now - max(s.models[m, MODEL.last_use], s.models[m, MODEL.loaded_at] if s.models[m, MODEL.uses] == 0 else 0)
-    ) * SECONDS
+    out[F_SINCE_USE_S] = (now - s.models[m, MODEL.last_use]) * SECONDS
     out[F_SINCE_SECOND_USE_S] = (
         (now - s.models[m, MODEL.second_use]) * SECONDS if s.models[m, MODEL.second_use] >= 0 else NEVER_S
     )

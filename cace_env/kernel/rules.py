@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from cace_env.compilation import inlined, inner
+from cace_env.compilation import inlined
 from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import (
     F_EXPECTED_OUTPUT_TOKENS,
@@ -86,7 +86,7 @@ class Scratch(NamedTuple):
     next_pointer: Array  # (M,) how far each model's future has been read
 
 
-@inner
+@inlined
 def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> int:
     """The legal slot with the lowest keep-score."""
     rows, scores, next_pointer = scratch

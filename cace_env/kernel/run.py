@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cace_env.compilation import compiled, inlined, inner
+from cace_env.compilation import compiled, inlined
 from cace_env.kernel.events import arrive, next_open_arrival, pop_closed, settle, slide_window, token_end
 from cace_env.kernel.features import missing_bytes, slot_features, write_observation
 from cace_env.kernel.rules import Rule, Scratch, pick_slot
@@ -77,7 +77,7 @@ Array = Any
 TOKEN_END, UNLOAD_DONE, LOAD_DONE, ARRIVAL, ALARM = (int64(priority) for priority in range(5))
 
 
-@inner
+@inlined
 def reset_state(s: State, f: Fleet) -> None:
     """Time 0: pinned and initially resident models take their slots, everything else is absent."""
     s.scalars[:] = 0
@@ -143,17 +143,17 @@ def start_resident(s: State, f: Fleet, m: int, a: int) -> None:
     s.models[m, MODEL.phase] = RESIDENT
 
 
-@inner
+@inlined
 def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> None:
     """Runs events until the policy is asked, all requests have ended, the limit is reached, or nothing can happen."""
     requests = len(s.requests)
     while True:
-        # The least event by (time, priority, key): a later source needs an earlier time.
+        # The least event by (time, priority, key): a source of lower priority needs an earlier time.
         time, priority, key = FOREVER, NONE, NONE
         for a in range(len(f.accelerators)):
-            if s.accelerators[a, ACCELERATOR.token_due] < time:
-                time, priority, key = s.accelerators[a, ACCELERATOR.token_due], TOKEN_END, a
-        for a in range(len(f.accelerators)):
+            ends = s.accelerators[a, ACCELERATOR.token_due]
+            if ends < time or (ends == time and priority > TOKEN_END):
+                time, priority, key = ends, TOKEN_END, a
             ends = s.accelerators[a, ACCELERATOR.channel_end]
             done = LOAD_DONE if s.accelerators[a, ACCELERATOR.channel] == LOAD else UNLOAD_DONE
             if ends < time or (ends == time and done < priority):
@@ -272,12 +272,11 @@ def run_episode(
     for m in range(len(f.models)):
         scratch.next_pointer[m] = rule.future_start[m]
     reset_state(s, f)
-    advance(s, f, w, rule.limits, trace)
-    while s.scalars[STATUS] == ASKED:
-        slot = pick_slot(s, f, w, rule, scratch)
-        answer(s, f, rule.limits, trace, slot)
+    while True:
         advance(s, f, w, rule.limits, trace)
-    return s.scalars[STATUS]
+        if s.scalars[STATUS] != ASKED:
+            return s.scalars[STATUS]
+        answer(s, f, rule.limits, trace, pick_slot(s, f, w, rule, scratch))
 
 
 @compiled
