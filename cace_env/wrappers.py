@@ -57,7 +57,7 @@ FORMS: Final[Mapping[Form, Keys]] = {
     "pettingzoo": Keys("observation", "action_mask", np.int8),  # its classic games, and AgileRL
     "rllib": Keys("observations", "action_mask", np.float32),  # takes the logarithm of the mask
     "tianshou": Keys("obs", "mask", np.bool_),  # inverts it with `~`
-    "torchrl": Keys("observation", "action_mask", np.bool_),  # MaskedCategorical masks nothing by an int8 tensor
+    "torchrl": Keys("observation", "action_mask", np.bool_),  # MaskedCategorical takes nothing else
 }
 
 
