@@ -18,7 +18,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-nojit bench lint clean FORCE
+.PHONY: help demo test test-all test-nojit test-video bench lint clean FORCE
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test-all: $(VENV)/.test  ## run every test, then a small subset without compilat
 test-nojit: $(VENV)/.test  ## run the tests marked nojit as plain Python
 	@echo "==> testing without compilation"
 	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest -q -m nojit $(ARGS)
+
+test-video: .venvs/video/.ready  ## write videos and pictures in an environment of its own
+	@echo "==> testing videos"
+	@.venvs/video/bin/python -m pytest -q -rs tests/test_video.py tests/test_rendering.py $(ARGS)
 
 bench: $(VENV)/.test  ## measure requests per second, compile time and memory
 	@$(PY) -m experiments.benchmark $(ARGS)
@@ -79,4 +83,13 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@echo "==> installing the test tools and Stable-Baselines3"
 	@$(PIP) -e '.[experiments,sb3,dev]'
+	@touch $@
+
+# moviepy wants an older Pillow than the rest was tested with.
+.venvs/video/.ready: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "==> installing moviepy into .venvs/video"
+	@$(PY) -m venv --clear .venvs/video
+	@grep -v '^pillow==' constraints.txt > .venvs/video/constraints.txt
+	@.venvs/video/bin/python -m pip install -qq --disable-pip-version-check -c .venvs/video/constraints.txt \
+	  -e '.[video]' pytest hypothesis
 	@touch $@

@@ -49,6 +49,35 @@ The picture (`render_mode="rgb_array"`) shows the default scenario after {DECISI
 timeline is a slot, hatched while its model loads or leaves; below are the waiting requests, stacked by model. On the
 right: the memory now, the last decision (the red line) with its candidates, and the open question."""
 
+WATCHING = """## Watching and recording
+
+`render_mode="human"` (extra `human`) opens a window and shows reset and every step in it, four decisions a second, or
+more with `env.unwrapped.window.fps = 20`. The window can be resized. Space stops the time and lets it go on, the right
+arrow shows one more decision; after closing it (Escape and Q do, too) the run goes on unseen and at full speed.
+`render_mode="ansi"` gives the same situation as text, for a terminal or a log.
+
+Gymnasium's `RecordVideo` writes videos of `render_mode="rgb_array"` (extra `video`):
+
+```py
+import gymnasium as gym
+
+env = gym.make("cace_env:cace_env/Eviction-v0", scenario="workstation", render_mode="rgb_array")
+env = gym.wrappers.RecordVideo(env, "videos", episode_trigger=lambda episode: True, video_length=100)
+observation, info = env.reset(seed=0)
+over = False
+while not over:
+    action = env.action_space.sample(info["action_mask"])
+    observation, reward, terminated, truncated, info = env.step(action)
+    over = terminated or truncated
+env.close()  # writes what is left
+```
+
+The wrapper holds its frames in memory until it writes them, 1.6 MB each: give it a `video_length` for long episodes. Of
+a batch, `gymnasium.wrappers.vector.RecordVideo` writes all environments side by side, where it was made with
+`gym.make_vec(..., vectorization_mode="sync", render_mode="rgb_array")`; with `SAME_STEP` autoreset it never sees the
+last situation of an episode. The extra `video` brings moviepy, which needs Pillow 11 or older; pictures differ from
+those of Pillow 13 in a few pixels at edges, but what else you have installed may want a newer Pillow."""
+
 FEATURES = """## Features
 
 Every number that can be observed is fixed by a physical scale in `cace_env/observation.py`; nothing is normalised by
@@ -111,7 +140,7 @@ def page() -> str:
         ("Of the whole", "", CONTEXT_FEATURES),
     )
     features = [_block(*block) for block in blocks]
-    return "\n\n".join([INTRODUCTION, f"**{summary}**", sections, TRAINING, FEATURES, *features]) + "\n"
+    return "\n\n".join([INTRODUCTION, f"**{summary}**", sections, TRAINING, WATCHING, FEATURES, *features]) + "\n"
 
 
 def _block(title: str, note: str, features: tuple[Feature, ...]) -> str:
