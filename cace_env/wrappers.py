@@ -54,7 +54,7 @@ class Keys(NamedTuple):
 
 
 FORMS: Final[Mapping[Form, Keys]] = {
-    "pettingzoo": Keys("observation", "action_mask", np.int8),  # its classic games, and AgileRL
+    "pettingzoo": Keys("observation", "action_mask", np.int8),  # its classic games
     "rllib": Keys("observations", "action_mask", np.float32),  # takes the logarithm of the mask
     "tianshou": Keys("obs", "mask", np.bool_),  # inverts it with `~`
     "torchrl": Keys("observation", "action_mask", np.bool_),  # MaskedCategorical takes nothing else
@@ -183,12 +183,12 @@ class _VectorMaskedObservation(_VectorWrapper):
 class DictObservation(_MaskedObservation, RecordConstructorArgs):
     """Observation and mask of a single environment as a `Dict`, under the names by which a library looks for them.
 
-    | `form`         | observation      | mask          | type of the mask |
-    |----------------|------------------|---------------|------------------|
-    | `"pettingzoo"` | `"observation"`  | `"action_mask"` | int8           |
-    | `"rllib"`      | `"observations"` | `"action_mask"` | float32        |
-    | `"tianshou"`   | `"obs"`          | `"mask"`        | bool           |
-    | `"torchrl"`    | `"observation"`  | `"action_mask"` | bool           |
+    | `form`         | Observation      | Mask            | Type of the mask |
+    |----------------|------------------|-----------------|------------------|
+    | `"pettingzoo"` | `"observation"`  | `"action_mask"` | int8             |
+    | `"rllib"`      | `"observations"` | `"action_mask"` | float32          |
+    | `"tianshou"`   | `"obs"`          | `"mask"`        | bool             |
+    | `"torchrl"`    | `"observation"`  | `"action_mask"` | bool             |
 
     The mask is 1 (True) where an action is legal and lies in a `Box` of shape `(max_slots,)` of its type.
 
