@@ -283,16 +283,12 @@ def _check(vector_env: VectorEnv[Any, Any, Any]) -> None:
         raise ValueError(f"{vector_env} overwrites the observations it has returned; make it with copy=True")
 
 
-def _has(infos: Mapping[str, Any], key: str, env: int) -> bool:
-    """Whether a value belongs to this environment; it does where no mask `_key` is (`RecordEpisodeStatistics`)."""
-    return f"_{key}" not in infos or bool(infos[f"_{key}"][env])
-
-
 def _info_of(infos: Mapping[str, Any], env: int) -> dict[str, Any]:
     """One environment's info out of a vector environment's: what the masks `_key` leave it, as plain values."""
     row: dict[str, Any] = {}
     for key, values in infos.items():
-        if key.startswith("_") or not _has(infos, key, env):
+        mask = infos.get("_" + key)  # RecordEpisodeStatistics gives its numbers none
+        if key[0] == "_" or (mask is not None and not mask[env]):
             continue
         if isinstance(values, dict):
             row[key] = _info_of(values, env)
