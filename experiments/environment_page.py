@@ -97,30 +97,27 @@ slots[:, SLOT.since_use_s]  # scaled; env.unwrapped.layout.physical(observation)
 
 TRAINING = """## Training an agent
 
-Any library that speaks Gymnasium will do. Illegal actions are replaced and penalised, but an agent that knows the mask
-learns faster: sb3-contrib's `MaskablePPO` asks for `action_masks()`. Rewards are weighted seconds of waiting and can be
-tens in one step, so scale them. Train on the split `train`, choose on `validation`, report on `test`; the same seeds
-give LRU, CACE and all others the same requests.
+Any library that speaks Gymnasium will do; [examples](../examples/README.md) has a complete program for each of six.
+Illegal actions are replaced and penalised, but an agent that knows the mask learns faster: sb3-contrib's `MaskablePPO`
+asks for it by itself. `EvictionVecEnv` is the vector environment in the form that Stable-Baselines3 wants. Rewards are
+weighted seconds of waiting and can be tens in one step, so scale them. Train on the split `train`, choose on
+`validation`, report on `test`; the same seeds give LRU, CACE and all others the same requests.
 
 ```python
 import gymnasium as gym
 from sb3_contrib import MaskablePPO
-from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3.common.vec_env import VecNormalize
 
 from cace_env import evaluate
+from cace_env.sb3 import EvictionVecEnv
 from cace_env.scenarios import seeds
 
-
-def make(split):
-    env = gym.make("cace_env:cace_env/Eviction-v0", scenario="workstation", split=split)
-    env = gym.wrappers.TransformReward(env, lambda reward: reward / 10)
-    return ActionMasker(env, lambda env: env.unwrapped.action_masks())
-
-
-agent = MaskablePPO("MlpPolicy", make("train"), gamma=0.999, seed=0)
+venv = VecNormalize(EvictionVecEnv(16, scenario="workstation"), norm_obs=False, gamma=0.999)
+agent = MaskablePPO("MlpPolicy", venv, n_steps=256, batch_size=256, gamma=0.999, seed=0)
 agent.learn(4_096)  # shows that it works; hundreds of thousands are a start
 
-env, costs, test_seeds = make("test"), [], seeds("test", 3)
+env = gym.make("cace_env:cace_env/Eviction-v0", scenario="workstation", split="test")
+costs, test_seeds = [], seeds("test", 3)
 for workload_seed in test_seeds:
     observation, info = env.reset(options={"workload_seed": workload_seed})
     over = False

@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, V
 from cace_env.env import EvictionEnv
 from cace_env.sb3 import EvictionVecEnv
 from cace_env.scenarios import Scenario, load_scenario, seeds
+from cace_env.wrappers import DictObservation, VectorDictObservation
 
 pytestmark = pytest.mark.integration
 
@@ -308,6 +309,22 @@ def test_a_wrapped_vector_environment_will_do():
         assert_same(wrapped_dones, dones)
     for info, wrapped_info in zip(infos, wrapped_infos, strict=True):
         assert_same_info(wrapped_info, info)
+
+
+def test_dict_observations_come_through():
+    """As SB3's `MultiInputPolicy` takes them, terminal observations too."""
+    ours = EvictionVecEnv(vector_env=VectorDictObservation(native(CUT).vector_env))
+    theirs = DummyVecEnv([lambda: Monitor(DictObservation(EvictionEnv(CUT)))] * ENVS)
+    assert ours.observation_space == theirs.observation_space
+    for venv in (ours, theirs):
+        venv.seed(FIRST_SEED)
+    np.testing.assert_equal(ours.reset(), dict(theirs.reset()))
+    for _ in range(20):
+        actions = masks_of(ours).argmax(axis=1)
+        (observations, _, dones, infos), expected = ours.step(actions), theirs.step(actions)
+        np.testing.assert_equal(observations, dict(expected[0]))
+        for env in np.flatnonzero(dones):
+            assert_same_info(infos[env], expected[3][env])
 
 
 def test_closing_twice_is_harmless():
