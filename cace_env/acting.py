@@ -55,7 +55,7 @@ class Actor:
             raise ConfigError(f"{contestant.name!r} is a fleet with room for everything, not a policy that could act")
         self.name = contestant.name
         self.policy = contestant.policy
-        if isinstance(self.policy, Policy) and not victims_only and _has_limits(self.policy):
+        if self.has_limits and not victims_only:
             raise ConfigError(
                 f"policy {self.name!r} has a keep-alive or a count limit, by which models leave unasked; in "
                 "Eviction-v0 nothing leaves but by an action, so this would be another policy; victims_only=True "
@@ -66,6 +66,12 @@ class Actor:
         self._seed = 0
         self._rule: Rule | None = None
         self._scratch: Scratch | None = None
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether `evaluate` would let the policy unload models without being asked."""
+        policy = self.policy
+        return isinstance(policy, Policy) and (policy.keep_alive_s is not None or policy.max_resident is not None)
 
     def reset(self, seed: int = 0) -> None:
         """Begins an episode; call it after `env.reset`.
@@ -106,7 +112,3 @@ class Actor:
                 raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
             return int(pick(*simulator.arguments, self._rule, self._scratch))
         return slot_by_scores(self.name, self.policy, simulator, self._seed)[0]
-
-
-def _has_limits(policy: Policy) -> bool:
-    return policy.keep_alive_s is not None or policy.max_resident is not None

@@ -65,13 +65,16 @@ Gymnasium's `RecordVideo` writes videos of `render_mode="rgb_array"` (extra `vid
 ```py
 import gymnasium as gym
 
+from cace_env.acting import Actor
+
 env = gym.make("cace_env:cace_env/Eviction-v0", scenario="workstation", render_mode="rgb_array")
 env = gym.wrappers.RecordVideo(env, "videos", episode_trigger=lambda episode: True, video_length=100)
+actor = Actor("cace", env)  # any policy of cace_env.evaluate
 observation, info = env.reset(seed=0)
+actor.reset(info["workload_seed"])
 over = False
 while not over:
-    action = env.action_space.sample(info["action_mask"])
-    observation, reward, terminated, truncated, info = env.step(action)
+    observation, reward, terminated, truncated, info = env.step(actor.act())
     over = terminated or truncated
 env.close()  # writes what is left
 ```
