@@ -29,7 +29,7 @@ from ray.rllib.examples.rl_modules.classes.action_masking_rlm import ActionMaski
 from ray.tune.registry import register_env
 
 import cace_env
-from cace_env.scenarios import Scenario, seeds
+from cace_env.scenarios import seeds
 from cace_env.wrappers import DictObservation, VectorDictObservation
 
 ENV = "cace-eviction"
@@ -62,9 +62,7 @@ def make_env(config: Mapping[str, Any]) -> gym.Env[Any, Any] | gym.vector.Vector
     return gym.wrappers.TransformReward(DictObservation(env, "rllib"), scaled)
 
 
-def configure(
-    scenario: str | Scenario = "default", seed: int = 0, *, num_envs: int = ENVS, runners: int = 1
-) -> PPOConfig:
+def configure(scenario: str = "default", seed: int = 0, *, num_envs: int = ENVS, runners: int = 1) -> PPOConfig:
     """Masked PPO; one process steps the environments, this one learns."""
     register_env(ENV, make_env)
     return (

@@ -10,6 +10,7 @@ What to take from it:
 - `collector.collect(random=True)` samples the action space and knows no masks: explore by `eps_training` instead.
 - Tianshou steps its own vector environments: single ones in this process (`DummyVectorEnv`) or in others
   (`SubprocVectorEnv`). They are created from functions, so each needs nothing but the id.
+- The buffer stores infos, too, and refuses NaN: `WithoutInfo` leaves them out.
 - `strict=True`: an illegal action raises. Training ends without an error because there is none.
 """
 
@@ -28,9 +29,10 @@ from tianshou.algorithm.optim import AdamOptimizerFactory
 from tianshou.data import Batch, Collector, CollectStats, VectorReplayBuffer
 from tianshou.env import DummyVectorEnv
 from tianshou.trainer import OffPolicyTrainerParams
-from tianshou.utils.net.common import Net
+from torch import nn
 
 import cace_env
+from cace_env.observation import CONTEXT_FEATURES, SLOT_FEATURES, ObservationLayout
 from cace_env.scenarios import seeds
 from cace_env.wrappers import DictObservation
 
@@ -38,6 +40,7 @@ ENVS = 8
 COLLECTED = 64  # decisions, of all environments, between two rounds of gradient steps
 BATCH = 128
 LEARNING_RATE = 3e-4
+GAMMA = 0.95  # an eviction shows its price within tens of decisions
 REWARD_SCALE = 0.01  # a decision costs about 4; returns of a few hundred become a few
 VALIDATION_EPISODES = 10
 
@@ -50,34 +53,64 @@ class Result(NamedTuple):
     invalid_actions: int
 
 
+class WithoutInfo(gym.Wrapper[Any, Any, Any, Any]):
+    """Empty infos: Tianshou's buffer stores them and refuses NaN, as metrics of a task without requests are."""
+
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        return self.env.reset(**arguments)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        return *self.env.step(action)[:4], {}
+
+
 def make_env(scenario: str = "default") -> gym.Env[Any, Any]:
     """One environment, as Tianshou wants it, with rewards of a size that a network likes."""
     env = gym.make("cace_env:cace_env/Eviction-v0", scenario=scenario, strict=True)
-    return gym.wrappers.TransformReward(DictObservation(env, "tianshou"), lambda reward: REWARD_SCALE * float(reward))
+    env = WithoutInfo(DictObservation(env, "tianshou"))
+    return gym.wrappers.TransformReward(env, lambda reward: REWARD_SCALE * float(reward))
 
 
-def make_policy(env: gym.Env[Any, Any], *, eps_training: float = 0.0) -> DiscreteQLearningPolicy[Net]:
-    """Q-values of the slots from the flat observation."""
-    layout = env.get_wrapper_attr("layout")
-    net = Net(state_shape=layout.size, action_shape=layout.max_slots, hidden_sizes=[128, 128])
+class SlotValues(nn.Module):
+    """Q-values of the slots, `(N, size) -> (N, S)`, by weights that all slots share."""
+
+    def __init__(self, layout: ObservationLayout, width: int = 64) -> None:
+        super().__init__()
+        self.layout = layout
+        self.value = nn.Sequential(
+            nn.Linear(len(SLOT_FEATURES) + len(CONTEXT_FEATURES), width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, obs: np.ndarray, state: Any = None, info: Any = None) -> tuple[torch.Tensor, Any]:
+        slots, _, context = self.layout.split(torch.as_tensor(obs))
+        context = context.unsqueeze(-2).expand(*slots.shape[:-1], -1)
+        return self.value(torch.cat([slots, context], dim=-1)).squeeze(-1), state
+
+
+def make_policy(env: gym.Env[Any, Any], *, eps_training: float = 0.0) -> DiscreteQLearningPolicy[SlotValues]:
+    """The legal slot of highest Q-value, or with `eps_training` any legal one."""
     return DiscreteQLearningPolicy(
-        model=net,
+        model=SlotValues(env.get_wrapper_attr("layout")),
         action_space=env.action_space,
         observation_space=env.observation_space,
         eps_training=eps_training,
     )
 
 
-def train(scenario: str, steps: int, seed: int = 0) -> DiscreteQLearningPolicy[Net]:
+def train(scenario: str, steps: int, seed: int = 0) -> DiscreteQLearningPolicy[SlotValues]:
     """Double DQN with 5-step returns for about `steps` decisions."""
     np.random.seed(seed)
     torch.manual_seed(seed)
     envs = DummyVectorEnv([lambda: make_env(scenario) for _ in range(ENVS)])
     envs.seed(seed)
     policy = make_policy(make_env(scenario), eps_training=0.1)
-    algorithm: DQN[DiscreteQLearningPolicy[Net]] = DQN(
+    algorithm: DQN[DiscreteQLearningPolicy[SlotValues]] = DQN(
         policy=policy,
         optim=AdamOptimizerFactory(lr=LEARNING_RATE),
+        gamma=GAMMA,
         n_step_return_horizon=5,
         target_update_freq=500,
     )
@@ -99,7 +132,7 @@ def train(scenario: str, steps: int, seed: int = 0) -> DiscreteQLearningPolicy[N
     return policy
 
 
-def validate(policy: DiscreteQLearningPolicy[Net], scenario: str, workload_seeds: Iterable[int]) -> Result:
+def validate(policy: DiscreteQLearningPolicy[SlotValues], scenario: str, workload_seeds: Iterable[int]) -> Result:
     """Plays the policy's best actions, against LRU on the same requests."""
     workload_seeds = list(workload_seeds)
     env = DictObservation(gym.make("cace_env:cace_env/Eviction-v0", scenario=scenario, split="validation"), "tianshou")
@@ -125,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> Result:
     parser.add_argument("--steps", type=int, default=100_000, help="decisions to train on")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # networks this small gain nothing from threads
     policy = train(options.scenario, options.steps, options.seed)
     result = validate(policy, options.scenario, seeds("validation", VALIDATION_EPISODES))
     print(

@@ -9,6 +9,7 @@ What to take from it:
   `MaskedCategorical` look for; `ActionMask` makes random actions (`env.rollout`, `check_env_specs`) legal, too.
 - `autoreset_mode="Disabled"`: TorchRL resets what is done by itself, through `options={"reset_mask": ...}`. With
   `SameStep`, `GymWrapper` stacks whatever is in the infos, and those of this environment differ between reset and step.
+- The networks share their weights between slots; `ObservationLayout.split` works on tensors, too.
 - `strict=True`: an illegal action raises. Training ends without an error because there is none.
 """
 
@@ -31,6 +32,7 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
 import cace_env
+from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, ObservationLayout
 from cace_env.scenarios import seeds
 from cace_env.wrappers import DictObservation, VectorDictObservation
 
@@ -38,7 +40,8 @@ ENVS = 32
 HORIZON = 128  # decisions of each environment between two updates
 EPOCHS = 4
 MINIBATCH = 1024
-LEARNING_RATE = 3e-4
+LEARNING_RATE = 1e-3  # falls to 0 in a straight line
+GAMMA = 0.95  # an eviction shows its price within tens of decisions
 REWARD_SCALE = 0.01  # a decision costs about 4; returns of a few hundred become a few
 VALIDATION_EPISODES = 10
 
@@ -70,33 +73,67 @@ def masked(env: GymWrapper) -> TransformedEnv:
     return TransformedEnv(env, Compose(RewardScaling(loc=0.0, scale=REWARD_SCALE), ActionMask()))
 
 
-def network(inputs: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers."""
-    return nn.Sequential(nn.Linear(inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, outputs))
+def layout_of(scenario: str) -> ObservationLayout:
+    """Where everything lies in the scenario's observations."""
+    return gym.make("cace_env:cace_env/Eviction-v0", scenario=scenario).get_wrapper_attr("layout")
 
 
-def make_actor(env: EnvBase) -> ProbabilisticActor:
+class SlotScorer(nn.Module):
+    """One score per slot, `(..., size) -> (..., S)`, by weights that all slots share."""
+
+    def __init__(self, layout: ObservationLayout, width: int = 64) -> None:
+        super().__init__()
+        self.layout = layout
+        self.score = nn.Sequential(
+            nn.Linear(len(SLOT_FEATURES) + len(CONTEXT_FEATURES), width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        slots, _, context = self.layout.split(observation)
+        context = context.unsqueeze(-2).expand(*slots.shape[:-1], -1)
+        return self.score(torch.cat([slots, context], dim=-1)).squeeze(-1)
+
+
+class Value(nn.Module):
+    """What is still to come, `(..., size) -> (..., 1)`, whatever the order of slots and pending models."""
+
+    def __init__(self, layout: ObservationLayout, width: int = 64) -> None:
+        super().__init__()
+        self.layout = layout
+        self.slot = nn.Sequential(nn.Linear(len(SLOT_FEATURES), width), nn.ReLU())
+        self.pending = nn.Sequential(nn.Linear(len(PENDING_FEATURES), width), nn.ReLU())
+        self.value = nn.Sequential(nn.Linear(2 * width + len(CONTEXT_FEATURES), width), nn.ReLU(), nn.Linear(width, 1))
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        slots, pending, context = self.layout.split(observation)
+        return self.value(torch.cat([self.slot(slots).mean(-2), self.pending(pending).sum(-2), context], dim=-1))
+
+
+def make_actor(layout: ObservationLayout) -> ProbabilisticActor:
     """Observation and mask -> action; illegal actions have probability 0."""
-    inputs, actions = env.observation_spec["observation"].shape[-1], env.observation_spec["action_mask"].shape[-1]
     return ProbabilisticActor(
-        TensorDictModule(network(inputs, actions), in_keys=["observation"], out_keys=["logits"]),
+        TensorDictModule(SlotScorer(layout), in_keys=["observation"], out_keys=["logits"]),
         in_keys={"logits": "logits", "mask": "action_mask"},
         distribution_class=MaskedCategorical,
         return_log_prob=True,
     )
 
 
-def train(env: EnvBase, steps: int, seed: int = 0) -> ProbabilisticActor:
+def train(env: EnvBase, layout: ObservationLayout, steps: int, seed: int = 0) -> ProbabilisticActor:
     """PPO for about `steps` decisions."""
     torch.manual_seed(seed)
     env.set_seed(seed)
-    actor = make_actor(env)
-    critic = ValueOperator(network(env.observation_spec["observation"].shape[-1], 1), in_keys=["observation"])
+    actor, critic = make_actor(layout), ValueOperator(Value(layout), in_keys=["observation"])
     loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01)
-    advantage = GAE(gamma=0.99, lmbda=0.95, value_network=critic)
+    advantage = GAE(gamma=GAMMA, lmbda=0.95, value_network=critic)
     optimizer = torch.optim.Adam(loss.parameters(), LEARNING_RATE)
     batch = env.batch_size.numel() * HORIZON
     updates = max(1, round(steps / batch))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=updates)
     collector = Collector(
         env, actor, frames_per_batch=batch, total_frames=updates * batch, auto_register_policy_transforms=False
     )
@@ -111,6 +148,7 @@ def train(env: EnvBase, steps: int, seed: int = 0) -> ProbabilisticActor:
                 (terms["loss_objective"] + terms["loss_critic"] + terms["loss_entropy"]).backward()
                 nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
                 optimizer.step()
+        schedule.step()
         collector.update_policy_weights_()
     collector.shutdown()
     return actor
@@ -142,8 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> Result:
     parser.add_argument("--steps", type=int, default=300_000, help="decisions to train on")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    torch.set_num_threads(1)  # networks this small gain nothing from threads
     env = masked(make_vector_env(options.scenario))
-    actor = train(env, options.steps, options.seed)
+    actor = train(env, layout_of(options.scenario), options.steps, options.seed)
     result = validate(actor, options.scenario, seeds("validation", VALIDATION_EPISODES))
     print(
         f"{options.scenario}: cost {result.cost:.0f}, LRU {result.lru_cost:.0f} "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -15,21 +16,13 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.torch_utils import FLOAT_MIN
 
-from cace_env.scenarios import Scenario, load_scenario
 from examples import rllib_ppo
 
-# Warnings of others are no failures.
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # warnings of others are no failures
 
 EVICTION = "cace_env:cace_env/Eviction-v0"
 ENVS = 3
 SEED = 5
-
-
-def short() -> Scenario:
-    """The default scenario with few requests: tens of decisions an episode."""
-    scenario = load_scenario("default")
-    return scenario.replace(workload={**scenario.workload_config.model_dump(mode="json"), "requests": 400})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,9 +32,9 @@ def _local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def sample(mode: str, decisions: int = 600) -> list[SingleAgentEpisode]:
+def sample(scenario: Path, mode: str, decisions: int = 600) -> list[SingleAgentEpisode]:
     """What RLlib's own sampler brings home under an untrained masked policy."""
-    config = rllib_ppo.configure(short(), SEED, num_envs=ENVS, runners=0).env_runners(gym_env_vectorize_mode=mode)
+    config = rllib_ppo.configure(str(scenario), SEED, num_envs=ENVS, runners=0).env_runners(gym_env_vectorize_mode=mode)
     runner = SingleAgentEnvRunner(config=config)
     try:
         return runner.sample(num_timesteps=decisions, explore=True)
@@ -50,10 +43,10 @@ def sample(mode: str, decisions: int = 600) -> list[SingleAgentEpisode]:
 
 
 @pytest.mark.parametrize("mode", ["vector_entry_point", "sync"])
-def test_rllib_sees_what_gymnasium_sees_through_episode_ends(mode: str) -> None:
-    episodes = sample(mode)
+def test_rllib_sees_what_gymnasium_sees_through_episode_ends(short: Path, mode: str) -> None:
+    episodes = sample(short, mode)
     assert sum(episode.is_done for episode in episodes) >= ENVS
-    plain = gym.make(EVICTION, scenario=short())
+    plain = gym.make(EVICTION, scenario=short)
     for episode in episodes:
         said = episode.get_observations()
         workload_seed = episode.get_infos(0)["workload_seed"]
@@ -86,9 +79,11 @@ def test_module_gives_illegal_actions_no_probability() -> None:
         algorithm.stop()
 
 
-def test_example_trains_plays_legal_actions_only_and_shuts_ray_down(capsys: pytest.CaptureFixture[str]) -> None:
+def test_example_trains_plays_legal_actions_only_and_shuts_ray_down(
+    short: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ray.shutdown()  # the example starts its own
-    result = rllib_ppo.main(["--steps", "4096"])
+    result = rllib_ppo.main(["--scenario", str(short), "--steps", "4096"])
     assert result.invalid_actions == 0
     assert 0.5 < result.cost / result.lru_cost < 2
     assert "illegal actions" in capsys.readouterr().out

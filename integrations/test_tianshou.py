@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -89,8 +91,8 @@ def test_every_row_of_a_batch_obeys_its_own_mask() -> None:
     np.testing.assert_array_equal(chosen, np.arange(len(masks)))
 
 
-def test_example_trains_and_plays_legal_actions_only(capsys: pytest.CaptureFixture[str]) -> None:
-    result = tianshou_dqn.main(["--steps", "2000"])
+def test_example_trains_and_plays_legal_actions_only(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tianshou_dqn.main(["--scenario", str(short), "--steps", "2000"])
     assert result.invalid_actions == 0
     assert 0.5 < result.cost / result.lru_cost < 2
     assert "illegal actions" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -69,15 +71,15 @@ def test_an_illegal_action_would_not_go_unnoticed() -> None:
 @pytest.mark.parametrize("make", [torchrl_ppo.make_env, torchrl_ppo.make_vector_env])
 def test_policy_gives_illegal_actions_no_probability(make) -> None:
     env: EnvBase = make()
-    actor = torchrl_ppo.make_actor(env)
+    actor = torchrl_ppo.make_actor(torchrl_ppo.layout_of("default"))
     data = env.reset(seed=SEED)
     probabilities = actor.get_dist(data).probs
     assert (probabilities[~data["action_mask"]] == 0).all()
     assert (probabilities[data["action_mask"]] > 0).all()
 
 
-def test_example_trains_and_plays_legal_actions_only(capsys: pytest.CaptureFixture[str]) -> None:
-    result = torchrl_ppo.main(["--steps", "8000"])
+def test_example_trains_and_plays_legal_actions_only(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = torchrl_ppo.main(["--scenario", str(short), "--steps", "8000"])
     assert result.invalid_actions == 0
     assert 0.5 < result.cost / result.lru_cost < 2
     assert "illegal actions" in capsys.readouterr().out
