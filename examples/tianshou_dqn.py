@@ -75,7 +75,7 @@ class SlotValues(nn.Module):
 
     def __init__(self, layout: ObservationLayout, width: int = 64) -> None:
         super().__init__()
-        self.layout = layout
+        self.split: Any = layout.split  # takes tensors apart as it does arrays
         self.value = nn.Sequential(
             nn.Linear(len(SLOT_FEATURES) + len(CONTEXT_FEATURES), width),
             nn.ReLU(),
@@ -85,7 +85,7 @@ class SlotValues(nn.Module):
         )
 
     def forward(self, obs: np.ndarray, state: Any = None, info: Any = None) -> tuple[torch.Tensor, Any]:
-        slots, _, context = self.layout.split(torch.as_tensor(obs))
+        slots, _, context = self.split(torch.as_tensor(obs))
         context = context.unsqueeze(-2).expand(*slots.shape[:-1], -1)
         return self.value(torch.cat([slots, context], dim=-1)).squeeze(-1), state
 

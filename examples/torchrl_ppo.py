@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -83,7 +83,7 @@ class SlotScorer(nn.Module):
 
     def __init__(self, layout: ObservationLayout, width: int = 64) -> None:
         super().__init__()
-        self.layout = layout
+        self.split: Any = layout.split  # takes tensors apart as it does arrays
         self.score = nn.Sequential(
             nn.Linear(len(SLOT_FEATURES) + len(CONTEXT_FEATURES), width),
             nn.ReLU(),
@@ -93,7 +93,7 @@ class SlotScorer(nn.Module):
         )
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        slots, _, context = self.layout.split(observation)
+        slots, _, context = self.split(observation)
         context = context.unsqueeze(-2).expand(*slots.shape[:-1], -1)
         return self.score(torch.cat([slots, context], dim=-1)).squeeze(-1)
 
@@ -103,13 +103,13 @@ class Value(nn.Module):
 
     def __init__(self, layout: ObservationLayout, width: int = 64) -> None:
         super().__init__()
-        self.layout = layout
+        self.split: Any = layout.split  # takes tensors apart as it does arrays
         self.slot = nn.Sequential(nn.Linear(len(SLOT_FEATURES), width), nn.ReLU())
         self.pending = nn.Sequential(nn.Linear(len(PENDING_FEATURES), width), nn.ReLU())
         self.value = nn.Sequential(nn.Linear(2 * width + len(CONTEXT_FEATURES), width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        slots, pending, context = self.layout.split(observation)
+        slots, pending, context = self.split(observation)
         return self.value(torch.cat([self.slot(slots).mean(-2), self.pending(pending).sum(-2), context], dim=-1))
 
 
