@@ -30,6 +30,7 @@ from cace_env.scenarios import seeds
 
 PPO_ENVS, PPO_DECISIONS = 64, 64  # decisions of each environment between two updates
 DQN_ENVS = 8
+INVALID_PENALTY = 10.0  # a decision costs about 5
 VALIDATION_EPISODES = 10
 
 
@@ -48,7 +49,7 @@ def make_agent(algorithm: str, scenario: str, seed: int) -> MaskablePPO | QRDQN:
         return MaskablePPO(
             "MlpPolicy", venv, n_steps=PPO_DECISIONS, batch_size=512, n_epochs=4, ent_coef=0.01, seed=seed, device="cpu"
         )
-    venv = VecNormalize(EvictionVecEnv(DQN_ENVS, scenario=scenario), norm_obs=False)
+    venv = VecNormalize(EvictionVecEnv(DQN_ENVS, scenario=scenario, invalid_penalty=INVALID_PENALTY), norm_obs=False)
     return QRDQN(
         "MlpPolicy",
         venv,

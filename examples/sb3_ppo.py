@@ -9,8 +9,9 @@ What to take from it:
   `DummyVecEnv` would say of them, at a small part of its time. Episode returns and lengths are in SB3's log.
 - Rewards are tens in one step: `VecNormalize` scales them. Observations have fixed scales and need no statistics, so
   the agent is used without the wrapper.
-- PPO and DQN of SB3 know no masks. An illegal action is replaced by the first legal one and costs `invalid_penalty`;
-  each slot's feature `legal` lets the network learn to avoid it. `sb3_contrib_maskable_ppo.py` spares it that.
+- PPO and DQN of SB3 know no masks. An illegal action is replaced by the first legal one and costs `invalid_penalty`,
+  which has to stand out among rewards of several units; each slot's feature `legal` lets the network learn to avoid it.
+  `sb3_contrib_maskable_ppo.py` spares it that.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from cace_env.scenarios import seeds
 
 PPO_ENVS, PPO_DECISIONS = 64, 64  # decisions of each environment between two updates
 DQN_ENVS = 8
+INVALID_PENALTY = 10.0  # a decision costs about 5
 VALIDATION_EPISODES = 10
 
 
@@ -44,11 +46,13 @@ class Result(NamedTuple):
 def make_agent(algorithm: str, scenario: str, seed: int) -> BaseAlgorithm:
     """An untrained agent with its environments."""
     if algorithm == "ppo":
-        venv = VecNormalize(EvictionVecEnv(PPO_ENVS, scenario=scenario), norm_obs=False)
+        venv = VecNormalize(
+            EvictionVecEnv(PPO_ENVS, scenario=scenario, invalid_penalty=INVALID_PENALTY), norm_obs=False
+        )
         return PPO(
             "MlpPolicy", venv, n_steps=PPO_DECISIONS, batch_size=512, n_epochs=4, ent_coef=0.01, seed=seed, device="cpu"
         )
-    venv = VecNormalize(EvictionVecEnv(DQN_ENVS, scenario=scenario), norm_obs=False)
+    venv = VecNormalize(EvictionVecEnv(DQN_ENVS, scenario=scenario, invalid_penalty=INVALID_PENALTY), norm_obs=False)
     return DQN(
         "MlpPolicy",
         venv,
