@@ -35,8 +35,7 @@ def played(mode: str | None, steps: int = 40, name: str = "default", **arguments
 
 
 def scene_of(env: EvictionEnv) -> Scene:
-    assert env.workload is not None
-    return scene(env.simulator, env.workload, env._last_choice, env.scenario.name)
+    return scene(env.simulator, env._last_choice, env.scenario.name)
 
 
 @pytest.mark.parametrize("name", scenario_names())
