@@ -18,10 +18,11 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-nojit bench lint clean FORCE
+.PHONY: help demo test test-all test-nojit test-video bench lint clean FORCE
+.PHONY: test-integrations test-sb3 test-torchrl test-tianshou test-rllib
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## compare CACE with deployed eviction rules on several scenarios (no torch needed)
 	@echo "==> comparing"
@@ -42,6 +43,28 @@ test-nojit: $(VENV)/.test  ## run the tests marked nojit as plain Python
 	@echo "==> testing without compilation"
 	@NUMBA_DISABLE_JIT=1 $(PY) -m pytest -q -m nojit $(ARGS)
 
+test-video: .venvs/video/.ready  ## write videos and pictures in an environment of its own
+	@echo "==> testing videos"
+	@.venvs/video/bin/python -m pytest -q -rs tests/test_video.py tests/test_rendering.py $(ARGS)
+
+test-integrations: test-sb3 test-torchrl test-tianshou test-rllib  ## run the tests in all other RL libraries
+
+test-sb3: $(VENV)/.test  ## run the tests in Stable-Baselines3, sb3-contrib and CleanRL's style
+	@echo "==> testing with Stable-Baselines3"
+	@$(PY) -m pytest -q tests/test_sb3.py tests/test_examples.py $(ARGS)
+
+test-torchrl: .venvs/torchrl/.ready  ## run the tests in TorchRL, in an environment of its own
+	@echo "==> testing with TorchRL"
+	@.venvs/torchrl/bin/python -m pytest -q integrations/test_torchrl.py $(ARGS)
+
+test-tianshou: .venvs/tianshou/.ready  ## run the tests in Tianshou, in an environment of its own
+	@echo "==> testing with Tianshou"
+	@.venvs/tianshou/bin/python -m pytest -q integrations/test_tianshou.py $(ARGS)
+
+test-rllib: .venvs/rllib/.ready  ## run the tests in RLlib on a local Ray, in an environment of its own
+	@echo "==> testing with RLlib"
+	@RAY_USAGE_STATS_ENABLED=0 .venvs/rllib/bin/python -m pytest -q integrations/test_rllib.py $(ARGS)
+
 bench: $(VENV)/.test  ## measure requests per second, compile time and memory
 	@$(PY) -m experiments.benchmark $(ARGS)
 
@@ -50,8 +73,8 @@ lint: $(VENV)/.test  ## check style, format and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-clean:  ## remove .venv, caches and build products (runs/ stays)
-	@rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean:  ## remove .venv and .venvs, caches and build products (runs/ stays)
+	@rm -rf $(VENV) .venvs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- .venv: each stamp is newer than what it was made from ---------------------------------------------------------
@@ -79,4 +102,30 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@echo "==> installing the test tools and Stable-Baselines3"
 	@$(PIP) -e '.[experiments,sb3,dev]'
+	@touch $@
+
+# moviepy wants an older Pillow than the rest was tested with.
+.venvs/video/.ready: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "==> installing moviepy into .venvs/video"
+	@$(PY) -m venv --clear .venvs/video
+	@grep -v '^pillow==' constraints.txt > .venvs/video/constraints.txt
+	@.venvs/video/bin/python -m pip install -qq --disable-pip-version-check -c .venvs/video/constraints.txt \
+	  -e '.[video]' pytest hypothesis
+	@touch $@
+
+# --- .venvs/NAME: for each library that cannot share .venv, constraints.txt but for the lines it has of its own -----
+
+.venvs/torchrl/.ready: LIBRARY := torchrl
+.venvs/tianshou/.ready: LIBRARY := tianshou
+.venvs/rllib/.ready: LIBRARY := ray[rllib]
+
+.venvs/torchrl/.ready .venvs/tianshou/.ready .venvs/rllib/.ready: .venvs/%/.ready: \
+    integrations/constraints-%.txt constraints.txt pyproject.toml $(VENV)/.python
+	@echo "==> installing torch and $(LIBRARY) into $(@D)"
+	@$(PY) -m venv $(@D)
+	@awk -F '==' 'FNR == NR { own[$$1]; print; next } !($$1 in own)' $< constraints.txt > $(@D)/constraints.txt
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c $(@D)/constraints.txt \
+	  "$$(grep '^torch==' constraints.txt)"
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c $(@D)/constraints.txt \
+	  -e . '$(LIBRARY)' pytest
 	@touch $@

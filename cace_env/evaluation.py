@@ -344,17 +344,28 @@ def _run_python(
     thought_s = 0.0
     asked = simulator.reset(workload)
     while asked:
-        question = simulator.question
-        features = simulator.features()
-        where = f"policy {name!r}, seed {seed}, decision {question.decision}"
-        began = time.perf_counter()
-        try:
-            answer = policy(features.copy(), question.legal.copy())
-        except Exception as error:
-            raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
-        thought_s += time.perf_counter() - began
-        asked = simulator.answer(_lowest(answer, features, question.legal, where))
+        slot, seconds = slot_by_scores(name, policy, simulator, seed)
+        thought_s += seconds
+        asked = simulator.answer(slot)
     return simulator.episode(), thought_s
+
+
+def slot_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int) -> tuple[int, float]:
+    """The slot that a Python policy evicts at the open question, and the seconds that it thought.
+
+    Raises:
+        PolicyError: it failed, or returned what are not keep-scores; the message names it by `name` and `seed`.
+    """
+    question = simulator.question
+    features = simulator.features()
+    where = f"policy {name!r}, seed {seed}, decision {question.decision}"
+    began = time.perf_counter()
+    try:
+        answer = policy(features.copy(), question.legal.copy())
+    except Exception as error:
+        raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
+    thought_s = time.perf_counter() - began
+    return _lowest(answer, features, question.legal, where), thought_s
 
 
 def _lowest(answer: npt.ArrayLike, features: FloatArray, legal: BoolArray, where: str) -> int:

@@ -51,7 +51,7 @@ def _pillow() -> tuple[ModuleType, ModuleType, ModuleType]:
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise ImportError('render_mode="rgb_array" needs Pillow; pip install "cace-env[render]"') from error
+        raise ImportError('a picture needs Pillow; pip install "cace-env[render]"') from error
     return Image, ImageDraw, ImageFont
 
 

@@ -3,6 +3,8 @@
     python -m experiments.benchmark_probes compile           first episode and first env step
     python -m experiments.benchmark_probes start             import to first env step
     python -m experiments.benchmark_probes memory 1000000    peak memory of one long episode
+    python -m experiments.benchmark_probes envs 1024 256     memory of 1024 environments on a bank of 256 workloads
+    python -m experiments.benchmark_probes long 10000000 64  memory over that many decisions of 64 environments
 
 Prints one JSON object. `experiments.benchmark` runs them; by hand they say the same.
 """
@@ -10,6 +12,7 @@ Prints one JSON object. `experiments.benchmark` runs them; by hand they say the 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -18,6 +21,7 @@ from typing import Any, Final
 
 MB: Final = 1e6
 PAGES_KB: Final = 1024  # the unit of both sources below, on Linux
+SAMPLES: Final = 100  # of the memory in a long run
 
 
 def peak_mb() -> float:
@@ -29,6 +33,14 @@ def peak_mb() -> float:
         return int(line.split()[1]) * PAGES_KB / MB
     unit = 1 if sys.platform == "darwin" else PAGES_KB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
+
+
+def resident_mb() -> float:
+    """Resident memory of this process now [MB]; its peak where the system does not say."""
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / MB
+    return peak_mb()
 
 
 def compile_everything() -> dict[str, Any]:
@@ -112,6 +124,53 @@ def long_episode(requests: int) -> dict[str, Any]:
     }
 
 
+def environments(num_envs: int, bank: int) -> dict[str, Any]:
+    """Resident memory of a batch of the default scenario: what it takes beyond a batch of one.
+
+    Args:
+        num_envs: environments.
+        bank: workloads that they share; 0: each has requests of its own.
+    """
+    from cace_env.scenarios import load_scenario
+    from experiments.benchmark_vector import Batch, Setting
+
+    scenario = load_scenario("default")
+    one = Batch(scenario, Setting("default", 1))  # whatever is compiled, imported and kept once
+    one.play(100)
+    before_mb = resident_mb()
+    batch = Batch(scenario, Setting("default", num_envs, bank=bank or None))
+    batch.play(20)
+    grown_mb = resident_mb() - before_mb
+    return {"num_envs": num_envs, "bank": bank, "all_mb": grown_mb, "per_env_kb": grown_mb * 1e3 / num_envs}
+
+
+def long_run(decisions: int, num_envs: int) -> dict[str, Any]:
+    """Resident memory of a batch of the default scenario over many decisions, with fresh requests at every reset."""
+    from cace_env.scenarios import load_scenario
+    from experiments.benchmark_vector import Batch, Setting
+
+    batch = Batch(load_scenario("default"), Setting("default", num_envs))
+    steps = max(1, decisions // num_envs // SAMPLES)
+    played, resident, episodes = [0], [resident_mb()], 0
+    began = time.perf_counter()
+    while played[-1] < decisions:
+        stretch = batch.play(steps)
+        episodes += stretch.episodes
+        played.append(played[-1] + stretch.decisions)
+        resident.append(resident_mb())
+    settled = len(resident) // 5
+    return {
+        "decisions": played[-1],
+        "num_envs": num_envs,
+        "episodes": episodes,
+        "seconds": time.perf_counter() - began,
+        "at_decision": played,
+        "resident_mb": resident,
+        "settled_mb": max(resident[: settled + 1]),
+        "last_mb": max(resident[-settled - 1 :]),
+    }
+
+
 def main(arguments: list[str]) -> None:
     """Runs one probe."""
     match arguments:
@@ -121,6 +180,10 @@ def main(arguments: list[str]) -> None:
             figures = first_step()
         case ["memory", requests]:
             figures = long_episode(int(requests))
+        case ["envs", num_envs, bank]:
+            figures = environments(int(num_envs), int(bank))
+        case ["long", decisions, num_envs]:
+            figures = long_run(int(decisions), int(num_envs))
         case _:
             raise SystemExit(f"usage: {__doc__}")
     print(json.dumps(figures))

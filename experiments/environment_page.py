@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from cace_env.env import EvictionEnv
+from cace_env.markdown import table
 from cace_env.observation import (
+    CONTEXT,
     CONTEXT_FEATURES,
+    PENDING,
     PENDING_FEATURES,
     SLOT,
     SLOT_FEATURES,
     Feature,
     describe_features,
 )
+from cace_env.wrappers import FORMS
 
 COMMAND = "python -m experiments.environment_page --write docs/environment.md --picture docs/images/eviction.png"
 DECISIONS = 150  # before the picture is taken
@@ -49,6 +53,35 @@ The picture (`render_mode="rgb_array"`) shows the default scenario after {DECISI
 timeline is a slot, hatched while its model loads or leaves; below are the waiting requests, stacked by model. On the
 right: the memory now, the last decision (the red line) with its candidates, and the open question."""
 
+WATCHING = """## Watching and recording
+
+`render_mode="human"` (extra `human`) opens a window and shows reset and every step in it, four decisions a second, or
+more with `env.unwrapped.window.fps = 20`. The window can be resized. Space stops the time and lets it go on, the right
+arrow shows one more decision; after closing it (Escape and Q do, too) the run goes on unseen and at full speed.
+`render_mode="ansi"` gives the same situation as text, for a terminal or a log.
+
+Gymnasium's `RecordVideo` writes videos of `render_mode="rgb_array"` (extra `video`):
+
+```py
+import gymnasium as gym
+
+env = gym.make("cace_env:cace_env/Eviction-v0", scenario="workstation", render_mode="rgb_array")
+env = gym.wrappers.RecordVideo(env, "videos", episode_trigger=lambda episode: True, video_length=100)
+observation, info = env.reset(seed=0)
+over = False
+while not over:
+    action = env.action_space.sample(info["action_mask"])
+    observation, reward, terminated, truncated, info = env.step(action)
+    over = terminated or truncated
+env.close()  # writes what is left
+```
+
+The wrapper holds its frames in memory until it writes them, 1.6 MB each: give it a `video_length` for long episodes. Of
+a batch, `gymnasium.wrappers.vector.RecordVideo` writes all environments side by side, where it was made with
+`gym.make_vec(..., vectorization_mode="sync", render_mode="rgb_array")`; with `SAME_STEP` autoreset it never sees the
+last situation of an episode. The extra `video` brings moviepy, which needs Pillow 11 or older; pictures differ from
+those of Pillow 13 in a few pixels at edges, but what else you have installed may want a newer Pillow."""
+
 FEATURES = """## Features
 
 Every number that can be observed is fixed by a physical scale in `cace_env/observation.py`; nothing is normalised by
@@ -64,30 +97,27 @@ slots[:, SLOT.since_use_s]  # scaled; env.unwrapped.layout.physical(observation)
 
 TRAINING = """## Training an agent
 
-Any library that speaks Gymnasium will do. Illegal actions are replaced and penalised, but an agent that knows the mask
-learns faster: sb3-contrib's `MaskablePPO` asks for `action_masks()`. Rewards are weighted seconds of waiting and can be
-tens in one step, so scale them. Train on the split `train`, choose on `validation`, report on `test`; the same seeds
-give LRU, CACE and all others the same requests.
+Any library that speaks Gymnasium will do; [examples](../examples/README.md) has a complete program for each of six.
+Illegal actions are replaced and penalised, but an agent that knows the mask learns faster: sb3-contrib's `MaskablePPO`
+asks for it by itself. `EvictionVecEnv` is the vector environment in the form that Stable-Baselines3 wants. Rewards are
+weighted seconds of waiting and can be tens in one step, so scale them. Train on the split `train`, choose on
+`validation`, report on `test`; the same seeds give LRU, CACE and all others the same requests.
 
 ```python
 import gymnasium as gym
 from sb3_contrib import MaskablePPO
-from sb3_contrib.common.wrappers import ActionMasker
+from stable_baselines3.common.vec_env import VecNormalize
 
 from cace_env import evaluate
+from cace_env.sb3 import EvictionVecEnv
 from cace_env.scenarios import seeds
 
-
-def make(split):
-    env = gym.make("cace_env:cace_env/Eviction-v0", scenario="workstation", split=split)
-    env = gym.wrappers.TransformReward(env, lambda reward: reward / 10)
-    return ActionMasker(env, lambda env: env.unwrapped.action_masks())
-
-
-agent = MaskablePPO("MlpPolicy", make("train"), gamma=0.999, seed=0)
+venv = VecNormalize(EvictionVecEnv(16, scenario="workstation"), norm_obs=False, gamma=0.999)
+agent = MaskablePPO("MlpPolicy", venv, n_steps=256, batch_size=256, gamma=0.999, seed=0)
 agent.learn(4_096)  # shows that it works; hundreds of thousands are a start
 
-env, costs, test_seeds = make("test"), [], seeds("test", 3)
+env = gym.make("cace_env:cace_env/Eviction-v0", scenario="workstation", split="test")
+costs, test_seeds = [], seeds("test", 3)
 for workload_seed in test_seeds:
     observation, info = env.reset(options={"workload_seed": workload_seed})
     over = False
@@ -101,6 +131,124 @@ lru = evaluate("lru", "workstation", test_seeds).column("cost")
 print(f"cost saved against LRU: {100 * (1 - sum(costs) / lru.sum()):.1f} %")
 ```"""
 
+# Where each library says so: checked against the source of the version named.
+SOURCES = {
+    "pettingzoo": "PettingZoo 1.27, `classic/connect_four`",
+    "rllib": "RLlib 2.60, `ActionMaskingTorchRLModule` of its examples",
+    "tianshou": "Tianshou 2.0, `DiscreteQLearningPolicy` and the rest of the DQN family",
+    "torchrl": "TorchRL 0.14, `ActionMask`, `MaskedCategorical`, `QValueModule`",
+}
+
+WRAPPERS_TABLE = table(
+    ("one environment", "a vector of them", "observation"),
+    [
+        (
+            "`DictObservation(env, form)`",
+            "`VectorDictObservation(envs, form)`",
+            "the flat vector and the mask, under the names of a library",
+        ),
+        (
+            "`SlotTableObservation(env)`",
+            "`VectorSlotTableObservation(envs)`",
+            f"`slots` (S, {len(SLOT)}), `pending` (K, {len(PENDING)}), `context` ({len(CONTEXT)},); "
+            "`action_mask` (S,) bool",
+        ),
+    ],
+)
+
+FORMS_TABLE = table(
+    ("`form`", "observation", "mask", "type of the mask", "of"),
+    [
+        (f'`"{form}"`', f"`{keys.observation}`", f"`{keys.mask}`", np.dtype(keys.dtype).name, SOURCES[form])
+        for form, keys in FORMS.items()
+    ],
+)
+
+GYMNASIUM_TABLE = table(
+    ("wrapper", "for", "mind that"),
+    [
+        (
+            "`RecordEpisodeStatistics`",
+            "return and length of episodes",
+            "vectors: before Gymnasium 1.4 and under SAME_STEP it leaves out the first step of every episode but the "
+            "first; around a `SyncVectorEnv` under DISABLED, a partial reset makes it forget all episodes",
+        ),
+        ("`TransformReward`, `ClipReward`", "rewards of tens", '`info["reward_terms"]` stays in cost'),
+        (
+            "`NormalizeReward`",
+            "the same, without choosing a scale",
+            "its first rewards are far off, and a partial reset clears the running returns of all environments",
+        ),
+        (
+            "`TimeLimit`, `max_episode_steps` of `gymnasium.make`",
+            "short episodes",
+            "the last `info` has no `episode_metrics`; with `max_decisions` in the scenario it has",
+        ),
+        (
+            "`FlattenObservation`",
+            "a flat vector that holds the mask, around a Dict",
+            "the keys follow each other in alphabetical order",
+        ),
+        ("`FilterObservation`", "some of the tables, around `SlotTableObservation`", ""),
+        (
+            "`FrameStackObservation`, `DelayObservation`",
+            "memory; late measurements",
+            "`info` has the mask of now: put `DictObservation` outside",
+        ),
+        ("`TransformObservation`", "anything else, around the flat vector", ""),
+        (
+            "`NormalizeObservation`",
+            "networks that want unit variance",
+            "its statistics have to be kept with the agent; the features have fixed scales already",
+        ),
+        ("`Autoreset`", "loops that never call reset", ""),
+        ("`RenderCollection`, `AddRenderObservation`, `RecordVideo`", "pictures", 'need `render_mode="rgb_array"`'),
+        ("`vector.DictInfoToList`", "a list of infos", "it has to be the outermost wrapper"),
+    ],
+)
+
+WRAPPERS = f"""## Wrappers
+
+The observation is a flat vector and the mask is in `info`. Some libraries look for the mask in the observation, and
+some networks treat all slots alike; `cace_env.wrappers` rearranges it for them, and changes no number:
+
+{WRAPPERS_TABLE}
+
+A `form` is named after who looks for it:
+
+{FORMS_TABLE}
+
+The mask is 1 or True where an action is legal, and always that of the observation beside it: at the end of an episode
+it is that of the no-op. The vector wrappers work with each autoreset mode; under SAME_STEP the entries of
+`infos["final_obs"]` are Dicts too, under DISABLED a partial reset leaves the masks of the others. TorchRL 0.14 reads
+vectors under DISABLED; under SAME_STEP it cannot stack infos that hold dicts, such as `reward_terms`. sb3-contrib needs
+no wrapper and finds `action_masks()` through all of these; AgileRL takes the mask from `info`.
+
+```python
+from cace_env.observation import PENDING, SLOT
+from cace_env.wrappers import DictObservation, SlotTableObservation
+
+masked = DictObservation(gym.make("cace_env:cace_env/Eviction-v0"), "rllib")
+pair, info = masked.reset(seed=0)
+assert pair["observations"].shape == masked.unwrapped.observation_space.shape
+assert (pair["action_mask"] == info["action_mask"]).all()
+
+tables, info = SlotTableObservation(gym.make("cace_env:cace_env/Eviction-v0")).reset(seed=0)
+occupied = tables["slots"][:, SLOT.occupied] == 1  # row s is action s; these two are padding masks for attention
+present = tables["pending"][:, PENDING.present] == 1
+```
+
+### Gymnasium's own
+
+These wrappers of Gymnasium serve a purpose here, and the tests run them:
+
+{GYMNASIUM_TABLE}
+
+In `gymnasium.wrappers.vector`, wrappers of observations refuse SAME_STEP, and `NormalizeObservation` DISABLED too;
+those of rewards and statistics work with each mode. Three kinds do not serve: `StickyAction` and `RepeatAction` play
+actions that are no longer legal, `RescaleObservation` divides by bounds that are far from what is observed, and those
+that change pictures or continuous actions have nothing to change."""
+
 
 def page() -> str:
     """`docs/environment.md` as Markdown."""
@@ -111,7 +259,10 @@ def page() -> str:
         ("Of the whole", "", CONTEXT_FEATURES),
     )
     features = [_block(*block) for block in blocks]
-    return "\n\n".join([INTRODUCTION, f"**{summary}**", sections, TRAINING, FEATURES, *features]) + "\n"
+    return (
+        "\n\n".join([INTRODUCTION, f"**{summary}**", sections, TRAINING, WRAPPERS, WATCHING, FEATURES, *features])
+        + "\n"
+    )
 
 
 def _block(title: str, note: str, features: tuple[Feature, ...]) -> str:

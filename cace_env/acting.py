@@ -1,0 +1,112 @@
+"""Any policy as one who acts in `Eviction-v0`: for videos, data sets, imitation.
+
+`cace_env.evaluate` runs whole episodes, which is how to compare policies. An `Actor` is asked step by step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from cace_env.clairvoyant import Future
+from cace_env.config import ConfigError
+from cace_env.env import EvictionEnv
+from cace_env.evaluation import Scorer, case_of, contestant_of, slot_by_scores
+from cace_env.kernel.features import NUM_SLOT_FEATURES
+from cace_env.kernel.pick import pick
+from cace_env.kernel.rules import Rule, Scratch
+from cace_env.kernel.state import LEGAL
+from cace_env.policies import Policy, rule_of
+
+
+class Actor:
+    """What a policy would evict, step by step.
+
+    ```python
+    actor = Actor("cace", env)
+    observation, info = env.reset(seed=0)
+    actor.reset(info["workload_seed"])
+    observation, reward, terminated, truncated, info = env.step(actor.act())
+    ```
+
+    An episode that it plays to its end is the one of `cace_env.evaluate` with the same policy, scenario and seed, at
+    the same cost. That cannot be for a policy that unloads idle models by itself or keeps no more than so many (`ttl`,
+    `ollama`, ...): in `Eviction-v0` nothing leaves but what an action evicts. Such a policy is refused, unless its
+    choice of victims is all that is wanted.
+
+    Args:
+        policy: as for `evaluate`; all but "no-swapping".
+        env: an `EvictionEnv`, wrapped or not.
+        victims_only: leave out keep-alive and count limit of a policy that has one.
+
+    Raises:
+        ConfigError: no such policy, or one that cannot act in this environment.
+    """
+
+    def __init__(
+        self, policy: str | Policy | Scorer, env: gymnasium.Env[Any, Any], *, victims_only: bool = False
+    ) -> None:
+        contestant = contestant_of(policy)
+        if not isinstance(env.unwrapped, EvictionEnv):
+            raise ConfigError(f"a policy can act in an EvictionEnv, and {env.unwrapped!r} is none")
+        if not contestant.swaps:
+            raise ConfigError(f"{contestant.name!r} is a fleet with room for everything, not a policy that could act")
+        self.name = contestant.name
+        self.policy = contestant.policy
+        if isinstance(self.policy, Policy) and not victims_only and _has_limits(self.policy):
+            raise ConfigError(
+                f"policy {self.name!r} has a keep-alive or a count limit, by which models leave unasked; in "
+                "Eviction-v0 nothing leaves but by an action, so this would be another policy; victims_only=True "
+                "plays its choice of victims alone"
+            )
+        self._env = env.unwrapped
+        self._training = case_of(self._env.scenario).training
+        self._seed = 0
+        self._rule: Rule | None = None
+        self._scratch: Scratch | None = None
+
+    def reset(self, seed: int = 0) -> None:
+        """Begins an episode; call it after `env.reset`.
+
+        Args:
+            seed: for what the policy draws; `info["workload_seed"]` makes it draw what it does in `evaluate`.
+
+        Raises:
+            ConfigError: the environment has not been reset, or the policy needs what this scenario does not have.
+        """
+        env, policy = self._env, self.policy
+        if env.workload is None:
+            raise ConfigError("there is no episode to act in; reset the environment first")
+        self._seed = seed
+        if isinstance(policy, Policy):
+            future = Future.of(env.tables, env.workload) if policy.clairvoyant else None
+            self._rule = rule_of(
+                policy, env.tables, seed=seed, workload=env.workload, future=future, training=self._training
+            )
+            slots = env.simulator.max_slots
+            unread = self._rule.future_start[:-1].copy()
+            self._scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), unread)
+        elif callable(reset := getattr(policy, "reset", None)):
+            reset(seed)
+
+    def act(self) -> int:
+        """The slot to evict now; 0, the no-op, where nothing is asked.
+
+        Raises:
+            PolicyError: the Python policy failed, or returned what are not keep-scores.
+            ConfigError: a built-in policy without `reset`.
+        """
+        simulator = self._env.simulator
+        if simulator.state.scalars[LEGAL] == 0:
+            return 0
+        if isinstance(self.policy, Policy):
+            if self._rule is None or self._scratch is None:
+                raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
+            return int(pick(*simulator.arguments, self._rule, self._scratch))
+        return slot_by_scores(self.name, self.policy, simulator, self._seed)[0]
+
+
+def _has_limits(policy: Policy) -> bool:
+    return policy.keep_alive_s is not None or policy.max_resident is not None

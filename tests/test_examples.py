@@ -1,0 +1,91 @@
+"""Claims about the examples that need nothing but the extras: they run, and say how they are called.
+
+Those of other libraries run in environments of their own, see `make test-integrations`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import cace_env
+from cace_env.observation import ObservationLayout
+from cace_env.scenarios import seeds
+
+pytestmark = pytest.mark.integration
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SCENARIO = "workstation"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from threads, which other test processes need."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def load(name: str) -> ModuleType:
+    """An example as a module; its folder is no package."""
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "masked"),
+    [
+        ("sb3_ppo", ["--steps", "1"], False),  # one round of all environments
+        ("sb3_ppo", ["--algorithm", "dqn", "--steps", "1200"], False),
+        ("sb3_contrib_maskable_ppo", ["--steps", "1"], True),
+        ("sb3_contrib_maskable_ppo", ["--algorithm", "qr-dqn", "--steps", "1200"], False),
+    ],
+    ids=lambda value: value[1].strip("-") if isinstance(value, list) and len(value) > 2 else None,
+)
+def test_an_example_learns_and_is_compared_with_lru(
+    name: str, arguments: list[str], masked: bool, capsys: pytest.CaptureFixture[str]
+):
+    example = load(name)
+    result = example.main([*arguments, "--scenario", SCENARIO])
+    split = seeds("validation", example.VALIDATION_EPISODES)
+    assert result.lru_cost == cace_env.evaluate("lru", SCENARIO, split).column("cost").mean()
+    assert 0 < result.cost < 10 * result.lru_cost
+    if masked:
+        assert result.invalid_actions == 0
+    assert f"LRU {result.lru_cost:.0f}" in capsys.readouterr().out
+
+
+def test_cleanrl_s_network_gives_illegal_slots_nothing_and_does_not_care_how_slots_are_numbered():
+    layout = ObservationLayout(max_slots=5, max_pending=3)
+    agent = load("cleanrl_ppo").Agent(layout)
+    torch.nn.init.normal_(agent.score.weight)
+    observation, legal = torch.rand(4, layout.size), torch.rand(4, 5) < 0.5
+    legal[:, 0] = True
+    order = torch.tensor([3, 0, 4, 2, 1])
+    moved = observation.clone()
+    slots = observation[:, : layout.slots_end].reshape(4, 5, -1)
+    moved[:, : layout.slots_end] = slots[:, order].flatten(1)
+    with torch.no_grad():
+        (policy, value), (moved_policy, moved_value) = agent(observation, legal), agent(moved, legal[:, order])
+    assert (policy.probs[~legal] == 0).all()
+    assert policy.entropy().isfinite().all()
+    torch.testing.assert_close(moved_policy.probs, policy.probs[:, order])
+    torch.testing.assert_close(moved_value, value)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_says_how_to_run_it_and_is_listed(path: Path):
+    command = f"python examples/{path.name} --"
+    assert command in path.read_text(encoding="utf-8").partition('"""')[2].partition('"""')[0]
+    assert f"]({path.name})" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
