@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,10 +60,9 @@ class Bank:
 
     def _make_room(self, requests: int) -> None:
         """Rows of at least `requests`; what is there stays. Memory that is never written costs nothing."""
-        before = None if requests == 0 else (self.times, self.columns, self.open_order)
-        self.times: npt.NDArray[np.int64] = np.zeros((self._rows, requests, len(TIME)), dtype=np.int64)
-        self.columns: npt.NDArray[np.int32] = np.zeros((self._rows, requests, len(COLUMN)), dtype=np.int32)
-        self.open_order: npt.NDArray[np.int32] = np.zeros((self._rows, requests), dtype=np.int32)
-        if before is not None:
-            for old, new in zip(before, (self.times, self.columns, self.open_order), strict=True):
-                new[:, : old.shape[1]] = old
+        before = [] if requests == 0 else [self.times, self.columns, self.open_order]
+        self.times: npt.NDArray[Any] = np.zeros((self._rows, requests, len(TIME)), dtype=np.int64)
+        self.columns: npt.NDArray[Any] = np.zeros((self._rows, requests, len(COLUMN)), dtype=np.int32)
+        self.open_order: npt.NDArray[Any] = np.zeros((self._rows, requests), dtype=np.int32)
+        for old, new in zip(before, (self.times, self.columns, self.open_order), strict=False):
+            new[:, : old.shape[1]] = old

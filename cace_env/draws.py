@@ -32,7 +32,9 @@ class Draws:
         self.all_seeds = seeds(split)
         most = min(LARGEST_BANK, len(self.all_seeds))
         if num_workloads is not None and not 1 <= num_workloads <= most:
-            raise ValueError(f"num_workloads is {num_workloads}; it has to be 1 to {most}, or None for all of the split")
+            raise ValueError(
+                f"num_workloads is {num_workloads}; it has to be 1 to {most}, or None for all of the split"
+            )
         self.seeds = seeds(split, num_workloads)
         self.kept = 0 if num_workloads is None else num_workloads * len(scenarios)
 

@@ -22,6 +22,7 @@ from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulator import Simulator
 from cace_env.simulators import TERMS, Simulators
 from cace_env.tables import FleetTables, slots_per_accelerator
+from cace_env.window import Window
 from cace_env.workload import Workload
 
 Observation = npt.NDArray[np.float32]
@@ -134,9 +135,10 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
     |                   |                               |             | keep their workloads; `None` = all seeds       |
     | `max_slots`       | **int or None**               | `None`      | slots; `None` = as many as the fleet can use   |
     | `max_pending`     | **int or None**               | `None`      | rows of pending models; `None` = one per model |
-    | `render_mode`     | **str or None**               | `None`      | `"ansi"` or `"rgb_array"` (960 x 540)          |
+    | `render_mode`     | **str or None**               | `None`      | `"ansi"`, `"rgb_array"` (960 x 540), `"human"` |
 
-    Rendering needs the history of the episode, which is kept only if `render_mode` is given.
+    Rendering needs the history of the episode, which is kept only if `render_mode` is given. With `"human"`, reset and
+    every step show the picture in a window at `metadata["render_fps"]`; closing the window lets the run go on unseen.
 
     ## Vectorized environment
 
@@ -148,7 +150,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
     * v0: first release.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -188,9 +190,12 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         self._terms = [(term, TERMS[term]) for term in np.flatnonzero(self.simulators.prices[0]).tolist()]
         self._actions = np.zeros(1, dtype=np.int64)
         self._played: int | Workload | None = None  # the workload, or its seed; None before the first episode
+        self._mask = np.zeros(self.layout.max_slots, dtype=np.int8)
         self._asked = False  # a question is open
         self._over = True
         self._last_choice: rendering.Choice | None = None
+        human = render_mode == "human"
+        self.window = Window(f"cace-env: {self.scenario.name}", self.metadata["render_fps"]) if human else None
 
     @property
     def simulator(self) -> Simulator:
@@ -229,6 +234,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         observation, info = self._see(look)
         if isinstance(played, int):
             info["workload_seed"] = played
+        self._show()
         return observation, info
 
     def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -259,6 +265,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
             info["reward_terms"]["invalid_action"] = amounts[NUM_TERMS]
         if self._over:
             info["episode_metrics"] = episode_metrics(self.simulator.episode(), self.tables)
+        self._show()
         return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
@@ -269,21 +276,40 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         """
         if self._played is None:
             raise ResetNeeded("there is no mask before the first reset")
-        return self._mask.astype(np.bool_)
+        masks: npt.NDArray[np.bool_] = self._mask == 1
+        return masks
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
-        """The situation now, as text or as a picture `(540, 960, 3)`; None without `render_mode`.
+        """The situation now, as text or as a picture `(540, 960, 3)`.
+
+        None without `render_mode`, and with `"human"`, where reset and step have shown it already.
 
         Raises:
             ResetNeeded: there has been no reset.
         """
         if self.render_mode is None:
-            gymnasium.logger.warn('nothing is rendered; give render_mode="ansi" or "rgb_array" to gymnasium.make')
+            gymnasium.logger.warn(
+                'nothing is rendered; give render_mode="ansi", "rgb_array" or "human" to gymnasium.make'
+            )
             return None
         if self._played is None:
             raise ResetNeeded("there is nothing to render before the first reset")
-        scene = rendering.scene(self.simulator, self._last_choice, self.scenario.name)
-        return rendering.ansi(scene) if self.render_mode == "ansi" else picture.rgb_array(scene)
+        if self.render_mode == "human":
+            return None
+        return rendering.ansi(self._scene()) if self.render_mode == "ansi" else picture.rgb_array(self._scene())
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        if self.window is not None:
+            self.window.close()
+
+    def _scene(self) -> rendering.Scene:
+        return rendering.scene(self.simulator, self._last_choice, self.scenario.name)
+
+    def _show(self) -> None:
+        """The situation in the window, as long as that is open; nobody pays for pictures that nobody sees."""
+        if self.window is not None and not self.window.closed:
+            self.window.show(picture.rgb_array(self._scene()))
 
     def _draw(self, seed: int | None, options: Mapping[str, Any]) -> int | Workload:
         """The seed of the workload to play, or the workload that was handed in."""

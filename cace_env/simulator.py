@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cace_env.kernel import run as kernel
 from cace_env.kernel import state as layout
-from cace_env.kernel.features import NUM_SLOT_FEATURES, Scaling
+from cace_env.kernel.features import NUM_SLOT_FEATURES
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -31,9 +31,9 @@ from cace_env.kernel.state import (
     Int64Array,
     State,
 )  # fmt: skip
+from cace_env.observation import ObservationLayout
 from cace_env.tables import FOREVER, NONE, FleetTables, pinned_bytes
 from cace_env.workload import Workload
-
 
 # Row, its offsets, fleet row, its offsets, workload: how the kernel's entry points take a simulation.
 Arguments = tuple[Int64Array, Int64Array, Int64Array, Int64Array, layout.Requests]
@@ -202,9 +202,8 @@ class Simulator:
         if requests != self._requests:
             self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
         if requests != self._requests or session_pairs > self._pairs[0] or user_pairs > self._pairs[1]:
-            self.at = layout.state_offsets(
-                self.tables, int(self.fleet[layout.R_MAX_SLOTS]), requests, session_pairs, user_pairs, most_seats=requests
-            )
+            slots = int(self.fleet[layout.R_MAX_SLOTS])
+            self.at = layout.state_offsets(self.tables, slots, requests, session_pairs, user_pairs, most_seats=requests)
             self.arena = np.zeros((1, int(self.at[-1])), dtype=np.int64)
             self._requests, self._pairs = requests, (session_pairs, user_pairs)
         if self._keep_trace:
@@ -214,7 +213,8 @@ class Simulator:
     def _use(self, arguments: Arguments) -> None:
         """Takes rows and offsets as the kernel wants them, and cuts views for Python."""
         self.arguments = arguments
-        self.state: State = layout.cut_state(arguments[0], arguments[1])
+        self.row = arguments[0]
+        self.state: State = layout.cut_state(self.row, arguments[1])
         self.max_slots = len(self.state.slots)
 
     @property
@@ -237,9 +237,11 @@ class Simulator:
         kernel.read_features(*self.arguments, out)
         return out
 
-    def observe(self, scaling: Scaling, pending_rows: int, out: npt.NDArray[np.float32]) -> None:
-        """Writes the scaled observation into `out`; `ObservationLayout` has layout and scaling."""
-        kernel.observe(*self.arguments, scaling, pending_rows, out)
+    def observation(self, layout: ObservationLayout) -> npt.NDArray[np.float32]:
+        """What an agent sees at the open question, `(layout.size,)`; `layout` has the slots of this simulator."""
+        out = np.empty(layout.size, dtype=np.float32)
+        kernel.observe(*self.arguments, layout.scaling(), layout.max_pending, out)
+        return out
 
     def answer(self, slot: int) -> bool:
         """Evicts the model in `slot`; True if there is another question, False if the episode is over.

@@ -17,13 +17,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from cace_env.draws import Draws
-from cace_env.env import EvictionEnv, common_layout
+from cace_env.env import common_layout
 from cace_env.kernel.batch import NUM_TERMS, Look
 from cace_env.kernel.state import Int64Array
 from cace_env.metrics import METRICS, episode_metrics
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulators import TERMS, Simulators
-from cace_env.tables import FOREVER
 
 AnyScenario = str | Path | Mapping[str, Any] | Scenario
 Bools = npt.NDArray[np.bool_]
@@ -92,8 +91,9 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
                 f"render_mode is {render_mode!r}, but many environments at once are not rendered; "
                 'look at a single one: gymnasium.make("cace_env:cace_env/Eviction-v0", render_mode=...)'
             )
-        several = isinstance(scenario, Sequence) and not isinstance(scenario, str)
-        self.scenarios = tuple(load_scenario(each) for each in (scenario if several else [scenario]))
+        one = isinstance(scenario, str | Path | Mapping | Scenario)
+        several: Sequence[Any] = [scenario] if one else scenario  # type: ignore[assignment]
+        self.scenarios = tuple(load_scenario(each) for each in several)
         if not self.scenarios:
             raise ValueError("scenario is an empty sequence; give at least one")
         self.num_envs = num_envs
@@ -136,7 +136,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         priced = self.simulators.prices[self.scenario_of] > 0  # (num_envs, NUM_TERMS)
         self._terms = [(term, TERMS[term], _frozen(priced[:, term].copy())) for term in np.flatnonzero(priced.any(0))]
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each environment, as `SyncVectorEnv` has it."""
         return tuple(self._generator(env) for env in range(self.num_envs))
@@ -289,9 +289,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
                 self.draws.check(each)
         return mask, named
 
-    def _load(
-        self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None
-    ) -> Int64Array:
+    def _load(self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None) -> Int64Array:
         """Gives `rows` their next workloads; the workload seeds, `(num_envs,)`, 0 for the others."""
         played = np.zeros(self.num_envs, dtype=np.int64)
         for env in rows.tolist():

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-import cace_env
 from cace_env.env import EvictionEnv
 from cace_env.vector_env import EvictionVectorEnv
-from tests.test_env import roomy, short
+from tests.test_env import short
 
 MODES = ("NextStep", "SameStep", "Disabled")
 
@@ -35,7 +33,8 @@ def some_actions(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 def assert_equal_runs(alone: SyncVectorEnv, together: EvictionVectorEnv, steps: int, seed: Any = 3) -> int:
     """Plays both alike and compares all that they return; how many episodes ended."""
     rng = np.random.default_rng(0)
-    expected, actual = alone.reset(seed=seed), together.reset(seed=seed)
+    expected: tuple[Any, ...] = alone.reset(seed=seed)
+    actual: tuple[Any, ...] = together.reset(seed=seed)
     ended = 0
     for _ in range(steps):
         np.testing.assert_equal(comparable(actual), comparable(expected))

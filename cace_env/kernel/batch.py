@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from cace_env.compilation import compiled, inlined, inner
+from cace_env.compilation import compiled, inlined
 from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import SECONDS, Scaling, write_observation
 from cace_env.kernel.processor import prefetch
@@ -199,9 +199,7 @@ def fetch_ahead(batch: Batch, i: int) -> None:
 
 
 @inlined
-def see(
-    batch: Batch, s: State, f: Fleet, w: Requests, scaling: Scaling, pending_rows: int, look: Look, i: int
-) -> None:
+def see(batch: Batch, s: State, f: Fleet, w: Requests, scaling: Scaling, pending_rows: int, look: Look, i: int) -> None:
     """Observation and mask of environment i."""
     slide_window(s, w)
     write_observation(s, f, scaling, pending_rows, look.observations[i])

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -45,8 +44,7 @@ else:
         del typing_context, x
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            del context, signature
-            return builder.bitcast(arguments[0], ir.IntType(64))
+            return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
         return types.int64(types.float64), generate
 
@@ -56,8 +54,7 @@ else:
         del typing_context, bits
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            del context, signature
-            return builder.bitcast(arguments[0], ir.DoubleType())
+            return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
         return types.float64(types.int64), generate
 
@@ -69,8 +66,8 @@ else:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
             address = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
-            flag = ir.IntType(32)
-            wanted = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, flag, flag, flag])
+            flag = cgutils.int32_t
+            wanted = cgutils.ir.FunctionType(cgutils.ir.VoidType(), [cgutils.voidptr_t, flag, flag, flag])
             function = cgutils.get_or_insert_function(builder.module, wanted, "llvm.prefetch.p0")
             builder.call(function, [address, flag(READ), flag(EVERY_CACHE), flag(DATA)])
             return context.get_dummy_value()
