@@ -33,7 +33,11 @@ def register() -> None:
     module in the id: `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
     """
     if EVICTION_ID not in gymnasium.registry:
-        gymnasium.register(id=EVICTION_ID, entry_point="cace_env.env:EvictionEnv")
+        gymnasium.register(
+            id=EVICTION_ID,
+            entry_point="cace_env.env:EvictionEnv",
+            vector_entry_point="cace_env.vector_env:EvictionVectorEnv",
+        )
 
 
 def __getattr__(name: str) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, SupportsIndex
+from typing import Any, Final, SupportsIndex
 
 import gymnasium
 import numpy as np
@@ -14,27 +14,36 @@ from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 
 from cace_env import picture, rendering
-from cace_env.kernel.state import CLOCK, LEGAL, LOAD_US, NUM_TASKS, REFUSED, SLOT, STATUS, TARGET, TASK, TRUNCATED
+from cace_env.draws import Draws
+from cace_env.kernel.batch import NUM_TERMS, Look
 from cace_env.metrics import episode_metrics
-from cace_env.observation import ObservationLayout, scales
-from cace_env.scenarios import SEEDS, Scenario, Split, load_scenario, seeds
+from cace_env.observation import ObservationLayout
+from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulator import Simulator
-from cace_env.tables import FOREVER, TASKS, CostTable, slots_per_accelerator
+from cace_env.simulators import TERMS, Simulators
+from cace_env.tables import FleetTables, slots_per_accelerator
+from cace_env.window import Window
 from cace_env.workload import Workload
 
 Observation = npt.NDArray[np.float32]
 
 OPTIONS: Final = ("workload_seed", "workload")
-SECONDS: Final = 1e-6
+ROW: Final = np.zeros(1, dtype=np.int64)  # a single environment is the first row of a batch of one
 
 
-class _Price(NamedTuple):
-    """A term of the reward; the last two are positions in the tasks' counters, loading, refusals, 0."""
+def common_layout(tables: Sequence[FleetTables], max_slots: int | None, max_pending: int | None) -> ObservationLayout:
+    """An observation that holds all the fleets; by default as small as it can be.
 
-    name: str
-    weight: float  # per us, or per event
-    amount: int
-    rate: int  # what is added per us of the clock
+    Raises:
+        ValueError: fewer slots than models that can fit together.
+    """
+    needed = max(max(int(slots_per_accelerator(fleet).sum()), fleet.max_slots) for fleet in tables)
+    if max_slots is not None and max_slots < needed:
+        raise ValueError(f"max_slots is {max_slots}, but {needed} models can fit at once; it has to be at least that")
+    most_models = max(fleet.num_models for fleet in tables)
+    return ObservationLayout(
+        needed if max_slots is None else max_slots, most_models if max_pending is None else max_pending
+    )
 
 
 class EvictionEnv(gymnasium.Env[Observation, np.int64]):
@@ -122,21 +131,26 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
     | `split`           | **str**                       | `"train"`   | whose seeds are played: train, validation, test|
     | `strict`          | **bool**                      | `False`     | illegal actions raise                          |
     | `invalid_penalty` | **float**                     | `1.0`       | taken from the reward for each illegal action  |
+    | `num_workloads`   | **int or None**               | `None`      | play only the split's first so many seeds, and |
+    |                   |                               |             | keep their workloads; `None` = all seeds       |
+    | `max_slots`       | **int or None**               | `None`      | slots; `None` = as many as the fleet can use   |
     | `max_pending`     | **int or None**               | `None`      | rows of pending models; `None` = one per model |
-    | `render_mode`     | **str or None**               | `None`      | `"ansi"` or `"rgb_array"` (960 x 540)          |
+    | `render_mode`     | **str or None**               | `None`      | `"ansi"`, `"rgb_array"` (960 x 540), `"human"` |
 
-    Rendering needs the history of the episode, which is kept only if `render_mode` is given.
+    Rendering needs the history of the episode, which is kept only if `render_mode` is given. With `"human"`, reset and
+    every step show the picture in a window at `metadata["render_fps"]`; closing the window lets the run go on unseen.
 
     ## Vectorized environment
 
-    `gym.make_vec("cace_env:cace_env/Eviction-v0", num_envs=4, vectorization_mode="sync")` works as for any environment.
+    `gym.make_vec("cace_env:cace_env/Eviction-v0", num_envs=64)` makes `cace_env.vector_env.EvictionVectorEnv`: the same
+    simulations, all in one compiled call.
 
     ## Version History
 
     * v0: first release.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -145,6 +159,8 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         *,
         strict: bool = False,
         invalid_penalty: float = 1.0,
+        num_workloads: int | None = None,
+        max_slots: int | None = None,
         max_pending: int | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -154,25 +170,42 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         if not invalid_penalty >= 0:
             raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
         self.scenario = load_scenario(scenario)
-        self.seeds = seeds(split)
         self.split = split
+        self.draws = Draws((self.scenario,), split, num_workloads)
         self.strict = strict
         self.invalid_penalty = float(invalid_penalty)
         self.render_mode = render_mode
         self.tables = self.scenario.tables()
-        slots = max(int(slots_per_accelerator(self.tables).sum()), self.tables.max_slots)
-        self.layout = ObservationLayout(slots, self.tables.num_models if max_pending is None else max_pending)
-        self.simulator = Simulator(self.tables, trace=render_mode is not None)
+        self.layout = common_layout([self.tables], max_slots, max_pending)
+        self.simulators = Simulators(
+            [self.tables],
+            [0],
+            self.layout,
+            invalid_penalty=self.invalid_penalty,
+            kept=self.draws.kept,
+            trace=render_mode is not None,
+        )
         self.observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
-        self.action_space = spaces.Discrete(slots)
-        self._size = self.layout.size
-        self._scales = scales()
-        self._prices = _prices(self.tables.cost)
-        self.workload: Workload | None = None  # of the episode; None before the first
+        self.action_space = spaces.Discrete(self.layout.max_slots)
+        self._terms = [(term, TERMS[term]) for term in np.flatnonzero(self.simulators.prices[0]).tolist()]
+        self._actions = np.zeros(1, dtype=np.int64)
+        self._played: int | Workload | None = None  # the workload, or its seed; None before the first episode
+        self._mask = np.zeros(self.layout.max_slots, dtype=np.int8)
         self._asked = False  # a question is open
         self._over = True
-        self._invalid = 0
         self._last_choice: rendering.Choice | None = None
+        human = render_mode == "human"
+        self.window = Window(f"cace-env: {self.scenario.name}", self.metadata["render_fps"]) if human else None
+
+    @property
+    def simulator(self) -> Simulator:
+        """The simulation, to look at; valid until the next reset."""
+        return self.simulators.view(0)
+
+    @property
+    def workload(self) -> Workload | None:
+        """The requests of the episode; None before the first reset."""
+        return self.scenario.workload(self._played) if isinstance(self._played, int) else self._played
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -187,17 +220,21 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
             ValueError: an unknown option, or a workload seed of another split.
         """
         super().reset(seed=seed)
-        workload_seed, workload = self._draw(seed, options or {})
-        self._asked = self.simulator.reset(workload)
-        self.workload = workload
+        played = self._draw(seed, options or {})
+        if isinstance(played, Workload):
+            shelf = self.simulators.bank.own(0, played)
+        else:
+            shelf = self.draws.shelf(self.simulators.bank, 0, 0, played)
+        self.simulators.load(0, shelf)
+        look = self.simulators.new_look()
+        self._asked = self.simulators.reset(ROW, look) == 0
+        self._played = played
         self._over = False
-        self._invalid = 0
         self._last_choice = None
-        self._last_us = 0
-        self._charged = [0] * len(self._prices)
-        observation, info = self._look(int(self.simulator.state.scalars[CLOCK]))
-        if workload_seed is not None:
-            info["workload_seed"] = workload_seed
+        observation, info = self._see(look)
+        if isinstance(played, int):
+            info["workload_seed"] = played
+        self._show()
         return observation, info
 
     def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -207,34 +244,29 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
             InvalidAction: no slot at all, or with `strict` one that may not be evicted; nothing has changed.
             ResetNeeded: the episode is over, or has not begun.
         """
-        if self._over or self.workload is None:
+        if self._over:
             raise ResetNeeded("the episode is over or has not begun; call reset first")
         slot = operator.index(action)
         if not 0 <= slot < self.layout.max_slots:
             raise InvalidAction(f"action {slot} is no slot; slots are 0 to {self.layout.max_slots - 1}")
-        legal = self.simulator.state.slots[slot, SLOT.legal] if self._asked else slot == 0
-        if not legal:
-            if self.strict:
-                raise InvalidAction(
-                    f"slot {slot} may not be evicted now; legal are {np.flatnonzero(self._mask()).tolist()}"
-                )
-            self._invalid += 1
-            slot = int(self._mask().argmax())
-        if self._asked:
-            if self.render_mode is not None:
-                self._last_choice = rendering.open_choice(self.simulator, slot)
-            self._asked = self.simulator.answer(slot)
-        scalars = self.simulator.state.scalars.tolist()
-        truncated = scalars[STATUS] == TRUNCATED
-        terminated = not self._asked and not truncated
-        self._over = terminated or truncated
-        observation, info = self._look(scalars[CLOCK])
-        terms = info["reward_terms"] = self._charge(scalars)
-        if not legal:
-            terms["invalid_action"] = -self.invalid_penalty
+        if self.strict and not self._mask[slot]:
+            raise InvalidAction(f"slot {slot} may not be evicted now; legal are {np.flatnonzero(self._mask).tolist()}")
+        if self._asked and self.render_mode is not None:
+            picked = slot if self._mask[slot] else int(self._mask.argmax())
+            self._last_choice = rendering.open_choice(self.simulator, picked)
+        self._actions[0] = slot
+        look = self.simulators.new_look()
+        self._over = self.simulators.step(ROW, self._actions, look) == 1
+        self._asked = not self._over
+        observation, info = self._see(look)
+        amounts = look.terms[:, 0].tolist()
+        info["reward_terms"] = {name: amounts[term] for term, name in self._terms}
+        if look.illegal[0]:
+            info["reward_terms"]["invalid_action"] = amounts[NUM_TERMS]
         if self._over:
-            info["episode_metrics"] = episode_metrics(self.simulator.episode(), self.tables, self.workload)
-        return observation, sum(terms.values()), terminated, truncated, info
+            info["episode_metrics"] = episode_metrics(self.simulator.episode(), self.tables)
+        self._show()
+        return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Legal actions now, `(max_slots,)`: the hook of sb3-contrib's `MaskablePPO`.
@@ -242,102 +274,63 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         Raises:
             ResetNeeded: there has been no reset.
         """
-        if self.workload is None:
+        if self._played is None:
             raise ResetNeeded("there is no mask before the first reset")
-        return self._mask().astype(np.bool_)
+        masks: npt.NDArray[np.bool_] = self._mask == 1
+        return masks
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
-        """The situation now, as text or as a picture `(540, 960, 3)`; None without `render_mode`.
+        """The situation now, as text or as a picture `(540, 960, 3)`.
+
+        None without `render_mode`, and with `"human"`, where reset and step have shown it already.
 
         Raises:
             ResetNeeded: there has been no reset.
         """
         if self.render_mode is None:
-            gymnasium.logger.warn('nothing is rendered; give render_mode="ansi" or "rgb_array" to gymnasium.make')
+            gymnasium.logger.warn(
+                'nothing is rendered; give render_mode="ansi", "rgb_array" or "human" to gymnasium.make'
+            )
             return None
-        if self.workload is None:
+        if self._played is None:
             raise ResetNeeded("there is nothing to render before the first reset")
-        scene = rendering.scene(self.simulator, self.workload, self._last_choice, self.scenario.name)
-        return rendering.ansi(scene) if self.render_mode == "ansi" else picture.rgb_array(scene)
+        if self.render_mode == "human":
+            return None
+        return rendering.ansi(self._scene()) if self.render_mode == "ansi" else picture.rgb_array(self._scene())
 
-    def _draw(self, seed: int | None, options: Mapping[str, Any]) -> tuple[int | None, Workload]:
-        """The workload to play and its seed, None if it was handed in."""
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        if self.window is not None:
+            self.window.close()
+
+    def _scene(self) -> rendering.Scene:
+        return rendering.scene(self.simulator, self._last_choice, self.scenario.name)
+
+    def _show(self) -> None:
+        """The situation in the window, as long as that is open; nobody pays for pictures that nobody sees."""
+        if self.window is not None and not self.window.closed:
+            self.window.show(picture.rgb_array(self._scene()))
+
+    def _draw(self, seed: int | None, options: Mapping[str, Any]) -> int | Workload:
+        """The seed of the workload to play, or the workload that was handed in."""
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown or len(options) > 1:
             raise ValueError(f"reset options are {sorted(options)}; give at most one of {', '.join(OPTIONS)}")
         if "workload" in options:
             workload: Workload = options["workload"]
             workload.validate(self.tables.num_models)
-            return None, workload
+            return workload
         if "workload_seed" in options:
-            chosen = operator.index(options["workload_seed"])
-            if chosen not in self.seeds:
-                home = next((split for split, known in SEEDS.items() if chosen in known), None)
-                fix = f"make the environment with split={home!r}" if home else f"{self.split} has {self.seeds}"
-                raise ValueError(f"workload seed {chosen} is not one of split {self.split!r}; {fix}")
-        elif seed is None:
-            chosen = self.seeds[int(self.np_random.integers(len(self.seeds)))]
-        else:
-            chosen = int(seed)
-            if chosen not in self.seeds:
-                chosen = self.seeds[chosen % len(self.seeds)]
-        return chosen, self.scenario.workload(chosen)
+            return self.draws.check(operator.index(options["workload_seed"]))
+        return self.draws.seed(seed, self.np_random)
 
-    def _mask(self) -> npt.NDArray[np.int8]:
-        """Legal slots; where nothing is asked, the first stands for the no-op."""
-        state = self.simulator.state
-        mask: npt.NDArray[np.int8] = state.slots[:, SLOT.legal].astype(np.int8)
-        if state.scalars[LEGAL] == 0:
-            mask[0] = 1
-        return mask
-
-    def _look(self, now_us: int) -> tuple[Observation, dict[str, Any]]:
+    def _see(self, look: Look) -> tuple[Observation, dict[str, Any]]:
         """Observation and info of now, in arrays that nobody else has."""
-        observation = np.empty(self._size, dtype=np.float32)
-        self.simulator.observe(self._scales, self.layout.max_pending, observation)
-        info = {
-            "action_mask": self._mask(),
-            "elapsed_s": (now_us - self._last_us) * SECONDS,
-            "time_s": now_us * SECONDS,
-            "decision": self._describe() if self._asked else "nothing is asked",
-            "invalid_action": self._invalid,
+        self._mask = look.masks[0]
+        return look.observations[0], {
+            "action_mask": self._mask.copy(),
+            "elapsed_s": float(look.elapsed_s[0]),
+            "time_s": float(look.time_s[0]),
+            "decision": self.simulators.describe(0, self._mask) if self._asked else "nothing is asked",
+            "invalid_action": int(look.invalid[0]),
         }
-        self._last_us = now_us
-        return observation, info
-
-    def _describe(self) -> str:
-        """The open question in words."""
-        state = self.simulator.state
-        names = self.tables.model_names
-        victims = [f"{names[m]} (slot {slot})" for slot, (m, legal) in enumerate(state.slots.tolist()) if legal]
-        return f"make room for {names[state.scalars[TARGET]]}: evict {' or '.join(victims)}"
-
-    def _charge(self, scalars: list[int]) -> dict[str, float]:
-        """What has become due since the last charge, as terms of the reward: exact amounts, weighted here."""
-        now_us = scalars[CLOCK]
-        counts = self.simulator.state.tasks.ravel().tolist()
-        counts += (scalars[LOAD_US], scalars[REFUSED], 0)
-        before, charged, terms = self._charged, [], {}
-        for (name, weight, amount, rate), was in zip(self._prices, before, strict=True):
-            due = counts[amount] + counts[rate] * now_us
-            charged.append(due)
-            terms[name] = weight * (was - due)
-        self._charged = charged
-        return terms
-
-
-def _prices(cost: CostTable) -> tuple[_Price, ...]:
-    """Everything that costs."""
-    loading = NUM_TASKS * len(TASK)
-    refused, nothing = loading + 1, loading + 2
-    prices = []
-    for task, name in enumerate(TASKS):
-        row = task * len(TASK)
-        waiting, system = cost.w_ttft[task] * SECONDS, cost.w_e2e[task] * SECONDS
-        prices.append(_Price(f"{name}_waiting", waiting, row + TASK.waiting_sum, row + TASK.waiting_count))
-        prices.append(_Price(f"{name}_system", system, row + TASK.system_sum, row + TASK.system_count))
-        if cost.slo_us[task] < FOREVER:
-            prices.append(_Price(f"{name}_slo", cost.w_slo, row + TASK.slo_missed, nothing))
-    prices.append(_Price("loading", cost.w_load * SECONDS, loading, nothing))
-    prices.append(_Price("refused", cost.w_refused, refused, nothing))
-    return tuple(price._replace(weight=float(price.weight)) for price in prices if price.weight > 0)

@@ -296,8 +296,8 @@ def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[S
             "seed": seed,
             "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
         }
-        row |= episode_metrics(episode, case.tables, workload)
-        results.append(SeedResult(row, ttft_histogram(episode, workload)))
+        row |= episode_metrics(episode, case.tables)
+        results.append(SeedResult(row, ttft_histogram(episode)))
     return results
 
 

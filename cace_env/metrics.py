@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from cace_env.simulator import Episode
 from cace_env.tables import FOREVER, TASKS, FleetTables
-from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -92,7 +91,7 @@ METRICS: Final[dict[str, Metric]] = {
 }
 
 
-def episode_metrics(episode: Episode, tables: FleetTables, workload: Workload) -> dict[str, float]:
+def episode_metrics(episode: Episode, tables: FleetTables) -> dict[str, float]:
     """Every metric of `METRICS`, in its order.
 
     Latencies are those of requests that were answered: refused ones have none, and where an episode was cut short
@@ -101,19 +100,10 @@ def episode_metrics(episode: Episode, tables: FleetTables, workload: Workload) -
     Args:
         episode: what the simulator returned.
         tables: the fleet it ran on.
-        workload: the requests it was given.
-
-    Raises:
-        ValueError: the episode has another number of requests than the workload.
     """
-    requests = len(workload)
-    if len(episode.finish_us) != requests:
-        raise ValueError(
-            f"the episode has {len(episode.finish_us)} requests, the workload {requests}; give those that ran together"
-        )
     arrived = (episode.arrival_us >= 0) & (episode.arrival_us <= episode.end_us)
     everybody = slice(None)
-    values = dict(_request_metrics(episode, tables, workload, arrived, everybody))
+    values = dict(_request_metrics(episode, tables, arrived, everybody))
     simulated_us = max(episode.end_us, 1)
     accelerator_us = simulated_us * tables.num_accelerators
     counted = int(arrived.sum())
@@ -141,42 +131,54 @@ def episode_metrics(episode: Episode, tables: FleetTables, workload: Workload) -
         "truncated": float(episode.truncated),
     }
     for index, task in enumerate(TASKS):
-        mine = _request_metrics(episode, tables, workload, arrived & (workload.task == index), slice(index, index + 1))
+        mine = _request_metrics(episode, tables, arrived & (episode.task == index), slice(index, index + 1))
         values |= {f"{task}_{name}": value for name, value in mine}
     return values
 
 
-def ttft_histogram(episode: Episode, workload: Workload) -> npt.NDArray[np.int64]:
+def ttft_histogram(episode: Episode) -> npt.NDArray[np.int64]:
     """Answered requests by task and time to first token, `(T, len(TTFT_EDGES_S) - 1)`; histograms of seeds add up."""
     answered = episode.finish_us >= 0
     ttft_s = np.clip((episode.first_token_us - episode.arrival_us) / 1e6, TTFT_EDGES_S[0], TTFT_EDGES_S[-1])
-    counts = [np.histogram(ttft_s[answered & (workload.task == t)], TTFT_EDGES_S)[0] for t in range(len(TASKS))]
+    counts = [np.histogram(ttft_s[answered & (episode.task == t)], TTFT_EDGES_S)[0] for t in range(len(TASKS))]
     return np.array(counts, dtype=np.int64)
 
 
 def _request_metrics(
-    episode: Episode, tables: FleetTables, workload: Workload, of: npt.NDArray[np.bool_], tasks: slice
+    episode: Episode, tables: FleetTables, of: npt.NDArray[np.bool_], tasks: slice
 ) -> Iterator[tuple[str, float]]:
     """The metrics of `TASK_METRICS` over the requests `of`, which are those of `tasks`."""
-    answered = of & (episode.finish_us >= 0)
-    ttft_us = (episode.first_token_us - episode.arrival_us)[answered]
-    e2e_us = (episode.finish_us - episode.arrival_us)[answered]
-    for name, latency_s in (("ttft", ttft_us / 1e6), ("e2e", e2e_us / 1e6)):
-        yield f"{name}_mean_s", float(latency_s.mean()) if len(latency_s) else np.nan
-        quantiles = np.quantile(latency_s, QUANTILES) if len(latency_s) else np.full(len(QUANTILES), np.nan)
-        for level, value in zip(QUANTILES, quantiles, strict=True):
-            yield f"{name}_p{round(100 * level)}_s", float(value)
-    yield "longest_wait_s", float(ttft_us.max()) / 1e6 if len(ttft_us) else np.nan
-    task = workload.task[answered]
+    rows = np.flatnonzero(of & (episode.finish_us >= 0))
+    arrival_us = episode.arrival_us[rows]
+    ttft_us = episode.first_token_us[rows] - arrival_us
+    e2e_us = episode.finish_us[rows] - arrival_us
+    for name, latency_us in (("ttft", ttft_us), ("e2e", e2e_us)):
+        yield f"{name}_mean_s", float(latency_us.mean()) / 1e6 if len(rows) else np.nan
+        ascending_us = np.sort(latency_us)
+        for level in QUANTILES:
+            yield f"{name}_p{round(100 * level)}_s", _quantile(ascending_us, level) / 1e6
+    yield "longest_wait_s", float(ttft_us.max()) / 1e6 if len(rows) else np.nan
+    task = episode.task[rows]
     limit_us = tables.cost.slo_us[task]
+    limited = limit_us < FOREVER
     met = np.where(tables.cost.slo_on_e2e[task], e2e_us, ttft_us) <= limit_us
-    yield "slo_met", _ratio(int(met[limit_us < FOREVER].sum()), int((limit_us < FOREVER).sum()))
+    yield "slo_met", _ratio(int((met & limited).sum()), int(limited.sum()))
     yield "slo_missed", float(episode.slo_missed[tasks].sum())
     yield "requests", float(of.sum())
-    yield "answered", float(answered.sum())
+    yield "answered", float(len(rows))
     yield "refused", float((of & episode.refused).sum())
     yield "waiting_s", float(episode.waiting_us[tasks].sum()) / 1e6
     yield "system_s", float(episode.system_us[tasks].sum()) / 1e6
+
+
+def _quantile(ascending: npt.NDArray[np.int64], level: float) -> float:
+    """As `numpy.quantile`, of numbers that are in order already: that takes a tenth of the time."""
+    if not len(ascending):
+        return np.nan
+    position = level * (len(ascending) - 1)
+    below = int(position)
+    above = min(below + 1, len(ascending) - 1)
+    return float(ascending[below]) + (position - below) * float(ascending[above] - ascending[below])
 
 
 def _ratio(numerator: float, denominator: int) -> float:

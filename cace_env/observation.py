@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
+from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES, Scaling
 from cace_env.markdown import table
 
 Float32Array = npt.NDArray[np.float32]
@@ -157,12 +157,6 @@ PENDING: Final = _columns("PendingColumns", PENDING_FEATURES)
 CONTEXT: Final = _columns("ContextColumns", CONTEXT_FEATURES)
 
 
-def scales() -> npt.NDArray[np.float64]:
-    """As the kernel reads them: slot, pending, context features; positive divides, negative is logarithmic."""
-    features = (*SLOT_FEATURES, *PENDING_FEATURES, *CONTEXT_FEATURES)
-    return np.array([-feature.scale if feature.log else feature.scale for feature in features])
-
-
 class Blocks(NamedTuple):
     """An observation taken apart; leading axes (environments, time) are kept."""
 
@@ -208,6 +202,11 @@ class ObservationLayout:
     def features(self) -> tuple[Feature, ...]:
         """The feature at each position of the observation."""
         return SLOT_FEATURES * self.max_slots + PENDING_FEATURES * self.max_pending + CONTEXT_FEATURES
+
+    def scaling(self) -> Scaling:
+        """As the kernel reads it, with its own scratch space: one for each thread that computes observations."""
+        scale, log = self._scale_and_log
+        return Scaling(factors=1.0 / scale, logarithmic=log.astype(np.float64), raw=np.zeros(self.size))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.kernel import state as layout
-from cace_env.kernel.state import ACCELERATOR, MODEL, TRACE_KINDS
+from cace_env.kernel.state import ACCELERATOR, COLUMN, MODEL, TRACE_KINDS
 from cace_env.observation import SLOT
 from cace_env.simulator import Simulator
 from cace_env.tables import NONE, FleetTables
-from cace_env.workload import Workload
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -151,7 +150,7 @@ def open_choice(simulator: Simulator, picked: int = NONE) -> Choice:
     )
 
 
-def scene(simulator: Simulator, workload: Workload, last: Choice | None, scenario: str) -> Scene:
+def scene(simulator: Simulator, last: Choice | None, scenario: str) -> Scene:
     """The simulation as it stands; `last` is the decision that led here."""
     s, tables = simulator.state, simulator.tables
     scalars = s.scalars
@@ -170,7 +169,7 @@ def scene(simulator: Simulator, workload: Workload, last: Choice | None, scenari
         question=open_choice(simulator) if asked else None,
         last=last,
         spans=tuple(_spans(tables, trace)),
-        queue_events=_queue_events(trace, workload),
+        queue_events=_queue_events(trace, simulator.arguments[4].columns[:, COLUMN.model]),
     )
 
 
@@ -296,10 +295,10 @@ def _spans(tables: FleetTables, trace: Int64Array) -> Iterator[Span]:
     yield from here.values()
 
 
-def _queue_events(trace: Int64Array, workload: Workload) -> Int64Array:
+def _queue_events(trace: Int64Array, model: npt.NDArray[np.int32]) -> Int64Array:
     """Rows `time_us, model, change` of the waiting requests."""
     changes = np.zeros(len(TRACE_KINDS), dtype=np.int64)
     for kind, change in (("ARRIVAL", 1), ("REFUSED", -1), ("ADMITTED", -1)):
         changes[TRACE_KINDS.index(kind)] = change
     rows = trace[changes[trace[:, 1]] != 0]
-    return np.stack([rows[:, 0], workload.model[rows[:, 2]].astype(np.int64), changes[rows[:, 1]]], axis=1)
+    return np.stack([rows[:, 0], model[rows[:, 2]].astype(np.int64), changes[rows[:, 1]]], axis=1)

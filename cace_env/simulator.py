@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,12 @@ from cace_env.kernel.state import (
     Int64Array,
     State,
 )  # fmt: skip
+from cace_env.observation import ObservationLayout
 from cace_env.tables import FOREVER, NONE, FleetTables, pinned_bytes
 from cace_env.workload import Workload
+
+# Row, its offsets, fleet row, its offsets, workload: how the kernel's entry points take a simulation.
+Arguments = tuple[Int64Array, Int64Array, Int64Array, Int64Array, layout.Requests]
 
 
 class SimulationError(RuntimeError):
@@ -67,6 +71,7 @@ class Question:
 class Episode:
     """What happened, per request (`R`), per task (`T`) and in all. Times in us."""
 
+    task: npt.NDArray[np.int32]  # (R,) index into TASKS
     arrival_us: Int64Array  # (R,) FOREVER where the episode was cut before
     first_token_us: Int64Array  # (R,) NONE where refused or cut
     finish_us: Int64Array  # (R,) NONE where refused or cut
@@ -147,13 +152,13 @@ def least_max_resident(tables: FleetTables) -> tuple[int, int]:
     return int(least.max()), int(unpinned[least.argmax()])
 
 
-def trace_rows(tables: FleetTables, workload: Workload) -> int:
-    """Rows that no event trace of this workload exceeds.
+def trace_rows(tables: FleetTables, requests: int) -> int:
+    """Rows that no event trace of so many requests exceeds.
 
     A request has at most four rows, a load two and an eviction three; there are no more loads than requests (each
     admits at least one), and no more evictions than loads and models.
     """
-    return 9 * len(workload) + 3 * tables.num_models
+    return 9 * requests + 3 * tables.num_models
 
 
 class Simulator:
@@ -173,7 +178,16 @@ class Simulator:
         self._keep_trace = trace
         self._requests = -1
         self._pairs = (-1, -1)
-        self._feature_row = np.zeros(NUM_SLOT_FEATURES)
+
+    @classmethod
+    def over(
+        cls, tables: FleetTables, arguments: Arguments, limits: Int64Array, trace: npt.NDArray[np.int64]
+    ) -> Simulator:
+        """A simulator over arrays that somebody else owns and fills: to look at, and to step on; not to reset."""
+        simulator = cls.__new__(cls)
+        simulator.tables, simulator.limits, simulator.trace = tables, limits, trace
+        simulator._use(arguments)
+        return simulator
 
     def reset(self, workload: Workload) -> bool:
         """Starts an episode; True if there is a question, False if it is over already."""
@@ -186,33 +200,22 @@ class Simulator:
         requests_row, session_pairs, user_pairs = layout.requests_of(workload)
         requests = len(workload)
         if requests != self._requests:
-            self.fleet, self.fleet_at = layout.fleet_row(self.tables, requests)
-            self.max_slots = int(self.fleet[layout.R_MAX_SLOTS])
+            self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
         if requests != self._requests or session_pairs > self._pairs[0] or user_pairs > self._pairs[1]:
-            self.at = layout.state_offsets(self.tables, self.max_slots, requests, session_pairs, user_pairs)
+            slots = int(self.fleet[layout.R_MAX_SLOTS])
+            self.at = layout.state_offsets(self.tables, slots, requests, session_pairs, user_pairs, most_seats=requests)
             self.arena = np.zeros((1, int(self.at[-1])), dtype=np.int64)
             self._requests, self._pairs = requests, (session_pairs, user_pairs)
         if self._keep_trace:
-            self.trace = np.zeros((trace_rows(self.tables, workload), 4), dtype=np.int64)
-        self._cut(requests_row)
+            self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
+        self._use((self.arena[0], self.at, self.fleet, self.fleet_at, requests_row))
 
-    def _cut(self, requests_row: layout.Requests) -> None:
-        """Views into the arena, for Python and for the kernel."""
-        self.row = self.arena[0]
-        self.state: State = layout.cut_state(self.row, self.at)
-        self.arguments = (self.row, self.at, self.fleet, self.fleet_at, requests_row)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A copied view would no longer be a view of the copied arena.
-        kept = self.__dict__.copy()
-        kept["arguments"] = kept.pop("arguments", (None,))[-1]
-        return {name: value for name, value in kept.items() if name not in ("row", "state")}
-
-    def __setstate__(self, kept: dict[str, Any]) -> None:
-        requests_row = kept.pop("arguments")
-        self.__dict__.update(kept)
-        if requests_row is not None:
-            self._cut(requests_row)
+    def _use(self, arguments: Arguments) -> None:
+        """Takes rows and offsets as the kernel wants them, and cuts views for Python."""
+        self.arguments = arguments
+        self.row = arguments[0]
+        self.state: State = layout.cut_state(self.row, arguments[1])
+        self.max_slots = len(self.state.slots)
 
     @property
     def question(self) -> Question:
@@ -234,9 +237,11 @@ class Simulator:
         kernel.read_features(*self.arguments, out)
         return out
 
-    def observe(self, scales: npt.NDArray[np.float64], pending_rows: int, out: npt.NDArray[np.float32]) -> None:
-        """Writes the scaled observation into `out`; layout and scales are those of `cace_env.observation`."""
-        kernel.observe(*self.arguments, scales, pending_rows, self._feature_row, out)
+    def observation(self, layout: ObservationLayout) -> npt.NDArray[np.float32]:
+        """What an agent sees at the open question, `(layout.size,)`; `layout` has the slots of this simulator."""
+        out = np.empty(layout.size, dtype=np.float32)
+        kernel.observe(*self.arguments, layout.scaling(), layout.max_pending, out)
+        return out
 
     def answer(self, slot: int) -> bool:
         """Evicts the model in `slot`; True if there is another question, False if the episode is over.
@@ -256,7 +261,12 @@ class Simulator:
         return float(kernel.read_cost(*self.arguments[:4]))
 
     def _go_on(self, status: int) -> bool:
-        if status == layout.STUCK:
+        self.check()
+        return bool(status == ASKED)
+
+    def check(self) -> None:
+        """Raises a `SimulationError` if the simulation cannot go on, or if its event trace has overflowed."""
+        if self.state.scalars[layout.STATUS] == layout.STUCK:
             waiting = np.flatnonzero(self.state.models[:, MODEL.waiting]).tolist()
             raise SimulationError(
                 f"nothing can happen any more at {self.state.scalars[layout.CLOCK]} us; "
@@ -265,7 +275,6 @@ class Simulator:
         rows = int(self.state.scalars[layout.TRACED])
         if rows > len(self.trace):
             raise SimulationError(f"the event trace has {rows} rows, more than the {len(self.trace)} it has room for")
-        return bool(status == ASKED)
 
     def episode(self) -> Episode:
         """What happened so far; a copy."""
@@ -282,6 +291,7 @@ class Simulator:
         )
         rows = self.trace[: g[layout.TRACED]].tolist()
         return Episode(
+            task=columns[:, COLUMN.task].copy(),
             arrival_us=requests[:, REQUEST.arrival_us].copy(),
             first_token_us=requests[:, REQUEST.first_us].copy(),
             finish_us=requests[:, REQUEST.finish_us].copy(),

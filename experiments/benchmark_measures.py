@@ -114,7 +114,7 @@ class Episodes:
         seconds: dict[str, list[float]] = {GENERATION: [], LAYOUT: [], RESULTS: []}
         for seed, simulator, workload in zip(self.seeds, self.simulators, self.workloads, strict=True):
             marks = [time.perf_counter()]
-            episode_metrics(simulator.episode(), self.tables, workload)
+            episode_metrics(simulator.episode(), self.tables)
             marks.append(time.perf_counter())
             self.scenario.workload(seed)
             marks.append(time.perf_counter())

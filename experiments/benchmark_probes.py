@@ -111,7 +111,7 @@ def long_episode(requests: int) -> dict[str, Any]:
     generated, generated_mb = time.perf_counter(), peak_mb()
     episode = run_rule(tables, workload, rule_of(policy("lru"), tables))
     ran, ran_mb = time.perf_counter(), peak_mb()
-    episode_metrics(episode, tables, workload)
+    episode_metrics(episode, tables)
     return {
         "requests": len(workload),
         "after_import_mb": imported_mb,

@@ -277,7 +277,7 @@ def save_picture(path: Path) -> None:
     from PIL import Image
 
     env = EvictionEnv("default", split="validation", render_mode="rgb_array")
-    observation, info = env.reset(seed=env.seeds[0])
+    observation, info = env.reset(seed=env.draws.seeds[0])
     for _ in range(DECISIONS):
         since_use_s = env.layout.split(observation).slots[:, SLOT.since_use_s]
         observation, _, _, _, info = env.step(int(np.where(info["action_mask"] == 1, since_use_s, -1.0).argmax()))

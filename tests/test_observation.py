@@ -21,7 +21,6 @@ from cace_env.observation import (
     SLOT_FEATURES,
     Feature,
     ObservationLayout,
-    scales,
 )
 from cace_env.simulator import Simulator
 from cace_env.tables import FleetTables
@@ -55,7 +54,7 @@ def test_every_number_has_a_unit_a_scale_and_a_meaning() -> None:
 
 def test_layout_splits_what_it_names() -> None:
     layout = ObservationLayout(max_slots=3, max_pending=2)
-    assert len(layout.names) == len(set(layout.names)) == layout.size == len(scales()) + 2 * 32 + 17
+    assert len(layout.names) == len(set(layout.names)) == layout.size == 3 * 32 + 2 * 17 + 14
     numbers = np.arange(layout.size, dtype=np.float32)
     slots, pending, context = layout.split(np.stack([numbers, -numbers]))
     assert (
@@ -123,15 +122,13 @@ def test_most_values_lie_between_0_and_10(name: str) -> None:
 def watch(tables: FleetTables, workload: Workload, until_us: int) -> tuple[list[tuple[int, bytes]], Simulator]:
     """Every observation up to a time under a fixed way of answering, and the simulator where it stopped."""
     simulator = Simulator(tables)
-    layout, factors = None, scales()
+    layout = None
     seen = []
     asked = simulator.reset(workload)
     while asked and simulator.state.scalars[CLOCK] <= until_us:
         layout = layout or ObservationLayout(simulator.max_slots, tables.num_models)
-        observation = np.empty(layout.size, dtype=np.float32)
-        simulator.observe(factors, layout.max_pending, observation)
         question = simulator.question
-        seen.append((question.now_us, observation.tobytes()))
+        seen.append((question.now_us, simulator.observation(layout).tobytes()))
         legal = np.flatnonzero(question.legal)
         asked = simulator.answer(int(legal[question.decision * 7919 % len(legal)]))
     return seen, simulator

@@ -18,7 +18,6 @@ from cace_env.observation import (
     SLOT_FEATURES,
     Feature,
     ObservationLayout,
-    scales,
 )
 from cace_env.scenarios import load_scenario, scenario_names
 from cace_env.simulator import Simulator, simulate
@@ -55,9 +54,7 @@ def assert_shown(simulator: Simulator, expected: Expected, max_pending: int) -> 
     slots, clock = expected.slots, expected.greedy_dual_clock
     assert_close(SLOT_FEATURES, slots, simulator.features(), EXACT, clock)
     layout = ObservationLayout(simulator.max_slots, max_pending)
-    observation = np.full(layout.size, np.nan, dtype=np.float32)
-    simulator.observe(scales(), max_pending, observation)
-    shown = layout.split(layout.physical(observation))  # type: ignore[arg-type]
+    shown = layout.split(layout.physical(simulator.observation(layout)))  # type: ignore[arg-type]
     pending = np.zeros((max_pending, len(PENDING_FEATURES)))
     pending[: len(expected.pending)] = expected.pending[:max_pending]
     assert_close(SLOT_FEATURES, slots, shown.slots, SINGLE, clock)
@@ -187,9 +184,7 @@ def first_question(tables: FleetTables, workload: Workload) -> tuple[Simulator, 
     simulator = Simulator(tables)
     assert simulator.reset(workload)
     layout = ObservationLayout(simulator.max_slots, tables.num_models)
-    observation = np.zeros(layout.size, dtype=np.float32)
-    simulator.observe(scales(), tables.num_models, observation)
-    shown = layout.split(layout.physical(observation))  # type: ignore[arg-type]
+    shown = layout.split(layout.physical(simulator.observation(layout)))  # type: ignore[arg-type]
     return simulator, simulator.features(), np.asarray(shown.pending, dtype=np.float64)
 
 

@@ -35,8 +35,7 @@ def played(mode: str | None, steps: int = 40, name: str = "default", **arguments
 
 
 def scene_of(env: EvictionEnv) -> Scene:
-    assert env.workload is not None
-    return scene(env.simulator, env.workload, env._last_choice, env.scenario.name)
+    return scene(env.simulator, env._last_choice, env.scenario.name)
 
 
 @pytest.mark.parametrize("name", scenario_names())
@@ -133,7 +132,7 @@ def test_every_phase_of_a_model_is_shown_under_its_name() -> None:
 
 def test_history_is_kept_only_for_those_who_look() -> None:
     assert len(played(None).simulator.trace) == 0
-    with pytest.warns(UserWarning, match='give render_mode="ansi" or "rgb_array"'):
+    with pytest.warns(UserWarning, match='give render_mode="ansi", "rgb_array" or "human"'):
         assert played(None).render() is None
 
 
@@ -166,6 +165,58 @@ def test_a_video_wrapper_can_collect_the_pictures() -> None:
         *_, info = env.step(first_legal(info))
     frames = env.render()
     assert isinstance(frames, list) and len(frames) == 4
+
+
+@pytest.fixture
+def no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SDL draws into memory."""
+    pytest.importorskip("PIL", reason="needs the extra render")
+    pytest.importorskip("pygame", reason="needs the extra human")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setitem(EvictionEnv.metadata, "render_fps", 1000)
+
+
+def shown(env: EvictionEnv) -> np.ndarray:
+    """The pixels of the window, `(540, 960, 3)`."""
+    pygame = pytest.importorskip("pygame")
+    assert env.window is not None
+    return np.array(pygame.surfarray.array3d(env.window._window.get_surface())).swapaxes(0, 1)
+
+
+@pytest.mark.usefixtures("no_screen")
+def test_the_window_shows_reset_and_every_step_unasked() -> None:
+    seen, drawn = EvictionEnv(short(), render_mode="human"), EvictionEnv(short(), render_mode="rgb_array")
+    result: tuple[Any, ...] = seen.reset(seed=1)
+    np.testing.assert_equal(result, drawn.reset(seed=1))
+    for _ in range(5):
+        np.testing.assert_array_equal(shown(seen), drawn.render())
+        assert seen.render() is None
+        action = first_legal(result[-1])
+        result = seen.step(action)
+        np.testing.assert_equal(result, drawn.step(action))
+    np.testing.assert_array_equal(shown(seen), drawn.render())
+    seen.close()
+    seen.close()
+
+
+@pytest.mark.usefixtures("no_screen")
+def test_an_episode_outlives_its_window() -> None:
+    seen, unseen = played("human", 5), played(None, 5)
+    assert seen.window is not None
+    seen.window.close()
+    action = first_legal({"action_mask": seen.action_masks()})
+    np.testing.assert_equal(seen.step(action), unseen.step(action))
+    seen.reset(seed=2)
+    assert seen.window.closed
+
+
+@pytest.mark.usefixtures("no_screen")
+def test_gymnasium_makes_a_window_without_its_own_wrapper() -> None:
+    env = gymnasium.make(cace_env.EVICTION_ID, scenario=short(), render_mode="human")
+    env.reset(seed=1)
+    assert not env.has_wrapper_attr("screen_size")  # of gymnasium.wrappers.HumanRendering
+    assert shown(env.unwrapped).any()
+    env.close()
 
 
 def test_clock_reads_hours_minutes_seconds() -> None:

@@ -135,7 +135,7 @@ def test_a_trace_that_outgrows_its_room_is_an_error_and_never_cut(
 ) -> None:
     tables, workload = case
     rule = rule_of(POLICIES["lru"], tables, seed=0, workload=workload)
-    monkeypatch.setattr(simulator_module, "trace_rows", lambda tables, workload: 50)
+    monkeypatch.setattr(simulator_module, "trace_rows", lambda tables, requests: 50)
     with pytest.raises(SimulationError, match="more than the 50 it has room for"):
         run_rule(tables, workload, rule, trace=True)
     with pytest.raises(SimulationError, match="more than the 50 it has room for"):

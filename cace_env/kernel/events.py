@@ -23,6 +23,8 @@ from cace_env.kernel.state import (
     DIRTY,
     ENDED,
     FOREVER,
+    HEAP,
+    LOG,
     LOGGED,
     MODEL,
     NEXT_OPEN,
@@ -47,7 +49,6 @@ from cace_env.kernel.state import (
     TASK,
     TIME,
     TIMER,
-    TOKEN,
     TRACED,
     WEIGHT,
     WINDOW_TAIL,
@@ -113,53 +114,53 @@ def due_time(s: State, m: int, target: int) -> int:
 
 
 @inlined
-def heap_push(s: State, f: Fleet, m: int, target: int, r: int) -> None:
-    """Adds a token end to the engine's heap, ordered by (target, request)."""
-    base = f.models[m, SPEC.heap_start]
-    i = s.models[m, MODEL.heap_size]
-    s.models[m, MODEL.heap_size] += 1
+def heap_push(heap: Array, base: int, size: int, key: int, r: int) -> None:
+    """Adds (key, r) to the binary heap of `size` entries at `heap[base:]`, ordered by both."""
+    i = size
     while i > 0:
         parent = (i - 1) >> 1
-        above = s.tokens[base + parent, TOKEN.target]
-        if above < target or (above == target and s.tokens[base + parent, TOKEN.request] < r):
+        above = heap[base + parent, HEAP.key]
+        if above < key or (above == key and heap[base + parent, HEAP.request] < r):
             break
-        s.tokens[base + i, TOKEN.target] = above
-        s.tokens[base + i, TOKEN.request] = s.tokens[base + parent, TOKEN.request]
+        heap[base + i, HEAP.key] = above
+        heap[base + i, HEAP.request] = heap[base + parent, HEAP.request]
         i = parent
-    s.tokens[base + i, TOKEN.target] = target
-    s.tokens[base + i, TOKEN.request] = r
+    heap[base + i, HEAP.key] = key
+    heap[base + i, HEAP.request] = r
 
 
 @inlined
-def heap_pop(s: State, f: Fleet, m: int) -> int:
-    """Removes the first token end of the engine's heap and returns its request."""
-    base = f.models[m, SPEC.heap_start]
-    first = s.tokens[base, TOKEN.request]
-    size = s.models[m, MODEL.heap_size] - 1
-    s.models[m, MODEL.heap_size] = size
-    target = s.tokens[base + size, TOKEN.target]
-    r = s.tokens[base + size, TOKEN.request]
+def heap_pop(heap: Array, base: int, size: int) -> None:
+    """Removes the first entry of the heap, of which `size` are left."""
+    key = heap[base + size, HEAP.key]
+    r = heap[base + size, HEAP.request]
     i = 0
     while True:
         child = 2 * i + 1
         if child >= size:
             break
-        below = s.tokens[base + child, TOKEN.target]
+        below = heap[base + child, HEAP.key]
         if child + 1 < size:
-            right = s.tokens[base + child + 1, TOKEN.target]
+            right = heap[base + child + 1, HEAP.key]
             if right < below or (
-                right == below and s.tokens[base + child + 1, TOKEN.request] < s.tokens[base + child, TOKEN.request]
+                right == below and heap[base + child + 1, HEAP.request] < heap[base + child, HEAP.request]
             ):
                 child += 1
                 below = right
-        if target < below or (target == below and r < s.tokens[base + child, TOKEN.request]):
+        if key < below or (key == below and r < heap[base + child, HEAP.request]):
             break
-        s.tokens[base + i, TOKEN.target] = below
-        s.tokens[base + i, TOKEN.request] = s.tokens[base + child, TOKEN.request]
+        heap[base + i, HEAP.key] = below
+        heap[base + i, HEAP.request] = heap[base + child, HEAP.request]
         i = child
-    s.tokens[base + i, TOKEN.target] = target
-    s.tokens[base + i, TOKEN.request] = r
-    return first
+    heap[base + i, HEAP.key] = key
+    heap[base + i, HEAP.request] = r
+
+
+@inlined
+def push_token_end(s: State, f: Fleet, m: int, target: int, r: int) -> None:
+    """Adds a token end to the engine's heap."""
+    heap_push(s.tokens, f.models[m, SPEC.heap_start], s.models[m, MODEL.heap_size], target, r)
+    s.models[m, MODEL.heap_size] += 1
 
 
 @inlined
@@ -177,7 +178,7 @@ def begin_prefill(s: State, f: Fleet, w: Requests, m: int) -> None:
     )
     s.models[m, MODEL.prefilling] = 1
     s.models[m, MODEL.prefill_ns] = work // rounds
-    heap_push(s, f, m, rounds_now(s, m) + (rounds << 20), r)
+    push_token_end(s, f, m, rounds_now(s, m) + (rounds << 20), r)
 
 
 @inlined
@@ -251,7 +252,7 @@ def settle(s: State, f: Fleet, m: int) -> None:
     if not shares_change:
         if is_busy:
             stretch(s, m, s.accelerators[a, ACCELERATOR.busy])
-            s.models[m, MODEL.due_us] = due_time(s, m, s.tokens[f.models[m, SPEC.heap_start], TOKEN.target])
+            s.models[m, MODEL.due_us] = due_time(s, m, s.tokens[f.models[m, SPEC.heap_start], HEAP.key])
     elif is_busy:
         if s.accelerators[a, ACCELERATOR.busy] == 0:
             s.accelerators[a, ACCELERATOR.busy_us] -= now
@@ -273,7 +274,7 @@ def settle(s: State, f: Fleet, m: int) -> None:
             continue
         if shares_change and s.models[other, MODEL.length_ns] != 0:
             stretch(s, other, s.accelerators[a, ACCELERATOR.busy])
-            s.models[other, MODEL.due_us] = due_time(s, other, s.tokens[f.models[other, SPEC.heap_start], TOKEN.target])
+            s.models[other, MODEL.due_us] = due_time(s, other, s.tokens[f.models[other, SPEC.heap_start], HEAP.key])
         other_due = s.models[other, MODEL.due_us]
         if other_due < due or (other_due == due and other < first):
             due = other_due
@@ -299,8 +300,10 @@ def stretch(s: State, m: int, busy: int) -> None:
 @inlined
 def token_end(s: State, f: Fleet, w: Requests, trace: Array, m: int) -> None:
     """A first token or a finish: whatever the first entry of the engine's heap is."""
-    target = s.tokens[f.models[m, SPEC.heap_start], TOKEN.target]
-    r = heap_pop(s, f, m)
+    base = f.models[m, SPEC.heap_start]
+    target, r = s.tokens[base, HEAP.key], s.tokens[base, HEAP.request]
+    s.models[m, MODEL.heap_size] -= 1
+    heap_pop(s.tokens, base, s.models[m, MODEL.heap_size])
     halves = 2 * int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
     decode_rounds = (int64(w.columns[r, COLUMN.output]) - 1) << 20
     finished = True
@@ -315,7 +318,7 @@ def token_end(s: State, f: Fleet, w: Requests, trace: Array, m: int) -> None:
             s.models[m, MODEL.decoding] += 1
             s.models[m, MODEL.kv_halves] += halves
             s.models[m, MODEL.decode_start_sum] += start
-            heap_push(s, f, m, start + decode_rounds, r)
+            push_token_end(s, f, m, start + decode_rounds, r)
     else:
         s.models[m, MODEL.decoding] -= 1
         s.models[m, MODEL.kv_halves] -= halves
@@ -375,56 +378,14 @@ def finish(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> Non
 
 @inlined
 def schedule_followers(s: State, w: Requests, r: int) -> None:
-    """Puts the requests that follow r into the heap of closed-loop arrivals, ordered by (arrival, row)."""
+    """Puts the requests that follow r into the heap of closed-loop arrivals."""
     child = int64(w.columns[r, COLUMN.first_child])
     while child != NONE:
         arrival = s.scalars[CLOCK] + w.times[child, TIME.think_us]
         s.requests[child, REQUEST.arrival_us] = arrival
-        i = s.scalars[CLOSED_SIZE]
+        heap_push(s.closed, 0, s.scalars[CLOSED_SIZE], arrival, child)
         s.scalars[CLOSED_SIZE] += 1
-        while i > 0:
-            parent = (i - 1) >> 1
-            above = s.requests[parent, REQUEST.closed_heap]
-            if s.requests[above, REQUEST.arrival_us] < arrival or (
-                s.requests[above, REQUEST.arrival_us] == arrival and above < child
-            ):
-                break
-            s.requests[i, REQUEST.closed_heap] = above
-            i = parent
-        s.requests[i, REQUEST.closed_heap] = child
         child = int64(w.columns[child, COLUMN.next_sibling])
-
-
-@inlined
-def pop_closed(s: State) -> int:
-    """Removes the first of the closed-loop arrivals."""
-    first = s.requests[0, REQUEST.closed_heap]
-    size = s.scalars[CLOSED_SIZE] - 1
-    s.scalars[CLOSED_SIZE] = size
-    r = s.requests[size, REQUEST.closed_heap]
-    arrival = s.requests[r, REQUEST.arrival_us]
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= size:
-            break
-        below = s.requests[child, REQUEST.closed_heap]
-        if child + 1 < size:
-            right = s.requests[child + 1, REQUEST.closed_heap]
-            earlier = s.requests[right, REQUEST.arrival_us] < s.requests[below, REQUEST.arrival_us]
-            if earlier or (
-                s.requests[right, REQUEST.arrival_us] == s.requests[below, REQUEST.arrival_us] and right < below
-            ):
-                child += 1
-                below = right
-        if arrival < s.requests[below, REQUEST.arrival_us] or (
-            arrival == s.requests[below, REQUEST.arrival_us] and r < below
-        ):
-            break
-        s.requests[i, REQUEST.closed_heap] = below
-        i = child
-    s.requests[i, REQUEST.closed_heap] = r
-    return first
 
 
 @inlined
@@ -515,7 +476,8 @@ def note_demand(s: State, f: Fleet, w: Requests, m: int, r: int) -> None:
     s.models[m, MODEL.uses] += 1
     s.models[m, MODEL.uses_since_load] += 1
     s.demand[m, DEMAND.inflation] = s.clocks[CLOCKS.inflation]
-    s.requests[s.scalars[LOGGED], REQUEST.arrival_log] = r
+    s.log[s.scalars[LOGGED], LOG.arrival_us] = now
+    s.log[s.scalars[LOGGED], LOG.request] = r
     s.scalars[LOGGED] += 1
     s.models[m, MODEL.window_requests] += 1
     session, user = w.columns[r, COLUMN.session_pair], w.columns[r, COLUMN.user_pair]
@@ -533,9 +495,9 @@ def slide_window(s: State, w: Requests) -> None:
     oldest = s.scalars[CLOCK] - WINDOW_US
     tail = s.scalars[WINDOW_TAIL]
     while tail < s.scalars[LOGGED]:
-        r = s.requests[tail, REQUEST.arrival_log]
-        if s.requests[r, REQUEST.arrival_us] >= oldest:
+        if s.log[tail, LOG.arrival_us] >= oldest:
             break
+        r = s.log[tail, LOG.request]
         m, session, user = (
             int64(w.columns[r, COLUMN.model]),
             w.columns[r, COLUMN.session_pair],

@@ -6,12 +6,13 @@ units and scales stand in `cace_env.observation`; the order of the indices below
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
+from cace_env.kernel.processor import ln
 from cace_env.kernel.state import (
     ACCELERATOR,
     CLOCK,
@@ -236,16 +237,23 @@ def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
     out[C_HOST_CACHE_GB] = f.rules[R_CACHE_BYTES] * GB
 
 
+class Scaling(NamedTuple):
+    """How raw features become an observation, and room to compute them; one per thread. `size` numbers in all."""
+
+    factors: Array  # (size,) one over the scale
+    logarithmic: Array  # (size,) 1 = sign(x) ln(1 + |x| factor), 0 = x factor; float
+    raw: Array  # (size,) features in physical units
+
+
 @inner
-def write_observation(s: State, f: Fleet, scales: Array, rows: Array, out: Array, pending_rows: int) -> None:
+def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, out: Array) -> None:
     """The flat observation: every slot, the pending models oldest first, the context.
 
-    `scales` (all features,) divides; `rows` (widest feature row,) is scratch; `out` float32 of
-    `max_slots * NUM_SLOT_FEATURES + pending_rows * NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES`.
-    A positive scale divides, a negative one stands for log1p(x / -scale): seconds and hours stay apart in one range.
+    `out` float32 of `max_slots * NUM_SLOT_FEATURES + pending_rows * NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES`.
     """
-    out[:] = 0.0
-    at = 0
+    raw = scaling.raw
+    pending_at = len(s.slots) * NUM_SLOT_FEATURES
+    raw[:pending_at] = 0.0
     least = int64(-1)
     for a in range(len(f.accelerators)):
         missing = missing_bytes(s, f, a)
@@ -253,31 +261,29 @@ def write_observation(s: State, f: Fleet, scales: Array, rows: Array, out: Array
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
             legal_here = legal_here or s.slots[slot, SLOT.legal] == 1
             if s.slots[slot, SLOT.model] != NONE:
-                slot_features(s, f, slot, missing, rows)
-                compress(rows, scales, 0, NUM_SLOT_FEATURES, out, slot * NUM_SLOT_FEATURES)
+                slot_features(s, f, slot, missing, raw[slot * NUM_SLOT_FEATURES :])
         if legal_here and (least < 0 or missing < least):
             least = missing
-    at = len(s.slots) * NUM_SLOT_FEATURES
     target = s.scalars[TARGET]
     m = NONE
+    end = pending_at
     for _ in range(pending_rows):
         m = next_pending(s, f, m, target)
         if m == NONE:
             break
-        pending_features(s, f, m, rows)
-        compress(rows, scales, NUM_SLOT_FEATURES, NUM_PENDING_FEATURES, out, at)
-        at += NUM_PENDING_FEATURES
-    at = len(s.slots) * NUM_SLOT_FEATURES + pending_rows * NUM_PENDING_FEATURES
-    context_features(s, f, max(least, 0), rows)
-    compress(rows, scales, NUM_SLOT_FEATURES + NUM_PENDING_FEATURES, NUM_CONTEXT_FEATURES, out, at)
+        pending_features(s, f, m, raw[end:])
+        end += NUM_PENDING_FEATURES
+    context_at = pending_at + pending_rows * NUM_PENDING_FEATURES
+    context_features(s, f, max(least, 0), raw[context_at:])
+    compress(scaling, 0, end, out)
+    out[end:context_at] = 0.0
+    compress(scaling, context_at, context_at + NUM_CONTEXT_FEATURES, out)
 
 
-@inlined
-def compress(row: Array, scales: Array, first: int, count: int, out: Array, at: int) -> None:
-    """Writes `count` features into `out[at:]`: x / scale, or sign(x) log1p(|x| / -scale) for negative scales."""
-    for i in range(count):
-        scale = scales[first + i]
-        if scale > 0.0:
-            out[at + i] = row[i] / scale
-        else:
-            out[at + i] = np.copysign(np.log1p(abs(row[i]) / -scale), row[i])
+@inner
+def compress(scaling: Scaling, first: int, end: int, out: Array) -> None:
+    """Scales the features in `[first, end)`: a loop without branches, which the compiler vectorises."""
+    for i in range(first, end):
+        x = scaling.raw[i] * scaling.factors[i]
+        y = np.copysign(ln(1.0 + abs(x)), x)
+        out[i] = y if scaling.logarithmic[i] > 0.0 else x

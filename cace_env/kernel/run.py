@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cace_env.compilation import compiled, inlined
-from cace_env.kernel.events import arrive, next_open_arrival, pop_closed, settle, slide_window, token_end
-from cace_env.kernel.features import missing_bytes, slot_features, write_observation
+from cace_env.kernel.events import arrive, heap_pop, next_open_arrival, settle, slide_window, token_end
+from cace_env.kernel.features import Scaling, missing_bytes, slot_features, write_observation
 from cace_env.kernel.rules import Rule, Scratch, pick_slot
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -28,6 +28,7 @@ from cace_env.kernel.state import (
     ENDED,
     FIXED,
     FOREVER,
+    HEAP,
     LAST_ASKED,
     LOAD,
     LOAD_US,
@@ -162,8 +163,7 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
         if r != NONE and w.times[r, TIME.arrival_us] < time:
             time, priority, key = w.times[r, TIME.arrival_us], ARRIVAL, r
         if s.scalars[CLOSED_SIZE] > 0:
-            r = s.requests[0, REQUEST.closed_heap]
-            arrives = s.requests[r, REQUEST.arrival_us]
+            arrives, r = s.closed[0, HEAP.key], s.closed[0, HEAP.request]
             if arrives < time or (arrives == time and priority == ARRIVAL and r < key):
                 time, priority, key = arrives, ARRIVAL, r
         if s.scalars[TIMER] < time:
@@ -198,8 +198,9 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
         elif priority == UNLOAD_DONE or priority == LOAD_DONE:
             channel_done(s, f, w, trace, key)
         elif priority == ARRIVAL:
-            if s.scalars[CLOSED_SIZE] > 0 and s.requests[0, REQUEST.closed_heap] == key:
-                pop_closed(s)
+            if s.scalars[CLOSED_SIZE] > 0 and s.closed[0, HEAP.request] == key:
+                s.scalars[CLOSED_SIZE] -= 1
+                heap_pop(s.closed, 0, s.scalars[CLOSED_SIZE])
             else:
                 s.scalars[NEXT_OPEN] += 1
             arrive(s, f, w, trace, key)
@@ -301,18 +302,10 @@ def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Reque
 
 @compiled
 def observe(
-    row: Array,
-    at: Array,
-    fleet: Array,
-    fleet_at: Array,
-    w: Requests,
-    scales: Array,
-    pending_rows: int,
-    scratch: Array,
-    out: Array,
+    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, scaling: Scaling, pending_rows: int, out: Array
 ) -> None:
-    """The observation at a question, float32, laid out by `ObservationLayout`; `scratch` (NUM_SLOT_FEATURES,)."""
+    """The observation at a question, float32, laid out by `ObservationLayout`."""
     s = state_views(row, at)
     f = fleet_views(fleet, fleet_at)
     slide_window(s, w)
-    write_observation(s, f, scales, scratch, out, pending_rows)
+    write_observation(s, f, scaling, pending_rows, out)

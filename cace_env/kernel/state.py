@@ -148,15 +148,13 @@ class AcceleratorColumns(NamedTuple):
 
 
 class RequestColumns(NamedTuple):
-    """`State.requests`; the last two are lists that share the rows."""
+    """`State.requests`."""
 
     arrival_us: int  # FOREVER until known; later than the clock until it arrives
     first_us: int  # NONE before the first token
     finish_us: int  # NONE before the finish
     queue_next: int  # the next in the waiting queue or prefill FIFO
     prefill_tokens: int  # P, settled at admission
-    closed_heap: int  # closed-loop requests that will arrive, a heap by (arrival, row)
-    arrival_log: int  # requests in the order of arrival
 
 
 class TaskColumns(NamedTuple):
@@ -176,10 +174,17 @@ class SlotColumns(NamedTuple):
     legal: int  # 0 or 1
 
 
-class TokenColumns(NamedTuple):
-    """`State.tokens`: the token heaps of all engines, one after the other."""
+class HeapColumns(NamedTuple):
+    """`State.tokens` and `State.closed`: binary heaps; equal keys go by request."""
 
-    target: int  # in 2^-20 rounds
+    key: int  # tokens: in 2^-20 rounds; closed: us
+    request: int
+
+
+class LogColumns(NamedTuple):
+    """`State.log`: arrivals, oldest first."""
+
+    arrival_us: int
     request: int
 
 
@@ -282,7 +287,8 @@ ACCELERATOR: Final[AcceleratorColumns] = _columns(AcceleratorColumns)
 REQUEST: Final[RequestColumns] = _columns(RequestColumns)
 TASK: Final[TaskColumns] = _columns(TaskColumns)
 SLOT: Final[SlotColumns] = _columns(SlotColumns)
-TOKEN: Final[TokenColumns] = _columns(TokenColumns)
+HEAP: Final[HeapColumns] = _columns(HeapColumns)
+LOG: Final[LogColumns] = _columns(LogColumns)
 PAIR: Final[PairColumns] = _columns(PairColumns)
 CLOCKS: Final[ClockColumns] = _columns(ClockColumns)
 SPEC: Final[SpecColumns] = _columns(SpecColumns)
@@ -320,35 +326,42 @@ class Requests(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that changes. `M` models, `A` accelerators, `S` slots, `R` requests, `T` tasks."""
+    """Everything that changes. `M` models, `A` accelerators, `S` slots, `R` requests, `T` tasks.
+
+    What every event touches comes first and lies together.
+    """
 
     scalars: Array  # (NUM_SCALARS,)
-    requests: Array  # (R, REQUEST)
-    models: Array  # (M, MODEL)
-    demand: Array  # (M, DEMAND) float
+    clocks: Array  # (CLOCKS,) float
     accelerators: Array  # (A, ACCELERATOR)
     slots: Array  # (S, SLOT)
     tasks: Array  # (T, TASK)
-    tokens: Array  # (sum of seats, TOKEN)
+    models: Array  # (M, MODEL)
+    demand: Array  # (M, DEMAND) float
+    tokens: Array  # (sum of seats, HEAP) the token heaps of all engines, one after the other
+    closed: Array  # (R, HEAP) closed-loop requests that will arrive
+    log: Array  # (R, LOG)
+    requests: Array  # (R, REQUEST)
     pairs: Array  # (session pairs, PAIR)
     users: Array  # (user pairs,) arrivals in the window
-    clocks: Array  # (CLOCKS,) float
 
 
 def cut_state(row: Array, at: Array) -> State:
     """One arena row as `State`; array i of it lies at `row[at[i]:at[i + 1]]`."""
     return State(
         row[at[0] : at[1]],
-        row[at[1] : at[2]].reshape((-1, len(REQUEST))),
-        row[at[2] : at[3]].reshape((-1, len(MODEL))),
-        row[at[3] : at[4]].view(np.float64).reshape((-1, len(DEMAND))),
-        row[at[4] : at[5]].reshape((-1, len(ACCELERATOR))),
-        row[at[5] : at[6]].reshape((-1, len(SLOT))),
-        row[at[6] : at[7]].reshape((-1, len(TASK))),
-        row[at[7] : at[8]].reshape((-1, len(TOKEN))),
-        row[at[8] : at[9]].reshape((-1, len(PAIR))),
-        row[at[9] : at[10]],
-        row[at[10] : at[11]].view(np.float64),
+        row[at[1] : at[2]].view(np.float64),
+        row[at[2] : at[3]].reshape((-1, len(ACCELERATOR))),
+        row[at[3] : at[4]].reshape((-1, len(SLOT))),
+        row[at[4] : at[5]].reshape((-1, len(TASK))),
+        row[at[5] : at[6]].reshape((-1, len(MODEL))),
+        row[at[6] : at[7]].view(np.float64).reshape((-1, len(DEMAND))),
+        row[at[7] : at[8]].reshape((-1, len(HEAP))),
+        row[at[8] : at[9]].reshape((-1, len(HEAP))),
+        row[at[9] : at[10]].reshape((-1, len(LOG))),
+        row[at[10] : at[11]].reshape((-1, len(REQUEST))),
+        row[at[11] : at[12]].reshape((-1, len(PAIR))),
+        row[at[12] : at[13]],
     )
 
 
@@ -373,32 +386,36 @@ def fleet_views(row: Array, at: Array) -> Fleet:
 # Laying out
 
 
-def heap_starts(tables: FleetTables, requests: int) -> Int64Array:
-    """`(M + 1,)` where each model's token heap begins: no model can hold more than its seats, nor than all requests."""
-    return np.concatenate([[0], np.cumsum(np.minimum(tables.max_num_seqs, requests))]).astype(np.int64)
+def heap_starts(tables: FleetTables, most_seats: int) -> Int64Array:
+    """`(M + 1,)` where each model's token heap begins: no engine runs more than `most_seats` requests at once."""
+    return np.concatenate([[0], np.cumsum(np.minimum(tables.max_num_seqs, most_seats))]).astype(np.int64)
 
 
-def state_offsets(tables: FleetTables, slots: int, requests: int, session_pairs: int, user_pairs: int) -> Int64Array:
+def state_offsets(
+    tables: FleetTables, slots: int, requests: int, session_pairs: int, user_pairs: int, most_seats: int
+) -> Int64Array:
     """`(len(State) + 1,)` start of each array of `State` in an arena row, and the row's end."""
     models, accelerators = tables.num_models, tables.num_accelerators
     sizes = State(
         scalars=NUM_SCALARS,
-        requests=requests * len(REQUEST),
-        models=models * len(MODEL),
-        demand=models * len(DEMAND),
+        clocks=len(CLOCKS),
         accelerators=accelerators * len(ACCELERATOR),
         slots=slots * len(SLOT),
         tasks=NUM_TASKS * len(TASK),
-        tokens=int(heap_starts(tables, requests)[-1]) * len(TOKEN),
+        models=models * len(MODEL),
+        demand=models * len(DEMAND),
+        tokens=int(heap_starts(tables, most_seats)[-1]) * len(HEAP),
+        closed=requests * len(HEAP),
+        log=requests * len(LOG),
+        requests=requests * len(REQUEST),
         pairs=session_pairs * len(PAIR),
         users=user_pairs,
-        clocks=len(CLOCKS),
     )
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-def fleet_row(tables: FleetTables, requests: int) -> tuple[Int64Array, Int64Array]:
-    """The constant row of a fleet and its offsets, for workloads of at most `requests`."""
+def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Array]:
+    """The constant row of a fleet and its offsets; `most_seats` as for `state_offsets`."""
     slot_ends = np.cumsum(slots_per_accelerator(tables))
     cost = tables.cost
     pieces = Fleet(
@@ -411,7 +428,7 @@ def fleet_row(tables: FleetTables, requests: int) -> tuple[Int64Array, Int64Arra
             [
                 tables.need_bytes, tables.weights_bytes, tables.residual_bytes, tables.kv_tokens, tables.max_num_seqs,
                 tables.chunk_tokens, tables.pinned_on, tables.resident_on, tables.asleep_on, tables.host_cached,
-                heap_starts(tables, requests)[:-1],
+                heap_starts(tables, most_seats)[:-1],
             ],
             axis=1,
         ),

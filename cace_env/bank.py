@@ -1,0 +1,68 @@
+"""Workloads laid out for the kernel, one under the other: environments share them, resets find them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.kernel.state import COLUMN, TIME, requests_of
+from cace_env.workload import Workload
+
+
+class Shelf(NamedTuple):
+    """A workload in the bank, and the room its simulation takes."""
+
+    row: int
+    requests: int
+    open_requests: int
+    session_pairs: int
+    user_pairs: int
+
+
+class Bank:
+    """Rows for workloads: one for each environment, and one for each workload that is kept.
+
+    Args:
+        num_envs: rows that belong to one environment each; a new workload replaces the one before.
+        kept: rows for workloads that are kept under a key.
+    """
+
+    def __init__(self, num_envs: int, kept: int) -> None:
+        self._rows = num_envs + kept
+        self._next = num_envs
+        self._kept: dict[tuple[int, int], Shelf] = {}
+        self._make_room(0)
+
+    def own(self, env: int, workload: Workload) -> Shelf:
+        """Lays a workload out in the row of an environment."""
+        return self._put(env, workload)
+
+    def kept(self, key: tuple[int, int], workload: Callable[[], Workload]) -> Shelf:
+        """The row of a workload that is kept; `workload` makes it the first time."""
+        shelf = self._kept.get(key)
+        if shelf is None:
+            shelf = self._kept[key] = self._put(self._next, workload())
+            self._next += 1
+        return shelf
+
+    def _put(self, row: int, workload: Workload) -> Shelf:
+        requests, session_pairs, user_pairs = requests_of(workload)
+        if len(workload) > self.times.shape[1]:
+            self._make_room(len(workload))
+        self.times[row, : len(workload)] = requests.times
+        self.columns[row, : len(workload)] = requests.columns
+        opened = len(requests.open_order)
+        self.open_order[row, :opened] = requests.open_order
+        return Shelf(row, len(workload), opened, session_pairs, user_pairs)
+
+    def _make_room(self, requests: int) -> None:
+        """Rows of at least `requests`; what is there stays. Memory that is never written costs nothing."""
+        before = [] if requests == 0 else [self.times, self.columns, self.open_order]
+        self.times: npt.NDArray[Any] = np.zeros((self._rows, requests, len(TIME)), dtype=np.int64)
+        self.columns: npt.NDArray[Any] = np.zeros((self._rows, requests, len(COLUMN)), dtype=np.int32)
+        self.open_order: npt.NDArray[Any] = np.zeros((self._rows, requests), dtype=np.int32)
+        for old, new in zip(before, (self.times, self.columns, self.open_order), strict=False):
+            new[:, : old.shape[1]] = old

@@ -1,0 +1,63 @@
+"""Which workload an episode plays: of the split, by the seed of the reset, or drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from cace_env.bank import Bank, Shelf
+from cace_env.scenarios import SEEDS, Scenario, Split, seeds
+
+LARGEST_BANK: Final = 1 << 16
+
+
+class Draws:
+    """The workloads of a split of some scenarios.
+
+    Args:
+        scenarios: where workloads come from.
+        split: whose seeds are played.
+        num_workloads: play only the split's first so many seeds, and keep their workloads; None = all seeds, each
+            generated when it is played.
+
+    Raises:
+        ValueError: `num_workloads` out of range.
+    """
+
+    def __init__(self, scenarios: Sequence[Scenario], split: Split, num_workloads: int | None) -> None:
+        self.scenarios = scenarios
+        self.split = split
+        self.all_seeds = seeds(split)
+        most = min(LARGEST_BANK, len(self.all_seeds))
+        if num_workloads is not None and not 1 <= num_workloads <= most:
+            raise ValueError(
+                f"num_workloads is {num_workloads}; it has to be 1 to {most}, or None for all of the split"
+            )
+        self.seeds = seeds(split, num_workloads)
+        self.kept = 0 if num_workloads is None else num_workloads * len(scenarios)
+
+    def seed(self, seed: int | None, np_random: np.random.Generator) -> int:
+        """The workload seed for a reset with this seed; without one it is drawn."""
+        if seed is None:
+            return self.seeds[int(np_random.integers(len(self.seeds)))]
+        return seed if seed in self.seeds else self.seeds[seed % len(self.seeds)]
+
+    def check(self, workload_seed: int) -> int:
+        """A workload seed that somebody named.
+
+        Raises:
+            ValueError: it belongs to another split, or to none.
+        """
+        if workload_seed not in self.all_seeds:
+            home = next((split for split, known in SEEDS.items() if workload_seed in known), None)
+            fix = f"make the environment with split={home!r}" if home else f"{self.split} has {self.all_seeds}"
+            raise ValueError(f"workload seed {workload_seed} is not one of split {self.split!r}; {fix}")
+        return workload_seed
+
+    def shelf(self, bank: Bank, env: int, scenario: int, workload_seed: int) -> Shelf:
+        """The workload in the bank: found there if it is kept, else generated."""
+        if self.kept and workload_seed in self.seeds:
+            return bank.kept((scenario, workload_seed), lambda: self.scenarios[scenario].workload(workload_seed))
+        return bank.own(env, self.scenarios[scenario].workload(workload_seed))

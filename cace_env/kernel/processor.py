@@ -1,0 +1,90 @@
+"""What the processor can do and numba has no word for: bits of numbers, logarithms without branches, prefetching.
+
+A call of the C library's `log1p` for every feature would be the largest part of an observation; `ln` has no branches,
+so that the compiler computes several at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numba
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from cace_env.compilation import inlined
+
+Array = Any
+
+HALF_SQRT_BITS: Final = 0x3FE6A09E667F3BCD  # of sqrt(1/2): mantissas come out between it and sqrt(2)
+LN_2: Final = float(np.log(2.0))
+READ, EVERY_CACHE, DATA = 0, 3, 1  # arguments of LLVM's prefetch
+
+if numba.config.DISABLE_JIT:
+
+    def bits_of(x: float) -> int:
+        """The bits of a float64, as int64."""
+        return int(np.float64(x).view(np.int64))
+
+    def float_of(bits: int) -> float:
+        """The float64 with these bits."""
+        return float(np.int64(bits).view(np.float64))
+
+    def prefetch(array: Array, index: int) -> None:
+        """Does nothing in plain Python."""
+        del array, index
+
+else:
+
+    @intrinsic
+    def bits_of(typing_context: Any, x: Any) -> Any:
+        """The bits of a float64, as int64."""
+        del typing_context, x
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.int64(types.float64), generate
+
+    @intrinsic
+    def float_of(typing_context: Any, bits: Any) -> Any:
+        """The float64 with these bits."""
+        del typing_context, bits
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.float64(types.int64), generate
+
+    @intrinsic
+    def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+        """Asks for the cache line of `array[index]`, of a contiguous array."""
+        del typing_context, index
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+            address = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+            flag = cgutils.int32_t
+            wanted = cgutils.ir.FunctionType(cgutils.ir.VoidType(), [cgutils.voidptr_t, flag, flag, flag])
+            function = cgutils.get_or_insert_function(builder.module, wanted, "llvm.prefetch.p0")
+            builder.call(function, [address, flag(READ), flag(EVERY_CACHE), flag(DATA)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64), generate
+
+
+@inlined
+def ln(x: float) -> float:
+    """Natural logarithm of a normal x > 0, to 1e-10.
+
+    x = 2^k m with m near 1, and ln m = 2 artanh((m - 1) / (m + 1)), whose series is cut after the 11th power.
+    """
+    bits = bits_of(x)
+    k = (bits - HALF_SQRT_BITS) >> 52
+    m = float_of(bits - (k << 52))
+    a = (m - 1.0) / (m + 1.0)
+    z = a * a
+    series = 1.0 + z * (1.0 / 3.0 + z * (1.0 / 5.0 + z * (1.0 / 7.0 + z * (1.0 / 9.0 + z * (1.0 / 11.0)))))
+    return 2.0 * a * series + k * LN_2

@@ -1,0 +1,227 @@
+"""Simulations side by side: one arena, one bank of workloads, one compiled call for all.
+
+The single environment is the case of one, the vector environment that of many.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.bank import Bank, Shelf
+from cace_env.kernel import batch as kernel
+from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch, Look
+from cace_env.kernel.state import SLOT, STATUS, STUCK, TARGET, Int64Array, Requests, State, fleet_row, state_offsets
+from cace_env.observation import ObservationLayout
+from cace_env.simulator import NO_LIMITS, Simulator, trace_rows
+from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables
+
+MOST_SEATS: Final = 4096  # no model of a scenario has more
+SLACK: Final = 1.1  # room in a row of the arena for a next workload that needs a little more
+SLOTS: Final = State._fields.index("slots")
+SECONDS: Final = 1e-6
+# Terms of the reward, in the order of the kernel.
+TERMS: Final = (*(f"{task}_{part}" for task in TASKS for part in ("waiting", "system", "slo")), "loading", "refused")
+
+
+def prices(cost: CostTable) -> npt.NDArray[np.float64]:
+    """What one unit of each of `TERMS` costs, `(NUM_TERMS,)`: a us of waiting or loading, a missed SLO, a refusal."""
+    per_task = np.stack(
+        [cost.w_ttft * SECONDS, cost.w_e2e * SECONDS, np.where(cost.slo_us < FOREVER, cost.w_slo, 0.0)], axis=1
+    )
+    return np.concatenate([per_task.ravel(), [cost.w_load * SECONDS, cost.w_refused]])
+
+
+class Simulators:
+    """`N` simulations, each of one of `F` fleets, seen through one observation layout.
+
+    Args:
+        tables: the fleets; checked.
+        fleet_of: the fleet of each simulation, `(N,)`.
+        layout: of the observations; its `max_slots` hold for all fleets.
+        invalid_penalty: taken from the reward for an illegal action.
+        kept: how many workloads the bank can keep.
+        threads: how many share the work of a call.
+        trace: keep the event trace (memory grows with the episode; for one simulation only).
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[FleetTables],
+        fleet_of: Sequence[int],
+        layout: ObservationLayout,
+        *,
+        invalid_penalty: float,
+        kept: int = 0,
+        threads: int = 1,
+        trace: bool = False,
+    ) -> None:
+        self.tables = tuple(replace(fleet, max_slots=layout.max_slots) for fleet in tables)
+        for fleet in self.tables:
+            fleet.validate()
+        self.layout = layout
+        self.num_envs = len(fleet_of)
+        self.bank = Bank(self.num_envs, kept)
+        self.prices = np.stack([prices(fleet.cost) for fleet in self.tables])
+        self.trace = np.zeros((0, 4), dtype=np.int64)
+        self._keep_trace = trace
+        self._penalty = invalid_penalty
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._scalings = [layout.scaling() for _ in range(threads)]
+        fleets, offsets = zip(*(fleet_row(fleet, MOST_SEATS) for fleet in self.tables), strict=True)
+        self._fleets, self._fleet_at = _padded(fleets), np.stack(offsets)
+        self._limits = _padded([NO_LIMITS.row(fleet) for fleet in self.tables])
+        self._places = np.zeros((self.num_envs, len(PLACE)), dtype=np.int64)
+        self._places[:, PLACE.fleet] = fleet_of
+        self._at = np.zeros((self.num_envs, len(State._fields) + 1), dtype=np.int64)
+        self._arena = np.zeros((self.num_envs, 0), dtype=np.int64)
+        self._charged = np.zeros((self.num_envs, NUM_TERMS), dtype=np.int64)
+        self._marks = np.zeros((self.num_envs, 2), dtype=np.int64)
+
+    def load(self, env: int, shelf: Shelf) -> None:
+        """Gives a simulation its next workload, which it begins at its reset."""
+        fleet = self._places[env, PLACE.fleet]
+        self._places[env] = (fleet, shelf.row, shelf.requests, shelf.open_requests)
+        self._at[env] = state_offsets(
+            self.tables[fleet],
+            self.layout.max_slots,
+            shelf.requests,
+            shelf.session_pairs,
+            shelf.user_pairs,
+            most_seats=MOST_SEATS,
+        )
+        needed = int(self._at[env, -1])
+        if needed > self._arena.shape[1]:
+            arena = np.zeros((self.num_envs, round(needed * SLACK)), dtype=np.int64)
+            arena[:, : self._arena.shape[1]] = self._arena
+            self._arena = arena
+        if self._keep_trace:
+            self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
+
+    def new_look(self) -> Look:
+        """Arrays for what is seen next; nothing is in them."""
+        envs = self.num_envs
+        return Look(
+            observations=np.empty((envs, self.layout.size), dtype=np.float32),
+            masks=np.empty((envs, self.layout.max_slots), dtype=np.int8),
+            rewards=np.empty(envs),
+            terms=np.empty((NUM_TERMS + 1, envs)),
+            terminated=np.empty(envs, dtype=np.bool_),
+            truncated=np.empty(envs, dtype=np.bool_),
+            elapsed_s=np.empty(envs),
+            time_s=np.empty(envs),
+            illegal=np.empty(envs, dtype=np.bool_),
+            invalid=np.empty(envs, dtype=np.int64),
+        )
+
+    def reset(self, rows: Int64Array, look: Look) -> int:
+        """Starts the episodes of `rows` and runs each to its first question; how many have none.
+
+        Raises:
+            SimulationError: a simulation that cannot go on.
+        """
+        unasked = self._share(kernel.reset_rows, rows, (), look)
+        if unasked:
+            self._check(rows)
+        return unasked
+
+    def step(self, rows: Int64Array, actions: Int64Array, look: Look) -> int:
+        """Answers the questions of `rows` by `actions[row]`, runs to the next ones; how many episodes ended.
+
+        Raises:
+            SimulationError: a simulation that cannot go on.
+        """
+        ended = self._share(kernel.step_rows, rows, (actions, self._penalty), look)
+        if ended:
+            self._check(rows)
+        return ended
+
+    def see(self, rows: Int64Array, look: Look) -> None:
+        """Observations and masks of `rows` as they stand."""
+        kernel.see_rows(self._batch(), rows, self._scalings[0], self.layout.max_pending, look)
+
+    def describe(self, env: int, mask: npt.NDArray[np.int8]) -> str:
+        """The open question of a simulation, in words."""
+        names = self.tables[self._places[env, PLACE.fleet]].model_names
+        slots = self._arena[env, self._at[env, SLOTS] : self._at[env, SLOTS + 1]].reshape(-1, len(SLOT))
+        models = slots[:, SLOT.model].tolist()
+        victims = [f"{names[models[slot]]} (slot {slot})" for slot in np.flatnonzero(mask).tolist()]
+        return f"make room for {names[self._arena[env, TARGET]]}: evict {' or '.join(victims)}"
+
+    def view(self, env: int) -> Simulator:
+        """One simulation as a `Simulator`, over the same arrays: valid until the next `load`."""
+        fleet, row, requests, opened = self._places[env].tolist()
+        workload = Requests(
+            self.bank.times[row, :requests], self.bank.columns[row, :requests], self.bank.open_order[row, :opened]
+        )
+        return Simulator.over(
+            self.tables[fleet],
+            (self._arena[env], self._at[env], self._fleets[fleet], self._fleet_at[fleet], workload),
+            self._limits[fleet],
+            self.trace,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
+
+    def _batch(self) -> Batch:
+        return Batch(
+            arena=self._arena,
+            at=self._at,
+            places=self._places,
+            charged=self._charged,
+            marks=self._marks,
+            fleets=self._fleets,
+            fleet_at=self._fleet_at,
+            limits=self._limits,
+            prices=self.prices,
+            times=self.bank.times,
+            columns=self.bank.columns,
+            open_order=self.bank.open_order,
+            trace=self.trace,
+        )
+
+    def _share(self, work: Callable[..., int], rows: Int64Array, arguments: tuple[Any, ...], look: Look) -> int:
+        """Gives each thread a chunk of the rows; the sum of what they return."""
+        batch, pending = self._batch(), self.layout.max_pending
+        threads = min(len(self._scalings), len(rows))
+        if threads <= 1:
+            return work(batch, rows, *arguments, self._scalings[0], pending, look)
+        mine, *others = np.array_split(rows, threads)
+        waiting = [
+            self._executor().submit(work, batch, chunk, *arguments, scaling, pending, look)
+            for chunk, scaling in zip(others, self._scalings[1:], strict=False)
+        ]
+        done = work(batch, mine, *arguments, self._scalings[0], pending, look)
+        return done + sum(future.result() for future in waiting)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        """The threads; a forked process has none of its parent's and makes its own."""
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), ThreadPoolExecutor(len(self._scalings) - 1, thread_name_prefix="cace-env")
+        return self._pool[1]
+
+    def _check(self, rows: Int64Array) -> None:
+        """Raises for simulations among `rows` that cannot go on."""
+        for env in rows[self._arena[rows, STATUS] == STUCK].tolist():
+            self.view(env).check()
+
+    def close(self) -> None:
+        """Ends the threads; another call would start new ones."""
+        if self._pool is not None and self._pool[0] == os.getpid():
+            self._pool[1].shutdown()
+        self._pool = None
+
+
+def _padded(rows: Sequence[Int64Array]) -> Int64Array:
+    """Rows of several lengths as one array, zeros behind the shorter ones."""
+    out = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
+    for row, line in zip(rows, out, strict=True):
+        line[: len(row)] = row
+    return out
