@@ -50,7 +50,7 @@ class EvictionVecEnv(VecEnv):
 
     - The info of an environment that has not finished holds nothing but `TimeLimit.truncated`; all of them share one
       dict, a new one at each step. What the environment said is in `step_infos`, as arrays over the environments.
-    - The text `decision` is not in an info where the vector environment does not write it.
+    - The text `decision` is in no info of an `EvictionVectorEnv`, which has `describe(i)`.
 
     Arrays, once returned, are never changed; nothing is copied that the vector environment has made anew.
 
@@ -60,7 +60,7 @@ class EvictionVecEnv(VecEnv):
             a `SyncVectorEnv` of single environments. `close` closes it.
         monitor: give `episode` as SB3's `Monitor` does, and say so in `env_is_wrapped`. False leaves that to
             `VecMonitor`, which otherwise warns that it overwrites it.
-        **settings: everything else that `gymnasium.make` takes for Eviction-v0: `scenario`, `split` and so on.
+        **settings: everything else that `EvictionVectorEnv` takes: `scenario`, `split`, `threads` and so on.
 
     Attributes:
         vector_env: the vector environment.
@@ -83,8 +83,7 @@ class EvictionVecEnv(VecEnv):
             vector_env = gymnasium.make_vec(
                 EVICTION_ID,
                 num_envs=1 if num_envs is None else num_envs,
-                vectorization_mode="sync",
-                vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+                autoreset_mode=AutoresetMode.SAME_STEP,
                 **settings,
             )
         elif num_envs is not None or settings:

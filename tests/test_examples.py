@@ -66,6 +66,23 @@ def test_an_example_learns_and_is_compared_with_lru(
     assert f"LRU {result.lru_cost:.0f}" in capsys.readouterr().out
 
 
+def test_cleanrl_ppo_bootstraps_where_episodes_are_cut(monkeypatch: pytest.MonkeyPatch):
+    example = load("cleanrl_ppo")
+    seen: list[int] = []
+    plain = example.Agent.forward
+
+    def forward(self, observation, legal):
+        seen.append(len(observation))
+        return plain(self, observation, legal)
+
+    monkeypatch.setattr(example.Agent, "forward", forward)
+    settings = ["--scenario", SCENARIO, "--num-envs", "8", "--num-steps", "32", "--steps", "512", "--minibatches", "2"]
+    result = example.main([*settings, "--max-episode-steps", "20", "--validation-episodes", "2"])
+    assert 0 < result.cost < 10 * result.lru_cost
+    # All 8 are cut together, after 20, 40 and 60 of the 64 steps: 64 + 3 calls, 1 more per update, validation with 2.
+    assert seen.count(8) == 64 + 3 + 2
+
+
 def test_cleanrl_s_network_gives_illegal_slots_nothing_and_does_not_care_how_slots_are_numbered():
     layout = ObservationLayout(max_slots=5, max_pending=3)
     agent = load("cleanrl_ppo").Agent(layout)

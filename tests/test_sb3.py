@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.error import ResetNeeded
+from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TransformReward
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, V
 from cace_env.env import EvictionEnv
 from cace_env.sb3 import EvictionVecEnv
 from cace_env.scenarios import Scenario, load_scenario, seeds
+from cace_env.vector_env import EvictionVectorEnv
 from cace_env.wrappers import DictObservation, VectorDictObservation
 
 pytestmark = pytest.mark.integration
@@ -68,8 +69,10 @@ def singles(scenario: Scenario = FINISHES, num_envs: int = ENVS, **settings: Any
 
 
 def native(scenario: Scenario = FINISHES, num_envs: int = ENVS, **settings: Any) -> EvictionVecEnv:
-    """The adapter over the vector environment that it makes itself."""
-    return EvictionVecEnv(num_envs, scenario=scenario, **settings)
+    """The adapter over the native vector environment, which it makes itself."""
+    venv = EvictionVecEnv(num_envs, scenario=scenario, **settings)
+    assert isinstance(venv.vector_env, EvictionVectorEnv)
+    return venv
 
 
 Make = Callable[..., EvictionVecEnv]
@@ -224,6 +227,14 @@ def test_a_workload_may_be_handed_to_single_environments():
     assert_same(ours, venv.reset())
 
 
+def test_each_environment_of_a_native_vector_environment_may_get_a_workload_of_its_own():
+    venv = native()
+    venv.set_options([{"workload_seed": seed} for seed in (4, 9, 2)])
+    observations = np.asarray(venv.reset())
+    assert [info["workload_seed"] for info in venv.reset_infos] == [4, 9, 2]
+    assert_same(observations[1], EvictionEnv(FINISHES).reset(options={"workload_seed": 9})[0])
+
+
 def test_different_options_are_refused_where_they_cannot_be_passed_on():
     venv = singles()
     venv.set_options([{"workload_seed": 1}, {}, {}])
@@ -248,14 +259,27 @@ def test_masks_are_what_sb3_contrib_asks_for(make: Make):
 
 @both
 def test_attributes_are_those_of_the_environments(make: Make):
-    venv = make(invalid_penalty=2.0)
-    assert venv.get_attr("invalid_penalty") == [2.0] * ENVS
+    venv = make()
+    assert venv.get_attr("strict") == [False] * ENVS
     assert venv.get_attr("layout", indices=1) == [venv.get_attr("layout")[0]]
     assert venv.render_mode is None
     assert venv.has_attr("layout")
     assert not venv.has_attr("no_such_thing")
-    venv.set_attr("invalid_penalty", 3.0)
-    assert venv.get_attr("invalid_penalty", indices=range(2)) == [3.0, 3.0]
+    venv.set_attr("strict", True)
+    assert venv.get_attr("strict", indices=range(2)) == [True, True]
+    venv.reset()
+    with pytest.raises(InvalidAction):
+        venv.step(masks_of(venv).argmin(axis=1))
+
+
+def test_one_environment_of_a_native_vector_environment_cannot_be_changed():
+    venv = native()
+    with pytest.raises(ValueError, match="strict is one for all 3 environments"):
+        venv.set_attr("strict", True, indices=[0])
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        venv.set_attr("no_such_thing", 1)
+    with pytest.raises(AttributeError, match="for reset use seed, set_options"):
+        venv.env_method("reset", indices=[0])
 
 
 def test_single_environments_answer_for_themselves():
