@@ -18,7 +18,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-nojit test-video bench lint clean FORCE
+.PHONY: help demo test test-all test-nojit test-video bench bench-long lint clean FORCE
 .PHONY: test-integrations test-sb3 test-torchrl test-tianshou test-rllib
 
 help:  ## print this list
@@ -65,8 +65,11 @@ test-rllib: .venvs/rllib/.ready  ## run the tests in RLlib on a local Ray, in an
 	@echo "==> testing with RLlib"
 	@RAY_USAGE_STATS_ENABLED=0 .venvs/rllib/bin/python -m pytest -q integrations/test_rllib.py $(ARGS)
 
-bench: $(VENV)/.test  ## measure requests per second, compile time and memory
+bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about ten minutes)
 	@$(PY) -m experiments.benchmark $(ARGS)
+
+bench-long: $(VENV)/.test  ## watch the memory over a hundred million decisions
+	@$(PY) -m experiments.benchmark --only long --long 100000000 $(ARGS)
 
 lint: $(VENV)/.test  ## check style, format and types
 	@$(PY) -m ruff check .

@@ -1,12 +1,14 @@
-"""How fast the simulator is: whole episodes, environment steps, first compilation, start, memory.
+"""How fast the simulator is: whole episodes, batches of environments, latency, growth, compilation, memory.
 
-    python -m experiments.benchmark                            everything, a few minutes
+    python -m experiments.benchmark                            everything, about ten minutes
     python -m experiments.benchmark --quick                    rough figures in seconds, nothing compiled anew
+    python -m experiments.benchmark --only vector,cartpole     some parts
     python -m experiments.benchmark --write docs/benchmarks.md
     python -m experiments.benchmark --results runs/benchmark-.../benchmark.json --write docs/benchmarks.md
+    python -m experiments.benchmark --only long --long 100000000    memory over a hundred million decisions
 
-Prints tables; writes `benchmark.json` and a plot into a new folder. What each figure means stands in
-`docs/benchmarks.md`. One core throughout; the other cores should be idle.
+Prints tables; writes `benchmark.json` and plots into a new folder. What each figure means stands in
+`docs/benchmarks.md`. One core but where threads are said; the other cores should be idle.
 """
 
 from __future__ import annotations
@@ -20,26 +22,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 import tyro
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cace_env.config import ConfigError
 from cace_env.policies import POLICIES
-from cace_env.scenarios import load_scenario, scenario_names, seeds
-from experiments import benchmark_measures as measure
-from experiments.benchmark_page import draw, page
+from cace_env.scenarios import scenario_names
+from experiments import benchmark_tables as tables
+from experiments.benchmark_page import PICTURE, page
+from experiments.benchmark_parts import EVERYWHERE, PARTS, Effort, jobs
+from experiments.benchmark_plot import draw, draw_overview
+from experiments.benchmark_targets import DEFAULT, LONG, MILLION, judge
 from experiments.command_line import split_names
 from experiments.run_folder import check_new, surroundings
 
 Figures = dict[str, Any]
 
-FORMAT: Final = 1  # of benchmark.json, raised when a key changes its meaning
-DEFAULT: Final = "default"  # the scenario on which every policy runs
-EVERYWHERE: Final = ("lru", "cace")  # the policies that run on every scenario
-EPISODES: Final = 8  # seeds per round
+WIDTH: Final = 110  # columns of the terminal that the tables need
+FORMAT: Final = 2  # of benchmark.json, raised when a key changes its meaning
 
 
 @dataclass(frozen=True)
@@ -47,41 +51,25 @@ class Options:
     """What is measured, and where the results go."""
 
     quick: bool = False
-    """few rounds, the default scenario only, a short memory run, nothing compiled anew"""
+    """few rounds, the default scenario only, small batches, short runs, nothing compiled anew"""
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = ()
+    """parts to measure; all by default"""
     policies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = ()
     """built-in policies on the default scenario; all by default"""
     scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = ()
-    """scenarios on which lru and cace run; all shipped ones by default"""
+    """scenarios on which lru, cace and batches run; all shipped ones by default"""
     rounds: int | None = None
-    """how often everything is repeated; 40 by default, 3 with --quick"""
+    """how often whole episodes are repeated, and other things at most; 40 by default, 3 with --quick"""
     requests: int | None = None
     """length of the episode whose memory is measured; 1,000,000 by default, 50,000 with --quick"""
+    long: int | None = None
+    """decisions over which memory is watched; 10,000,000 by default, 100,000 with --quick"""
     out: Path | None = None
     """new folder for the results; runs/benchmark-<time> by default"""
     write: Path | None = None
-    """also write the page of the docs"""
+    """also write the page of the docs, and its picture into images/ beside it"""
     results: Path | None = None
     """benchmark.json of an earlier run to show or write, instead of measuring"""
-
-
-class Target(NamedTuple):
-    """A figure that the project promises."""
-
-    what: str
-    limit: float
-    at_least: bool  # else at most
-    unit: str
-    path: tuple[str, ...]  # in benchmark.json
-
-
-ON_DEFAULT: Final = ("scenarios", DEFAULT, "policies")
-TARGETS: Final = (
-    Target("LRU, whole episodes", 1e6, True, "requests/s", (*ON_DEFAULT, "lru", "requests_per_s", "best")),
-    Target("CACE, whole episodes", 1e6, True, "requests/s", (*ON_DEFAULT, "cace", "requests_per_s", "best")),
-    Target("first compilation, all of it", 40.0, False, "s", ("compile", "all_s")),
-    Target("import to first step, compiled before", 2.0, False, "s", ("start", "median", "first_step_s")),
-    Target("peak memory of 1,000,000 requests", 500.0, False, "MB", ("memory", "peak_mb")),
-)  # fmt: skip
 
 
 def names_of(values: Sequence[str], known: Sequence[str], what: str) -> list[str]:
@@ -97,64 +85,56 @@ def names_of(values: Sequence[str], known: Sequence[str], what: str) -> list[str
     return names or list(known)
 
 
-def measure_all(options: Options, command: str, folder: Path, console: Console) -> Figures:
-    """Runs every measurement; the result is what benchmark.json in the new `folder` holds.
+def effort_of(options: Options) -> Effort:
+    """How much the options ask for.
+
+    Raises:
+        ConfigError: an unknown name, or a number below 1.
+    """
+    for name in ("rounds", "requests", "long"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name} is {number}; it has to be at least 1")
+    quick = options.quick
+    scenarios = [] if quick and not options.scenarios else names_of(options.scenarios, scenario_names(), "scenario")
+    return Effort(
+        quick=quick,
+        rounds=options.rounds or (3 if quick else 40),
+        requests=options.requests or (50_000 if quick else MILLION),
+        long=options.long or (100_000 if quick else LONG),
+        policies=list(dict.fromkeys([*EVERYWHERE, *names_of(options.policies, list(POLICIES), "policy")])),
+        scenarios=list(dict.fromkeys([DEFAULT, *scenarios])),
+    )
+
+
+def measure(options: Options, command: str, folder: Path, console: Console) -> Figures:
+    """Runs every measurement; benchmark.json in the new `folder` grows with each.
 
     Raises:
         ConfigError: an unknown name, or the folder is not empty.
     """
-    rounds = options.rounds or (3 if options.quick else 40)
-    requests = options.requests or (50_000 if options.quick else 1_000_000)
-    policies = names_of(options.policies, list(POLICIES), "policy")
-    known = scenario_names()
-    names = [DEFAULT] if options.quick and not options.scenarios else names_of(options.scenarios, known, "scenario")
+    parts = names_of(options.only, list(PARTS), "part")
+    todo = jobs(effort_of(options), parts)
     check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = seeds("test", 2 if options.quick else EPISODES)
     figures: Figures = {"format": FORMAT, "command": command, "quick": options.quick, "machine": machine()}
-    with console.status("preparing") as status:
-        default = measure.Episodes(load_scenario(DEFAULT), numbers)
-        status.update(f"{DEFAULT}: every policy")
-        everyone = list(dict.fromkeys([*EVERYWHERE, *policies]))
-        figures["scenarios"] = {DEFAULT: measure.episode_rates(default, everyone, rounds)}
-        for name in names:
-            if name != DEFAULT:
-                status.update(f"{name}: {', '.join(EVERYWHERE)}")
-                episodes = measure.Episodes(load_scenario(name), numbers)
-                figures["scenarios"][name] = measure.episode_rates(episodes, EVERYWHERE, rounds)
-        status.update("features, libCacheSim")
-        figures["features"] = measure.feature_cost(default, rounds)
-        figures["libcachesim"] = measure.libcachesim_rate(default, rounds)
-        status.update("environment steps")
-        figures["steps"] = measure.step_rates(min(rounds, 10), 500 if options.quick else 5_000)
-        status.update("starting" if options.quick else "compiling in an empty cache folder, starting")
-        figures |= measure.start_times(1 if options.quick else 5, fresh=not options.quick)
-        status.update(f"an episode of {requests:,} requests")
-        figures["memory"] = measure.probe("memory", str(requests))
+    columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=sum(job.weight for job in todo))
+        for job in todo:
+            progress.update(bar, description=job.label)
+            job.run(figures)
+            progress.advance(bar, job.weight)
+            keep(figures, folder)
     figures["targets"] = [judged._asdict() for judged in judge(figures)]
+    keep(figures, folder)
     return figures
 
 
-class Judged(NamedTuple):
-    """A target and what was measured."""
-
-    what: str
-    measured: float
-    limit: float
-    unit: str
-    met: bool
-
-
-def judge(figures: Figures) -> Iterator[Judged]:
-    """The targets that were measured as they are meant."""
-    for target in TARGETS:
-        value: Any = figures
-        for key in target.path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is None or (target.path[0] == "memory" and figures["memory"]["requests"] != 1_000_000):
-            continue
-        met = value >= target.limit if target.at_least else value <= target.limit
-        yield Judged(target.what, value, target.limit, target.unit, bool(met))
+def keep(figures: Figures, folder: Path) -> None:
+    """Writes benchmark.json."""
+    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
+    (folder / "benchmark.json").write_text(text, encoding="utf-8")
 
 
 def machine() -> Figures:
@@ -175,91 +155,6 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Showing and keeping
-
-
-def show(figures: Figures, console: Console) -> None:
-    """Tables in the terminal."""
-    title = "Whole episodes, one core: thousand requests/s (best, median, with their generation) and decisions"
-    rates = Table("scenario", title=title, title_justify="left")
-    rates.add_column("policy", no_wrap=True)
-    for header in ("best", "median", "generated", "dec./s", "dec./req."):
-        rates.add_column(header, justify="right", no_wrap=True)
-    for scenario, about in figures["scenarios"].items():
-        for policy, row in about["policies"].items():
-            per_s = row["requests_per_s"]
-            rates.add_row(
-                scenario,
-                policy,
-                f"{per_s['best'] / 1e3:,.0f}",
-                f"{per_s['median'] / 1e3:,.0f}",
-                f"{row['with_generation_per_s']['median'] / 1e3:,.0f}",
-                f"{row['decisions_per_s']['median'] / 1e3:,.0f}",
-                f"{row['decisions_per_request']:.3f}",
-            )
-    console.print(rates)
-    for line in summary(figures):
-        console.print(line, highlight=False)
-    targets = Table("target", title="Targets", title_justify="left")
-    for header in ("measured", "limit", "met"):
-        targets.add_column(header, justify="right")
-    for row in figures["targets"]:
-        digits = ",.1f" if row["unit"] == "s" else ",.0f"
-        limit = f"{row['limit']:,.0f} {row['unit']}"
-        targets.add_row(row["what"], f"{row['measured']:{digits}}", limit, "yes" if row["met"] else "[bold red]no[/]")
-    console.print(targets)
-
-
-def summary(figures: Figures) -> Iterator[str]:
-    """One line for each of the other measurements."""
-    around = figures["scenarios"][DEFAULT]["around_us_per_request"]
-    lru = figures["scenarios"][DEFAULT]["policies"]["lru"]["requests_per_s"]["median"]
-    parts = ", ".join(f"{name} {us:.2f}" for name, us in around.items())
-    yield f"default, us per request: LRU episode {1e6 / lru:.2f}, {parts}"
-    features = figures["features"]
-    yield (
-        f"reading all features of all candidates: {features['ns_per_decision']:.0f} ns per decision, "
-        f"{features['share_of_episode']:.0%} of an episode"
-    )
-    other = figures["libcachesim"]
-    if "skipped" in other:
-        yield f"libCacheSim: not measured, {other['skipped']}"
-    else:
-        yield (
-            f"libCacheSim {other['version']}, LRU, {other['slots']} equal slots, same models in the same order: "
-            f"{other['requests_per_s']['best'] / 1e6:.1f} million requests/s; ours over theirs "
-            f"{other['ours_over_theirs']:.3f} (a pure cache: no time, no queues, no loads, no serving)"
-        )
-    for name, how in (("made", "as gymnasium.make returns it"), ("bare", "unwrapped")):
-        rates = figures["steps"][name]
-        yield (
-            f"env steps/s, {how}: {rates['eviction_steps_per_s']['best']:,.0f}; CartPole-v1 "
-            f"{rates['cartpole_steps_per_s']['best']:,.0f}; ratio {rates['eviction_over_cartpole']:.2f}"
-        )
-    compiling = figures["compile"]
-    if "skipped" in compiling:
-        yield f"first compilation: not measured ({compiling['skipped']})"
-    else:
-        yield (
-            f"first compilation: {compiling['first_result_s']:.1f} s to the first episode, {compiling['all_s']:.1f} s "
-            f"with the environment, {compiling['all_cpu_s']:.1f} s of them computing (lines of notice: "
-            f"{compiling['notices']})"
-        )
-    start = figures["start"]["median"]
-    yield (
-        f"import to first env step: {start['first_step_s']:.2f} s, of it import gymnasium "
-        f"{start['import_gymnasium_s']:.2f}, import cace_env {start['import_cace_env_s']:.3f}, make "
-        f"{start['make_s']:.2f}, reset {start['reset_s']:.2f}"
-    )
-    memory = figures["memory"]
-    yield (
-        f"peak memory of {memory['requests']:,} requests: {memory['peak_mb']:.0f} MB (imports "
-        f"{memory['after_import_mb']:.0f}, with generation {memory['after_generation_mb']:.0f}, with the episode "
-        f"{memory['after_episode_mb']:.0f}); {memory['requests'] / memory['episode_s'] / 1e6:.2f} million requests/s"
-    )
-
-
 def read_results(path: Path) -> Figures:
     """An earlier benchmark.json.
 
@@ -275,6 +170,75 @@ def read_results(path: Path) -> Figures:
     return figures
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Showing
+
+
+def show(figures: Figures, console: Console) -> None:
+    """Tables in the terminal, of the parts that were measured."""
+    for part, title, grid in tables.SHOWN:
+        if part in figures and not isinstance(figures[part].get("skipped"), str):
+            _print(console, title, grid(figures[part]))
+    for line in summary(figures):
+        console.print(line, highlight=False)
+    if figures.get("targets"):
+        _print(console, "Targets", tables.targets(figures))
+
+
+def _print(console: Console, title: str, grid: tables.Grid) -> None:
+    shown = Table(title=title, title_justify="left")
+    for number, header in enumerate(grid.header):
+        shown.add_column(header, justify="right" if number else "left")
+    for row in grid.rows:
+        shown.add_row(*(_rich(cell) for cell in row))
+    console.print(shown)
+
+
+def _rich(cell: str) -> str:
+    """Markdown's bold and code as the terminal shows them."""
+    text = cell.replace("`", "")
+    return f"[bold]{text[2:-2]}[/]" if text.startswith("**") and text.endswith("**") else text.replace("**", "")
+
+
+def summary(figures: Figures) -> Iterator[str]:
+    """One line for each measurement that is no table."""
+    if "features" in figures:
+        yield (
+            f"reading all features of all candidates: {figures['features']['ns_per_decision']:.0f} ns per decision, "
+            f"{figures['features']['share_of_episode']:.0%} of an episode"
+        )
+    other = figures.get("libcachesim", {"skipped": "not asked for"})
+    if "skipped" not in other:
+        yield (
+            f"libCacheSim {other['version']}, LRU, {other['slots']} equal slots, same models in the same order: "
+            f"{other['requests_per_s']['best'] / 1e6:.1f} million requests/s; ours over theirs "
+            f"{other['ours_over_theirs']:.3f} (a pure cache: no time, no queues, no loads, no serving)"
+        )
+    for part in ("libcachesim", "sb3", "compile"):
+        if "skipped" in figures.get(part, {}):
+            yield f"{part}: not measured, {figures[part]['skipped']}"
+    if "cartpole" in figures and "skipped" in figures["cartpole"]["envpool"]:
+        yield f"EnvPool: not measured, {figures['cartpole']['envpool']['skipped']}"
+    for reason in figures.get("vector", {}).get("skipped", ()):
+        yield f"batch not measured: {reason}"
+    if "all_s" in figures.get("compile", {}):
+        compiling = figures["compile"]
+        yield (
+            f"first compilation: {compiling['first_result_s']:.1f} s to the first episode, {compiling['all_s']:.1f} s "
+            f"with the environment (lines of notice: {compiling['notices']})"
+        )
+    if "start" in figures:
+        yield f"import to first env step: {figures['start']['median']['first_step_s']:.2f} s"
+    if "memory" in figures:
+        yield f"peak memory of {figures['memory']['requests']:,} requests: {figures['memory']['peak_mb']:.0f} MB"
+    if "long" in figures:
+        run = figures["long"]
+        yield (
+            f"{run['decisions']:,} decisions of {run['num_envs']} environments in {run['seconds']:.0f} s: "
+            f"{run['settled_mb']:.1f} MB in the first fifth, {run['last_mb']:.1f} MB in the last"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -286,19 +250,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     console = Console()
+    console.width = max(console.width, WIDTH)
     folder = options.out or Path("runs") / f"benchmark-{datetime.now():%Y%m%d-%H%M%S}"
     command = shlex.join(["python", "-m", "experiments.benchmark", *arguments])
     try:
         if options.results is not None:
             figures = read_results(options.results)
         else:
-            figures = measure_all(options, command, folder, console)
-            text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-            (folder / "benchmark.json").write_text(text, encoding="utf-8")
-            draw(figures, folder / "rates.png")
+            figures = measure(options, command, folder, console)
+            if "scenarios" in figures:
+                draw(figures, folder / "rates.png")
+            draw_overview(figures, folder / "overview.png")
         show(figures, console)
         if options.write is not None:
             options.write.write_text(page(figures), encoding="utf-8")
+            picture = options.write.parent / PICTURE
+            picture.parent.mkdir(exist_ok=True)
+            draw_overview(figures, picture)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -100,6 +100,8 @@ def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
 def _measure(scenarios: Iterable[Scenario], rounds: int, steps: int) -> list[Figures]:
     """Every scenario once in each round."""
     fleets = [_Fleet(scenario) for scenario in scenarios]
+    for each in fleets:
+        each.batch.play(steps)  # past the start, where memory is empty
     for _ in range(rounds):
         for each in fleets:
             each.take_turn(steps)
@@ -114,7 +116,6 @@ class _Fleet:
 
     def __init__(self, scenario: Scenario) -> None:
         self.batch = Batch(scenario, Setting(scenario.name, NUM_ENVS, bank=NUM_ENVS))
-        self.batch.play(10)
         self.batch.observe()
         self.episodes = Episodes(scenario, seeds("test", 2))
         self.rules = self.episodes.rules("lru")

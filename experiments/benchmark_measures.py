@@ -15,15 +15,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Final
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from cace_env import EVICTION_ID
 from cace_env.clairvoyant import Future
 from cace_env.kernel import run as kernel
 from cace_env.kernel.features import NUM_SLOT_FEATURES
@@ -232,50 +229,6 @@ def libcachesim_rate(episodes: Episodes, rounds: int) -> Figures:
         "requests_per_s": per_second(len(sequence), theirs),
         "ours_over_theirs": best_s(theirs) / best_s(ours),
     }
-
-
-def step_rates(rounds: int, steps: int) -> Figures:
-    """Steps per second of one environment under random legal actions, resets included, beside CartPole's, in turns.
-
-    Both as `gymnasium.make` returns them, with its checks, and bare (`unwrapped`).
-    """
-    draws = np.random.default_rng(0).random(1024).tolist()
-    ours = gymnasium.make(f"cace_env:{EVICTION_ID}")
-    cartpole = gymnasium.make("CartPole-v1")
-    figures: Figures = {"steps": steps, "rounds": rounds}
-    for name, mine, theirs in (("made", ours, cartpole), ("bare", ours.unwrapped, cartpole.unwrapped)):
-        seconds: dict[str, list[float]] = {"eviction": [], "cartpole": []}
-        for _ in range(rounds):
-            seconds["eviction"].append(_play_legal(mine, draws, steps))
-            seconds["cartpole"].append(_play(theirs, draws, steps))
-        figures[name] = {f"{env}_steps_per_s": per_second(steps, times) for env, times in seconds.items()}
-        figures[name]["eviction_over_cartpole"] = best_s(seconds["cartpole"]) / best_s(seconds["eviction"])
-    ours.close()
-    cartpole.close()
-    return figures
-
-
-def _play_legal(env: gymnasium.Env[Any, Any], draws: Sequence[float], steps: int) -> float:
-    """Seconds for random actions of those that the mask allows."""
-    began = time.perf_counter()
-    _, info = env.reset(seed=0)
-    for draw in islice(cycle(draws), steps):
-        legal = info["action_mask"].nonzero()[0]
-        _, _, terminated, truncated, info = env.step(legal[int(draw * len(legal))])
-        if terminated or truncated:
-            _, info = env.reset()
-    return time.perf_counter() - began
-
-
-def _play(env: gymnasium.Env[Any, Any], draws: Sequence[float], steps: int) -> float:
-    """Seconds for random actions."""
-    began = time.perf_counter()
-    env.reset(seed=0)
-    for draw in islice(cycle(draws), steps):
-        _, _, terminated, truncated, _ = env.step(int(draw * 2))
-        if terminated or truncated:
-            env.reset()
-    return time.perf_counter() - began
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,165 +1,128 @@
-"""The benchmark's plot and its page in the docs, both from the figures of one run."""
+"""The benchmark's page in the docs, from the figures of one run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Final
+from textwrap import fill
+from typing import Final
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.patches import Patch
-
+from cace_env.config import ConfigError
 from cace_env.markdown import table
-from cace_env.policies import POLICIES
-from experiments.plots import GROUP_COLOURS, STYLE
+from experiments import benchmark_tables as tables
+from experiments.benchmark_cartpole import DRAWS
+from experiments.benchmark_growth import NEED_GB, NUM_ENVS
+from experiments.benchmark_growth import REQUESTS as SMALL_EPISODE
+from experiments.benchmark_latency import ENV_STEP, PYTHON_LRU, THE_CALL
+from experiments.benchmark_measures import Figures
+from experiments.benchmark_parts import EVERYWHERE, PARTS
+from experiments.benchmark_targets import DEFAULT, vector_row
 
-Figures = dict[str, Any]
-
-DEFAULT: Final = "default"
-
-
-def draw(figures: Figures, path: Path) -> None:
-    """Requests per second of every policy on the default scenario, and of LRU and CACE on every scenario."""
-    scenarios = figures["scenarios"]
-    default = scenarios[DEFAULT]["policies"]
-    rows = max(len(default), 2 * len(scenarios))
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 1.4 + 0.21 * rows), layout="constrained")
-        colours = {name: GROUP_COLOURS[POLICIES[name].group] for name in default}
-        _bars(left, list(default), [default[name] for name in default], [colours[name] for name in default])
-        left.set_title("default scenario, every policy", loc="left")
-        groups = list(dict.fromkeys(POLICIES[name].group for name in default))
-        handles = [Patch(color=GROUP_COLOURS[group]) for group in groups]
-        figure.legend(handles, groups, loc="outside lower center", ncols=len(groups), frameon=False)
-        pairs = [(name, policy) for name in scenarios for policy in ("lru", "cace")]
-        _bars(
-            right,
-            [f"{name}, {policy}" for name, policy in pairs],
-            [scenarios[name]["policies"][policy] for name, policy in pairs],
-            [colours[policy] for _, policy in pairs],
-        )
-        right.set_title("every scenario, LRU and CACE", loc="left")
-        figure.suptitle("Whole episodes on one core: best round (bar) and median (tick)", x=0.01, ha="left")
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
-
-
-def _bars(axes: Any, labels: Sequence[str], rows: Sequence[Figures], colours: Sequence[str]) -> None:
-    """One bar per row, the first on top."""
-    places = range(len(labels))
-    axes.barh(places, [row["requests_per_s"]["best"] / 1e6 for row in rows], color=colours, height=0.72)
-    medians = [row["requests_per_s"]["median"] / 1e6 for row in rows]
-    axes.scatter(medians, places, marker="|", s=60, color="black", zorder=3)
-    axes.set_yticks(places, labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("million requests per second")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The page
+WIDTH: Final = 120
+PICTURE: Final = "images/benchmarks.png"  # beside the page
+TWO_KEYS: Final = {"start": ("start", "compile")}  # parts that fill more than the key of their name
 
 
 def page(figures: Figures) -> str:
-    """`docs/benchmarks.md`."""
+    """`docs/benchmarks.md`.
+
+    Raises:
+        ConfigError: parts are missing.
+    """
+    missing = [part for part in PARTS if any(key not in figures for key in TWO_KEYS.get(part, (part,)))]
+    if missing:
+        raise ConfigError(f"a page needs all parts, and {', '.join(missing)} were not measured; leave out --only")
     default = figures["scenarios"][DEFAULT]
-    machine = figures["machine"]
-    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
-    memory, start, features = figures["memory"], figures["start"], figures["features"]
+    vector, memory, run = figures["vector"], figures["memory"], figures["long"]
+    machine, features, start = figures["machine"], figures["features"], figures["start"]
     load = machine["load_average_1min"]
     return PAGE.format(
         cpu=machine["cpu"],
         cores=machine["cores"],
         platform=machine["platform"],
-        versions=versions,
+        versions=fill(
+            ", ".join(f"{package} {version}" for package, version in machine["versions"].items()) + ".", WIDTH
+        ),
         date=machine["started"][:10],
         load="" if load is None else f", load average at the start {load:.1f}",
-        targets=_targets(figures),
+        picture=PICTURE,
+        targets=_table(tables.targets(figures)),
+        bank=vector["bank"],
+        vector=_table(tables.vector(vector)),
+        skipped="".join(f"\nNot measured: {reason}.\n" for reason in vector["skipped"]),
+        amortised=_amortised(figures),
+        choosing=_choosing(figures),
+        vector_scenarios=_table(tables.vector_scenarios(vector, 64)),
+        shares=_table(tables.shares(figures["shares"])),
+        cartpole=_table(tables.cartpole(figures["cartpole"])),
+        envpool=fill(f"{OTHERS.format(draws=DRAWS)} {_envpool(figures['cartpole']['envpool'])}", WIDTH),
+        steps=_table(tables.steps(figures["steps"])),
+        requests_per_decision=1 / default["policies"]["lru"]["decisions_per_request"],
+        latency=_table(tables.latency(figures["latency"])),
+        the_call=THE_CALL,
+        python_lru=PYTHON_LRU,
+        env_step=ENV_STEP,
+        growth=_table(tables.growth(figures["growth"])),
+        growth_envs=NUM_ENVS,
+        small_episode=SMALL_EPISODE,
+        need_gb=NEED_GB,
+        sb3=_sb3(figures["sb3"]),
         rounds=default["rounds"],
         episodes=default["episodes"],
         requests=default["requests"],
         models=default["models"],
         accelerators=default["accelerators"],
-        policies=_rates((name, row) for name, row in default["policies"].items()),
-        scenarios=_rates(
-            (f"{name}, {policy}", about["policies"][policy])
-            for name, about in figures["scenarios"].items()
-            for policy in ("lru", "cace")
-        ),
-        parts=_parts(default),
+        policies=_table(tables.policies(figures["scenarios"])),
+        scenarios=_table(tables.scenario_episodes(figures["scenarios"], EVERYWHERE)),
+        parts=_table(tables.episode_parts(figures["scenarios"])),
         features_ns=features["ns_per_decision"],
         features_share=features["share_of_episode"],
         libcachesim=_libcachesim(figures["libcachesim"]),
-        steps=_steps(figures["steps"]),
-        requests_per_decision=1 / default["policies"]["lru"]["decisions_per_request"],
         compiling=_compiling(figures["compile"]),
         starts=start["rounds"],
-        start=table(
-            ("from a new process on", "best s", "median s"),
-            [
-                (what, f"{start['best'][key]:.3f}", f"{start['median'][key]:.3f}")
-                for what, key in START_PARTS
-            ],
-            numbers="right",
-        ),
+        start=_table(tables.start(start)),
         long=memory["requests"],
-        memory=table(
-            ("so far", "peak MB"),
-            [
-                ("imports, scenario", f"{memory['after_import_mb']:.0f}"),
-                ("the requests generated", f"{memory['after_generation_mb']:.0f}"),
-                ("the episode simulated", f"{memory['after_episode_mb']:.0f}"),
-                ("metrics computed", f"{memory['peak_mb']:.0f}"),
-            ],
-            numbers="right",
-        ),
+        memory=_table(tables.memory(memory)),
         long_rate=memory["requests"] / memory["episode_s"] / 1e6,
-    )  # fmt: skip
-
-
-def _targets(figures: Figures) -> str:
-    rows = []
-    for row in figures["targets"]:
-        digits = ",.1f" if row["unit"] == "s" else ",.0f"
-        limit = f"{row['limit']:,.0f} {row['unit']}"
-        rows.append((row["what"], f"{row['measured']:{digits}}", limit, "yes" if row["met"] else "**no**"))
-    return table(("target", "measured", "limit", "met"), rows, numbers="right")
-
-
-def _rates(rows: Iterable[tuple[str, Figures]]) -> str:
-    header = ("", "best", "median", "with generation", "decisions/s", "decisions/request")
-    return table(
-        header,
-        [
-            (
-                name,
-                f"{row['requests_per_s']['best'] / 1e3:,.0f}",
-                f"{row['requests_per_s']['median'] / 1e3:,.0f}",
-                f"{row['with_generation_per_s']['median'] / 1e3:,.0f}",
-                f"{row['decisions_per_s']['median'] / 1e3:,.0f}",
-                f"{row['decisions_per_request']:.3f}",
-            )
-            for name, row in rows
-        ],
-        numbers="right",
+        environments=_table(tables.environments(figures["environments"])),
+        run_decisions=run["decisions"],
+        run_envs=run["num_envs"],
+        run_episodes=run["episodes"],
+        run_seconds=run["seconds"],
+        settled_mb=run["settled_mb"],
+        last_mb=run["last_mb"],
+        keys=table(("key", "what is under it"), [(f"`{part}`", meaning) for part, meaning in PARTS.items()]),
     )
 
 
-def _parts(default: Figures) -> str:
-    around = default["around_us_per_request"]
-    episode_us = 1e6 / default["policies"]["lru"]["requests_per_s"]["median"]
+def _table(grid: tables.Grid) -> str:
+    return table(grid.header, grid.rows, numbers="right")
+
+
+def _amortised(figures: Figures) -> str:
+    """What filling the bank comes to."""
     rows = [
-        ("generating the requests", around["generation"]),
-        ("laying them out for the kernel, with all checks", around["layout"]),
-        ("the episode under LRU, in compiled code, its reset included", episode_us),
-        ("results per request and all metrics", around["results"]),
+        row
+        for num_envs in (64, 1024)
+        if (row := vector_row(figures, num_envs=num_envs, bank=figures["vector"]["bank"])) is not None
     ]
-    return table(("part", "us per request"), [(what, f"{us:.3f}") for what, us in rows], numbers="right")
+    parts = [
+        f"{row['first_reset_s']:.1f} s with {row['num_envs']:,} environments, which leaves\n  "
+        f"{row['amortised_decisions_per_s'] / row['decisions_per_s']['median']:.1%} of the rate"
+        for row in rows
+    ]
+    return f"spread over {figures['vector']['amortised_over']:,} decisions, {'; '.join(parts)}"
+
+
+def _choosing(figures: Figures) -> str:
+    """What the choice of actions takes of the time."""
+    rows = [row for row in figures["vector"]["rows"] if row["choice"] == "lowest" and row["num_envs"] >= 64]
+    shares = [row["choosing_share"] for row in rows]
+    return f"{min(shares):.1%} to {max(shares):.1%}" if shares else "an unknown share"
+
+
+def _envpool(figures: Figures) -> str:
+    if "skipped" in figures:
+        return f"EnvPool was not measured: {figures['skipped']}."
+    return f"EnvPool {figures['version']} steps CartPole in C++ threads; it is measured where it is installed."
 
 
 def _libcachesim(figures: Figures) -> str:
@@ -173,63 +136,119 @@ def _libcachesim(figures: Figures) -> str:
     )
 
 
-def _steps(figures: Figures) -> str:
-    rows = []
-    for key, how in (("made", "as `gymnasium.make` returns them"), ("bare", "`unwrapped`")):
-        rates = figures[key]
-        eviction, cartpole = rates["eviction_steps_per_s"], rates["cartpole_steps_per_s"]
-        cells = (eviction["best"], eviction["median"], cartpole["best"], cartpole["median"])
-        rows.append((how, *(f"{rate:,.0f}" for rate in cells), f"{rates['eviction_over_cartpole']:.2f}"))
-    return table(("", "Eviction-v0 best", "median", "CartPole-v1 best", "median", "ratio"), rows, numbers="right")
-
-
 def _compiling(figures: Figures) -> str:
     if "skipped" in figures:
         return f"Not measured ({figures['skipped']})."
-    rows = [
-        ("importing", figures["import_s"]),
-        ("first generated workload", figures["generation_s"]),
-        ("first episode under a rule", figures["episode_s"]),
-        ("first environment: reset and step", figures["env_s"]),
-        ("**first call to last result**, without the import", figures["all_s"]),
-        ("the same in processor time", figures["all_cpu_s"]),
-    ]
-    cells = [(what, f"{seconds:.1f}") for what, seconds in rows]
-    return table(("in an empty cache folder", "s"), cells, numbers="right")
+    return _table(tables.compiling(figures))
 
 
-START_PARTS: Final = (
-    ("`import gymnasium`", "import_gymnasium_s"),
-    ("`import cace_env`", "import_cace_env_s"),
-    ("`gymnasium.make`, which imports the simulator", "make_s"),
-    ("`reset`", "reset_s"),
-    ("`step`", "step_s"),
-    ("**all**: import to first step", "first_step_s"),
-)
+def _sb3(figures: Figures) -> str:
+    if "skipped" in figures:
+        return f"Not measured: {figures['skipped']}."
+    return _table(tables.training(figures))
 
+
+OTHERS: Final = "Gymnasium's CartPole-v1 under random actions from a table of {draws} rows; thousand steps/s."
 PAGE: Final = """\
 # Benchmarks
 
 How fast the simulator is, and how that was measured. `make bench` (`python -m experiments.benchmark`) measures all of
-it and writes `benchmark.json` and a plot into `runs/`; `--quick` gives rough figures in seconds. This page is written
-by it: `python -m experiments.benchmark --write docs/benchmarks.md`, or from earlier results with
-`--results runs/benchmark-.../benchmark.json`.
+it and writes `benchmark.json` and plots into `runs/`; `--quick` gives rough figures in seconds, `--only vector,growth`
+some parts. This page is written by it: `python -m experiments.benchmark --write docs/benchmarks.md`, or from earlier
+results with `--results runs/benchmark-.../benchmark.json`.
 
 Measured on {date}: {cpu}, {cores} cores, {platform}{load};
-{versions}. Everything runs on one core.
+{versions}
+Everything runs on one core, but where threads are said.
 
-No machine is quite idle, so what is compared is measured in turns, round after round. *Best* takes every episode's
-fastest run, *median* the median round: what the code can do, and what to expect. Ratios are of best figures.
+No machine is quite idle, so what is compared is measured in turns, round after round. *Best* is the fastest a thing has
+been, *median* the median round: what the code can do, and what to expect.
 
 {targets}
+
+![Batches in decisions and requests per second, where their time goes, growth, memory]({picture})
+
+## Batches of environments
+
+`gymnasium.make_vec("cace_env:cace_env/Eviction-v0", num_envs=N)` on the default scenario, ended episodes beginning
+again within the step (`SameStep`). All that a training loop pays for is in the figures: choosing an action from the
+mask, simulating, observations, masks, rewards, infos, and for every episode that ends its metrics, its reset and its
+requests. No round is shorter than a mean episode, so every environment ends about one episode in each. Thousand per
+second, median round but where *best* is said.
+
+- *Requests from*: `fresh` generates new requests for every episode (`num_workloads=None`); `bank` plays the first
+  {bank} workloads of the split again and again (`num_workloads={bank}`): less diversity for more speed. Filling the
+  bank at the first reset is not in the rates:
+  {amortised}.
+- *Choice*: `lowest` is the legal slot of lowest index, one `argmax` over the mask for the whole batch ({choosing} of
+  the time of batches of 64 and more, which is in the figures); `lru` reads the least recently used model from the
+  observation, and so plays episodes as the compiled LRU does.
+- *Over LRU*: requests/s over those of whole episodes under LRU in one compiled call, in which nobody looks: no
+  observation, no mask, no copies. *With generation*: over the same with the time to generate and lay out the requests,
+  which is what fresh requests are to be held against. *Over CartPole*: decisions/s over the steps/s of one
+  `gymnasium.make("CartPole-v1")`. All were measured in turns with the batch; medians of the ratios within a round.
+  Policies differ in decisions per request, so requests/s and decisions/s do not follow from each other.
+
+{vector}
+{skipped}
+64 environments on every scenario, one thread, lowest legal slot:
+
+{vector_scenarios}
+
+Where the time of a step goes:
+
+{shares}
+
+## CartPole
+
+{envpool}
+
+{cartpole}
+
+## One environment
+
+One `cace_env/Eviction-v0` under random legal actions, resets included (each generates an episode and simulates up to
+its first question; each last step computes all metrics), beside Gymnasium's CartPole-v1. A step of ours simulates what
+happens until the next question: {requests_per_decision:.1f} requests on average under LRU. The ratio is of the best.
+
+{steps}
+
+## One decision
+
+What a policy takes for one decision on the default scenario, each decision timed by itself from Python. A built-in
+policy is one call into compiled code; *{the_call}* is such a call that does nothing. *{python_lru}* reads the
+features of all slots and scores them with NumPy; *{env_step}* simulates up to the next question.
+
+{latency}
+
+## Growth
+
+Fleets of growing size, made for this: every model takes {need_gb:.0f} GB, so that each fleet has exactly the slots it
+should have; the models are those of the default scenario, as often as it takes and equally popular; the company is the
+default one (with *all together* it grows with the fleet); episodes of {small_episode:,} requests. *us/decision* is a
+step of one environment in a batch of {growth_envs} that plays from a bank, everything included; more slots for as many
+models mean fewer misses, and so more requests between two decisions. *us/observation* is one observation alone,
+*us/request* a whole compiled episode under LRU. The exponent b is that of the power law a size^b, fitted to the
+logarithms by least squares: 0 costs nothing, 1 is linear.
+
+{growth}
+
+## Training with Stable-Baselines3
+
+How the wall time of training on the default scenario is shared out, with SB3's default network on the processor:
+*environment* is *vector env* (simulation, observations, masks, infos, resets, fresh requests) plus *adapter*
+(`cace_env.sb3.EvictionVecEnv`); *acting* is the network's choice of actions, *learning* the gradient steps, *other*
+SB3's own bookkeeping.
+
+{sb3}
 
 ## Whole episodes
 
 A built-in policy runs a whole episode in one compiled call, with everything [design.md](design.md) describes: queues,
 continuous batching, prefix caches, swap channels, tiers. A *request* is one request of the workload, from arrival to
 last token; a *decision* is one question to the policy. A round runs {episodes} test seeds one after the other
-({requests:,} requests); {rounds} rounds. Thousand per second; *with generation* counts the time to generate the
-requests and to lay them out as well.
+({requests:,} requests); {rounds} rounds; *best* takes every episode's fastest run. Thousand per second; *with
+generation* counts the time to generate the requests and to lay them out as well.
 
 The default scenario ({models} models, {accelerators} accelerators):
 
@@ -258,14 +277,6 @@ accelerators; it counts hits. The ratio says what simulating all of that costs o
 
 {libcachesim}
 
-## Environment steps
-
-One `cace_env/Eviction-v0` under random legal actions, resets included (each generates an episode and simulates up to
-its first question; each last step computes all metrics), beside Gymnasium's CartPole-v1. A step of ours simulates what
-happens until the next question: {requests_per_decision:.1f} requests on average under LRU.
-
-{steps}
-
 ## First compilation and start
 
 The first use compiles the simulator once per version of the package and says so in one line on stderr; the code
@@ -283,4 +294,20 @@ Peak resident memory of a process of its own that generates one episode of {long
 simulates it under LRU and computes its metrics:
 
 {memory}
+
+What a batch of the default scenario adds to a process that holds one environment already:
+
+{environments}
+
+Nothing grows with time: {run_decisions:,} decisions of {run_envs} environments with fresh requests at every reset
+({run_episodes:,} episodes, {run_seconds:.0f} s) held at most {settled_mb:.1f} MB in their first fifth and
+{last_mb:.1f} MB in their last. `make bench-long` does a hundred million.
+
+## benchmark.json
+
+`format` is 2; `machine`, `command` and `quick` say where and how it was measured, `targets` what was promised. Rates
+are `{{"best": ..., "median": ...}}`, every other name ends with its unit. Where something could not be measured,
+`skipped` says why. Each part has a key of its name:
+
+{keys}
 """

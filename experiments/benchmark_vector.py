@@ -21,14 +21,15 @@ from cace_env.kernel.state import ENDED
 from cace_env.observation import SLOT, ObservationLayout
 from cace_env.scenarios import Scenario
 from experiments.benchmark_cartpole import CARTPOLE, play, uniform_draws
-from experiments.benchmark_measures import GENERATION, LAYOUT, Episodes, Figures, best_s, per_second
+from experiments.benchmark_measures import GENERATION, LAYOUT, Episodes, Figures, best_s
 
 Mask = npt.NDArray[np.int8]
 Observations = npt.NDArray[np.float32]
 
 BANK: Final = 256  # workloads of a bank: `num_workloads`
 AMORTISED_OVER: Final = 10_000_000  # decisions over which the time to fill a bank is spread: a short training run
-CARTPOLE_STEPS: Final = 2_000  # of CartPole in a round
+CARTPOLE_STEPS: Final = 2_000  # of CartPole in a turn
+TURNS: Final = 4  # of everybody in a round: what is compared must have met the same machine
 
 
 class Setting(NamedTuple):
@@ -91,7 +92,7 @@ class Batch:
         self._layout: ObservationLayout = self.envs.unwrapped.layout
         self._choose = CHOICES[setting.choice]
         self._decisions = setting.num_envs
-        self._requests = scenario.workload_config.requests
+        self.requests = scenario.workload_config.requests
 
     def play(self, steps: int) -> Round:
         """So many steps of the whole batch."""
@@ -105,7 +106,7 @@ class Batch:
             self._mask = info["action_mask"]
             ended += int(np.count_nonzero(terminated))
         seconds = time.perf_counter() - began
-        requests = ended * self._requests + requests_ended(self.envs) - before
+        requests = ended * self.requests + requests_ended(self.envs) - before
         return Round(seconds, choosing_s, steps * self._decisions, requests, ended)
 
     def observe(self) -> float:
@@ -155,6 +156,7 @@ class Baselines:
         self._episodes = Episodes(scenario, seeds)
         self._rules = self._episodes.rules("lru")
         self._episodes.run(self._rules)
+        Batch(scenario, Setting(scenario.name, 1)).play(1)  # compiles
         self.requests = self._episodes.requests
         self.decisions_per_episode = self._episodes.decisions / len(seeds)
         self._cartpole = gymnasium.make(CARTPOLE)
@@ -168,55 +170,71 @@ class Baselines:
         return episodes, before, play(self._cartpole, self._draws, CARTPOLE_STEPS)
 
 
+def settle(batch: Batch, baselines: Baselines) -> float:
+    """Plays to the middle of the first episodes; the mean number of steps of an episode.
+
+    All episodes have begun together: only from their middle on does a stretch of an episode's length hold about one end
+    of every environment.
+    """
+    begun = batch.play(round(baselines.decisions_per_episode / 2))
+    return batch.requests * begun.decisions / max(begun.requests, 1)
+
+
 def vector_rates(setting: Setting, baselines: Baselines, rounds: int, decisions: int) -> Figures:
     """Requests and decisions per second of a batch, beside LRU's whole episodes and CartPole, in turns.
 
     Args:
         setting: how the batch runs.
         baselines: of the same scenario.
-        rounds: how often everybody has a turn.
-        decisions: of a turn of the batch, at least; no turn is shorter than an episode of LRU, so that all have their
-            share of ends and resets.
+        rounds: of `TURNS` turns of everybody.
+        decisions: of a round of the batch, at least; none is shorter than a mean episode, so that all have their share
+            of ends and resets.
 
     Returns:
         Figures: the setting, rates (best and median round), what choosing actions took, and `over_lru`,
         `over_lru_with_generation` and `over_cartpole`: medians of the ratios within a round.
     """
     batch = Batch(baselines.scenario, setting)
-    steps = max(int(np.ceil(decisions / setting.num_envs)), round(baselines.decisions_per_episode))
-    batch.play(max(1, steps // 100))
-    plays, lru, before, cartpole = [], [], [], []
-    for _ in range(rounds):
+    steps = int(np.ceil(max(decisions / setting.num_envs, settle(batch, baselines)) / TURNS))
+    plays: list[Round] = []
+    lru, before, cartpole = [], [], []
+    for _ in range(rounds * TURNS):
         plays.append(batch.play(steps))
         episodes_s, before_s, cartpole_s = baselines.run()
         lru.append(episodes_s)
         before.append(before_s)
         cartpole.append(cartpole_s)
     batch.close()
-    requests_per_s = np.array([play.requests / play.seconds for play in plays])
-    decisions_per_s = np.array([play.decisions / play.seconds for play in plays])
-    lru_per_s = baselines.requests / np.sum(lru, axis=1)
-    with_generation_per_s = baselines.requests / (np.sum(lru, axis=1) + np.sum(before, axis=1))
-    cartpole_per_s = CARTPOLE_STEPS / np.array(cartpole)
-    played = Round(*map(sum, zip(*plays, strict=True)))  # type: ignore[arg-type]
+    played = {name: np.array(values).reshape(rounds, TURNS).sum(axis=1) for name, values in _columns(plays).items()}
+    lru_s, before_s = (np.sum(seconds, axis=1).reshape(rounds, TURNS).sum(axis=1) for seconds in (lru, before))
+    requests_per_s = played["requests"] / played["seconds"]
+    decisions_per_s = played["decisions"] / played["seconds"]
+    lru_per_s = TURNS * baselines.requests / lru_s
+    with_generation_per_s = TURNS * baselines.requests / (lru_s + before_s)
+    cartpole_per_s = TURNS * CARTPOLE_STEPS / np.reshape(cartpole, (rounds, TURNS)).sum(axis=1)
     median = float(np.median(decisions_per_s))
     return {
         **setting._asdict(),
         "rounds": rounds,
-        "steps_per_round": steps,
-        "episodes_ended": played.episodes,
+        "steps_per_round": steps * TURNS,
+        "episodes_ended": int(played["episodes"].sum()),
         "requests_per_s": _best_and_median(requests_per_s),
         "decisions_per_s": _best_and_median(decisions_per_s),
-        "decisions_per_request": played.decisions / max(played.requests, 1),
-        "choosing_share": played.choosing_s / played.seconds,
+        "decisions_per_request": float(played["decisions"].sum() / max(played["requests"].sum(), 1)),
+        "choosing_share": float(played["choosing_s"].sum() / played["seconds"].sum()),
         "first_reset_s": batch.first_reset_s,
         "amortised_decisions_per_s": AMORTISED_OVER / (AMORTISED_OVER / median + batch.first_reset_s),
         "lru_requests_per_s": {"best": baselines.requests / best_s(lru), "median": float(np.median(lru_per_s))},
-        "cartpole_steps_per_s": per_second(CARTPOLE_STEPS, cartpole),
+        "cartpole_steps_per_s": {"best": CARTPOLE_STEPS / min(cartpole), "median": float(np.median(cartpole_per_s))},
         "over_lru": float(np.median(requests_per_s / lru_per_s)),
         "over_lru_with_generation": float(np.median(requests_per_s / with_generation_per_s)),
         "over_cartpole": float(np.median(decisions_per_s / cartpole_per_s)),
     }
+
+
+def _columns(plays: Sequence[Round]) -> dict[str, list[float]]:
+    """Each field of the rounds, one after the other."""
+    return {name: [getattr(play, name) for play in plays] for name in Round._fields}
 
 
 def _best_and_median(rates: npt.NDArray[np.float64]) -> Figures:
