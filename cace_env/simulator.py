@@ -204,7 +204,7 @@ class Simulator:
         if requests != self._requests or session_pairs > self._pairs[0] or user_pairs > self._pairs[1]:
             slots = int(self.fleet[layout.R_MAX_SLOTS])
             self.at = layout.state_offsets(self.tables, slots, requests, session_pairs, user_pairs, most_seats=requests)
-            self.arena = np.zeros((1, int(self.at[-1])), dtype=np.int64)
+            self.arena = layout.arena(1, int(self.at[-1]))
             self._requests, self._pairs = requests, (session_pairs, user_pairs)
         if self._keep_trace:
             self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)

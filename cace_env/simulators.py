@@ -17,7 +17,18 @@ import numpy.typing as npt
 from cace_env.bank import Bank, Shelf
 from cace_env.kernel import batch as kernel
 from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch, Look
-from cace_env.kernel.state import SLOT, STATUS, STUCK, TARGET, Int64Array, Requests, State, fleet_row, state_offsets
+from cace_env.kernel.state import (
+    SLOT,
+    STATUS,
+    STUCK,
+    TARGET,
+    Int64Array,
+    Requests,
+    State,
+    arena,
+    fleet_row,
+    state_offsets,
+)
 from cace_env.observation import ObservationLayout
 from cace_env.simulator import NO_LIMITS, Simulator, trace_rows
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables
@@ -80,7 +91,7 @@ class Simulators:
         self._places = np.zeros((self.num_envs, len(PLACE)), dtype=np.int64)
         self._places[:, PLACE.fleet] = fleet_of
         self._at = np.zeros((self.num_envs, len(State._fields) + 1), dtype=np.int64)
-        self._arena = np.zeros((self.num_envs, 0), dtype=np.int64)
+        self._arena = arena(self.num_envs, 0)
         self._charged = np.zeros((self.num_envs, NUM_TERMS), dtype=np.int64)
         self._marks = np.zeros((self.num_envs, 2), dtype=np.int64)
 
@@ -98,9 +109,9 @@ class Simulators:
         )
         needed = int(self._at[env, -1])
         if needed > self._arena.shape[1]:
-            arena = np.zeros((self.num_envs, round(needed * SLACK)), dtype=np.int64)
-            arena[:, : self._arena.shape[1]] = self._arena
-            self._arena = arena
+            wider = arena(self.num_envs, round(needed * SLACK))
+            wider[:, : self._arena.shape[1]] = self._arena
+            self._arena = wider
         if self._keep_trace:
             self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
 

@@ -148,7 +148,7 @@ def test_the_arrays_of_a_row_follow_each_other_without_gap_or_overlap(case: tupl
     simulator.load(workload)
     simulator.row[:] = np.arange(len(simulator.row))
     parts = [np.asarray(array).view(np.int64).ravel() for array in simulator.state]
-    np.testing.assert_array_equal(np.concatenate(parts), np.arange(len(simulator.row)))
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(simulator.at[-1]))
     assert simulator.state.models.shape == (tables.num_models, len(layout.MODEL))
 
 

@@ -24,6 +24,7 @@ from cace_env.kernel.state import (
     STATUS,
     TASK,
     TRUNCATED,
+    WORDS_PER_LINE,
     Fleet,
     Requests,
     State,
@@ -38,7 +39,6 @@ Array = Any
 HOT_ARRAYS: Final = State._fields.index("tokens")
 CLOSED_ARRAY: Final = State._fields.index("closed")
 HOT_HEAP_WORDS: Final = 128
-WORDS_PER_LINE: Final = 8
 
 TERMS_PER_TASK: Final = 3  # waiting, system, SLO missed
 NUM_TERMS: Final = NUM_TASKS * TERMS_PER_TASK + 2  # and loading, refused

@@ -1,4 +1,4 @@
-"""What the processor can do and numba has no word for: bits of numbers, logarithms without branches, prefetching.
+"""What the processor can do and numba has no word for: views, bits of numbers, branch-free logarithms, prefetching.
 
 A call of the C library's `log1p` for every feature would be the largest part of an observation; `ln` has no branches,
 so that the compiler computes several at once.
@@ -13,6 +13,7 @@ import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from cace_env.compilation import inlined
 
@@ -23,6 +24,14 @@ LN_2: Final = float(np.log(2.0))
 READ, EVERY_CACHE, DATA = 0, 3, 1  # arguments of LLVM's prefetch
 
 if numba.config.DISABLE_JIT:
+
+    def table(row: Array, first: int, end: int, columns: tuple[int, ...]) -> Array:
+        """`row[first:end]` as rows of these columns."""
+        return row[first:end].reshape(-1, len(columns))
+
+    def float_table(row: Array, first: int, end: int, columns: tuple[int, ...]) -> Array:
+        """The same, of float64."""
+        return row[first:end].view(np.float64).reshape(-1, len(columns))
 
     def bits_of(x: float) -> int:
         """The bits of a float64, as int64."""
@@ -37,6 +46,46 @@ if numba.config.DISABLE_JIT:
         del array, index
 
 else:
+
+    def _table(row: Any, first: Any, end: Any, columns: Any, dtype: Any) -> Any:
+        """A contiguous two-dimensional view whose number of columns is a constant of the machine code.
+
+        `reshape` would look for a way to view any array without copying, at run time, and hide the constant.
+        """
+        width = columns.count
+        out = types.Array(dtype, 2, "C")
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            row_type, first_type, end_type, _ = signature.args
+            size = context.get_constant(types.intp, 8)
+            columns = context.get_constant(types.intp, width)
+            first = context.cast(builder, arguments[1], first_type, types.intp)
+            end = context.cast(builder, arguments[2], end_type, types.intp)
+            array = context.make_array(out)(context, builder)
+            data = context.make_array(row_type)(context, builder, arguments[0]).data
+            populate_array(
+                array,
+                data=builder.bitcast(builder.gep(data, [first]), array.data.type),
+                shape=[builder.sdiv(builder.sub(end, first), columns), columns],
+                strides=[builder.mul(columns, size), size],
+                itemsize=size,
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return out(row, first, end, columns), generate
+
+    @intrinsic
+    def table(typing_context: Any, row: Any, first: Any, end: Any, columns: Any) -> Any:
+        """`row[first:end]` as rows of these columns."""
+        del typing_context
+        return _table(row, first, end, columns, types.int64)
+
+    @intrinsic
+    def float_table(typing_context: Any, row: Any, first: Any, end: Any, columns: Any) -> Any:
+        """The same, of float64."""
+        del typing_context
+        return _table(row, first, end, columns, types.float64)
 
     @intrinsic
     def bits_of(typing_context: Any, x: Any) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env import tables as plain
-from cace_env.compilation import inner
+from cace_env.compilation import inlined
+from cace_env.kernel.processor import float_table, table
 from cace_env.tables import PLACEMENTS, TASKS, FleetTables, slots_per_accelerator
 from cace_env.workload import Workload
 
@@ -25,6 +26,8 @@ int64: Any = np.int64
 NONE: Final[int] = int64(plain.NONE)
 FOREVER: Final[int] = int64(plain.FOREVER)
 NUM_TASKS: Final = len(TASKS)
+
+WORDS_PER_LINE: Final = 8  # int64 in a cache line
 
 # Model states.
 ABSENT, PLANNED, LOADING, RESIDENT, DRAINING, UNLOADING = range(6)
@@ -55,7 +58,7 @@ REGRET_US: Final = 60_000_000  # a load this soon after the model's eviction is 
     FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
     LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING,
 ) = range(30)  # fmt: skip
-NUM_SCALARS: Final = 30
+NUM_SCALARS: Final = 32  # whole cache lines of 8
 
 # Indices into `Fleet.rules`.
 (
@@ -70,48 +73,52 @@ NUM_RULES: Final = 7
 
 
 class ModelColumns(NamedTuple):
-    """`State.models`: where a model is, its queue and its engine."""
+    """`State.models`: where a model is, its queue and its engine; what is used together is one cache line of 8."""
 
     phase: int  # ABSENT ... UNLOADING
     place: int  # accelerator, or NONE
     slot: int  # or NONE
-    asleep: int  # accelerator that holds its residual, or NONE
-    rank: int  # order in which victims were chosen
-    lone: int  # 1 = unloading because its keep-alive ran out
-    loads: int  # its loads so far: the epoch of its prefix cache
-    touched: int  # last touch in the host cache, 0 = not there
-    loaded_at: int
-    evicted_at: int  # -FOREVER = never
-    pending_since: int
-    idle_since: int
-    last_use: int  # last arrival or finish
-    second_use: int  # the arrival before the last, NONE = none yet
-    last_arrival: int  # NONE = none yet
-    queue_head: int  # waiting requests, oldest first
-    queue_tail: int
     waiting: int
     running: int  # admitted requests
-    kv_used: int  # tokens
-    prefill_head: int  # admitted requests without a first token; the head is in progress
-    prefill_tail: int
+    queue_head: int  # waiting requests, oldest first
+    length_ns: int  # L = k * T, 0 = idle
+    due_us: int  # when the first of its heap is due
+
+    round_ns: int  # T, of this engine alone
+    anchor_us: int
+    anchor_rounds: int  # in 2^-20 rounds
+    heap_size: int
     prefilling: int  # 1 = the head of the FIFO is in progress
     prefill_ns: int  # W / n of the prefill in progress, else 0
     decoding: int  # requests past their first token
     kv_halves: int  # sum over decoding requests of 2 * context + output
-    round_ns: int  # T, of this engine alone
-    length_ns: int  # L = k * T, 0 = idle
-    anchor_us: int
-    anchor_rounds: int  # in 2^-20 rounds
-    due_us: int  # when the first of its heap is due
-    heap_size: int
+
+    kv_used: int  # tokens
+    queue_tail: int
+    prefill_head: int  # admitted requests without a first token; the head is in progress
+    prefill_tail: int
     running_arrivals: int  # sum of the arrival times of what runs
     decode_start_sum: int  # sum over decoding requests of the round at which decoding began
-    uses_since_load: int
+    idle_since: int
+    last_use: int  # last arrival or finish
+
+    last_arrival: int  # NONE = none yet
+    second_use: int  # the arrival before the last, NONE = none yet
     uses: int
+    uses_since_load: int
     window_requests: int
     window_users: int
     window_sessions: int
     prefix_at: int  # when prefix_tokens was brought up to date
+
+    loads: int  # its loads so far: the epoch of its prefix cache
+    loaded_at: int
+    evicted_at: int  # -FOREVER = never
+    pending_since: int
+    asleep: int  # accelerator that holds its residual, or NONE
+    rank: int  # order in which victims were chosen
+    lone: int  # 1 = unloading because its keep-alive ran out
+    touched: int  # last touch in the host cache, 0 = not there
 
 
 class DemandColumns(NamedTuple):
@@ -332,12 +339,12 @@ class State(NamedTuple):
     """
 
     scalars: Array  # (NUM_SCALARS,)
-    clocks: Array  # (CLOCKS,) float
+    models: Array  # (M, MODEL)
+    demand: Array  # (M, DEMAND) float
     accelerators: Array  # (A, ACCELERATOR)
     slots: Array  # (S, SLOT)
     tasks: Array  # (T, TASK)
-    models: Array  # (M, MODEL)
-    demand: Array  # (M, DEMAND) float
+    clocks: Array  # (CLOCKS,) float
     tokens: Array  # (sum of seats, HEAP) the token heaps of all engines, one after the other
     closed: Array  # (R, HEAP) closed-loop requests that will arrive
     log: Array  # (R, LOG)
@@ -350,12 +357,12 @@ def cut_state(row: Array, at: Array) -> State:
     """One arena row as `State`; array i of it lies at `row[at[i]:at[i + 1]]`."""
     return State(
         row[at[0] : at[1]],
-        row[at[1] : at[2]].view(np.float64),
-        row[at[2] : at[3]].reshape((-1, len(ACCELERATOR))),
-        row[at[3] : at[4]].reshape((-1, len(SLOT))),
-        row[at[4] : at[5]].reshape((-1, len(TASK))),
-        row[at[5] : at[6]].reshape((-1, len(MODEL))),
-        row[at[6] : at[7]].view(np.float64).reshape((-1, len(DEMAND))),
+        row[at[1] : at[2]].reshape((-1, len(MODEL))),
+        row[at[2] : at[3]].view(np.float64).reshape((-1, len(DEMAND))),
+        row[at[3] : at[4]].reshape((-1, len(ACCELERATOR))),
+        row[at[4] : at[5]].reshape((-1, len(SLOT))),
+        row[at[5] : at[6]].reshape((-1, len(TASK))),
+        row[at[6] : at[7]].view(np.float64),
         row[at[7] : at[8]].reshape((-1, len(HEAP))),
         row[at[8] : at[9]].reshape((-1, len(HEAP))),
         row[at[9] : at[10]].reshape((-1, len(LOG))),
@@ -365,19 +372,36 @@ def cut_state(row: Array, at: Array) -> State:
     )
 
 
-state_views = inner(cut_state)
+@inlined
+def state_views(row: Array, at: Array) -> State:
+    """`cut_state` for compiled code, which so knows how wide each table is."""
+    return State(
+        row[at[0] : at[1]],
+        table(row, at[1], at[2], MODEL),
+        float_table(row, at[2], at[3], DEMAND),
+        table(row, at[3], at[4], ACCELERATOR),
+        table(row, at[4], at[5], SLOT),
+        table(row, at[5], at[6], TASK),
+        row[at[6] : at[7]].view(np.float64),
+        table(row, at[7], at[8], HEAP),
+        table(row, at[8], at[9], HEAP),
+        table(row, at[9], at[10], LOG),
+        table(row, at[10], at[11], REQUEST),
+        table(row, at[11], at[12], PAIR),
+        row[at[12] : at[13]],
+    )
 
 
-@inner
+@inlined
 def fleet_views(row: Array, at: Array) -> Fleet:
     """A fleet row as `Fleet`."""
     return Fleet(
         row[at[0] : at[1]],
-        row[at[1] : at[2]].reshape((-1, len(SITE))),
-        row[at[2] : at[3]].reshape((-1, len(SPEC))),
-        row[at[3] : at[4]].reshape((-1, len(SPEED))),
-        row[at[4] : at[5]].reshape((-1, len(SLO))),
-        row[at[5] : at[6]].view(np.float64).reshape((-1, len(WEIGHT))),
+        table(row, at[1], at[2], SITE),
+        table(row, at[2], at[3], SPEC),
+        table(row, at[3], at[4], SPEED),
+        table(row, at[4], at[5], SLO),
+        float_table(row, at[5], at[6], WEIGHT),
         row[at[6] : at[7]].view(np.float64),
     )
 
@@ -398,12 +422,12 @@ def state_offsets(
     models, accelerators = tables.num_models, tables.num_accelerators
     sizes = State(
         scalars=NUM_SCALARS,
-        clocks=len(CLOCKS),
+        models=models * len(MODEL),
+        demand=models * len(DEMAND),
         accelerators=accelerators * len(ACCELERATOR),
         slots=slots * len(SLOT),
         tasks=NUM_TASKS * len(TASK),
-        models=models * len(MODEL),
-        demand=models * len(DEMAND),
+        clocks=len(CLOCKS),
         tokens=int(heap_starts(tables, most_seats)[-1]) * len(HEAP),
         closed=requests * len(HEAP),
         log=requests * len(LOG),
@@ -412,6 +436,14 @@ def state_offsets(
         users=user_pairs,
     )
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def arena(rows: int, width: int) -> Int64Array:
+    """Zeros, `(rows, at least width)`; every row begins with a cache line."""
+    width = -(-width // WORDS_PER_LINE) * WORDS_PER_LINE
+    words = np.zeros(rows * width + WORDS_PER_LINE, dtype=np.int64)
+    first = -(words.ctypes.data // 8) % WORDS_PER_LINE
+    return words[first : first + rows * width].reshape(rows, width)
 
 
 def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Array]:
