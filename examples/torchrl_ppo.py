@@ -128,7 +128,7 @@ def train(env: EnvBase, layout: ObservationLayout, steps: int, seed: int = 0) ->
     torch.manual_seed(seed)
     env.set_seed(seed)
     actor, critic = make_actor(layout), ValueOperator(Value(layout), in_keys=["observation"])
-    loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01)
+    loss = ClipPPOLoss(actor, critic, entropy_coeff=0.01, normalize_advantage=True)
     advantage = GAE(gamma=GAMMA, lmbda=0.95, value_network=critic)
     optimizer = torch.optim.Adam(loss.parameters(), LEARNING_RATE)
     batch = env.batch_size.numel() * HORIZON

@@ -105,11 +105,13 @@ def _amortised(figures: Figures) -> str:
         if (row := vector_row(figures, num_envs=num_envs, bank=figures["vector"]["bank"])) is not None
     ]
     parts = [
-        f"{row['first_reset_s']:.1f} s with {row['num_envs']:,} environments, which leaves\n  "
+        f"{row['ready_s']:.1f} s with {row['num_envs']:,} environments, which leaves "
         f"{row['amortised_decisions_per_s'] / row['decisions_per_s']['median']:.1%} of the rate"
         for row in rows
     ]
-    return f"spread over {figures['vector']['amortised_over']:,} decisions, {'; '.join(parts)}"
+    return (
+        f"until the first action\n  it takes {'; '.join(parts)} over {figures['vector']['amortised_over']:,} decisions"
+    )
 
 
 def _choosing(figures: Figures) -> str:
@@ -177,9 +179,8 @@ requests. No round is shorter than a mean episode, so every environment ends abo
 second, median round but where *best* is said.
 
 - *Requests from*: `fresh` generates new requests for every episode (`num_workloads=None`); `bank` plays the first
-  {bank} workloads of the split again and again (`num_workloads={bank}`): less diversity for more speed. Filling the
-  bank at the first reset is not in the rates:
-  {amortised}.
+  {bank} workloads of the split again and again (`num_workloads={bank}`): less diversity for more speed. The bank is
+  filled before the first round, which is not in the rates: {amortised}.
 - *Choice*: `lowest` is the legal slot of lowest index, one `argmax` over the mask for the whole batch ({choosing} of
   the time of batches of 64 and more, which is in the figures); `lru` reads the least recently used model from the
   observation, and so plays episodes as the compiled LRU does.

@@ -23,7 +23,7 @@ Figures = dict[str, Any]
 EVERYWHERE: Final = ("lru", "cace")  # the policies that run on every scenario
 EPISODES: Final = 8  # seeds per round
 SIZES: Final = (1, 8, 64, 256, 1024, 4096)  # environments of a batch
-ROUNDS: Final = {256: 4, 1024: 2, 4096: 1}  # of batches so large; 8 of smaller ones
+ROUNDS: Final = {256: 4, 1024: 2, 4096: 1}  # of batches so large; 5 of smaller ones
 HEADROOM: Final = 0.6  # of the free memory that a batch may take
 
 PARTS: Final = {
@@ -149,7 +149,7 @@ def _batch(effort: Effort, bank: int, setting: Setting, figures: Figures) -> Non
     if needed > HEADROOM * free_bytes():
         section["skipped"].append(f"{setting.label}: needs {needed / 1e9:.1f} GB")
         return
-    rounds, decisions = min(effort.rounds, ROUNDS.get(setting.num_envs, 8)), 1_000 if effort.quick else 60_000
+    rounds, decisions = min(effort.rounds, ROUNDS.get(setting.num_envs, 5)), 1_000 if effort.quick else 60_000
     section["rows"].append(vector_rates(setting, baselines(setting.scenario, effort.quick), rounds, decisions))
 
 

@@ -132,7 +132,7 @@ def _decisions(axes: Any, figures: Figures) -> None:
             axes.scatter(sizes, rates, marker=marker, s=22, color=colour, label=f"CartPole, {name}", zorder=3)
     axes.set_yscale("log")
     axes.set_title("Decisions per second (CartPole: steps)", loc="left")
-    axes.legend(frameon=False, fontsize=7, loc="upper left")
+    axes.legend(frameon=False, fontsize=7, loc="upper left", handlelength=3.2)
     axes.set_ylim(top=30 * axes.get_ylim()[1])
 
 
@@ -143,7 +143,7 @@ def _requests(axes: Any, figures: Figures) -> None:
     axes.annotate("promised", (0.02, 0.6), xycoords=("axes fraction", "data"), va="bottom", fontsize=7)
     axes.set_ylim(0, 1.45)
     axes.set_title("Requests/s over whole LRU episodes (fresh: generated too)", loc="left")
-    axes.legend(frameon=False, fontsize=7, loc="upper right", ncols=2)
+    axes.legend(frameon=False, fontsize=7, loc="upper right", ncols=2, handlelength=3.2)
 
 
 def _shares(axes: Any, figures: Figures) -> None:

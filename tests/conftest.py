@@ -1,4 +1,4 @@
-"""What holds for every test: the clock fails no random example, and CI draws the same ones each time."""
+"""What holds for every test: no deadline fails a random example, CI draws the same ones, no window is opened."""
 
 from __future__ import annotations
 
@@ -15,3 +15,6 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("cace-env")
+
+# Gymnasium's checker renders in every mode: nobody wants to see the windows, and CI has no screen.
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
