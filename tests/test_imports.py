@@ -20,6 +20,9 @@ HEAVY = ("torch", "wandb", "pandas", "pyarrow", "matplotlib", "stable_baselines3
 ORDER = ("experiments", "agents", "cace_env")
 # Where the name to import differs from the name to install.
 INSTALLED_AS = {"PIL": "pillow", "pygame": "pygame-ce", "sb3_contrib": "sb3-contrib", "yaml": "pyyaml"}
+# Measured where somebody has it, never asked for: EnvPool brings 850 MB of other games' files for one row of CartPole.
+# It may be imported by this one module, which says what was skipped where it is missing.
+PROBED = {"envpool": "experiments/benchmark_cartpole.py"}
 
 
 class Import(NamedTuple):
@@ -62,6 +65,11 @@ def imports_in(source: str, package: str, where: str = "source") -> Iterator[Imp
 def imports_of(path: Path) -> list[Import]:
     relative = path.relative_to(ROOT)
     return list(imports_in(path.read_text(encoding="utf-8"), ".".join(relative.parent.parts), relative.as_posix()))
+
+
+def is_probed(found: Import) -> bool:
+    """Whether it is an import, inside a function, that its module can do without."""
+    return not found.at_import and found.where.partition(":")[0] == PROBED.get(found.top)
 
 
 def declared(*extras: str) -> set[str]:
@@ -153,7 +161,9 @@ def test_every_imported_library_is_declared(package: str, extras: tuple[str, ...
         found
         for path in modules(package)
         for found in imports_of(path)
-        if found.top not in known and INSTALLED_AS.get(found.top, found.top.replace("_", "-")).lower() not in names
+        if found.top not in known
+        and not is_probed(found)
+        and INSTALLED_AS.get(found.top, found.top.replace("_", "-")).lower() not in names
     ]
     assert not wrong, f"not in pyproject.toml's dependencies or extras {extras}"
 
