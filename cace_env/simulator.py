@@ -71,7 +71,7 @@ class Question:
 class Episode:
     """What happened, per request (`R`), per task (`T`) and in all. Times in us."""
 
-    task: npt.NDArray[np.int32]  # (R,) index into TASKS
+    task: npt.NDArray[np.int8]  # (R,) index into TASKS
     arrival_us: Int64Array  # (R,) FOREVER where the episode was cut before
     first_token_us: Int64Array  # (R,) NONE where refused or cut
     finish_us: Int64Array  # (R,) NONE where refused or cut
@@ -291,7 +291,7 @@ class Simulator:
         )
         rows = self.trace[: g[layout.TRACED]].tolist()
         return Episode(
-            task=columns[:, COLUMN.task].copy(),
+            task=columns[:, COLUMN.task].astype(np.int8),
             arrival_us=requests[:, REQUEST.arrival_us].copy(),
             first_token_us=requests[:, REQUEST.first_us].copy(),
             finish_us=requests[:, REQUEST.finish_us].copy(),

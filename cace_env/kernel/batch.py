@@ -38,6 +38,7 @@ Array = Any
 # What every event touches: the arrays before the token heaps, and the top of the heap of closed-loop arrivals.
 HOT_ARRAYS: Final = State._fields.index("tokens")
 CLOSED_ARRAY: Final = State._fields.index("closed")
+MANY_ROWS: Final = 128  # fewer stay in the cache from step to step
 HOT_HEAP_WORDS: Final = 128
 
 TERMS_PER_TASK: Final = 3  # waiting, system, SLO missed
@@ -143,7 +144,7 @@ def step_rows(
     ended = int64(0)
     for k in range(len(rows)):
         i = rows[k]
-        if k + 1 < len(rows):
+        if len(rows) >= MANY_ROWS and k + 1 < len(rows):
             fetch_ahead(batch, rows[k + 1])
         p = batch.places[i, PLACE.fleet]
         s = state_views(batch.arena[i], batch.at[i])
@@ -188,7 +189,7 @@ def workload_views(batch: Batch, i: int) -> Requests:
 
 @inlined
 def fetch_ahead(batch: Batch, i: int) -> None:
-    """Asks for what the next event of environment i will touch, while another one is computed."""
+    """Asks for what every event of environment i touches, while others are computed."""
     row = batch.arena[i]
     at = batch.at[i]
     for word in range(at[0], at[HOT_ARRAYS], WORDS_PER_LINE):
