@@ -15,7 +15,7 @@ from gymnasium.error import InvalidAction, ResetNeeded
 
 from cace_env import picture, rendering
 from cace_env.draws import Draws
-from cace_env.kernel.batch import NUM_TERMS, Look
+from cace_env.kernel.batch import NUM_TERMS
 from cace_env.metrics import episode_metrics
 from cace_env.observation import ObservationLayout
 from cace_env.scenarios import Scenario, Split, load_scenario
@@ -190,12 +190,17 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         self._terms = [(term, TERMS[term]) for term in np.flatnonzero(self.simulators.prices[0]).tolist()]
         self._actions = np.zeros(1, dtype=np.int64)
         self._played: int | Workload | None = None  # the workload, or its seed; None before the first episode
-        self._mask = np.zeros(self.layout.max_slots, dtype=np.int8)
+        self._look = self.simulators.new_look()
         self._asked = False  # a question is open
         self._over = True
         self._last_choice: rendering.Choice | None = None
         human = render_mode == "human"
         self.window = Window(f"cace-env: {self.scenario.name}", self.metadata["render_fps"]) if human else None
+
+    @property
+    def _mask(self) -> npt.NDArray[np.int8]:
+        mask: npt.NDArray[np.int8] = self._look.masks[0]
+        return mask
 
     @property
     def simulator(self) -> Simulator:
@@ -226,12 +231,11 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         else:
             shelf = self.draws.shelf(self.simulators.bank, 0, 0, played)
         self.simulators.load(0, shelf)
-        look = self.simulators.new_look()
-        self._asked = self.simulators.reset(ROW, look) == 0
+        self._asked = self.simulators.reset(ROW, self._look) == 0
         self._played = played
         self._over = False
         self._last_choice = None
-        observation, info = self._see(look)
+        observation, info = self._see()
         if isinstance(played, int):
             info["workload_seed"] = played
         self._show()
@@ -255,10 +259,10 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
             picked = slot if self._mask[slot] else int(self._mask.argmax())
             self._last_choice = rendering.open_choice(self.simulator, picked)
         self._actions[0] = slot
-        look = self.simulators.new_look()
+        look = self._look
         self._over = self.simulators.step(ROW, self._actions, look) == 1
         self._asked = not self._over
-        observation, info = self._see(look)
+        observation, info = self._see()
         amounts = look.terms[:, 0].tolist()
         info["reward_terms"] = {name: amounts[term] for term, name in self._terms}
         if look.illegal[0]:
@@ -324,10 +328,10 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
             return self.draws.check(operator.index(options["workload_seed"]))
         return self.draws.seed(seed, self.np_random)
 
-    def _see(self, look: Look) -> tuple[Observation, dict[str, Any]]:
+    def _see(self) -> tuple[Observation, dict[str, Any]]:
         """Observation and info of now, in arrays that nobody else has."""
-        self._mask = look.masks[0]
-        return look.observations[0], {
+        look = self._look
+        return look.observations[0].copy(), {
             "action_mask": self._mask.copy(),
             "elapsed_s": float(look.elapsed_s[0]),
             "time_s": float(look.time_s[0]),
