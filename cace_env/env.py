@@ -268,7 +268,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         if look.illegal[0]:
             info["reward_terms"]["invalid_action"] = amounts[NUM_TERMS]
         if self._over:
-            info["episode_metrics"] = episode_metrics(self.simulator.episode(), self.tables)
+            info["episode_metrics"] = episode_metrics(self.simulator.summary(), self.tables)
         self._show()
         return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
 

@@ -26,7 +26,7 @@ from cace_env.observation import SLOT
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
 from cace_env.scenarios import Scenario, Split, load_scenario, seeds
-from cace_env.simulator import Episode, Simulator, run_rule
+from cace_env.simulator import Simulator
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
@@ -287,8 +287,9 @@ def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[S
     for contestant in contestants:
         if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
             future = Future.of(case.tables, workload)
-        episode, thought_s = run_episode(contestant, case, workload, seed, future=future)
-        decisions = episode.decisions
+        simulator, thought_s = run_episode(contestant, case, workload, seed, future=future)
+        summary = simulator.summary()
+        decisions = summary.totals.decisions
         row: dict[str, Any] = {
             "policy": contestant.name,
             "scenario": case.name,
@@ -296,8 +297,8 @@ def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[S
             "seed": seed,
             "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
         }
-        row |= episode_metrics(episode, case.tables)
-        results.append(SeedResult(row, ttft_histogram(episode)))
+        row |= episode_metrics(summary, case.tables)
+        results.append(SeedResult(row, ttft_histogram(simulator.episode())))
     return results
 
 
@@ -309,8 +310,10 @@ def run_episode(
     *,
     future: Future | None = None,
     trace: bool = False,
-) -> tuple[Episode, float]:
-    """One episode, and the seconds that a Python policy thought (0 for a built-in one: it is compiled in).
+) -> tuple[Simulator, float]:
+    """A simulator that has played an episode, and the seconds that a Python policy thought.
+
+    A built-in one is compiled in: it takes 0 s.
 
     Args:
         contestant: who decides.
@@ -329,14 +332,16 @@ def run_episode(
         if policy.clairvoyant and future is None:
             future = Future.of(tables, workload)
         rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.training)
-        return run_rule(tables, workload, rule, trace=trace), 0.0
+        simulator = Simulator(tables, trace=trace)
+        simulator.run(workload, rule)
+        return simulator, 0.0
     with contestant.lock:
         return _run_python(contestant.name, policy, tables, workload, seed, trace)
 
 
 def _run_python(
     name: str, policy: Scorer, tables: FleetTables, workload: Workload, seed: int, trace: bool
-) -> tuple[Episode, float]:
+) -> tuple[Simulator, float]:
     """An episode under a Python policy, question by question."""
     simulator = Simulator(tables, trace=trace)
     if callable(reset := getattr(policy, "reset", None)):
@@ -347,7 +352,7 @@ def _run_python(
         slot, seconds = slot_by_scores(name, policy, simulator, seed)
         thought_s += seconds
         asked = simulator.answer(slot)
-    return simulator.episode(), thought_s
+    return simulator, thought_s
 
 
 def slot_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int) -> tuple[int, float]:

@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.simulator import Episode
-from cace_env.tables import FOREVER, TASKS, FleetTables
+from cace_env.kernel.summary import ShareColumns
+from cace_env.simulator import Episode, Summary
+from cace_env.tables import TASKS, FleetTables
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -91,45 +91,50 @@ METRICS: Final[dict[str, Metric]] = {
 }
 
 
-def episode_metrics(episode: Episode, tables: FleetTables) -> dict[str, float]:
+def episode_metrics(summary: Summary, tables: FleetTables) -> dict[str, float]:
     """Every metric of `METRICS`, in its order.
 
     Latencies are those of requests that were answered: refused ones have none, and where an episode was cut short
     (`truncated`), neither have unfinished ones.
 
     Args:
-        episode: what the simulator returned.
+        summary: what the simulator says of the episode (`Simulator.summary`).
         tables: the fleet it ran on.
     """
-    arrived = (episode.arrival_us >= 0) & (episode.arrival_us <= episode.end_us)
-    values = dict.fromkeys(METRICS, np.nan)
-    values |= _request_metrics(episode, tables, arrived)
-    simulated_us = max(episode.end_us, 1)
+    totals = summary.totals
+    rows = summary.shares.tolist()
+    everything = ShareColumns(*(sum(column) for column in zip(*rows, strict=True)))
+    ascending_us = [np.sort(latencies_us) for latencies_us in summary.latencies_us]
+    all_ascending_us = np.concatenate(ascending_us, axis=1)
+    all_ascending_us.sort(kind="stable")  # merges what is sorted, in half the time of sorting it anew
+    simulated_us = max(totals.end_us, 1)
     accelerator_us = simulated_us * tables.num_accelerators
-    counted = int(arrived.sum())
-    accepted = counted - int(episode.refused.sum())
+    values = _request_metrics(everything, all_ascending_us)
     values |= {
-        "cost": episode.cost,
-        "cost_per_request": _ratio(episode.cost, counted),
-        "waited_min_per_day": float(episode.waiting_us.sum()) / simulated_us * WORKING_DAY_S / 60,
-        "evictions": float(episode.evictions),
-        "forced_evictions": float(episode.forced_evictions),
-        "keep_alive_evictions": float(episode.keep_alive_evictions),
-        "drains": float(episode.drains),
-        "loads": float(episode.loads),
-        "load_s": episode.load_us_total / 1e6,
-        "loaded_gb": episode.loaded_bytes / 1e9,
-        "regret_loads": float(episode.regret_loads),
-        "prefix_tokens_lost": float(episode.prefix_tokens_lost),
-        "cold_share": _ratio(episode.cold_requests, accepted),
-        "memory_share": episode.memory_byte_us / (simulated_us * float(tables.memory_bytes.sum())),
-        "compute_share": float(episode.busy_us.sum()) / accelerator_us,
-        "channel_share": float(episode.channel_us.sum()) / accelerator_us,
-        "decisions": float(episode.decisions),
-        "decisions_per_request": _ratio(episode.decisions, counted),
-        "simulated_s": episode.end_us / 1e6,
-        "truncated": float(episode.truncated),
+        "cost": totals.cost,
+        "cost_per_request": _ratio(totals.cost, everything.arrived),
+        "waited_min_per_day": everything.waiting_us / simulated_us * WORKING_DAY_S / 60,
+        "evictions": float(totals.evictions),
+        "forced_evictions": float(totals.forced_evictions),
+        "keep_alive_evictions": float(totals.keep_alive_evictions),
+        "drains": float(totals.drains),
+        "loads": float(totals.loads),
+        "load_s": totals.load_us_total / 1e6,
+        "loaded_gb": totals.loaded_bytes / 1e9,
+        "regret_loads": float(totals.regret_loads),
+        "prefix_tokens_lost": float(totals.prefix_tokens_lost),
+        "cold_share": _ratio(totals.cold_requests, everything.arrived - everything.refused),
+        "memory_share": totals.memory_byte_us / (simulated_us * float(tables.memory_bytes.sum())),
+        "compute_share": float(totals.busy_us.sum()) / accelerator_us,
+        "channel_share": float(totals.channel_us.sum()) / accelerator_us,
+        "decisions": float(totals.decisions),
+        "decisions_per_request": _ratio(totals.decisions, everything.arrived),
+        "simulated_s": totals.end_us / 1e6,
+        "truncated": float(totals.truncated),
     }
+    for task, row, task_ascending_us in zip(TASKS, rows, ascending_us, strict=True):
+        mine = _request_metrics(ShareColumns(*row), task_ascending_us)
+        values |= {f"{task}_{name}": value for name, value in mine.items()}
     return values
 
 
@@ -141,52 +146,46 @@ def ttft_histogram(episode: Episode) -> npt.NDArray[np.int64]:
     return np.array(counts, dtype=np.int64)
 
 
-def _request_metrics(
-    episode: Episode, tables: FleetTables, arrived: npt.NDArray[np.bool_]
-) -> Iterator[tuple[str, float]]:
-    """The metrics of `TASK_METRICS`, over all requests and over those of each task."""
-    rows = np.flatnonzero(episode.finish_us >= 0)
-    rows = rows[np.argsort(episode.task[rows], kind="stable")]  # by task: each is a slice
-    task = episode.task[rows]
-    arrival_us = episode.arrival_us[rows]
-    ttft_us = episode.first_token_us[rows] - arrival_us
-    e2e_us = episode.finish_us[rows] - arrival_us
-    limit_us = tables.cost.slo_us[task]
-    limited = limit_us < FOREVER
-    met = limited & (np.where(tables.cost.slo_on_e2e[task], e2e_us, ttft_us) <= limit_us)
-    requests = np.array([np.count_nonzero(arrived & (episode.task == index)) for index in range(len(TASKS))])
-    refused = np.array([np.count_nonzero(episode.refused & (episode.task == index)) for index in range(len(TASKS))])
-    begins = np.searchsorted(task, range(len(TASKS) + 1)).tolist()
-    groups = [("", slice(None), slice(None))]
-    groups += [
-        (f"{name}_", slice(*begins[index : index + 2]), slice(index, index + 1)) for index, name in enumerate(TASKS)
-    ]
-    for prefix, mine, tasks in groups:
-        answered = len(rows[mine])
-        for name, latency_us in (("ttft", ttft_us[mine]), ("e2e", e2e_us[mine])):
-            yield f"{prefix}{name}_mean_s", _ratio(int(latency_us.sum()), answered) / 1e6
-            for level, value_us in zip(QUANTILES, _quantiles(latency_us), strict=True):
-                yield f"{prefix}{name}_p{round(100 * level)}_s", value_us / 1e6
-        yield f"{prefix}longest_wait_s", float(ttft_us[mine].max()) / 1e6 if answered else np.nan
-        yield f"{prefix}slo_met", _ratio(np.count_nonzero(met[mine]), np.count_nonzero(limited[mine]))
-        yield f"{prefix}slo_missed", float(episode.slo_missed[tasks].sum())
-        yield f"{prefix}requests", float(requests[tasks].sum())
-        yield f"{prefix}answered", float(answered)
-        yield f"{prefix}refused", float(refused[tasks].sum())
-        yield f"{prefix}waiting_s", float(episode.waiting_us[tasks].sum()) / 1e6
-        yield f"{prefix}system_s", float(episode.system_us[tasks].sum()) / 1e6
+def _request_metrics(share: ShareColumns, ascending_us: npt.NDArray[np.int64]) -> dict[str, float]:
+    """The metrics of `TASK_METRICS` of some requests; their TTFTs and E2E latencies are `(2, answered)`, sorted."""
+    ttft_us, e2e_us = ascending_us
+    return {
+        **_statistics_s("ttft", share.ttft_us, ttft_us),
+        **_statistics_s("e2e", share.e2e_us, e2e_us),
+        "longest_wait_s": float(ttft_us[-1]) / 1e6 if share.answered else np.nan,
+        "slo_met": _ratio(share.met, share.limited),
+        "slo_missed": float(share.slo_missed),
+        "requests": float(share.arrived),
+        "answered": float(share.answered),
+        "refused": float(share.refused),
+        "waiting_s": share.waiting_us / 1e6,
+        "system_s": share.system_us / 1e6,
+    }
 
 
-def _quantiles(values: npt.NDArray[np.int64]) -> list[float]:
-    """`numpy.quantile` of `QUANTILES` in a tenth of its time, for which every end of an episode would wait."""
-    if not len(values):
+def _statistics_s(name: str, sum_us: int, ascending_us: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Mean and quantiles of a latency."""
+    median_us, p95_us, p99_us = _quantiles(ascending_us)
+    return {
+        f"{name}_mean_s": _ratio(sum_us, len(ascending_us)) / 1e6,
+        f"{name}_p50_s": median_us / 1e6,
+        f"{name}_p95_s": p95_us / 1e6,
+        f"{name}_p99_s": p99_us / 1e6,
+    }
+
+
+def _quantiles(ascending: npt.NDArray[np.int64]) -> list[float]:
+    """`numpy.quantile` of `QUANTILES` in a small part of its time, for which every end of an episode would wait."""
+    last = len(ascending) - 1
+    if last < 0:
         return [np.nan] * len(QUANTILES)
-    ascending = np.sort(values)
-    positions = [level * (len(values) - 1) for level in QUANTILES]
-    places = [(int(at), min(int(at) + 1, len(values) - 1), at - int(at)) for at in positions]
-    return [
-        float(ascending[below]) + share * float(ascending[above] - ascending[below]) for below, above, share in places
-    ]
+    values = []
+    for level in QUANTILES:
+        position = level * last
+        below = int(position)
+        low, high = ascending.item(below), ascending.item(min(below + 1, last))
+        values.append(low + (position - below) * (high - low))
+    return values
 
 
 def _ratio(numerator: float, denominator: int) -> float:

@@ -31,8 +31,9 @@ from cace_env.kernel.state import (
     Int64Array,
     State,
 )  # fmt: skip
+from cace_env.kernel.summary import SHARE, summarize
 from cace_env.observation import ObservationLayout
-from cace_env.tables import FOREVER, NONE, FleetTables, pinned_bytes
+from cace_env.tables import FOREVER, NONE, TASKS, FleetTables, pinned_bytes
 from cace_env.workload import Workload
 
 # Row, its offsets, fleet row, its offsets, workload: how the kernel's entry points take a simulation.
@@ -67,18 +68,9 @@ class Question:
     ]  # () -> (S, NUM_SLOT_FEATURES), raw, see cace_env.observation.SLOT_FEATURES
 
 
-@dataclass(frozen=True)
-class Episode:
-    """What happened, per request (`R`), per task (`T`) and in all. Times in us."""
+class Totals(NamedTuple):
+    """What happened in all, and per accelerator (`A`). Times in us."""
 
-    task: npt.NDArray[np.int8]  # (R,) index into TASKS
-    arrival_us: Int64Array  # (R,) FOREVER where the episode was cut before
-    first_token_us: Int64Array  # (R,) NONE where refused or cut
-    finish_us: Int64Array  # (R,) NONE where refused or cut
-    refused: npt.NDArray[np.bool_]  # (R,)
-    waiting_us: Int64Array  # (T,) request-us until the first token
-    system_us: Int64Array  # (T,) request-us in the system
-    slo_missed: Int64Array  # (T,)
     cost: float
     end_us: int
     truncated: bool
@@ -96,6 +88,45 @@ class Episode:
     busy_us: Int64Array  # (A,) engine time
     channel_us: Int64Array  # (A,) channel time
     memory_byte_us: float  # bytes in use, integrated over time, all accelerators
+
+
+class Summary(NamedTuple):
+    """What happened as its metrics need it: in sums, and the latencies of answered requests."""
+
+    totals: Totals
+    shares: Int64Array  # (T, SHARE), see cace_env.kernel.summary
+    latencies_us: list[Int64Array]  # of each task, (2, answered requests): their TTFTs and their E2E latencies
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened, per request (`R`), per task (`T`) and in all (`Totals`). Times in us."""
+
+    task: npt.NDArray[np.int8]  # (R,) index into TASKS
+    arrival_us: Int64Array  # (R,) FOREVER where the episode was cut before
+    first_token_us: Int64Array  # (R,) NONE where refused or cut
+    finish_us: Int64Array  # (R,) NONE where refused or cut
+    refused: npt.NDArray[np.bool_]  # (R,)
+    waiting_us: Int64Array  # (T,) request-us until the first token
+    system_us: Int64Array  # (T,) request-us in the system
+    slo_missed: Int64Array  # (T,)
+    cost: float
+    end_us: int
+    truncated: bool
+    decisions: int
+    forced_evictions: int
+    drains: int
+    evictions: int
+    keep_alive_evictions: int
+    loads: int
+    load_us_total: int
+    loaded_bytes: int
+    regret_loads: int
+    cold_requests: int
+    prefix_tokens_lost: int
+    busy_us: Int64Array
+    channel_us: Int64Array
+    memory_byte_us: float
     model_loads: Int64Array  # (M,)
     trace: list[TraceRow]
 
@@ -276,20 +307,63 @@ class Simulator:
         if rows > len(self.trace):
             raise SimulationError(f"the event trace has {rows} rows, more than the {len(self.trace)} it has room for")
 
-    def episode(self) -> Episode:
-        """What happened so far; a copy."""
+    def run(self, workload: Workload, rule: Rule) -> None:
+        """Plays an episode under a built-in rule in one compiled call, from its start to its end."""
+        self.load(workload)
+        slots, models = self.max_slots, self.tables.num_models
+        scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), np.zeros(models, dtype=np.int64))
+        self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, scratch))
+
+    def totals(self) -> Totals:
+        """What happened so far in all; a copy."""
         s = self.state
-        g = s.scalars
-        now = int(g[layout.CLOCK])
-        requests, tasks, accelerators = s.requests, s.tasks, s.accelerators
-        columns = self.arguments[4].columns
-        tokens = columns[:, COLUMN.context].astype(np.int64) + columns[:, COLUMN.output]
-        too_long = tokens > self.tables.kv_tokens[columns[:, COLUMN.model]]
+        g = s.scalars.tolist()
+        now = g[layout.CLOCK]
+        accelerators = s.accelerators
         held = self.tables.memory_bytes.sum() - accelerators[:, ACCELERATOR.free].sum()
         channel_owned = (accelerators[:, ACCELERATOR.swap_target] != NONE) | (
             accelerators[:, ACCELERATOR.channel] != layout.IDLE
         )
-        rows = self.trace[: g[layout.TRACED]].tolist()
+        return Totals(
+            cost=self.cost(),
+            end_us=now,
+            truncated=g[layout.STATUS] == TRUNCATED,
+            decisions=g[layout.DECISIONS],
+            forced_evictions=g[layout.FORCED],
+            drains=g[layout.DRAINS],
+            evictions=g[layout.EVICTIONS],
+            keep_alive_evictions=g[layout.LONE_EVICTIONS],
+            loads=g[layout.LOADS],
+            load_us_total=g[layout.LOAD_US],
+            loaded_bytes=g[layout.LOADED_BYTES],
+            regret_loads=g[layout.REGRETS],
+            cold_requests=g[layout.COLD],
+            prefix_tokens_lost=g[layout.PREFIX_LOST],
+            busy_us=accelerators[:, ACCELERATOR.busy_us] + (accelerators[:, ACCELERATOR.busy] > 0) * now,
+            channel_us=accelerators[:, ACCELERATOR.channel_us] + channel_owned * now,
+            memory_byte_us=float(s.clocks[CLOCKS.memory_use] + float(held) * now),
+        )
+
+    def summary(self) -> Summary:
+        """What happened so far as its metrics need it; a copy."""
+        shares = np.empty((len(TASKS), len(SHARE)), dtype=np.int64)
+        latencies_us = np.empty((len(TASKS), 2, len(self.state.requests)), dtype=np.int64)
+        summarize(*self.arguments, shares, latencies_us)
+        answered = shares[:, SHARE.answered].tolist()
+        return Summary(
+            self.totals(), shares, [each[:, :count] for each, count in zip(latencies_us, answered, strict=True)]
+        )
+
+    def episode(self) -> Episode:
+        """What happened so far; a copy."""
+        s = self.state
+        totals = self.totals()
+        now = totals.end_us
+        requests, tasks = s.requests, s.tasks
+        columns = self.arguments[4].columns
+        tokens = columns[:, COLUMN.context].astype(np.int64) + columns[:, COLUMN.output]
+        too_long = tokens > self.tables.kv_tokens[columns[:, COLUMN.model]]
+        rows = self.trace[: s.scalars[layout.TRACED]].tolist()
         return Episode(
             task=columns[:, COLUMN.task].astype(np.int8),
             arrival_us=requests[:, REQUEST.arrival_us].copy(),
@@ -299,27 +373,11 @@ class Simulator:
             waiting_us=tasks[:, TASK.waiting_sum] + tasks[:, TASK.waiting_count] * now,
             system_us=tasks[:, TASK.system_sum] + tasks[:, TASK.system_count] * now,
             slo_missed=tasks[:, TASK.slo_missed].copy(),
-            cost=self.cost(),
-            end_us=now,
-            truncated=int(g[layout.STATUS]) == TRUNCATED,
-            decisions=int(g[layout.DECISIONS]),
-            forced_evictions=int(g[layout.FORCED]),
-            drains=int(g[layout.DRAINS]),
-            evictions=int(g[layout.EVICTIONS]),
-            keep_alive_evictions=int(g[layout.LONE_EVICTIONS]),
-            loads=int(g[layout.LOADS]),
-            load_us_total=int(g[layout.LOAD_US]),
-            loaded_bytes=int(g[layout.LOADED_BYTES]),
-            regret_loads=int(g[layout.REGRETS]),
-            cold_requests=int(g[layout.COLD]),
-            prefix_tokens_lost=int(g[layout.PREFIX_LOST]),
-            busy_us=accelerators[:, ACCELERATOR.busy_us] + np.where(accelerators[:, ACCELERATOR.busy] > 0, now, 0),
-            channel_us=accelerators[:, ACCELERATOR.channel_us] + np.where(channel_owned, now, 0),
-            memory_byte_us=float(s.clocks[CLOCKS.memory_use] + float(held) * now),
             model_loads=s.models[:, MODEL.loads].copy(),
             trace=[
                 TraceRow(time, TRACE_KINDS[kind], subject, accelerator) for time, kind, subject, accelerator in rows
             ],
+            **totals._asdict(),
         )
 
 
@@ -354,8 +412,5 @@ def simulate(
 def run_rule(tables: FleetTables, workload: Workload, rule: Rule, *, trace: bool = False) -> Episode:
     """Runs an episode under a built-in rule in one compiled call; arguments and errors as for `simulate`."""
     simulator = Simulator(tables, trace=trace)
-    simulator.load(workload)
-    slots, models = simulator.max_slots, tables.num_models
-    scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), np.zeros(models, dtype=np.int64))
-    simulator._go_on(kernel.run_episode(*simulator.arguments, rule, simulator.trace, scratch))
+    simulator.run(workload, rule)
     return simulator.episode()

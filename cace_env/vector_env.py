@@ -403,7 +403,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         values = np.zeros((len(METRICS), self.num_envs))
         for env in rows.tolist():
             tables = self.simulators.tables[self.scenario_of[env]]
-            values[:, env] = tuple(episode_metrics(self.simulators.view(env).episode(), tables).values())
+            values[:, env] = tuple(episode_metrics(self.simulators.view(env).summary(), tables).values())
         metrics: Infos = {}
         for name, row in zip(METRICS, values, strict=True):
             _add(metrics, name, row, over)

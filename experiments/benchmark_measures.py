@@ -111,7 +111,7 @@ class Episodes:
         seconds: dict[str, list[float]] = {GENERATION: [], LAYOUT: [], RESULTS: []}
         for seed, simulator, workload in zip(self.seeds, self.simulators, self.workloads, strict=True):
             marks = [time.perf_counter()]
-            episode_metrics(simulator.episode(), self.tables)
+            episode_metrics(simulator.summary(), self.tables)
             marks.append(time.perf_counter())
             self.scenario.workload(seed)
             marks.append(time.perf_counter())
@@ -124,7 +124,7 @@ class Episodes:
     @property
     def decisions(self) -> int:
         """Of the last round."""
-        return sum(simulator.episode().decisions for simulator in self.simulators)
+        return sum(simulator.totals().decisions for simulator in self.simulators)
 
     @property
     def cost(self) -> float:

@@ -99,7 +99,7 @@ def long_episode(requests: int) -> dict[str, Any]:
     from cace_env.metrics import episode_metrics
     from cace_env.policies import policy, rule_of
     from cace_env.scenarios import load_scenario, seeds
-    from cace_env.simulator import run_rule
+    from cace_env.simulator import Simulator
 
     scenario = load_scenario("default")
     config = {**scenario.workload_config.model_dump(mode="json"), "requests": requests}
@@ -109,9 +109,11 @@ def long_episode(requests: int) -> dict[str, Any]:
     began = time.perf_counter()
     workload = scenario.workload(seeds("test", 1)[0])
     generated, generated_mb = time.perf_counter(), peak_mb()
-    episode = run_rule(tables, workload, rule_of(policy("lru"), tables))
+    simulator = Simulator(tables)
+    simulator.run(workload, rule_of(policy("lru"), tables))
     ran, ran_mb = time.perf_counter(), peak_mb()
-    episode_metrics(episode, tables)
+    summary = simulator.summary()
+    episode_metrics(summary, tables)
     return {
         "requests": len(workload),
         "after_import_mb": imported_mb,
@@ -120,7 +122,7 @@ def long_episode(requests: int) -> dict[str, Any]:
         "peak_mb": peak_mb(),
         "generation_s": generated - began,
         "episode_s": ran - generated,
-        "decisions_per_request": episode.decisions / len(workload),
+        "decisions_per_request": summary.totals.decisions / len(workload),
     }
 
 

@@ -35,7 +35,8 @@ def timelines(prepared: PreparedCase) -> list[Span]:
     shown = [c for c in prepared.contestants if c.name in (BASELINE, "cace")] + python[:1]
     spans = []
     for contestant in shown:
-        episode, _ = run_episode(contestant, prepared.case, workload, prepared.seeds[0], trace=True)
+        simulator, _ = run_episode(contestant, prepared.case, workload, prepared.seeds[0], trace=True)
+        episode = simulator.episode()
         rows = spans_of(episode.trace, prepared.case.tables, episode.end_us)
         spans += [Span(prepared.name, contestant.name, prepared.seeds[0], *row) for row in rows]
     return spans

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from cace_env.metrics import METRICS, TASK_METRICS, TTFT_EDGES_S, WORKING_DAY_S, episode_metrics, ttft_histogram
-from cace_env.simulator import Episode, Question, simulate
+from cace_env.policies import POLICIES, rule_of
+from cace_env.scenarios import load_scenario, scenario_names
+from cace_env.simulator import Episode, Question, Simulator
 from cace_env.tables import FOREVER, TASKS, FleetTables
 from cace_env.workload import Workload
 from tests.examples import MS, fleet, requests, slo
@@ -27,8 +29,36 @@ def two_models_in_turn(count: int = 6, gap_us: int = 300 * MS) -> tuple[FleetTab
 
 
 def run(tables: FleetTables, workload: Workload) -> tuple[Episode, dict[str, float]]:
-    episode = simulate(tables, workload, oldest)
-    return episode, episode_metrics(episode, tables)
+    simulator = Simulator(tables)
+    asked = simulator.reset(workload)
+    while asked:
+        asked = simulator.answer(oldest(simulator.question))
+    return simulator.episode(), episode_metrics(simulator.summary(), tables)
+
+
+def request_by_request(episode: Episode, tables: FleetTables) -> dict[str, float]:
+    """All metrics that requests tell, from the arrays of the episode."""
+    values = {}
+    arrived = episode.arrival_us <= episode.end_us
+    ttft_us, e2e_us = episode.first_token_us - episode.arrival_us, episode.finish_us - episode.arrival_us
+    limit_us = tables.cost.slo_us[episode.task]
+    met = np.where(tables.cost.slo_on_e2e[episode.task], e2e_us, ttft_us) <= limit_us
+    for prefix, mine in [("", arrived)] + [(f"{name}_", arrived & (episode.task == t)) for t, name in enumerate(TASKS)]:
+        answered = mine & (episode.finish_us >= 0)
+        limited = answered & (limit_us < FOREVER)
+        for name, latency_us in (("ttft", ttft_us[answered]), ("e2e", e2e_us[answered])):
+            some = len(latency_us) > 0
+            values[f"{prefix}{name}_mean_s"] = latency_us.mean() / 1e6 if some else np.nan
+            for percent in (50, 95, 99):
+                values[f"{prefix}{name}_p{percent}_s"] = (
+                    np.quantile(latency_us, percent / 100) / 1e6 if some else np.nan
+                )
+        values[f"{prefix}longest_wait_s"] = ttft_us[answered].max() / 1e6 if answered.any() else np.nan
+        values[f"{prefix}slo_met"] = met[limited].mean() if limited.any() else np.nan
+        values[f"{prefix}requests"] = mine.sum()
+        values[f"{prefix}answered"] = answered.sum()
+        values[f"{prefix}refused"] = (mine & episode.refused).sum()
+    return values
 
 
 def test_every_metric_is_described_and_none_is_missing():
@@ -127,6 +157,26 @@ def test_a_truncated_episode_says_so_and_counts_what_was_answered():
     assert values["truncated"] == 1.0
     assert values["answered"] < values["requests"] <= 9
     assert np.isfinite(values["ttft_mean_s"])
+
+
+@pytest.mark.parametrize("max_decisions", [FOREVER, 3])
+@pytest.mark.parametrize("name", scenario_names())
+def test_metrics_are_those_of_the_requests_one_by_one(name: str, max_decisions: int) -> None:
+    scenario = load_scenario(name)
+    tables = scenario.tables()
+    tables = tables.replace(max_decisions=max_decisions, kv_tokens=tables.kv_tokens // 20)  # refuses the longest ones
+    workload = scenario.workload(3)
+    simulator = Simulator(tables)
+    simulator.run(workload, rule_of(POLICIES["lru"], tables, workload=workload))
+    episode, values = simulator.episode(), episode_metrics(simulator.summary(), tables)
+    expected = request_by_request(episode, tables)
+    assert expected["answered"] > 0 and expected["refused"] > 0
+    assert values["truncated"] == (max_decisions == 3)
+    assert {metric: values[metric] for metric in expected} == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    for index, task in enumerate(TASKS):
+        assert values[f"{task}_waiting_s"] == episode.waiting_us[index] / 1e6
+        assert values[f"{task}_system_s"] == episode.system_us[index] / 1e6
+        assert values[f"{task}_slo_missed"] == episode.slo_missed[index]
 
 
 def test_task_metrics_exist_for_every_task():
