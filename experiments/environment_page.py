@@ -297,7 +297,9 @@ def page() -> str:
     )
     features = [_block(*block) for block in blocks]
     return (
-        "\n\n".join([INTRODUCTION, f"**{summary}**", sections, BATCHES, TRAINING, WRAPPERS, WATCHING, FEATURES, *features])
+        "\n\n".join(
+            [INTRODUCTION, f"**{summary}**", sections, BATCHES, TRAINING, WRAPPERS, WATCHING, FEATURES, *features]
+        )
         + "\n"
     )
 
