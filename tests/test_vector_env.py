@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import TimeLimit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cace_env
+from cace_env.config import ConfigError
 from cace_env.env import EvictionEnv
 from cace_env.kernel.batch import Look
 from cace_env.simulators import Simulators
@@ -25,6 +33,7 @@ from tests.vector_runs import (
     assert_same,
     go_on,
     legal_actions,
+    make,
     play,
     scenarios,
 )
@@ -224,3 +233,72 @@ def test_a_longer_workload_of_one_leaves_the_others_where_they_are() -> None:
     for calm, disturbed in zip(run(False), run(True), strict=True):
         for name in ("observations", "masks", "rewards", "terminated", "time_s"):
             np.testing.assert_array_equal(getattr(calm, name)[0], getattr(disturbed, name)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# As Gymnasium makes it
+
+
+@pytest.mark.parametrize("mode", [*MODES, *AutoresetMode])
+def test_gymnasium_makes_the_native_environment(mode: str | AutoresetMode) -> None:
+    env = gymnasium.make_vec(cace_env.EVICTION_ID, num_envs=4, autoreset_mode=mode, max_episode_steps=2)
+    assert isinstance(env.unwrapped, EvictionVectorEnv) and env.num_envs == 4
+    assert env.metadata["autoreset_mode"] is AutoresetMode(mode)
+    assert EvictionVectorEnv.metadata.get("autoreset_mode") is None  # an instance does not speak for the others
+    env.reset(seed=1)
+    assert not env.step(legal_actions(env))[3].any()
+    assert env.step(legal_actions(env))[3].all()
+    env.close()
+
+
+def test_by_default_the_next_step_resets() -> None:
+    assert gymnasium.make_vec(cace_env.EVICTION_ID).metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+
+
+def test_the_spec_makes_the_same_environment_again() -> None:
+    env = gymnasium.make_vec(
+        cace_env.EVICTION_ID, num_envs=3, scenario="workstation", split="validation", autoreset_mode="SameStep"
+    )
+    assert env.spec is not None
+    for spec in (EnvSpec.from_json(env.spec.to_json()), pickle.loads(pickle.dumps(env.spec))):
+        again = gymnasium.make_vec(spec)
+        assert again.spec == env.spec and again.num_envs == 3 and again.metadata == env.metadata
+        assert again.observation_space == env.observation_space and again.action_space == env.action_space
+        assert_same(again.reset(seed=3), env.reset(seed=3))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_fresh_environment_can_be_copied(duplicate: Callable[[EvictionVectorEnv], EvictionVectorEnv]) -> None:
+    env = make(threads=2)
+    twin = duplicate(env)
+    assert_same([twin.reset(seed=1), play(twin, 5)], [env.reset(seed=1), play(env, 5)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"num_envs": 0}, ValueError, "num_envs is 0; it has to be at least 1"),
+        ({"threads": 0}, ValueError, "threads is 0"),
+        ({"max_episode_steps": 0}, ValueError, "max_episode_steps is 0"),
+        ({"invalid_penalty": -1.0}, ValueError, "at least 0"),
+        ({"invalid_penalty": float("nan")}, ValueError, "at least 0"),
+        ({"render_mode": "rgb_array"}, ValueError, "look at a single one"),
+        ({"autoreset_mode": "same_step"}, ValueError, "'NextStep', 'SameStep', 'Disabled'"),
+        ({"scenario": []}, ValueError, "empty sequence"),
+        ({"scenario": ["default", "defualt"]}, ConfigError, "did you mean 'default'"),
+        ({"split": "training"}, ConfigError, "the splits are train, validation, test"),
+        ({"num_workloads": 0}, ValueError, "num_workloads is 0; it has to be 1 to"),
+        ({"split": "test", "num_workloads": 101}, ValueError, "it has to be 1 to 100"),
+        ({"max_slots": 3}, ValueError, "max_slots is 3"),
+        ({"max_pending": -1}, ValueError, "pending rows"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_say_what_is_right(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        gymnasium.make_vec(cace_env.EVICTION_ID, **{"num_envs": 2, **arguments})
+
+
+def test_closing_what_could_not_be_made_says_nothing() -> None:
+    half_made = EvictionVectorEnv.__new__(EvictionVectorEnv)
+    half_made.close()  # as the finaliser of some Gymnasium versions does

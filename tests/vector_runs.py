@@ -30,6 +30,11 @@ def scenarios() -> dict[str, Scenario]:
     }
 
 
+def make(num_envs: int = 3, **arguments: Any) -> EvictionVectorEnv:
+    """A few environments of the short default scenario."""
+    return EvictionVectorEnv(num_envs, scenarios()["default"], **arguments)
+
+
 def comparable(value: Any, as_bytes: bool = False) -> Any:
     """What was returned, types included, without the question in words, which only single environments put there."""
     if isinstance(value, dict):
