@@ -18,6 +18,7 @@ from cace_env.bank import Bank, Shelf
 from cace_env.kernel import batch as kernel
 from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch, Look
 from cace_env.kernel.state import (
+    ASKED,
     SLOT,
     STATUS,
     STUCK,
@@ -159,6 +160,8 @@ class Simulators:
 
     def describe(self, env: int, mask: npt.NDArray[np.int8]) -> str:
         """The open question of a simulation, in words."""
+        if self._arena[env, STATUS] != ASKED:
+            return "nothing is asked"
         names = self.tables[self._places[env, PLACE.fleet]].model_names
         slots = self._arena[env, self._at[env, SLOTS] : self._at[env, SLOTS + 1]].reshape(-1, len(SLOT))
         models = slots[:, SLOT.model].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -55,7 +56,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         invalid_penalty: taken from the reward for each illegal action.
         max_slots: slots; None = as many as the largest fleet can use.
         max_pending: rows of pending models; None = one per model.
-        max_episode_steps: truncates episodes after so many steps, as Gymnasium's `TimeLimit` does.
+        max_episode_steps: truncates episodes after so many steps, as Gymnasium's `TimeLimit` does; but one that ends by
+            itself in its last step is terminated only, and a truncated one has `episode_metrics`, too.
         episode_statistics: `infos["episode"]` of finished episodes, as `RecordEpisodeStatistics` gives it: return `r`,
             length `l`, wall time `t` [s]. Off, so that Gymnasium's wrapper finds the name free.
         render_mode: None; to look at an episode, make a single environment.
@@ -98,6 +100,9 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             raise ValueError("scenario is an empty sequence; give at least one")
         self.num_envs = num_envs
         self.render_mode = None
+        known = [mode.value for mode in AutoresetMode]
+        if not isinstance(autoreset_mode, AutoresetMode) and autoreset_mode not in known:
+            raise ValueError(f"autoreset_mode is {autoreset_mode!r}; it has to be one of {str(known)[1:-1]}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.split = split
@@ -129,12 +134,12 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._began_s = np.zeros(num_envs)
         self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, max_slots); None before the first reset
-        # Shared by all infos, and so read-only.
-        self._everybody = _frozen(np.ones(num_envs, dtype=np.bool_))
-        self._nobody = _frozen(np.zeros(num_envs, dtype=np.bool_))
-        self._all_rows = _frozen(np.arange(num_envs))
+        # Never returned. They are writeable: read-only rows would make Numba compile everything once more.
+        self._everybody = np.ones(num_envs, dtype=np.bool_)
+        self._nobody = np.zeros(num_envs, dtype=np.bool_)
+        self._all_rows = np.arange(num_envs)
         priced = self.simulators.prices[self.scenario_of] > 0  # (num_envs, NUM_TERMS)
-        self._terms = [(term, TERMS[term], _frozen(priced[:, term].copy())) for term in np.flatnonzero(priced.any(0))]
+        self._terms = [(term, TERMS[term], priced[:, term].copy()) for term in np.flatnonzero(priced.any(0)).tolist()]
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -154,7 +159,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
 
         Args:
             seed: `s` seeds environment i with `s + i`; a sequence has one seed, or None, for each.
-            options: `{"reset_mask": (num_envs,) bool}` resets only these, and leaves the others where they are;
+            options: `{"reset_mask": (num_envs,) bool}` resets only these, and leaves the others where they are: infos
+                tell nothing of them (`_action_mask` is False), `action_masks()` does;
                 `{"workload_seed": int or (num_envs,) ints}` says which workloads exactly.
 
         Raises:
@@ -232,6 +238,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
     def describe(self, env: int) -> str:
         """What environment `env` is asked, in words (`info["decision"]` of the single environment).
 
+        With SAME_STEP and an episode that has just ended, this is the question of the next one.
+
         Raises:
             ResetNeeded: there has been no reset.
         """
@@ -242,7 +250,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the threads."""
         del kwargs
-        self.simulators.close()
+        if hasattr(self, "simulators"):  # Gymnasium before 1.2 closes what could not be made, too
+            self.simulators.close()
 
     def _generator(self, env: int) -> np.random.Generator:
         generator = self._np_randoms[env]
@@ -258,7 +267,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         if isinstance(seed, int | np.integer):
             seeds: list[int | None] = [int(seed) + env for env in range(self.num_envs)]
         else:
-            seeds = [None if each is None else int(each) for each in seed]
+            seeds = [None if each is None else operator.index(each) for each in seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"there are {len(seeds)} seeds for {self.num_envs} environments; give one for each")
         negative = [each for each in seeds if each is not None and each < 0]
@@ -317,7 +326,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             raise InvalidAction(
                 f"actions are {chosen.dtype} of shape {chosen.shape}; give an integer for each of {self.num_envs}"
             )
-        chosen = np.ascontiguousarray(chosen, dtype=np.int64)
+        chosen = chosen.astype(np.int64, order="C")  # a copy: Numba would compile once more for read-only actions
         if stepped is not self._everybody:
             chosen = np.where(stepped, chosen, 0)
         slots = self.layout.max_slots
@@ -342,6 +351,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
     def _infos(self, look: Look, seen: Bools, stepped: Bools) -> Infos:
         """What the single environments say: all that were `seen`, and what it cost those that were `stepped`."""
         whole = seen is self._everybody
+        seen = seen.copy()
         infos: Infos = {}
         for name, values in (
             ("action_mask", look.masks),
@@ -355,18 +365,18 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             return infos
         terms: Infos = {}
         for term, name, charged in self._terms:
-            mask = charged if whole else charged & stepped
+            mask = charged.copy() if whole else charged & stepped
             if whole or mask.any():
                 _add(terms, name, look.terms[term] if whole else _only(mask, look.terms[term]), mask)
         illegal = look.illegal if whole else look.illegal & stepped
         if illegal.any():
             _add(terms, "invalid_action", _only(illegal, look.terms[NUM_TERMS]), illegal)
-        _add(infos, "reward_terms", terms, stepped)
+        _add(infos, "reward_terms", terms, stepped.copy())
         return infos
 
     def _end(self, look: Look, stepped: Bools) -> Infos:
         """Infos of a step in which episodes ended; with SAME_STEP the next ones begin."""
-        over = _frozen(look.terminated | look.truncated)
+        over = look.terminated | look.truncated
         rows = np.flatnonzero(over)
         metrics = self._metrics(rows, over)
         statistics = {"r": self._returns, "l": self._lengths, "t": np.round(time.perf_counter() - self._began_s, 6)}
@@ -413,9 +423,3 @@ def _add(infos: Infos, name: str, values: Any, mask: Bools) -> None:
 def _only(mask: Bools, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The values where the mask is True, else 0."""
     return np.where(mask if values.ndim == 1 else mask[:, None], values, values.dtype.type(0))
-
-
-def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array, read-only from now on."""
-    array.flags.writeable = False
-    return array
