@@ -11,6 +11,12 @@ ARGS ?=
 # without ensurepip (Debian without python3-venv) are passed over.
 SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
+# What `make test-versions` runs, each in .venvs/NAME: the core, which needs none of the large libraries.
+VERSIONS := lowest gymnasium-1.1 gymnasium-1.2.2 gymnasium-newest python3.12 python3.13
+CORE_TESTS := $(patsubst %,tests/test_%.py,config scenarios generator kernel simulator observation env acting wrappers \
+  rendering window) $(wildcard tests/test_vector_*.py)
+EXTRAS := human
+
 # A .venv whose interpreter is gone (moved folder, upgraded system) is made anew.
 ifneq ($(shell $(PY) -c '$(SUITABLE)' >/dev/null 2>&1 && echo yes),yes)
 $(VENV)/.python: FORCE
@@ -19,7 +25,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all test-nojit test-video bench bench-long lint clean FORCE
-.PHONY: test-integrations test-sb3 test-torchrl test-tianshou test-rllib
+.PHONY: test-integrations test-sb3 test-torchrl test-tianshou test-rllib test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +70,22 @@ test-tianshou: .venvs/tianshou/.ready  ## run the tests in Tianshou, in an envir
 test-rllib: .venvs/rllib/.ready  ## run the tests in RLlib on a local Ray, in an environment of its own
 	@echo "==> testing with RLlib"
 	@RAY_USAGE_STATS_ENABLED=0 .venvs/rllib/bin/python -m pytest -q integrations/test_rllib.py $(ARGS)
+
+test-versions: $(VERSIONS:%=test-version-%)  ## run the core's tests with other versions of Gymnasium and Python
+	@echo "==> in short:"
+	@cat $(VERSIONS:%=.venvs/%/outcome)
+
+$(VERSIONS:%=test-version-%): test-version-%: .venvs/%/.ready
+	@if [ ! -e $< ]; then cat $(<D)/outcome; exit 0; fi; \
+	versions="$$($(<D)/bin/python --version) $$($(<D)/bin/python -m pip list --format freeze \
+	  | grep -E '^(gymnasium|numpy|numba|pydantic|stable_baselines3)==' | tr '\n' ' ')"; \
+	echo "==> testing $*: $$versions"; \
+	$(<D)/bin/python -m pytest -q -rs -m "not slow" $(CORE_TESTS) $(MORE_TESTS) $(ARGS) && \
+	echo "$*: $$versions: passed" > $(<D)/outcome
+
+# Numba's cache belongs to one version of Numba at a time.
+test-version-lowest: export CACE_ENV_CACHE_DIR := $(CURDIR)/.venvs/lowest/compiled
+test-version-gymnasium-1.1: MORE_TESTS := tests/test_sb3.py
 
 bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about ten minutes)
 	@$(PY) -m experiments.benchmark $(ARGS)
@@ -132,3 +154,39 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c $(@D)/constraints.txt \
 	  -e . '$(LIBRARY)' pytest
 	@touch $@
+
+# --- .venvs/NAME: the core with other versions ---------------------------------------------------------------------
+
+.venvs/gymnasium-1.1/.ready: WANTED := gymnasium==1.1.*
+.venvs/gymnasium-1.1/.ready: EXTRAS := human,sb3
+.venvs/gymnasium-1.2.2/.ready: WANTED := gymnasium==1.2.2
+.venvs/gymnasium-newest/.ready: WANTED := gymnasium
+
+.venvs/gymnasium-1.1/.ready .venvs/gymnasium-1.2.2/.ready .venvs/gymnasium-newest/.ready: \
+    $(VENV)/.python pyproject.toml constraints.txt
+	@echo "==> installing into $(@D)"
+	@$(PY) -m venv --clear $(@D)
+	@grep -v '^gymnasium==' constraints.txt > $(@D)/constraints.txt
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c $(@D)/constraints.txt \
+	  -e '.[$(EXTRAS)]' pytest hypothesis '$(WANTED)'
+	@touch $@
+
+# The lower end of every range that the core asks for.
+.venvs/lowest/.ready: $(VENV)/.python pyproject.toml
+	@echo "==> installing into $(@D)"
+	@$(PY) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]' pytest hypothesis \
+	  $$(sed -n '/^dependencies = \[/,/^\]/s/.*"\([a-z]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml)
+	@touch $@
+
+# The newest of everything: what a user gets today. PYTHON3.12=... and PYTHON3.13=... name other interpreters.
+.venvs/python3.%/.ready: pyproject.toml
+	@mkdir -p $(@D); python="$(or $(PYTHON3.$*),python3.$*)"; \
+	if ! "$$python" -c '$(SUITABLE)' >/dev/null 2>&1; then \
+	  echo "python3.$*: skipped: $$python is not here, or does not start, or has no venv;" \
+	    "name another one: make test-versions PYTHON3.$*=/path/to/python3.$*" > $(@D)/outcome; exit 0; \
+	fi; \
+	echo "==> installing into $(@D)"; \
+	"$$python" -m venv --clear $(@D) && \
+	$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]' pytest hypothesis && \
+	touch $@

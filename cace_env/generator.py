@@ -105,8 +105,9 @@ class TaskShares(Frozen):
 
     def normalised(self) -> tuple[float, ...]:
         """Shares in the order of `TASKS`, sum 1."""
-        shares = (self.completion, self.chat, self.reasoning, self.agent)
-        return tuple(share / sum(shares) for share in shares)
+        # One by one: sum() rounds in another way from Python 3.12 on, but a seed means the same workload everywhere.
+        total = self.completion + self.chat + self.reasoning + self.agent
+        return tuple(share / total for share in (self.completion, self.chat, self.reasoning, self.agent))
 
 
 class Role(Frozen):

@@ -275,7 +275,7 @@ class Scenario(Frozen):
             needs = {True: 0, False: 0}  # by pinned
             for hosted in models:
                 needs[hosted.pinned_on is not None] += weights_bytes(hosted.model) + hosted.reserve_bytes
-            scale = (needs[False] / self.pressure + needs[True]) / (sum(memory_gb) * GB)
+            scale = (needs[False] / self.pressure + needs[True]) / (math.fsum(memory_gb) * GB)
         return [
             Accelerator(f"{group.gpu}-{index}", gpu, math.ceil(size_gb * GB * scale))
             for index, ((group, gpu), size_gb) in enumerate(zip(gpus, memory_gb, strict=True))

@@ -100,6 +100,9 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             raise ValueError("scenario is an empty sequence; give at least one")
         self.num_envs = num_envs
         self.render_mode = None
+        known = [mode.value for mode in AutoresetMode]
+        if not isinstance(autoreset_mode, AutoresetMode) and autoreset_mode not in known:
+            raise ValueError(f"autoreset_mode is {autoreset_mode!r}; it has to be one of {str(known)[1:-1]}")
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.split = split
@@ -156,7 +159,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
 
         Args:
             seed: `s` seeds environment i with `s + i`; a sequence has one seed, or None, for each.
-            options: `{"reset_mask": (num_envs,) bool}` resets only these, and leaves the others where they are;
+            options: `{"reset_mask": (num_envs,) bool}` resets only these, and leaves the others where they are: infos
+                tell nothing of them (`_action_mask` is False), `action_masks()` does;
                 `{"workload_seed": int or (num_envs,) ints}` says which workloads exactly.
 
         Raises:

@@ -142,6 +142,41 @@ SOURCES = {
     "torchrl": "TorchRL 0.14, `ActionMask`, `MaskedCategorical`, `QValueModule`",
 }
 
+BATCHES = """## Many at once
+
+`EvictionVectorEnv` steps N environments in one compiled call. Environment i does exactly what a single one does that
+was reset with seed `s + i`; infos have the form that `gymnasium.vector.SyncVectorEnv` gives them, without the text
+`decision` (`envs.unwrapped.describe(i)` has it). Arrays that were returned are never changed later.
+
+```python
+import gymnasium as gym
+
+envs = gym.make_vec("cace_env:cace_env/Eviction-v0", num_envs=64, autoreset_mode="SameStep", num_workloads=256)
+observations, infos = envs.reset(seed=0)  # (64, size) float32
+for _ in range(100):
+    actions = infos["action_mask"].argmax(axis=1)  # the first legal slot of each
+    observations, rewards, terminated, truncated, infos = envs.step(actions)
+```
+
+- **Where an episode has ended**, `autoreset_mode` says what happens, as the enum of Gymnasium or its value.
+  `"NextStep"` (default): the next step ignores that environment's action, resets it and rewards 0; a loop that learns
+  from that step learns from nothing. `"SameStep"`: it is reset in the step that ends it; the last observation and
+  info are `infos["final_obs"][i]` and `infos["final_info"]`. `"Disabled"`: you call
+  `envs.reset(options={"reset_mask": terminated | truncated})`.
+- **Fresh requests or a bank.** By default every episode has requests of its own, and drawing them takes about as long
+  as simulating them. With `num_workloads=K` only the split's first K seeds are played, and their requests are kept
+  (0.4 MB for 8,000): resets then cost next to nothing, and an agent meets K companies again and again. Up to K
+  episodes nothing is lost; a million decisions of the default scenario are some 900 episodes. Whether a policy has
+  learned these K by heart shows on the validation seeds, which are others.
+- **Several scenarios in one batch**: `scenario=["default", "sleep-mode"]` gives environment i number `i % 2`, all
+  with the slots and pending rows of the largest. `max_slots` and `max_pending` give a single environment the same
+  shape.
+- `threads=2` shares the environments among threads; results do not depend on it.
+- `options={"workload_seed": [...]}` plays exactly these, to evaluate an agent on many test seeds at once.
+- `episode_statistics=True` adds `infos["episode"]` as Gymnasium's `RecordEpisodeStatistics` does.
+
+[Benchmarks](benchmarks.md) has the speed."""
+
 WRAPPERS_TABLE = table(
     ("one environment", "a vector of them", "observation"),
     [
@@ -263,7 +298,9 @@ def page() -> str:
     )
     features = [_block(*block) for block in blocks]
     return (
-        "\n\n".join([INTRODUCTION, f"**{summary}**", sections, TRAINING, WRAPPERS, WATCHING, FEATURES, *features])
+        "\n\n".join(
+            [INTRODUCTION, f"**{summary}**", sections, BATCHES, TRAINING, WRAPPERS, WATCHING, FEATURES, *features]
+        )
         + "\n"
     )
 

@@ -68,6 +68,11 @@ def test_equal_seeds_give_equal_workloads_and_other_seeds_others():
     assert columns(generate(config, MODELS, 7)) != columns(generate(config, MODELS, 8))
 
 
+def test_shares_are_the_same_on_every_version_of_python():
+    shares = TaskShares(completion=0.1, chat=0.1, reasoning=0.7, agent=0.1)
+    assert shares.normalised()[0] == 0.1 / 0.9999999999999999  # their sum is 1.0 by sum() from Python 3.12 on
+
+
 def test_a_process_without_numba_generates_the_same():
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -165,10 +165,10 @@ def step_rows(
             batch.marks[i, MARK.invalid] += 1
         see(batch, s, f, w, scaling, pending_rows, look, i)
         note_time(batch, s, look, i)
-        charge(batch, s, p, look, i)
+        fine = 0.0 if legal else -penalty
+        look.rewards[i] = charge(batch, s, p, look, i) + fine
+        look.terms[NUM_TERMS, i] = fine
         look.illegal[i] = not legal
-        look.terms[NUM_TERMS, i] = 0.0 if legal else -penalty
-        look.rewards[i] += look.terms[NUM_TERMS, i]
         look.terminated[i] = s.scalars[STATUS] != ASKED and s.scalars[STATUS] != TRUNCATED
         look.truncated[i] = s.scalars[STATUS] == TRUNCATED
         ended += s.scalars[STATUS] != ASKED
@@ -220,25 +220,26 @@ def note_time(batch: Batch, s: State, look: Look, i: int) -> None:
 
 
 @inlined
-def charge(batch: Batch, s: State, p: int, look: Look, i: int) -> None:
-    """What has become due since the last look: exact amounts, weighted here, as terms of the reward."""
+def charge(batch: Batch, s: State, p: int, look: Look, i: int) -> float:
+    """What has become due since the last look: exact amounts, weighted here, as terms of the reward; their sum."""
     now = s.scalars[CLOCK]
-    look.rewards[i] = 0.0
+    reward = 0.0
     for task in range(NUM_TASKS):
         term = task * TERMS_PER_TASK
         waiting = s.tasks[task, TASK.waiting_sum] + s.tasks[task, TASK.waiting_count] * now
         in_system = s.tasks[task, TASK.system_sum] + s.tasks[task, TASK.system_count] * now
-        charge_term(batch, p, look, i, term, waiting)
-        charge_term(batch, p, look, i, term + 1, in_system)
-        charge_term(batch, p, look, i, term + 2, s.tasks[task, TASK.slo_missed])
-    charge_term(batch, p, look, i, NUM_TERMS - 2, s.scalars[LOAD_US])
-    charge_term(batch, p, look, i, NUM_TERMS - 1, s.scalars[REFUSED])
+        reward += charge_term(batch, p, look, i, term, waiting)
+        reward += charge_term(batch, p, look, i, term + 1, in_system)
+        reward += charge_term(batch, p, look, i, term + 2, s.tasks[task, TASK.slo_missed])
+    reward += charge_term(batch, p, look, i, NUM_TERMS - 2, s.scalars[LOAD_US])
+    reward += charge_term(batch, p, look, i, NUM_TERMS - 1, s.scalars[REFUSED])
+    return reward
 
 
 @inlined
-def charge_term(batch: Batch, p: int, look: Look, i: int, term: int, due: int) -> None:
+def charge_term(batch: Batch, p: int, look: Look, i: int, term: int, due: int) -> float:
     """Charges what `due`, an amount since time 0, has grown by."""
     value = batch.prices[p, term] * (batch.charged[i, term] - due)
     batch.charged[i, term] = due
     look.terms[term, i] = value
-    look.rewards[i] += value
+    return value

@@ -253,15 +253,17 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
     """
     raw = scaling.raw
     pending_at = len(s.slots) * NUM_SLOT_FEATURES
-    raw[:pending_at] = 0.0
     least = int64(-1)
     for a in range(len(f.accelerators)):
         missing = missing_bytes(s, f, a)
         legal_here = False
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
             legal_here = legal_here or s.slots[slot, SLOT.legal] == 1
+            at = slot * NUM_SLOT_FEATURES
             if s.slots[slot, SLOT.model] != NONE:
-                slot_features(s, f, slot, missing, raw[slot * NUM_SLOT_FEATURES :])
+                slot_features(s, f, slot, missing, raw[at:])
+            else:
+                clear(raw, at, at + NUM_SLOT_FEATURES)
         if legal_here and (least < 0 or missing < least):
             least = missing
     target = s.scalars[TARGET]
@@ -275,15 +277,39 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
         end += NUM_PENDING_FEATURES
     context_at = pending_at + pending_rows * NUM_PENDING_FEATURES
     context_features(s, f, max(least, 0), raw[context_at:])
-    compress(scaling, 0, end, out)
-    out[end:context_at] = 0.0
+    # The lowest free slot is taken first, so that behind an accelerator's last model there is nothing but zeros.
+    done = int64(0)
+    for a in range(len(f.accelerators)):
+        last = f.accelerators[a, SITE.end_slot]
+        while last > f.accelerators[a, SITE.first_slot] and s.slots[last - 1, SLOT.model] == NONE:
+            last -= 1
+        first_at = f.accelerators[a, SITE.first_slot] * NUM_SLOT_FEATURES
+        clear(out, done, first_at)
+        done = last * NUM_SLOT_FEATURES
+        compress(scaling, first_at, done, out)
+    clear(out, done, pending_at)
+    compress(scaling, pending_at, end, out)
+    clear(out, end, context_at)
     compress(scaling, context_at, context_at + NUM_CONTEXT_FEATURES, out)
+
+
+@inlined
+def clear(array: Array, first: int, end: int) -> None:
+    """Zeros in `array[first:end]`; assigning to a slice would look for overlaps first."""
+    part = array[first:end]
+    for i in range(len(part)):
+        part[i] = 0.0
 
 
 @inner
 def compress(scaling: Scaling, first: int, end: int, out: Array) -> None:
-    """Scales the features in `[first, end)`: a loop without branches, which the compiler vectorises."""
-    for i in range(first, end):
-        x = scaling.raw[i] * scaling.factors[i]
+    """Scales the features in `[first, end)`: a loop without branches, which the compiler vectorises.
+
+    It has to count from 0: an index that might be negative would be counted from the end, and that is a branch.
+    """
+    raw, factors, logarithmic = scaling.raw[first:end], scaling.factors[first:end], scaling.logarithmic[first:end]
+    scaled = out[first:end]
+    for i in range(len(raw)):
+        x = raw[i] * factors[i]
         y = np.copysign(ln(1.0 + abs(x)), x)
-        out[i] = y if scaling.logarithmic[i] > 0.0 else x
+        scaled[i] = y if logarithmic[i] > 0.0 else x
