@@ -118,6 +118,14 @@ def test_a_step_limit_is_a_time_limit(mode: str) -> None:
     assert cut >= 6
 
 
+@pytest.mark.parametrize(("limit", "steps"), [(3, 3), (9, 4)])
+def test_the_smaller_of_two_limits_holds(limit: int, steps: int) -> None:
+    env = EvictionVectorEnv(2, scenarios()["cut"], max_episode_steps=limit)
+    env.reset(seed=1)
+    for step in range(1, steps + 1):
+        assert (env.step(legal_actions(env))[3] == (step == steps)).all()
+
+
 def test_an_episode_that_ends_by_itself_in_its_last_step_is_not_truncated() -> None:
     env = EvictionVectorEnv(2, roomy(), max_episode_steps=1)
     env.reset(seed=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,16 @@ def test_strict_refuses_illegal_actions_and_loses_nothing() -> None:
     illegal = legal_actions(lax)
     illegal[1] = -1  # ignored: this step resets
     assert_same(strict.step(illegal), lax.step(legal_actions(lax)))
+
+
+def test_the_step_that_resets_refuses_nothing() -> None:
+    env = make(6, strict=True, max_episode_steps=1)
+    env.reset(seed=1)
+    truncated = env.step(legal_actions(env))[3]
+    assert truncated.all() and not env.action_masks()[:, 0].all()  # a second question stands there, unanswered
+    for ignored in (np.zeros(6, dtype=np.int64), np.full(6, 99)):
+        twin = copy.deepcopy(env)
+        assert_same(twin.step(ignored), copy.deepcopy(env).step(legal_actions(env)))
 
 
 def test_nothing_goes_before_the_first_reset() -> None:
