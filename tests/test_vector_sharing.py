@@ -137,10 +137,13 @@ def test_a_fork_goes_on_as_its_parent_does() -> None:
     process = context.Process(target=child, args=(env, sender))
     process.start()
     sender.close()
-    assert receiver.poll(60), "the child hangs"
-    forked = receiver.recv()
-    process.join(60)
-    assert process.exitcode == 0
+    try:
+        assert receiver.poll(60), "the child hangs"
+        forked = receiver.recv()
+        process.join(60)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
     np.testing.assert_equal(forked, comparable(play(env, 20)))
 
 
