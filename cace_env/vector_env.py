@@ -139,7 +139,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         self._nobody = np.zeros(num_envs, dtype=np.bool_)
         self._all_rows = np.arange(num_envs)
         priced = self.simulators.prices[self.scenario_of] > 0  # (num_envs, NUM_TERMS)
-        self._terms = [(term, TERMS[term], priced[:, term].copy()) for term in np.flatnonzero(priced.any(0)).tolist()]
+        self._terms = [(term, TERMS[term]) for term in np.flatnonzero(priced.any(axis=0)).tolist()]
+        self._charged = np.ascontiguousarray(priced.T[[term for term, _ in self._terms]])  # (terms, num_envs)
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -301,6 +302,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
     def _load(self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None) -> Int64Array:
         """Gives `rows` their next workloads; the workload seeds, `(num_envs,)`, 0 for the others."""
         played = np.zeros(self.num_envs, dtype=np.int64)
+        # Until all have theirs nothing may be stepped: a log that cannot be read leaves workloads without their states.
+        mask, self._mask = self._mask, None
         for env in rows.tolist():
             if named is not None:
                 played[env] = named[env]
@@ -308,6 +311,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
                 played[env] = self.draws.seed(None if seeds is None else seeds[env], self._generator(env))
             shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), int(played[env]))
             self.simulators.load(env, shelf)
+        self._mask = mask
         return played
 
     def _begin(self, rows: Int64Array) -> None:
@@ -330,7 +334,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         if stepped is not self._everybody:
             chosen = np.where(stepped, chosen, 0)
         slots = self.layout.max_slots
-        if chosen.min() < 0 or chosen.max() >= slots:
+        if chosen.view(np.uint64).max() >= slots:  # a negative number is a large one, too
             env = int(np.flatnonzero((chosen < 0) | (chosen >= slots))[0])
             raise InvalidAction(f"action {chosen[env]} of environment {env} is no slot; slots are 0 to {slots - 1}")
         if self.strict:
@@ -350,7 +354,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
 
     def _infos(self, look: Look, seen: Bools, stepped: Bools) -> Infos:
         """What the single environments say: all that were `seen`, and what it cost those that were `stepped`."""
-        whole = seen is self._everybody
+        everybody = seen is self._everybody and stepped is self._everybody
+        masks = self._charged.copy() if everybody else self._charged & stepped
         seen = seen.copy()
         infos: Infos = {}
         for name, values in (
@@ -359,16 +364,14 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             ("time_s", look.time_s),
             ("invalid_action", look.invalid),
         ):
-            _add(infos, name, values if whole else _only(seen, values), seen)
-        whole = stepped is self._everybody
-        if not (whole or stepped.any()):
+            _add(infos, name, values if everybody else _only(seen, values), seen)
+        if not stepped.any():
             return infos
         terms: Infos = {}
-        for term, name, charged in self._terms:
-            mask = charged.copy() if whole else charged & stepped
-            if whole or mask.any():
-                _add(terms, name, look.terms[term] if whole else _only(mask, look.terms[term]), mask)
-        illegal = look.illegal if whole else look.illegal & stepped
+        for (term, name), mask in zip(self._terms, masks, strict=True):
+            if everybody or mask.any():
+                _add(terms, name, look.terms[term] if everybody else _only(mask, look.terms[term]), mask)
+        illegal = look.illegal & stepped
         if illegal.any():
             _add(terms, "invalid_action", _only(illegal, look.terms[NUM_TERMS]), illegal)
         _add(infos, "reward_terms", terms, stepped.copy())
