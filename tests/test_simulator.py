@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +168,62 @@ def test_an_edit_in_any_file_that_compiled_code_can_see_starts_a_new_cache(tmp_p
         path.write_text(text)
     (package / "rendering.py").write_text("# not seen by compiled code\n")
     assert compilation.source_hash(package) == before
+
+
+# A model that was never used: `NEVER_S`, from a function of kernel/features.py that is inlined into kernel/run.py.
+READ_NEVER_S = """
+import cace_env
+from cace_env.kernel import features, run
+from cace_env.kernel.state import MODEL, NONE, SLOT
+from cace_env.scenarios import load_scenario
+from cace_env.simulator import Simulator
+from cace_env.workload import Workload
+import numpy as np
+
+simulator = Simulator(load_scenario("workstation").tables())
+simulator.load(Workload.from_columns(model=[0], task=[0], arrival_us=[0], context_tokens=[1], output_tokens=[1]))
+simulator.state.slots[:, SLOT.model] = NONE
+simulator.state.slots[0, SLOT.model] = 0
+simulator.state.models[0, MODEL.second_use] = NONE
+out = np.empty((simulator.max_slots, features.NUM_SLOT_FEATURES))
+run.read_features(*simulator.arguments, out)
+print(cace_env.__file__, out[0, features.F_SINCE_SECOND_USE_S])
+"""
+
+
+@pytest.mark.integration
+def test_an_edited_constant_is_seen_by_the_compiled_function_of_another_file_and_its_undoing_too(
+    tmp_path: Path,
+) -> None:
+    package = tmp_path / "cace_env"
+    shutil.copytree(compilation.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    environment = os.environ | {
+        "CACE_ENV_CACHE_DIR": str(tmp_path / "compiled"),
+        "NUMBA_DISABLE_JIT": "0",
+        "PYTHONPATH": str(tmp_path),
+    }
+
+    def never_s() -> tuple[float, bool]:
+        """What a fresh process reads, and whether it had to compile."""
+        done = subprocess.run(
+            [sys.executable, "-c", READ_NEVER_S],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        imported, value = done.stdout.split()
+        assert Path(imported) == package / "__init__.py"
+        return float(value), "compiling" in done.stderr
+
+    inlined_file = package / "kernel" / "features.py"
+    text = inlined_file.read_text(encoding="utf-8")
+    edited = text.replace("NEVER_S: Final = 1e6 ", "NEVER_S: Final = 2e6 ")
+    assert edited != text
+    assert never_s() == (1e6, True)
+    assert never_s() == (1e6, False)
+    inlined_file.write_text(edited, encoding="utf-8")
+    assert never_s() == (2e6, True)
+    inlined_file.write_text(text, encoding="utf-8")
+    assert never_s() == (1e6, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.error import InvalidAction, ResetNeeded
@@ -259,6 +260,8 @@ def test_infos_say_what_the_environment_would(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_episode_statistics_are_gymnasiums(mode: str) -> None:
+    if mode == "SameStep" and tuple(map(int, gymnasium.__version__.split(".")[:2])) < (1, 4):
+        pytest.skip("before Gymnasium 1.4 its wrapper leaves out the first step of each episode but the first")
     names = ["default", "roomy", "cut"]
     ours = EvictionVectorEnv(3, [scenarios()[n] for n in names], autoreset_mode=mode, episode_statistics=True)
     theirs = RecordEpisodeStatistics(EvictionVectorEnv(3, [scenarios()[n] for n in names], autoreset_mode=mode))
