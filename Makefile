@@ -171,22 +171,20 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	  -e '.[$(EXTRAS)]' pytest hypothesis '$(WANTED)'
 	@touch $@
 
-# The lower end of every range that the core asks for.
-.venvs/lowest/.ready: $(VENV)/.python pyproject.toml
-	@echo "==> installing into $(@D)"
-	@$(PY) -m venv --clear $(@D)
-	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]' pytest hypothesis \
-	  $$(sed -n '/^dependencies = \[/,/^\]/s/.*"\([a-z]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml)
-	@touch $@
+# The lower end of every range that the core asks for, and the newest of everything, which is what a user gets today.
+.venvs/lowest/.ready: NAME := python3.11
+.venvs/lowest/.ready: WANTED = $$(sed -n '/^dependencies = \[/,/^\]/s/.*"\([a-z]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml)
+.venvs/python3.12/.ready: NAME := python3.12
+.venvs/python3.13/.ready: NAME := python3.13
 
-# The newest of everything: what a user gets today. PYTHON3.12=... and PYTHON3.13=... name other interpreters.
-.venvs/python3.%/.ready: pyproject.toml
-	@mkdir -p $(@D); python="$(or $(PYTHON3.$*),python3.$*)"; \
+# PYTHON3.11=... to PYTHON3.13=... name other interpreters than those on the path.
+.venvs/lowest/.ready .venvs/python3.12/.ready .venvs/python3.13/.ready: pyproject.toml
+	@mkdir -p $(@D); python="$(or $($(subst python,PYTHON,$(NAME))),$(NAME))"; \
 	if ! "$$python" -c '$(SUITABLE)' >/dev/null 2>&1; then \
-	  echo "python3.$*: skipped: $$python is not here, or does not start, or has no venv;" \
-	    "name another one: make test-versions PYTHON3.$*=/path/to/python3.$*" > $(@D)/outcome; exit 0; \
+	  echo "$(@D:.venvs/%=%): skipped: $$python is not here, or does not start, or has no venv;" \
+	    "name another one: make test-versions $(subst python,PYTHON,$(NAME))=/path/to/$(NAME)" > $(@D)/outcome; exit 0; \
 	fi; \
 	echo "==> installing into $(@D)"; \
 	"$$python" -m venv --clear $(@D) && \
-	$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]' pytest hypothesis && \
+	$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(EXTRAS)]' pytest hypothesis $(WANTED) && \
 	touch $@
