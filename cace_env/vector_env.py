@@ -49,8 +49,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             the last observation and info are `infos["final_obs"]` and `infos["final_info"]`. `"Disabled"`: call
             `reset(options={"reset_mask": terminated | truncated})`.
         num_workloads: play only the split's first so many seeds, and keep their workloads (about 50 bytes a request
-            each). Resets are several times as fast, but an agent sees no more than these workloads: up to as many
-            episodes as workloads nothing is lost. None = all seeds, each workload generated when it is played.
+            each). Resets are several times as fast, but an agent sees no more than these workloads, drawn with
+            replacement. None = all seeds, each workload generated when it is played.
         threads: how many threads share the environments; results do not depend on it.
         strict: illegal actions raise, and nothing has changed.
         invalid_penalty: taken from the reward for each illegal action.

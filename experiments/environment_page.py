@@ -165,9 +165,10 @@ for _ in range(100):
   `envs.reset(options={"reset_mask": terminated | truncated})`.
 - **Fresh requests or a bank.** By default every episode has requests of its own, and drawing them takes about as long
   as simulating them. With `num_workloads=K` only the split's first K seeds are played, and their requests are kept
-  (0.4 MB for 8,000): resets then cost next to nothing, and an agent meets K companies again and again. Up to K
-  episodes nothing is lost; a million decisions of the default scenario are some 900 episodes. Whether a policy has
-  learned these K by heart shows on the validation seeds, which are others.
+  (0.4 MB for 8,000): resets then cost next to nothing, and an agent meets the same K workloads again and again.
+  They are drawn with replacement, so that K episodes meet some 63 % of them; a million decisions of the default
+  scenario are some 900 episodes. Whether a policy has learned these K by heart shows on the validation seeds, which
+  are others.
 - **Several scenarios in one batch**: `scenario=["default", "sleep-mode"]` gives environment i number `i % 2`, all
   with the slots and pending rows of the largest. `max_slots` and `max_pending` give a single environment the same
   shape.
