@@ -83,13 +83,14 @@ class Actor:
             ConfigError: the environment has not been reset, or the policy needs what this scenario does not have.
         """
         env, policy = self._env, self.policy
-        if env.workload is None:
+        workload = env.workload  # generated anew whenever it is asked for
+        if workload is None:
             raise ConfigError("there is no episode to act in; reset the environment first")
         self._seed = seed
         if isinstance(policy, Policy):
-            future = Future.of(env.tables, env.workload) if policy.clairvoyant else None
+            future = Future.of(env.tables, workload) if policy.clairvoyant else None
             self._rule = rule_of(
-                policy, env.tables, seed=seed, workload=env.workload, future=future, training=self._training
+                policy, env.tables, seed=seed, workload=workload, future=future, training=self._training
             )
             slots = env.simulator.max_slots
             unread = self._rule.future_start[:-1].copy()
