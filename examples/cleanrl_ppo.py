@@ -48,7 +48,7 @@ class Args:
     learning_rate: float = 1e-3
     """falls to 0 in a straight line"""
     reward_scale: float = 0.01
-    """a decision costs about 4; returns of a few hundred become a few"""
+    """a decision costs about 5; returns of a few hundred become a few"""
     gamma: float = 0.99
     gae_lambda: float = 0.95
     epochs: int = 4
@@ -189,8 +189,8 @@ def validate(agent: Agent, args: Args) -> Result:
     while np.isnan(costs).any():
         with torch.no_grad():
             policy, _ = agent(torch.as_tensor(observation), legal_of(infos))
-        observation, _, terminated, _, infos = envs.step(policy.logits.argmax(-1).numpy())
-        first_end = terminated & np.isnan(costs)
+        observation, _, terminated, truncated, infos = envs.step(policy.logits.argmax(-1).numpy())
+        first_end = (terminated | truncated) & np.isnan(costs)
         if first_end.any():
             costs[first_end] = infos["final_info"]["episode_metrics"]["cost"][first_end]
     lru = cace_env.evaluate("lru", args.scenario, split).column("cost").mean()

@@ -35,7 +35,7 @@ from cace_env.wrappers import DictObservation, VectorDictObservation
 ENV = "cace-eviction"
 ENVS = 32
 BATCH = 4096  # decisions, of all environments, between two updates
-REWARD_SCALE = 0.01  # a decision costs about 4; returns of a few hundred become a few
+REWARD_SCALE = 0.01  # a decision costs about 5; returns of a few hundred become a few
 VALIDATION_EPISODES = 10
 OBJECT_STORE_BYTES = 256 * 2**20  # weights and batches; RLlib's default is 30 % of the memory
 

@@ -41,7 +41,7 @@ COLLECTED = 64  # decisions, of all environments, between two rounds of gradient
 BATCH = 128
 LEARNING_RATE = 3e-4
 GAMMA = 0.95  # an eviction shows its price within tens of decisions
-REWARD_SCALE = 0.01  # a decision costs about 4; returns of a few hundred become a few
+REWARD_SCALE = 0.01  # a decision costs about 5; returns of a few hundred become a few
 VALIDATION_EPISODES = 10
 
 

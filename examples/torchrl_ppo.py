@@ -42,7 +42,7 @@ EPOCHS = 4
 MINIBATCH = 1024
 LEARNING_RATE = 1e-3  # falls to 0 in a straight line
 GAMMA = 0.95  # an eviction shows its price within tens of decisions
-REWARD_SCALE = 0.01  # a decision costs about 4; returns of a few hundred become a few
+REWARD_SCALE = 0.01  # a decision costs about 5; returns of a few hundred become a few
 VALIDATION_EPISODES = 10
 
 
