@@ -200,7 +200,7 @@ def test_kept_workloads_are_a_part_of_all_and_nothing_else_differs(mode: str) ->
 def test_a_workload_outside_the_bank_can_be_named() -> None:
     kept = EvictionVectorEnv(2, scenarios()["default"], num_workloads=2)
     fresh = EvictionVectorEnv(2, scenarios()["default"])
-    for named in (1, 77, 1):
+    for named in (1, 77, 0, 78, 1):
         results = [(env.reset(seed=5, options={"workload_seed": named}), play(env, 5)) for env in (kept, fresh)]
         assert_same(*results)
 
