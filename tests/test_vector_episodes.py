@@ -147,6 +147,29 @@ def test_the_first_reset_is_of_all() -> None:
     assert_same(env.reset(seed=1, **mask_of(1, 1, 1)), make().reset(seed=1))
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_workload_that_fails_half_way_leaves_no_mixture_to_step_on(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env, untouched = make(autoreset_mode=mode), make(autoreset_mode=mode)
+    env.reset(seed=1)
+    play(env, 3)
+    plain, asked = env.draws.shelf, []
+
+    def second_fails(*arguments: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) == 2:
+            raise OSError("the log has gone")
+        return plain(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="gone"):
+        patched.setattr(env.draws, "shelf", second_fails)
+        env.reset()
+    for call in (lambda: env.step([0, 0, 0]), env.action_masks, lambda: env.reset(**mask_of(0, 0, 1))):
+        with pytest.raises(ResetNeeded):
+            call()
+    assert_same(env.reset(seed=2), untouched.reset(seed=2))
+    assert_same(play(env, 30), play(untouched, 30))
+
+
 REFUSED_STEPS: dict[str, tuple[Any, str]] = {
     "too large": ([0, 12, 0], "action 12 of environment 1 is no slot; slots are 0 to 11"),
     "negative": ([0, 0, -1], "action -1 of environment 2 is no slot"),
