@@ -148,7 +148,9 @@ def test_the_first_reset_is_of_all() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_workload_that_fails_half_way_leaves_no_mixture_to_step_on(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_workload_that_fails_half_way_leaves_no_mixture_to_step_on(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env, untouched = make(autoreset_mode=mode), make(autoreset_mode=mode)
     env.reset(seed=1)
     play(env, 3)
