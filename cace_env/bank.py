@@ -36,19 +36,16 @@ class Bank:
         self._kept: dict[tuple[int, int], Shelf] = {}
         self._make_room(0)
 
-    def own(self, env: int, workload: Workload) -> Shelf:
-        """Lays a workload out in the row of an environment."""
-        return self._put(env, workload)
-
     def kept(self, key: tuple[int, int], workload: Callable[[], Workload]) -> Shelf:
         """The row of a workload that is kept; `workload` makes it the first time."""
         shelf = self._kept.get(key)
         if shelf is None:
-            shelf = self._kept[key] = self._put(self._next, workload())
+            shelf = self._kept[key] = self.put(self._next, workload())
             self._next += 1
         return shelf
 
-    def _put(self, row: int, workload: Workload) -> Shelf:
+    def put(self, row: int, workload: Workload) -> Shelf:
+        """Lays a workload out in a row: that of an environment has the environment's number."""
         requests, session_pairs, user_pairs = requests_of(workload)
         if len(workload) > self.times.shape[1]:
             self._make_room(len(workload))
@@ -59,10 +56,19 @@ class Bank:
         return Shelf(row, len(workload), opened, session_pairs, user_pairs)
 
     def _make_room(self, requests: int) -> None:
-        """Rows of at least `requests`; what is there stays. Memory that is never written costs nothing."""
-        before = [] if requests == 0 else [self.times, self.columns, self.open_order]
+        """Rows of at least `requests`; what is there stays."""
+        before = [self.times, self.columns, self.open_order] if hasattr(self, "times") else []
+        used = slice(0, self._next)  # the system provides only the memory that is written: nothing for the others
         self.times: npt.NDArray[Any] = np.zeros((self._rows, requests, len(TIME)), dtype=np.int64)
         self.columns: npt.NDArray[Any] = np.zeros((self._rows, requests, len(COLUMN)), dtype=np.int32)
         self.open_order: npt.NDArray[Any] = np.zeros((self._rows, requests), dtype=np.int32)
         for old, new in zip(before, (self.times, self.columns, self.open_order), strict=False):
-            new[:, : old.shape[1]] = old
+            new[used, : old.shape[1]] = old[used]
+
+    def __getstate__(self) -> dict[str, Any]:
+        used = {name: getattr(self, name)[: self._next] for name in ("times", "columns", "open_order")}
+        return {**self.__dict__, **used}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_room(self.times.shape[1])

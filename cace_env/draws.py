@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, SupportsIndex
 
 import numpy as np
 
@@ -11,6 +12,18 @@ from cace_env.bank import Bank, Shelf
 from cace_env.scenarios import SEEDS, Scenario, Split, seeds
 
 LARGEST_BANK: Final = 1 << 16
+
+
+def whole(name: str, value: SupportsIndex) -> int:
+    """An argument that has to be a whole number.
+
+    Raises:
+        TypeError: it is none; the message names it.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; it has to be a whole number") from None
 
 
 class Draws:
@@ -31,12 +44,14 @@ class Draws:
         self.split = split
         self.all_seeds = seeds(split)
         most = min(LARGEST_BANK, len(self.all_seeds))
+        if num_workloads is not None:
+            num_workloads = whole("num_workloads", num_workloads)
         if num_workloads is not None and not 1 <= num_workloads <= most:
             raise ValueError(
                 f"num_workloads is {num_workloads}; it has to be 1 to {most}, or None for all of the split"
             )
         self.seeds = seeds(split, num_workloads)
-        self.kept = 0 if num_workloads is None else num_workloads * len(scenarios)
+        self.num_kept = 0 if num_workloads is None else num_workloads * len(scenarios)
 
     def seed(self, seed: int | None, np_random: np.random.Generator) -> int:
         """The workload seed for a reset with this seed; without one it is drawn."""
@@ -58,6 +73,6 @@ class Draws:
 
     def shelf(self, bank: Bank, env: int, scenario: int, workload_seed: int) -> Shelf:
         """The workload in the bank: found there if it is kept, else generated."""
-        if self.kept and workload_seed in self.seeds:
+        if self.num_kept and workload_seed in self.seeds:
             return bank.kept((scenario, workload_seed), lambda: self.scenarios[scenario].workload(workload_seed))
-        return bank.own(env, self.scenarios[scenario].workload(workload_seed))
+        return bank.put(env, self.scenarios[scenario].workload(workload_seed))

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 
 from cace_env import picture, rendering
-from cace_env.draws import Draws
+from cace_env.draws import Draws, whole
 from cace_env.kernel.batch import NUM_TERMS
 from cace_env.metrics import episode_metrics
 from cace_env.observation import ObservationLayout
@@ -182,7 +182,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
             [0],
             self.layout,
             invalid_penalty=self.invalid_penalty,
-            kept=self.draws.kept,
+            kept=self.draws.num_kept,
             trace=render_mode is not None,
         )
         self.observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
@@ -224,10 +224,12 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         Raises:
             ValueError: an unknown option, or a workload seed of another split.
         """
+        named = self._named(options or {})
         super().reset(seed=seed)
-        played = self._draw(seed, options or {})
+        played = self.draws.seed(seed, self.np_random) if named is None else named
+        self._over = True  # until the next episode has begun
         if isinstance(played, Workload):
-            shelf = self.simulators.bank.own(0, played)
+            shelf = self.simulators.bank.put(0, played)
         else:
             shelf = self.draws.shelf(self.simulators.bank, 0, 0, played)
         self.simulators.load(0, shelf)
@@ -315,8 +317,8 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         if self.window is not None and not self.window.closed:
             self.window.show(picture.rgb_array(self._scene()))
 
-    def _draw(self, seed: int | None, options: Mapping[str, Any]) -> int | Workload:
-        """The seed of the workload to play, or the workload that was handed in."""
+    def _named(self, options: Mapping[str, Any]) -> int | Workload | None:
+        """The seed of the workload to play, or the workload that was handed in, or None if neither is said."""
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown or len(options) > 1:
             raise ValueError(f"reset options are {sorted(options)}; give at most one of {', '.join(OPTIONS)}")
@@ -324,9 +326,9 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
             workload: Workload = options["workload"]
             workload.validate(self.tables.num_models)
             return workload
-        if "workload_seed" in options:
-            return self.draws.check(operator.index(options["workload_seed"]))
-        return self.draws.seed(seed, self.np_random)
+        if options.get("workload_seed") is not None:
+            return self.draws.check(whole("workload_seed", options["workload_seed"]))
+        return None
 
     def _see(self) -> tuple[Observation, dict[str, Any]]:
         """Observation and info of now, in arrays that nobody else has."""

@@ -79,6 +79,8 @@ class EvictionVecEnv(VecEnv):
         monitor: bool = True,
         **settings: Any,
     ) -> None:
+        if "autoreset_mode" in settings:
+            raise TypeError("autoreset_mode cannot be given: SB3 knows SAME_STEP only")
         if vector_env is None:
             vector_env = gymnasium.make_vec(
                 EVICTION_ID,
@@ -149,6 +151,8 @@ class EvictionVecEnv(VecEnv):
             length = self._steps - self._first_steps[env]
             elapsed_s = time.time() - self._began_s
             row["episode"] = {"r": round(float(self._returns[env]), 6), "l": length, "t": round(elapsed_s, 6)}
+        elif "episode" in infos:
+            row["episode"] = _info_of(infos["episode"], env)
         self._returns[env] = 0.0
         self._first_steps[env] = self._steps
         self.reset_infos[env] = _info_of({key: infos[key] for key in infos if key not in ENDED}, env)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ from cace_env.kernel.state import (
     state_offsets,
 )
 from cace_env.observation import ObservationLayout
-from cace_env.simulator import NO_LIMITS, Simulator, trace_rows
+from cace_env.simulator import NO_LIMITS, SimulationError, Simulator, trace_rows
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables
 
 MOST_SEATS: Final = 4096  # no model of a scenario has more
@@ -212,7 +212,10 @@ class Simulators:
             self._executor().submit(work, batch, chunk, *arguments, scaling, pending, look)
             for chunk, scaling in zip(others, self._scalings[1:], strict=False)
         ]
-        done = work(batch, mine, *arguments, self._scalings[0], pending, look)
+        try:
+            done = work(batch, mine, *arguments, self._scalings[0], pending, look)
+        finally:
+            wait(waiting)  # whatever happens here, nobody may go on while others step these rows
         return done + sum(future.result() for future in waiting)
 
     def _executor(self) -> ThreadPoolExecutor:
@@ -222,9 +225,12 @@ class Simulators:
         return self._pool[1]
 
     def _check(self, rows: Int64Array) -> None:
-        """Raises for simulations among `rows` that cannot go on."""
+        """Raises for simulations among `rows` that cannot go on. No trace overflows: `trace_rows` is a bound."""
         for env in rows[self._arena[rows, STATUS] == STUCK].tolist():
-            self.view(env).check()
+            try:
+                self.view(env).check()
+            except SimulationError as error:
+                raise SimulationError(f"environment {env}: {error}") from None
 
     def close(self) -> None:
         """Ends the threads; another call would start new ones."""

@@ -17,7 +17,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from cace_env.draws import Draws
+from cace_env.draws import Draws, whole
 from cace_env.env import common_layout
 from cace_env.kernel.batch import NUM_TERMS, Look
 from cace_env.kernel.state import Int64Array
@@ -37,12 +37,13 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
 
     Environment i does, to the bit, what an `EvictionEnv` does that was reset with seed `s + i`: actions, observations,
     rewards and infos are those of `gymnasium.vector.SyncVectorEnv`, but for the text `info["decision"]`, which
-    `describe(i)` gives. Arrays that were returned are never changed later.
+    `describe(i)` gives. Arrays that were returned are never changed later; masks in one step's infos
+    may be the same array. One environment is stepped by one Python thread at a time.
 
     Args:
         num_envs: number of environments.
         scenario: as for `EvictionEnv`, or a sequence of scenarios: environment i plays number `i % len(scenario)`. All
-            have the slots and pending rows of the one that needs most.
+            have the slots and pending rows of the one that needs most, and the memory of the one with most requests.
         split: whose seeds are played: train, validation, test.
         autoreset_mode: what happens where an episode has ended, as the enum or its value. `"NextStep"`: the next step
             ignores the action, resets and rewards 0. `"SameStep"`: the reset happens in the step that ends the episode;
@@ -51,7 +52,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         num_workloads: play only the split's first so many seeds, and keep their workloads (about 50 bytes a request
             each). Resets are several times as fast, but an agent sees no more than these workloads, drawn with
             replacement. None = all seeds, each workload generated when it is played.
-        threads: how many threads share the environments; results do not depend on it.
+        threads: how many threads share the simulation; results do not depend on it. New workloads are generated one
+            after the other.
         strict: illegal actions raise, and nothing has changed.
         invalid_penalty: taken from the reward for each illegal action.
         max_slots: slots; None = as many as the largest fleet can use.
@@ -84,7 +86,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         render_mode: None = None,
     ) -> None:
         for name, value in (("num_envs", num_envs), ("threads", threads), ("max_episode_steps", max_episode_steps)):
-            if value is not None and value < 1:
+            if value is not None and whole(name, value) < 1:
                 raise ValueError(f"{name} is {value}; it has to be at least 1")
         if not invalid_penalty >= 0:
             raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
@@ -118,7 +120,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             self.scenario_of.tolist(),
             self.layout,
             invalid_penalty=float(invalid_penalty),
-            kept=self.draws.kept,
+            kept=self.draws.num_kept,
             threads=threads,
         )
         self.single_observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
@@ -167,7 +169,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         Raises:
             ValueError, TypeError: a seed, mask or option that is not as above, or a workload seed of another split;
                 nothing has changed.
-            ResetNeeded: `reset_mask` leaves out environments that have never been reset.
+            ResetNeeded: `reset_mask` leaves out environments that have no episode.
         """
         seeds = self._seeds(seed)
         mask, named = self._options(dict(options or {}))
@@ -197,7 +199,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             ResetNeeded: an episode is over or has not begun, and nobody resets it; nothing has changed.
         """
         if self._mask is None:
-            raise ResetNeeded("no episode has begun; call reset first")
+            raise ResetNeeded("no episode is running; call reset first")
         again = self._over  # episodes that ended in the step before
         stepped = ~again if self._any_over else self._everybody
         if self._any_over and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
@@ -243,9 +245,12 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
 
         Raises:
             ResetNeeded: there has been no reset.
+            IndexError: there is no such environment.
         """
         if self._mask is None:
             raise ResetNeeded("nothing is asked before the first reset")
+        if not 0 <= env < self.num_envs:
+            raise IndexError(f"environment {env} is none; there are 0 to {self.num_envs - 1}")
         return self.simulators.describe(env, self._mask[env])
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -265,8 +270,9 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         """One seed, or None, for each environment."""
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            seeds: list[int | None] = [int(seed) + env for env in range(self.num_envs)]
+        if np.ndim(seed) == 0:  # type: ignore[arg-type]
+            first = whole("seed", seed)  # type: ignore[arg-type]
+            seeds: list[int | None] = [first + env for env in range(self.num_envs)]
         else:
             seeds = [None if each is None else operator.index(each) for each in seed]
         if len(seeds) != self.num_envs:
@@ -288,7 +294,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             if not mask.any():
                 raise ValueError("reset_mask resets no environment; at least one has to be True")
             if self._mask is None and not mask.all():
-                raise ResetNeeded("reset_mask leaves out environments that have never been reset; reset all first")
+                raise ResetNeeded("reset_mask leaves out environments that have no episode; reset all first")
         named = options.get("workload_seed")
         if named is not None:
             named = np.asarray(named)
@@ -302,8 +308,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
     def _load(self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None) -> Int64Array:
         """Gives `rows` their next workloads; the workload seeds, `(num_envs,)`, 0 for the others."""
         played = np.zeros(self.num_envs, dtype=np.int64)
-        # Until all have theirs nothing may be stepped: a log that cannot be read leaves workloads without their states.
-        mask, self._mask = self._mask, None
+        # Until all have begun nothing may be stepped: an interrupt leaves workloads without their states.
+        self._mask = None
         for env in rows.tolist():
             if named is not None:
                 played[env] = named[env]
@@ -311,7 +317,6 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
                 played[env] = self.draws.seed(None if seeds is None else seeds[env], self._generator(env))
             shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), int(played[env]))
             self.simulators.load(env, shelf)
-        self._mask = mask
         return played
 
     def _begin(self, rows: Int64Array) -> None:
@@ -382,8 +387,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         over = look.terminated | look.truncated
         rows = np.flatnonzero(over)
         metrics = self._metrics(rows, over)
-        statistics = {"r": self._returns, "l": self._lengths, "t": np.round(time.perf_counter() - self._began_s, 6)}
-        episodes = {name: _only(over, values) for name, values in statistics.items()}
+        episodes = self._episodes(over) if self._statistics else {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final_obs = np.full(self.num_envs, None, dtype=object)
             for env in rows.tolist():
@@ -404,6 +408,12 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         if self._statistics:
             _add(infos, "episode", episodes, over)
         return infos
+
+    def _episodes(self, over: Bools) -> Infos:
+        """Return, length and wall time of the episodes that are `over`."""
+        elapsed_s = np.round(time.perf_counter() - self._began_s, 6)
+        statistics = {"r": self._returns, "l": self._lengths, "t": elapsed_s}
+        return {name: _only(over, values) for name, values in statistics.items()}
 
     def _metrics(self, rows: Int64Array, over: Bools) -> Infos:
         """Metrics of the episodes of `rows`, which are `over`."""

@@ -398,3 +398,16 @@ def test_a_finished_episode_takes_no_step() -> None:
 def test_wrong_arguments_say_what_is_right(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvictionEnv(**arguments)
+
+
+def test_a_refused_reset_leaves_seeds_and_episode_where_they_are() -> None:
+    env, other = EvictionEnv(short()), EvictionEnv(short())
+    for each in (env, other):
+        each.reset(seed=4)
+    with pytest.raises(ValueError, match="workload_sede"):
+        env.reset(seed=77, options={"workload_sede": 1})
+    with pytest.raises(TypeError, match=r"workload_seed is 1\.5; it has to be a whole number"):
+        env.reset(seed=77, options={"workload_seed": 1.5})
+    action = first_legal({"action_mask": other.action_masks()})
+    np.testing.assert_equal(env.step(action), other.step(action))
+    np.testing.assert_equal(env.reset(), other.reset())

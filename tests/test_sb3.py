@@ -369,6 +369,11 @@ def test_another_autoreset_mode_is_refused(mode: AutoresetMode):
         EvictionVecEnv(vector_env=envs)
 
 
+def test_an_autoreset_mode_is_not_asked_for():
+    with pytest.raises(TypeError, match="SAME_STEP only"):
+        EvictionVecEnv(2, autoreset_mode="NextStep")
+
+
 def test_an_environment_that_overwrites_what_it_returned_is_refused():
     envs = SyncVectorEnv([lambda: EvictionEnv(FINISHES)], autoreset_mode="SameStep", copy=False)
     with pytest.raises(ValueError, match="copy=True"):

@@ -223,7 +223,7 @@ def test_a_longer_workload_of_one_leaves_the_others_where_they_are() -> None:
         env = EvictionEnv(scenario)
         simulators = Simulators([env.tables], [0, 0], env.layout, invalid_penalty=1.0, kept=2)
         for row in rows.tolist():
-            simulators.load(row, simulators.bank.own(row, scenario.workload(row)))
+            simulators.load(row, simulators.bank.put(row, scenario.workload(row)))
         looks = [simulators.new_look()]
         simulators.reset(rows, looks[0])
         for step in range(7):
@@ -232,7 +232,7 @@ def test_a_longer_workload_of_one_leaves_the_others_where_they_are() -> None:
                     longer_scenario = short(requests=requests)
                     longer = longer_scenario.workload(9)
                     simulators.load(1, simulators.bank.kept((0, requests), partial(longer_scenario.workload, 9)))
-                    simulators.load(1, simulators.bank.own(1, longer))
+                    simulators.load(1, simulators.bank.put(1, longer))
                     simulators.reset(rows[1:], simulators.new_look())
             looks.append(simulators.new_look())
             simulators.step(rows[:1], looks[-2].masks.argmax(axis=1), looks[-1])

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from cace_env.bank import Bank
 from cace_env.env import EvictionEnv
 from cace_env.kernel import batch as kernel
 from cace_env.vector_env import EvictionVectorEnv
@@ -222,3 +223,17 @@ def test_no_step_takes_more_memory_late_in_an_episode() -> None:
         tracemalloc.stop()
     assert len(peaks_bytes) > 200
     assert max(peaks_bytes[-100:]) <= max(peaks_bytes[10:110]) + 500
+
+
+def test_rows_of_the_bank_that_nobody_has_written_take_no_memory() -> None:
+    psutil = pytest.importorskip("psutil", reason="needs the extra dev")
+    process = psutil.Process()
+    bank, scenario = Bank(4, 20_000), short(requests=400)
+    bank.put(0, scenario.workload(1))
+    before = process.memory_info().rss
+    longer = scenario.replace(workload={**scenario.workload_config.model_dump(mode="json"), "requests": 401})
+    bank.put(1, longer.workload(1))
+    copied = pickle.loads(pickle.dumps(bank))
+    np.testing.assert_array_equal(copied.times[:2], bank.times[:2])
+    assert copied.times.shape == bank.times.shape
+    assert process.memory_info().rss - before < 50e6  # all rows together would be 400 MB
