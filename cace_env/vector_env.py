@@ -274,7 +274,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             first = whole("seed", seed)  # type: ignore[arg-type]
             seeds: list[int | None] = [first + env for env in range(self.num_envs)]
         else:
-            seeds = [None if each is None else operator.index(each) for each in seed]
+            seeds = [None if each is None else operator.index(each) for each in seed]  # type: ignore[union-attr]
         if len(seeds) != self.num_envs:
             raise ValueError(f"there are {len(seeds)} seeds for {self.num_envs} environments; give one for each")
         negative = [each for each in seeds if each is not None and each < 0]
