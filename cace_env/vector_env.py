@@ -19,15 +19,13 @@ from gymnasium.vector.utils import batch_space
 
 from cace_env.draws import Draws, whole
 from cace_env.env import common_layout
-from cace_env.kernel.batch import NUM_TERMS, Look
+from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
-from cace_env.metrics import METRICS, episode_metrics
 from cace_env.scenarios import Scenario, Split, load_scenario
-from cace_env.simulators import TERMS, Simulators
+from cace_env.simulators import Simulators
+from cace_env.vector_infos import Bools, Infos, InfoWriter, add, only
 
 AnyScenario = str | Path | Mapping[str, Any] | Scenario
-Bools = npt.NDArray[np.bool_]
-Infos = dict[str, Any]
 
 OPTIONS: Final = ("reset_mask", "workload_seed")
 
@@ -136,13 +134,8 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._began_s = np.zeros(num_envs)
         self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, max_slots); None before the first reset
-        # Never returned. They are writeable: read-only rows would make Numba compile everything once more.
-        self._everybody = np.ones(num_envs, dtype=np.bool_)
-        self._nobody = np.zeros(num_envs, dtype=np.bool_)
-        self._all_rows = np.arange(num_envs)
-        priced = self.simulators.prices[self.scenario_of] > 0  # (num_envs, NUM_TERMS)
-        self._terms = [(term, TERMS[term]) for term in np.flatnonzero(priced.any(axis=0)).tolist()]
-        self._charged = np.ascontiguousarray(priced.T[[term for term, _ in self._terms]])  # (terms, num_envs)
+        self._writer = InfoWriter(self.simulators, self.scenario_of)
+        self._all_rows = np.arange(num_envs)  # writeable: read-only rows would make Numba compile everything once more
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -184,9 +177,9 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             self.simulators.see(np.flatnonzero(~mask), look)
         self._begin(rows)
         self._mask = look.masks.copy()
-        seen = self._everybody if mask is None else mask.copy()
-        infos = self._infos(look, seen, self._nobody)
-        _add(infos, "workload_seed", played, seen)
+        seen = self._writer.everybody if mask is None else mask.copy()
+        infos = self._writer.infos(look, seen, self._writer.nobody)
+        add(infos, "workload_seed", played, seen)
         return look.observations, infos
 
     def step(
@@ -201,7 +194,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         if self._mask is None:
             raise ResetNeeded("no episode is running; call reset first")
         again = self._over  # episodes that ended in the step before
-        stepped = ~again if self._any_over else self._everybody
+        stepped = ~again if self._any_over else self._writer.everybody
         if self._any_over and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             raise ResetNeeded(
                 f"the episodes of environments {np.flatnonzero(again).tolist()} are over; call "
@@ -209,7 +202,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             )
         chosen = self._actions(actions, stepped)
         look = self.simulators.new_look()
-        if stepped is self._everybody:
+        if stepped is self._writer.everybody:
             ended = self.simulators.step(self._all_rows, chosen, look)
             played = None
         else:
@@ -222,9 +215,9 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             self._begin(rows)
         if self._statistics:
             self._count(look.rewards, stepped)
-        infos = self._end(look, stepped) if ended else self._infos(look, self._everybody, stepped)
+        infos = self._end(look, stepped) if ended else self._writer.infos(look, self._writer.everybody, stepped)
         if played is not None:
-            _add(infos, "workload_seed", played, again)
+            add(infos, "workload_seed", played, again)
         self._mask = look.masks.copy()
         return look.observations, look.rewards, look.terminated, look.truncated, infos
 
@@ -336,7 +329,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
                 f"actions are {chosen.dtype} of shape {chosen.shape}; give an integer for each of {self.num_envs}"
             )
         chosen = chosen.astype(np.int64, order="C")  # a copy: Numba would compile once more for read-only actions
-        if stepped is not self._everybody:
+        if stepped is not self._writer.everybody:
             chosen = np.where(stepped, chosen, 0)
         slots = self.layout.max_slots
         if chosen.view(np.uint64).max() >= slots:  # a negative number is a large one, too
@@ -357,82 +350,35 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         self._returns += np.where(stepped, rewards, 0.0)
         self._lengths += stepped
 
-    def _infos(self, look: Look, seen: Bools, stepped: Bools) -> Infos:
-        """What the single environments say: all that were `seen`, and what it cost those that were `stepped`."""
-        everybody = seen is self._everybody and stepped is self._everybody
-        masks = self._charged.copy() if everybody else self._charged & stepped
-        seen = seen.copy()
-        infos: Infos = {}
-        for name, values in (
-            ("action_mask", look.masks),
-            ("elapsed_s", look.elapsed_s),
-            ("time_s", look.time_s),
-            ("invalid_action", look.invalid),
-        ):
-            _add(infos, name, values if everybody else _only(seen, values), seen)
-        if not stepped.any():
-            return infos
-        terms: Infos = {}
-        for (term, name), mask in zip(self._terms, masks, strict=True):
-            if everybody or mask.any():
-                _add(terms, name, look.terms[term] if everybody else _only(mask, look.terms[term]), mask)
-        illegal = look.illegal & stepped
-        if illegal.any():
-            _add(terms, "invalid_action", _only(illegal, look.terms[NUM_TERMS]), illegal)
-        _add(infos, "reward_terms", terms, stepped.copy())
-        return infos
-
     def _end(self, look: Look, stepped: Bools) -> Infos:
         """Infos of a step in which episodes ended; with SAME_STEP the next ones begin."""
         over = look.terminated | look.truncated
         rows = np.flatnonzero(over)
-        metrics = self._metrics(rows, over)
+        metrics = self._writer.metrics(rows, over)
         episodes = self._episodes(over) if self._statistics else {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final_obs = np.full(self.num_envs, None, dtype=object)
             for env in rows.tolist():
                 final_obs[env] = look.observations[env].copy()
-            final_info = self._infos(look, over, over)
-            _add(final_info, "episode_metrics", metrics, over)
+            final_info = self._writer.infos(look, over, over)
+            add(final_info, "episode_metrics", metrics, over)
             played = self._load(rows, None, None)
             self.simulators.reset(rows, look)
             self._begin(rows)
-            infos = self._infos(look, self._everybody, stepped & ~over)
-            _add(infos, "workload_seed", played, over)
-            _add(infos, "final_obs", final_obs, over)
-            _add(infos, "final_info", final_info, over)
+            infos = self._writer.infos(look, self._writer.everybody, stepped & ~over)
+            add(infos, "workload_seed", played, over)
+            add(infos, "final_obs", final_obs, over)
+            add(infos, "final_info", final_info, over)
         else:
             self._over, self._any_over = over.copy(), True
-            infos = self._infos(look, self._everybody, stepped)
-            _add(infos, "episode_metrics", metrics, over)
+            infos = self._writer.infos(look, self._writer.everybody, stepped)
+            add(infos, "episode_metrics", metrics, over)
         if self._statistics:
-            _add(infos, "episode", episodes, over)
+            add(infos, "episode", episodes, over)
         return infos
 
     def _episodes(self, over: Bools) -> Infos:
         """Return, length and wall time of the episodes that are `over`."""
         elapsed_s = np.round(time.perf_counter() - self._began_s, 6)
         statistics = {"r": self._returns, "l": self._lengths, "t": elapsed_s}
-        return {name: _only(over, values) for name, values in statistics.items()}
-
-    def _metrics(self, rows: Int64Array, over: Bools) -> Infos:
-        """Metrics of the episodes of `rows`, which are `over`."""
-        values = np.zeros((len(METRICS), self.num_envs))
-        for env in rows.tolist():
-            tables = self.simulators.tables[self.scenario_of[env]]
-            values[:, env] = tuple(episode_metrics(self.simulators.view(env).summary(), tables).values())
-        metrics: Infos = {}
-        for name, row in zip(METRICS, values, strict=True):
-            _add(metrics, name, row, over)
-        return metrics
-
-
-def _add(infos: Infos, name: str, values: Any, mask: Bools) -> None:
-    """Puts values under their name, and under `_name` whose they are."""
-    infos[name] = values
-    infos[f"_{name}"] = mask
-
-
-def _only(mask: Bools, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The values where the mask is True, else 0."""
-    return np.where(mask if values.ndim == 1 else mask[:, None], values, values.dtype.type(0))
+        return {name: only(over, values) for name, values in statistics.items()}

@@ -70,7 +70,7 @@ def shares(setting: Setting, baselines: Baselines, decisions: int) -> Figures:
         STEP: (kernel, "step_rows"),
         RESET: (kernel, "reset_rows"),
         REQUESTS: (batch.envs.unwrapped.draws, "shelf"),
-        METRICS: (batch.envs.unwrapped, "_metrics"),
+        METRICS: (batch.envs.unwrapped._writer, "metrics"),
     }
     for _ in range(STRETCHES):
         with clock.on(**functions):
