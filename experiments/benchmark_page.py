@@ -200,6 +200,14 @@ Where the time of a step goes:
 
 {shares}
 
+What holds large batches back is memory. A step touches some 15 KB of each environment and the lines of a few requests
+of its workload. Those of 64 environments stay in the caches from one step to the next; those of 1,024 do not, and the
+same observation takes three times as long. The rows ahead are fetched in advance, which helped by a tenth; fetching the
+coming requests as well did not help. Two threads have two sets of caches and so gain most in large batches; in small
+ones handing the work over costs what it saves. What compiled LRU does not do at all, and a batch has to, is to look:
+with everything in the cache an observation with its mask takes 0.45 us, a fifth of what the simulation between two
+decisions takes.
+
 ## CartPole
 
 {envpool}
