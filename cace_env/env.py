@@ -247,12 +247,15 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
         """Evicts the model in slot `action` and runs to the next question, or to the end.
 
         Raises:
-            InvalidAction: no slot at all, or with `strict` one that may not be evicted; nothing has changed.
+            InvalidAction: no number, no slot, or with `strict` one that may not be evicted; nothing has changed.
             ResetNeeded: the episode is over, or has not begun.
         """
         if self._over:
             raise ResetNeeded("the episode is over or has not begun; call reset first")
-        slot = operator.index(action)
+        try:
+            slot = operator.index(action)
+        except TypeError:
+            raise InvalidAction(f"action is {action!r}; give the number of one slot") from None
         if not 0 <= slot < self.layout.max_slots:
             raise InvalidAction(f"action {slot} is no slot; slots are 0 to {self.layout.max_slots - 1}")
         if self.strict and not self._mask[slot]:

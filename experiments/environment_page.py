@@ -100,11 +100,13 @@ slots[:, SLOT.since_use_s]  # scaled; env.unwrapped.layout.physical(observation)
 
 TRAINING = """## Training an agent
 
-Any library that speaks Gymnasium will do; [examples](../examples/README.md) has a complete program for each of six.
-Illegal actions are replaced and penalised, but an agent that knows the mask learns faster: sb3-contrib's `MaskablePPO`
-asks for it by itself. `EvictionVecEnv` is the vector environment in the form that Stable-Baselines3 wants. Rewards are
-weighted seconds of waiting and can be tens in one step, so scale them. Train on the split `train`, choose on
-`validation`, report on `test`; the same seeds give LRU, CACE and all others the same requests.
+`pip install -c constraints.txt -e '.[experiments,sb3]'` brings what this section needs, and `make test` has done
+that. Any library that speaks Gymnasium will do; [examples](../examples/README.md) has a complete program for each of
+six. Illegal actions are replaced and penalised, but an agent that knows the mask learns faster: sb3-contrib's
+`MaskablePPO` asks for it by itself. `EvictionVecEnv` is the vector environment in the form that Stable-Baselines3
+wants, and its own `VecMonitor`. Rewards are weighted seconds of waiting and can be tens in one step, so scale them.
+Train on the split `train`, choose on `validation`, report on `test`; the same seeds give LRU, CACE and all others the
+same requests.
 
 ```python
 import gymnasium as gym
@@ -172,6 +174,7 @@ for _ in range(100):
 - **Several scenarios in one batch**: `scenario=["default", "sleep-mode"]` gives environment i number `i % 2`, all
   with the slots and pending rows of the largest. `max_slots` and `max_pending` give a single environment the same
   shape.
+- All of these are arguments of `make_vec` itself, not `vector_kwargs`.
 - `threads=2` shares the environments among threads; results do not depend on it.
 - `options={"workload_seed": [...]}` plays exactly these, to evaluate an agent on many test seeds at once.
 - `episode_statistics=True` adds `infos["episode"]` as Gymnasium's `RecordEpisodeStatistics` does.

@@ -374,6 +374,14 @@ def test_the_decision_limit_truncates_and_keeps_the_account() -> None:
     assert sum(row[1] for row in rows[1:]) == pytest.approx(-env.simulator.cost(), rel=1e-12)
 
 
+@pytest.mark.parametrize("action", [1.5, "0", np.array([0]), None])
+def test_an_action_that_is_no_number_is_refused(action: Any) -> None:
+    env = EvictionEnv(short())
+    env.reset(seed=1)
+    with pytest.raises(InvalidAction, match="give the number of one slot"):
+        env.step(action)
+
+
 def test_a_finished_episode_takes_no_step() -> None:
     env = EvictionEnv(roomy())
     with pytest.raises(ResetNeeded):
