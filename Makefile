@@ -87,7 +87,7 @@ $(VERSIONS:%=test-version-%): test-version-%: .venvs/%/.ready
 test-version-lowest: export CACE_ENV_CACHE_DIR := $(CURDIR)/.venvs/lowest/compiled
 test-version-gymnasium-1.1: MORE_TESTS := tests/test_sb3.py
 
-bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about ten minutes)
+bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about 13 minutes)
 	@$(PY) -m experiments.benchmark $(ARGS)
 
 bench-long: $(VENV)/.test  ## watch the memory over a hundred million decisions

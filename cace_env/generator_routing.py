@@ -82,7 +82,10 @@ def user_rates(tables: GeneratorTables, states: Any, rates: Any, home: Any) -> N
 
 @inner
 def _fit(shares: Any, rows: Any, table: Any) -> None:
-    """Fits `table` (requests by row and model) to these row sums and, where possible, model shares; zeros stay."""
+    """Fits `table` (requests by row and model) to these row sums and, where possible, model shares; zeros stay.
+
+    Entries are divided first: where somebody asks for next to nothing, wanted over present may exceed every float.
+    """
     num_rows, models = table.shape
     for _ in range(FITTING_ROUNDS):
         for model in range(models):
@@ -90,13 +93,15 @@ def _fit(shares: Any, rows: Any, table: Any) -> None:
             for row in range(num_rows):
                 total += table[row, model]
             for row in range(num_rows):
-                table[row, model] *= shares[model] / total if total > 0.0 else 1.0
+                if total > 0.0:
+                    table[row, model] = table[row, model] / total * shares[model]
         for row in range(num_rows):
             total = 0.0
             for model in range(models):
                 total += table[row, model]
             for model in range(models):
-                table[row, model] *= rows[row] / total if total > 0.0 else 1.0
+                if total > 0.0:
+                    table[row, model] = table[row, model] / total * rows[row]
 
 
 @inner

@@ -1,6 +1,6 @@
 """How fast the simulator is: whole episodes, batches of environments, latency, growth, compilation, memory.
 
-    python -m experiments.benchmark                            everything, about ten minutes
+    python -m experiments.benchmark                            everything, about 13 minutes
     python -m experiments.benchmark --quick                    rough figures in seconds, nothing compiled anew
     python -m experiments.benchmark --only vector,cartpole     some parts
     python -m experiments.benchmark --write docs/benchmarks.md

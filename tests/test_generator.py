@@ -131,6 +131,13 @@ configs = st.builds(
 )
 
 
+@pytest.mark.parametrize("share", [1e-9, 1e-300, 2e-311, 5e-324])
+def test_a_task_that_is_hardly_asked_for_leaves_the_others_their_models(share: float):
+    config = WorkloadConfig(requests=300, users=5, shares=TaskShares(completion=1.0, chat=share, agent=0.0))
+    workload = generate(config, MODELS, 0)
+    assert all(TASKS[task] in MODELS[model].tasks for task, model in zip(workload.task, workload.model, strict=True))
+
+
 @settings(max_examples=60)
 @given(config=configs, seed=st.integers(0, 2**63))
 def test_every_workload_can_be_simulated(config: WorkloadConfig, seed: int):

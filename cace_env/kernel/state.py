@@ -354,7 +354,7 @@ class State(NamedTuple):
 
 
 def cut_state(row: Array, at: Array) -> State:
-    """One arena row as `State`; array i of it lies at `row[at[i]:at[i + 1]]`."""
+    """One arena row as `State`; array i of it lies at `row[at[i]:at[i + 1]]`. The same order as in `state_views`."""
     return State(
         row[at[0] : at[1]],
         row[at[1] : at[2]].reshape((-1, len(MODEL))),
