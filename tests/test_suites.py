@@ -144,13 +144,6 @@ def test_results_are_read_as_they_were_written_exactly(tmp_path: Path):
     assert again.column("desk", "mine", (1, 2)).tolist() == [1 / 3, 2 / 3]
 
 
-def test_pandas_reads_results_files(tmp_path: Path):
-    pandas = pytest.importorskip("pandas", reason="pandas is nobody's requirement here")
-    write_results(tmp_path / "mine.csv", results_of(suite_of(tmp_path), ROWS))
-    frame = pandas.read_csv(tmp_path / "mine.csv", comment="#")
-    assert list(frame.columns) == list(Row._fields) and frame["cost"].tolist() == [2 / 3, 1 / 3] * 2
-
-
 def test_a_row_keeps_the_cost_of_an_episode_to_the_bit(tmp_path: Path):
     case = suite_of(tmp_path).entry("tight").case()
     (result,) = run_seed(case, [contestant_of("lru")], 0)
