@@ -74,7 +74,7 @@ class Actor:
         return isinstance(policy, Policy) and (policy.keep_alive_s is not None or policy.max_resident is not None)
 
     def reset(self, seed: int = 0) -> None:
-        """Begins an episode; call it after `env.reset`.
+        """Begins an episode, or takes over in the middle; call it after `env.reset` and after `set_state`.
 
         Args:
             seed: for what the policy draws; `info["workload_seed"]` makes it draw what it does in `evaluate`.

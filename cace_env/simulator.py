@@ -32,6 +32,7 @@ from cace_env.kernel.state import (
 )  # fmt: skip
 from cace_env.kernel.summary import SHARE, summarize
 from cace_env.observation import ObservationLayout
+from cace_env.snapshot import Snapshot, fleet_digest, pack, unpack
 from cace_env.tables import FOREVER, NONE, TASKS, FleetTables, pinned_bytes
 from cace_env.workload import Workload
 
@@ -232,6 +233,7 @@ class Simulator:
         self._keep_trace = trace
         self._requests = -1
         self._pairs = (-1, -1)
+        self._fleet_digest: bytes | None = None
 
     @classmethod
     def over(
@@ -350,6 +352,56 @@ class Simulator:
         self.load(workload)
         slots, models = self.max_slots, self.tables.num_models
         self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, new_scratch(slots, models)))
+
+    def snapshot(self) -> Snapshot:
+        """The simulation as it stands.
+
+        Raises:
+            SimulationError: it has not begun, or its arrays are an environment's.
+        """
+        self._check_owner()
+        if self._requests < 0:
+            raise SimulationError("there is nothing to take a snapshot of; reset first")
+        trace = self.trace[: self.row.item(layout.TRACED)].copy() if self._keep_trace else None
+        workload: layout.Requests = self.arguments[4]  # laid out anew by every `load`, so nobody changes it
+        return Snapshot(self._digest(), self.at.copy(), pack(self.row, self.at.tolist()), workload, trace)
+
+    def restore(self, snapshot: Snapshot) -> bool:
+        """Goes on from a snapshot of this or another simulator of the same fleet; True if there is a question.
+
+        Raises:
+            ValueError: it is of another fleet, or lacks the event trace that is kept here; nothing has changed.
+            SimulationError: its arrays are an environment's.
+        """
+        self._check_owner()
+        if snapshot.fleet != self._digest():
+            raise ValueError("the snapshot is of another fleet or other limits, or of another version of the simulator")
+        if self._keep_trace and snapshot.trace is None:
+            raise ValueError("the snapshot lacks the event trace that is kept here; take it with trace=True")
+        if self._requests < 0 or self.arguments[4] is not snapshot.workload:
+            requests = len(snapshot.workload.times)
+            self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
+            self.at = snapshot.at
+            self.arena = layout.arena(1, int(self.at[-1]))
+            self._requests, self._pairs = requests, (-1, -1)  # the next workload has a layout of its own
+            if self._keep_trace:
+                self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
+            self._use((self.arena[0], self.at, self.fleet, self.fleet_at, snapshot.workload))
+        unpack(snapshot.words, self.row, self.at.tolist())
+        if snapshot.trace is not None and self._keep_trace:
+            self.trace[: len(snapshot.trace)] = snapshot.trace
+        elif not self._keep_trace:
+            self.row[layout.TRACED] = 0
+        return bool(self.row[layout.STATUS] == ASKED)
+
+    def _check_owner(self) -> None:
+        if not hasattr(self, "_requests"):
+            raise SimulationError("this simulator only looks at an environment's arrays; use get_state of that")
+
+    def _digest(self) -> bytes:
+        if self._fleet_digest is None:
+            self._fleet_digest = fleet_digest(self.tables, self.limits)
+        return self._fleet_digest
 
     def totals(self) -> Totals:
         """What happened so far in all; a copy."""

@@ -23,6 +23,7 @@ from cace_env.kernel.state import (
     STATUS,
     STUCK,
     TARGET,
+    TRACED,
     Int64Array,
     Requests,
     State,
@@ -33,9 +34,9 @@ from cace_env.kernel.state import (
 )
 from cace_env.observation import ObservationLayout
 from cace_env.simulator import NO_LIMITS, SimulationError, Simulator, trace_rows
+from cace_env.snapshot import MOST_SEATS, Snapshot, fleet_digest, pack, unpack
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables
 
-MOST_SEATS: Final = 4096  # no model of a scenario has more
 SLACK: Final = 1.1  # room in a row of the arena for a next workload that needs a little more
 SLOTS: Final = State._fields.index("slots")
 SECONDS: Final = 1e-6
@@ -91,6 +92,7 @@ class Simulators:
         fleets, offsets = zip(*(fleet_row(fleet, MOST_SEATS) for fleet in self.tables), strict=True)
         self._fleets, self._fleet_at = _padded(fleets), np.stack(offsets)
         self._limits = _padded([NO_LIMITS.row(fleet) for fleet in self.tables])
+        self._digests: dict[int, bytes] = {}
         self._places = np.zeros((self.num_envs, len(PLACE)), dtype=np.int64)
         self._places[:, PLACE.fleet] = fleet_of
         self._at = np.zeros((self.num_envs, len(State._fields) + 1), dtype=np.int64)
@@ -111,13 +113,16 @@ class Simulators:
             shelf.user_pairs,
             most_seats=MOST_SEATS,
         )
-        needed = int(self._at[env, -1])
-        if needed > self._arena.shape[1]:
-            wider = arena(self.num_envs, round(needed * SLACK))
-            wider[:, : self._arena.shape[1]] = self._arena
-            self._arena = wider
+        self._make_room(int(self._at[env, -1]))
         if self._keep_trace:
             self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
+
+    def _make_room(self, words: int) -> None:
+        """Rows of at least so many words; what is there stays."""
+        if words > self._arena.shape[1]:
+            wider = arena(self.num_envs, round(words * SLACK))
+            wider[:, : self._arena.shape[1]] = self._arena
+            self._arena = wider
 
     def new_look(self) -> Look:
         """Arrays for what is seen next; nothing is in them."""
@@ -161,9 +166,63 @@ class Simulators:
         """Observations and masks of `rows` as they stand."""
         kernel.see_rows(self._batch(), rows, self._scalings[0], self.layout.max_pending, look)
 
+    def snapshot(self, env: int) -> Snapshot:
+        """A simulation as it stands; it has to have been reset."""
+        fleet, row, requests, opened = self._places[env].tolist()
+        words, at = self._arena[env], self._at[env]
+        return Snapshot(
+            self.digest(fleet),
+            at.copy(),
+            pack(words, at.tolist(), self._charged[env], self._marks[env]),
+            self.bank.hold(row, requests, opened),
+            self.trace[: words.item(TRACED)].copy() if self._keep_trace else None,
+        )
+
+    def restore(self, env: int, snapshot: Snapshot) -> None:
+        """Makes a simulation go on from a snapshot of any one with the same fleet.
+
+        Raises:
+            ValueError: it is of another fleet, or lacks the event trace that is kept here; nothing has changed.
+        """
+        fleet = int(self._places[env, PLACE.fleet])
+        if snapshot.fleet != self.digest(fleet):
+            raise ValueError("the snapshot is of another fleet, or of another version of the simulator")
+        if self._keep_trace and snapshot.trace is None:
+            raise ValueError(
+                "the snapshot lacks the history that is rendered here; take it where there is a render_mode, too"
+            )
+        workload = snapshot.workload
+        requests = len(workload.times)
+        row = self.bank.put_back(env, workload)
+        self._places[env] = fleet, row, requests, len(workload.open_order)
+        self._at[env] = snapshot.at
+        at = snapshot.at.tolist()
+        self._make_room(at[-1])
+        words = self._arena[env]
+        end = unpack(snapshot.words, words, at)
+        self._charged[env] = snapshot.words[end : end + NUM_TERMS]
+        self._marks[env] = snapshot.words[end + NUM_TERMS :]
+        if not self._keep_trace:
+            words[TRACED] = 0
+        elif snapshot.trace is not None:
+            if len(self.trace) != trace_rows(self.tables[fleet], requests):
+                self.trace = np.zeros((trace_rows(self.tables[fleet], requests), 4), dtype=np.int64)
+            self.trace[: len(snapshot.trace)] = snapshot.trace
+
+    def digest(self, fleet: int) -> bytes:
+        """Of what decides how simulations of a fleet go on; a few hundred microseconds, once."""
+        digest = self._digests.get(fleet)
+        if digest is None:
+            digest = self._digests[fleet] = fleet_digest(self.tables[fleet], self._limits[fleet])
+        return digest
+
+    def asked(self, env: int) -> bool:
+        """Whether a question is open."""
+        return bool(self._arena[env, STATUS] == ASKED)
+
     def describe(self, env: int, mask: npt.NDArray[np.int8]) -> str:
         """The open question of a simulation, in words."""
-        if self._arena[env, STATUS] != ASKED:
+        if not self.asked(env):
             return "nothing is asked"
         names = self.tables[self._places[env, PLACE.fleet]].model_names
         legal = np.flatnonzero(mask).tolist()
