@@ -4,10 +4,10 @@ Start with these three files:
 
 1. `tables.py`: everything the simulator reads about a fleet, as plain integers with units and shapes.
 2. `kernel/`: what happens, event by event. The rules it obeys are in `docs/design.md`.
-3. `env.py`: what an agent sees, may do and is rewarded for (`cace_env/Eviction-v0`).
+3. `env.py`: what an agent sees, may do and is rewarded for (`cace_env/Eviction-v0`, `cace_env/Swap-v0`).
 
 Data goes one way: config -> workload -> simulator -> env -> policy -> metrics -> report. Importing the package
-registers the environment and loads nothing heavier than Gymnasium, and Gymnasium imports it by itself for
+registers the environments and loads nothing heavier than Gymnasium, and Gymnasium imports it by itself for
 `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
 """
 
@@ -20,24 +20,26 @@ import gymnasium
 if TYPE_CHECKING:
     from cace_env.evaluation import evaluate
 
-__all__ = ["EVICTION_ID", "__version__", "evaluate", "register"]
+__all__ = ["EVICTION_ID", "SWAP_ID", "__version__", "evaluate", "register"]
 __version__ = "0.1.0"
 
 EVICTION_ID: Final = "cace_env/Eviction-v0"
+SWAP_ID: Final = "cace_env/Swap-v0"
 
 
 def register() -> None:
-    """Makes `EVICTION_ID` known to Gymnasium; called at import, harmless when called again.
+    """Makes `EVICTION_ID` and `SWAP_ID` known to Gymnasium; called at import, harmless when called again.
 
     Gymnasium 1.x loads no entry points of installed packages, so a fresh interpreter needs `import cace_env` or the
     module in the id: `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
     """
-    if EVICTION_ID not in gymnasium.registry:
-        gymnasium.register(
-            id=EVICTION_ID,
-            entry_point="cace_env.env:EvictionEnv",
-            vector_entry_point="cace_env.vector_env:EvictionVectorEnv",
-        )
+    for env_id, name in ((EVICTION_ID, "Eviction"), (SWAP_ID, "Swap")):
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                id=env_id,
+                entry_point=f"cace_env.env:{name}Env",
+                vector_entry_point=f"cace_env.vector_env:{name}VectorEnv",
+            )
 
 
 def __getattr__(name: str) -> Any:

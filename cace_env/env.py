@@ -1,54 +1,14 @@
-"""Eviction-v0: what an agent sees, may do and is rewarded for."""
+"""What an agent sees, may do and is rewarded for: Eviction-v0 and Swap-v0. How it is done is in `fleet_env.py`."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Final, SupportsIndex
+from cace_env import EVICTION_ID, SWAP_ID
+from cace_env.fleet_env import FleetEnv
 
-import gymnasium
-import numpy as np
-import numpy.typing as npt
-from gymnasium import spaces
-from gymnasium.error import InvalidAction, ResetNeeded
-
-from cace_env import EVICTION_ID, picture, rendering
-from cace_env.draws import Draws, whole
-from cace_env.kernel.batch import NUM_TERMS
-from cace_env.metrics import episode_metrics
-from cace_env.observation import ObservationLayout
-from cace_env.scenarios import Scenario, Split, load_scenario
-from cace_env.simulator import Simulator
-from cace_env.simulators import TERMS, Simulators
-from cace_env.snapshot import EnvState, Origin, check_origin, origin_of
-from cace_env.tables import FleetTables, slots_per_accelerator
-from cace_env.window import Window
-from cace_env.workload import Workload
-
-Observation = npt.NDArray[np.float32]
-
-OPTIONS: Final = ("workload_seed", "workload")
-ROW: Final = np.zeros(1, dtype=np.int64)  # a single environment is the first row of a batch of one
+__all__ = ["EvictionEnv", "SwapEnv"]
 
 
-def common_layout(tables: Sequence[FleetTables], max_slots: int | None, max_pending: int | None) -> ObservationLayout:
-    """An observation that holds all the fleets; by default as small as it can be.
-
-    Raises:
-        ValueError: fewer slots than models that can fit together.
-    """
-    needed = max(max(int(slots_per_accelerator(fleet).sum()), fleet.max_slots) for fleet in tables)
-    if max_slots is not None and max_slots < needed:
-        raise ValueError(f"max_slots is {max_slots}, but {needed} models can fit at once; it has to be at least that")
-    most_models = max(fleet.num_models for fleet in tables)
-    return ObservationLayout(
-        needed if max_slots is None else max_slots, most_models if max_pending is None else max_pending
-    )
-
-
-class EvictionEnv(gymnasium.Env[Observation, np.int64]):
+class EvictionEnv(FleetEnv):
     """Which resident CodeLLM shall make room for the one that people wait for?
 
     ## Description
@@ -79,7 +39,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Observation Space
 
-    A flat float32 `Box`: `[slots x 32 | pending models x 17 | context x 14]`, every number scaled by a fixed constant.
+    A flat float32 `Box`: `[slots x 32 | pending models x 20 | context x 16]`, every number scaled by a fixed constant.
     `layout.names` names each position, `layout.split(observation)` takes it apart, `layout.physical(observation)` gives
     physical units; `docs/environment.md` lists every feature with unit and scale.
 
@@ -87,8 +47,8 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
     |----------------------|---------------------------|-------------------------------------------------------------|
     | 32 s ... 32 s + 31   | slot s of S               | its model: legal, size, reload time, requests, recency,     |
     |                      |                           | demand, users, prefix tokens, latency weight, output length |
-    | 32 S + 17 k ... + 16 | k-th oldest pending model | target or not, need, load time, waiting requests, demand    |
-    | the last 14          | context                   | time since the last decision, target, memory, queues        |
+    | 32 S + 20 k ... + 19 | k-th oldest pending model | target or not, need, load time, waiting requests, demand    |
+    | the last 16          | context                   | time since the last decision, target, memory, queues        |
 
     It holds what a real orchestrator can know: no output length of an unfinished request, no arrival to come.
 
@@ -152,247 +112,110 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
     * v0: first release.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
+    ID = EVICTION_ID
+    PROTOCOL = "eviction"
 
-    def __init__(
-        self,
-        scenario: str | Path | Mapping[str, Any] | Scenario = "default",
-        split: Split = "train",
-        *,
-        strict: bool = False,
-        invalid_penalty: float = 1.0,
-        num_workloads: int | None = None,
-        max_slots: int | None = None,
-        max_pending: int | None = None,
-        render_mode: str | None = None,
-    ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            known = ", ".join(self.metadata["render_modes"])
-            raise ValueError(f"render_mode is {render_mode!r}; it has to be None or one of {known}")
-        if not invalid_penalty >= 0:
-            raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
-        self.scenario = load_scenario(scenario)
-        self.split = split
-        self.draws = Draws((self.scenario,), split, num_workloads)
-        self.strict = strict
-        self.invalid_penalty = float(invalid_penalty)
-        self.render_mode = render_mode
-        self.tables = self.scenario.tables()
-        self.layout = common_layout([self.tables], max_slots, max_pending)
-        self.simulators = Simulators(
-            [self.tables],
-            [0],
-            self.layout,
-            invalid_penalty=self.invalid_penalty,
-            kept=self.draws.num_kept,
-            trace=render_mode is not None,
-        )
-        self.observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
-        self.action_space = spaces.Discrete(self.layout.max_slots)
-        self._terms = [(term, TERMS[term]) for term in np.flatnonzero(self.simulators.prices[0]).tolist()]
-        self._actions = np.zeros(1, dtype=np.int64)
-        self._played: int | Workload | None = None  # the workload, or its seed; None before the first episode
-        self._look = self.simulators.new_look()
-        self._asked = False  # a question is open
-        self._over = True
-        self._last_choice: rendering.Choice | None = None
-        human = render_mode == "human"
-        self.window = Window(f"cace-env: {self.scenario.name}", self.metadata["render_fps"]) if human else None
 
-    @property
-    def _mask(self) -> npt.NDArray[np.int8]:
-        mask: npt.NDArray[np.int8] = self._look.masks[0]
-        return mask
+class SwapEnv(FleetEnv):
+    """Which CodeLLM shall be loaded next, who makes room for it, and is it better to wait?
 
-    @property
-    def simulator(self) -> Simulator:
-        """The simulation, to look at; valid until the next reset or `set_state`."""
-        return self.simulators.view(0)
+    ## Description
 
-    @property
-    def workload(self) -> Workload | None:
-        """The requests of the episode; None before the first reset."""
-        return self.scenario.workload(self._played) if isinstance(self._played, int) else self._played
+    The fleet, the requests, the simulator and the reward are those of `cace_env/Eviction-v0`. There the model whose
+    request is oldest is loaded as soon as it can be; here the agent says which of the models that people wait for is
+    loaded, or waits until a better moment, and then who has to leave. Under pressure that is worth more than the choice
+    of victims: one long load may serve many, and whoever waits for an idle victim drains no busy one.
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Starts an episode and runs to its first question.
+    It is asked which model to load at the end of an instant in which a model turned idle, a load, a swap or a lone
+    unload ended, or a request arrived for an absent model; and after each choice again, as long as there is another
+    model that could be loaded. Everything random is drawn before the episode: for the same seed every policy, of this
+    environment and of the other, meets the same users.
 
-        Args:
-            seed: seeds `np_random`, and chooses the workload as the class docstring says.
-            options: `{"workload_seed": int}` or `{"workload": Workload}` to say which workload exactly.
+    ## Action Space
 
-        Raises:
-            ValueError: an unknown option, or a workload seed of another split.
-        """
-        named = self._named(options or {})
-        super().reset(seed=seed)
-        played = self.draws.seed(seed, self.np_random) if named is None else named
-        self._over = True  # until the next episode has begun
-        if isinstance(played, Workload):
-            shelf = self.simulators.bank.put(0, played)
-        else:
-            shelf = self.draws.shelf(self.simulators.bank, 0, 0, played)
-        self.simulators.load(0, shelf)
-        self._asked = self.simulators.reset(ROW, self._look) == 0
-        self._played = played
-        self._over = False
-        self._last_choice = None
-        observation, info = self._see()
-        if isinstance(played, int):
-            info["workload_seed"] = played
-        self._show()
-        return observation, info
+    `Discrete(max_slots + max_pending + 1)`: victims by slot, models by their number (`env.unwrapped.tables.model_names`
+    is in this order), and waiting. `info["decision"]` says in words what is asked.
 
-    def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Evicts the model in slot `action` and runs to the next question, or to the end.
+    | Num                         | Action                           | Legal                                            |
+    |-----------------------------|----------------------------------|--------------------------------------------------|
+    | 0 ... max_slots - 1         | evict the model in this slot     | asked for a victim: unpinned, idle or busy       |
+    | max_slots + m               | load model m                     | asked which model: a pending model that has room |
+    |                             |                                  | or could be given it, on an idle channel         |
+    | max_slots + max_pending     | wait until something has changed | asked which model, while anything runs or moves  |
 
-        Raises:
-            InvalidAction: no number, no slot, or with `strict` one that may not be evicted; nothing has changed.
-            ResetNeeded: the episode is over, or has not begun.
-        """
-        if self._over:
-            raise ResetNeeded("the episode is over or has not begun; call reset first")
-        try:
-            slot = operator.index(action)
-        except TypeError:
-            raise InvalidAction(f"action is {action!r}; give the number of one slot") from None
-        if not 0 <= slot < self.layout.max_slots:
-            raise InvalidAction(f"action {slot} is no slot; slots are 0 to {self.layout.max_slots - 1}")
-        if self.strict and not self._mask[slot]:
-            raise InvalidAction(f"slot {slot} may not be evicted now; legal are {np.flatnonzero(self._mask).tolist()}")
-        if self._asked and self.render_mode is not None:
-            picked = slot if self._mask[slot] else int(self._mask.argmax())
-            self._last_choice = rendering.open_choice(self.simulator, picked)
-        self._actions[0] = slot
-        look = self._look
-        self._over = self.simulators.step(ROW, self._actions, look) == 1
-        self._asked = not self._over
-        observation, info = self._see()
-        amounts = look.terms[:, 0].tolist()
-        info["reward_terms"] = {name: amounts[term] for term, name in self._terms}
-        if look.illegal[0]:
-            info["reward_terms"]["invalid_action"] = amounts[NUM_TERMS]
-        if self._over:
-            info["episode_metrics"] = episode_metrics(self.simulator.summary(), self.tables)
-        self._show()
-        return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
+    A model that fits is loaded at once. For one that does not the agent is asked for victims at the same instant, one per
+    step, idle and busy alike (busy ones drain first), until there is room; the first fixes the accelerator. A single
+    legal action is applied without asking. `info["action_mask"]` (int8) comes with every reset and step,
+    `action_masks()` (bool) is for sb3-contrib. An illegal action is replaced by the legal one of lowest index, counted
+    in `info["invalid_action"]` and penalised; with `strict=True` it raises `gymnasium.error.InvalidAction` and changes
+    nothing.
 
-    def get_state(self) -> EnvState:
-        """All that decides how the environment goes on: the simulation, its account, and `np_random`.
+    Where the scenario allows it (`rules.prefetch_limit`), models that nobody waits for may be loaded, too.
 
-        It is taken in microseconds, does not change when the environment goes on, and can be pickled. Wrappers and the
-        generator of `action_space.sample()` are not in it. `docs/environment.md` shows what it is good for.
+    ## Observation Space
 
-        Raises:
-            ResetNeeded: there has been no reset.
-        """
-        if self._played is None:
-            raise ResetNeeded("there is no state before the first reset")
-        generator = self._np_random
-        return EnvState(
-            origin=self._origin,
-            simulation=self.simulators.snapshot(0),
-            mask=self._mask.copy(),
-            played=self._played,
-            over=self._over,
-            generator=None if generator is None else (self._np_random_seed, generator.bit_generator.state),
-            statistics=None,
-            choice=self._last_choice,
-        )
+    The flat float32 `Box` of Eviction-v0, `[slots x 32 | models x 20 | context x 16]`, with the same features. Row m of
+    the second block is model m, wherever it is; it is zero (`present` = 0) unless the model is pending, the target, or
+    may be loaded. `legal` of slots and models and `wait_legal` of the context are the action mask; `ordering` says which
+    of the two questions is asked.
 
-    def set_state(self, state: EnvState) -> None:
-        """Goes on from a state of this environment, or of another one of the same scenario, single or in a batch.
+    | Position             | Block           | What                                                                  |
+    |----------------------|-----------------|-----------------------------------------------------------------------|
+    | 32 s ... 32 s + 31   | slot s of S     | its model: legal, size, reload time, requests, recency, demand,       |
+    |                      |                 | users, prefix tokens, latency weight, output length                   |
+    | 32 S + 20 m ... + 19 | model m         | legal, need, load time, whether it fits or idle victims suffice,      |
+    |                      |                 | waiting requests and their weight, demand                             |
+    | the last 16          | context         | which question, time since the last decision, target, memory, queues  |
 
-        What follows is what followed there, to the bit: observations, rewards, infos, and what later resets draw, if
-        `num_workloads` is the same. `strict` and `invalid_penalty` stay those of this environment. The legal actions
-        are in `action_masks()`; wrappers learn of it at the next step, and a window shows it then. An
-        `Actor` has to be reset.
+    ## Rewards
 
-        Raises:
-            TypeError: it is no state.
-            ValueError: it is of another scenario, split, size or version, or lacks the history that is rendered here;
-                nothing has changed.
-        """
-        check_origin(state, self._origin)
-        self.simulators.restore(0, state.simulation)
-        self._look.masks[0] = state.mask
-        self._asked = self.simulators.asked(0)
-        self._played, self._over, self._last_choice = state.played, state.over, state.choice
-        if state.generator is None:
-            self._np_random, self._np_random_seed = None, None
-        else:
-            self.np_random.bit_generator.state = state.generator[1]
-            self._np_random_seed = state.generator[0]
+    As in Eviction-v0: minus the cost of the time since the last decision, split by its source in
+    `info["reward_terms"]`, and `invalid_penalty` for each illegal action.
 
-    @cached_property
-    def _origin(self) -> Origin:
-        return origin_of(EVICTION_ID, self.scenario, self.split, self.layout.max_slots, self.simulators.digest(0))
+    ## Starting State
 
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Legal actions now, `(max_slots,)`: the hook of sb3-contrib's `MaskablePPO`.
+    Time 0 up to the first question. `reset` takes seeds and options as in Eviction-v0, and the same seed plays the same
+    workload in both.
 
-        Raises:
-            ResetNeeded: there has been no reset.
-        """
-        if self._played is None:
-            raise ResetNeeded("there is no mask before the first reset")
-        masks: npt.NDArray[np.bool_] = self._mask == 1
-        return masks
+    ## Episode End
 
-    def render(self) -> str | npt.NDArray[np.uint8] | None:
-        """The situation now, as text or as a picture `(540, 960, 3)`.
+    1. Termination: all requests have finished. The last step runs on until then.
+    2. Truncation: one more decision, of either kind, than the scenario's `max_decisions` would be asked (no limit by
+       default).
 
-        None without `render_mode`, and with `"human"`, where reset and step have shown it already.
+    `info["episode_metrics"]` comes with the last step. If nothing is ever asked, reset returns the mask `[1, 0, ...]`,
+    and the only step is a no-op that returns the whole cost.
 
-        Raises:
-            ResetNeeded: there has been no reset.
-        """
-        if self.render_mode is None:
-            gymnasium.logger.warn(
-                'nothing is rendered; give render_mode="ansi", "rgb_array" or "human" to gymnasium.make'
-            )
-            return None
-        if self._played is None:
-            raise ResetNeeded("there is nothing to render before the first reset")
-        if self.render_mode == "human":
-            return None
-        return rendering.ansi(self._scene()) if self.render_mode == "ansi" else picture.rgb_array(self._scene())
+    ## Arguments
 
-    def close(self) -> None:
-        """Closes the window, if there is one."""
-        if self.window is not None:
-            self.window.close()
+    ```python
+    >>> import gymnasium as gym
+    >>> env = gym.make("cace_env:cace_env/Swap-v0", scenario="default")
 
-    def _scene(self) -> rendering.Scene:
-        return rendering.scene(self.simulator, self._last_choice, self.scenario.name)
+    ```
 
-    def _show(self) -> None:
-        """The situation in the window, as long as that is open; nobody pays for pictures that nobody sees."""
-        if self.window is not None and not self.window.closed:
-            self.window.show(picture.rgb_array(self._scene()))
+    | Parameter         | Type                          | Default     | Description                                    |
+    |-------------------|-------------------------------|-------------|------------------------------------------------|
+    | `scenario`        | **str, Path, dict, Scenario** | `"default"` | name, YAML file, its keys, or a `Scenario`     |
+    | `split`           | **str**                       | `"train"`   | whose seeds are played: train, validation, test|
+    | `strict`          | **bool**                      | `False`     | illegal actions raise                          |
+    | `invalid_penalty` | **float**                     | `1.0`       | taken from the reward for each illegal action  |
+    | `num_workloads`   | **int or None**               | `None`      | play only the split's first so many seeds, and |
+    |                   |                               |             | keep their workloads; `None` = all seeds       |
+    | `max_slots`       | **int or None**               | `None`      | slots; `None` = as many as the fleet can use   |
+    | `max_pending`     | **int or None**               | `None`      | rows of models, at least their number; `None` =|
+    |                   |                               |             | one per model                                  |
+    | `render_mode`     | **str or None**               | `None`      | `"ansi"`, `"rgb_array"` (960 x 540), `"human"` |
 
-    def _named(self, options: Mapping[str, Any]) -> int | Workload | None:
-        """The seed of the workload to play, or the workload that was handed in, or None if neither is said."""
-        unknown = sorted(set(options) - set(OPTIONS))
-        if unknown or len(options) > 1:
-            raise ValueError(f"reset options are {sorted(options)}; give at most one of {', '.join(OPTIONS)}")
-        if "workload" in options:
-            workload: Workload = options["workload"]
-            workload.validate(self.tables.num_models)
-            return workload
-        if options.get("workload_seed") is not None:
-            return self.draws.check(whole("workload_seed", options["workload_seed"]))
-        return None
+    ## Vectorized environment
 
-    def _see(self) -> tuple[Observation, dict[str, Any]]:
-        """Observation and info of now, in arrays that nobody else has."""
-        look = self._look
-        return look.observations[0].copy(), {
-            "action_mask": self._mask.copy(),
-            "elapsed_s": float(look.elapsed_s[0]),
-            "time_s": float(look.time_s[0]),
-            "decision": self.simulators.describe(0, self._mask) if self._asked else "nothing is asked",
-            "invalid_action": int(look.invalid[0]),
-        }
+    `gym.make_vec("cace_env:cace_env/Swap-v0", num_envs=64)` makes `cace_env.vector_env.SwapVectorEnv`: the same
+    simulations, all in one compiled call.
+
+    ## Version History
+
+    * v0: first release.
+    """
+
+    ID = SWAP_ID
+    PROTOCOL = "swap"

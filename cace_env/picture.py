@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.rendering import Choice, Scene, Span, clock, purpose
+from cace_env.rendering import Choice, Scene, Span, candidate_name, clock, purpose
+from cace_env.tables import NONE
 
 SHARP: Final = 2  # drawn this much larger, then reduced: smooth edges, and letters where they belong
 WIDTH: Final = 960
@@ -209,7 +210,7 @@ class _Canvas:
             self.text(left, bottom - 11, self.fit(used, width, 9), 9, FAINT)
 
     def decisions(self, top: int, bottom: int) -> None:
-        """The last decision and the open question: for whom, from whom, and what speaks for it."""
+        """The last decision and the open question: what for, who could, and what speaks for it."""
         last, question = self.scene.last, self.scene.question
         shown = [("last decision", last, ACCENT), ("asked now", question, INK)]
         choices = [(title, choice, ink) for title, choice, ink in shown if choice is not None]
@@ -226,23 +227,21 @@ class _Canvas:
             top = used + 10
 
     def candidates(self, choice: Choice, top: int, bottom: int) -> int:
-        """Candidates and their key features, the evicted one first on a grey ground; returns where the table ends."""
-        columns = (("frees GB", 176), ("reload s", 216), ("unused s", 259), ("/min", 292))
-        for title, x in columns:
-            self.text(RIGHT + x + 12 - self.width(title, 9), top, title, 9, FAINT)
+        """Candidates and their key features, the chosen one first on a grey ground; returns where the table ends."""
+        ends = (188, 228, 271, 304)
+        for title, x in zip(choice.columns, ends, strict=True):
+            self.text(RIGHT + x - self.width(title, 9), top, title, 9, FAINT)
         y = top + 14
         room = max(1, (bottom - y) // 15)
-        picked = [c for c in choice.candidates if c.slot == choice.picked]
-        others = [c for c in choice.candidates if c.slot != choice.picked]
+        picked = [c for c in choice.candidates if c.action == choice.picked]
+        others = [c for c in choice.candidates if c.action != choice.picked]
         for c in [*picked, *others][:room]:
-            if c.slot == choice.picked:
+            if c.action == choice.picked:
                 self.rectangle(RIGHT - 4, y - 1, WIDTH - MARGIN + 4, y + 13, LINE)
-            self.rectangle(RIGHT, y + 1, RIGHT + 10, y + 11, color(c.model))
-            name = self.scene.names[c.model] + (f" ({c.running} running)" if c.running else "")
-            self.text(RIGHT + 14, y, self.fit(name, 132, 10), 10, INK)
-            values = (f"{c.freed_gb:.1f}", f"{c.reload_s:.1f}", f"{c.since_use_s:.0f}", f"{c.rate_10m:.1f}")
-            for value, (_, x) in zip(values, columns, strict=True):
-                self.text(RIGHT + x + 12 - self.width(value, 10), y, value, 10, INK)
+            self.rectangle(RIGHT, y + 1, RIGHT + 10, y + 11, EMPTY if c.model == NONE else color(c.model))
+            self.text(RIGHT + 14, y, self.fit(candidate_name(c, self.scene.names), 132, 10), 10, INK)
+            for value, x in zip(c.values, ends, strict=True):
+                self.text(RIGHT + x - self.width(value, 10), y, value, 10, INK)
             y += 15
         if len(choice.candidates) > room:
             self.text(RIGHT + 14, y, f"and {len(choice.candidates) - room} more", 9, FAINT)

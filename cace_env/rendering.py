@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from cace_env.kernel import state as layout
 from cace_env.kernel.state import ACCELERATOR, COLUMN, MODEL, TRACE_KINDS
-from cace_env.observation import SLOT
-from cace_env.simulator import Simulator
+from cace_env.observation import PENDING, SLOT
+from cace_env.simulator import Question, Simulator
 from cace_env.tables import NONE, FleetTables
 
 Int64Array = npt.NDArray[np.int64]
@@ -33,29 +33,28 @@ PHASES: Final = {
 BAR: Final = 48  # characters of an accelerator's memory
 
 
-class Candidate(NamedTuple):
-    """A legal victim, with the features that most rules look at."""
+VICTIM_COLUMNS: Final = ("frees GB", "reload s", "unused s", "/min")
+LOAD_COLUMNS: Final = ("needs GB", "load s", "waiting", "for s")
 
-    slot: int
-    model: int
-    freed_gb: float
-    reload_s: float
-    since_use_s: float
+
+class Candidate(NamedTuple):
+    """A legal action, with the features that most rules look at."""
+
+    action: int
+    model: int  # that would leave, or be loaded; NONE = wait
     running: int
-    rate_10m: float  # requests per minute
+    values: tuple[str, ...]  # in the columns of the choice; "" where waiting has none
 
 
 class Choice(NamedTuple):
     """A question to the policy, and its answer."""
 
     time_us: int
-    target: int
-    need_gb: float
-    missing_gb: float  # on the accelerator that lacks least
-    waiting: int  # requests for the target
-    wait_s: float  # of the first of them
+    target: int  # room is made for it; NONE = asked which model to load
+    why: str
+    columns: tuple[str, ...]  # VICTIM_COLUMNS or LOAD_COLUMNS
     candidates: tuple[Candidate, ...]
-    picked: int  # slot, NONE while open
+    picked: int  # action, NONE while open
 
 
 class Resident(NamedTuple):
@@ -121,33 +120,50 @@ class Scene:
 
 def open_choice(simulator: Simulator, picked: int = NONE) -> Choice:
     """The open question, with the answer that is about to be given."""
-    s = simulator.state
     question = simulator.question
+    legal = np.flatnonzero(question.legal).tolist()
+    return (_load_choice if question.target == NONE else _victim_choice)(simulator, question, legal, picked)
+
+
+def _victim_choice(simulator: Simulator, question: Question, legal: list[int], picked: int) -> Choice:
+    """Who shall leave."""
+    s, target = simulator.state, question.target
     features = simulator.features()
-    target = question.target
-    first = int(s.models[target, MODEL.queue_head])
+    columns = [SLOT.freed_gb, SLOT.reload_s, SLOT.since_use_s, SLOT.rate_10m]
+    waiting = int(s.models[target, MODEL.waiting])
+    why = f"{features[legal, SLOT.missing_gb].min():.1f} of {simulator.tables.need_bytes[target] * GB:.1f} GB missing"
+    if waiting:
+        first = int(s.models[target, MODEL.queue_head])
+        wait_s = (question.now_us - int(s.requests[first, layout.REQUEST.arrival_us])) * SECONDS
+        why += f", {waiting} waiting for up to {wait_s:.1f} s"
     candidates = tuple(
         Candidate(
-            slot=slot,
+            action=slot,
             model=int(question.slot_models[slot]),
-            freed_gb=float(features[slot, SLOT.freed_gb]),
-            reload_s=float(features[slot, SLOT.reload_s]),
-            since_use_s=float(features[slot, SLOT.since_use_s]),
             running=int(features[slot, SLOT.running]),
-            rate_10m=float(features[slot, SLOT.rate_10m]),
+            values=tuple(f"{value:.1f}" for value in features[slot, columns].tolist()),
         )
-        for slot in np.flatnonzero(question.legal).tolist()
+        for slot in legal
     )
-    return Choice(
-        time_us=question.now_us,
-        target=target,
-        need_gb=float(simulator.tables.need_bytes[target] * GB),
-        missing_gb=float(features[question.legal, SLOT.missing_gb].min()),
-        waiting=int(s.models[target, MODEL.waiting]),
-        wait_s=(question.now_us - int(s.requests[first, layout.REQUEST.arrival_us])) * SECONDS,
-        candidates=candidates,
-        picked=picked,
-    )
+    return Choice(question.now_us, target, why, VICTIM_COLUMNS, candidates, picked)
+
+
+def _load_choice(simulator: Simulator, question: Question, legal: list[int], picked: int) -> Choice:
+    """Who shall be loaded, if anybody."""
+    features = simulator.model_features()
+    models = [action - simulator.max_slots for action in legal if action < len(question.legal) - 1]
+    candidates = []
+    for m in models:
+        need_gb, load_s, waiting, wait_s = features[
+            m, [PENDING.need_gb, PENDING.load_s, PENDING.waiting, PENDING.oldest_wait_s]
+        ].tolist()
+        values = (f"{need_gb:.1f}", f"{load_s:.1f}", f"{waiting:.0f}", f"{wait_s:.1f}")
+        candidates.append(Candidate(simulator.max_slots + m, m, 0, values))
+    why = f"{int(features[models, PENDING.fits].sum())} of {len(models)} without evicting anybody"
+    if len(models) < len(legal):
+        why += ", or wait"
+        candidates.append(Candidate(legal[-1], NONE, 0, ("",) * len(LOAD_COLUMNS)))
+    return Choice(question.now_us, NONE, why, LOAD_COLUMNS, tuple(candidates), picked)
 
 
 def scene(simulator: Simulator, last: Choice | None, scenario: str) -> Scene:
@@ -210,9 +226,15 @@ def clock(time_us: int) -> str:
 
 
 def purpose(choice: Choice, names: tuple[str, ...]) -> tuple[str, str]:
-    """Why a victim is wanted: for whom, and how badly."""
-    missing = f"{choice.missing_gb:.1f} of {choice.need_gb:.1f} GB missing"
-    return f"room for {names[choice.target]}", f"{missing}, {choice.waiting} waiting for up to {choice.wait_s:.1f} s"
+    """What is asked, and why: for whom a victim is wanted and how badly, or what could be loaded."""
+    return "which model to load" if choice.target == NONE else f"room for {names[choice.target]}", choice.why
+
+
+def candidate_name(candidate: Candidate, names: tuple[str, ...]) -> str:
+    """Its model, and whether it is in use; or to wait."""
+    if candidate.model == NONE:
+        return "wait"
+    return names[candidate.model] + (f" ({candidate.running} running)" if candidate.running else "")
 
 
 def _bar(site: Site) -> str:
@@ -232,17 +254,13 @@ def _letter(slot: int) -> str:
 
 
 def _table(choice: Choice, names: tuple[str, ...]) -> list[str]:
-    """Candidates with their key features; the evicted one is marked."""
-    lines = [
-        f"    slot {'candidate':<26} {'frees GB':>8} {'reload s':>8} {'unused s':>8} {'running':>8} {'per min':>8}"
-    ]
-    for c in choice.candidates:
-        mark = ">" if c.slot == choice.picked else " "
-        lines.append(
-            f"  {mark} {c.slot:<4} {names[c.model]:<26} {c.freed_gb:8.1f} {c.reload_s:8.1f} {c.since_use_s:8.1f} "
-            f"{c.running:8} {c.rate_10m:8.2f}"
-        )
-    return lines
+    """Candidates with their key features; the chosen one is marked."""
+    lines = [f"    {'action':<7}{'candidate':<40}" + "".join(f"{column:>10}" for column in choice.columns)]
+    for candidate in choice.candidates:
+        mark = ">" if candidate.action == choice.picked else " "
+        values = "".join(f"{value:>10}" for value in candidate.values)
+        lines.append(f"  {mark} {candidate.action:<7}{candidate_name(candidate, names):<40}{values}")
+    return [line.rstrip() for line in lines]
 
 
 def _site(simulator: Simulator, a: int) -> Site:
