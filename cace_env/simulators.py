@@ -19,7 +19,7 @@ from cace_env.kernel import batch as kernel
 from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch, Look
 from cace_env.kernel.state import (
     ASKED,
-    SLOT,
+    NONE,
     STATUS,
     STUCK,
     TARGET,
@@ -29,6 +29,7 @@ from cace_env.kernel.state import (
     State,
     arena,
     fleet_row,
+    num_actions,
     state_offsets,
 )
 from cace_env.observation import ObservationLayout
@@ -57,7 +58,7 @@ class Simulators:
     Args:
         tables: the fleets; checked.
         fleet_of: the fleet of each simulation, `(N,)`.
-        layout: of the observations; its `max_slots` hold for all fleets.
+        layout: of the observations; its `max_slots` hold for all fleets; in Swap-v0 `max_pending` are rows of models.
         invalid_penalty: taken from the reward for an illegal action.
         kept: how many workloads the bank can keep.
         threads: how many share the work of a call.
@@ -79,6 +80,7 @@ class Simulators:
         for fleet in self.tables:
             fleet.validate()
         self.layout = layout
+        self.num_actions = _common_actions(self.tables, layout)
         self.num_envs = len(fleet_of)
         self.bank = Bank(self.num_envs, kept)
         self.prices = np.stack([prices(fleet.cost) for fleet in self.tables])
@@ -105,6 +107,7 @@ class Simulators:
         self._at[env] = state_offsets(
             self.tables[fleet],
             self.layout.max_slots,
+            self.layout.max_pending,
             shelf.requests,
             shelf.session_pairs,
             shelf.user_pairs,
@@ -126,7 +129,7 @@ class Simulators:
         envs = self.num_envs
         return Look(
             observations=np.empty((envs, self.layout.size), dtype=np.float32),
-            masks=np.empty((envs, self.layout.max_slots), dtype=np.int8),
+            masks=np.empty((envs, self.num_actions), dtype=np.int8),
             rewards=np.empty(envs),
             terms=np.empty((NUM_TERMS + 1, envs)),
             terminated=np.empty(envs, dtype=np.bool_),
@@ -222,9 +225,17 @@ class Simulators:
         if not self.asked(env):
             return "nothing is asked"
         names = self.tables[self._places[env, PLACE.fleet]].model_names
-        slots = self._arena[env, self._at[env, SLOTS] : self._at[env, SLOTS + 1]].reshape(-1, len(SLOT))
-        models = slots[:, SLOT.model].tolist()
-        victims = [f"{names[models[slot]]} (slot {slot})" for slot in np.flatnonzero(mask).tolist()]
+        legal = np.flatnonzero(mask).tolist()
+        if self._arena[env, TARGET] == NONE:
+            choices = [f"load {names[action - self.layout.max_slots]} (action {action})" for action in legal[:-1]]
+            last = legal[-1]
+            waits = last == self.num_actions - 1
+            choices.append(
+                f"wait (action {last})" if waits else f"load {names[last - self.layout.max_slots]} (action {last})"
+            )
+            return " or ".join(choices)
+        models = self._arena[env, self._at[env, SLOTS] : self._at[env, SLOTS + 1]].tolist()
+        victims = [f"{names[models[slot]]} (slot {slot})" for slot in legal]
         return f"make room for {names[self._arena[env, TARGET]]}: evict {' or '.join(victims)}"
 
     def view(self, env: int) -> Simulator:
@@ -296,6 +307,24 @@ class Simulators:
         if self._pool is not None and self._pool[0] == os.getpid():
             self._pool[1].shutdown()
         self._pool = None
+
+
+def _common_actions(tables: Sequence[FleetTables], layout: ObservationLayout) -> int:
+    """How many actions a policy has.
+
+    Raises:
+        ValueError: different protocols, or fewer rows of models than a fleet of Swap-v0 has models.
+    """
+    protocols = {fleet.protocol for fleet in tables}
+    if len(protocols) > 1:
+        raise ValueError(f"the fleets have the protocols {', '.join(sorted(protocols))}; give all of them the same")
+    most = max(fleet.num_models for fleet in tables)
+    if protocols == {"swap"} and layout.max_pending < most:
+        raise ValueError(
+            f"max_pending is {layout.max_pending}, but in Swap-v0 each of {most} models has a row; give at least "
+            f"{most}, or None for one per model"
+        )
+    return num_actions(tables[0], layout.max_slots, layout.max_pending)
 
 
 def _padded(rows: Sequence[Int64Array]) -> Int64Array:

@@ -20,13 +20,13 @@ import numpy.typing as npt
 from cace_env import EVICTION_ID
 from cace_env.clairvoyant import Future
 from cace_env.compilation import compiled
-from cace_env.kernel.features import NUM_SLOT_FEATURES
-from cace_env.kernel.rules import Rule, Scratch, pick_slot
+from cace_env.kernel.orders import decide
+from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import NONE, Requests, fleet_views, state_views
 from cace_env.observation import SLOT
 from cace_env.policies import POLICIES, rule_of
 from cace_env.scenarios import Scenario
-from cace_env.simulator import Simulator
+from cace_env.simulator import Simulator, new_scratch
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 from experiments.benchmark_cartpole import uniform_draws
@@ -45,7 +45,7 @@ def choose(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, ru
     """The slot that a rule evicts at an open question; with the rule's kind NONE the call alone, slot 0."""
     if rule.kind == NONE:
         return 0
-    return pick_slot(state_views(row, at), fleet_views(fleet, fleet_at), w, rule, scratch)
+    return decide(state_views(row, at), fleet_views(fleet, fleet_at), w, rule, scratch)
 
 
 def decision_latency(scenario: Scenario, policies: Sequence[str], seeds: Sequence[int]) -> Figures:
@@ -87,7 +87,7 @@ def _rule(name: str, scenario: Scenario, tables: FleetTables, workload: Workload
 def _compiled_choice(simulator: Simulator, workload: Workload, rule: Rule) -> Choice:
     simulator.load(workload)
     slots = simulator.max_slots
-    scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), rule.future_start[:-1].copy())
+    scratch = new_scratch(slots, simulator.tables.num_models)._replace(next_pointer=rule.future_start[:-1].copy())
     return lambda simulator: choose(*simulator.arguments, rule, scratch)
 
 
