@@ -1,28 +1,30 @@
-"""Any policy as one who acts in `Eviction-v0`: for videos, data sets, imitation.
+"""Any policy as one who acts in `Eviction-v0` or `Swap-v0`: for videos, data sets, imitation.
 
 `cace_env.evaluate` runs whole episodes, which is how to compare policies. An `Actor` is asked step by step.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
-from cace_env.env import EvictionEnv
 from cace_env.evaluation import Scorer, action_by_scores, case_of, contestant_of
+from cace_env.fleet_env import FleetEnv
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import LEGAL
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
 from cace_env.simulator import new_scratch
+from cace_env.tables import FOREVER
 
 
 class Actor:
-    """What a policy would evict, step by step.
+    """What a policy would do, step by step.
 
     ```python
     actor = Actor("cace", env)
@@ -31,45 +33,54 @@ class Actor:
     observation, reward, terminated, truncated, info = env.step(actor.act())
     ```
 
-    An episode that it plays to its end is the one of `cace_env.evaluate` with the same policy, scenario and seed, at
-    the same cost. That cannot be for a policy that unloads idle models by itself or keeps no more than so many (`ttl`,
-    `ollama`, ...): in `Eviction-v0` nothing leaves but what an action evicts. Such a policy is refused, unless its
-    choice of victims is all that is wanted.
+    An episode that it plays to its end is the one of `cace_env.evaluate` with the same policy, scenario and seed (and
+    `protocol="swap"` in `Swap-v0`), at the same cost. That cannot be for a policy that unloads idle models by itself or
+    keeps no more than so many (`ttl`, `ollama`, ...), nor for an order that wants to be asked again when its patience
+    has run out (`patient-fifo`, ...): in the environments nothing leaves but what an action evicts, and nobody is woken
+    by a timer. Such a policy is refused, unless its choices are all that is wanted.
 
     Args:
-        policy: as for `evaluate`; all but "no-swapping".
-        env: an `EvictionEnv`, wrapped or not.
-        victims_only: leave out keep-alive and count limit of a policy that has one.
+        policy: as for `evaluate`; all but "no-swapping". In `Swap-v0` it may have an order ("wsjf+cace").
+        env: an `EvictionEnv` or a `SwapEnv`, wrapped or not.
+        choices_only: leave out keep-alive, count limit and timer of a policy that has one.
 
     Raises:
         ConfigError: no such policy, or one that cannot act in this environment.
     """
 
     def __init__(
-        self, policy: str | Policy | Scorer, env: gymnasium.Env[Any, Any], *, victims_only: bool = False
+        self, policy: str | Policy | Scorer, env: gymnasium.Env[Any, Any], *, choices_only: bool = False
     ) -> None:
         contestant = contestant_of(policy)
-        if not isinstance(env.unwrapped, EvictionEnv):
-            raise ConfigError(f"a policy can act in an EvictionEnv, and {env.unwrapped!r} is none")
+        if not isinstance(env.unwrapped, FleetEnv):
+            raise ConfigError(f"a policy can act in an EvictionEnv or a SwapEnv, and {env.unwrapped!r} is none")
         if not contestant.swaps:
             raise ConfigError(f"{contestant.name!r} is a fleet with room for everything, not a policy that could act")
         self.name = contestant.name
         self.policy = contestant.policy
-        if self.has_limits and not victims_only:
-            raise ConfigError(
-                f"policy {self.name!r} has a keep-alive or a count limit, by which models leave unasked; in "
-                "Eviction-v0 nothing leaves but by an action, so this would be another policy; victims_only=True "
-                "plays its choice of victims alone"
-            )
         self._env = env.unwrapped
+        self._order = self.policy.order if isinstance(self.policy, Policy) else contestant.order
+        if self._order is not None and self._env.PROTOCOL != "swap":
+            raise ConfigError(
+                f"policy {self.name!r} has an order, and Eviction-v0 asks for none; let it act in Swap-v0, or name the "
+                "policy without it"
+            )
+        if self.has_limits and not choices_only:
+            raise ConfigError(
+                f"policy {self.name!r} has a keep-alive or a count limit, by which models leave unasked, or an order "
+                f"whose patience ends at a time of its own; in {self._env.ID} nothing happens but by an action that is "
+                "asked for, so this would be another policy; choices_only=True plays its choices alone"
+            )
         self._training = case_of(self._env.scenario).training
         self._seed = 0
         self._thinking: tuple[Rule, Scratch] | None = None  # since `reset`
 
     @property
     def has_limits(self) -> bool:
-        """Whether `evaluate` would let the policy unload models without being asked."""
+        """Whether `evaluate` would let the policy unload models without being asked, or ask it at other times."""
         policy = self.policy
+        if self._order is not None and 0 < self._order.patience_us < FOREVER:
+            return True
         return isinstance(policy, Policy) and (policy.keep_alive_s is not None or policy.max_resident is not None)
 
     def reset(self, seed: int = 0) -> None:
@@ -90,14 +101,14 @@ class Actor:
             future = Future.of(env.tables, workload) if policy.clairvoyant else None
             rule = rule_of(policy, env.tables, seed=seed, workload=workload, future=future, training=self._training)
         else:
-            rule = rule_of(find_policy("lru"), env.tables)  # the order of a policy that has none, in Swap-v0
+            rule = rule_of(replace(find_policy("lru"), order=self._order), env.tables)  # victims are its own
             if callable(reset := getattr(policy, "reset", None)):
                 reset(seed)
         scratch = new_scratch(env.simulator.max_slots, env.tables.num_models)
         self._thinking = rule, scratch._replace(next_pointer=rule.future_start[:-1].copy())
 
     def act(self) -> int:
-        """The slot to evict now; 0, the no-op, where nothing is asked.
+        """What to do now; 0, the no-op, where nothing is asked.
 
         Raises:
             PolicyError: the Python policy failed, or returned what are not keep-scores.

@@ -136,15 +136,15 @@ class SwapEnv(FleetEnv):
     `Discrete(max_slots + max_pending + 1)`: victims by slot, models by their number (`env.unwrapped.tables.model_names`
     is in this order), and waiting. `info["decision"]` says in words what is asked.
 
-    | Num                         | Action                           | Legal                                            |
-    |-----------------------------|----------------------------------|--------------------------------------------------|
-    | 0 ... max_slots - 1         | evict the model in this slot     | asked for a victim: unpinned, idle or busy       |
-    | max_slots + m               | load model m                     | asked which model: a pending model that has room |
-    |                             |                                  | or could be given it, on an idle channel         |
-    | max_slots + max_pending     | wait until something has changed | asked which model, while anything runs or moves  |
+    | Num                     | Action                           | Legal                                               |
+    |-------------------------|----------------------------------|-----------------------------------------------------|
+    | 0 ... max_slots - 1     | evict the model in this slot     | asked for a victim: unpinned, idle or busy          |
+    | max_slots + m           | load model m                     | asked which model: it is waited for, and there is   |
+    |                         |                                  | room on an idle channel, or room can be made        |
+    | max_slots + max_pending | wait until something has changed | asked which model, while anything runs or moves     |
 
-    A model that fits is loaded at once. For one that does not the agent is asked for victims at the same instant, one per
-    step, idle and busy alike (busy ones drain first), until there is room; the first fixes the accelerator. A single
+    A model that fits is loaded at once. For one that does not, the agent is asked for victims at the same instant, one
+    a step, idle and busy alike (busy ones drain first), until there is room; the first fixes the accelerator. A single
     legal action is applied without asking. `info["action_mask"]` (int8) comes with every reset and step,
     `action_masks()` (bool) is for sb3-contrib. An illegal action is replaced by the legal one of lowest index, counted
     in `info["invalid_action"]` and penalised; with `strict=True` it raises `gymnasium.error.InvalidAction` and changes
@@ -156,8 +156,8 @@ class SwapEnv(FleetEnv):
 
     The flat float32 `Box` of Eviction-v0, `[slots x 32 | models x 20 | context x 16]`, with the same features. Row m of
     the second block is model m, wherever it is; it is zero (`present` = 0) unless the model is pending, the target, or
-    may be loaded. `legal` of slots and models and `wait_legal` of the context are the action mask; `ordering` says which
-    of the two questions is asked.
+    may be loaded. `legal` of slots and models and `wait_legal` of the context are the action mask; `ordering` says
+    which of the two questions is asked.
 
     | Position             | Block           | What                                                                  |
     |----------------------|-----------------|-----------------------------------------------------------------------|

@@ -417,9 +417,11 @@ def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int,
     if question.target == NONE:
         if not callable(own_order):
             return int(pick(*simulator.arguments, rule, new_scratch(slots, models))), 0.0
-        legal = question.legal[slots:]
+        # An environment may have more rows than models; the last action is to wait in any case.
+        actions = [*range(slots, slots + models), len(question.legal) - 1]
+        legal = question.legal[actions]
         answer, thought_s = _thought(own_order, simulator.model_features(), legal, where)
-        return slots + _highest(answer, legal, where), thought_s
+        return actions[_highest(answer, legal, where)], thought_s
     legal = question.legal[:slots]
     features = simulator.features()
     if simulator.tables.protocol == "swap" and not callable(own_order):

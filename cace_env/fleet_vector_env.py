@@ -36,15 +36,15 @@ OPTIONS: Final = ("reset_mask", "workload_seed")
 class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[Any]]):
     """`num_envs` copies of an environment, stepped together: `EvictionVectorEnv` and `SwapVectorEnv`.
 
-    Environment i does, to the bit, what a single environment does that was reset with seed `s + i`: actions, observations,
+    Environment i does, to the bit, what a single one does that was reset with seed `s + i`: actions, observations,
     rewards and infos are those of `gymnasium.vector.SyncVectorEnv`, but for the text `info["decision"]`, which
     `describe(i)` gives. Arrays that were returned are never changed later; masks in one step's infos
     may be the same array. One environment is stepped by one Python thread at a time.
 
     Args:
         num_envs: number of environments.
-        scenario: as for the single environment, or a sequence of scenarios: environment i plays number `i % len(scenario)`. All
-            have the slots and pending rows of the one that needs most, and the memory of the one with most requests.
+        scenario: as for a single environment, or a sequence: environment i plays number `i % len(scenario)`.
+            All have slots and pending rows as the one that needs most, and memory as the one with most requests.
         split: whose seeds are played: train, validation, test.
         autoreset_mode: what happens where an episode has ended, as the enum or its value. `"NextStep"`: the next step
             ignores the action, resets and rewards 0. `"SameStep"`: the reset happens in the step that ends the episode;

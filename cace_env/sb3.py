@@ -1,7 +1,7 @@
-"""Stable-Baselines3 on the vector environment: `EvictionVecEnv`. The one module of `cace_env` that imports SB3.
+"""Stable-Baselines3 on the vector environments: `EvictionVecEnv` and `SwapVecEnv`. The one module that imports SB3.
 
 SB3 does not take Gymnasium's vector environments; its own `DummyVecEnv` steps single environments one by one in Python.
-`EvictionVecEnv` says the same, step by step, and costs a few microseconds a step on top of the vector environment.
+These say the same, step by step, and cost a few microseconds a step on top of the vector environment.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
-from cace_env import EVICTION_ID
+from cace_env import EVICTION_ID, SWAP_ID
 
 try:
     from stable_baselines3.common.env_util import is_wrapped
@@ -27,14 +27,14 @@ try:
 except ImportError as error:
     raise ImportError('cace_env.sb3 needs Stable-Baselines3; pip install "cace-env[sb3]"') from error
 
-__all__ = ["EvictionVecEnv"]
+__all__ = ["EvictionVecEnv", "SwapVecEnv"]
 
 ENDED: Final = ("final_obs", "final_info", "episode")  # of the episode that ended; the rest is of the next one
 TRUNCATED: Final = "TimeLimit.truncated"
 
 
-class EvictionVecEnv(VecEnv):
-    """Many Eviction-v0 environments as the `VecEnv` that every algorithm of SB3 and sb3-contrib takes.
+class FleetVecEnv(VecEnv):
+    """Many environments as the `VecEnv` that algorithms of SB3 and sb3-contrib take: `EvictionVecEnv`, `SwapVecEnv`.
 
     ```python
     from sb3_contrib import MaskablePPO
@@ -50,7 +50,7 @@ class EvictionVecEnv(VecEnv):
 
     - The info of an environment that has not finished holds nothing but `TimeLimit.truncated`; all of them share one
       dict, a new one at each step. What the environment said is in `step_infos`, as arrays over the environments.
-    - The text `decision` is in no info of an `EvictionVectorEnv`, which has `describe(i)`.
+    - The text `decision` is in no info of a native vector environment, which has `describe(i)`.
 
     Arrays, once returned, are never changed; nothing is copied that the vector environment has made anew.
 
@@ -60,7 +60,7 @@ class EvictionVecEnv(VecEnv):
             a `SyncVectorEnv` of single environments. `close` closes it.
         monitor: give `episode` as SB3's `Monitor` does, and say so in `env_is_wrapped`. False leaves that to
             `VecMonitor`, which otherwise warns that it overwrites it.
-        **settings: everything else that `EvictionVectorEnv` takes: `scenario`, `split`, `threads` and so on.
+        **settings: everything else that `FleetVectorEnv` takes: `scenario`, `split`, `threads` and so on.
 
     Attributes:
         vector_env: the vector environment.
@@ -70,6 +70,8 @@ class EvictionVecEnv(VecEnv):
         TypeError: `vector_env` and what would make another one.
         ValueError: a vector environment in another autoreset mode, or one that overwrites what it has returned.
     """
+
+    ID: ClassVar[str]  # of the environment
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class EvictionVecEnv(VecEnv):
             raise TypeError("autoreset_mode cannot be given: SB3 knows SAME_STEP only")
         if vector_env is None:
             vector_env = gymnasium.make_vec(
-                EVICTION_ID,
+                self.ID,
                 num_envs=1 if num_envs is None else num_envs,
                 autoreset_mode=AutoresetMode.SAME_STEP,
                 **settings,
@@ -211,7 +213,7 @@ class EvictionVecEnv(VecEnv):
     ) -> list[Any]:
         """What a method of each environment in `indices` (all by default) returns.
 
-        `action_masks` is answered from the last infos: one bool array `(max_slots,)` per environment.
+        `action_masks` is answered from the last infos: one bool array `(actions,)` per environment.
 
         Raises:
             AttributeError: there is no such method, or it is one that a native vector environment only has for all.
@@ -244,7 +246,7 @@ class EvictionVecEnv(VecEnv):
         return [is_wrapped(self._singles[env], wrapper_class) for env in which]
 
     def _masks(self) -> npt.NDArray[np.bool_]:
-        """Legal actions now, `(N, max_slots)`, in an array that nobody else has."""
+        """Legal actions now, `(N, actions)`, in an array that nobody else has."""
         if "action_mask" not in self.step_infos:
             raise ResetNeeded("there is no mask before the first reset")
         masks: npt.NDArray[np.bool_] = self.step_infos["action_mask"].astype(np.bool_)
@@ -272,6 +274,18 @@ class EvictionVecEnv(VecEnv):
             "the environments are given different reset options; give all the same, or, for a native vector "
             "environment, each a workload_seed and nothing else"
         )
+
+
+class EvictionVecEnv(FleetVecEnv):
+    """Many Eviction-v0 environments for Stable-Baselines3, as `FleetVecEnv` says."""
+
+    ID = EVICTION_ID
+
+
+class SwapVecEnv(FleetVecEnv):
+    """Many Swap-v0 environments for Stable-Baselines3, as `FleetVecEnv` says."""
+
+    ID = SWAP_ID
 
 
 def _check(vector_env: VectorEnv[Any, Any, Any]) -> None:

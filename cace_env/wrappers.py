@@ -1,6 +1,6 @@
 """Observations as other libraries want them: with the mask beside the numbers, or as tables of slots and models.
 
-Eviction-v0 gives a flat vector and puts the mask into `info`. Wrap it where a library reads the mask from
+Both environments give a flat vector and put the mask into `info`. Wrap them where a library reads the mask from
 the observation, or where a network shares its weights across slots:
 
 | single environment     | vector environment           | observation                                      |
@@ -93,7 +93,7 @@ class _Tables:
         if not isinstance(observation, spaces.Box) or observation.shape != (self.layout.size,):
             raise ValueError(
                 f"slot tables are cut from the flat observation of {self.layout.size} numbers, the environment has "
-                f"{observation}; put this wrapper directly around Eviction-v0"
+                f"{observation}; put this wrapper directly around the environment"
             )
         bounds = zip(self.layout.split(observation.low), self.layout.split(observation.high), strict=True)
         blocks = [spaces.Box(low, high, dtype=np.float32) for low, high in bounds]
@@ -132,7 +132,7 @@ class _VectorMaskedObservation(_VectorWrapper):
         self._arrange = arrange
         self.single_observation_space = arrange.space(env.single_observation_space, env.single_action_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
-        self._masks: npt.NDArray[np.int8] | None = None  # (num_envs, max_slots), of the observations last returned
+        self._masks: npt.NDArray[np.int8] | None = None  # (num_envs, actions), of the observations last returned
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
@@ -141,7 +141,7 @@ class _VectorMaskedObservation(_VectorWrapper):
         return mode
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
-        """Legal actions of the observations last returned, `(num_envs, max_slots)`.
+        """Legal actions of the observations last returned, `(num_envs, actions)`.
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -190,10 +190,10 @@ class DictObservation(_MaskedObservation, RecordConstructorArgs):
     | `"tianshou"`   | `"obs"`          | `"mask"`        | bool             |
     | `"torchrl"`    | `"observation"`  | `"action_mask"` | bool             |
 
-    The mask is 1 (True) where an action is legal and lies in a `Box` of shape `(max_slots,)` of its type.
+    The mask is 1 (True) where an action is legal and lies in a `Box` of shape `(actions,)` of its type.
 
     Args:
-        env: Eviction-v0, possibly wrapped; whatever it observes goes under the observation's key.
+        env: Eviction-v0 or Swap-v0, possibly wrapped; whatever it observes goes under the observation's key.
         form: whose names and type.
 
     Raises:
@@ -208,10 +208,10 @@ class DictObservation(_MaskedObservation, RecordConstructorArgs):
 class VectorDictObservation(_VectorMaskedObservation):
     """What `DictObservation` does, for vector environments; `infos["final_obs"]` holds Dicts too.
 
-    Works in each autoreset mode. `action_masks()` gives the masks as `(num_envs, max_slots)` bool.
+    Works in each autoreset mode. `action_masks()` gives the masks as `(num_envs, actions)` bool.
 
     Args:
-        env: `EvictionVectorEnv`, or a `SyncVectorEnv` or `AsyncVectorEnv` of Eviction-v0.
+        env: `EvictionVectorEnv` or `SwapVectorEnv`, or a `SyncVectorEnv` or `AsyncVectorEnv` of single ones.
         form: whose names and type.
 
     Raises:
@@ -228,18 +228,19 @@ class SlotTableObservation(_MaskedObservation, RecordConstructorArgs):
     | Key             | Shape             | Type    | What                                                        |
     |-----------------|-------------------|---------|-------------------------------------------------------------|
     | `"slots"`       | `(S, 32)`         | float32 | a row for each slot, a column for each of `SLOT_FEATURES`   |
-    | `"pending"`     | `(K, 17)`         | float32 | a row for each pending model, columns of `PENDING_FEATURES` |
-    | `"context"`     | `(14,)`           | float32 | `CONTEXT_FEATURES`                                          |
-    | `"action_mask"` | `(S,)`            | bool    | slots that may be evicted                                   |
+    | `"pending"`     | `(K, 20)`         | float32 | a row for each pending model, columns of `PENDING_FEATURES` |
+    | `"context"`     | `(16,)`           | float32 | `CONTEXT_FEATURES`                                          |
+    | `"action_mask"` | `(actions,)`      | bool    | legal actions                                               |
 
-    Row `s` of `slots` is action `s`. Empty rows are zero: `slots[:, SLOT.occupied]` and `pending[:, PENDING.present]`
-    are the padding masks of attention. The tables are views of the flat observation.
+    Row `s` of `slots` is action `s`; in Swap-v0 row `m` of `pending` is action `S + m`, and the last action is to wait.
+    Empty rows are zero: `slots[:, SLOT.occupied]` and `pending[:, PENDING.present]` are the padding masks of attention.
+    The tables are views of the flat observation.
 
     Args:
-        env: Eviction-v0, under wrappers that leave its flat observation alone.
+        env: Eviction-v0 or Swap-v0, under wrappers that leave its flat observation alone.
 
     Raises:
-        ValueError: the observation is not the flat one of Eviction-v0.
+        ValueError: the observation is not the flat one of these environments.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -253,10 +254,10 @@ class VectorSlotTableObservation(_VectorMaskedObservation):
     Works in each autoreset mode; `infos["final_obs"]` holds Dicts too. `action_masks()` gives the masks alone.
 
     Args:
-        env: `EvictionVectorEnv`, or a `SyncVectorEnv` or `AsyncVectorEnv` of Eviction-v0.
+        env: `EvictionVectorEnv` or `SwapVectorEnv`, or a `SyncVectorEnv` or `AsyncVectorEnv` of single ones.
 
     Raises:
-        ValueError: the observation is not the flat one of Eviction-v0.
+        ValueError: the observation is not the flat one of these environments.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -280,7 +281,7 @@ def _mask(info: Mapping[str, Any]) -> npt.NDArray[np.int8]:
     try:
         mask: npt.NDArray[np.int8] = info["action_mask"]
     except KeyError:
-        raise ValueError('info has no "action_mask"; these wrappers are for Eviction-v0') from None
+        raise ValueError('info has no "action_mask"; these wrappers are for Eviction-v0 and Swap-v0') from None
     return mask
 
 

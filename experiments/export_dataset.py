@@ -140,7 +140,7 @@ def export(options: Options, console: Console) -> tuple[str, Path]:
     scenario = load_scenario(options.scenario)
     numbers = seeds(options.split, options.episodes)
     env = make(options, scenario)
-    actor = Actor(options.policy, env, victims_only=True)
+    actor = Actor(options.policy, env, choices_only=True)
     if actor.has_limits and not options.victims_only:
         raise ConfigError(
             f"policy {actor.name!r} has a keep-alive or a count limit, by which models leave unasked; in Eviction-v0 "

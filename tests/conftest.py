@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.kinds import EVICTION, SWAP, Kind
 
 # The first example may compile the kernel, which no deadline should count.
 settings.register_profile(
@@ -18,3 +21,9 @@ settings.load_profile("cace-env")
 
 # Gymnasium's checker renders in every mode: nobody wants to see the windows, and CI has no screen.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+@pytest.fixture(params=[EVICTION, SWAP], ids=["eviction", "swap"], scope="session")
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Each of the two environments, to which the same claims apply."""
+    return request.param  # type: ignore[no-any-return]

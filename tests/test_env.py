@@ -19,7 +19,6 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
-import cace_env
 from cace_env.env import EvictionEnv
 from cace_env.kernel.state import MODEL, RESIDENT
 from cace_env.observation import CONTEXT, SLOT
@@ -27,6 +26,7 @@ from cace_env.rewards import Reward, TaskCost
 from cace_env.scenarios import SEEDS, Scenario, Split, load_scenario, scenario_names
 from cace_env.tables import NONE
 from cace_env.workload import Workload, WorkloadError
+from tests.kinds import Kind
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERYTHING_COSTS = Reward(
@@ -82,15 +82,15 @@ def assert_same(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> 
 # Gymnasium's contract
 
 
-def test_gymnasium_finds_nothing_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gymnasium_finds_nothing_to_say(monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # it looks at every render mode, "human" too
-    check_env(gymnasium.make(cace_env.EVICTION_ID, disable_env_checker=True).unwrapped)
+    check_env(gymnasium.make(kind.id, disable_env_checker=True).unwrapped)
 
 
 @pytest.mark.integration
-def test_stable_baselines_finds_nothing_to_say() -> None:
+def test_stable_baselines_finds_nothing_to_say(kind: Kind) -> None:
     checker = pytest.importorskip("stable_baselines3.common.env_checker", reason="needs the extra sb3")
-    checker.check_env(EvictionEnv(short()), warn=True)
+    checker.check_env(kind.single(short()), warn=True)
 
 
 @pytest.mark.integration
@@ -108,8 +108,8 @@ def test_a_fresh_interpreter_makes_it_without_import() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_spec_makes_the_same_environment_again() -> None:
-    env = gymnasium.make(cace_env.EVICTION_ID, scenario="workstation", split="validation", strict=True, max_pending=3)
+def test_the_spec_makes_the_same_environment_again(kind: Kind) -> None:
+    env = gymnasium.make(kind.id, scenario="workstation", split="validation", strict=True, max_pending=12)
     assert env.spec is not None
     again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.spec == env.spec
@@ -117,26 +117,26 @@ def test_the_spec_makes_the_same_environment_again() -> None:
     np.testing.assert_equal(again.reset(seed=3), env.reset(seed=3))
 
 
-def test_works_in_a_vector() -> None:
-    envs = gymnasium.make_vec(cace_env.EVICTION_ID, num_envs=2, vectorization_mode="sync", scenario=short())
+def test_works_in_a_vector(kind: Kind) -> None:
+    envs = gymnasium.make_vec(kind.id, num_envs=2, vectorization_mode="sync", scenario=short())
     observations, info = envs.reset(seed=5)
     assert observations in envs.observation_space
-    assert info["action_mask"].shape == (2, EvictionEnv(short()).layout.max_slots)
+    assert info["action_mask"].shape == (2, kind.single(short()).simulators.num_actions)
     envs.step(info["action_mask"].argmax(axis=1))
     envs.close()
 
 
 @pytest.mark.parametrize("name", scenario_names())
-def test_the_space_holds_every_observation(name: str) -> None:
-    env = EvictionEnv(short(name))
+def test_the_space_holds_every_observation(name: str, kind: Kind) -> None:
+    env = kind.single(short(name))
     for observation, *_ in rollout(env, last_legal, seed=2):
         assert observation.dtype == np.float32 and np.isfinite(observation).all()
         assert np.abs(observation).max() < 100  # what is no number comes out of the kernel's logarithm as 710
         assert env.observation_space.contains(observation)
 
 
-def test_what_was_returned_never_changes() -> None:
-    env = EvictionEnv(short())
+def test_what_was_returned_never_changes(kind: Kind) -> None:
+    env = kind.single(short())
     rows, copies = [], []
     observation, info = env.reset(seed=1)
     rows.append((observation, info))
@@ -153,22 +153,24 @@ def test_what_was_returned_never_changes() -> None:
 # Determinism, copies, seeds
 
 
-def test_two_instances_with_one_seed_are_equal() -> None:
-    assert_same(rollout(EvictionEnv(short()), seed=11), rollout(EvictionEnv(short()), seed=11))
+def test_two_instances_with_one_seed_are_equal(kind: Kind) -> None:
+    assert_same(rollout(kind.single(short()), seed=11), rollout(kind.single(short()), seed=11))
 
 
-def test_an_episode_does_not_depend_on_the_one_before() -> None:
-    env = EvictionEnv(short())
+def test_an_episode_does_not_depend_on_the_one_before(kind: Kind) -> None:
+    env = kind.single(short())
     rollout(env, last_legal, seed=4)
-    assert_same(rollout(env, seed=11), rollout(EvictionEnv(short()), seed=11))
+    assert_same(rollout(env, seed=11), rollout(kind.single(short()), seed=11))
 
 
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))], ids=["copy", "pickle"]
 )
 @pytest.mark.parametrize("mode", [None, "ansi"])
-def test_a_copy_goes_on_alike_and_apart(duplicate: Callable[[EvictionEnv], EvictionEnv], mode: str | None) -> None:
-    env = EvictionEnv(short(), render_mode=mode)
+def test_a_copy_goes_on_alike_and_apart(
+    duplicate: Callable[[EvictionEnv], EvictionEnv], mode: str | None, kind: Kind
+) -> None:
+    env = kind.single(short(), render_mode=mode)
     _, info = env.reset(seed=7)
     for _ in range(10):
         *_, info = env.step(first_legal(info))
@@ -184,9 +186,9 @@ def test_a_copy_goes_on_alike_and_apart(duplicate: Callable[[EvictionEnv], Evict
     assert_same(rollout(env), rollout(twin))  # the generators of seeds are equal too
 
 
-def test_a_fresh_environment_can_be_pickled() -> None:
+def test_a_fresh_environment_can_be_pickled(kind: Kind) -> None:
     assert_same(
-        rollout(pickle.loads(pickle.dumps(EvictionEnv(short()))), seed=1), rollout(EvictionEnv(short()), seed=1)
+        rollout(pickle.loads(pickle.dumps(kind.single(short()))), seed=1), rollout(kind.single(short()), seed=1)
     )
 
 
@@ -250,14 +252,14 @@ def costs_of_requests(env: EvictionEnv) -> float:
 
 
 @pytest.mark.parametrize("name", scenario_names())
-def test_return_is_minus_the_sum_of_request_costs(name: str) -> None:
-    env = EvictionEnv(short(name))
+def test_return_is_minus_the_sum_of_request_costs(name: str, kind: Kind) -> None:
+    env = kind.single(short(name))
     rows = rollout(env, last_legal, seed=3)
     assert sum(row[1] for row in rows[1:]) == pytest.approx(-costs_of_requests(env), rel=1e-12)
     assert rows[-1][-1]["episode_metrics"]["cost"] == pytest.approx(costs_of_requests(env), rel=1e-12)
 
 
-def test_every_source_of_cost_has_a_term() -> None:
+def test_every_source_of_cost_has_a_term(kind: Kind) -> None:
     workload = Workload.from_columns(
         model=np.arange(60) % 16,
         task=np.arange(60) % 4,
@@ -265,7 +267,7 @@ def test_every_source_of_cost_has_a_term() -> None:
         context_tokens=np.where(np.arange(60) == 30, 10_000_000, 500),
         output_tokens=np.full(60, 50),
     )
-    env = EvictionEnv(short(reward=EVERYTHING_COSTS.model_dump(mode="json")))
+    env = kind.single(short(reward=EVERYTHING_COSTS.model_dump(mode="json")))
     rows = rollout(env, options={"workload": workload})
     total: dict[str, float] = dict.fromkeys(rows[1][-1]["reward_terms"], 0.0)
     for _, reward, _, _, info in rows[1:]:
@@ -283,8 +285,8 @@ def test_every_source_of_cost_has_a_term() -> None:
     assert sum(total.values()) == pytest.approx(-costs_of_requests(env), rel=1e-12)
 
 
-def test_elapsed_times_add_up_to_the_clock() -> None:
-    rows = rollout(EvictionEnv(short()), seed=3)
+def test_elapsed_times_add_up_to_the_clock(kind: Kind) -> None:
+    rows = rollout(kind.single(short()), seed=3)
     assert sum(row[-1]["elapsed_s"] for row in rows) == pytest.approx(rows[-1][-1]["time_s"])
     assert all(row[-1]["elapsed_s"] >= 0 for row in rows)
 
@@ -317,11 +319,11 @@ def test_the_mask_allows_what_may_be_evicted(name: str) -> None:
     assert env.layout.split(observation).context[CONTEXT.legal] == 0
 
 
-def test_an_illegal_action_is_replaced_counted_and_penalised_apart_from_cost() -> None:
+def test_an_illegal_action_is_replaced_counted_and_penalised_apart_from_cost(kind: Kind) -> None:
     def worst(info: dict[str, Any]) -> int:
         return int(np.flatnonzero(info["action_mask"] == 0)[-1])
 
-    good, bad = EvictionEnv(short()), EvictionEnv(short(), invalid_penalty=2.5)
+    good, bad = kind.single(short()), kind.single(short(), invalid_penalty=2.5)
     legal, illegal = rollout(good, first_legal, seed=6), rollout(bad, worst, seed=6)
     assert len(legal) == len(illegal)
     for n, (a, b) in enumerate(zip(legal[1:], illegal[1:], strict=True), start=1):
@@ -332,21 +334,21 @@ def test_an_illegal_action_is_replaced_counted_and_penalised_apart_from_cost() -
     np.testing.assert_equal(legal[-1][-1]["episode_metrics"], illegal[-1][-1]["episode_metrics"])
 
 
-def test_strict_refuses_an_illegal_action_and_loses_nothing() -> None:
-    strict, lax = EvictionEnv(short(), strict=True), EvictionEnv(short())
+def test_strict_refuses_an_illegal_action_and_loses_nothing(kind: Kind) -> None:
+    strict, lax = kind.single(short(), strict=True), kind.single(short())
     _, info = strict.reset(seed=6)
     lax.reset(seed=6)
     illegal = int(np.flatnonzero(info["action_mask"] == 0)[0])
-    with pytest.raises(InvalidAction, match=f"slot {illegal} may not be evicted now; legal are"):
+    with pytest.raises(InvalidAction, match=f"action {illegal} is not legal now; legal are"):
         strict.step(illegal)
     np.testing.assert_equal(strict.step(first_legal(info)), lax.step(first_legal(info)))
 
 
 @pytest.mark.parametrize("action", [-1, 10_000])
-def test_an_action_outside_the_space_is_refused(action: int) -> None:
-    env = EvictionEnv(short())
+def test_an_action_outside_the_space_is_refused(action: int, kind: Kind) -> None:
+    env = kind.single(short())
     env.reset(seed=6)
-    with pytest.raises(InvalidAction, match="is no slot; slots are 0 to"):
+    with pytest.raises(InvalidAction, match="is none; actions are 0 to"):
         env.step(action)
 
 
@@ -354,10 +356,10 @@ def test_an_action_outside_the_space_is_refused(action: int) -> None:
 # Ends
 
 
-def test_where_nothing_is_asked_one_step_returns_the_whole_cost() -> None:
-    env = EvictionEnv(roomy())
+def test_where_nothing_is_asked_one_step_returns_the_whole_cost(kind: Kind) -> None:
+    env = kind.single(roomy())
     _, info = env.reset(seed=1)
-    np.testing.assert_array_equal(info["action_mask"], [1] + [0] * (env.layout.max_slots - 1))
+    np.testing.assert_array_equal(info["action_mask"], [1] + [0] * (env.simulators.num_actions - 1))
     assert "episode_metrics" not in info
     observation, reward, terminated, truncated, info = env.step(0)
     assert terminated and not truncated and observation in env.observation_space
@@ -365,8 +367,8 @@ def test_where_nothing_is_asked_one_step_returns_the_whole_cost() -> None:
     assert info["episode_metrics"]["evictions"] == 0
 
 
-def test_the_decision_limit_truncates_and_keeps_the_account() -> None:
-    env = EvictionEnv(short(rules={"max_decisions": 5}))
+def test_the_decision_limit_truncates_and_keeps_the_account(kind: Kind) -> None:
+    env = kind.single(short(rules={"max_decisions": 5}))
     rows = rollout(env, seed=1)
     assert len(rows) == 1 + 5
     assert rows[-1][3] and not rows[-1][2]
@@ -378,12 +380,12 @@ def test_the_decision_limit_truncates_and_keeps_the_account() -> None:
 def test_an_action_that_is_no_number_is_refused(action: Any) -> None:
     env = EvictionEnv(short())
     env.reset(seed=1)
-    with pytest.raises(InvalidAction, match="give the number of one slot"):
+    with pytest.raises(InvalidAction, match="give the number of one action"):
         env.step(action)
 
 
-def test_a_finished_episode_takes_no_step() -> None:
-    env = EvictionEnv(roomy())
+def test_a_finished_episode_takes_no_step(kind: Kind) -> None:
+    env = kind.single(roomy())
     with pytest.raises(ResetNeeded):
         env.step(0)
     with pytest.raises(ResetNeeded):
@@ -408,8 +410,8 @@ def test_wrong_arguments_say_what_is_right(arguments: dict[str, Any], message: s
         EvictionEnv(**arguments)
 
 
-def test_a_refused_reset_leaves_seeds_and_episode_where_they_are() -> None:
-    env, other = EvictionEnv(short()), EvictionEnv(short())
+def test_a_refused_reset_leaves_seeds_and_episode_where_they_are(kind: Kind) -> None:
+    env, other = kind.single(short()), kind.single(short())
     for each in (env, other):
         each.reset(seed=4)
     with pytest.raises(ValueError, match="workload_sede"):

@@ -25,10 +25,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, VecMonitor, VecNormalize
 
 from cace_env.env import EvictionEnv
-from cace_env.sb3 import EvictionVecEnv
+from cace_env.sb3 import EvictionVecEnv, FleetVecEnv, SwapVecEnv
 from cace_env.scenarios import Scenario, load_scenario, seeds
-from cace_env.vector_env import EvictionVectorEnv
 from cace_env.wrappers import DictObservation, VectorDictObservation
+from tests.kinds import EVICTION, SWAP, Kind
 
 pytestmark = pytest.mark.integration
 
@@ -57,25 +57,28 @@ FINISHES = short()
 CUT = short(rules={"max_decisions": 5})  # truncates most episodes, where a sixth decision would be asked
 
 
-def dummy(scenario: Scenario = FINISHES, num_envs: int = ENVS, **settings: Any) -> DummyVecEnv:
+ADAPTERS = {EVICTION.id: EvictionVecEnv, SWAP.id: SwapVecEnv}
+
+
+def dummy(scenario: Scenario = FINISHES, num_envs: int = ENVS, kind: Kind = EVICTION, **settings: Any) -> DummyVecEnv:
     """What the adapter is held against."""
-    return DummyVecEnv([lambda: Monitor(EvictionEnv(scenario, **settings))] * num_envs)
+    return DummyVecEnv([lambda: Monitor(kind.single(scenario, **settings))] * num_envs)
 
 
-def singles(scenario: Scenario = FINISHES, num_envs: int = ENVS, **settings: Any) -> EvictionVecEnv:
+def singles(scenario: Scenario = FINISHES, num_envs: int = ENVS, kind: Kind = EVICTION, **settings: Any) -> FleetVecEnv:
     """The adapter over single environments, stepped one by one."""
-    envs = SyncVectorEnv([lambda: EvictionEnv(scenario, **settings)] * num_envs, autoreset_mode="SameStep")
-    return EvictionVecEnv(vector_env=envs)
+    envs = SyncVectorEnv([lambda: kind.single(scenario, **settings)] * num_envs, autoreset_mode="SameStep")
+    return ADAPTERS[kind.id](vector_env=envs)
 
 
-def native(scenario: Scenario = FINISHES, num_envs: int = ENVS, **settings: Any) -> EvictionVecEnv:
+def native(scenario: Scenario = FINISHES, num_envs: int = ENVS, kind: Kind = EVICTION, **settings: Any) -> FleetVecEnv:
     """The adapter over the native vector environment, which it makes itself."""
-    venv = EvictionVecEnv(num_envs, scenario=scenario, **settings)
-    assert isinstance(venv.vector_env, EvictionVectorEnv)
+    venv = ADAPTERS[kind.id](num_envs, scenario=scenario, **settings)
+    assert isinstance(venv.vector_env, kind.many)
     return venv
 
 
-Make = Callable[..., EvictionVecEnv]
+Make = Callable[..., FleetVecEnv]
 both = pytest.mark.parametrize("make", [native, singles])
 
 
@@ -124,8 +127,8 @@ def assert_same_info(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 @both
 @pytest.mark.parametrize("scenario", [FINISHES, CUT], ids=["terminated", "truncated"])
-def test_every_step_equals_dummy_vec_env(make: Make, scenario: Scenario):
-    ours, theirs = make(scenario), dummy(scenario)
+def test_every_step_equals_dummy_vec_env(make: Make, scenario: Scenario, kind: Kind):
+    ours, theirs = make(scenario, kind=kind), dummy(scenario, kind=kind)
     assert ours.observation_space == theirs.observation_space
     assert ours.action_space == theirs.action_space
     assert ours.seed(FIRST_SEED) == theirs.seed(FIRST_SEED)

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from cace_env.acting import Actor
 from cace_env.bank import Bank
-from cace_env.env import EvictionEnv
+from cace_env.env import EvictionEnv, SwapEnv
+from cace_env.fleet_env import FleetEnv
 from cace_env.simulator import Limits, SimulationError, Simulator
 from cace_env.snapshot import EnvState
-from cace_env.vector_env import EvictionVectorEnv
+from cace_env.vector_env import EvictionVectorEnv, SwapVectorEnv
 from tests.examples import fleet, requests
+from tests.kinds import EVICTION, Kind
 from tests.test_env import assert_same as assert_same_rows
 from tests.test_env import first_legal, last_legal, rollout, short
 from tests.vector_runs import MODES, assert_same, go_on, legal_actions, make, play, scenarios, some_actions
@@ -27,16 +29,16 @@ from tests.vector_runs import MODES, assert_same, go_on, legal_actions, make, pl
 Path = list[tuple[str, int]]  # what has been done to an environment since it was made
 
 
-def began(steps: int, scenario: str = "default", seed: int = 4, **arguments: Any) -> EvictionEnv:
+def began(steps: int, scenario: str = "default", seed: int = 4, kind: Kind = EVICTION, **arguments: Any) -> FleetEnv:
     """An environment some steps into an episode."""
-    env = EvictionEnv(scenarios()[scenario], **arguments)
+    env = kind.single(scenarios()[scenario], **arguments)
     _, info = env.reset(seed=seed)
     for _ in range(steps):
         *_, info = env.step(first_legal(info))
     return env
 
 
-def finish(env: EvictionEnv, pick: Callable[[dict[str, Any]], int] = first_legal) -> list[tuple[Any, ...]]:
+def finish(env: FleetEnv, pick: Callable[[dict[str, Any]], int] = first_legal) -> list[tuple[Any, ...]]:
     """All that steps return until the end of the episode."""
     rows = [env.step(pick({"action_mask": env.action_masks()}))]
     while not (rows[-1][2] or rows[-1][3]):
@@ -44,12 +46,12 @@ def finish(env: EvictionEnv, pick: Callable[[dict[str, Any]], int] = first_legal
     return rows
 
 
-def and_again(env: EvictionEnv) -> list[tuple[Any, ...]]:
+def and_again(env: FleetEnv) -> list[tuple[Any, ...]]:
     """The rest of the episode, and two more with the workloads that are drawn for them."""
     return [*finish(env), *rollout(env), *rollout(env)]
 
 
-def walked(path: Path, env: EvictionEnv) -> Any:
+def walked(path: Path, env: FleetEnv) -> Any:
     """Does to a fresh environment what a path says; the last that was returned."""
     returned: Any = None
     for what, number in path:
@@ -63,9 +65,9 @@ def walked(path: Path, env: EvictionEnv) -> Any:
 
 @pytest.mark.parametrize("scenario", sorted(scenarios()))
 @pytest.mark.parametrize("steps", [0, 1, 3])
-def test_a_restored_environment_goes_on_as_if_nothing_had_happened(scenario: str, steps: int) -> None:
+def test_a_restored_environment_goes_on_as_if_nothing_had_happened(scenario: str, steps: int, kind: Kind) -> None:
     steps = min(steps, 0 if scenario == "roomy" else 3)
-    env, other = (began(steps, scenario) for _ in range(2))
+    env, other = (began(steps, scenario, kind=kind) for _ in range(2))
     state = env.get_state()
     finish(env, last_legal)
     rollout(env, last_legal, seed=99)
@@ -77,11 +79,11 @@ def test_a_restored_environment_goes_on_as_if_nothing_had_happened(scenario: str
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))])
 @pytest.mark.parametrize("reset", [True, False])
 def test_a_pickled_state_goes_on_in_an_environment_that_was_just_made(
-    duplicate: Callable[[EnvState], EnvState], reset: bool
+    duplicate: Callable[[EnvState], EnvState], reset: bool, kind: Kind
 ) -> None:
-    env = began(4)
+    env = began(4, kind=kind)
     state = duplicate(env.get_state())
-    fresh = EvictionEnv(scenarios()["default"])
+    fresh = kind.single(scenarios()["default"])
     if reset:
         fresh.reset(seed=5)
     fresh.set_state(state)
@@ -90,9 +92,9 @@ def test_a_pickled_state_goes_on_in_an_environment_that_was_just_made(
     assert_same_rows(and_again(fresh), and_again(env))
 
 
-def test_what_happens_later_does_not_change_a_state() -> None:
-    env = began(3, render_mode="ansi")
-    batch = make()
+def test_what_happens_later_does_not_change_a_state(kind: Kind) -> None:
+    env = began(3, kind=kind, render_mode="ansi")
+    batch = make(kind=kind)
     batch.reset(seed=1)
     states = [env.get_state(), *(batch.get_state(i) for i in range(3))]
     before = pickle.dumps(states)
@@ -114,10 +116,12 @@ def test_taking_a_state_changes_nothing() -> None:
 
 @settings(max_examples=40)
 @given(data=st.data())
-def test_any_order_of_steps_resets_and_restores_leads_where_the_steps_alone_lead(data: st.DataObject) -> None:
+def test_any_order_of_steps_resets_and_restores_leads_where_the_steps_alone_lead(
+    data: st.DataObject, kind: Kind
+) -> None:
     name = data.draw(st.sampled_from(["default", "priced", "asleep", "cut"]))
     num_workloads = data.draw(st.sampled_from([None, 2]))
-    env, path, over = EvictionEnv(scenarios()[name], num_workloads=num_workloads), [("seed", 3)], False
+    env, path, over = kind.single(scenarios()[name], num_workloads=num_workloads), [("seed", 3)], False
     walked(path, env)
     kept: list[tuple[EnvState, Path, bool]] = []
     for what in data.draw(st.lists(st.sampled_from(["step", "step", "save", "restore", "reset", "seed"]), max_size=25)):
@@ -134,7 +138,7 @@ def test_any_order_of_steps_resets_and_restores_leads_where_the_steps_alone_lead
             path.append((what, data.draw(st.integers(0, 5))))
             walked(path[-1:], env)
             over = False
-    fresh = EvictionEnv(scenarios()[name], num_workloads=num_workloads)
+    fresh = kind.single(scenarios()[name], num_workloads=num_workloads)
     walked(path, fresh)
     if not over:
         assert_same_rows(finish(env), finish(fresh))
@@ -143,9 +147,9 @@ def test_any_order_of_steps_resets_and_restores_leads_where_the_steps_alone_lead
 
 @settings(max_examples=40)
 @given(data=st.data(), mode=st.sampled_from(MODES), num_workloads=st.sampled_from([None, 2]))
-def test_states_wander_through_a_batch(data: st.DataObject, mode: str, num_workloads: int | None) -> None:
+def test_states_wander_through_a_batch(data: st.DataObject, mode: str, num_workloads: int | None, kind: Kind) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 9)))
-    batch = make(3, autoreset_mode=mode, num_workloads=num_workloads, threads=2)
+    batch = make(3, kind, autoreset_mode=mode, num_workloads=num_workloads, threads=2)
     batch.reset(seed=1)
     paths: list[Path] = [[("seed", 1 + i)] for i in range(3)]
     kept: list[tuple[EnvState, Path]] = []
@@ -175,7 +179,7 @@ def test_states_wander_through_a_batch(data: st.DataObject, mode: str, num_workl
         elif what in ("step", "steps"):
             for _ in range(1 if what == "step" else 6):
                 step()
-    singles = [EvictionEnv(scenarios()["default"], num_workloads=num_workloads) for _ in range(3)]
+    singles = [kind.single(scenarios()["default"], num_workloads=num_workloads) for _ in range(3)]
     for single, path in zip(singles, paths, strict=True):
         walked(path, single)
     for _ in range(8):
@@ -202,9 +206,9 @@ def test_states_wander_through_a_batch(data: st.DataObject, mode: str, num_workl
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_and_single_environments_take_each_other_s_states(mode: str) -> None:
-    single, other = began(3), began(3)
-    batch = make(2, autoreset_mode=mode)
+def test_a_batch_and_single_environments_take_each_other_s_states(mode: str, kind: Kind) -> None:
+    single, other = began(3, kind=kind), began(3, kind=kind)
+    batch = make(2, kind, autoreset_mode=mode)
     batch.reset(seed=50)
     batch.set_state(1, single.get_state())
     assert batch.describe(1) == single.simulators.describe(0, single.get_state().mask)
@@ -214,16 +218,16 @@ def test_a_batch_and_single_environments_take_each_other_s_states(mode: str) -> 
         observation, reward, *_ = other.step(actions[1])
         np.testing.assert_array_equal(observations[1], observation)
         assert rewards[1] == reward
-    back = EvictionEnv(scenarios()["default"])
+    back = kind.single(scenarios()["default"])
     back.set_state(batch.get_state(1))
     assert back.workload is not None and other.workload is not None
     np.testing.assert_array_equal(back.workload.arrival_us, other.workload.arrival_us)
     assert_same_rows(and_again(back), and_again(other))
 
 
-def test_one_state_branches_into_a_whole_batch_and_the_branches_are_apart() -> None:
-    root = began(2).get_state()
-    batch = make(4, autoreset_mode="Disabled")
+def test_one_state_branches_into_a_whole_batch_and_the_branches_are_apart(kind: Kind) -> None:
+    root = began(2, kind=kind).get_state()
+    batch = make(4, kind, autoreset_mode="Disabled")
     batch.reset(seed=50)
     legal = np.flatnonzero(root.mask)
     for _ in range(2):
@@ -232,7 +236,7 @@ def test_one_state_branches_into_a_whole_batch_and_the_branches_are_apart() -> N
             batch.set_state(i, root)
         rewards = batch.step(actions)[1]
         for i in range(4):
-            single = EvictionEnv(scenarios()["default"])
+            single = kind.single(scenarios()["default"])
             single.set_state(root)
             assert single.step(actions[i])[1] == rewards[i]
 
@@ -285,21 +289,21 @@ def test_within_an_episode_no_requests_are_copied(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("scenario", ["default", "cut", "roomy"])
-def test_a_state_of_an_episode_that_is_over_is_over(scenario: str) -> None:
-    env = began(0, scenario)
+def test_a_state_of_an_episode_that_is_over_is_over(scenario: str, kind: Kind) -> None:
+    env = began(0, scenario, kind=kind)
     finish(env)
     state = env.get_state()
     env.reset(seed=3)
     env.set_state(state)
     with pytest.raises(ResetNeeded):
         env.step(0)
-    batch = EvictionVectorEnv(2, scenarios()[scenario])
+    batch = kind.many(2, scenarios()[scenario])
     batch.reset(seed=1)
     batch.set_state(0, state)
     infos = batch.step(legal_actions(batch))[-1]
     assert infos["_workload_seed"].tolist() == [True, False]
     assert infos["workload_seed"][0] == env.reset()[1]["workload_seed"]
-    same_step = EvictionVectorEnv(2, scenarios()[scenario], autoreset_mode="SameStep")
+    same_step = kind.many(2, scenarios()[scenario], autoreset_mode="SameStep")
     same_step.reset(seed=1)
     same_step.set_state(0, state)
     with pytest.raises(ResetNeeded, match=r"environments \[0\] are over"):
@@ -350,8 +354,8 @@ def test_returns_and_lengths_are_those_of_the_path() -> None:
     assert_same(*told)
 
 
-def test_the_picture_is_that_of_the_state() -> None:
-    env, other = began(4, render_mode="ansi"), began(4, render_mode="ansi")
+def test_the_picture_is_that_of_the_state(kind: Kind) -> None:
+    env, other = began(4, kind=kind, render_mode="ansi"), began(4, kind=kind, render_mode="ansi")
     text, state = env.render(), env.get_state()
     rollout(env, last_legal, options={"workload": short(requests=30).workload(1)})
     assert env.render() != text
@@ -395,6 +399,7 @@ def test_an_actor_that_is_reset_acts_on_from_a_state() -> None:
         ({"scenario": "workstation"}, "is of scenario 'default', this environment plays 'workstation'"),
         ({"scenario": short(requests=61)}, "another scenario that is called 'default', too"),
         ({"split": "test"}, "is of split 'train', this environment plays 'test'"),
+        ({"env": SwapEnv}, "is of cace_env/Eviction-v0, this is cace_env/Swap-v0"),
         ({"max_slots": 20}, r"has \d+ slots, this environment 20; make it with max_slots="),
     ],
     ids=str,
@@ -402,13 +407,14 @@ def test_an_actor_that_is_reset_acts_on_from_a_state() -> None:
 def test_a_state_from_elsewhere_is_refused_and_nothing_has_changed(other: dict[str, Any], message: str) -> None:
     state = began(2).get_state()
     arguments = {"scenario": scenarios()["default"], **other}
-    env, twin = EvictionEnv(**arguments), EvictionEnv(**arguments)
+    make_env = arguments.pop("env", EvictionEnv)
+    env, twin = make_env(**arguments), make_env(**arguments)
     for each in (env, twin):
         each.reset(seed=2)
     with pytest.raises(ValueError, match=message):
         env.set_state(state)
     assert_same_rows(finish(env), finish(twin))
-    batch = EvictionVectorEnv(2, **arguments)
+    batch = next(many for many in (EvictionVectorEnv, SwapVectorEnv) if many.SINGLE is make_env)(2, **arguments)
     batch.reset(seed=2)
     with pytest.raises(ValueError, match=message):
         batch.set_state(0, state)

@@ -24,6 +24,7 @@ from cace_env.env import EvictionEnv
 from cace_env.kernel.batch import Look
 from cace_env.simulators import Simulators
 from cace_env.vector_env import EvictionVectorEnv
+from tests.kinds import Kind
 from tests.logs import servegen
 from tests.test_env import roomy, short
 from tests.vector_runs import (
@@ -43,9 +44,9 @@ from tests.vector_runs import (
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_many_at_once_equal_as_many_alone(mode: str) -> None:
+def test_many_at_once_equal_as_many_alone(mode: str, kind: Kind) -> None:
     scenario = scenarios()["default"]
-    together = EvictionVectorEnv(5, scenario, autoreset_mode=mode, threads=2)
+    together = kind.many(5, scenario, autoreset_mode=mode, threads=2)
     assert assert_equal_runs(alone(together, [scenario]), together, 100) >= 10
 
 
@@ -59,10 +60,10 @@ def test_many_at_once_equal_as_many_alone(mode: str) -> None:
     seed=st.integers(0, 2**40),
 )
 def test_any_batch_equals_its_environments_alone(
-    names: list[str], num_envs: int, mode: str, threads: int, num_workloads: int | None, seed: int
+    names: list[str], num_envs: int, mode: str, threads: int, num_workloads: int | None, seed: int, kind: Kind
 ) -> None:
     played = [scenarios()[name] for name in names]
-    together = EvictionVectorEnv(
+    together = kind.many(
         num_envs, played, autoreset_mode=mode, threads=threads, num_workloads=num_workloads, invalid_penalty=2.5
     )
     singles = alone(together, played, num_workloads=num_workloads, invalid_penalty=2.5)
@@ -71,25 +72,25 @@ def test_any_batch_equals_its_environments_alone(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_different_fleets_share_a_batch(mode: str) -> None:
+def test_different_fleets_share_a_batch(mode: str, kind: Kind) -> None:
     played = [scenarios()["priced"], scenarios()["default"], roomy()]
-    together = EvictionVectorEnv(5, played, autoreset_mode=mode)
-    sizes = {(each.layout.max_slots, each.layout.max_pending) for each in map(EvictionEnv, played)}
+    together = kind.many(5, played, autoreset_mode=mode)
+    sizes = {(each.layout.max_slots, each.layout.max_pending) for each in map(kind.single, played)}
     assert len(sizes) == 3
     assert (together.layout.max_slots, together.layout.max_pending) == tuple(map(max, zip(*sizes, strict=True)))
     assert assert_equal_runs(alone(together, played), together, 60) >= 30
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_where_nothing_is_asked_every_step_is_an_episode(mode: str) -> None:
-    together = EvictionVectorEnv(2, roomy(), autoreset_mode=mode)
+def test_where_nothing_is_asked_every_step_is_an_episode(mode: str, kind: Kind) -> None:
+    together = kind.many(2, roomy(), autoreset_mode=mode)
     ended = assert_equal_runs(alone(together, [roomy()]), together, 8)
     assert ended == (8 if mode == "NextStep" else 16)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_decision_limit_truncates_as_it_does_alone(mode: str) -> None:
-    together = EvictionVectorEnv(3, scenarios()["cut"], autoreset_mode=mode)
+def test_the_decision_limit_truncates_as_it_does_alone(mode: str, kind: Kind) -> None:
+    together = kind.many(3, scenarios()["cut"], autoreset_mode=mode)
     assert assert_equal_runs(alone(together, [scenarios()["cut"]]), together, 25) >= 12
     together.reset(seed=1)
     for _ in range(3):
@@ -98,9 +99,9 @@ def test_the_decision_limit_truncates_as_it_does_alone(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_step_limit_is_a_time_limit(mode: str) -> None:
+def test_a_step_limit_is_a_time_limit(mode: str, kind: Kind) -> None:
     played = [scenarios()["default"], roomy()]
-    together = EvictionVectorEnv(4, played, autoreset_mode=mode, max_episode_steps=5)
+    together = kind.many(4, played, autoreset_mode=mode, max_episode_steps=5)
     singles = alone(together, played, lambda env: TimeLimit(env, 5))
     assert_same(together.reset(seed=2), singles.reset(seed=2))
     cut = 0
@@ -134,8 +135,8 @@ def test_an_episode_that_ends_by_itself_in_its_last_step_is_not_truncated() -> N
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_of_one_is_the_single_environment(mode: str) -> None:
-    together, single = EvictionVectorEnv(1, short(requests=60), autoreset_mode=mode), EvictionEnv(short(requests=60))
+def test_a_batch_of_one_is_the_single_environment(mode: str, kind: Kind) -> None:
+    together, single = kind.many(1, short(requests=60), autoreset_mode=mode), kind.single(short(requests=60))
 
     def unpacked(infos: dict[str, Any]) -> dict[str, Any]:
         values = {name: each for name, each in infos.items() if not name.startswith("_")}
@@ -159,9 +160,9 @@ def test_a_batch_of_one_is_the_single_environment(mode: str) -> None:
     np.testing.assert_equal((observations[0], unpacked(infos)), (observation, info))
 
 
-def test_questions_in_words_are_those_of_the_single_environments() -> None:
+def test_questions_in_words_are_those_of_the_single_environments(kind: Kind) -> None:
     played = [scenarios()["priced"], roomy(), scenarios()["cut"]]
-    together = EvictionVectorEnv(3, played, autoreset_mode="NextStep")
+    together = kind.many(3, played, autoreset_mode="NextStep")
     singles = alone(together, played)
     _, infos = singles.reset(seed=4)
     together.reset(seed=4)
@@ -177,10 +178,10 @@ def test_questions_in_words_are_those_of_the_single_environments() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_kept_workloads_are_a_part_of_all_and_nothing_else_differs(mode: str) -> None:
+def test_kept_workloads_are_a_part_of_all_and_nothing_else_differs(mode: str, kind: Kind) -> None:
     scenario = scenarios()["default"]
-    kept = EvictionVectorEnv(4, scenario, autoreset_mode=mode, num_workloads=3)
-    fresh = EvictionVectorEnv(4, scenario, autoreset_mode=mode)
+    kept = kind.many(4, scenario, autoreset_mode=mode, num_workloads=3)
+    fresh = kind.many(4, scenario, autoreset_mode=mode)
     seen: set[int] = set()
     for start in range(0, 40, 4):
         _, infos = kept.reset(seed=start)
@@ -248,9 +249,9 @@ def test_a_longer_workload_of_one_leaves_the_others_where_they_are() -> None:
 
 
 @pytest.mark.parametrize("mode", [*MODES, *AutoresetMode])
-def test_gymnasium_makes_the_native_environment(mode: str | AutoresetMode) -> None:
-    env = gymnasium.make_vec(cace_env.EVICTION_ID, num_envs=4, autoreset_mode=mode, max_episode_steps=2)
-    assert isinstance(env.unwrapped, EvictionVectorEnv) and env.num_envs == 4
+def test_gymnasium_makes_the_native_environment(mode: str | AutoresetMode, kind: Kind) -> None:
+    env = gymnasium.make_vec(kind.id, num_envs=4, autoreset_mode=mode, max_episode_steps=2)
+    assert isinstance(env.unwrapped, kind.many) and env.num_envs == 4
     assert env.metadata["autoreset_mode"] is AutoresetMode(mode)
     assert EvictionVectorEnv.metadata.get("autoreset_mode") is None  # an instance does not speak for the others
     env.reset(seed=1)
@@ -259,14 +260,12 @@ def test_gymnasium_makes_the_native_environment(mode: str | AutoresetMode) -> No
     env.close()
 
 
-def test_by_default_the_next_step_resets() -> None:
-    assert gymnasium.make_vec(cace_env.EVICTION_ID).metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+def test_by_default_the_next_step_resets(kind: Kind) -> None:
+    assert gymnasium.make_vec(kind.id).metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
 
 
-def test_the_spec_makes_the_same_environment_again() -> None:
-    env = gymnasium.make_vec(
-        cace_env.EVICTION_ID, num_envs=3, scenario="workstation", split="validation", autoreset_mode="SameStep"
-    )
+def test_the_spec_makes_the_same_environment_again(kind: Kind) -> None:
+    env = gymnasium.make_vec(kind.id, num_envs=3, scenario="workstation", split="validation", autoreset_mode="SameStep")
     assert env.spec is not None
     for spec in (EnvSpec.from_json(env.spec.to_json()), pickle.loads(pickle.dumps(env.spec))):
         again = gymnasium.make_vec(spec)

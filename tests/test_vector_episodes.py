@@ -14,6 +14,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from cace_env.metrics import METRICS
 from cace_env.scenarios import SEEDS
 from cace_env.vector_env import EvictionVectorEnv
+from tests.kinds import Kind
 from tests.test_env import roomy, short
 from tests.vector_runs import MODES, alone, assert_same, go_on, legal_actions, make, play, scenarios, some_actions
 
@@ -71,9 +72,10 @@ def test_named_workloads_are_played_exactly() -> None:
     assert all(seed in SEEDS["test"] for seed in played(test.reset(seed=0)) + played(test.reset()))
 
 
-def test_a_partial_reset_leaves_the_others_in_the_middle() -> None:
+def test_a_partial_reset_leaves_the_others_in_the_middle(kind: Kind) -> None:
     for mode in MODES:
-        env, singles = make(autoreset_mode=mode), alone(make(autoreset_mode=mode), [scenarios()["default"]])
+        env = make(kind=kind, autoreset_mode=mode)
+        singles = alone(env, [scenarios()["default"]])
         mask = np.array([False, True, False])
         env.reset(seed=1), singles.reset(seed=1)
         for seed in (None, 40, None):
@@ -173,9 +175,9 @@ def test_a_workload_that_fails_half_way_leaves_no_mixture_to_step_on(
 
 
 REFUSED_STEPS: dict[str, tuple[Any, str]] = {
-    "too large": ([0, 12, 0], "action 12 of environment 1 is no slot; slots are 0 to 11"),
-    "negative": ([0, 0, -1], "action -1 of environment 2 is no slot"),
-    "beyond 64 bits": (np.array([2**63, 0, 0], dtype=np.uint64), "is no slot"),
+    "too large": ([0, 12, 0], "action 12 of environment 1 is none; actions are 0 to 11"),
+    "negative": ([0, 0, -1], "action -1 of environment 2 is none"),
+    "beyond 64 bits": (np.array([2**63, 0, 0], dtype=np.uint64), "is none; actions are"),
     "too few": ([0, 0], r"shape \(2,\); give an integer for each of 3"),
     "a column": (np.zeros((3, 1), dtype=np.int64), r"shape \(3, 1\)"),
     "one number": (0, r"shape \(\)"),
@@ -197,13 +199,13 @@ def test_a_refused_step_changes_nothing(name: str) -> None:
     assert_same(play(env, 4), play(untouched, 4))
 
 
-def test_strict_refuses_illegal_actions_and_loses_nothing() -> None:
-    strict, lax = make(strict=True, threads=2), make()
+def test_strict_refuses_illegal_actions_and_loses_nothing(kind: Kind) -> None:
+    strict, lax = make(kind=kind, strict=True, threads=2), make(kind=kind)
     strict.reset(seed=6), lax.reset(seed=6)
     for _ in range(40):
         illegal = legal_actions(lax)
         illegal[1] = strict.action_masks()[1].argmin()
-        with pytest.raises(InvalidAction, match=f"slot {illegal[1]} of environment 1 may not be evicted now; legal"):
+        with pytest.raises(InvalidAction, match=f"action {illegal[1]} of environment 1 is not legal now; legal"):
             strict.step(illegal)
         returned = strict.step(legal_actions(lax))
         assert_same(returned, lax.step(legal_actions(lax)))
@@ -216,8 +218,8 @@ def test_strict_refuses_illegal_actions_and_loses_nothing() -> None:
     assert_same(strict.step(illegal), lax.step(legal_actions(lax)))
 
 
-def test_the_step_that_resets_refuses_nothing() -> None:
-    env = make(6, strict=True, max_episode_steps=1)
+def test_the_step_that_resets_refuses_nothing(kind: Kind) -> None:
+    env = make(6, kind, strict=True, max_episode_steps=1)
     env.reset(seed=1)
     truncated = env.step(legal_actions(env))[3]
     assert truncated.all() and not env.action_masks()[:, 0].all()  # a second question stands there, unanswered
@@ -253,8 +255,8 @@ def test_a_finished_episode_takes_no_step_where_nobody_resets() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_infos_say_what_the_environment_would(mode: str) -> None:
-    env = EvictionVectorEnv(3, [scenarios()["default"], roomy()], autoreset_mode=mode)
+def test_infos_say_what_the_environment_would(mode: str, kind: Kind) -> None:
+    env = kind.many(3, [scenarios()["default"], roomy()], autoreset_mode=mode)
     observations, infos = env.reset(seed=3)
     ended = 0
     for _ in range(40):
@@ -284,12 +286,12 @@ def test_infos_say_what_the_environment_would(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_episode_statistics_are_gymnasiums(mode: str) -> None:
+def test_episode_statistics_are_gymnasiums(mode: str, kind: Kind) -> None:
     if mode == "SameStep" and tuple(map(int, gymnasium.__version__.split(".")[:2])) < (1, 4):
         pytest.skip("before Gymnasium 1.4 its wrapper leaves out the first step of each episode but the first")
     names = ["default", "roomy", "cut"]
-    ours = EvictionVectorEnv(3, [scenarios()[n] for n in names], autoreset_mode=mode, episode_statistics=True)
-    theirs = RecordEpisodeStatistics(EvictionVectorEnv(3, [scenarios()[n] for n in names], autoreset_mode=mode))
+    ours = kind.many(3, [scenarios()[n] for n in names], autoreset_mode=mode, episode_statistics=True)
+    theirs = RecordEpisodeStatistics(kind.many(3, [scenarios()[n] for n in names], autoreset_mode=mode))
     ours.reset(seed=2), theirs.reset(seed=2)
     rng = np.random.default_rng(0)
     returns, lengths, costs = [], [], []

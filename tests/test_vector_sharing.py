@@ -21,6 +21,7 @@ from cace_env.bank import Bank
 from cace_env.env import EvictionEnv
 from cace_env.kernel import batch as kernel
 from cace_env.vector_env import EvictionVectorEnv
+from tests.kinds import Kind
 from tests.test_env import roomy, short
 from tests.vector_runs import (
     MODES,
@@ -38,8 +39,8 @@ from tests.vector_runs import (
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_was_returned_never_changes(mode: str) -> None:
-    env = EvictionVectorEnv(3, scenarios()["default"], autoreset_mode=mode, episode_statistics=True, threads=2)
+def test_what_was_returned_never_changes(mode: str, kind: Kind) -> None:
+    env = kind.many(3, scenarios()["default"], autoreset_mode=mode, episode_statistics=True, threads=2)
     returned = [[env.reset(seed=1)]]
     copies = copy.deepcopy(returned)
     rng = np.random.default_rng(0)
@@ -68,10 +69,10 @@ def overwrite(value: Any, number: int) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("duplicate", [lambda env: env, lambda env: pickle.loads(pickle.dumps(env))], ids=["", "copy"])
 def test_what_a_caller_writes_into_returned_arrays_changes_nothing(
-    mode: str, duplicate: Callable[[EvictionVectorEnv], EvictionVectorEnv]
+    mode: str, duplicate: Callable[[EvictionVectorEnv], EvictionVectorEnv], kind: Kind
 ) -> None:
     env, untouched = (
-        duplicate(EvictionVectorEnv(3, [scenarios()["priced"], roomy()], autoreset_mode=mode, episode_statistics=True))
+        duplicate(kind.many(3, [scenarios()["priced"], roomy()], autoreset_mode=mode, episode_statistics=True))
         for _ in range(2)
     )
     mask = np.ones(3, dtype=np.bool_)
@@ -96,11 +97,11 @@ def test_what_a_caller_writes_into_returned_arrays_changes_nothing(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_results_do_not_depend_on_the_number_of_threads(mode: str) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(mode: str, kind: Kind) -> None:
     played = [scenarios()[name] for name in ("default", "priced", "cut")]
     runs = []
     for threads in (1, 2, 3, 9):
-        env = EvictionVectorEnv(7, played, autoreset_mode=mode, threads=threads, num_workloads=4)
+        env = kind.many(7, played, autoreset_mode=mode, threads=threads, num_workloads=4)
         runs.append([env.reset(seed=2), play(env, 50)])
         env.close()
         runs[-1].append(play(env, 2))  # threads come back when they are needed
@@ -153,9 +154,9 @@ def test_a_fork_goes_on_as_its_parent_does() -> None:
 )
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_copy_goes_on_alike_and_apart(
-    duplicate: Callable[[EvictionVectorEnv], EvictionVectorEnv], threads: int
+    duplicate: Callable[[EvictionVectorEnv], EvictionVectorEnv], threads: int, kind: Kind
 ) -> None:
-    env = EvictionVectorEnv(4, scenarios()["default"], threads=threads, num_workloads=50)
+    env = kind.many(4, scenarios()["default"], threads=threads, num_workloads=50)
     env.reset(seed=1)
     play(env, 11)
     twin, other = duplicate(env), duplicate(env)

@@ -10,9 +10,10 @@ import numpy as np
 from gymnasium import Wrapper
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from cace_env.env import EvictionEnv
+from cace_env.fleet_env import FleetEnv
+from cace_env.fleet_vector_env import FleetVectorEnv
 from cace_env.scenarios import Scenario
-from cace_env.vector_env import EvictionVectorEnv
+from tests.kinds import EVICTION, Kind
 from tests.test_env import EVERYTHING_COSTS, roomy, short
 
 MODES = ("NextStep", "SameStep", "Disabled")
@@ -30,9 +31,9 @@ def scenarios() -> dict[str, Scenario]:
     }
 
 
-def make(num_envs: int = 3, **arguments: Any) -> EvictionVectorEnv:
+def make(num_envs: int = 3, kind: Kind = EVICTION, **arguments: Any) -> FleetVectorEnv:
     """A few environments of the short default scenario."""
-    return EvictionVectorEnv(num_envs, scenarios()["default"], **arguments)
+    return kind.many(num_envs, scenarios()["default"], **arguments)
 
 
 def comparable(value: Any, as_bytes: bool = False) -> Any:
@@ -61,7 +62,7 @@ def some_actions(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     return np.where(rng.random(len(mask)) < 0.05, rng.integers(mask.shape[1], size=len(mask)), legal)
 
 
-def legal_actions(env: EvictionVectorEnv) -> np.ndarray:
+def legal_actions(env: FleetVectorEnv) -> np.ndarray:
     """The first legal action of each environment."""
     return env.action_masks().argmax(axis=1)
 
@@ -75,17 +76,17 @@ def go_on(env: VectorEnv, actions: np.ndarray) -> list[tuple[Any, ...]]:
     return returned
 
 
-def play(env: EvictionVectorEnv, steps: int, choose: int = 0) -> list[Any]:
+def play(env: FleetVectorEnv, steps: int, choose: int = 0) -> list[Any]:
     """All that an environment that has been reset returns; equal numbers to `choose` choose equal actions."""
     rng = np.random.default_rng(choose)
     return [go_on(env, some_actions(rng, env.action_masks())) for _ in range(steps)]
 
 
-def alone(env: EvictionVectorEnv, played: Sequence[Scenario], *wrap: Any, **arguments: Any) -> SyncVectorEnv:
+def alone(env: FleetVectorEnv, played: Sequence[Scenario], *wrap: Any, **arguments: Any) -> SyncVectorEnv:
     """Gymnasium's vector of single environments that are to do what those of `env` do."""
 
-    def single(scenario: Scenario) -> EvictionEnv | Wrapper:
-        made: Any = EvictionEnv(
+    def single(scenario: Scenario) -> FleetEnv | Wrapper:
+        made: Any = env.SINGLE(
             scenario, max_slots=env.layout.max_slots, max_pending=env.layout.max_pending, **arguments
         )
         for wrapper in wrap:
@@ -96,7 +97,7 @@ def alone(env: EvictionVectorEnv, played: Sequence[Scenario], *wrap: Any, **argu
     return SyncVectorEnv(makers, autoreset_mode=env.autoreset_mode)
 
 
-def assert_equal_runs(singles: SyncVectorEnv, together: EvictionVectorEnv, steps: int, seed: Any = 3) -> int:
+def assert_equal_runs(singles: SyncVectorEnv, together: FleetVectorEnv, steps: int, seed: Any = 3) -> int:
     """Plays both alike and compares all that they return; how many episodes ended."""
     rng = np.random.default_rng(0)
     assert_same(together.reset(seed=seed), singles.reset(seed=seed))
