@@ -8,17 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
 from cace_env.env import EvictionEnv
-from cace_env.evaluation import Scorer, case_of, contestant_of, slot_by_scores
-from cace_env.kernel.features import NUM_SLOT_FEATURES
+from cace_env.evaluation import Scorer, action_by_scores, case_of, contestant_of
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import LEGAL
 from cace_env.policies import Policy, rule_of
+from cace_env.policies import policy as find_policy
+from cace_env.simulator import new_scratch
 
 
 class Actor:
@@ -74,7 +74,7 @@ class Actor:
         return isinstance(policy, Policy) and (policy.keep_alive_s is not None or policy.max_resident is not None)
 
     def reset(self, seed: int = 0) -> None:
-        """Begins an episode; call it after `env.reset`.
+        """Begins an episode, or takes over in the middle; call it after `env.reset` and after `set_state`.
 
         Args:
             seed: for what the policy draws; `info["workload_seed"]` makes it draw what it does in `evaluate`.
@@ -94,22 +94,24 @@ class Actor:
             )
             slots = env.simulator.max_slots
             unread = self._rule.future_start[:-1].copy()
-            self._scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), unread)
-        elif callable(reset := getattr(policy, "reset", None)):
-            reset(seed)
+            self._scratch = new_scratch(slots, env.tables.num_models)._replace(next_pointer=unread)
+        else:
+            self._rule = rule_of(find_policy("lru"), env.tables)  # the order of a policy that has none, in Swap-v0
+            if callable(reset := getattr(policy, "reset", None)):
+                reset(seed)
 
     def act(self) -> int:
         """The slot to evict now; 0, the no-op, where nothing is asked.
 
         Raises:
             PolicyError: the Python policy failed, or returned what are not keep-scores.
-            ConfigError: a built-in policy without `reset`.
+            ConfigError: no `reset` before.
         """
         simulator = self._env.simulator
         if simulator.state.scalars[LEGAL] == 0:
             return 0
+        if self._rule is None:
+            raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
         if isinstance(self.policy, Policy):
-            if self._rule is None or self._scratch is None:
-                raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
             return int(pick(*simulator.arguments, self._rule, self._scratch))
-        return slot_by_scores(self.name, self.policy, simulator, self._seed)[0]
+        return action_by_scores(self.name, self.policy, simulator, self._seed, self._rule)[0]

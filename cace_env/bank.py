@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.kernel.state import COLUMN, TIME, requests_of
+from cace_env.kernel.state import COLUMN, TIME, Requests, requests_of
 from cace_env.workload import Workload
 
 
@@ -32,8 +32,10 @@ class Bank:
 
     def __init__(self, num_envs: int, kept: int) -> None:
         self._rows = num_envs + kept
-        self._next = num_envs
+        self._first_kept = self._next = num_envs
         self._kept: dict[tuple[int, int], Shelf] = {}
+        self._held: dict[int, Requests] = {}  # by row: what snapshots share
+        self._home: dict[int, int] = {}  # row of what is held of a workload that is kept, by its id
         self._make_room(0)
 
     def kept(self, key: tuple[int, int], workload: Callable[[], Workload]) -> Shelf:
@@ -47,13 +49,41 @@ class Bank:
     def put(self, row: int, workload: Workload) -> Shelf:
         """Lays a workload out in a row: that of an environment has the environment's number."""
         requests, session_pairs, user_pairs = requests_of(workload)
-        if len(workload) > self.times.shape[1]:
-            self._make_room(len(workload))
-        self.times[row, : len(workload)] = requests.times
-        self.columns[row, : len(workload)] = requests.columns
-        opened = len(requests.open_order)
+        self._write(row, requests)
+        return Shelf(row, len(workload), len(requests.open_order), session_pairs, user_pairs)
+
+    def hold(self, row: int, requests: int, opened: int) -> Requests:
+        """The workload of a row, for keeps: the same object until the row has another one."""
+        held = self._held.get(row)
+        if held is None:
+            held = Requests(self.times[row, :requests], self.columns[row, :requests], self.open_order[row, :opened])
+            if row < self._first_kept:
+                held = Requests(*(column.copy() for column in held))  # the next workload overwrites the row
+            else:
+                self._home[id(held)] = row
+            self._held[row] = held
+        return held
+
+    def put_back(self, env: int, held: Requests) -> int:
+        """The row in which an environment finds what was held: copied into its own, if it is in neither."""
+        if self._held.get(env) is held:
+            return env
+        home = self._home.get(id(held))
+        if home is not None:
+            return home
+        self._write(env, held)
+        self._held[env] = held
+        return env
+
+    def _write(self, row: int, requests: Requests) -> None:
+        """Lays a workload out; what was held of the row is no longer there."""
+        self._held.pop(row, None)
+        count, opened = len(requests.times), len(requests.open_order)
+        if count > self.times.shape[1]:
+            self._make_room(count)
+        self.times[row, :count] = requests.times
+        self.columns[row, :count] = requests.columns
         self.open_order[row, :opened] = requests.open_order
-        return Shelf(row, len(workload), opened, session_pairs, user_pairs)
 
     def _make_room(self, requests: int) -> None:
         """Rows of at least `requests`; what is there stays."""
@@ -67,7 +97,7 @@ class Bank:
 
     def __getstate__(self) -> dict[str, Any]:
         used = {name: getattr(self, name)[: self._next] for name in ("times", "columns", "open_order")}
-        return {**self.__dict__, **used}
+        return {**self.__dict__, **used, "_held": {}, "_home": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.kernel import rules
+from cace_env.kernel.orders import ORDER
 from cace_env.kernel.rules import Rule
 from cace_env.simulator import NO_LIMITS, run_rule
 from cace_env.tables import FOREVER, FleetTables
@@ -66,7 +67,7 @@ class Future:
 
 def without_swapping(tables: FleetTables) -> FleetTables:
     """The same fleet with room for everything everywhere: nothing is evicted, nothing is asked."""
-    return tables.replace(unlimited_memory=True, max_slots=0)
+    return tables.replace(unlimited_memory=True, max_slots=0, protocol="eviction")
 
 
 def _never_asked(tables: FleetTables) -> Rule:
@@ -74,5 +75,12 @@ def _never_asked(tables: FleetTables) -> Rule:
     no_times = np.zeros(0, dtype=np.int64)
     starts = np.zeros(tables.num_models + 1, dtype=np.int64)
     return Rule(
-        rules.VALUES, np.zeros(1), np.zeros(tables.num_models), NO_LIMITS.row(tables), no_times, starts, no_times
+        rules.VALUES,
+        np.zeros(1),
+        np.zeros(tables.num_models),
+        NO_LIMITS.row(tables),
+        np.zeros(len(ORDER)),
+        no_times,
+        starts,
+        no_times,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, SupportsIndex
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 
-from cace_env import picture, rendering
+from cace_env import EVICTION_ID, picture, rendering
 from cace_env.draws import Draws, whole
 from cace_env.kernel.batch import NUM_TERMS
 from cace_env.metrics import episode_metrics
@@ -21,6 +22,7 @@ from cace_env.observation import ObservationLayout
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulator import Simulator
 from cace_env.simulators import TERMS, Simulators
+from cace_env.snapshot import EnvState, Origin, check_origin, origin_of
 from cace_env.tables import FleetTables, slots_per_accelerator
 from cace_env.window import Window
 from cace_env.workload import Workload
@@ -204,7 +206,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
 
     @property
     def simulator(self) -> Simulator:
-        """The simulation, to look at; valid until the next reset."""
+        """The simulation, to look at; valid until the next reset or `set_state`."""
         return self.simulators.view(0)
 
     @property
@@ -276,6 +278,57 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
             info["episode_metrics"] = episode_metrics(self.simulator.summary(), self.tables)
         self._show()
         return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
+
+    def get_state(self) -> EnvState:
+        """All that decides how the environment goes on: the simulation, its account, and `np_random`.
+
+        It is taken in microseconds, does not change when the environment goes on, and can be pickled. Wrappers and the
+        generator of `action_space.sample()` are not in it. `docs/environment.md` shows what it is good for.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        if self._played is None:
+            raise ResetNeeded("there is no state before the first reset")
+        generator = self._np_random
+        return EnvState(
+            origin=self._origin,
+            simulation=self.simulators.snapshot(0),
+            mask=self._mask.copy(),
+            played=self._played,
+            over=self._over,
+            generator=None if generator is None else (self._np_random_seed, generator.bit_generator.state),
+            statistics=None,
+            choice=self._last_choice,
+        )
+
+    def set_state(self, state: EnvState) -> None:
+        """Goes on from a state of this environment, or of another one of the same scenario, single or in a batch.
+
+        What follows is what followed there, to the bit: observations, rewards, infos, and what later resets draw, if
+        `num_workloads` is the same. `strict` and `invalid_penalty` stay those of this environment. The legal actions
+        are in `action_masks()`; wrappers learn of it at the next step, and a window shows it then. An
+        `Actor` has to be reset.
+
+        Raises:
+            TypeError: it is no state.
+            ValueError: it is of another scenario, split, size or version, or lacks the history that is rendered here;
+                nothing has changed.
+        """
+        check_origin(state, self._origin)
+        self.simulators.restore(0, state.simulation)
+        self._look.masks[0] = state.mask
+        self._asked = self.simulators.asked(0)
+        self._played, self._over, self._last_choice = state.played, state.over, state.choice
+        if state.generator is None:
+            self._np_random, self._np_random_seed = None, None
+        else:
+            self.np_random.bit_generator.state = state.generator[1]
+            self._np_random_seed = state.generator[0]
+
+    @cached_property
+    def _origin(self) -> Origin:
+        return origin_of(EVICTION_ID, self.scenario, self.split, self.layout.max_slots, self.simulators.digest(0))
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Legal actions now, `(max_slots,)`: the hook of sb3-contrib's `MaskablePPO`.

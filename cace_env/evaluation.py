@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -21,13 +21,16 @@ import numpy.typing as npt
 from cace_env.clairvoyant import Future, without_swapping
 from cace_env.config import ConfigError
 from cace_env.intervals import Gain, mean, paired_gain
+from cace_env.kernel.pick import pick, read_victims
+from cace_env.kernel.rules import Rule
 from cace_env.metrics import METRICS, episode_metrics, ttft_histogram
 from cace_env.observation import SLOT
+from cace_env.orders import JOINT, Order, split_order
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
 from cace_env.scenarios import Scenario, Split, load_scenario, seeds
-from cace_env.simulator import Simulator
-from cace_env.tables import FleetTables
+from cace_env.simulator import Limits, Simulator, new_scratch
+from cace_env.tables import NONE, PROTOCOLS, FleetTables
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -60,6 +63,7 @@ class Contestant:
 
     name: str
     policy: Policy | Scorer
+    order: Order | None = None  # of a Python policy that has none itself, where Swap-v0 asks for one; None = fifo
     swaps: bool = True  # False: on a fleet with room for everything, where no policy is asked ("no-swapping")
     # A Python policy may keep a state and holds the interpreter anyway: one episode of it at a time.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
@@ -151,6 +155,7 @@ def evaluate(
     scenario: str | Path | Mapping[str, Any] | Scenario | Case = "default",
     seeds: str | Iterable[int] = "test",
     *,
+    protocol: str | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -164,6 +169,10 @@ def evaluate(
             `cace_env.observation.SLOT` finds the features' columns by name.
         scenario: anything `load_scenario` takes, or a `Case`.
         seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
+        protocol: "eviction" or "swap", as for `case_of`. In Swap-v0 a built-in policy goes with an order ("wsjf+cace";
+            "cace" is "fifo+cace"), and so does a callable ("wsjf+package.module:object"), unless it has a method
+            `order(features (M, F), legal (M + 1,)) -> scores (M + 1,)`: the legal model with the highest score is
+            loaded, and the last stands for waiting (`cace_env.observation.PENDING` finds the columns).
         workers: threads; compiled code runs in parallel, a Python policy one episode at a time.
         progress: called with (seeds done, seeds in all).
 
@@ -171,7 +180,7 @@ def evaluate(
         ConfigError: an unknown policy or scenario, a policy that cannot run on this fleet, or no seeds.
         PolicyError: the Python policy failed, or returned what are not keep-scores.
     """
-    contestant, case, numbers = contestant_of(policy), case_of(scenario), seed_list(seeds)
+    contestant, case, numbers = contestant_of(policy), case_of(scenario, protocol), seed_list(seeds)
     results: list[SeedResult] = []
     for (result,) in in_order(lambda seed: run_seed(case, [contestant], seed), numbers, workers):
         results.append(result)
@@ -187,17 +196,26 @@ def collect(results: Sequence[SeedResult]) -> Evaluation:
     return Evaluation(first["policy"], first["scenario"], first["label"], tuple(r.row for r in results), counts)
 
 
-def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case) -> Case:
+def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol: str | None = None) -> Case:
     """A scenario as policies meet it, tabulated once.
 
+    Args:
+        scenario: anything `load_scenario` takes, or a `Case`.
+        protocol: "eviction" (Eviction-v0: whom to evict) or "swap" (Swap-v0: which model to load, and whom to evict).
+            By default that of the `Case`, and "eviction" of anything else.
+
     Raises:
-        ConfigError: as `load_scenario`.
+        ConfigError: as `load_scenario`, or no such protocol.
     """
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol is {protocol!r}; it has to be one of {', '.join(PROTOCOLS)}")
     if isinstance(scenario, Case):
-        return scenario
+        tables = scenario.tables if protocol is None else scenario.tables.replace(protocol=protocol)
+        return replace(scenario, tables=tables)
     loaded = load_scenario(scenario)
+    tables = loaded.tables().replace(protocol=protocol or "eviction")
     # Every seed of a log is the log itself: a policy trained on it would know the requests it is judged by.
-    return Case(loaded.name, loaded.tables(), loaded.workload, None if loaded.trace is not None else loaded.workload)
+    return Case(loaded.name, tables, loaded.workload, None if loaded.trace is not None else loaded.workload)
 
 
 def contestant_of(policy: str | Policy | Scorer | Contestant) -> Contestant:
@@ -211,11 +229,15 @@ def contestant_of(policy: str | Policy | Scorer | Contestant) -> Contestant:
     if isinstance(policy, str):
         if policy == NO_SWAPPING:
             return Contestant(NO_SWAPPING, find_policy("lru"), swaps=False)
-        if ":" not in policy or policy.startswith("cace:"):
+        order, victims = split_order(policy)
+        if ":" not in victims or victims.startswith("cace:"):
             return Contestant(policy, find_policy(policy))
-        found = _imported(policy)
-        name = policy.partition(":")[2]
-        return Contestant(found.name if isinstance(found, Policy) else name, _checked(found, policy))
+        found = _checked(_imported(victims), victims)
+        prefix = f"{order.name}{JOINT}" if order is not None else ""
+        if isinstance(found, Policy):
+            joint = replace(found, name=f"{prefix}{found.name}", order=order or found.order)
+            return Contestant(joint.name, joint)
+        return Contestant(prefix + victims.partition(":")[2], found, order)
     if isinstance(policy, Policy):
         return Contestant(policy.name, policy)
     return Contestant(getattr(policy, "__name__", type(policy).__name__), _checked(policy, repr(policy)))
@@ -336,46 +358,96 @@ def run_episode(
         simulator.run(workload, rule)
         return simulator, 0.0
     with contestant.lock:
-        return _run_python(contestant.name, policy, tables, workload, seed, trace)
+        return _run_python(contestant, policy, tables, workload, seed, trace)
 
 
 def _run_python(
-    name: str, policy: Scorer, tables: FleetTables, workload: Workload, seed: int, trace: bool
+    contestant: Contestant, policy: Scorer, tables: FleetTables, workload: Workload, seed: int, trace: bool
 ) -> tuple[Simulator, float]:
     """An episode under a Python policy, question by question."""
-    simulator = Simulator(tables, trace=trace)
+    if contestant.order is not None and tables.protocol != "swap":
+        raise ConfigError(
+            f"policy {contestant.name!r} has an order, and Eviction-v0 asks for none; run it in Swap-v0, or name the "
+            "policy without it"
+        )
+    # Its order, with the timer of its patience; the victims of this rule are never asked for.
+    rule = rule_of(replace(find_policy("lru"), order=contestant.order), tables)
+    simulator = Simulator(tables, Limits(patience_us=int(rule.limits[-1])), trace=trace)
     if callable(reset := getattr(policy, "reset", None)):
         reset(seed)
     thought_s = 0.0
     asked = simulator.reset(workload)
     while asked:
-        slot, seconds = slot_by_scores(name, policy, simulator, seed)
+        action, seconds = action_by_scores(contestant.name, policy, simulator, seed, rule)
         thought_s += seconds
-        asked = simulator.answer(slot)
+        asked = simulator.answer(action)
     return simulator, thought_s
 
 
-def slot_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int) -> tuple[int, float]:
-    """The slot that a Python policy evicts at the open question, and the seconds that it thought.
+def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int, rule: Rule) -> tuple[int, float]:
+    """What a Python policy does at the open question, and the seconds that it thought.
+
+    Asked for a victim it scores slots. Asked which model to load (Swap-v0), its method `order(features (M, F),
+    legal (M + 1,)) -> scores (M + 1,)` scores models and waiting: the legal one with the highest score is taken, ties
+    go to the lowest number. Without such a method `rule` has the order, and leaves it the victims of that order.
 
     Raises:
-        PolicyError: it failed, or returned what are not keep-scores; the message names it by `name` and `seed`.
+        PolicyError: it failed, or returned what are not scores; the message names it by `name` and `seed`.
     """
     question = simulator.question
-    features = simulator.features()
     where = f"policy {name!r}, seed {seed}, decision {question.decision}"
+    own_order = getattr(policy, "order", None)
+    slots, models = simulator.max_slots, simulator.tables.num_models
+    if question.target == NONE:
+        if not callable(own_order):
+            return int(pick(*simulator.arguments, rule, new_scratch(slots, models))), 0.0
+        legal = question.legal[slots:]
+        answer, thought_s = _thought(own_order, simulator.model_features(), legal, where)
+        return slots + _highest(answer, legal, where), thought_s
+    legal = question.legal[:slots]
+    features = simulator.features()
+    if simulator.tables.protocol == "swap" and not callable(own_order):
+        candidates = np.zeros(slots, dtype=np.int64)
+        read_victims(*simulator.arguments[:4], rule, candidates)
+        legal = candidates == 1
+    answer, thought_s = _thought(policy, features, legal, where)
+    return _lowest(answer, features, legal, where), thought_s
+
+
+def _thought(
+    scores: Callable[[FloatArray, BoolArray], npt.ArrayLike], features: FloatArray, legal: BoolArray, where: str
+) -> tuple[npt.ArrayLike, float]:
+    """What somebody's function answers, which may do with its arguments what it likes, and how long it took [s]."""
     began = time.perf_counter()
     try:
-        answer = policy(features.copy(), question.legal.copy())
+        answer = scores(features.copy(), legal.copy())
     except Exception as error:
         raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
-    thought_s = time.perf_counter() - began
-    return _lowest(answer, features, question.legal, where), thought_s
+    return answer, time.perf_counter() - began
+
+
+def _highest(answer: npt.ArrayLike, legal: BoolArray, where: str) -> int:
+    """The legal model with the highest score, or the number of models: wait; ties: lowest number."""
+    scores = _numbers(answer, legal, where, "score", "model (the last is waiting)")
+    rows = np.flatnonzero(legal)
+    return int(rows[np.argmax(scores[rows])])
 
 
 def _lowest(answer: npt.ArrayLike, features: FloatArray, legal: BoolArray, where: str) -> int:
     """The legal slot with the lowest keep-score; ties: least recently used, then lowest slot."""
-    wanted = f"it has to be one keep-score per slot, shape {legal.shape}"
+    scores = _numbers(answer, legal, where, "keep-score", "slot")
+    slots = np.flatnonzero(legal)
+    tied = slots[scores[slots] == scores[slots].min()]
+    return int(tied[np.argmax(features[tied, SLOT.since_use_s])])
+
+
+def _numbers(answer: npt.ArrayLike, legal: BoolArray, where: str, score: str, row: str) -> FloatArray:
+    """An answer as numbers, one for each that is legal or not.
+
+    Raises:
+        PolicyError: it holds none, or too few, or NaN where it matters.
+    """
+    wanted = f"it has to be one {score} per {row}, shape {legal.shape}"
     try:
         scores = np.asarray(answer, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -384,9 +456,7 @@ def _lowest(answer: npt.ArrayLike, features: FloatArray, legal: BoolArray, where
         ) from error
     if scores.shape != legal.shape:
         raise PolicyError(f"{where}: the answer has shape {scores.shape}; {wanted}")
-    slots = np.flatnonzero(legal)
-    if np.isnan(scores[slots]).any():
-        slot = slots[np.isnan(scores[slots])][0]
-        raise PolicyError(f"{where}: the keep-score of legal slot {slot} is NaN; give every legal slot a number")
-    tied = slots[scores[slots] == scores[slots].min()]
-    return int(tied[np.argmax(features[tied, SLOT.since_use_s])])
+    unknown = np.flatnonzero(legal & np.isnan(scores))
+    if len(unknown):
+        raise PolicyError(f"{where}: the {score} of legal {row} {unknown[0]} is NaN; give every legal {row} a number")
+    return scores

@@ -59,9 +59,12 @@ def paired_gain(
 
 
 @lru_cache(maxsize=8)
-def seed_draws(count: int, resamples: int) -> FloatArray:
-    """How often each seed is drawn, `(resamples, count)`: sums by counts are those by indices, without a gather."""
-    counts = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=resamples)
+def seed_draws(count: int, resamples: int, stream: int = 0) -> FloatArray:
+    """How often each seed is drawn, `(resamples, count)`: sums by counts are those by indices, without a gather.
+
+    Equal arguments draw the same; draws of different streams are independent of each other.
+    """
+    counts = np.random.default_rng(stream).multinomial(count, np.full(count, 1 / count), size=resamples)
     return counts.astype(np.float64)
 
 
@@ -72,7 +75,7 @@ def share_of_gap(baseline: npt.ArrayLike, policy: npt.ArrayLike, reference: npt.
     better than the baseline.
     """
     worst, mine, best = (float(np.sum(np.asarray(costs))) for costs in (baseline, policy, reference))
-    return 100 * (worst - mine) / (worst - best) if worst - best >= SMALLEST_GAP * worst else np.nan
+    return 100 * (worst - mine) / (worst - best) if worst > best and worst - best >= SMALLEST_GAP * worst else np.nan
 
 
 def mean(values: FloatArray) -> float:

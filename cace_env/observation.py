@@ -110,7 +110,9 @@ SLOT_FEATURES: Final[tuple[Feature, ...]] = (
 )
 
 PENDING_FEATURES: Final[tuple[Feature, ...]] = (
-    _flag("present", "a pending model stands here; a row of zeros is none"),
+    _flag(
+        "present", "a pending model stands here, or the target, or one that may be prefetched; a row of zeros is none"
+    ),
     _flag("target", "it is the model that room is made for"),
     _size("need_gb", "memory it needs: weights and reserve"),
     _size("weights_gb", "weights of the model"),
@@ -127,11 +129,16 @@ PENDING_FEATURES: Final[tuple[Feature, ...]] = (
     _log("latency_weight", "cost/s", "moving mean of the cost weight (TTFT and E2E) of its requests", 0.1),
     _log("expected_output_tokens", "tokens", "moving mean of finished outputs; 0 before the first", 100.0),
     _time("since_eviction_s", "time since it was evicted; 1e6 if it never was", 10.0),
+    _flag("legal", "it may be chosen to be loaded now (the action mask of Swap-v0; 0 in Eviction-v0)"),
+    _flag("fits", "free memory suffices for it on an accelerator whose channel is idle"),
+    _flag(
+        "idle_suffices", "free memory and that of idle models suffice for it on an accelerator whose channel is idle"
+    ),
 )
 
 CONTEXT_FEATURES: Final[tuple[Feature, ...]] = (
     _time("elapsed_s", "time since the last decision; since time 0 at the first"),
-    _log("legal", "slots", "legal victims"),
+    _log("legal", "actions", "legal actions"),
     _log("chosen", "models", "victims already chosen for this target that have not left"),
     _size("target_need_gb", "memory that the target needs"),
     _time("target_load_s", "load time of the target on the fastest accelerator"),
@@ -144,6 +151,8 @@ CONTEXT_FEATURES: Final[tuple[Feature, ...]] = (
     _log("loading", "accelerators", "accelerators whose channel loads or unloads"),
     _log("idle_models", "models", "resident models without a request"),
     _size("host_cache_gb", "size of the host cache for weights", 80.0),
+    _flag("ordering", "asked which model to load; in Eviction-v0, and where victims are asked for, 0"),
+    _flag("wait_legal", "waiting is legal"),
 )
 
 
@@ -161,7 +170,7 @@ class Blocks(NamedTuple):
     """An observation taken apart; leading axes (environments, time) are kept."""
 
     slots: Float32Array  # (..., S, len(SLOT_FEATURES))
-    pending: Float32Array  # (..., K, len(PENDING_FEATURES)), oldest request first
+    pending: Float32Array  # (..., K, len(PENDING_FEATURES)), oldest request first; in Swap-v0 row m is model m
     context: Float32Array  # (..., len(CONTEXT_FEATURES))
 
 

@@ -22,6 +22,7 @@ from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel import rules
 from cace_env.markdown import table
+from cace_env.orders import split_order
 from cace_env.policy_base import Policy, Training, keep_alive_order, rule_of, static_values, weigh, weights_gb
 
 __all__ = ["GROUPS", "POLICIES", "Future", "Policy", "Training", "policies_table", "policy", "rule_of", "weigh"]
@@ -300,13 +301,16 @@ def policy(what: str | Policy) -> Policy:
 
     Args:
         what: a name of `POLICIES`, or CACE with other weights: `cace:NAME` for a shipped file, `cace:FILE.yaml` for one
-            of your own (`cace_env.cace`).
+            of your own (`cace_env.cace`). For Swap-v0 with an order in front: `wsjf+lru` (`cace_env.orders`).
 
     Raises:
         ConfigError: unknown name (the closest one and all of them are listed), or weights that are refused.
     """
     if isinstance(what, Policy):
         return what
+    by_order, victims = split_order(what)
+    if by_order is not None:
+        return replace(policy(victims), name=what, order=by_order)
     if what.startswith("cace:"):
         other = load_cace(what.removeprefix("cace:"))
         return replace(POLICIES["cace"], name=what, weights=other.weights.row(), source=other.description)

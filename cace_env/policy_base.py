@@ -17,6 +17,7 @@ from cace_env.kernel import rules
 from cace_env.kernel.features import NUM_SLOT_FEATURES
 from cace_env.kernel.rules import Rule
 from cace_env.observation import SLOT
+from cace_env.orders import ORDERS, Order
 from cace_env.scenarios import seeds
 from cace_env.simulator import Limits, least_max_resident
 from cace_env.tables import DISK, FOREVER, HOST, FleetTables
@@ -45,6 +46,7 @@ class Policy:
         values: a keep-score per model: by name, or a function of policy, fleet and training.
         keep_alive_s: idle models leave after it; by model name: those without a name here never do.
         max_resident: most models per accelerator, pinned ones too.
+        order: which model it loads first, in Swap-v0; None = `fifo`, and in Eviction-v0 nobody is asked.
         clairvoyant: it needs a `cace_env.clairvoyant.Future`.
         trained: it needs the requests of training seeds, which a log does not have.
     """
@@ -59,6 +61,7 @@ class Policy:
     values: Mapping[str, float] | Callable[[Policy, FleetTables, Training | None], FloatArray] | None = None
     keep_alive_s: float | Mapping[str, float] | None = None
     max_resident: int | None = None
+    order: Order | None = None
     clairvoyant: bool = False
     trained: bool = False
 
@@ -94,7 +97,7 @@ class Policy:
                 f"{tables.model_names[model]!r} fits, {least - 1} or more are pinned; allow {least} with "
                 f"dataclasses.replace(policy({self.name!r}), max_resident={least}), or pin fewer"
             )
-        return Limits(self.keep_alive_us(tables), self.max_resident)
+        return Limits(self.keep_alive_us(tables), self.max_resident, (self.order or ORDERS["fifo"]).patience_us)
 
 
 def weigh(**weights: float) -> tuple[float, ...]:
@@ -133,7 +136,8 @@ def rule_of(
 
     Raises:
         ConfigError: a clairvoyant policy without a future or with that of another workload, a trained one
-            without training, a number missing or for an unknown model, or a limit that leaves some model no place.
+            without training, a number missing or for an unknown model, a limit that leaves some model no place, or an
+            order where nobody is asked for one.
     """
     no_times = np.zeros(0, dtype=np.int64)
     order, start, nominal_us = no_times, np.zeros(tables.num_models + 1, dtype=np.int64), no_times
@@ -149,9 +153,15 @@ def rule_of(
             f"policy {policy.name!r} needs the demand of training seeds: pass training=scenario.workload; a log has "
             "none apart from the requests under test, so leave the policy out there"
         )
+    if policy.order is not None and tables.protocol != "swap":
+        raise ConfigError(
+            f"policy {policy.name!r} has the order {policy.order.name!r}, and Eviction-v0 asks for none; run it in "
+            "Swap-v0, or name the policy without it"
+        )
     weights = np.array(policy.weights, dtype=np.float64)
+    by_order = (policy.order or ORDERS["fifo"]).row()
     values = _values(policy, tables, seed, training)
-    return Rule(policy.kind, weights, values, policy.limits(tables).row(tables), order, start, nominal_us)
+    return Rule(policy.kind, weights, values, policy.limits(tables).row(tables), by_order, order, start, nominal_us)
 
 
 def _values(policy: Policy, tables: FleetTables, seed: int, training: Training | None) -> FloatArray:

@@ -257,7 +257,7 @@ def _site(simulator: Simulator, a: int) -> Site:
             running=int(s.models[m, MODEL.running]),
             waiting=int(s.models[m, MODEL.waiting]),
         )
-        for slot, m in enumerate(s.slots[:, layout.SLOT.model].tolist())
+        for slot, m in enumerate(s.slots.tolist())
         if m != NONE and s.models[m, MODEL.place] == a
     )
     free_gb = float(s.accelerators[a, ACCELERATOR.free] * GB)

@@ -22,7 +22,7 @@ from cace_env.config import ConfigError, Frozen, did_you_mean, parse, read_yaml
 from cace_env.generator import ServedModel, WorkloadConfig, generate
 from cace_env.hardware import ENGINES, GPUS
 from cace_env.rewards import REWARDS, Reward
-from cace_env.tables import FOREVER, FleetTables, TableError
+from cace_env.tables import FOREVER, MAX_PREFETCHES, FleetTables, TableError
 from cace_env.tabulate import (
     GB,
     Accelerator,
@@ -139,7 +139,22 @@ class Rules(Frozen):
         default="spread", description="of accelerators that fit: most or least left over"
     )
     drain_after_s: float = Field(
-        default=30.0, ge=0, le=1e9, description="pending time after which busy models may be evicted [s]"
+        default=30.0,
+        ge=0,
+        le=1e9,
+        description="pending time after which busy models may be evicted [s]; Eviction-v0 only",
+    )
+    prefetch_limit: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_PREFETCHES,
+        description="Swap-v0: most loads per episode of models that nobody waits for; 0 = no prefetch",
+    )
+    prefetch_max_wait_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=1e9,
+        description="Swap-v0: no prefetch while somebody has waited for a pending model so long [s]",
     )
     max_slots: int = Field(default=0, ge=0, description="slots of the observation; 0 = as many as can be used")
     max_decisions: int | None = Field(default=None, ge=1, description="truncates the episode; none = no limit")
@@ -212,6 +227,8 @@ class Scenario(Frozen):
             host_ram_bytes=self._host_ram_bytes,
             placement=self.rules.placement,
             drain_after_us=math.ceil(self.rules.drain_after_s * 1e6),
+            prefetch_limit=self.rules.prefetch_limit,
+            prefetch_max_wait_us=math.ceil(self.rules.prefetch_max_wait_s * 1e6),
             max_slots=self.rules.max_slots,
             max_decisions=FOREVER if self.rules.max_decisions is None else self.rules.max_decisions,
             label=self.name,

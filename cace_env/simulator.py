@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cace_env.kernel import run as kernel
 from cace_env.kernel import state as layout
-from cace_env.kernel.features import NUM_SLOT_FEATURES
+from cace_env.kernel.features import NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -24,7 +24,6 @@ from cace_env.kernel.state import (
     COLUMN,
     MODEL,
     REQUEST,
-    SLOT,
     TASK,
     TRACE_KINDS,
     TRUNCATED,
@@ -33,6 +32,7 @@ from cace_env.kernel.state import (
 )  # fmt: skip
 from cace_env.kernel.summary import SHARE, summarize
 from cace_env.observation import ObservationLayout
+from cace_env.snapshot import Snapshot, fleet_digest, pack, unpack
 from cace_env.tables import FOREVER, NONE, TASKS, FleetTables, pinned_bytes
 from cace_env.workload import Workload
 
@@ -55,17 +55,23 @@ class TraceRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """What a policy is asked: which slot's model shall leave for the target. Valid until the answer."""
+    """What a policy is asked: which slot's model shall leave for the target; in Swap-v0 also which model to load.
+
+    Valid until the answer. `legal` are the actions: evict each slot; in Swap-v0 then load each model, and wait.
+    """
 
     now_us: int
     decision: int  # 0-based
-    target: int  # model to be loaded
+    target: int  # model to be loaded; NONE where that is asked
     slot_models: Int64Array  # (S,) model in each slot, NONE where empty
-    legal: npt.NDArray[np.bool_]  # (S,)
+    legal: npt.NDArray[np.bool_]  # (S,), in Swap-v0 (S + M + 1,)
     last_use_us: Int64Array  # (M,) last arrival or finish
     features: Callable[
         [], npt.NDArray[np.float64]
     ]  # () -> (S, NUM_SLOT_FEATURES), raw, see cace_env.observation.SLOT_FEATURES
+    model_features: Callable[
+        [], npt.NDArray[np.float64]
+    ]  # () -> (M, NUM_PENDING_FEATURES), raw, see cace_env.observation.PENDING_FEATURES
 
 
 class Totals(NamedTuple):
@@ -79,6 +85,8 @@ class Totals(NamedTuple):
     drains: int  # victims chosen while in use
     evictions: int
     keep_alive_evictions: int
+    waits: int  # answers "wait" of Swap-v0
+    prefetches: int  # loads chosen for models that nobody waited for
     loads: int
     load_us_total: int
     loaded_bytes: int
@@ -118,6 +126,8 @@ class Episode:
     drains: int
     evictions: int
     keep_alive_evictions: int
+    waits: int
+    prefetches: int
     loads: int
     load_us_total: int
     loaded_bytes: int
@@ -137,9 +147,10 @@ class Limits:
 
     keep_alive_us: Sequence[int] | None = None  # (M,) FOREVER = never; None = never for all
     max_resident: int | None = None  # models per accelerator
+    patience_us: int = FOREVER  # Swap-v0: asked again when a model has been pending for so long
 
     def row(self, tables: FleetTables) -> Int64Array:
-        """`(M + 2,)` as the kernel reads it.
+        """`(M + 3,)` as the kernel reads it.
 
         Raises:
             SimulationError: a limit under which some model could never be loaded (`least_max_resident`).
@@ -159,7 +170,10 @@ class Limits:
                 f"max_resident {most} leaves no room for {tables.model_names[model]!r}: wherever it fits, "
                 f"{least - 1} or more models are pinned; it needs at least {least}"
             )
-        return np.concatenate([keep_alive, [most, int((keep_alive < FOREVER).any())]]).astype(np.int64)
+        if not 0 <= self.patience_us <= FOREVER:
+            raise SimulationError(f"patience_us is {self.patience_us}; it has to be 0 to {FOREVER}")
+        others = [most, int((keep_alive < FOREVER).any()), self.patience_us]
+        return np.concatenate([keep_alive, others]).astype(np.int64)
 
 
 NO_LIMITS = Limits()
@@ -187,9 +201,19 @@ def trace_rows(tables: FleetTables, requests: int) -> int:
     """Rows that no event trace of so many requests exceeds.
 
     A request has at most four rows, a load two and an eviction three; there are no more loads than requests (each
-    admits at least one), and no more evictions than loads and models.
+    admits at least one) and prefetches, and no more evictions than loads and models.
     """
-    return 9 * requests + 3 * tables.num_models
+    return 9 * requests + 3 * tables.num_models + 5 * tables.prefetch_limit
+
+
+def new_scratch(slots: int, models: int) -> Scratch:
+    """Room for a built-in rule to think in."""
+    return Scratch(
+        np.zeros((slots, NUM_SLOT_FEATURES)),
+        np.zeros(slots),
+        np.zeros(slots, dtype=np.int64),
+        np.zeros(models, dtype=np.int64),
+    )
 
 
 class Simulator:
@@ -209,6 +233,7 @@ class Simulator:
         self._keep_trace = trace
         self._requests = -1
         self._pairs = (-1, -1)
+        self._fleet_digest: bytes | None = None
 
     @classmethod
     def over(
@@ -234,7 +259,9 @@ class Simulator:
             self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
         if requests != self._requests or session_pairs > self._pairs[0] or user_pairs > self._pairs[1]:
             slots = int(self.fleet[layout.R_MAX_SLOTS])
-            self.at = layout.state_offsets(self.tables, slots, requests, session_pairs, user_pairs, most_seats=requests)
+            self.at = layout.state_offsets(
+                self.tables, slots, self.tables.num_models, requests, session_pairs, user_pairs, most_seats=requests
+            )
             self.arena = layout.arena(1, int(self.at[-1]))
             self._requests, self._pairs = requests, (session_pairs, user_pairs)
         if self._keep_trace:
@@ -256,10 +283,11 @@ class Simulator:
             now_us=int(s.scalars[layout.CLOCK]),
             decision=int(s.scalars[layout.DECISIONS]),
             target=int(s.scalars[layout.TARGET]),
-            slot_models=s.slots[:, SLOT.model].copy(),
-            legal=s.slots[:, SLOT.legal] == 1,
+            slot_models=s.slots.copy(),
+            legal=s.legal == 1,
             last_use_us=s.models[:, MODEL.last_use].copy(),
             features=self.features,
+            model_features=self.model_features,
         )
 
     def features(self) -> npt.NDArray[np.float64]:
@@ -268,24 +296,36 @@ class Simulator:
         kernel.read_features(*self.arguments, out)
         return out
 
+    def model_features(self) -> npt.NDArray[np.float64]:
+        """Raw features of models at the open question, `(M, NUM_PENDING_FEATURES)`.
+
+        Rows of pending models, of the target, and in Swap-v0 of those that may be prefetched; others are zero.
+        """
+        out = np.zeros((self.tables.num_models, NUM_PENDING_FEATURES))
+        kernel.read_models(*self.arguments[:4], out)
+        return out
+
     def observation(self, layout: ObservationLayout) -> npt.NDArray[np.float32]:
         """What an agent sees at the open question, `(layout.size,)`; `layout` has the slots of this simulator."""
         out = np.empty(layout.size, dtype=np.float32)
         kernel.observe(*self.arguments, layout.scaling(), layout.max_pending, out)
         return out
 
-    def answer(self, slot: int) -> bool:
-        """Evicts the model in `slot`; True if there is another question, False if the episode is over.
+    def answer(self, action: int) -> bool:
+        """Evicts the model in slot `action`; in Swap-v0 also `S + m`: loads model m, and `S + M`: waits.
+
+        Returns:
+            True if there is another question, False if the episode is over.
 
         Raises:
-            SimulationError: the slot is not legal; nothing has changed.
+            SimulationError: the action is not legal; nothing has changed.
         """
         if self.state.scalars[layout.STATUS] != ASKED:
             raise SimulationError("no question is open; reset first")
-        if not (0 <= slot < self.max_slots and self.state.slots[slot, SLOT.legal]):
-            legal = np.flatnonzero(self.state.slots[:, SLOT.legal]).tolist()
-            raise SimulationError(f"slot {slot} may not be evicted now; legal are {legal}")
-        return self._go_on(kernel.step(*self.arguments, self.limits, self.trace, slot))
+        if not (0 <= action < len(self.state.legal) and self.state.legal[action]):
+            legal = np.flatnonzero(self.state.legal).tolist()
+            raise SimulationError(f"action {action} is not legal now; legal are {legal}")
+        return self._go_on(kernel.step(*self.arguments, self.limits, self.trace, action))
 
     def cost(self) -> float:
         """Weighted cost from time 0 until now."""
@@ -311,8 +351,57 @@ class Simulator:
         """Plays an episode under a built-in rule in one compiled call, from its start to its end."""
         self.load(workload)
         slots, models = self.max_slots, self.tables.num_models
-        scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), np.zeros(models, dtype=np.int64))
-        self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, scratch))
+        self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, new_scratch(slots, models)))
+
+    def snapshot(self) -> Snapshot:
+        """The simulation as it stands.
+
+        Raises:
+            SimulationError: it has not begun, or its arrays are an environment's.
+        """
+        self._check_owner()
+        if self._requests < 0:
+            raise SimulationError("there is nothing to take a snapshot of; reset first")
+        trace = self.trace[: self.row.item(layout.TRACED)].copy() if self._keep_trace else None
+        workload: layout.Requests = self.arguments[4]  # laid out anew by every `load`, so nobody changes it
+        return Snapshot(self._digest(), self.at.copy(), pack(self.row, self.at.tolist()), workload, trace)
+
+    def restore(self, snapshot: Snapshot) -> bool:
+        """Goes on from a snapshot of this or another simulator of the same fleet; True if there is a question.
+
+        Raises:
+            ValueError: it is of another fleet, or lacks the event trace that is kept here; nothing has changed.
+            SimulationError: its arrays are an environment's.
+        """
+        self._check_owner()
+        if snapshot.fleet != self._digest():
+            raise ValueError("the snapshot is of another fleet or other limits, or of another version of the simulator")
+        if self._keep_trace and snapshot.trace is None:
+            raise ValueError("the snapshot lacks the event trace that is kept here; take it with trace=True")
+        if self._requests < 0 or self.arguments[4] is not snapshot.workload:
+            requests = len(snapshot.workload.times)
+            self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
+            self.at = snapshot.at
+            self.arena = layout.arena(1, int(self.at[-1]))
+            self._requests, self._pairs = requests, (-1, -1)  # the next workload has a layout of its own
+            if self._keep_trace:
+                self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
+            self._use((self.arena[0], self.at, self.fleet, self.fleet_at, snapshot.workload))
+        unpack(snapshot.words, self.row, self.at.tolist())
+        if snapshot.trace is not None and self._keep_trace:
+            self.trace[: len(snapshot.trace)] = snapshot.trace
+        elif not self._keep_trace:
+            self.row[layout.TRACED] = 0
+        return bool(self.row[layout.STATUS] == ASKED)
+
+    def _check_owner(self) -> None:
+        if not hasattr(self, "_requests"):
+            raise SimulationError("this simulator only looks at an environment's arrays; use get_state of that")
+
+    def _digest(self) -> bytes:
+        if self._fleet_digest is None:
+            self._fleet_digest = fleet_digest(self.tables, self.limits)
+        return self._fleet_digest
 
     def totals(self) -> Totals:
         """What happened so far in all; a copy."""
@@ -333,6 +422,8 @@ class Simulator:
             drains=g[layout.DRAINS],
             evictions=g[layout.EVICTIONS],
             keep_alive_evictions=g[layout.LONE_EVICTIONS],
+            waits=g[layout.WAITS],
+            prefetches=g[layout.PREFETCHES],
             loads=g[layout.LOADS],
             load_us_total=g[layout.LOAD_US],
             loaded_bytes=g[layout.LOADED_BYTES],

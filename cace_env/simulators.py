@@ -19,22 +19,24 @@ from cace_env.kernel import batch as kernel
 from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch, Look
 from cace_env.kernel.state import (
     ASKED,
-    SLOT,
+    NONE,
     STATUS,
     STUCK,
     TARGET,
+    TRACED,
     Int64Array,
     Requests,
     State,
     arena,
     fleet_row,
+    num_actions,
     state_offsets,
 )
 from cace_env.observation import ObservationLayout
 from cace_env.simulator import NO_LIMITS, SimulationError, Simulator, trace_rows
+from cace_env.snapshot import MOST_SEATS, Snapshot, fleet_digest, pack, unpack
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables
 
-MOST_SEATS: Final = 4096  # no model of a scenario has more
 SLACK: Final = 1.1  # room in a row of the arena for a next workload that needs a little more
 SLOTS: Final = State._fields.index("slots")
 SECONDS: Final = 1e-6
@@ -56,7 +58,7 @@ class Simulators:
     Args:
         tables: the fleets; checked.
         fleet_of: the fleet of each simulation, `(N,)`.
-        layout: of the observations; its `max_slots` hold for all fleets.
+        layout: of the observations; its `max_slots` hold for all fleets; in Swap-v0 `max_pending` are rows of models.
         invalid_penalty: taken from the reward for an illegal action.
         kept: how many workloads the bank can keep.
         threads: how many share the work of a call.
@@ -78,6 +80,7 @@ class Simulators:
         for fleet in self.tables:
             fleet.validate()
         self.layout = layout
+        self.num_actions = _common_actions(self.tables, layout)
         self.num_envs = len(fleet_of)
         self.bank = Bank(self.num_envs, kept)
         self.prices = np.stack([prices(fleet.cost) for fleet in self.tables])
@@ -89,6 +92,7 @@ class Simulators:
         fleets, offsets = zip(*(fleet_row(fleet, MOST_SEATS) for fleet in self.tables), strict=True)
         self._fleets, self._fleet_at = _padded(fleets), np.stack(offsets)
         self._limits = _padded([NO_LIMITS.row(fleet) for fleet in self.tables])
+        self._digests: dict[int, bytes] = {}
         self._places = np.zeros((self.num_envs, len(PLACE)), dtype=np.int64)
         self._places[:, PLACE.fleet] = fleet_of
         self._at = np.zeros((self.num_envs, len(State._fields) + 1), dtype=np.int64)
@@ -103,25 +107,29 @@ class Simulators:
         self._at[env] = state_offsets(
             self.tables[fleet],
             self.layout.max_slots,
+            self.layout.max_pending,
             shelf.requests,
             shelf.session_pairs,
             shelf.user_pairs,
             most_seats=MOST_SEATS,
         )
-        needed = int(self._at[env, -1])
-        if needed > self._arena.shape[1]:
-            wider = arena(self.num_envs, round(needed * SLACK))
-            wider[:, : self._arena.shape[1]] = self._arena
-            self._arena = wider
+        self._make_room(int(self._at[env, -1]))
         if self._keep_trace:
             self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
+
+    def _make_room(self, words: int) -> None:
+        """Rows of at least so many words; what is there stays."""
+        if words > self._arena.shape[1]:
+            wider = arena(self.num_envs, round(words * SLACK))
+            wider[:, : self._arena.shape[1]] = self._arena
+            self._arena = wider
 
     def new_look(self) -> Look:
         """Arrays for what is seen next; nothing is in them."""
         envs = self.num_envs
         return Look(
             observations=np.empty((envs, self.layout.size), dtype=np.float32),
-            masks=np.empty((envs, self.layout.max_slots), dtype=np.int8),
+            masks=np.empty((envs, self.num_actions), dtype=np.int8),
             rewards=np.empty(envs),
             terms=np.empty((NUM_TERMS + 1, envs)),
             terminated=np.empty(envs, dtype=np.bool_),
@@ -158,14 +166,76 @@ class Simulators:
         """Observations and masks of `rows` as they stand."""
         kernel.see_rows(self._batch(), rows, self._scalings[0], self.layout.max_pending, look)
 
+    def snapshot(self, env: int) -> Snapshot:
+        """A simulation as it stands; it has to have been reset."""
+        fleet, row, requests, opened = self._places[env].tolist()
+        words, at = self._arena[env], self._at[env]
+        return Snapshot(
+            self.digest(fleet),
+            at.copy(),
+            pack(words, at.tolist(), self._charged[env], self._marks[env]),
+            self.bank.hold(row, requests, opened),
+            self.trace[: words.item(TRACED)].copy() if self._keep_trace else None,
+        )
+
+    def restore(self, env: int, snapshot: Snapshot) -> None:
+        """Makes a simulation go on from a snapshot of any one with the same fleet.
+
+        Raises:
+            ValueError: it is of another fleet, or lacks the event trace that is kept here; nothing has changed.
+        """
+        fleet = int(self._places[env, PLACE.fleet])
+        if snapshot.fleet != self.digest(fleet):
+            raise ValueError("the snapshot is of another fleet, or of another version of the simulator")
+        if self._keep_trace and snapshot.trace is None:
+            raise ValueError(
+                "the snapshot lacks the history that is rendered here; take it where there is a render_mode, too"
+            )
+        workload = snapshot.workload
+        requests = len(workload.times)
+        row = self.bank.put_back(env, workload)
+        self._places[env] = fleet, row, requests, len(workload.open_order)
+        self._at[env] = snapshot.at
+        at = snapshot.at.tolist()
+        self._make_room(at[-1])
+        words = self._arena[env]
+        end = unpack(snapshot.words, words, at)
+        self._charged[env] = snapshot.words[end : end + NUM_TERMS]
+        self._marks[env] = snapshot.words[end + NUM_TERMS :]
+        if not self._keep_trace:
+            words[TRACED] = 0
+        elif snapshot.trace is not None:
+            if len(self.trace) != trace_rows(self.tables[fleet], requests):
+                self.trace = np.zeros((trace_rows(self.tables[fleet], requests), 4), dtype=np.int64)
+            self.trace[: len(snapshot.trace)] = snapshot.trace
+
+    def digest(self, fleet: int) -> bytes:
+        """Of what decides how simulations of a fleet go on; a few hundred microseconds, once."""
+        digest = self._digests.get(fleet)
+        if digest is None:
+            digest = self._digests[fleet] = fleet_digest(self.tables[fleet], self._limits[fleet])
+        return digest
+
+    def asked(self, env: int) -> bool:
+        """Whether a question is open."""
+        return bool(self._arena[env, STATUS] == ASKED)
+
     def describe(self, env: int, mask: npt.NDArray[np.int8]) -> str:
         """The open question of a simulation, in words."""
-        if self._arena[env, STATUS] != ASKED:
+        if not self.asked(env):
             return "nothing is asked"
         names = self.tables[self._places[env, PLACE.fleet]].model_names
-        slots = self._arena[env, self._at[env, SLOTS] : self._at[env, SLOTS + 1]].reshape(-1, len(SLOT))
-        models = slots[:, SLOT.model].tolist()
-        victims = [f"{names[models[slot]]} (slot {slot})" for slot in np.flatnonzero(mask).tolist()]
+        legal = np.flatnonzero(mask).tolist()
+        if self._arena[env, TARGET] == NONE:
+            choices = [f"load {names[action - self.layout.max_slots]} (action {action})" for action in legal[:-1]]
+            last = legal[-1]
+            waits = last == self.num_actions - 1
+            choices.append(
+                f"wait (action {last})" if waits else f"load {names[last - self.layout.max_slots]} (action {last})"
+            )
+            return " or ".join(choices)
+        models = self._arena[env, self._at[env, SLOTS] : self._at[env, SLOTS + 1]].tolist()
+        victims = [f"{names[models[slot]]} (slot {slot})" for slot in legal]
         return f"make room for {names[self._arena[env, TARGET]]}: evict {' or '.join(victims)}"
 
     def view(self, env: int) -> Simulator:
@@ -237,6 +307,24 @@ class Simulators:
         if self._pool is not None and self._pool[0] == os.getpid():
             self._pool[1].shutdown()
         self._pool = None
+
+
+def _common_actions(tables: Sequence[FleetTables], layout: ObservationLayout) -> int:
+    """How many actions a policy has.
+
+    Raises:
+        ValueError: different protocols, or fewer rows of models than a fleet of Swap-v0 has models.
+    """
+    protocols = {fleet.protocol for fleet in tables}
+    if len(protocols) > 1:
+        raise ValueError(f"the fleets have the protocols {', '.join(sorted(protocols))}; give all of them the same")
+    most = max(fleet.num_models for fleet in tables)
+    if protocols == {"swap"} and layout.max_pending < most:
+        raise ValueError(
+            f"max_pending is {layout.max_pending}, but in Swap-v0 each of {most} models has a row; give at least "
+            f"{most}, or None for one per model"
+        )
+    return num_actions(tables[0], layout.max_slots, layout.max_pending)
 
 
 def _padded(rows: Sequence[Int64Array]) -> Int64Array:

@@ -19,8 +19,10 @@ TASKS: Final = ("completion", "chat", "reasoning", "agent")
 TIERS: Final = ("host", "disk")
 HOST, DISK = 0, 1
 PLACEMENTS: Final = ("spread", "pack")
+PROTOCOLS: Final = ("eviction", "swap")
 FOREVER: Final = 1 << 60  # [us] a time that never comes
 NONE: Final = -1
+MAX_PREFETCHES: Final = 1_000_000  # the event trace needs room for all of them
 MAX_ROUND_NS: Final = 1 << 43  # the clock shifts a remainder below one round by 20 bits in int64
 MAX_SERVICE_NS: Final = 1 << 62  # the longest request must end within int64 nanoseconds
 
@@ -77,7 +79,10 @@ class FleetTables:
     host_cache_bytes: int = 0
     unload_copies: bool = False  # unloading copies the weights to host RAM (unload_bandwidth > 0)
     placement: str = "spread"
-    drain_after_us: int = 30_000_000
+    protocol: str = "eviction"  # what is asked: whom to evict (Eviction-v0); which model to load, and whom (Swap-v0)
+    drain_after_us: int = 30_000_000  # of Eviction-v0
+    prefetch_limit: int = 0  # Swap-v0: most loads per episode of models that nobody waits for
+    prefetch_max_wait_us: int = 30_000_000  # no prefetch while somebody has waited for a pending model that long
     max_slots: int = 0  # 0 = as many as can be used; more adds rows that stay empty
     max_decisions: int = FOREVER
     unlimited_memory: bool = False  # "no swapping": every accelerator holds everything, nothing is evicted
@@ -201,12 +206,25 @@ def _check_ranges(tables: FleetTables) -> None:
         value = getattr(tables.cost, weight)
         if not (np.isfinite(value) and value >= 0):
             raise TableError(f"cost.{weight} is {value}; it has to be finite and at least 0")
-    for name, least in (("host_cache_bytes", 0), ("drain_after_us", 0), ("max_slots", 0), ("max_decisions", 1)):
+    for name, least in (
+        ("host_cache_bytes", 0),
+        ("drain_after_us", 0),
+        ("prefetch_limit", 0),
+        ("prefetch_max_wait_us", 0),
+        ("max_slots", 0),
+        ("max_decisions", 1),
+    ):
         value = getattr(tables, name)
         if not least <= value <= FOREVER:
             raise TableError(f"{name} is {value}; it has to be {least} to {FOREVER}")
     if tables.placement not in PLACEMENTS:
         raise TableError(f"placement is {tables.placement!r}; it has to be one of {', '.join(PLACEMENTS)}")
+    if tables.protocol not in PROTOCOLS:
+        raise TableError(f"protocol is {tables.protocol!r}; it has to be one of {', '.join(PROTOCOLS)}")
+    if tables.unlimited_memory and tables.protocol == "swap":
+        raise TableError("protocol is 'swap', but with unlimited_memory nothing is asked; it has to be 'eviction'")
+    if tables.prefetch_limit > MAX_PREFETCHES:
+        raise TableError(f"prefetch_limit is {tables.prefetch_limit}; it has to be 0 to {MAX_PREFETCHES}")
 
 
 def _check_arithmetic(tables: FleetTables) -> None:

@@ -140,6 +140,8 @@ def tabulate(
     host_ram_bytes: int = 0,
     placement: str = "spread",
     drain_after_us: int = 30_000_000,
+    prefetch_limit: int = 0,
+    prefetch_max_wait_us: int = 30_000_000,
     max_slots: int = 0,
     max_decisions: int = FOREVER,
     label: str = "tables",
@@ -154,6 +156,8 @@ def tabulate(
         host_ram_bytes: room of the host cache for weights; 0 = none.
         placement: where a model goes that fits on several accelerators, `spread` or `pack`.
         drain_after_us: how long a model is pending before busy models may be drained for it.
+        prefetch_limit: most loads per episode of models that nobody waits for (Swap-v0).
+        prefetch_max_wait_us: how long somebody may have waited for a pending model so that others are prefetched.
         max_slots: 0 = as many as can be used.
         max_decisions: the episode is truncated when one more would be asked.
         label: stands in error messages and reports.
@@ -197,6 +201,8 @@ def tabulate(
         unload_copies=engine.unload_gb_s.value > 0,
         placement=placement,
         drain_after_us=drain_after_us,
+        prefetch_limit=prefetch_limit,
+        prefetch_max_wait_us=prefetch_max_wait_us,
         max_slots=max_slots,
         max_decisions=max_decisions,
         label=label,

@@ -6,6 +6,7 @@ import operator
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +18,16 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from cace_env import EVICTION_ID
 from cace_env.draws import Draws, whole
 from cace_env.env import common_layout
 from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulators import Simulators
+from cace_env.snapshot import EnvState, Origin, check_origin, origin_of
 from cace_env.vector_infos import Bools, Infos, InfoWriter, add, only
+from cace_env.workload import Workload
 
 AnyScenario = str | Path | Mapping[str, Any] | Scenario
 
@@ -128,6 +132,9 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
         self._statistics = episode_statistics
         self._np_randoms: list[np.random.Generator | None] = [None] * num_envs
         self._np_random_seeds = [-1] * num_envs
+        self._played: list[int | Workload] = [
+            -1
+        ] * num_envs  # workload seeds; a workload only from a single one's state
         self._over = np.ones(num_envs, dtype=np.bool_)  # (num_envs,) no step before a reset
         self._any_over = True
         self._returns = np.zeros(num_envs)
@@ -240,17 +247,86 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
             ResetNeeded: there has been no reset.
             IndexError: there is no such environment.
         """
-        if self._mask is None:
-            raise ResetNeeded("nothing is asked before the first reset")
-        if not 0 <= env < self.num_envs:
-            raise IndexError(f"environment {env} is none; there are 0 to {self.num_envs - 1}")
-        return self.simulators.describe(env, self._mask[env])
+        return self.simulators.describe(env, self._mask_of(env))
+
+    def get_state(self, env: int) -> EnvState:
+        """The state of environment `env`, as `EvictionEnv.get_state` gives it.
+
+        Where its episode has ended it is that of the episode before the reset under NEXT_STEP and DISABLED, and that of
+        the next one under SAME_STEP.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            IndexError: there is no such environment.
+        """
+        mask = self._mask_of(env)
+        generator = self._np_randoms[env]
+        return EnvState(
+            origin=self._origins[self.scenario_of[env]],
+            simulation=self.simulators.snapshot(env),
+            mask=mask.copy(),
+            played=self._played[env],
+            over=bool(self._over[env]),
+            generator=None if generator is None else (self._np_random_seeds[env], generator.bit_generator.state),
+            statistics=(float(self._returns[env]), int(self._lengths[env])) if self._statistics else None,
+            choice=None,
+        )
+
+    def set_state(self, env: int, state: EnvState) -> None:
+        """Makes environment `env` go on from a state: its own, another one's of this batch, or a single environment's.
+
+        Nothing is returned: the legal actions are in `action_masks()`, and wrappers learn of it at the next step. What
+        `EvictionEnv.set_state` says holds here, too. Where the state's episode has ended, the next step does with it
+        what the autoreset mode says; under SAME_STEP, which knows no such episodes, it asks for a reset.
+
+        Raises:
+            ResetNeeded: there has been no reset; the others would have no episode.
+            IndexError: there is no such environment.
+            TypeError, ValueError: as for `EvictionEnv.set_state`; or it does not tell the return and length of its
+                episode, which `episode_statistics=True` needs.
+        """
+        mask = self._mask_of(env)
+        check_origin(state, self._origins[self.scenario_of[env]])
+        if self._statistics and state.statistics is None:
+            raise ValueError(
+                "the state does not tell the return of its episode so far, which episode_statistics=True needs; take "
+                "it from a batch with episode_statistics=True, or make this one without"
+            )
+        self.simulators.restore(env, state.simulation)
+        mask[:] = state.mask
+        self._played[env] = state.played
+        self._over = self._over.copy()  # infos may hold the array from before
+        self._over[env] = state.over
+        self._any_over = bool(self._over.any())
+        if state.statistics is not None:
+            self._returns[env], self._lengths[env] = state.statistics
+        if state.generator is None:
+            self._np_randoms[env], self._np_random_seeds[env] = None, -1
+        else:
+            self._generator(env).bit_generator.state = state.generator[1]
+            self._np_random_seeds[env] = -1 if state.generator[0] is None else state.generator[0]
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the threads."""
         del kwargs
         if hasattr(self, "simulators"):  # Gymnasium before 1.2 closes what could not be made, too
             self.simulators.close()
+
+    def _mask_of(self, env: int) -> npt.NDArray[np.int8]:
+        """The legal actions of an environment that has been reset; not a copy."""
+        if self._mask is None:
+            raise ResetNeeded(f"environment {env} has no episode before the first reset")
+        if not 0 <= env < self.num_envs:
+            raise IndexError(f"environment {env} is none; there are 0 to {self.num_envs - 1}")
+        return self._mask[env]  # type: ignore[no-any-return]
+
+    @cached_property
+    def _origins(self) -> list[Origin]:
+        """Where states come from, for each scenario."""
+        return [
+            origin_of(EVICTION_ID, scenario, self.split, self.layout.max_slots, self.simulators.digest(number))
+            for number, scenario in enumerate(self.scenarios)
+        ]
 
     def _generator(self, env: int) -> np.random.Generator:
         generator = self._np_randoms[env]
@@ -310,6 +386,7 @@ class EvictionVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArr
                 played[env] = self.draws.seed(None if seeds is None else seeds[env], self._generator(env))
             shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), int(played[env]))
             self.simulators.load(env, shelf)
+            self._played[env] = int(played[env])
         return played
 
     def _begin(self, rows: Int64Array) -> None:

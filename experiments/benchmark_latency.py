@@ -20,13 +20,12 @@ import numpy.typing as npt
 from cace_env import EVICTION_ID
 from cace_env.clairvoyant import Future
 from cace_env.compilation import compiled
-from cace_env.kernel.features import NUM_SLOT_FEATURES
 from cace_env.kernel.rules import Rule, Scratch, pick_slot
 from cace_env.kernel.state import NONE, Requests, fleet_views, state_views
 from cace_env.observation import SLOT
 from cace_env.policies import POLICIES, rule_of
 from cace_env.scenarios import Scenario
-from cace_env.simulator import Simulator
+from cace_env.simulator import Simulator, new_scratch
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 from experiments.benchmark_cartpole import uniform_draws
@@ -87,7 +86,7 @@ def _rule(name: str, scenario: Scenario, tables: FleetTables, workload: Workload
 def _compiled_choice(simulator: Simulator, workload: Workload, rule: Rule) -> Choice:
     simulator.load(workload)
     slots = simulator.max_slots
-    scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), rule.future_start[:-1].copy())
+    scratch = new_scratch(slots, simulator.tables.num_models)._replace(next_pointer=rule.future_start[:-1].copy())
     return lambda simulator: choose(*simulator.arguments, rule, scratch)
 
 

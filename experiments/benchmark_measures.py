@@ -23,13 +23,12 @@ import numpy.typing as npt
 
 from cace_env.clairvoyant import Future
 from cace_env.kernel import run as kernel
-from cace_env.kernel.features import NUM_SLOT_FEATURES
-from cace_env.kernel.rules import Rule, Scratch
+from cace_env.kernel.rules import Rule
 from cace_env.metrics import episode_metrics
 from cace_env.policies import POLICIES, rule_of
 from cace_env.policy_base import weigh
 from cace_env.scenarios import Scenario
-from cace_env.simulator import Simulator
+from cace_env.simulator import Simulator, new_scratch
 from cace_env.tables import FleetTables
 
 Figures = dict[str, Any]
@@ -78,9 +77,7 @@ class Episodes:
         for simulator, workload in zip(self.simulators, self.workloads, strict=True):
             simulator.load(workload)
         self.requests = sum(len(workload) for workload in self.workloads)
-        models = np.zeros(self.tables.num_models, dtype=np.int64)
-        slots = self.simulators[0].max_slots
-        self._scratch = Scratch(np.zeros((slots, NUM_SLOT_FEATURES)), np.zeros(slots), models)
+        self._scratch = new_scratch(self.simulators[0].max_slots, self.tables.num_models)
 
     def rules(self, name: str) -> list[Rule]:
         """A built-in policy as the kernel reads it, one per seed."""

@@ -306,10 +306,10 @@ def test_the_mask_allows_what_may_be_evicted(name: str) -> None:
         np.testing.assert_array_equal(mask, blocks.slots[:, SLOT.legal])
         state = env.simulator.state
         for slot in np.flatnonzero(mask):
-            model = state.models[state.slots[slot, 0]]
+            model = state.models[state.slots[slot]]
             assert model[MODEL.phase] == RESIDENT
-            assert env.tables.pinned_on[state.slots[slot, 0]] == NONE
-            assert env.tables.model_names[state.slots[slot, 0]] in info["decision"]
+            assert env.tables.pinned_on[state.slots[slot]] == NONE
+            assert env.tables.model_names[state.slots[slot]] in info["decision"]
         observation, _, terminated, truncated, info = env.step(last_legal(info))
         over = terminated or truncated
     np.testing.assert_array_equal(info["action_mask"], [1] + [0] * (env.layout.max_slots - 1))

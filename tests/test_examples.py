@@ -15,8 +15,9 @@ import pytest
 import torch
 
 import cace_env
+from cace_env.env import EvictionEnv
 from cace_env.observation import ObservationLayout
-from cace_env.scenarios import seeds
+from cace_env.scenarios import load_scenario, seeds
 
 pytestmark = pytest.mark.integration
 
@@ -99,6 +100,24 @@ def test_cleanrl_s_network_gives_illegal_slots_nothing_and_does_not_care_how_slo
     assert policy.entropy().isfinite().all()
     torch.testing.assert_close(moved_policy.probs, policy.probs[:, order])
     torch.testing.assert_close(moved_value, value)
+
+
+def test_beam_search_finds_a_plan_that_costs_less_than_lru_and_can_be_played(capsys: pytest.CaptureFixture[str]):
+    example = load("beam_search")
+    result = example.main(["--requests", "300", "--width", "3"])
+    assert result.cost < 0.98 * result.lru_cost
+    assert "clairvoyant plan" in capsys.readouterr().out
+    scenario = load_scenario(SCENARIO)
+    env = EvictionEnv(scenario.replace(workload={**scenario.workload_config.model_dump(mode="json"), "requests": 300}))
+    observation, _ = env.reset(seed=0)
+    cost, over = 0.0, False
+    for action in result.plan:
+        assert env.action_masks()[action]
+        observation, reward, over, *_ = env.step(action)
+        cost -= reward
+    cost += 0.0 if over else example.let_lru_finish(env, observation)
+    assert cost == pytest.approx(result.cost)
+    assert cost == pytest.approx(env.simulator.cost())
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

@@ -69,7 +69,7 @@ def test_text_names_the_victim_and_why() -> None:
     env = EvictionEnv(short(), render_mode="ansi")
     _, info = env.reset(seed=1)
     slot = first_legal(info)
-    victim = env.tables.model_names[env.simulator.state.slots[slot, 0]]
+    victim = env.tables.model_names[env.simulator.state.slots[slot]]
     target = re.match("make room for (.*): evict", info["decision"])
     assert target is not None
     env.step(slot)

@@ -174,7 +174,7 @@ def test_an_edit_in_any_file_that_compiled_code_can_see_starts_a_new_cache(tmp_p
 READ_NEVER_S = """
 import cace_env
 from cace_env.kernel import features, run
-from cace_env.kernel.state import MODEL, NONE, SLOT
+from cace_env.kernel.state import MODEL, NONE
 from cace_env.scenarios import load_scenario
 from cace_env.simulator import Simulator
 from cace_env.workload import Workload
@@ -182,8 +182,8 @@ import numpy as np
 
 simulator = Simulator(load_scenario("workstation").tables())
 simulator.load(Workload.from_columns(model=[0], task=[0], arrival_us=[0], context_tokens=[1], output_tokens=[1]))
-simulator.state.slots[:, SLOT.model] = NONE
-simulator.state.slots[0, SLOT.model] = 0
+simulator.state.slots[:] = NONE
+simulator.state.slots[0] = 0
 simulator.state.models[0, MODEL.second_use] = NONE
 out = np.empty((simulator.max_slots, features.NUM_SLOT_FEATURES))
 run.read_features(*simulator.arguments, out)

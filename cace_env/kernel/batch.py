@@ -20,7 +20,6 @@ from cace_env.kernel.state import (
     LOAD_US,
     NUM_TASKS,
     REFUSED,
-    SLOT,
     STATUS,
     TASK,
     TRUNCATED,
@@ -77,7 +76,7 @@ class Batch(NamedTuple):
     marks: Array  # (N, MARK)
     fleets: Array  # (F, longest row) int64
     fleet_at: Array  # (F, len(Fleet) + 1)
-    limits: Array  # (F, most models + 2)
+    limits: Array  # (F, most models + 3)
     prices: Array  # (F, NUM_TERMS) float
     times: Array  # (B, R, TIME) int64
     columns: Array  # (B, R, COLUMN) int32
@@ -86,10 +85,10 @@ class Batch(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What is seen of `N` environments of `S` slots; a call writes only the rows that it was asked for."""
+    """What is seen of `N` environments; a call writes only the rows that it was asked for."""
 
     observations: Array  # (N, size) float32
-    masks: Array  # (N, S) int8
+    masks: Array  # (N, actions) int8
     rewards: Array  # (N,) float
     terms: Array  # (NUM_TERMS + 1, N) float: they add up to the reward; the last is the penalty of an illegal action
     terminated: Array  # (N,) bool
@@ -137,9 +136,9 @@ def see_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, loo
 def step_rows(
     batch: Batch, rows: Array, actions: Array, penalty: float, scaling: Scaling, pending_rows: int, look: Look
 ) -> int:
-    """Evicts the model in slot `actions[i]` of each of `rows` and runs on; how many episodes ended.
+    """Applies `actions[i]` to each of `rows` and runs on; how many episodes ended.
 
-    An illegal action is replaced by the legal one of lowest index. Where nothing is asked, slot 0 is the no-op.
+    An illegal action is replaced by the legal one of lowest index. Where nothing is asked, action 0 is the no-op.
     """
     ended = int64(0)
     for k in range(len(rows)):
@@ -150,17 +149,17 @@ def step_rows(
         s = state_views(batch.arena[i], batch.at[i])
         f = fleet_views(batch.fleets[p], batch.fleet_at[p])
         w = workload_views(batch, i)
-        slot = actions[i]
+        action = actions[i]
         if s.scalars[STATUS] == ASKED:
-            legal = s.slots[slot, SLOT.legal] == 1
+            legal = s.legal[action] == 1
             if not legal:
-                slot = int64(0)
-                while s.slots[slot, SLOT.legal] == 0:
-                    slot += 1
-            answer(s, f, batch.limits[p], batch.trace, slot)
+                action = int64(0)
+                while s.legal[action] == 0:
+                    action += 1
+            answer(s, f, batch.limits[p], batch.trace, action)
             advance(s, f, w, batch.limits[p], batch.trace)
         else:
-            legal = slot == 0
+            legal = action == 0
         if not legal:
             batch.marks[i, MARK.invalid] += 1
         see(batch, s, f, w, scaling, pending_rows, look, i)
@@ -204,8 +203,8 @@ def see(batch: Batch, s: State, f: Fleet, w: Requests, scaling: Scaling, pending
     """Observation and mask of environment i."""
     slide_window(s, w)
     write_observation(s, f, scaling, pending_rows, look.observations[i])
-    for slot in range(len(s.slots)):
-        look.masks[i, slot] = s.slots[slot, SLOT.legal]
+    for action in range(len(s.legal)):
+        look.masks[i, action] = s.legal[action]
     if s.scalars[LEGAL] == 0:
         look.masks[i, 0] = 1
 

@@ -33,12 +33,12 @@ from cace_env.kernel.state import (
     PENDING,
     PREFIX_LOST,
     R_DRAIN_AFTER,
+    R_SWAP,
     REFUSED,
     REQUEST,
     RESIDENT,
     SITE,
     SLO,
-    SLOT,
     SPEC,
     SPEED,
     T_ADMITTED,
@@ -269,7 +269,7 @@ def settle(s: State, f: Fleet, m: int) -> None:
     due = FOREVER
     first = NONE
     for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-        other = s.slots[slot, SLOT.model]
+        other = s.slots[slot]
         if other == NONE:
             continue
         if shares_change and s.models[other, MODEL.length_ns] != 0:
@@ -369,7 +369,8 @@ def finish(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> Non
         admit(s, f, w, trace, m)
     if s.models[m, MODEL.running] == 0:
         s.models[m, MODEL.idle_since] = now
-        s.scalars[DIRTY] = 1
+        if s.models[m, MODEL.phase] == RESIDENT:
+            s.scalars[DIRTY] = 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -427,16 +428,19 @@ def arrive(s: State, f: Fleet, w: Requests, trace: Array, r: int) -> None:
         s.scalars[COLD] += 1
         if s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] == 1:
             turn_pending(s, f, m)
+        elif s.models[m, MODEL.phase] == ABSENT and f.rules[R_SWAP] == 1:
+            s.scalars[DIRTY] = 1  # more wait for it: whoever chose to wait may think again
 
 
 @inlined
 def turn_pending(s: State, f: Fleet, m: int) -> None:
-    """An absent model has its first waiting request: it may be placed now, and may drain others later."""
+    """An absent model has its first waiting request: it may be placed now, and in Eviction-v0 drain others later."""
     now = s.scalars[CLOCK]
     s.models[m, MODEL.pending_since] = now
     s.scalars[PENDING] += 1
     s.scalars[DIRTY] = 1
-    s.scalars[TIMER] = min(s.scalars[TIMER], now + f.rules[R_DRAIN_AFTER])
+    if f.rules[R_SWAP] == 0:
+        s.scalars[TIMER] = min(s.scalars[TIMER], now + f.rules[R_DRAIN_AFTER])
 
 
 @inlined

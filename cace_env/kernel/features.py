@@ -12,6 +12,7 @@ import numpy as np
 
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
+from cace_env.kernel.placement import IDLE_ONLY, NOBODY, is_pending, next_pending, room_without
 from cace_env.kernel.processor import ln
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -28,10 +29,10 @@ from cace_env.kernel.state import (
     NONE,
     PENDING,
     R_CACHE_BYTES,
+    R_SWAP,
     REQUEST,
     RESIDENT,
     SITE,
-    SLOT,
     SPEC,
     SPEED,
     TARGET,
@@ -40,7 +41,7 @@ from cace_env.kernel.state import (
     State,
     int64,
 )
-from cace_env.kernel.swaps import greedy_dual, next_pending, own_residual, tier_after_eviction, tier_of
+from cace_env.kernel.swaps import channel_idle, greedy_dual, own_residual, tier_after_eviction, tier_of
 
 Array = Any
 (
@@ -55,15 +56,15 @@ NUM_SLOT_FEATURES: Final = 32
 (
     P_PRESENT, P_TARGET, P_NEED_GB, P_WEIGHTS_GB, P_LOAD_S, P_WAITING, P_WAITING_WEIGHT, P_OLDEST_WAIT_S,
     P_PENDING_S, P_RATE_1M, P_RATE_10M, P_RATE_60M, P_WINDOW_USERS, P_WINDOW_SESSIONS, P_LATENCY_WEIGHT,
-    P_EXPECTED_OUTPUT_TOKENS, P_SINCE_EVICTION_S,
-) = range(17)  # fmt: skip
-NUM_PENDING_FEATURES: Final = 17
+    P_EXPECTED_OUTPUT_TOKENS, P_SINCE_EVICTION_S, P_LEGAL, P_FITS, P_IDLE_SUFFICES,
+) = range(20)  # fmt: skip
+NUM_PENDING_FEATURES: Final = 20
 
 (
     C_ELAPSED_S, C_LEGAL, C_CHOSEN, C_TARGET_NEED_GB, C_TARGET_LOAD_S, C_MISSING_GB, C_FREE_GB, C_MEMORY_GB,
-    C_PENDING, C_WAITING, C_RUNNING, C_LOADING, C_IDLE_MODELS, C_HOST_CACHE_GB,
-) = range(14)  # fmt: skip
-NUM_CONTEXT_FEATURES: Final = 14
+    C_PENDING, C_WAITING, C_RUNNING, C_LOADING, C_IDLE_MODELS, C_HOST_CACHE_GB, C_ORDERING, C_WAIT_LEGAL,
+) = range(16)  # fmt: skip
+NUM_CONTEXT_FEATURES: Final = 16
 
 GB: Final = 1e-9
 SECONDS: Final = 1e-6
@@ -94,31 +95,27 @@ def missing_bytes(s: State, f: Fleet, a: int) -> int:
     m = s.scalars[TARGET]
     if m == NONE:
         return 0
-    missing = f.models[m, SPEC.need] - s.accelerators[a, ACCELERATOR.free] - own_residual(s, f, m, a)
-    for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-        v = s.slots[slot, SLOT.model]
-        if v != NONE and (s.models[v, MODEL.phase] == DRAINING or s.models[v, MODEL.phase] == UNLOADING):
-            missing -= f.models[v, SPEC.need] - f.models[v, SPEC.residual]
-    return max(missing, 0)
+    room, _ = room_without(s, f, a, NOBODY)
+    return max(f.models[m, SPEC.need] - own_residual(s, f, m, a) - room, 0)
 
 
 @inlined
 def slot_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
     """Features of one occupied slot, `out` (NUM_SLOT_FEATURES,) float64; `missing` bytes on its accelerator."""
     place_features(s, f, slot, missing, out)
-    demand_features(s, s.slots[slot, SLOT.model], out)
+    demand_features(s, s.slots[slot], out)
 
 
 @inlined
 def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
     """The part of a slot's features that describes its model and what it does there."""
     now = s.scalars[CLOCK]
-    m = s.slots[slot, SLOT.model]
+    m = s.slots[slot]
     a = s.models[m, MODEL.place]
     am = a * len(f.models) + m
     running = s.models[m, MODEL.running]
     out[F_OCCUPIED] = 1.0
-    out[F_LEGAL] = s.slots[slot, SLOT.legal]
+    out[F_LEGAL] = s.legal[slot]
     out[F_LOADING] = s.models[m, MODEL.phase] == LOADING
     out[F_LEAVING] = s.models[m, MODEL.phase] == DRAINING or s.models[m, MODEL.phase] == UNLOADING
     out[F_PINNED] = f.models[m, SPEC.pinned_on] != NONE
@@ -179,8 +176,9 @@ def fastest_load_us(s: State, f: Fleet, m: int) -> int:
 
 @inlined
 def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
-    """Features of one pending model (or the target), `out` (NUM_PENDING_FEATURES,) float64."""
+    """Features of one pending model (or the target, or one to prefetch), `out` (NUM_PENDING_FEATURES,) float64."""
     now = s.scalars[CLOCK]
+    waited_for = s.models[m, MODEL.waiting] > 0
     out[P_PRESENT] = 1.0
     out[P_TARGET] = m == s.scalars[TARGET]
     out[P_NEED_GB] = f.models[m, SPEC.need] * GB
@@ -188,8 +186,9 @@ def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
     out[P_LOAD_S] = fastest_load_us(s, f, m) * SECONDS
     out[P_WAITING] = s.models[m, MODEL.waiting]
     out[P_WAITING_WEIGHT] = s.models[m, MODEL.waiting] * s.demand[m, DEMAND.mean_weight]
-    out[P_OLDEST_WAIT_S] = (now - s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us]) * SECONDS
-    out[P_PENDING_S] = (now - s.models[m, MODEL.pending_since]) * SECONDS
+    oldest = s.models[m, MODEL.queue_head]
+    out[P_OLDEST_WAIT_S] = (now - s.requests[oldest, REQUEST.arrival_us]) * SECONDS if waited_for else 0.0
+    out[P_PENDING_S] = (now - s.models[m, MODEL.pending_since]) * SECONDS if waited_for else 0.0
     demand_rates(s, m, out, P_RATE_1M)
     out[P_WINDOW_USERS] = s.models[m, MODEL.window_users]
     out[P_WINDOW_SESSIONS] = s.models[m, MODEL.window_sessions]
@@ -198,6 +197,17 @@ def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
         s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
     )
     out[P_SINCE_EVICTION_S] = min((now - s.models[m, MODEL.evicted_at]) * SECONDS, NEVER_S)
+    out[P_LEGAL] = s.legal[len(s.slots) + m] if f.rules[R_SWAP] == 1 else 0
+    fits = False
+    idle_suffices = False
+    for a in range(len(f.accelerators)):
+        if channel_idle(s, a):
+            missing = f.models[m, SPEC.need] - own_residual(s, f, m, a)
+            room, _ = room_without(s, f, a, IDLE_ONLY)
+            fits = fits or s.accelerators[a, ACCELERATOR.free] >= missing
+            idle_suffices = idle_suffices or room >= missing
+    out[P_FITS] = fits
+    out[P_IDLE_SUFFICES] = idle_suffices
 
 
 @inlined
@@ -235,6 +245,9 @@ def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
     out[C_RUNNING] = running
     out[C_IDLE_MODELS] = idle
     out[C_HOST_CACHE_GB] = f.rules[R_CACHE_BYTES] * GB
+    ordering = f.rules[R_SWAP] == 1 and target == NONE and s.scalars[LEGAL] > 0
+    out[C_ORDERING] = ordering
+    out[C_WAIT_LEGAL] = ordering and s.legal[len(s.legal) - 1] == 1
 
 
 class Scaling(NamedTuple):
@@ -247,7 +260,7 @@ class Scaling(NamedTuple):
 
 @inner
 def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, out: Array) -> None:
-    """The flat observation: every slot, the pending models oldest first, the context.
+    """The flat observation: every slot, the pending models (oldest first; in Swap-v0 by number), the context.
 
     `out` float32 of `max_slots * NUM_SLOT_FEATURES + pending_rows * NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES`.
     """
@@ -258,30 +271,38 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
         missing = missing_bytes(s, f, a)
         legal_here = False
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-            legal_here = legal_here or s.slots[slot, SLOT.legal] == 1
+            legal_here = legal_here or s.legal[slot] == 1
             at = slot * NUM_SLOT_FEATURES
-            if s.slots[slot, SLOT.model] != NONE:
+            if s.slots[slot] != NONE:
                 slot_features(s, f, slot, missing, raw[at:])
             else:
                 clear(raw, at, at + NUM_SLOT_FEATURES)
         if legal_here and (least < 0 or missing < least):
             least = missing
     target = s.scalars[TARGET]
-    m = NONE
     end = pending_at
-    for _ in range(pending_rows):
-        m = next_pending(s, f, m, target)
-        if m == NONE:
-            break
-        pending_features(s, f, m, raw[end:])
-        end += NUM_PENDING_FEATURES
+    if f.rules[R_SWAP] == 1:
+        for m in range(len(f.models)):
+            if is_pending(s, m) or m == target or s.legal[len(s.slots) + m] == 1:
+                pending_features(s, f, m, raw[end:])
+            else:
+                clear(raw, end, end + NUM_PENDING_FEATURES)
+            end += NUM_PENDING_FEATURES
+    else:
+        m = NONE
+        for _ in range(pending_rows):
+            m = next_pending(s, f, m, target)
+            if m == NONE:
+                break
+            pending_features(s, f, m, raw[end:])
+            end += NUM_PENDING_FEATURES
     context_at = pending_at + pending_rows * NUM_PENDING_FEATURES
     context_features(s, f, max(least, 0), raw[context_at:])
     # The lowest free slot is taken first, so that behind an accelerator's last model there is nothing but zeros.
     done = int64(0)
     for a in range(len(f.accelerators)):
         last = f.accelerators[a, SITE.end_slot]
-        while last > f.accelerators[a, SITE.first_slot] and s.slots[last - 1, SLOT.model] == NONE:
+        while last > f.accelerators[a, SITE.first_slot] and s.slots[last - 1] == NONE:
             last -= 1
         first_at = f.accelerators[a, SITE.first_slot] * NUM_SLOT_FEATURES
         clear(out, done, first_at)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cace_env.compilation import compiled
-from cace_env.kernel.rules import Rule, Scratch, pick_slot
+from cace_env.kernel.orders import decide, victims
+from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import Requests, fleet_views, state_views
 
 Array = Any
@@ -13,7 +14,15 @@ Array = Any
 
 @compiled
 def pick(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, rule: Rule, scratch: Scratch) -> int:
-    """The legal slot with the lowest keep-score; a question must be open."""
+    """The rule's answer to the open question; there must be one."""
     s = state_views(row, at)
     f = fleet_views(fleet, fleet_at)
-    return pick_slot(s, f, w, rule, scratch)
+    return decide(s, f, w, rule, scratch)
+
+
+@compiled
+def read_victims(row: Array, at: Array, fleet: Array, fleet_at: Array, rule: Rule, candidates: Array) -> None:
+    """Of the legal victims those that the rule's order leaves to choose from, `candidates` (S,): 0 or 1."""
+    s = state_views(row, at)
+    f = fleet_views(fleet, fleet_at)
+    victims(s, f, rule, candidates)

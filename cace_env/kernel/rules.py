@@ -1,4 +1,4 @@
-"""Built-in policies, compiled: each gives every legal slot a keep-score; the lowest is evicted.
+"""Built-in policies, compiled: each gives every candidate a keep-score; the lowest is evicted.
 
 Ties go to the least recently used, then to the lowest slot. `cace_env.policies` names them and fills a `Rule`.
 """
@@ -34,7 +34,6 @@ from cace_env.kernel.state import (
     NONE,
     REQUEST,
     SITE,
-    SLOT,
     Fleet,
     Requests,
     State,
@@ -68,9 +67,9 @@ class Rule(NamedTuple):
     kind: int  # FEATURES ... BELADY_COST
     weights: Array  # float: (NUM_SLOT_FEATURES,) for FEATURES, (NUM_TERMS,) for TERMS, (1,) seconds for CHURN_GUARD
     values: Array  # float: (M,) for VALUES; uniform draws for RANDOM
-    limits: (
-        Array  # (M + 2,) keep-alive per model [us], most resident models per accelerator, 1 = any keep-alive is finite
-    )
+    # (M + 3,) keep-alive of each model [us], most models per accelerator, 1 = any keep-alive is finite, patience [us]
+    limits: Array
+    order: Array  # (ORDER,) float: which model to load, where that is asked (`cace_env.kernel.orders`)
     future_order: (
         Array  # (R,) requests by (model, nominal arrival, row); empty for a rule that does not know the future
     )
@@ -83,28 +82,29 @@ class Scratch(NamedTuple):
 
     rows: Array  # (S, NUM_SLOT_FEATURES) float
     scores: Array  # (S,) float
+    candidates: Array  # (S,) int64: 1 = may be picked
     next_pointer: Array  # (M,) how far each model's future has been read
 
 
 @inlined
 def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> int:
-    """The legal slot with the lowest keep-score."""
-    rows, scores, next_pointer = scratch
+    """The candidate with the lowest keep-score."""
+    rows, scores, candidates, next_pointer = scratch
     slide_window(s, w)
     with_demand = reads_demand(rule)
     for a in range(len(f.accelerators)):
         missing = NONE
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-            if s.slots[slot, SLOT.legal] == 1:
+            if candidates[slot] == 1:
                 if missing == NONE:
                     missing = missing_bytes(s, f, a)
                 place_features(s, f, slot, missing, rows[slot])
                 if with_demand:
-                    demand_features(s, s.slots[slot, SLOT.model], rows[slot])
-    score_slots(s, f, rule, next_pointer, rows, scores)
+                    demand_features(s, s.slots[slot], rows[slot])
+    score_slots(s, f, rule, candidates, next_pointer, rows, scores)
     best = NONE
     for slot in range(len(s.slots)):
-        if s.slots[slot, SLOT.legal] == 1:
+        if candidates[slot] == 1:
             if best == NONE or scores[slot] < scores[best]:
                 best = slot
             elif scores[slot] == scores[best] and rows[slot, F_SINCE_USE_S] > rows[best, F_SINCE_USE_S]:
@@ -124,16 +124,18 @@ def reads_demand(rule: Rule) -> bool:
 
 
 @inlined
-def score_slots(s: State, f: Fleet, rule: Rule, next_pointer: Array, rows: Array, scores: Array) -> None:
-    """Keep-scores of the legal slots."""
+def score_slots(
+    s: State, f: Fleet, rule: Rule, candidates: Array, next_pointer: Array, rows: Array, scores: Array
+) -> None:
+    """Keep-scores of the candidates."""
     if rule.kind == TERMS:
-        score_terms(s, rule.weights, rows, scores)
+        score_terms(rule.weights, candidates, rows, scores)
         return
     for slot in range(len(s.slots)):
-        if s.slots[slot, SLOT.legal] == 0:
+        if candidates[slot] == 0:
             continue
         row = rows[slot]
-        m = s.slots[slot, SLOT.model]
+        m = s.slots[slot]
         score = 0.0
         if rule.kind == FEATURES:
             for i in range(len(rule.weights)):
@@ -165,32 +167,32 @@ def score_slots(s: State, f: Fleet, rule: Rule, next_pointer: Array, rows: Array
 
 
 @inlined
-def score_terms(s: State, weights: Array, rows: Array, scores: Array) -> None:
+def score_terms(weights: Array, candidates: Array, rows: Array, scores: Array) -> None:
     """CACE: named terms in [0, 1] over the candidates (min-max), times weights."""
-    for slot in range(len(s.slots)):
+    for slot in range(len(candidates)):
         scores[slot] = 0.0
-    add_term(s, weights[TERM_LOAD], rows, F_RELOAD_S, False, scores)
-    add_term(s, weights[TERM_LATENCY], rows, F_LATENCY_WEIGHT, False, scores)
-    add_term(s, weights[TERM_OUTPUT], rows, F_EXPECTED_OUTPUT_TOKENS, True, scores)
-    add_term(s, weights[TERM_RECENCY], rows, F_SINCE_USE_S, True, scores)
-    add_term(s, weights[TERM_DEMAND], rows, F_WINDOW_REQUESTS, False, scores)
+    add_term(candidates, weights[TERM_LOAD], rows, F_RELOAD_S, False, scores)
+    add_term(candidates, weights[TERM_LATENCY], rows, F_LATENCY_WEIGHT, False, scores)
+    add_term(candidates, weights[TERM_OUTPUT], rows, F_EXPECTED_OUTPUT_TOKENS, True, scores)
+    add_term(candidates, weights[TERM_RECENCY], rows, F_SINCE_USE_S, True, scores)
+    add_term(candidates, weights[TERM_DEMAND], rows, F_WINDOW_REQUESTS, False, scores)
 
 
 @inlined
-def add_term(s: State, weight: float, rows: Array, feature: int, falling: bool, scores: Array) -> None:
-    """Adds weight * min-max of one feature over the legal slots; `falling`: the least feature has the largest term."""
+def add_term(candidates: Array, weight: float, rows: Array, feature: int, falling: bool, scores: Array) -> None:
+    """Adds weight * min-max of one feature over the candidates; `falling`: the least feature has the largest term."""
     if weight == 0.0:
         return
     low = np.inf
     high = -np.inf
-    for slot in range(len(s.slots)):
-        if s.slots[slot, SLOT.legal] == 1:
+    for slot in range(len(candidates)):
+        if candidates[slot] == 1:
             low = min(low, rows[slot, feature])
             high = max(high, rows[slot, feature])
     if high <= low:
         return
-    for slot in range(len(s.slots)):
-        if s.slots[slot, SLOT.legal] == 1:
+    for slot in range(len(candidates)):
+        if candidates[slot] == 1:
             term = (rows[slot, feature] - low) / (high - low)
             scores[slot] += weight * (1.0 - term if falling else term)
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from cace_env.compilation import compiled, inlined
 from cace_env.kernel.events import arrive, heap_pop, next_open_arrival, settle, slide_window, token_end
-from cace_env.kernel.features import Scaling, missing_bytes, slot_features, write_observation
-from cace_env.kernel.rules import Rule, Scratch, pick_slot
+from cace_env.kernel.features import Scaling, missing_bytes, pending_features, slot_features, write_observation
+from cace_env.kernel.orders import decide
+from cace_env.kernel.placement import act, clear_legal, is_pending, place
+from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import (
     ACCELERATOR,
     ASKED,
@@ -39,12 +41,13 @@ from cace_env.kernel.state import (
     PAIR,
     PENDING,
     R_MAX_DECISIONS,
+    R_PREFETCH_LIMIT,
+    R_SWAP,
     REFUSED,
     REQUEST,
     RESIDENT,
     RUNNING,
     SITE,
-    SLOT,
     SPEC,
     STATUS,
     STUCK,
@@ -64,12 +67,12 @@ from cace_env.kernel.state import (
 )
 from cace_env.kernel.swaps import (
     any_keep_alive,
+    any_timer,
     channel_done,
-    choose,
     expire,
-    place,
     set_timer,
     take_slot,
+    timer_due,
     work_channel,
 )
 
@@ -99,8 +102,8 @@ def reset_state(s: State, f: Fleet) -> None:
     for pair in range(len(s.pairs)):
         s.pairs[pair, PAIR.epoch] = NONE
     for slot in range(len(s.slots)):
-        s.slots[slot, SLOT.model] = NONE
-        s.slots[slot, SLOT.legal] = 0
+        s.slots[slot] = NONE
+    clear_legal(s)
     for a in range(len(f.accelerators)):
         s.accelerators[a, ACCELERATOR.free] = f.accelerators[a, SITE.memory]
         s.accelerators[a, ACCELERATOR.swap_target] = NONE
@@ -177,8 +180,11 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
                 s.scalars[DIRTY] = 0
                 if any_keep_alive(f, limits):
                     expire(s, f, limits, trace)
+                if any_timer(f, limits):
                     set_timer(s, f, limits)
-                if (s.scalars[PENDING] > 0 or s.scalars[TARGET] != NONE) and place(s, f, limits, trace):
+                if (s.scalars[PENDING] > 0 or s.scalars[TARGET] != NONE or f.rules[R_PREFETCH_LIMIT] > 0) and place(
+                    s, f, limits, trace
+                ):
                     s.scalars[DIRTY] = 1
                     s.scalars[STATUS] = ASKED
                     if s.scalars[DECISIONS] >= f.rules[R_MAX_DECISIONS]:
@@ -208,7 +214,8 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
             if s.models[m, MODEL.phase] == RESIDENT:
                 settle(s, f, m)
         else:
-            s.scalars[DIRTY] = 1
+            if timer_due(s, f, limits):
+                s.scalars[DIRTY] = 1
             set_timer(s, f, limits)
 
 
@@ -233,12 +240,12 @@ def cost_now(s: State, f: Fleet) -> float:
 
 
 @inlined
-def answer(s: State, f: Fleet, limits: Array, trace: Array, slot: int) -> None:
+def answer(s: State, f: Fleet, limits: Array, trace: Array, action: int) -> None:
     """Applies the policy's answer to an open question and counts the decision."""
     s.scalars[DECISIONS] += 1
     s.scalars[LAST_ASKED] = s.scalars[CLOCK]
     s.scalars[STATUS] = RUNNING
-    choose(s, f, limits, trace, slot)
+    act(s, f, limits, trace, action)
 
 
 @compiled
@@ -253,12 +260,12 @@ def reset(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, lim
 
 @compiled
 def step(
-    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array, slot: int
+    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array, action: int
 ) -> int:
-    """Evicts the model in a legal `slot` and runs to the next question; returns the status."""
+    """Applies a legal action and runs to the next question; returns the status."""
     s = state_views(row, at)
     f = fleet_views(fleet, fleet_at)
-    answer(s, f, limits, trace, slot)
+    answer(s, f, limits, trace, action)
     advance(s, f, w, limits, trace)
     return s.scalars[STATUS]
 
@@ -277,7 +284,7 @@ def run_episode(
         advance(s, f, w, rule.limits, trace)
         if s.scalars[STATUS] != ASKED:
             return s.scalars[STATUS]
-        answer(s, f, rule.limits, trace, pick_slot(s, f, w, rule, scratch))
+        answer(s, f, rule.limits, trace, decide(s, f, w, rule, scratch))
 
 
 @compiled
@@ -296,8 +303,19 @@ def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Reque
     for a in range(len(f.accelerators)):
         missing = missing_bytes(s, f, a)
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-            if s.slots[slot, SLOT.model] != NONE:
+            if s.slots[slot] != NONE:
                 slot_features(s, f, slot, missing, out[slot])
+
+
+@compiled
+def read_models(row: Array, at: Array, fleet: Array, fleet_at: Array, out: Array) -> None:
+    """Raw features of models at a question, `out` (M, NUM_PENDING_FEATURES) float64; those not asked about are zero."""
+    s = state_views(row, at)
+    f = fleet_views(fleet, fleet_at)
+    out[:] = 0.0
+    for m in range(len(f.models)):
+        if is_pending(s, m) or m == s.scalars[TARGET] or (f.rules[R_SWAP] == 1 and s.legal[len(s.slots) + m] == 1):
+            pending_features(s, f, m, out[m])
 
 
 @compiled

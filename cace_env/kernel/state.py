@@ -56,15 +56,16 @@ REGRET_US: Final = 60_000_000  # a load this soon after the model's eviction is 
 (
     CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, TIMER, TARGET, FIXED, LEGAL, DRAINS, DECISIONS,
     FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
-    LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING,
-) = range(30)  # fmt: skip
+    LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING, WAITS, PREFETCHES,
+) = range(32)  # fmt: skip
 NUM_SCALARS: Final = 32  # whole cache lines of 8
 
 # Indices into `Fleet.rules`.
 (
     R_SPREAD, R_DRAIN_AFTER, R_MAX_DECISIONS, R_UNLIMITED, R_CACHE_BYTES, R_UNLOAD_COPIES, R_MAX_SLOTS,
-) = range(7)  # fmt: skip
-NUM_RULES: Final = 7
+    R_SWAP, R_PREFETCH_LIMIT, R_PREFETCH_MAX_WAIT,
+) = range(10)  # fmt: skip
+NUM_RULES: Final = 10
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -172,13 +173,6 @@ class TaskColumns(NamedTuple):
     system_sum: int
     system_count: int
     slo_missed: int
-
-
-class SlotColumns(NamedTuple):
-    """`State.slots`."""
-
-    model: int  # or NONE
-    legal: int  # 0 or 1
 
 
 class HeapColumns(NamedTuple):
@@ -293,7 +287,6 @@ DEMAND: Final[DemandColumns] = _columns(DemandColumns)
 ACCELERATOR: Final[AcceleratorColumns] = _columns(AcceleratorColumns)
 REQUEST: Final[RequestColumns] = _columns(RequestColumns)
 TASK: Final[TaskColumns] = _columns(TaskColumns)
-SLOT: Final[SlotColumns] = _columns(SlotColumns)
 HEAP: Final[HeapColumns] = _columns(HeapColumns)
 LOG: Final[LogColumns] = _columns(LogColumns)
 PAIR: Final[PairColumns] = _columns(PairColumns)
@@ -342,7 +335,8 @@ class State(NamedTuple):
     models: Array  # (M, MODEL)
     demand: Array  # (M, DEMAND) float
     accelerators: Array  # (A, ACCELERATOR)
-    slots: Array  # (S, SLOT)
+    slots: Array  # (S,) the model in each slot, or NONE
+    legal: Array  # (actions,) 0 or 1: each slot; in Swap-v0 then each row of models, and wait
     tasks: Array  # (T, TASK)
     clocks: Array  # (CLOCKS,) float
     tokens: Array  # (sum of seats, HEAP) the token heaps of all engines, one after the other
@@ -360,15 +354,16 @@ def cut_state(row: Array, at: Array) -> State:
         row[at[1] : at[2]].reshape((-1, len(MODEL))),
         row[at[2] : at[3]].view(np.float64).reshape((-1, len(DEMAND))),
         row[at[3] : at[4]].reshape((-1, len(ACCELERATOR))),
-        row[at[4] : at[5]].reshape((-1, len(SLOT))),
-        row[at[5] : at[6]].reshape((-1, len(TASK))),
-        row[at[6] : at[7]].view(np.float64),
-        row[at[7] : at[8]].reshape((-1, len(HEAP))),
+        row[at[4] : at[5]],
+        row[at[5] : at[6]],
+        row[at[6] : at[7]].reshape((-1, len(TASK))),
+        row[at[7] : at[8]].view(np.float64),
         row[at[8] : at[9]].reshape((-1, len(HEAP))),
-        row[at[9] : at[10]].reshape((-1, len(LOG))),
-        row[at[10] : at[11]].reshape((-1, len(REQUEST))),
-        row[at[11] : at[12]].reshape((-1, len(PAIR))),
-        row[at[12] : at[13]],
+        row[at[9] : at[10]].reshape((-1, len(HEAP))),
+        row[at[10] : at[11]].reshape((-1, len(LOG))),
+        row[at[11] : at[12]].reshape((-1, len(REQUEST))),
+        row[at[12] : at[13]].reshape((-1, len(PAIR))),
+        row[at[13] : at[14]],
     )
 
 
@@ -380,15 +375,16 @@ def state_views(row: Array, at: Array) -> State:
         table(row, at[1], at[2], MODEL),
         float_table(row, at[2], at[3], DEMAND),
         table(row, at[3], at[4], ACCELERATOR),
-        table(row, at[4], at[5], SLOT),
-        table(row, at[5], at[6], TASK),
-        row[at[6] : at[7]].view(np.float64),
-        table(row, at[7], at[8], HEAP),
+        row[at[4] : at[5]],
+        row[at[5] : at[6]],
+        table(row, at[6], at[7], TASK),
+        row[at[7] : at[8]].view(np.float64),
         table(row, at[8], at[9], HEAP),
-        table(row, at[9], at[10], LOG),
-        table(row, at[10], at[11], REQUEST),
-        table(row, at[11], at[12], PAIR),
-        row[at[12] : at[13]],
+        table(row, at[9], at[10], HEAP),
+        table(row, at[10], at[11], LOG),
+        table(row, at[11], at[12], REQUEST),
+        table(row, at[12], at[13], PAIR),
+        row[at[13] : at[14]],
     )
 
 
@@ -415,8 +411,19 @@ def heap_starts(tables: FleetTables, most_seats: int) -> Int64Array:
     return np.concatenate([[0], np.cumsum(np.minimum(tables.max_num_seqs, most_seats))]).astype(np.int64)
 
 
+def num_actions(tables: FleetTables, slots: int, model_rows: int) -> int:
+    """Actions of a policy: evict a slot; in Swap-v0 also load a model (one row each, more stay illegal), or wait."""
+    return slots + model_rows + 1 if tables.protocol == "swap" else slots
+
+
 def state_offsets(
-    tables: FleetTables, slots: int, requests: int, session_pairs: int, user_pairs: int, most_seats: int
+    tables: FleetTables,
+    slots: int,
+    model_rows: int,
+    requests: int,
+    session_pairs: int,
+    user_pairs: int,
+    most_seats: int,
 ) -> Int64Array:
     """`(len(State) + 1,)` start of each array of `State` in an arena row, and the row's end."""
     models, accelerators = tables.num_models, tables.num_accelerators
@@ -425,7 +432,8 @@ def state_offsets(
         models=models * len(MODEL),
         demand=models * len(DEMAND),
         accelerators=accelerators * len(ACCELERATOR),
-        slots=slots * len(SLOT),
+        slots=slots,
+        legal=num_actions(tables, slots, model_rows),
         tasks=NUM_TASKS * len(TASK),
         clocks=len(CLOCKS),
         tokens=int(heap_starts(tables, most_seats)[-1]) * len(HEAP),
@@ -454,6 +462,7 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
         rules=[
             tables.placement == PLACEMENTS[0], tables.drain_after_us, tables.max_decisions, tables.unlimited_memory,
             tables.host_cache_bytes, tables.unload_copies, max(int(slot_ends[-1]), tables.max_slots),
+            tables.protocol == "swap", tables.prefetch_limit, tables.prefetch_max_wait_us,
         ],
         accelerators=np.stack([tables.memory_bytes, np.concatenate([[0], slot_ends[:-1]]), slot_ends], axis=1),
         models=np.stack(

@@ -1,8 +1,4 @@
-"""Loads and evictions: the swap channel, the host cache, who is placed where, and who may be evicted.
-
-`place` is the decision protocol of Eviction-v0 (`docs/design.md`, section 5): it acts until nothing can be placed or
-the policy must be asked; `choose` applies an answer.
-"""
+"""Loads and evictions: the swap channel, the host cache, and evictions that nobody asked for."""
 
 from __future__ import annotations
 
@@ -19,13 +15,9 @@ from cace_env.kernel.state import (
     DEMAND,
     DIRTY,
     DRAINING,
-    DRAINS,
     EVICTIONS,
-    FIXED,
-    FORCED,
     FOREVER,
     IDLE,
-    LEGAL,
     LOAD,
     LOAD_US,
     LOADED_BYTES,
@@ -36,26 +28,21 @@ from cace_env.kernel.state import (
     NONE,
     PENDING,
     PLANNED,
+    PREFETCHES,
     R_CACHE_BYTES,
     R_DRAIN_AFTER,
-    R_SPREAD,
-    R_UNLIMITED,
+    R_SWAP,
     R_UNLOAD_COPIES,
-    RANKS,
     REGRET_US,
     REGRETS,
-    REQUEST,
     RESIDENT,
     SITE,
-    SLOT,
     SPEC,
     SPEED,
     T_LOAD_DONE,
     T_LOAD_START,
     T_UNLOAD_DONE,
     T_UNLOAD_START,
-    T_VICTIM,
-    TARGET,
     TIMER,
     TOUCHES,
     UNLOAD,
@@ -69,7 +56,6 @@ from cace_env.tables import DISK, HOST
 
 Array = Any
 RENEW, INSERT = int64(0), int64(1)  # what a touch does to a model that is not in the host cache
-IDLE_ONLY, BUSY_TOO = int64(0), int64(1)  # who may be evicted
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -162,9 +148,9 @@ def own_residual(s: State, f: Fleet, m: int, a: int) -> int:
 def take_slot(s: State, f: Fleet, m: int, a: int) -> None:
     """The lowest free slot of accelerator a is model m's."""
     slot = f.accelerators[a, SITE.first_slot]
-    while s.slots[slot, SLOT.model] != NONE:
+    while s.slots[slot] != NONE:
         slot += 1
-    s.slots[slot, SLOT.model] = m
+    s.slots[slot] = m
     s.models[m, MODEL.slot] = slot
     s.models[m, MODEL.place] = a
 
@@ -204,7 +190,10 @@ def own_channel(s: State, a: int, m: int) -> None:
     s.accelerators[a, ACCELERATOR.swap_target] = m
     s.accelerators[a, ACCELERATOR.channel_us] -= s.scalars[CLOCK]
     s.models[m, MODEL.phase] = PLANNED
-    s.scalars[PENDING] -= 1
+    if s.models[m, MODEL.waiting] > 0:
+        s.scalars[PENDING] -= 1
+    else:
+        s.scalars[PREFETCHES] += 1
 
 
 @inlined
@@ -257,7 +246,7 @@ def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
     s.accelerators[a, ACCELERATOR.held] -= 1
     if f.models[m, SPEC.residual] > 0:
         s.models[m, MODEL.asleep] = a
-    s.slots[s.models[m, MODEL.slot], SLOT.model] = NONE
+    s.slots[s.models[m, MODEL.slot]] = NONE
     s.models[m, MODEL.slot] = NONE
     s.models[m, MODEL.place] = NONE
     s.models[m, MODEL.phase] = ABSENT
@@ -285,7 +274,7 @@ def work_channel(s: State, f: Fleet, trace: Array, a: int) -> None:
             return
         first = NONE
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-            m = s.slots[slot, SLOT.model]
+            m = s.slots[slot]
             leaves = m != NONE and s.models[m, MODEL.phase] == DRAINING and s.models[m, MODEL.running] == 0
             if leaves and (first == NONE or s.models[m, MODEL.rank] < s.models[first, MODEL.rank]):
                 first = m
@@ -311,13 +300,6 @@ def channel_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
 
 
 @inlined
-def clear_legal(s: State) -> None:
-    """No victim is legal."""
-    for slot in range(len(s.slots)):
-        s.slots[slot, SLOT.legal] = 0
-
-
-@inlined
 def most_resident(f: Fleet, limits: Array) -> int:
     """How many models a rule allows on an accelerator; stands behind its keep-alives."""
     return limits[len(f.models)]
@@ -327,6 +309,18 @@ def most_resident(f: Fleet, limits: Array) -> int:
 def any_keep_alive(f: Fleet, limits: Array) -> bool:
     """Whether a rule's keep-alives can ever run out."""
     return limits[len(f.models) + 1] == 1
+
+
+@inlined
+def patience_us(f: Fleet, limits: Array) -> int:
+    """How long a model is pending until time alone matters: busy victims are legal, or a rule thinks again."""
+    return limits[len(f.models) + 2] if f.rules[R_SWAP] == 1 else f.rules[R_DRAIN_AFTER]
+
+
+@inlined
+def any_timer(f: Fleet, limits: Array) -> bool:
+    """Whether the timer has to be set where an instant ends, not only where a model turns pending."""
+    return any_keep_alive(f, limits) or (f.rules[R_SWAP] == 1 and limits[len(f.models) + 2] < FOREVER)
 
 
 @inlined
@@ -354,7 +348,7 @@ def expire(s: State, f: Fleet, limits: Array, trace: Array) -> None:
         while channel_idle(s, a):
             first = NONE
             for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-                m = s.slots[slot, SLOT.model]
+                m = s.slots[slot]
                 if (
                     m != NONE
                     and limits[m] < FOREVER
@@ -376,198 +370,31 @@ def expire(s: State, f: Fleet, limits: Array, trace: Array) -> None:
                 s.accelerators[a, ACCELERATOR.channel_us] -= now
 
 
+@inlined
+def timer_of(s: State, f: Fleet, limits: Array, m: int) -> int:
+    """When time alone may matter for model m: the end of its drain_after or patience, or of its keep-alive."""
+    if s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] > 0:
+        return s.models[m, MODEL.pending_since] + patience_us(f, limits)
+    if limits[m] < FOREVER and is_idle(s, f, m):
+        return s.models[m, MODEL.idle_since] + limits[m]
+    return FOREVER
+
+
+@inner
+def timer_due(s: State, f: Fleet, limits: Array) -> bool:
+    """Whether the timer that goes off was not set for what has changed since."""
+    for m in range(len(f.models)):
+        if timer_of(s, f, limits, m) == s.scalars[CLOCK]:
+            return True
+    return False
+
+
 @inner
 def set_timer(s: State, f: Fleet, limits: Array) -> None:
-    """The next moment at which time alone may allow something: a drain or the end of a keep-alive."""
-    now = s.scalars[CLOCK]
+    """The next moment at which time alone may allow something."""
     timer = FOREVER
     for m in range(len(f.models)):
-        if s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] > 0:
-            due = s.models[m, MODEL.pending_since] + f.rules[R_DRAIN_AFTER]
-            if due > now:
-                timer = min(timer, due)
-        elif limits[m] < FOREVER and is_idle(s, f, m):
-            due = s.models[m, MODEL.idle_since] + limits[m]
-            if due > now:
-                timer = min(timer, due)
+        due = timer_of(s, f, limits, m)
+        if due > s.scalars[CLOCK]:
+            timer = min(timer, due)
     s.scalars[TIMER] = timer
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Who is placed, who may be evicted
-
-
-@inner
-def mark_victims(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) -> int:
-    """Marks who may leave accelerator a for model m, if all of them suffice; returns how many, 0 if they do not."""
-    room = s.accelerators[a, ACCELERATOR.free] + own_residual(s, f, m, a)
-    held = s.accelerators[a, ACCELERATOR.held]
-    count = 0
-    for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-        v = s.slots[slot, SLOT.model]
-        if v == NONE:
-            continue
-        if s.models[v, MODEL.phase] == DRAINING or s.models[v, MODEL.phase] == UNLOADING:
-            room += f.models[v, SPEC.need] - f.models[v, SPEC.residual]
-            held -= 1
-        elif is_idle(s, f, v) or (
-            who == BUSY_TOO and s.models[v, MODEL.phase] == RESIDENT and f.models[v, SPEC.pinned_on] == NONE
-        ):
-            room += f.models[v, SPEC.need] - f.models[v, SPEC.residual]
-            held -= 1
-            count += 1
-    if room < f.models[m, SPEC.need] or held + 1 > most_resident(f, limits):
-        return 0
-    for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-        v = s.slots[slot, SLOT.model]
-        if v != NONE and (
-            is_idle(s, f, v)
-            or (who == BUSY_TOO and s.models[v, MODEL.phase] == RESIDENT and f.models[v, SPEC.pinned_on] == NONE)
-        ):
-            s.slots[slot, SLOT.legal] = 1
-    return count
-
-
-@inlined
-def suffices(s: State, f: Fleet, limits: Array, a: int, m: int) -> bool:
-    """Model m fits on accelerator a once the victims chosen so far have left."""
-    room = s.accelerators[a, ACCELERATOR.free] + own_residual(s, f, m, a)
-    held = s.accelerators[a, ACCELERATOR.held]
-    for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-        v = s.slots[slot, SLOT.model]
-        if v != NONE and (s.models[v, MODEL.phase] == DRAINING or s.models[v, MODEL.phase] == UNLOADING):
-            room += f.models[v, SPEC.need] - f.models[v, SPEC.residual]
-            held -= 1
-    return room >= f.models[m, SPEC.need] and held + 1 <= most_resident(f, limits)
-
-
-@inlined
-def roomiest(s: State, f: Fleet, limits: Array, m: int) -> int:
-    """The accelerator on which model m fits now, by the placement rule, or NONE."""
-    best = NONE
-    best_left = 0
-    for a in range(len(f.accelerators)):
-        if not channel_idle(s, a):
-            continue
-        left = s.accelerators[a, ACCELERATOR.free] + own_residual(s, f, m, a) - f.models[m, SPEC.need]
-        if f.rules[R_UNLIMITED] == 1:
-            better = (
-                best == NONE
-                or left > best_left
-                or (left == best_left and s.accelerators[a, ACCELERATOR.held] < s.accelerators[best, ACCELERATOR.held])
-            )
-        elif left < 0 or s.accelerators[a, ACCELERATOR.held] + 1 > most_resident(f, limits):
-            continue
-        elif f.rules[R_SPREAD] == 1:
-            better = best == NONE or left > best_left
-        else:
-            better = best == NONE or left < best_left
-        if better:
-            best = a
-            best_left = left
-    return best
-
-
-@inlined
-def place(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
-    """Places pending models until nothing can be placed (False) or the policy must choose a victim (True)."""
-    while True:
-        if s.scalars[TARGET] == NONE and not consider(s, f, limits, trace):
-            return False
-        if s.scalars[TARGET] == NONE:
-            continue
-        if s.scalars[LEGAL] > 1:
-            return True
-        for slot in range(len(s.slots)):
-            if s.slots[slot, SLOT.legal] == 1:
-                s.scalars[FORCED] += 1
-                choose(s, f, limits, trace, slot)
-                break
-
-
-@inlined
-def next_pending(s: State, f: Fleet, last: int, target: int) -> int:
-    """The pending model after `last` (NONE: the first) by its oldest waiting request, or NONE; or the target."""
-    last_request = NONE if last == NONE else s.models[last, MODEL.queue_head]
-    last_arrival = NONE if last == NONE else s.requests[last_request, REQUEST.arrival_us]
-    found = NONE
-    arrival, request = FOREVER, NONE
-    for m in range(len(f.models)):
-        if s.models[m, MODEL.waiting] > 0 and (s.models[m, MODEL.phase] == ABSENT or m == target):
-            r = s.models[m, MODEL.queue_head]
-            t = s.requests[r, REQUEST.arrival_us]
-            later = t > last_arrival or (t == last_arrival and r > last_request)
-            if later and (t < arrival or (t == arrival and r < request)):
-                found, arrival, request = m, t, r
-    return found
-
-
-@inlined
-def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
-    """Loads the oldest pending model that can be placed, or makes it the target and marks its legal victims."""
-    now = s.scalars[CLOCK]
-    if s.scalars[PENDING] == 0:
-        return False
-    any_idle = False
-    for a in range(len(f.accelerators)):
-        any_idle = any_idle or channel_idle(s, a)
-    if not any_idle:
-        return False
-    m = NONE
-    while True:
-        m = next_pending(s, f, m, NONE)
-        if m == NONE:
-            return False
-        a = roomiest(s, f, limits, m)
-        if a != NONE:
-            own_channel(s, a, m)
-            start_load(s, f, trace, a, m)
-            return True
-        if f.rules[R_UNLIMITED] == 1:
-            continue
-        clear_legal(s)
-        count = 0
-        patient = now - s.models[m, MODEL.pending_since] < f.rules[R_DRAIN_AFTER]
-        for who in range(IDLE_ONLY, BUSY_TOO if patient else BUSY_TOO + 1):
-            for a in range(len(f.accelerators)):
-                if channel_idle(s, a):
-                    count += mark_victims(s, f, limits, a, m, who)
-            if count > 0:
-                break
-        if count > 0:
-            s.scalars[TARGET] = m
-            s.scalars[LEGAL] = count
-            return True
-
-
-@inner
-def choose(s: State, f: Fleet, limits: Array, trace: Array, slot: int) -> None:
-    """Applies a legal victim: it drains; the first one fixes the accelerator; the swap closes when memory suffices."""
-    v = s.slots[slot, SLOT.model]
-    a = s.models[v, MODEL.place]
-    m = s.scalars[TARGET]
-    if s.scalars[FIXED] == NONE:
-        s.scalars[FIXED] = a
-        own_channel(s, a, m)
-        s.accelerators[a, ACCELERATOR.swap_open] = 1
-    if not is_idle(s, f, v):
-        s.scalars[DRAINS] += 1
-    s.clocks[CLOCKS.inflation] = max(s.clocks[CLOCKS.inflation], greedy_dual(s, f, v))
-    s.models[v, MODEL.phase] = DRAINING
-    s.models[v, MODEL.rank] = s.scalars[RANKS]
-    s.scalars[RANKS] += 1
-    s.accelerators[a, ACCELERATOR.leaving] += 1
-    record(s, trace, T_VICTIM, v, a)
-    work_channel(s, f, trace, a)
-    clear_legal(s)
-    s.scalars[LEGAL] = 0
-    if suffices(s, f, limits, a, m):
-        s.accelerators[a, ACCELERATOR.swap_open] = 0
-        s.scalars[TARGET] = NONE
-        s.scalars[FIXED] = NONE
-        work_channel(s, f, trace, a)
-        return
-    for who in range(IDLE_ONLY, BUSY_TOO + 1):
-        s.scalars[LEGAL] = mark_victims(s, f, limits, a, m, who)
-        if s.scalars[LEGAL] > 0:
-            break
