@@ -28,7 +28,7 @@ COLUMNS = (
 COUNTERS = (
     *("evictions", "forced_evictions", "drains", "keep_alive_evictions"),
     *("loads", "load_us_total", "loaded_bytes", "regret_loads", "cold_requests", "prefix_tokens_lost"),
-    *("decisions", "truncated", "end_us"),
+    *("decisions", "waits", "prefetches", "truncated", "end_us"),
 )
 
 
@@ -79,6 +79,10 @@ class Run(Protocol):
     def memory_byte_us(self) -> float: ...
     @property
     def decisions(self) -> int: ...
+    @property
+    def waits(self) -> int: ...
+    @property
+    def prefetches(self) -> int: ...
     @property
     def truncated(self) -> bool: ...
     @property

@@ -183,7 +183,7 @@ class Simulation:
         patience_us: int | None,
     ) -> None:
         self.tables, self.workload, self.policy = tables, workload, policy
-        self.asks_which = tables.protocol == "swap" and not tables.unlimited_memory  # model to load (12)
+        self.asks_which = tables.protocol == "swap"  # model to load (12)
         self.keep_alive_us = list(keep_alive_us) if keep_alive_us is not None else [None] * tables.num_models
         self.max_resident = max_resident
         # When a pending model is looked at anew, though nothing has happened (5.4, 12.6).
@@ -281,7 +281,7 @@ class Simulation:
         for model in self.models:
             for r, target in model.targets.items():
                 yield self._due_us(model, target), TOKEN_END, (model.accelerator, model.index, target, r)
-        for timer_us in self._timers_us():
+        for timer_us in [0, *self._timers_us()]:  # time 0 is an instant, though nobody may arrive then (1)
             if timer_us > self.now:
                 yield timer_us, TIMER, ()
         for accelerator, channel in enumerate(self.channels):

@@ -231,7 +231,7 @@ class _Fleet:
         places = range(self.tables.num_accelerators)
         return {
             "elapsed_s": (self.now - (asked_us[-1] if asked_us else 0)) / 1e6,
-            "legal": len(legal),
+            "legal": sum(self.question.legal),
             "chosen": sum(len(channel.victims) for channel in channels if target and channel.target == target.index),
             "target_need_gb": _gb(self.tables.need_bytes[target.index]) if target else 0.0,
             "target_load_s": self.fastest_load_s(target) if target else 0.0,

@@ -205,6 +205,7 @@ def swap_cases(draw: st.DrawFn, *, prefetch: bool = True) -> tuple[FleetTables, 
     limit = draw(st.sampled_from([0, 0, 1, 2, 5, 100])) if prefetch else 0
     tables = tables.replace(
         protocol="swap",
+        unlimited_memory=False,
         prefetch_limit=limit,
         prefetch_max_wait_us=draw(st.sampled_from([0, 1, scale_us, 5 * scale_us, FOREVER])),
         max_decisions=draw(st.sampled_from([FOREVER] * 12 + [1, 2, 4, 9])),

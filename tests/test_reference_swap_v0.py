@@ -237,14 +237,6 @@ def test_questions_of_both_kinds_count_against_the_limit_of_decisions() -> None:
         assert run.truncated and (run.decisions, run.end_us) == (most, 12 * MS)
 
 
-def test_without_swapping_nothing_is_asked() -> None:
-    one, other = (
-        checked(fleet(**ABC, unlimited_memory=True, protocol=protocol), A_RUNS_LONG)
-        for protocol in ("eviction", "swap")
-    )
-    assert one == other and one.decisions == 0
-
-
 # ---- prefetch ----
 
 
