@@ -64,8 +64,7 @@ class Actor:
         self._env = env.unwrapped
         self._training = case_of(self._env.scenario).training
         self._seed = 0
-        self._rule: Rule | None = None
-        self._scratch: Scratch | None = None
+        self._thinking: tuple[Rule, Scratch] | None = None  # since `reset`
 
     @property
     def has_limits(self) -> bool:
@@ -89,16 +88,13 @@ class Actor:
         self._seed = seed
         if isinstance(policy, Policy):
             future = Future.of(env.tables, workload) if policy.clairvoyant else None
-            self._rule = rule_of(
-                policy, env.tables, seed=seed, workload=workload, future=future, training=self._training
-            )
-            slots = env.simulator.max_slots
-            unread = self._rule.future_start[:-1].copy()
-            self._scratch = new_scratch(slots, env.tables.num_models)._replace(next_pointer=unread)
+            rule = rule_of(policy, env.tables, seed=seed, workload=workload, future=future, training=self._training)
         else:
-            self._rule = rule_of(find_policy("lru"), env.tables)  # the order of a policy that has none, in Swap-v0
+            rule = rule_of(find_policy("lru"), env.tables)  # the order of a policy that has none, in Swap-v0
             if callable(reset := getattr(policy, "reset", None)):
                 reset(seed)
+        scratch = new_scratch(env.simulator.max_slots, env.tables.num_models)
+        self._thinking = rule, scratch._replace(next_pointer=rule.future_start[:-1].copy())
 
     def act(self) -> int:
         """The slot to evict now; 0, the no-op, where nothing is asked.
@@ -110,8 +106,9 @@ class Actor:
         simulator = self._env.simulator
         if simulator.state.scalars[LEGAL] == 0:
             return 0
-        if self._rule is None:
+        if self._thinking is None:
             raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
+        rule, scratch = self._thinking
         if isinstance(self.policy, Policy):
-            return int(pick(*simulator.arguments, self._rule, self._scratch))
-        return action_by_scores(self.name, self.policy, simulator, self._seed, self._rule)[0]
+            return int(pick(*simulator.arguments, rule, scratch))
+        return action_by_scores(self.name, self.policy, simulator, self._seed, rule)[0]

@@ -79,7 +79,7 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Observation Space
 
-    A flat float32 `Box`: `[slots x 32 | pending models x 17 | context x 14]`, every number scaled by a fixed constant.
+    A flat float32 `Box`: `[slots x 32 | pending models x 20 | context x 16]`, every number scaled by a fixed constant.
     `layout.names` names each position, `layout.split(observation)` takes it apart, `layout.physical(observation)` gives
     physical units; `docs/environment.md` lists every feature with unit and scale.
 
@@ -87,8 +87,8 @@ class EvictionEnv(gymnasium.Env[Observation, np.int64]):
     |----------------------|---------------------------|-------------------------------------------------------------|
     | 32 s ... 32 s + 31   | slot s of S               | its model: legal, size, reload time, requests, recency,     |
     |                      |                           | demand, users, prefix tokens, latency weight, output length |
-    | 32 S + 17 k ... + 16 | k-th oldest pending model | target or not, need, load time, waiting requests, demand    |
-    | the last 14          | context                   | time since the last decision, target, memory, queues        |
+    | 32 S + 20 k ... + 19 | k-th oldest pending model | target or not, need, load time, waiting requests, demand    |
+    | the last 16          | context                   | time since the last decision, target, memory, queues        |
 
     It holds what a real orchestrator can know: no output length of an unfinished request, no arrival to come.
 

@@ -310,18 +310,34 @@ def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[S
         if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
             future = Future.of(case.tables, workload)
         simulator, thought_s = run_episode(contestant, case, workload, seed, future=future)
-        summary = simulator.summary()
-        decisions = summary.totals.decisions
-        row: dict[str, Any] = {
-            "policy": contestant.name,
-            "scenario": case.name,
-            "label": workload.label,
-            "seed": seed,
-            "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
-        }
-        row |= episode_metrics(summary, case.tables)
-        results.append(SeedResult(row, ttft_histogram(simulator.episode())))
+        results.append(seed_result(contestant.name, case, workload, seed, simulator, thought_s=thought_s))
     return results
+
+
+def seed_result(
+    name: str, case: Case, workload: Workload, seed: int, simulator: Simulator, *, thought_s: float = 0.0
+) -> SeedResult:
+    """What an episode that has been played says under the name of whoever decided in it.
+
+    Args:
+        name: of the policy.
+        case: the fleet it ran on.
+        workload: its requests.
+        seed: that of the requests.
+        simulator: at the end of the episode.
+        thought_s: what a Python policy took to decide.
+    """
+    summary = simulator.summary()
+    decisions = summary.totals.decisions
+    row: dict[str, Any] = {
+        "policy": name,
+        "scenario": case.name,
+        "label": workload.label,
+        "seed": seed,
+        "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
+    }
+    row |= episode_metrics(summary, case.tables)
+    return SeedResult(row, ttft_histogram(simulator.episode()))
 
 
 def run_episode(

@@ -102,6 +102,14 @@ class MemorySweep(Frozen):
         )
 
 
+class Dropped(Frozen):
+    """A scenario that was looked at and left out."""
+
+    scenario: str = Field(min_length=1, description="its name, and what was changed")
+    env: Env = Field(description="as in an entry")
+    why: str = Field(min_length=1, description="in a line")
+
+
 class Suite(Frozen):
     """A version of the suite."""
 
@@ -109,6 +117,7 @@ class Suite(Frozen):
     description: str = Field(min_length=1, description="how the entries were chosen")
     entries: tuple[Entry, ...] = Field(min_length=1, description="the scenarios that scores are means over")
     memory_sweeps: tuple[MemorySweep, ...] = Field(default=(), description="beside them, in no mean")
+    dropped: tuple[Dropped, ...] = Field(default=(), description="what was looked at and left out")
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from cace_env import EVICTION_ID
 from cace_env.clairvoyant import Future
 from cace_env.compilation import compiled
-from cace_env.kernel.rules import Rule, Scratch, pick_slot
+from cace_env.kernel.orders import decide
+from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import NONE, Requests, fleet_views, state_views
 from cace_env.observation import SLOT
 from cace_env.policies import POLICIES, rule_of
@@ -44,7 +45,7 @@ def choose(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, ru
     """The slot that a rule evicts at an open question; with the rule's kind NONE the call alone, slot 0."""
     if rule.kind == NONE:
         return 0
-    return pick_slot(state_views(row, at), fleet_views(fleet, fleet_at), w, rule, scratch)
+    return decide(state_views(row, at), fleet_views(fleet, fleet_at), w, rule, scratch)
 
 
 def decision_latency(scenario: Scenario, policies: Sequence[str], seeds: Sequence[int]) -> Figures:

@@ -89,6 +89,7 @@ def page(figures: Figures) -> str:
         run_seconds=run["seconds"],
         settled_mb=run["settled_mb"],
         last_mb=run["last_mb"],
+        states=_table(tables.states(figures["states"])),
         keys=table(("key", "what is under it"), [(f"`{part}`", meaning) for part, meaning in PARTS.items()]),
     )
 
@@ -229,6 +230,14 @@ policy is one call into compiled code; *{the_call}* is such a call that does not
 features of all slots and scores them with NumPy; *{env_step}* simulates up to the next question.
 
 {latency}
+
+## States
+
+`get_state` and `set_state` of one environment with 16 slots, one after the other, halfway through an episode under LRU:
+time for both, memory of one state, and of the requests, which all states of an episode share. A pickled state brings
+them along. What is kept for long takes fresh memory from the system, which it has to clear first: add its page faults.
+
+{states}
 
 ## Growth
 

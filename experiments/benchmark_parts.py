@@ -41,6 +41,7 @@ PARTS: Final = {
     "memory": "peak memory of one long episode",
     "environments": "memory of a batch",
     "long": "memory over many decisions",
+    "states": "states taken and put back",
 }
 
 
@@ -94,6 +95,7 @@ def _simple(part: str) -> Callable[[Effort], Iterator[Job]]:
             "growth": (40, lambda: growth(min(rounds, 3), 20 if quick else 300)),
             "memory": (5, lambda: measure.probe("memory", str(effort.requests))),
             "long": (effort.long / 3e5, lambda: measure.probe("long", str(effort.long), "64")),
+            "states": (5, lambda: measure.probe("states", "16", str(rounds))),
             "start": (40, lambda: measure.start_times(1 if quick else 5, fresh=not quick)),
         }[part]  # fmt: skip
 

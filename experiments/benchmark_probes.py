@@ -5,6 +5,7 @@
     python -m experiments.benchmark_probes memory 1000000    peak memory of one long episode
     python -m experiments.benchmark_probes envs 1024 256     memory of 1024 environments on a bank of 256 workloads
     python -m experiments.benchmark_probes long 10000000 64  memory over that many decisions of 64 environments
+    python -m experiments.benchmark_probes states 16 20      states of environments with 16 slots, 20 rounds
 
 Prints one JSON object. `experiments.benchmark` runs them; by hand they say the same.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import resource
 import sys
 import time
@@ -22,6 +24,8 @@ from typing import Any, Final
 MB: Final = 1e6
 PAGES_KB: Final = 1024  # the unit of both sources below, on Linux
 SAMPLES: Final = 100  # of the memory in a long run
+STATES: Final = 200  # in a round
+STATES_OF: Final = ("workstation", "default")  # scenarios of 2,000 and 8,000 requests
 
 
 def peak_mb() -> float:
@@ -173,6 +177,49 @@ def long_run(decisions: int, num_envs: int) -> dict[str, Any]:
     }
 
 
+def states(max_slots: int, rounds: int) -> dict[str, Any]:
+    """How long `get_state` and `set_state` take halfway through an episode under LRU, and how large a state is.
+
+    Args:
+        max_slots: slots of the environments.
+        rounds: of 200 states each, taken and put back in turns.
+    """
+    from cace_env.acting import Actor
+    from cace_env.env import EvictionEnv
+    from experiments.benchmark_measures import best_s, median_s
+
+    rows = []
+    for name in STATES_OF:
+        env = EvictionEnv(name, split="test", max_slots=max_slots)
+        actor = Actor("lru", env)
+        _, info = env.reset(seed=env.draws.seeds[0])
+        actor.reset()
+        workload = env.workload
+        assert workload is not None
+        middle_s = workload.arrival_us.max() / 2e6
+        while info["time_s"] < middle_s:
+            *_, info = env.step(actor.act())
+        state = env.get_state()
+        seconds = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            for _ in range(STATES):
+                env.set_state(env.get_state())
+            seconds.append((time.perf_counter() - began) / STATES)
+        rows.append(
+            {
+                "scenario": name,
+                "requests": len(workload),
+                "slots": max_slots,
+                "get_and_set_us": {"best": 1e6 * best_s(seconds), "median": 1e6 * median_s(seconds)},
+                "state_kb": state.simulation.size_bytes / 1e3,
+                "requests_kb": sum(column.nbytes for column in state.simulation.workload) / 1e3,
+                "pickled_kb": len(pickle.dumps(state)) / 1e3,
+            }
+        )
+    return {"rows": rows}
+
+
 def main(arguments: list[str]) -> None:
     """Runs one probe."""
     match arguments:
@@ -186,6 +233,8 @@ def main(arguments: list[str]) -> None:
             figures = environments(int(num_envs), int(bank))
         case ["long", decisions, num_envs]:
             figures = long_run(int(decisions), int(num_envs))
+        case ["states", max_slots, rounds]:
+            figures = states(int(max_slots), int(rounds))
         case _:
             raise SystemExit(f"usage: {__doc__}")
     print(json.dumps(figures))

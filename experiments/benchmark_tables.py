@@ -246,6 +246,18 @@ def environments(figures: Figures) -> Grid:
     return Grid(("environments", "requests from", "all MB", "kB per environment"), rows)
 
 
+def states(figures: Figures) -> Grid:
+    """States taken and put back."""
+    rows = [
+        (row["scenario"], f"{row['requests']:,}", f"{row['get_and_set_us']['best']:.1f}",
+         f"{row['get_and_set_us']['median']:.1f}", f"{row['state_kb']:.0f}", f"{row['requests_kb']:.0f}",
+         f"{row['pickled_kb']:.0f}")
+        for row in figures["rows"]
+    ]  # fmt: skip
+    header = ("scenario", "requests", "best us", "median us", "kB of a state", "kB of its requests", "kB pickled")
+    return Grid(header, rows)
+
+
 def growth(figures: Figures) -> Grid:
     """Times by the size of the fleet, and the exponents."""
     rows = []
@@ -275,4 +287,5 @@ SHOWN: Final[tuple[tuple[str, str, Callable[[Figures], Grid]], ...]] = (
     ("growth", "Growth", growth),
     ("sb3", "Training with Stable-Baselines3", training),
     ("environments", "Memory of a batch", environments),
+    ("states", "States taken and put back", states),
 )

@@ -106,6 +106,12 @@ def _exponent(series: str) -> Callable[[Figures], float | None]:
     return _at("growth", series, "exponents", "step_us")
 
 
+def _states_us(figures: Figures) -> float | None:
+    """The slowest scenario's."""
+    rows = figures.get("states", {}).get("rows", ())
+    return max((row["get_and_set_us"]["best"] for row in rows), default=None)
+
+
 EPISODES: Final = ("scenarios", DEFAULT, "policies")
 TARGETS: Final = (
     Target("LRU, whole episodes", 1e6, True, "requests/s", _at(*EPISODES, "lru", "requests_per_s", "best")),
@@ -125,5 +131,6 @@ TARGETS: Final = (
     Target("memory after 10,000,000 decisions over that of the first fifth", 1.01, False, "x", _long_memory),
     Target("first compilation, all of it", 40.0, False, "s", _at("compile", "all_s")),
     Target("import to first step, compiled before", 2.0, False, "s", _at("start", "median", "first_step_s")),
+    Target("a state taken and put back, 16 slots", 20.0, False, "us", _states_us),
     Target("peak memory of 1,000,000 requests", 500.0, False, "MB", _million_requests),
 )  # fmt: skip

@@ -28,6 +28,7 @@ GROUP_COLOURS: Final = {
     "CACE": "#D55E00",
     "Clairvoyant": "#CC79A7",
     "Your own": "#6A3D9A",
+    "Reference": "#8A6D00",
     "No swapping": "#bbbbbb",
 }
 OWN_STYLES: Final = ("-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))

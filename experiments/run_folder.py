@@ -160,15 +160,20 @@ class Run:
         An episode that was cut short is no result: all is NaN there but `seed` and `truncated`, so that the columns of
         several policies still belong together seed by seed.
         """
-        gathered: dict[tuple[str, str], list[dict[str, str]]] = {}
+        gathered: dict[tuple[str, str], list[FloatArray]] = {}
         with (self.path / "rows.csv").open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                gathered.setdefault((row["scenario"], row["policy"]), []).append(row)
-        names = ("seed", "decision_us", *METRICS)
-        columns = {
-            key: {name: np.array([float(row[name]) for row in rows]) for name in names}
-            for key, rows in gathered.items()
-        }
+            rows = csv.reader(file)
+            header = next(rows)
+            scenario, policy = header.index("scenario"), header.index("policy")
+            names = [name for name in ("seed", "decision_us", *METRICS) if name in header]
+            places = [header.index(name) for name in names]
+            for cells in rows:
+                numbers = np.array([float(cells[place]) for place in places])
+                gathered.setdefault((cells[scenario], cells[policy]), []).append(numbers)
+        columns = {}
+        for key, numbers_of in gathered.items():
+            numbers_of.sort(key=lambda numbers: numbers[0])  # a run that was taken up again has seeds in another order
+            columns[key] = dict(zip(names, np.array(numbers_of).T.copy(), strict=True))
         for by_name in columns.values():
             cut = by_name["truncated"] == 1
             for name in names:

@@ -31,7 +31,7 @@ class Question:
     target: int  # the model that shall be loaded; -1 = asked which one
     slot_models: list[int]  # per slot: the model in it, or -1
     legal: list[bool]  # per action: the slots; in Swap-v0 then the models, then wait
-    last_use_us: list[int]  # per model: last arrival or finish, 0 if never
+    last_use_us: list[int]  # per model: last arrival or finish; its load end if there was none, 0 if it never came
     simulation: Simulation  # all that asks: for tests of what a policy is shown
 
 
@@ -98,6 +98,7 @@ class Model:
     anchor_us: int = 0
     anchor_rounds: int = 0  # value of the clock at anchor_us
     round_length_ns: int = 0  # 0 = not busy
+    used: bool = False  # somebody has asked for it
     last_use_us: int = 0
     idle_since_us: int = 0  # last finish or load end
     pending_since_us: int = 0
@@ -328,7 +329,7 @@ class Simulation:
             self._note("REFUSED", r, model.accelerator)
             self._schedule_followers(r)
             return
-        model.last_use_us = self.now
+        model.used, model.last_use_us = True, self.now
         self.result.cold_requests += model.state != "resident"
         model.waiting.append(r)
         if model.state == "absent":
@@ -548,6 +549,8 @@ class Simulation:
         model.state = "resident"
         self.news = True
         model.idle_since_us = self.now
+        if not model.used:
+            model.last_use_us = self.now
         model.sessions.clear()
         self.result.model_loads[model.index] += 1
         if tier == DISK:

@@ -184,7 +184,7 @@ class _Fleet:
         """Models nobody has made room for yet, and the target; in Swap-v0 everybody in their own row (12.8)."""
         pending = [model for model in self.models if model.pending or model is self.target]
         if self.simulation.asks_which:
-            shown = pending + reference_swap.candidates(self.simulation)
+            shown = pending if self.target else reference_swap.candidates(self.simulation) + pending
             return [model if model in shown else None for model in self.models]
         return [*sorted(pending, key=lambda model: (self._oldest_us(model), model.waiting[0]))]
 

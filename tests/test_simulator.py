@@ -75,7 +75,7 @@ def test_an_illegal_answer_is_refused_and_changes_nothing(case: tuple[FleetTable
     assert simulator.reset(workload)
     before = simulator.row.copy()
     illegal = int(np.flatnonzero(~simulator.question.legal)[0]) if not simulator.question.legal.all() else 99
-    with pytest.raises(SimulationError, match=rf"slot {illegal} may not be evicted now; legal are \["):
+    with pytest.raises(SimulationError, match=rf"action {illegal} is not legal now; legal are \["):
         simulator.answer(illegal)
     np.testing.assert_array_equal(simulator.row, before)
 

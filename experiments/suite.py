@@ -1,0 +1,230 @@
+"""Runs every policy on every scenario of a suite, with the clairvoyant reference, and goes on where a run was killed.
+
+    python -m experiments.suite --quick                 10 seeds
+    python -m experiments.suite                         100 seeds
+    python -m experiments.suite --policies cace,gdsf --out runs/mine
+    python -m experiments.suite_page runs/suite-v1 --write docs/suite.md
+
+The same command in the same folder runs what is missing, and nothing twice.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import tyro
+from pydantic import Field
+from rich.console import Console
+
+from cace_env.compilation import source_hash
+from cace_env.config import ConfigError, Frozen, dump
+from cace_env.evaluation import (
+    NO_SWAPPING,
+    Case,
+    Contestant,
+    PolicyError,
+    contestant_of,
+    in_order,
+    run_seed,
+    seed_list,
+)
+from cace_env.policies import POLICIES
+from cace_env.scenarios import Split, seeds
+from cace_env.simulator import SimulationError
+from cace_env.suite import Entry, Env, Suite, load_suite
+from experiments.cases import describe, unable
+from experiments.command_line import split_names
+from experiments.compare import about_policy, check_names, progress_bar
+from experiments.run_folder import BASELINE, surroundings
+from experiments.suite_folder import SuiteFolder
+
+ALL_SEEDS: Final = 100
+QUICK_SEEDS: Final = 10
+NOTED_S: Final = 10.0  # how often run.json says how long it has taken
+
+
+class Options(Frozen):
+    """What is run."""
+
+    suite: Annotated[str, tyro.conf.arg(metavar="VERSION")] = Field(default="v1", description="version, or a YAML file")
+    env: Env | None = Field(default=None, description="only the entries of one environment")
+    quick: bool = Field(default=False, description=f"{QUICK_SEEDS} seeds")
+    seeds: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = Field(
+        default=None, description=f"episodes of each policy on each entry; {ALL_SEEDS} by default"
+    )
+    split: Split = Field(default="test", description="where the seeds come from")
+    policies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")] = Field(
+        default=(), description="built-in policies; all by default; lru always runs"
+    )
+    policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
+        default=(), description="a Python policy besides; may be given several times"
+    )
+    out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
+        default=None, description="run folder, new or of the same suite; runs/suite-VERSION by default"
+    )
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = Field(
+        default=None, description="threads; as many as there are cores by default"
+    )
+
+
+def contestants_of(options: Options) -> list[Contestant]:
+    """Who takes part.
+
+    Raises:
+        ConfigError: no such policy, or two under one name.
+    """
+    names = split_names(options.policies) or ([] if options.policy else list(POLICIES))
+    contestants = [contestant_of(name) for name in dict.fromkeys([BASELINE, *names]) if name != NO_SWAPPING]
+    contestants += [contestant_of(address) for address in options.policy]
+    contestants.append(contestant_of(NO_SWAPPING))
+    check_names(contestant.name for contestant in contestants)
+    return contestants
+
+
+def run_suite(options: Options, command: str, console: Console) -> int:
+    """Runs what is missing; returns the exit status.
+
+    Raises:
+        ConfigError: options or a suite that cannot be used, or a folder that holds something else.
+        PolicyError, SimulationError: an episode failed; what had finished is in the folder.
+    """
+    suite = load_suite(options.suite)
+    count = options.seeds if options.seeds is not None else QUICK_SEEDS if options.quick else ALL_SEEDS
+    numbers = seed_list(seeds(options.split, count))
+    workers = options.workers if options.workers is not None else os.cpu_count() or 1
+    if workers < 1:
+        raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
+    contestants = contestants_of(options)
+    entries = [entry for entry in suite.all_entries() if options.env in (None, entry.env)]
+    folder = Path(options.out) if options.out is not None else Path("runs") / f"suite-{suite.version}"
+    with console.status("preparing: scenarios, requests, compiled code"):
+        cases = {entry.id: entry.case() for entry in entries}
+        about = about_run(options, suite, entries, cases, contestants, numbers, command)
+    rows = SuiteFolder(folder, about)
+    (folder / "suite.yaml").write_text(dump(suite), "utf-8")
+    status = "interrupted"
+    clock = Clock(rows)
+    try:
+        run_policies(rows, cases, contestants, numbers, workers, console, clock)
+        status = "finished"
+    except KeyboardInterrupt:
+        console.print(f"interrupted; the same command goes on: {command}", highlight=False)
+    except (PolicyError, SimulationError):
+        status = "failed"
+        raise
+    finally:
+        clock.note(status=status)
+    if status == "interrupted":
+        return 130
+    console.print(
+        f"{rows.about['wall_s']:.0f} s in all, kept in {folder}. Now: python -m experiments.suite_page {folder}",
+        highlight=False,
+    )
+    return 0
+
+
+class Clock:
+    """Seconds that a run has taken, over all its beginnings; kept in run.json."""
+
+    def __init__(self, folder: SuiteFolder) -> None:
+        self._folder = folder
+        self._began = self._noted = time.perf_counter()
+
+    def tick(self) -> None:
+        """Notes the seconds now and then: whoever is killed loses no more than `NOTED_S`."""
+        if time.perf_counter() - self._noted > NOTED_S:
+            self.note()
+
+    def note(self, **more: Any) -> None:
+        """Notes the seconds, and what else is to be said."""
+        self._noted = time.perf_counter()
+        self._folder.describe(wall_s=self._folder.spent_s + self._noted - self._began, **more)
+
+
+def about_run(
+    options: Options,
+    suite: Suite,
+    entries: Sequence[Entry],
+    cases: dict[str, Case],
+    contestants: Sequence[Contestant],
+    numbers: Sequence[int],
+    command: str,
+) -> dict[str, Any]:
+    """run.json."""
+    scenarios = {}
+    for entry in entries:
+        case = cases[entry.id]
+        scenarios[entry.id] = describe(entry.load(), case.tables, case.workload(numbers[0])) | {"env": entry.env}
+    return {
+        "command": command,
+        **surroundings(),
+        "status": "running",
+        "suite": suite.version,
+        "split": options.split,
+        "seeds": len(numbers),
+        "code": source_hash(),
+        "baseline": BASELINE,
+        "cores": os.cpu_count(),
+        "fingerprints": {entry.id: entry.fingerprint() for entry in suite.all_entries()},
+        "policies": {contestant.name: about_policy(contestant) for contestant in contestants},
+        "scenarios": scenarios,
+    }
+
+
+def run_policies(
+    rows: SuiteFolder,
+    cases: dict[str, Case],
+    contestants: Sequence[Contestant],
+    numbers: Sequence[int],
+    workers: int,
+    console: Console,
+    clock: Clock,
+) -> None:
+    """Every episode that is not there yet."""
+    jobs = []
+    for name, case in cases.items():
+        able = [contestant for contestant in contestants if unable(contestant, case) is None]
+        for seed in numbers:
+            missing = [contestant for contestant in able if (name, contestant.name, seed) not in rows.done]
+            if missing:
+                jobs.append((case, missing, seed))
+    with progress_bar(console) as progress:
+        bar = progress.add_task(
+            "policies", total=len(cases) * len(numbers), completed=len(cases) * len(numbers) - len(jobs)
+        )
+        for (case, _, _), results in zip(jobs, in_order(lambda job: run_seed(*job), jobs, workers), strict=True):
+            rows.append(result.row for result in results)
+            progress.update(bar, advance=1, description=case.name)
+            clock.tick()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
+    options: Options = tyro.cli(
+        Options,
+        args=arguments,
+        prog="python -m experiments.suite",
+        description=__doc__,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+    )
+    try:
+        return run_suite(options, shlex.join(["python", "-m", "experiments.suite", *arguments]), console)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (PolicyError, SimulationError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""The page of the suite, and the costs that ship with it, from the run folder of `experiments.suite`.
+
+python -m experiments.suite_page runs/suite-v1 --write docs/suite.md
+python -m experiments.suite_page runs/suite-v1 --costs cace_env/data/suites/v1-costs.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cace_env.config import ConfigError
+from cace_env.evaluation import NO_SWAPPING
+from cace_env.markdown import number, percent, table
+from cace_env.results import write_results
+from cace_env.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Score, SuiteScores
+from cace_env.suite import Entry, Env, MemorySweep
+from experiments.suite_plots import draw_memory, draw_scores
+from experiments.suite_scores import SuiteRun
+from experiments.suite_text import FORMAT, MEMORY, SCORES, THE_SUITE, WAITS
+
+
+def page(suite: SuiteRun, pictures: dict[str, str]) -> str:
+    """`docs/suite.md`.
+
+    Args:
+        suite: the run.
+        pictures: paths beside the page: by environment its scores, and "memory".
+
+    Raises:
+        ConfigError: the reference has not run everywhere.
+    """
+    about = suite.run.about
+    parts = [
+        THE_SUITE.format(version=suite.suite.version, description=suite.suite.description.strip()),
+        _about_run(suite),
+        SCORES,
+    ]
+    for env in suite.envs:
+        scores = suite.scores(env)
+        parts += [f"## {env}", _entries(suite, env, scores)]
+        if scores.left_out:
+            parts.append(
+                f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean: {', '.join(scores.left_out)}."
+            )
+        parts += [f"![Scores on {env}]({pictures[env]})"] if env in pictures else []
+        parts += ["### Scores", _scores(suite, env, scores)]
+        parts += ["### Waiting: mean time to first token / longest wait [s]", WAITS, _waits(suite, env, scores)]
+    sweeps = [sweep for env in suite.envs for sweep in suite.sweeps(env)]
+    if sweeps:
+        parts += ["## How much memory", MEMORY]
+        parts += [f"![Cost along the memory]({pictures['memory']})"] if "memory" in pictures else []
+        for sweep in sweeps:
+            parts += [f"**{sweep.id}** ({sweep.env}): *{sweep.question}*", _sweep(suite, sweep)]
+    if suite.suite.dropped:
+        rows = [(row.scenario, row.env, row.why) for row in suite.suite.dropped]
+        parts += ["## What was left out", table(("scenario", "env", "why"), rows)]
+    parts += [FORMAT, "## How to get these numbers again", f"```console\n{about['command']}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about_run(suite: SuiteRun) -> str:
+    """Seeds, versions and the time it took."""
+    about = suite.run.about
+    minutes = about["wall_s"] / 60
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    said = [
+        f"{about['seeds']} {about['split']} seeds per policy and entry, {about['started'][:10]}, {versions}; policies "
+        f"and reference took {minutes:.0f} minutes on {about['cores']} cores."
+    ]
+    if about["status"] != "finished":
+        said.append(f"**The run is {about['status']}.**")
+    return " ".join(said)
+
+
+def _entries(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
+    """What each entry asks, and how much there is to gain."""
+    rows = []
+    for entry in suite.entries(env):
+        decisions = suite.run.mean(entry.id, BASELINE, "decisions")
+        rows.append(
+            [
+                f"`{entry.id}`",
+                entry.question,
+                percent(scores.headroom[entry.id]),
+                percent(suite.run.gain(entry.id, NO_SWAPPING)) if NO_SWAPPING in suite.run.policies(entry.id) else "-",
+                number(suite.run.mean(entry.id, BASELINE, "cost_per_request")),
+                number(decisions),
+            ]
+        )
+    header = ("entry", "question", "headroom: LRU to reference", "LRU to no swapping", "LRU: cost per request")
+    return table((*header, "LRU: decisions"), rows)
+
+
+def _scores(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
+    """Every policy on every entry."""
+    entries = suite.entries(env)
+    rows = []
+    for policy in suite.ranking(scores):
+        cells = [_score(scores.scores[policy].get(entry.id)) for entry in entries]
+        rows.append([f"`{policy}`", suite.run.group(policy).lower(), f"**{_score(scores.means[policy])}**", *cells])
+    return table(("policy", "kind", "interquartile mean", *_short(entries)), rows, numbers="right")
+
+
+def _short(entries: Sequence[Entry]) -> list[str]:
+    """Ids without the environment, under whose heading they stand."""
+    return [entry.id.removeprefix(f"{entry.env.partition('-')[0].lower()}-") for entry in entries]
+
+
+def _score(score: Score | None) -> str:
+    """A score with its interval; `-` where there is none."""
+    if score is None or np.isnan(score.value):
+        return "-"
+    show: Callable[[float], str] = (lambda x: f"{x:.0f}") if score.value < -100 else (lambda x: f"{x:.1f}")
+    return show(score.value) + ("" if np.isnan(score.low) else f" [{show(score.low)}, {show(score.high)}]")
+
+
+def _waits(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
+    """How long people wait under every policy."""
+    entries = suite.entries(env)
+    rows = []
+    for policy in [REFERENCE, *suite.ranking(scores), NO_SWAPPING]:
+        cells = []
+        for entry in entries:
+            if policy not in suite.run.policies(entry.id):
+                cells.append("-")
+                continue
+            ttft_s, wait_s = (suite.run.mean(entry.id, policy, name) for name in ("ttft_mean_s", "longest_wait_s"))
+            cells.append(f"{number(ttft_s)} / {number(wait_s)}")
+        rows.append([f"`{policy}`", *cells])
+    return table(("policy", *_short(entries)), rows, numbers="right")
+
+
+def _sweep(suite: SuiteRun, sweep: MemorySweep) -> str:
+    """Costs and headroom at each fraction."""
+    scores = suite.sweep_scores(sweep)
+    there = suite.run.policies(sweep.entries()[0].id)
+    costs = [BASELINE, *(name for name in ("cace", REFERENCE, NO_SWAPPING) if name in there)]
+    rows = []
+    for fraction, entry in zip(sweep.fractions, sweep.entries(), strict=True):
+        rows.append(
+            [
+                f"{100 * fraction:g} %",
+                percent(scores.headroom[entry.id]),
+                _score(scores.scores["cace"].get(entry.id)) if "cace" in scores.scores else "-",
+                *(number(suite.run.mean(entry.id, name, "cost_per_request")) for name in costs),
+            ]
+        )
+    header = ("memory", "headroom", "score of CACE", *(f"cost per request: {name}" for name in costs))
+    return table(header, rows, numbers="right")
+
+
+def write_page(suite: SuiteRun, path: Path) -> None:
+    """Writes the page, and its pictures into `images/` beside it.
+
+    Raises:
+        ConfigError: as `page`.
+    """
+    pictures: dict[str, str] = {env: f"images/suite-{env.lower().removesuffix('-v0')}.png" for env in suite.envs}
+    for env in suite.envs:
+        draw_scores(suite, env, suite.scores(env), path.parent / pictures[env])
+    sweeps = [sweep for env in suite.envs for sweep in suite.sweeps(env)]
+    if sweeps:
+        pictures["memory"] = "images/suite-memory.png"
+        draw_memory(suite, sweeps, path.parent / pictures["memory"])
+    path.write_text(page(suite, pictures), "utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.suite_page",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="a folder that experiments.suite has written")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="write the page, and pictures into images/ beside it"
+    )
+    parser.add_argument("--costs", type=Path, metavar="FILE", help="write the costs that ship with the suite")
+    options = parser.parse_args(arguments)
+    try:
+        suite = SuiteRun(options.folder)
+        if options.costs is not None:
+            write_results(options.costs, suite.published())
+            print(f"wrote {options.costs}")
+        if options.write is not None:
+            write_page(suite, options.write)
+            print(f"wrote {options.write}")
+        elif options.costs is None:
+            print(page(suite, {}))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

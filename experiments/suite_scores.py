@@ -1,0 +1,133 @@
+"""Scores from the run folder of a suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.config import ConfigError
+from cace_env.evaluation import NO_SWAPPING
+from cace_env.results import Header, Results, Row, row_of
+from cace_env.scores import BASELINE, REFERENCE, SuiteScores, suite_scores
+from cace_env.suite import Entry, Env, MemorySweep, Suite, load_suite
+from experiments.run_folder import Run
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """A finished run of a suite.
+
+    Raises:
+        ConfigError: the folder is none.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if not (self.path / "suite.yaml").is_file():
+            raise ConfigError(f"{self.path} has no suite.yaml: it is no folder of `python -m experiments.suite`")
+
+    @cached_property
+    def run(self) -> Run:
+        """Its rows."""
+        return Run(self.path)
+
+    @cached_property
+    def suite(self) -> Suite:
+        """What was run."""
+        return load_suite(self.path / "suite.yaml")
+
+    @cached_property
+    def envs(self) -> list[Env]:
+        """Environments of which anything ran, in the order of the suite."""
+        return list(dict.fromkeys(entry.env for entry in self.suite.entries if entry.id in self.run.scenarios))
+
+    def entries(self, env: Env) -> list[Entry]:
+        """Entries of an environment that ran, without memory sweeps."""
+        return [entry for entry in self.suite.entries if entry.env == env and entry.id in self.run.scenarios]
+
+    def sweeps(self, env: Env) -> list[MemorySweep]:
+        """Memory sweeps of an environment that ran."""
+        there = set(self.run.scenarios)
+        return [s for s in self.suite.memory_sweeps if s.env == env and {e.id for e in s.entries()} <= there]
+
+    def policies(self, env: Env) -> list[str]:
+        """Those that ran on any entry of an environment, in the order in which they ran."""
+        return list(dict.fromkeys(policy for entry in self.entries(env) for policy in self.run.policies(entry.id)))
+
+    def costs(self, entry: str) -> dict[str, FloatArray]:
+        """Cost of every policy on LRU's seeds, each `(seeds,)`; NaN where an episode is missing or was cut short."""
+        seeds = self.run.columns[entry, BASELINE]["seed"]
+        costs = {}
+        for policy in self.run.policies(entry):
+            columns = self.run.columns[entry, policy]
+            by_seed = dict(zip(columns["seed"], columns["cost"], strict=True))
+            costs[policy] = np.array([by_seed.get(seed, np.nan) for seed in seeds])
+        return costs
+
+    def scores(self, env: Env) -> SuiteScores:
+        """Scores on the entries of an environment.
+
+        Raises:
+            ConfigError: the reference did not run on one of them.
+        """
+        return suite_scores({entry.id: self._scored(entry.id) for entry in self.entries(env)})
+
+    def sweep_scores(self, sweep: MemorySweep) -> SuiteScores:
+        """Scores along a memory sweep; its mean is of no use.
+
+        Raises:
+            ConfigError: as `scores`.
+        """
+        return suite_scores({entry.id: self._scored(entry.id) for entry in sweep.entries()})
+
+    def _scored(self, entry: str) -> dict[str, FloatArray]:
+        costs = self.costs(entry)
+        if REFERENCE not in costs or np.isnan(costs[REFERENCE]).any():
+            raise ConfigError(
+                f"{self.path}: the reference has not run on every seed of {entry!r}; the command of the run, without "
+                "--reference none, goes on with it"
+            )
+        return costs
+
+    def ranking(self, scores: SuiteScores) -> list[str]:
+        """Policies from the best mean score to the worst; those without one stand last, the reference nowhere."""
+        means = {policy: mean.value for policy, mean in scores.means.items() if policy not in (REFERENCE, NO_SWAPPING)}
+        return sorted(means, key=lambda policy: (np.isnan(means[policy]), -means[policy]))
+
+    def published(self) -> Results:
+        """LRU and the reference on everything that ran, as the costs that ship with the suite.
+
+        Raises:
+            ConfigError: the reference has not run everywhere.
+        """
+        rows: list[Row] = []
+        for entry in self.suite.all_entries():
+            if entry.id not in self.run.scenarios:
+                raise ConfigError(f"{self.path}: entry {entry.id!r} has not run; the costs that ship are those of all")
+            self._scored(entry.id)
+            for policy in (BASELINE, REFERENCE):
+                columns = self.run.columns[entry.id, policy]
+                for at in range(len(columns["seed"])):
+                    rows.append(row_of(entry.id, {"policy": policy} | {name: columns[name][at] for name in columns}))
+        about = self.run.about
+        git = about["git"]
+        header = Header(
+            suite=self.suite.version,
+            policy=REFERENCE,
+            description=about["policies"][REFERENCE]["description"],
+            clairvoyant=True,
+            trained_on="nothing",
+            simulated_requests=0,
+            code=f"cace-env {about['versions']['cace-env']}" + (f", commit {git['commit'][:12]}" if git else ""),
+            cace_env=about["versions"]["cace-env"],
+            fingerprints=about["fingerprints"],
+            settings=about["policies"][REFERENCE].get("settings", {}),
+        )
+        return Results(header, tuple(rows), str(self.path))

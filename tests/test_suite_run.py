@@ -1,0 +1,200 @@
+"""A run of the suite can be killed at any moment and goes on where it was; nothing runs twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("tyro", reason="needs the extra experiments")
+pytest.importorskip("matplotlib", reason="needs the extra experiments")
+
+from cace_env.evaluation import Case, Contestant, SeedResult, evaluate, run_seed
+from cace_env.results import read_results
+from cace_env.suite import load_suite
+from experiments import suite as command
+from experiments import suite_page
+from experiments.suite import main
+
+SUITE: dict[str, Any] = {
+    "version": "tiny",
+    "description": "Two scenarios.",
+    "entries": [
+        {
+            "id": name,
+            "env": "Eviction-v0",
+            "scenario": {"base": "workstation", "pressure": pressure, "workload": {"requests": 300}},
+            "question": "Is LRU good enough?",
+        }
+        for name, pressure in (("desk", 2.9), ("tight", 3.4))
+    ],
+    "memory_sweeps": [
+        {
+            "id": "memory",
+            "env": "Eviction-v0",
+            "scenario": {"base": "fast-loader", "workload": {"requests": 300}},
+            "fractions": [0.25, 1.0],
+            "question": "How much memory?",
+        }
+    ],
+    "dropped": [{"scenario": "light-pressure", "env": "Eviction-v0", "why": "nothing to gain"}],
+}
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("suite") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(SUITE))
+    return path
+
+
+def arguments(suite: Path, out: Path, *more: str) -> list[str]:
+    return ["--suite", str(suite), "--policies", "lru,cace", "--seeds", "3", "--out", str(out), "--workers", "1", *more]
+
+
+def rows_of(folder: Path) -> dict[tuple[str, str, str], str]:
+    with (folder / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_key = {(row["scenario"], row["policy"], row["seed"]): row["cost"] for row in rows}
+    assert len(by_key) == len(rows)
+    return by_key
+
+
+@pytest.fixture(scope="module")
+def finished(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "first"
+    assert main(arguments(suite, out)) == 0
+    return out
+
+
+def test_every_policy_runs_on_every_entry_and_seed(finished: Path, suite: Path):
+    rows = rows_of(finished)
+    assert len(rows) == 4 * 3 * 3  # lru, cace and no-swapping on two entries and two fractions
+    case = load_suite(suite).entry("tight").case()
+    assert float(rows["tight", "cace", "2000001"]) == evaluate("cace", case, [2_000_001]).column("cost")[0]
+    about = json.loads((finished / "run.json").read_text())
+    assert about["status"] == "finished" and about["wall_s"] > 0
+
+
+def test_a_killed_run_goes_on_where_it_was(
+    finished: Path, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "killed"
+    assert main(arguments(suite, out)) == 0
+    lines = (out / "rows.csv").read_text().splitlines(keepends=True)
+    (out / "rows.csv").write_text("".join(lines[:6]) + lines[6][:30])  # killed while it wrote a row
+    ran: list[tuple[str, int, int]] = []
+
+    def noted(case: Case, contestants: Sequence[Contestant], seed: int) -> list[SeedResult]:
+        ran.append((case.name, len(contestants), seed))
+        return run_seed(case, contestants, seed)
+
+    monkeypatch.setattr(command, "run_seed", noted)
+    assert main(arguments(suite, out)) == 0
+    assert rows_of(out) == rows_of(finished)
+    rest = [(name, 3, 2_000_000 + n) for name in ("tight", "memory-25", "memory-100") for n in range(3)]
+    assert ran == [("desk", 1, 2_000_001), ("desk", 3, 2_000_002), *rest]
+    ran.clear()
+    assert main(arguments(suite, out)) == 0 and not ran  # nothing is missing
+
+
+def test_more_policies_and_seeds_join_a_finished_run(suite: Path, tmp_path: Path):
+    out = tmp_path / "more"
+    assert main([*arguments(suite, out), "--seeds", "1"]) == 0
+    assert main([*arguments(suite, out), "--policies", "lru,gdsf", "--seeds", "2"]) == 0
+    counts: dict[str, int] = {}
+    for entry, policy, _ in rows_of(out):
+        counts[policy] = counts.get(policy, 0) + (entry == "desk")
+    assert counts == {"lru": 2, "cace": 1, "no-swapping": 2, "gdsf": 2}
+    assert set(json.loads((out / "run.json").read_text())["policies"]) == set(counts)
+
+
+def test_rows_of_another_suite_or_split_are_never_mixed(
+    finished: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = tmp_path / "tiny.yaml"
+    other.write_text(suite.read_text().replace("3.4", "3.3"))
+    assert main(arguments(other, finished)) == 2
+    assert "holds a run of other entries" in capsys.readouterr().err
+    assert main([*arguments(suite, finished), "--split", "validation"]) == 2
+    assert "split test, this is validation" in capsys.readouterr().err
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("Dear Sir")
+    assert main(arguments(suite, tmp_path / "full")) == 2
+    assert "holds no run of a suite; give another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--policies", "lruu"], "did you mean 'lru'"),
+        (["--suite", "v0"], "no suite called 'v0'"),
+        (["--seeds", "101"], "there are 1 to 100"),
+        (["--workers", "0"], "0 workers were asked for"),
+    ],
+)
+def test_what_cannot_be_run_is_said_before_anything_is_written(
+    more: list[str], said: str, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main([*arguments(suite, tmp_path / "out"), *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def scored(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run with a reference that is made up: half of LRU's cost everywhere, nearly LRU's on `tight`."""
+    out = tmp_path_factory.mktemp("runs") / "scored"
+    shutil.copytree(finished, out)
+    with (out / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (out / "rows.csv").open("a", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        for row in (row for row in rows if row["policy"] == "lru"):
+            share = 0.98 if row["scenario"] == "tight" else 0.5
+            writer.writerow({**row, "policy": "reference", "cost": repr(share * float(row["cost"]))})
+    about = json.loads((out / "run.json").read_text())
+    about["policies"]["reference"] = {"group": "Reference", "description": "Made up.", "settings": {"gain": 0.01}}
+    (out / "run.json").write_text(json.dumps(about))
+    return out
+
+
+def test_the_page_holds_the_scores_of_the_rows(scored: Path, tmp_path: Path):
+    assert suite_page.main([str(scored), "--write", str(tmp_path / "suite.md")]) == 0
+    text = (tmp_path / "suite.md").read_text()
+    rows = rows_of(scored)
+    lru, cace = (sum(float(rows["desk", who, str(2_000_000 + n)]) for n in range(3)) for who in ("lru", "cace"))
+    (line,) = [line for line in text.splitlines() if line.startswith("| `cace` | cace |")]
+    score = f"{100 * (lru - cace) / (lru / 2):.1f}"
+    assert f"| **{score} [" in line  # of two entries one has no headroom: the mean is that of the other
+    assert f"| {score} [" in line
+    assert "Headroom under 3 %, so in no mean: tight." in text
+    assert "| light-pressure | Eviction-v0 | nothing to gain |" in text
+    assert "| 25 % | **+50.0 % [+50.0, +50.0]**" in text
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert pictures == ["images/suite-eviction.png", "images/suite-memory.png"]
+    assert all((tmp_path / picture).stat().st_size > 5000 for picture in pictures)
+
+
+def test_the_costs_that_ship_are_those_of_the_rows(scored: Path, tmp_path: Path):
+    assert suite_page.main([str(scored), "--costs", str(tmp_path / "costs.csv")]) == 0
+    results = read_results(tmp_path / "costs.csv")
+    assert results.header.policy == "reference" and results.header.clairvoyant
+    assert results.header.settings == {"gain": 0.01}
+    assert {row.entry for row in results.rows} == {"desk", "tight", "memory-25", "memory-100"}
+    rows = rows_of(scored)
+    assert all(row.cost == float(rows[row.entry, row.policy, str(row.seed)]) for row in results.rows)
+
+
+def test_scores_need_the_reference(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert suite_page.main([str(finished), "--write", str(tmp_path / "suite.md")]) == 2
+    assert "the reference has not run on every seed of 'desk'" in capsys.readouterr().err
+    assert suite_page.main([str(tmp_path)]) == 2
+    assert "no suite.yaml" in capsys.readouterr().err
