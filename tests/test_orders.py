@@ -20,7 +20,7 @@ from cace_env.orders import ORDERS, Order, order, orders_table, split_order
 from cace_env.policies import POLICIES, policy, rule_of
 from cace_env.scenarios import scenario_names
 from cace_env.simulator import Episode, SimulationError, Simulator
-from cace_env.tables import CostTable, FleetTables, TableError
+from cace_env.tables import FOREVER, CostTable, FleetTables, TableError
 from cace_env.workload import Workload
 from tests import strategies
 from tests.examples import MS, fleet, requests, slo
@@ -173,7 +173,8 @@ def test_patient_fifo_is_eviction_v0_on_any_fleet(
     assume(not tables.unlimited_memory and rules.feasible)
     limit = None if math.isinf(patience_s) else round(patience_s * SECOND)
     order = dataclasses.replace(ORDERS["fifo"], patience_s=patience_s)
-    tables = tables.replace(drain_after_us=order.patience_us if limit is None else limit)
+    drain_after_us = order.patience_us if limit is None else limit
+    tables = tables.replace(drain_after_us=drain_after_us, max_decisions=FOREVER)
     same_latencies(tables, workload, name, order, max_resident=rules.max_resident)
 
 
