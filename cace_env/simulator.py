@@ -65,7 +65,7 @@ class Question:
     target: int  # model to be loaded; NONE where that is asked
     slot_models: Int64Array  # (S,) model in each slot, NONE where empty
     legal: npt.NDArray[np.bool_]  # (S,), in Swap-v0 (S + M + 1,)
-    last_use_us: Int64Array  # (M,) last arrival or finish
+    last_use_us: Int64Array  # (M,) last arrival or finish; the load end of a model that nobody has asked for yet
     features: Callable[
         [], npt.NDArray[np.float64]
     ]  # () -> (S, NUM_SLOT_FEATURES), raw, see cace_env.observation.SLOT_FEATURES

@@ -24,8 +24,8 @@ from cace_env.evaluation import Case, case_of
 from cace_env.scenarios import Scenario, load_scenario
 from cace_env.tables import NONE, CostTable, FleetTables
 
-Env = Literal["Eviction-v0"]
-ENVS: Final[dict[Env, str]] = {"Eviction-v0": "eviction"}  # env -> protocol of the simulator
+Env = Literal["Eviction-v0", "Swap-v0"]
+ENVS: Final[dict[Env, str]] = {"Eviction-v0": "eviction", "Swap-v0": "swap"}  # env -> protocol of the simulator
 PROSE: Final = ("name", "description", "question")  # keys of a scenario that change no result
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 # A shipped scenario by name, or {base: NAME, ...}: that one with keys of `Scenario` changed.
@@ -54,7 +54,7 @@ class Entry(Frozen):
         Raises:
             ConfigError: as `load`.
         """
-        return case_of(self.load())
+        return case_of(self.load(), ENVS[self.env])
 
     def fingerprint(self) -> str:
         """What results depend on, in 16 hexadecimal digits: fleet, workload and rules; neither prose nor code.
@@ -64,7 +64,7 @@ class Entry(Frozen):
         """
         scenario = self.load()
         settings = scenario.model_dump(mode="json", exclude_defaults=True, exclude=set(PROSE))
-        content = {"env": self.env, "scenario": settings, "tables": _numbers(scenario.tables())}
+        content = {"env": self.env, "scenario": settings, "tables": _numbers(self.case().tables)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from cace_env.scenarios import Scenario
 from cace_env.tables import FOREVER, TASKS, FleetTables
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import COLUMNS, Workload
+from experiments.lineup import ENV_OF, EVICTION, SWAP, able
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,11 @@ class PreparedCase:
 
 
 def prepare(
-    scenario: Scenario, contestants: Sequence[Contestant], seeds: Sequence[int], trace: dict[str, Any] | None
+    scenario: Scenario,
+    contestants: Sequence[Contestant],
+    seeds: Sequence[int],
+    trace: dict[str, Any] | None,
+    protocol: str = EVICTION,
 ) -> PreparedCase:
     """Tabulates a scenario, reads or draws its first requests, and sorts out who cannot run on its fleet.
 
@@ -41,11 +47,14 @@ def prepare(
         contestants: who wants to take part.
         seeds: of the episodes. A log to which nothing is attached is the same for every seed: then only the first runs.
         trace: a section of `TraceConfig`, whose log takes the place of the workload; None: generated requests.
+        protocol: "eviction" or "swap": what is asked. In Swap-v0 the case is called after the scenario, with `-swap`.
 
     Raises:
         ConfigError, TraceError: options or a log that cannot be used.
     """
-    case = case_of(scenario)
+    case = case_of(scenario, protocol)
+    if protocol == SWAP:
+        case = dataclasses.replace(case, name=f"{case.name}-swap")
     if trace is not None:
         case = Case(case.name, case.tables, log_workload(scenario, parse(TraceConfig, trace, "--trace")))
     first = case.workload(seeds[0])
@@ -53,15 +62,15 @@ def prepare(
     if case.training is None and len(seeds) > 1 and same_requests(first, case.workload(seeds[1])):
         about["notes"].append("Nothing is drawn from this log, so every seed is the same: one episode, no intervals.")
         seeds = seeds[:1]
-    able = []
-    for contestant in contestants:
+    ready = []
+    for contestant in able(contestants, protocol):
         reason = unable(contestant, case)
         if reason is None:
-            able.append(contestant)
+            ready.append(contestant)
         else:
             about["notes"].append(f"Left out here: {reason}.")
-    run_episode(able[0], case, first, seeds[0])  # compiles, before anybody watches a progress bar
-    return PreparedCase(case, tuple(able), tuple(seeds), about)
+    run_episode(ready[0], case, first, seeds[0])  # compiles, before anybody watches a progress bar
+    return PreparedCase(case, tuple(ready), tuple(seeds), about)
 
 
 def unable(contestant: Contestant, case: Case) -> str | None:
@@ -69,6 +78,10 @@ def unable(contestant: Contestant, case: Case) -> str | None:
     policy = contestant.policy
     if not isinstance(policy, Policy) or not contestant.swaps:
         return None
+    if policy.order is not None and case.tables.protocol != SWAP:
+        return f"policy {policy.name!r} has an order, and Eviction-v0 asks for none"
+    if policy.order is not None and policy.order.prefetch and not case.tables.prefetch_limit:
+        return f"policy {policy.name!r} prefetches, and prefetch_limit is 0 here"
     if policy.trained and case.training is None:
         return f"policy {policy.name!r} learns from training seeds, and a log has only the requests under test"
     try:
@@ -107,6 +120,7 @@ def describe(scenario: Scenario, tables: FleetTables, workload: Workload) -> dic
         "question": scenario.question,
         "description": scenario.description,
         "version": scenario.version,
+        "env": ENV_OF[tables.protocol],
         "engine": scenario.engine,
         "accelerators": dict(zip(tables.accelerator_names, gb, strict=True)),
         "models": {

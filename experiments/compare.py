@@ -1,8 +1,9 @@
-"""Compares eviction policies on scenarios or on a log of real requests; writes tables, plots and a report.
+"""Compares policies on scenarios or on a log of real requests; writes tables, plots and a report.
 
     python -m experiments.compare                                     every policy on every scenario
     python -m experiments.compare --list                              what there is
     python -m experiments.compare --policies lru,cace --scenarios default,agents --seeds 100
+    python -m experiments.compare --env swap --scenarios default      which model to load next is decided, too
     python -m experiments.compare --policy my_module:my_policy        anybody's Python policy, on the same requests
     python -m experiments.compare --trace requests.csv --format azure --scenarios default
     python -m experiments.compare --config configs/experiment/claims.yaml
@@ -17,10 +18,10 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import tyro
 import yaml
@@ -30,21 +31,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cace_env.config import ConfigError, Frozen, dump, load
-from cace_env.evaluation import NO_SWAPPING, Contestant, PolicyError, contestant_of, in_order, run_seed, seed_list
-from cace_env.policies import GROUPS, POLICIES, Policy
+from cace_env.evaluation import NO_SWAPPING, PolicyError, in_order, run_seed, seed_list
+from cace_env.orders import ORDERS
+from cace_env.policies import POLICIES
 from cace_env.scenarios import Split, load_scenario, scenario_names, seeds
 from cace_env.simulator import SimulationError
 from cace_env.traces import TraceError
 from experiments.cases import prepare
 from experiments.command_line import split_names
+from experiments.lineup import EVICTION, SWAP, WITHOUT_SWAPPING, about_policy, check_names, contestants_of
 from experiments.report import print_tables, write_report
 from experiments.run_folder import BASELINE, Run, RunFolder, check_new, surroundings
 from experiments.timelines import timelines
 
 DEFAULT_SEEDS: Final = 20
 DEMO_SEEDS: Final = 15
-WITHOUT_SWAPPING: Final = "room for every model: nothing is evicted, nobody is asked"
 DEMO_SCENARIOS: Final = ("default", "completion-heavy", "sleep-mode", "agents")
+DEMO_SWAP: Final = ("fast-loader",)  # in Swap-v0
 
 
 def _said(metavar: str) -> Any:
@@ -57,7 +60,8 @@ class Comparison(Frozen):
 
     policies: Annotated[tuple[str, ...], _said("A,B")] = Field(
         default=(),
-        description="built-in policies; cace:FILE.yaml is CACE with other weights; all by default; lru always runs",
+        description="built-in policies, all by default; cace:FILE.yaml is CACE with other weights; wsjf+cace loads by "
+        "the order wsjf (--env swap); lru always runs",
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy f(features, legal) -> keep-scores, besides; may be given several times"
@@ -69,6 +73,11 @@ class Comparison(Frozen):
         default=None, description=f"episodes of each policy on each scenario; {DEFAULT_SEEDS} by default"
     )
     split: Split = Field(default="test", description="where the seeds come from")
+    env: Annotated[Literal["eviction", "swap", "both"] | None, _said("eviction|swap|both")] = Field(
+        default=None,
+        description="eviction (default): which model makes room (Eviction-v0); swap: which model is loaded next, too "
+        "(Swap-v0)",
+    )
     trace: Annotated[str | None, _said("FILE")] = Field(
         default=None, description="a log of real requests, which takes the place of the scenarios' workloads"
     )
@@ -89,7 +98,8 @@ class Comparison(Frozen):
     )
     demo: bool = Field(
         default=False,
-        description=f"a tour: all policies, {DEMO_SEEDS} seeds, scenarios {', '.join(DEMO_SCENARIOS)}",
+        description=f"a tour: all policies, {DEMO_SEEDS} seeds, scenarios {', '.join(DEMO_SCENARIOS)}; and in Swap-v0 "
+        f"{', '.join(DEMO_SWAP)}",
     )
     show: Annotated[bool, tyro.conf.arg(name="list")] = Field(
         default=False, description="show policies and scenarios, and run nothing"
@@ -118,34 +128,14 @@ def read_options(arguments: Sequence[str]) -> Comparison:
     return options
 
 
-def contestants_of(options: Comparison) -> list[Contestant]:
-    """Who takes part: the baseline, what was asked for, and the run without swapping.
-
-    Raises:
-        ConfigError: no such policy, or two under one name.
-    """
-    names = split_names(options.policies) or ([] if options.policy else list(POLICIES))
-    contestants = [contestant_of(name) for name in dict.fromkeys([BASELINE, *names]) if name != NO_SWAPPING]
-    for address in options.policy:
-        if ":" not in address:
-            wanted = "MODULE:OBJECT, such as my_policies:my_policy; --policies takes built-in ones"
-            raise ConfigError(f"--policy {address} has to be {wanted}")
-        contestants.append(contestant_of(address))
-    contestants.append(contestant_of(NO_SWAPPING))
-    check_names(contestant.name for contestant in contestants)
-    return contestants
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Refuses results that nobody could tell apart.
-
-    Raises:
-        ConfigError: a name stands twice.
-    """
-    taken = list(names)
-    twice = [name for name in taken if taken.count(name) > 1]
-    if twice:
-        raise ConfigError(f"two policies or scenarios are called {twice[0]!r}; give one of them another name")
+def pairs_of(options: Comparison) -> list[tuple[str, str]]:
+    """Scenarios by name, each with what is asked there: "eviction" or "swap"."""
+    named = split_names(options.scenarios)
+    protocols = {None: [EVICTION], "both": [EVICTION, SWAP]}.get(options.env) or [str(options.env)]
+    if options.demo and not named:
+        demo = {EVICTION: DEMO_SCENARIOS, SWAP: DEMO_SWAP}
+        return [(name, protocol) for protocol in (protocols if options.env else demo) for name in demo[protocol]]
+    return [(name, protocol) for protocol in protocols for name in named or scenario_names()]
 
 
 def run_folder_path(options: Comparison) -> Path:
@@ -170,14 +160,17 @@ def compare(options: Comparison, command: str, console: Console) -> int:
     workers = options.workers if options.workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
-    contestants = contestants_of(options)
-    names = split_names(options.scenarios) or list(DEMO_SCENARIOS if options.demo else scenario_names())
+    pairs = pairs_of(options)
+    protocols = list(dict.fromkeys(protocol for _, protocol in pairs))
+    contestants = contestants_of(split_names(options.policies), options.policy, protocols)
     path = run_folder_path(options)
     check_new(path)
     with console.status("preparing: scenarios, requests, compiled code"):
-        scenarios = [load_scenario(name) for name in names]
+        by_name = {name: load_scenario(name) for name, _ in pairs}
+        scenarios = list(by_name.values())
         check_names(scenario.name for scenario in scenarios)
-        cases = [prepare(scenario, contestants, numbers, trace_section(options)) for scenario in scenarios]
+        section = trace_section(options)
+        cases = [prepare(by_name[name], contestants, numbers, section, protocol) for name, protocol in pairs]
     for case in cases:
         if len(case.seeds) < len(numbers):
             why = "nothing is drawn from this log, so every seed is the same"
@@ -261,17 +254,6 @@ def trace_section(options: Comparison) -> dict[str, Any] | None:
     return section
 
 
-def about_policy(contestant: Contestant) -> dict[str, Any]:
-    """What the report says about a policy."""
-    if not contestant.swaps:
-        return {"group": "No swapping", "description": WITHOUT_SWAPPING}
-    if isinstance(contestant.policy, Policy):
-        group = contestant.policy.group if contestant.policy.group in GROUPS else "Your own"
-        return {"group": group, "description": contestant.policy.description}
-    first_line = (contestant.policy.__doc__ or "").strip().partition("\n")[0]
-    return {"group": "Your own", "description": first_line or "Python policy"}
-
-
 def progress_bar(console: Console) -> Progress:
     """Bar, count, time gone and time left."""
     return Progress(
@@ -286,16 +268,21 @@ def progress_bar(console: Console) -> Progress:
 
 
 def show(console: Console) -> None:
-    """Policies and scenarios with a line on each."""
+    """Policies, orders and scenarios with a line on each."""
     policies = Table("policy", "kind", "which model is evicted", title="Policies (--policies)", title_justify="left")
     for policy in POLICIES.values():
         policies.add_row(policy.name, policy.group, policy.description)
     policies.add_row(NO_SWAPPING, "No swapping", f"{WITHOUT_SWAPPING}; stands beside the policies in every run")
+    orders = Table(
+        "order", "which model is loaded first", title="Orders (ORDER+POLICY, --env swap)", title_justify="left"
+    )
+    for order in ORDERS.values():
+        orders.add_row(order.name, order.description)
     scenarios = Table("scenario", "question", title="Scenarios (--scenarios)", title_justify="left")
     for name in scenario_names():
         scenario = load_scenario(name)
         scenarios.add_row(name, scenario.question or scenario.description)
-    console.print(policies, scenarios, sep="\n")
+    console.print(policies, orders, scenarios, sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -211,9 +211,9 @@ assert rewards.tolist() == list(first.values())
   been saved, and no policy. [examples/beam_search.py](../examples/beam_search.py) shows one. Whoever plans without the
   future simulates other requests than those that will come (`reset(options={"workload": ...})`).
 - **A state is small and lasts.** It holds what is in use of the simulation's one row of memory, about a hundred kB for
-  2,000 requests, and takes microseconds (`python -m experiments.benchmark --only states`). The requests of an episode are copied when its first state
-  is taken, and shared by all that follow; after a reset they are put back, too. Nothing that happens later changes a
-  state.
+  2,000 requests, and takes microseconds (`python -m experiments.benchmark --only states`). The requests of an episode
+  are copied when its first state is taken, and shared by all that follow; after a reset they are put back, too.
+  Nothing that happens later changes a state.
 - **What it does not hold**: `strict`, `invalid_penalty` and `num_workloads`, which stay those of the environment that
   takes it; the generator of `action_space.sample()`; and what wrappers remember. They learn of it at the next step, so
   search on `unwrapped`. The legal actions are in `action_masks()`; an `Actor` has to be reset.

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.metrics import TTFT_EDGES_S
 from cace_env.tables import TASKS
+from experiments.lineup import ORDERED
 from experiments.run_folder import BASELINE, Run
 from experiments.timelines import draw_timeline
 
@@ -26,6 +27,7 @@ GROUP_COLOURS: Final = {
     "Caching": "#009E73",
     "Forecast": "#56B4E9",
     "CACE": "#D55E00",
+    "Order": "#44AA99",
     "Clairvoyant": "#CC79A7",
     "Your own": "#6A3D9A",
     "Reference": "#8A6D00",
@@ -69,7 +71,8 @@ def _save(figure: Any, path: Path) -> Path:
 
 def notable(run: Run, scenario: str) -> list[str]:
     """The baseline, CACE, the cheapest rule of each kind, every Python policy: few enough for lines and labels."""
-    best = [run.cheapest(scenario, group) for group in ("Deployed", "Proposed", "Caching", "Forecast", "Clairvoyant")]
+    groups = ("Deployed", "Proposed", "Caching", "Forecast", ORDERED, "Clairvoyant", "Reference")
+    best = [run.cheapest(scenario, group) for group in groups]
     wanted = {BASELINE, "cace", *best, NO_SWAPPING}
     return [p for p in run.policies(scenario) if p in wanted or run.group(p) == "Your own"]
 

@@ -18,8 +18,10 @@ from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.intervals import share_of_gap
 from cace_env.markdown import table
+from experiments.contrasts import gain_table
+from experiments.lineup import ORDERED
 from experiments.plots import draw
-from experiments.report_text import CAVEATS, HOW_TO_READ, WHAT_THIS_IS
+from experiments.report_text import ASKED, CAVEATS, HOW_TO_READ, WHAT_THIS_IS, WHERE_FROM
 from experiments.run_folder import BASELINE, Run
 from experiments.verdicts import NOTHING_TO_DECIDE, few_seeds, in_short, nothing_to_decide, own_policies, saved
 
@@ -44,6 +46,7 @@ COLUMNS: Final = {
     "ttft_p95_s": "TTFT p95 [s]",
     "completion_ttft_mean_s": "completion TTFT mean [s]",
     "e2e_mean_s": "E2E mean [s]",
+    "longest_wait_s": "longest wait [s]",
     "slo_met": "SLO met",
     "waited_min_per_day": "waited [min/day]",
     "evictions": "evictions",
@@ -55,6 +58,7 @@ COLUMNS: Final = {
 IN_TERMINAL: Final = {
     "ttft_mean_s": "TTFT",
     "ttft_p95_s": "TTFT p95",
+    "longest_wait_s": "longest wait",
     "e2e_mean_s": "E2E",
     "evictions": "evictions",
     "loads": "loads",
@@ -88,7 +92,7 @@ def page(run: Run, pictures: Pictures) -> str:
     seeds = sorted({len(run.columns[key]["seed"]) for key in run.columns})
     counted = " to ".join(str(count) for count in ([seeds[0], seeds[-1]] if seeds[0] < seeds[-1] else seeds))
     parts = [
-        "# Eviction policies compared",
+        "# Policies compared",
         f"{len(about['policies']) - 1} policies and {NO_SWAPPING}, {len(run.scenarios)} scenario"
         f"{'s' if several else ''}, {counted} {about['split']} seed{'' if seeds == [1] else 's'} each, "
         f"{about['started'][:10]}, cace-env {about['versions']['cace-env']}.",
@@ -105,6 +109,12 @@ def page(run: Run, pictures: Pictures) -> str:
     parts += [_scenario_table(run), "## How to read it", HOW_TO_READ]
     if any("cace" in run.policies(scenario) for scenario in run.scenarios):
         parts += ["## CACE against LRU, number by number", *_claims(run)]
+    if gain_table(run):
+        parts += ["## Where the gain comes from", WHERE_FROM, gain_table(run)]
+        parts += [
+            "The same for the longest wait of an episode: above 0 it is shorter.",
+            gain_table(run, "longest_wait_s"),
+        ]
     parts += ["## All policies, all scenarios", _matrix(run)]
     for scenario in run.scenarios:
         parts += _scenario(run, scenario, pictures[scenario])
@@ -125,7 +135,7 @@ def _scenario_table(run: Run) -> str:
 
 def headlines(run: Run) -> tuple[list[str], list[list[str]]]:
     """Header and a row per scenario: what CACE, own policies and the cheapest rule of each kind save against LRU."""
-    groups = ("Deployed", "Proposed", "Caching", "Clairvoyant")
+    groups = ("Deployed", "Proposed", "Caching", ORDERED, "Clairvoyant")
     ran = [group for group in groups if any(run.cheapest(s, group) not in (None, BASELINE) for s in run.scenarios)]
     with_cace = any("cace" in run.policies(scenario) for scenario in run.scenarios)
     own = own_policies(run)
@@ -186,6 +196,7 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
         requests += f". Log: {log['source']}, times divided by {log['time_compression']:g}, licence {log['licence']}"
         requests += f", {log['attribution']}" if log["attribution"] else ""
     lines = [
+        f"- Asked ({about['env']}): {ASKED[about['env']]}.",
         f"- Fleet: {fleet}; load engine {about['engine']}.",
         f"- Models, memory needed [GB]: {models}.",
         f"- Requests: {requests}.",
@@ -284,7 +295,7 @@ def print_tables(run: Run, console: Console) -> None:
     header, rows = headlines(run)
     summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
     for heading in header[:-1]:  # without swapping: in the report, where there is room
-        summary.add_column(heading, no_wrap=heading == "scenario")
+        summary.add_column(heading, no_wrap=heading == "scenario", overflow="fold")
     for row in rows:
         cells = [cell.replace("**", "").replace(" %", "") for cell in row[:-1]]
         summary.add_row(*(cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in cells))

@@ -16,6 +16,17 @@ expected output length, recent use and demand in a sliding window. Its exact for
 could find: what ran here is a reconstruction from these factors. **LRU** evicts the model that was not used for
 longest, and is what all are compared with."""
 
+ASKED: Final = {
+    "Eviction-v0": "which model makes room; the model whose oldest request has waited longest is loaded",
+    "Swap-v0": "which waiting model is loaded next, or none now; then which model makes room",
+}
+
+WHERE_FROM: Final = """\
+In Swap-v0 a policy decides two things: in which *order* waiting models are loaded (and whether to wait for an idle
+victim), and which *victims* make room. A policy named `order+policy` does both; one without an order loads the model
+whose oldest request has waited longest (`fifo`), and drains busy models at once where no idle victim suffices. Each row
+below sets two policies side by side that differ in one thing alone. Numbers are cost saved, with 95 % intervals."""
+
 HOW_TO_READ: Final = """\
 - **TTFT**: time to first token, from a request's arrival to the first token of its answer: what somebody feels who
   waits for a completion. **E2E**: until the last token: what an agent or a reader of a long answer waits for.
@@ -35,7 +46,8 @@ HOW_TO_READ: Final = """\
   model is loaded once.
 - **Evictions** are models brought out of memory; **loads** brought in; **regret loads** those of models evicted
   less than 60 s before; **decisions** the times that the policy was asked: where only one model may leave, nobody
-  is asked.
+  is asked. **Longest wait**: the mean over seeds of the longest time that anybody waited for a first token; a policy
+  that saves cost by letting somebody starve shows there.
 - **Waited [min/day]**: minutes that all developers together wait for first tokens in 8 hours of this load."""
 
 CAVEATS: Final = """\

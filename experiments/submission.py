@@ -29,7 +29,8 @@ from cace_env.results import Header, Results, Row, policies_of, published, read_
 from cace_env.scores import BASELINE, REFERENCE, SuiteScores, suite_scores
 from cace_env.simulator import SimulationError
 from cace_env.suite import ENVS, Entry, Env, Suite, load_suite
-from experiments.compare import about_policy, progress_bar
+from experiments.compare import progress_bar
+from experiments.lineup import about_policy
 from experiments.run_folder import surroundings
 
 SPOTS: Final = 10  # episodes that `check` runs again

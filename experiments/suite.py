@@ -24,28 +24,20 @@ from rich.console import Console
 
 from cace_env.compilation import source_hash
 from cace_env.config import ConfigError, Frozen, dump
-from cace_env.evaluation import (
-    NO_SWAPPING,
-    Case,
-    Contestant,
-    PolicyError,
-    contestant_of,
-    in_order,
-    run_seed,
-    seed_list,
-)
-from cace_env.policies import POLICIES
+from cace_env.evaluation import Case, Contestant, PolicyError, in_order, run_seed, seed_list
 from cace_env.scenarios import Split, seeds
 from cace_env.simulator import SimulationError
-from cace_env.suite import Entry, Env, Suite, load_suite
+from cace_env.suite import ENVS, Entry, Env, Suite, load_suite
 from experiments.cases import describe, unable
 from experiments.command_line import split_names
-from experiments.compare import about_policy, check_names, progress_bar
+from experiments.compare import progress_bar
+from experiments.lineup import about_policy, contestants_of, default_names
 from experiments.run_folder import BASELINE, surroundings
 from experiments.suite_folder import SuiteFolder
 
 ALL_SEEDS: Final = 100
 QUICK_SEEDS: Final = 10
+PARTNERS: Final = (BASELINE, "cace", "gdsf", "belady-cost")  # whose victims every order of Swap-v0 goes with
 NOTED_S: Final = 10.0  # how often run.json says how long it has taken
 
 
@@ -60,7 +52,8 @@ class Options(Frozen):
     )
     split: Split = Field(default="test", description="where the seeds come from")
     policies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")] = Field(
-        default=(), description="built-in policies; all by default; lru always runs"
+        default=(),
+        description="built-in policies, with an order in Swap-v0 (wsjf+cace); all by default; lru always runs",
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy besides; may be given several times"
@@ -71,20 +64,6 @@ class Options(Frozen):
     workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = Field(
         default=None, description="threads; as many as there are cores by default"
     )
-
-
-def contestants_of(options: Options) -> list[Contestant]:
-    """Who takes part.
-
-    Raises:
-        ConfigError: no such policy, or two under one name.
-    """
-    names = split_names(options.policies) or ([] if options.policy else list(POLICIES))
-    contestants = [contestant_of(name) for name in dict.fromkeys([BASELINE, *names]) if name != NO_SWAPPING]
-    contestants += [contestant_of(address) for address in options.policy]
-    contestants.append(contestant_of(NO_SWAPPING))
-    check_names(contestant.name for contestant in contestants)
-    return contestants
 
 
 def run_suite(options: Options, command: str, console: Console) -> int:
@@ -100,8 +79,10 @@ def run_suite(options: Options, command: str, console: Console) -> int:
     workers = options.workers if options.workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
-    contestants = contestants_of(options)
     entries = [entry for entry in suite.all_entries() if options.env in (None, entry.env)]
+    protocols = list(dict.fromkeys(ENVS[entry.env] for entry in entries))
+    names = split_names(options.policies) or ([] if options.policy else default_names(protocols, PARTNERS))
+    contestants = contestants_of(names, options.policy, protocols)
     folder = Path(options.out) if options.out is not None else Path("runs") / f"suite-{suite.version}"
     with console.status("preparing: scenarios, requests, compiled code"):
         cases = {entry.id: entry.case() for entry in entries}
@@ -160,7 +141,7 @@ def about_run(
     scenarios = {}
     for entry in entries:
         case = cases[entry.id]
-        scenarios[entry.id] = describe(entry.load(), case.tables, case.workload(numbers[0])) | {"env": entry.env}
+        scenarios[entry.id] = describe(entry.load(), case.tables, case.workload(numbers[0]))
     return {
         "command": command,
         **surroundings(),

@@ -28,7 +28,7 @@ COLUMNS = (
 COUNTERS = (
     *("evictions", "forced_evictions", "drains", "keep_alive_evictions"),
     *("loads", "load_us_total", "loaded_bytes", "regret_loads", "cold_requests", "prefix_tokens_lost"),
-    *("decisions", "truncated", "end_us"),
+    *("decisions", "waits", "prefetches", "truncated", "end_us"),
 )
 
 
@@ -79,6 +79,10 @@ class Run(Protocol):
     def memory_byte_us(self) -> float: ...
     @property
     def decisions(self) -> int: ...
+    @property
+    def waits(self) -> int: ...
+    @property
+    def prefetches(self) -> int: ...
     @property
     def truncated(self) -> bool: ...
     @property
@@ -245,7 +249,8 @@ class _Books:
         self.queues: list[list[int]] = [[] for _ in models]  # waiting
         self.running: list[list[int]] = [[] for _ in models]  # admitted
         self.when: dict[tuple[str, int], int] = {}
-        self.now = self.evictions = self.loads = self.load_us_least = 0
+        self.now = self.evictions = self.loads = self.load_us_least = self.prefetches = 0
+        self.most_prefetches = tables.prefetch_limit if tables.protocol == "swap" else 0
         # A load still open at the end is known only by its tiers: between the cheaper and the dearer one.
         self.open_load_least, self.open_load_most = [0] * tables.num_accelerators, [0] * tables.num_accelerators
         self._check_memory("at time 0")
@@ -305,7 +310,9 @@ class _Books:
             self.asleep[m] = a if self.tables.residual_bytes[m] > 0 else NONE
             self._check_memory(where)
         elif kind == "LOAD_START":
-            assert self.state[m] == "absent" and self.queues[m], f"{where}: it is {self.state[m]}, or nobody waits"
+            assert self.state[m] == "absent", f"{where}: it is {self.state[m]}"
+            self.prefetches += not self.queues[m]
+            assert self.prefetches <= self.most_prefetches, f"{where}: nobody waits for it"
             assert channel.loading == channel.unloading == NONE, f"{where}: the channel is taken"
             assert not channel.victims, f"{where}: victims {channel.victims} have not left"
             self.state[m], self.place[m], self.asleep[m] = "loading", a, NONE

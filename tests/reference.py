@@ -3,6 +3,7 @@
 Written from `docs/design.md` and not from the compiled kernel, so that the two can be held against each other, event by
 event. Numbers in brackets, such as (2.4), are sections of that page. Nothing is kept incrementally: free memory is
 summed from scratch, the next event is the least of all outstanding ones, and clocks are integers that cannot overflow.
+What Swap-v0 asks is in `tests/reference_swap.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from cace_env.tables import DISK, HOST, NONE, TASKS, FleetTables
 from cace_env.workload import Workload
+from tests import reference_swap
 
 ROUND = 1 << 20  # clocks count rounds in units of 2^-20
 MIN_ROUND_NS = 1000
@@ -22,14 +24,14 @@ TOKEN_END, UNLOAD_END, LOAD_END, ARRIVAL, TIMER = range(5)  # priorities of simu
 
 @dataclass(frozen=True)
 class Question:
-    """What a policy is asked: which slot to evict. One question is one decision."""
+    """What a policy is asked: which slot to evict or, in Swap-v0, which model to load. One question is one decision."""
 
     now_us: int
     decision: int  # 0 for the first question of the run
-    target: int  # the pending model that shall be loaded
+    target: int  # the model that shall be loaded; -1 = asked which one
     slot_models: list[int]  # per slot: the model in it, or -1
-    legal: list[bool]  # per slot
-    last_use_us: list[int]  # per model: last arrival or finish, 0 if never
+    legal: list[bool]  # per action: the slots; in Swap-v0 then the models, then wait
+    last_use_us: list[int]  # per model: last arrival or finish; its load end if there was none, 0 if it never came
     simulation: Simulation  # all that asks: for tests of what a policy is shown
 
 
@@ -63,6 +65,8 @@ class ReferenceRun:
     cold_requests: int = 0  # arrivals, not refused, whose model was not resident
     prefix_tokens_lost: int = 0  # shared prompt tokens computed again after an eviction
     memory_byte_us: int = 0  # bytes in use, residuals included, integrated over time
+    waits: int = 0  # questions answered with wait
+    prefetches: int = 0  # loads chosen that nobody waited for
     invalid_actions: int = 0  # answers that were not legal
     truncated: bool = False
     end_us: int = 0
@@ -94,6 +98,7 @@ class Model:
     anchor_us: int = 0
     anchor_rounds: int = 0  # value of the clock at anchor_us
     round_length_ns: int = 0  # 0 = not busy
+    used: bool = False  # somebody has asked for it
     last_use_us: int = 0
     idle_since_us: int = 0  # last finish or load end
     pending_since_us: int = 0
@@ -135,20 +140,22 @@ def simulate(
     *,
     keep_alive_us: Sequence[int | None] | None = None,
     max_resident: int | None = None,
+    patience_us: int | None = None,
 ) -> ReferenceRun:
-    """Runs one episode of Eviction-v0.
+    """Runs one episode of Eviction-v0 or Swap-v0, as the tables say.
 
     Args:
         tables: the fleet, valid.
         workload: the requests, valid.
-        policy: picks a slot; an illegal one is replaced by the legal slot of lowest index.
+        policy: picks an action; an illegal one is replaced by the legal action of lowest index.
         keep_alive_us: (M,) idle time after which a model is evicted unasked, None = never.
         max_resident: limit on models per accelerator, None = no limit.
+        patience_us: Swap-v0 asks again when a model has been pending for so long, None = never.
 
     Raises:
         RuntimeError: requests are left, but nothing will ever happen (rules that no placement can satisfy).
     """
-    return Simulation(tables, workload, policy, keep_alive_us, max_resident).run()
+    return Simulation(tables, workload, policy, keep_alive_us, max_resident, patience_us).run()
 
 
 def slots_per_accelerator(tables: FleetTables) -> list[int]:
@@ -174,10 +181,15 @@ class Simulation:
         policy: Policy,
         keep_alive_us: Sequence[int | None] | None,
         max_resident: int | None,
+        patience_us: int | None,
     ) -> None:
         self.tables, self.workload, self.policy = tables, workload, policy
+        self.asks_which = tables.protocol == "swap"  # model to load (12)
         self.keep_alive_us = list(keep_alive_us) if keep_alive_us is not None else [None] * tables.num_models
         self.max_resident = max_resident
+        # When a pending model is looked at anew, though nothing has happened (5.4, 12.6).
+        self.patience_us = patience_us if self.asks_which else tables.drain_after_us
+        self.news = True  # something has happened since the policy last said wait (12.2)
         if tables.unlimited_memory:  # nothing is ever evicted (7)
             self.keep_alive_us, self.max_resident = [None] * tables.num_models, None
         self.now = -1
@@ -233,8 +245,12 @@ class Simulation:
                     self._handle(event[1], event[2])
                     event = min(self._events(), default=None)
                 if self._unfinished():
+                    self.news |= self.now in self._timers_us()
                     self._start_lone_unloads()
-                    self._place_pending_models()
+                    if self.asks_which:
+                        reference_swap.place(self)
+                    else:
+                        self._place_pending_models()
         except _TooManyDecisions:
             result.truncated = True
         result.end_us = self.now
@@ -266,13 +282,9 @@ class Simulation:
         for model in self.models:
             for r, target in model.targets.items():
                 yield self._due_us(model, target), TOKEN_END, (model.accelerator, model.index, target, r)
-            if model.pending:
-                timer_us = model.pending_since_us + self.tables.drain_after_us
-                if timer_us > self.now:
-                    yield timer_us, TIMER, (model.index,)
-            due_us = self._keep_alive_due_us(model)
-            if due_us is not None and due_us > self.now:
-                yield due_us, TIMER, (model.index,)
+        for timer_us in [0, *self._timers_us()]:  # time 0 is an instant, though nobody may arrive then (1)
+            if timer_us > self.now:
+                yield timer_us, TIMER, ()
         for accelerator, channel in enumerate(self.channels):
             if channel.unloading != NONE:
                 yield channel.ends_us, UNLOAD_END, (accelerator,)
@@ -280,6 +292,15 @@ class Simulation:
                 yield channel.ends_us, LOAD_END, (accelerator,)
         for r, arrival_us in self.arrivals.items():
             yield arrival_us, ARRIVAL, (r,)
+
+    def _timers_us(self) -> Iterator[int]:
+        """When a patience or a keep-alive runs out, past ones too (4.5, 5.4, 12.6)."""
+        for model in self.models:
+            if model.pending and self.patience_us is not None:
+                yield model.pending_since_us + self.patience_us
+            due_us = self._keep_alive_due_us(model)
+            if due_us is not None:
+                yield due_us
 
     def _handle(self, priority: int, key: tuple[int, ...]) -> None:
         if priority == TOKEN_END:
@@ -308,11 +329,13 @@ class Simulation:
             self._note("REFUSED", r, model.accelerator)
             self._schedule_followers(r)
             return
-        model.last_use_us = self.now
+        model.used, model.last_use_us = True, self.now
         self.result.cold_requests += model.state != "resident"
         model.waiting.append(r)
-        if model.state == "absent" and len(model.waiting) == 1:
-            model.pending_since_us = self.now
+        if model.state == "absent":
+            self.news = True
+            if len(model.waiting) == 1:
+                model.pending_since_us = self.now
         self._admit(model)
 
     def _admit(self, model: Model) -> None:
@@ -369,6 +392,7 @@ class Simulation:
             model.decoding.remove(r)
             self._finish(model, r)
         self._admit(model)
+        self.news |= model.idle
         self._advance_swap(model.accelerator)
 
     def _finish(self, model: Model, r: int) -> None:
@@ -425,16 +449,16 @@ class Simulation:
         residuals = sum(int(self.tables.residual_bytes[m.index]) for m in self.models if m.asleep_on == accelerator)
         return int(self.tables.memory_bytes[accelerator]) - needs - residuals
 
-    def _left_over_bytes(self, accelerator: int, target: Model, victims: Sequence[Model] = ()) -> int:
+    def left_over_bytes(self, accelerator: int, target: Model, victims: Sequence[Model] = ()) -> int:
         """What would be free here once the victims had left and the target had come; below 0 = it does not fit."""
         need, residual = self.tables.need_bytes, self.tables.residual_bytes
         own_residual = int(residual[target.index]) if target.asleep_on == accelerator else 0
         freed = sum(int(need[victim.index] - residual[victim.index]) for victim in victims)
         return self.free_bytes(accelerator) + own_residual + freed - int(need[target.index])
 
-    def _suffices(self, accelerator: int, target: Model, victims: Sequence[Model] = ()) -> bool:
+    def suffices(self, accelerator: int, target: Model, victims: Sequence[Model] = ()) -> bool:
         """Whether the target may come here once the victims have left: memory and `max_resident` (4.7)."""
-        if self._left_over_bytes(accelerator, target, victims) < 0:
+        if self.left_over_bytes(accelerator, target, victims) < 0:
             return False
         return self.max_resident is None or self._count(accelerator) + 1 - len(victims) <= self.max_resident
 
@@ -476,6 +500,7 @@ class Simulation:
         channel = self.channels[accelerator]
         model = self.models[channel.unloading]
         channel.unloading = NONE
+        self.news = True
         if model.index in channel.victims:  # not so for a lone unload
             channel.victims.remove(model.index)
         self._note("UNLOAD_DONE", model.index, accelerator)
@@ -522,7 +547,10 @@ class Simulation:
         model = self.models[self.channels[accelerator].target]
         self.channels[accelerator] = _Channel()
         model.state = "resident"
+        self.news = True
         model.idle_since_us = self.now
+        if not model.used:
+            model.last_use_us = self.now
         model.sessions.clear()
         self.result.model_loads[model.index] += 1
         if tier == DISK:
@@ -579,39 +607,47 @@ class Simulation:
 
     def _place(self, target: Model) -> bool:
         """Starts a load or a swap for the target, if that is possible now."""
-        idle = [accelerator for accelerator, channel in enumerate(self.channels) if channel.idle]
+        idle = self.idle_channels()
         if self.tables.unlimited_memory:
             if idle:
-                best = min(idle, key=lambda a: (-self._left_over_bytes(a, target), self._count(a), a))
+                best = min(idle, key=lambda a: (-self.left_over_bytes(a, target), self._count(a), a))
                 self._start_load(target, best)
             return bool(idle)
-        fitting = [accelerator for accelerator in idle if self._suffices(accelerator, target)]
-        if fitting:
-            sign = -1 if self.tables.placement == "spread" else 1
-            self._start_load(target, min(fitting, key=lambda a: (sign * self._left_over_bytes(a, target), a)))
+        if self.load_where_it_fits(target):
             return True
-        legal = self._victims(target, idle, busy_too=False)
+        legal = self.victims(target, idle, busy_too=False)
         if not legal and self.now - target.pending_since_us >= self.tables.drain_after_us:
-            legal = self._victims(target, idle, busy_too=True)
+            legal = self.victims(target, idle, busy_too=True)
         if legal:
-            self._swap(target, legal)
+            self.swap(target, legal)
         return bool(legal)
 
-    def _victims(self, target: Model, accelerators: Sequence[int], busy_too: bool) -> list[Model]:
+    def idle_channels(self) -> list[int]:
+        return [accelerator for accelerator, channel in enumerate(self.channels) if channel.idle]
+
+    def load_where_it_fits(self, target: Model) -> bool:
+        """(5.1.1) Starts a load for which nobody has to go, if there is a place for it."""
+        fitting = [accelerator for accelerator in self.idle_channels() if self.suffices(accelerator, target)]
+        if fitting:
+            sign = -1 if self.tables.placement == "spread" else 1
+            self._start_load(target, min(fitting, key=lambda a: (sign * self.left_over_bytes(a, target), a)))
+        return bool(fitting)
+
+    def victims(self, target: Model, accelerators: Sequence[int], busy_too: bool) -> list[Model]:
         """All who may be evicted for the target, on the accelerators where all of them together would suffice."""
         legal = []
         for accelerator in accelerators:
-            here = self._evictable(accelerator, busy_too)
-            if self._suffices(accelerator, target, here):
+            here = self.evictable(accelerator, busy_too)
+            if self.suffices(accelerator, target, here):
                 legal += here
         return legal
 
-    def _evictable(self, accelerator: int, busy_too: bool) -> list[Model]:
+    def evictable(self, accelerator: int, busy_too: bool) -> list[Model]:
         residents = [m for m in self.models if m.accelerator == accelerator and m.state == "resident" and not m.pinned]
         return [model for model in residents if busy_too or model.idle]
 
-    def _swap(self, target: Model, legal: list[Model]) -> None:
-        """(5.2, 5.3) The first victim fixes the accelerator; more are chosen at once, until they suffice."""
+    def swap(self, target: Model, legal: list[Model]) -> None:
+        """(5.2, 5.3, 12.4) The first victim fixes the accelerator; more are chosen at once, until they suffice."""
         victim = self._choose(target, legal)
         accelerator = victim.accelerator
         channel = self.channels[accelerator]
@@ -625,35 +661,40 @@ class Simulation:
             self._note("VICTIM", victim.index, accelerator)
             self._advance_swap(accelerator)  # an idle victim starts to leave before the next is chosen
             chosen = [self.models[m] for m in channel.victims]
-            if self._suffices(accelerator, target, chosen):
+            if self.suffices(accelerator, target, chosen):
                 break
-            idle = self._evictable(accelerator, busy_too=False)
-            enough = self._suffices(accelerator, target, chosen + idle)
-            victim = self._choose(target, idle if enough else self._evictable(accelerator, busy_too=True))
+            idle = self.evictable(accelerator, busy_too=False)
+            idle_first = not self.asks_which and self.suffices(accelerator, target, chosen + idle)
+            victim = self._choose(target, idle if idle_first else self.evictable(accelerator, busy_too=True))
         channel.all_chosen = True
         self._advance_swap(accelerator)
 
     def _choose(self, target: Model, legal: list[Model]) -> Model:
-        """Asks the policy, unless there is only one answer."""
+        """Who goes; where only one may go, nobody is asked."""
         if len(legal) == 1:
             self.result.forced_evictions += 1
             return legal[0]
+        slot = self.ask(target.index, {model.slot for model in legal})
+        return self.models[self.slot_models[slot]]
+
+    def ask(self, target: int, legal: set[int]) -> int:
+        """One question to the policy; target NONE = which model to load."""
         if self.result.decisions == self.tables.max_decisions:
             raise _TooManyDecisions
-        legal_slots = {model.slot for model in legal}
+        actions = len(self.slot_models) + (len(self.models) + 1 if self.asks_which else 0)
         question = Question(
             now_us=self.now,
             decision=self.result.decisions,
-            target=target.index,
+            target=target,
             slot_models=self.slot_models[:],
-            legal=[slot in legal_slots for slot in range(len(self.slot_models))],
+            legal=[action in legal for action in range(actions)],
             last_use_us=[model.last_use_us for model in self.models],
             simulation=self,
         )
-        slot = self.policy(question)
+        action = self.policy(question)
         self.result.decisions += 1
         self.result.asked_us.append(self.now)
-        if slot not in legal_slots:
+        if action not in legal:
             self.result.invalid_actions += 1
-            slot = min(legal_slots)
-        return self.models[self.slot_models[slot]]
+            action = min(legal)
+        return action

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature
 from cace_env.tables import NONE
+from tests import reference_swap
 from tests.reference import ROUND, Model, Question, Simulation
 
 WINDOW_US = 300_000_000
@@ -30,7 +31,7 @@ class Expected:
     """All features at a question, in physical units."""
 
     slots: Rows  # (S, len(SLOT_FEATURES)), zero where empty
-    pending: Rows  # (K, len(PENDING_FEATURES)), oldest request first
+    pending: Rows  # (K, len(PENDING_FEATURES)), oldest request first; in Swap-v0 row m is model m, zero if not present
     context: Rows  # (len(CONTEXT_FEATURES),)
     greedy_dual_clock: float  # [s/GB] what priorities are relative to, and so how far they may be off
 
@@ -42,7 +43,10 @@ def expected_features(question: Question) -> Expected:
         np.zeros(len(SLOT_FEATURES)) if m == NONE else _row(SLOT_FEATURES, fleet.slot(slot, fleet.models[m]))
         for slot, m in enumerate(question.slot_models)
     ]
-    pending = [_row(PENDING_FEATURES, fleet.pending_model(model)) for model in fleet.pending()]
+    pending = [
+        np.zeros(len(PENDING_FEATURES)) if model is None else _row(PENDING_FEATURES, fleet.pending_model(model))
+        for model in fleet.pending()
+    ]
     context = _row(CONTEXT_FEATURES, fleet.context())
     return Expected(np.array(slots), np.array(pending), context, fleet.greedy_dual_clock)
 
@@ -123,7 +127,8 @@ class _Fleet:
     def __init__(self, simulation: Simulation, question: Question) -> None:
         self.simulation, self.question, self.tables = simulation, question, simulation.tables
         self.models, self.now = simulation.models, simulation.now
-        self.target = self.models[question.target]
+        self.target = None if question.target == NONE else self.models[question.target]
+        self.slots = len(question.slot_models)
         self.demand = [_Demand(simulation, model.index) for model in self.models]
         self.greedy_dual_clock, self.inflation, self.uses_since_load = _greedy_dual_clock(simulation)
 
@@ -131,7 +136,9 @@ class _Fleet:
         return _gb(self.tables.need_bytes[model.index] - self.tables.residual_bytes[model.index])
 
     def missing_gb(self, accelerator: int) -> float:
-        """What the target lacks here once everybody who leaves has left."""
+        """What the target lacks here once everybody who leaves has left; 0 without a target."""
+        if self.target is None:
+            return 0.0
         free_gb = _gb(self.simulation.free_bytes(accelerator))
         if self.target.asleep_on == accelerator:
             free_gb += _gb(self.tables.residual_bytes[self.target.index])
@@ -173,10 +180,21 @@ class _Fleet:
         places = range(self.tables.num_accelerators)
         return min(int(load_us[a, model.index, self.simulation.tier(model, a)]) for a in places) / 1e6
 
-    def pending(self) -> list[Model]:
-        """Models nobody has made room for yet, and the target."""
+    def pending(self) -> list[Model | None]:
+        """Models nobody has made room for yet, and the target; in Swap-v0 everybody in their own row (12.8)."""
         pending = [model for model in self.models if model.pending or model is self.target]
-        return sorted(pending, key=lambda model: (self._oldest_us(model), model.waiting[0]))
+        if self.simulation.asks_which:
+            shown = pending if self.target else reference_swap.candidates(self.simulation) + pending
+            return [model if model in shown else None for model in self.models]
+        return [*sorted(pending, key=lambda model: (self._oldest_us(model), model.waiting[0]))]
+
+    def _fits(self, model: Model, where_idle: bool) -> bool:
+        """By memory alone, on some idle channel; with what idle models there would free, or without."""
+        for place in self.simulation.idle_channels():
+            idle = self.simulation.evictable(place, busy_too=False) if where_idle else []
+            if self.simulation.left_over_bytes(place, model, idle) >= 0:
+                return True
+        return False
 
     def _oldest_us(self, model: Model) -> int:
         return self.simulation.result.arrival_us[model.waiting[0]]
@@ -184,8 +202,9 @@ class _Fleet:
     def pending_model(self, model: Model) -> dict[str, float]:
         m, demand = model.index, self.demand[model.index]
         evicted_us = max(demand.evictions_us, default=None)
+        oldest_us = self._oldest_us(model) if model.waiting else self.now
         # Pending since it left, if somebody waited for it then; else since the first arrival after that.
-        since_us = max(self._oldest_us(model), evicted_us or 0)
+        since_us = max(oldest_us, evicted_us or 0)
         return {
             "present": True,
             "target": model is self.target,
@@ -194,24 +213,29 @@ class _Fleet:
             "load_s": self.fastest_load_s(model),
             "waiting": len(model.waiting),
             "waiting_weight": len(model.waiting) * _moving_mean(demand.weights),
-            "oldest_wait_s": (self.now - self._oldest_us(model)) / 1e6,
+            "oldest_wait_s": (self.now - oldest_us) / 1e6,
             "pending_s": (self.now - since_us) / 1e6,
             "since_eviction_s": NEVER_S if evicted_us is None else min((self.now - evicted_us) / 1e6, NEVER_S),
+            "legal": any(self.question.legal[self.slots + m : self.slots + m + 1]),
+            "fits": self._fits(model, where_idle=False),
+            "idle_suffices": self._fits(model, where_idle=True),
             **demand.common(),
         }
 
     def context(self) -> dict[str, float]:
         asked_us = self.simulation.result.asked_us
-        legal = [self.models[m] for m, ok in zip(self.question.slot_models, self.question.legal, strict=True) if ok]
+        target, ordering = self.target, self.target is None
+        slots = zip(self.question.slot_models, self.question.legal[: self.slots], strict=True)
+        legal = [self.models[m] for m, ok in slots if ok]
         channels = self.simulation.channels
         places = range(self.tables.num_accelerators)
         return {
             "elapsed_s": (self.now - (asked_us[-1] if asked_us else 0)) / 1e6,
-            "legal": len(legal),
-            "chosen": sum(len(channel.victims) for channel in channels if channel.target == self.target.index),
-            "target_need_gb": _gb(self.tables.need_bytes[self.target.index]),
-            "target_load_s": self.fastest_load_s(self.target),
-            "missing_gb": min(self.missing_gb(a) for a in {model.accelerator for model in legal}),
+            "legal": sum(self.question.legal),
+            "chosen": sum(len(channel.victims) for channel in channels if target and channel.target == target.index),
+            "target_need_gb": _gb(self.tables.need_bytes[target.index]) if target else 0.0,
+            "target_load_s": self.fastest_load_s(target) if target else 0.0,
+            "missing_gb": min((self.missing_gb(a) for a in {model.accelerator for model in legal}), default=0.0),
             "free_gb": sum(_gb(self.simulation.free_bytes(a)) for a in places),
             "memory_gb": sum(_gb(memory) for memory in self.tables.memory_bytes),
             "pending": sum(model.pending for model in self.models),
@@ -220,6 +244,8 @@ class _Fleet:
             "loading": sum(channel.unloading != NONE or channel.tier != NONE for channel in channels),
             "idle_models": sum(model.idle for model in self.models),
             "host_cache_gb": _gb(self.tables.host_cache_bytes),
+            "ordering": ordering,
+            "wait_legal": ordering and self.question.legal[-1],
         }
 
 

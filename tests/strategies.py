@@ -6,6 +6,7 @@ drains and queues overlap whatever the scale. Memory is drawn around what the mo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class Rules:
     keep_alive_us: tuple[int | None, ...] | None  # (M,)
     max_resident: int | None
     feasible: bool  # False: some model fits nowhere under `max_resident`, so its requests would wait for ever
+    patience_us: int | None = None  # of Swap-v0: asks again when a model has been pending for so long
 
 
 @st.composite
@@ -193,6 +195,24 @@ def cases(draw: st.DrawFn) -> tuple[FleetTables, Workload, Rules]:
     workload = draw(workloads(tables))
     chosen = draw(rules(tables))
     return tables, workload, chosen if chosen.feasible else Rules(chosen.keep_alive_us, None, True)
+
+
+@st.composite
+def swap_cases(draw: st.DrawFn, *, prefetch: bool = True) -> tuple[FleetTables, Workload, Rules]:
+    """The same in Swap-v0: with a patience or none, and in half of all cases with prefetch if that is wanted."""
+    tables, workload, rules = draw(cases())
+    scale_us = typical_us(tables)
+    limit = draw(st.sampled_from([0, 0, 1, 2, 5, 100])) if prefetch else 0
+    tables = tables.replace(
+        protocol="swap",
+        unlimited_memory=False,
+        prefetch_limit=limit,
+        prefetch_max_wait_us=draw(st.sampled_from([0, 1, scale_us, 5 * scale_us, FOREVER])),
+        max_decisions=draw(st.sampled_from([FOREVER] * 12 + [1, 2, 4, 9])),
+    )
+    tables.validate()
+    patience_us = draw(st.sampled_from([None, 0, 1, scale_us // 2, 2 * scale_us, 20 * scale_us]))
+    return tables, workload, dataclasses.replace(rules, patience_us=patience_us)
 
 
 def typical_us(tables: FleetTables) -> int:

@@ -22,7 +22,8 @@ from cace_env.simulator import TraceRow
 from cace_env.tables import NONE, TASKS
 from experiments import plots, report
 from experiments.command_line import split_names
-from experiments.compare import main, read_options
+from experiments.compare import main, pairs_of, read_options
+from experiments.lineup import contestants_of
 from experiments.report import figure
 from experiments.run_folder import Run, Span
 from experiments.timelines import _lanes, spans_of
@@ -303,6 +304,11 @@ def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path
         (["--policy", "tests.test_compare:broken", "--policy", "tests.test_compare:broken"], "two policies"),
         (["--policy", "tests.test_compare:NeedsMore"], "missing 1 required positional argument: 'weights'"),
         (["--policy", "lru"], "--policy lru has to be MODULE:OBJECT"),
+        (
+            ["--policies", "wsjf+cace"],
+            "'wsjf+cace' has an order, and Eviction-v0 asks for none; run it with --env swap",
+        ),
+        (["--policies", "wsfj+cace", "--env", "swap"], "no order called 'wsfj', did you mean 'wsjf'"),
         (["--seeds", "101"], "there are 1 to 100"),
         (["--seeds", "0"], "0 test seeds were asked for; there are 1 to 100"),
         (["--workers", "0"], "0 workers were asked for"),
@@ -326,6 +332,27 @@ def test_a_misspelt_option_is_refused(arguments: list[str], capsys: pytest.Captu
     with pytest.raises(SystemExit) as refusal:
         main(arguments)
     assert refusal.value.code == 2
+
+
+def test_both_environments_are_compared_side_by_side(small: Path, tmp_path: Path):
+    out = tmp_path / "both"
+    policies = "lru,cace,patient-fifo+lru,wsjf+lru,prefetch-wsjf+lru"
+    arguments = ["--env", "both", "--policies", policies, "--scenarios", str(small), "--seeds", "3", "--out", str(out)]
+    assert main(arguments) == 0
+    run = Run(out)
+    assert run.scenarios == ["small", "small-swap"]
+    assert run.policies("small") == ["lru", "cace", "no-swapping"]
+    assert run.policies("small-swap") == ["lru", "cace", "patient-fifo+lru", "wsjf+lru", "no-swapping"]
+    costs = {key: run.columns[key]["cost"].tolist() for key in run.columns}
+    # Waiting for an idle victim as long as the scenario's drain_after is what Eviction-v0 does.
+    assert costs["small-swap", "patient-fifo+lru"] == costs["small", "lru"] != costs["small-swap", "lru"]
+    assert costs["small-swap", "no-swapping"] == costs["small", "no-swapping"]
+    text = (out / "report.md").read_text()
+    (line,) = [line for line in text.splitlines() if "`patient-fifo+lru` over `lru`" in line][:1]
+    gain = paired_gain(costs["small-swap", "lru"], costs["small-swap", "patient-fifo+lru"])
+    assert percent(gain).replace("**", "") in line
+    assert "prefetches, and prefetch_limit is 0 here" in text
+    assert "Asked (Swap-v0): which waiting model is loaded next" in text
 
 
 def test_a_failing_python_policy_is_named_and_what_finished_is_kept(
@@ -474,9 +501,21 @@ def test_a_file_sets_options_and_the_command_line_wins(tmp_path: Path):
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs" / "experiment").glob("*.yaml")))
 def test_shipped_option_files_are_accepted(path: Path):
-    from experiments.compare import contestants_of
+    options = read_options(["--config", str(path)])
+    protocols = [protocol for _, protocol in pairs_of(options)]
+    assert len(contestants_of(split_names(options.policies), options.policy, protocols)) > 2
 
-    assert len(contestants_of(read_options(["--config", str(path)]))) > 2
+
+def test_the_demo_shows_both_environments_and_any_may_be_chosen():
+    def chosen(*arguments: str) -> dict[str, list[str]]:
+        pairs = pairs_of(read_options(arguments))
+        return {protocol: [name for name, asked in pairs if asked == protocol] for _, protocol in pairs}
+
+    assert chosen("--scenarios", "agents") == {"eviction": ["agents"]}
+    assert chosen("--scenarios", "agents", "--env", "both") == {"eviction": ["agents"], "swap": ["agents"]}
+    assert set(chosen("--demo")) == {"eviction", "swap"} == set(chosen("--demo", "--env", "both"))
+    assert set(chosen("--demo", "--env", "swap")) == {"swap"}
+    assert chosen("--demo", "--scenarios", "agents") == {"eviction": ["agents"]}
 
 
 def test_names_may_stand_in_one_list_or_in_several():

@@ -34,9 +34,11 @@ def pick(name: str, question: Question | reference.Question) -> int:
 
 def limits_of(tables: FleetTables, rules: Rules) -> Limits:
     """The rules of a random case as the simulator takes them."""
+    patience_us = FOREVER if rules.patience_us is None else rules.patience_us
     if rules.keep_alive_us is None:
-        return Limits(None, rules.max_resident)
-    return Limits([FOREVER if time is None else time for time in rules.keep_alive_us], rules.max_resident)
+        return Limits(None, rules.max_resident, patience_us)
+    keep_alive_us = [FOREVER if time is None else time for time in rules.keep_alive_us]
+    return Limits(keep_alive_us, rules.max_resident, patience_us)
 
 
 def as_reference(episode: Episode) -> Episode:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +22,16 @@ from cace_env.observation import (
     ObservationLayout,
 )
 from cace_env.scenarios import load_scenario, scenario_names
-from cace_env.simulator import Simulator, simulate
+from cace_env.simulator import Question, Simulator, simulate
 from cace_env.tables import NONE, FleetTables
 from cace_env.workload import COLUMNS, Workload
 from tests import reference
 from tests.examples import MS, fleet, requests
 from tests.invariants import assert_same_run
 from tests.reference_features import Expected, expected_features
-from tests.strategies import Rules, cases
+from tests.strategies import Rules, cases, swap_cases
+from tests.swap_policies import POLICIES as SWAP_POLICIES
+from tests.swap_policies import pick_action
 from tests.test_kernel import POLICIES, as_reference, limits_of, pick
 
 EXACT, SINGLE = 1e-9, 1e-5  # relative: of float64, and of float32 after log1p
@@ -37,6 +41,9 @@ ROUNDING, CANCELLED = 1e-12, {"gap_cv": 1e-6, "prefix_tokens": 1e-6}
 REQUESTS = 400  # of each scenario
 
 Rows = npt.NDArray[np.float64]
+Pick = Callable[[Question | reference.Question], int]
+NO_RULES = Rules(None, None, True)
+BLOCKS = {"slot": SLOT_FEATURES, "pending": PENDING_FEATURES, "context": CONTEXT_FEATURES}
 
 
 def assert_close(features: tuple[Feature, ...], expected: Rows, actual: Rows, precision: float, clock: float) -> None:
@@ -62,21 +69,28 @@ def assert_shown(simulator: Simulator, expected: Expected, max_pending: int) -> 
     assert_close(CONTEXT_FEATURES, expected.context, shown.context, SINGLE, clock)
 
 
-def compare(tables: FleetTables, workload: Workload, policy: str, rules: Rules, max_pending: int) -> int:
+def compare(tables: FleetTables, workload: Workload, policy: Pick, rules: Rules, max_pending: int) -> int:
     """Compares the features at every question; returns how many there were."""
     expected: list[Expected] = []
 
     def watched(question: reference.Question) -> int:
         expected.append(expected_features(question))
-        return pick(policy, question)
+        return policy(question)
 
-    reference.simulate(tables, workload, watched, keep_alive_us=rules.keep_alive_us, max_resident=rules.max_resident)
+    reference.simulate(
+        tables,
+        workload,
+        watched,
+        keep_alive_us=rules.keep_alive_us,
+        max_resident=rules.max_resident,
+        patience_us=rules.patience_us,
+    )
     simulator = Simulator(tables, limits_of(tables, rules))
     asked = simulator.reset(workload)
     while asked:
         question = simulator.question
         assert_shown(simulator, expected[question.decision], max_pending)
-        asked = simulator.answer(pick(policy, question))
+        asked = simulator.answer(policy(question))
     return len(expected)
 
 
@@ -88,7 +102,16 @@ def test_features_are_what_the_trace_says(
 ) -> None:
     tables, workload, rules = case
     workload = dataclasses.replace(workload, user=np.arange(len(workload), dtype=np.int32) // 3 % users)
-    asked = compare(tables, workload, policy, rules, rows)
+    asked = compare(tables, workload, partial(pick, policy), rules, rows)
+    event(f"questions: {min(asked, 3)}")
+
+
+@pytest.mark.nojit
+@given(case=swap_cases(), policy=st.sampled_from(SWAP_POLICIES))
+@settings(max_examples=150)
+def test_features_of_swap_v0_are_what_the_trace_says(case: tuple[FleetTables, Workload, Rules], policy: str) -> None:
+    tables, workload, rules = case
+    asked = compare(tables, workload, partial(pick_action, policy), rules, tables.num_models)
     event(f"questions: {min(asked, 3)}")
 
 
@@ -98,7 +121,7 @@ def test_features_of_the_scenarios_are_what_the_trace_says(name: str) -> None:
     whole = scenario.workload(0)
     workload = Workload.from_columns(**{column: getattr(whole, column)[:REQUESTS] for column in COLUMNS})
     tables = scenario.tables()
-    assert compare(tables, workload, "oldest", Rules(None, None, True), tables.num_models) > 0
+    assert compare(tables, workload, partial(pick, "oldest"), NO_RULES, tables.num_models) > 0
 
 
 def crowded(seed: int) -> tuple[FleetTables, Workload]:
@@ -145,7 +168,7 @@ def crowded(seed: int) -> tuple[FleetTables, Workload]:
 @pytest.mark.parametrize("seed", range(6))
 def test_features_and_counters_of_crowded_fleets_are_what_the_trace_says(seed: int) -> None:
     tables, workload = crowded(seed)
-    questions = compare(tables, workload, "hashed", Rules(None, None, True), 3)
+    questions = compare(tables, workload, partial(pick, "hashed"), NO_RULES, 3)
     assert questions > 20
     for cut in (questions // 3, questions // 2, questions):  # counters of what is under way, and at the end
         short = tables.replace(max_decisions=cut)
@@ -156,27 +179,49 @@ def test_features_and_counters_of_crowded_fleets_are_what_the_trace_says(seed: i
 
 
 @pytest.mark.nojit
+@pytest.mark.parametrize("seed", range(6))
+def test_features_of_crowded_fleets_in_swap_v0_are_what_the_trace_says(seed: int) -> None:
+    tables, workload = crowded_swap(seed)
+    assert compare(tables, workload, partial(pick_action, "hashed"), NO_RULES, tables.num_models) > 20
+
+
+def crowded_swap(seed: int) -> tuple[FleetTables, Workload]:
+    tables, workload = crowded(seed)
+    return tables.replace(protocol="swap", prefetch_limit=20 * (seed % 2), prefetch_max_wait_us=5000 * MS), workload
+
+
+ONLY_IN_SWAP_V0 = {"pending": {"legal"}, "context": {"ordering", "wait_legal"}}
+
+
+@pytest.mark.nojit
 def test_crowded_fleets_show_every_feature() -> None:
     """A comparison is worth little in columns that are always 0."""
-    seen = {block: set[str]() for block in ("slot", "pending", "context")}
+    assert missed(crowded, partial(pick, "hashed")) == {"slot": {"pinned"}, **ONLY_IN_SWAP_V0}
+    assert missed(crowded_swap, partial(pick_action, "hashed")) == {
+        "slot": {"pinned"},
+        "pending": set(),
+        "context": set(),
+    }
+
+
+def missed(case: Callable[[int], tuple[FleetTables, Workload]], policy: Pick) -> dict[str, set[str]]:
+    """Features of each block that are 0 at every question of six cases."""
+    missing = {block: {feature.name for feature in features} for block, features in BLOCKS.items()}
 
     def watched(question: reference.Question) -> int:
         expected = expected_features(question)
-        for block, features, rows in (
-            ("slot", SLOT_FEATURES, expected.slots),
-            ("pending", PENDING_FEATURES, expected.pending),
-            ("context", CONTEXT_FEATURES, expected.context[None]),
+        for block, rows in (
+            ("slot", expected.slots),
+            ("pending", expected.pending),
+            ("context", expected.context[None]),
         ):
-            seen[block] |= {feature.name for feature, value in zip(features, rows.any(axis=0), strict=True) if value}
-        return pick("hashed", question)
+            seen = zip(BLOCKS[block], rows.any(axis=0), strict=True)
+            missing[block] -= {feature.name for feature, value in seen if value}
+        return policy(question)
 
     for seed in range(6):
-        reference.simulate(*crowded(seed), watched)
-    missed = {
-        block: {feature.name for feature in features} - seen[block]
-        for block, features in (("slot", SLOT_FEATURES), ("pending", PENDING_FEATURES), ("context", CONTEXT_FEATURES))
-    }
-    assert missed == {"slot": {"pinned"}, "pending": set(), "context": set()}
+        reference.simulate(*case(seed), watched)
+    return missing
 
 
 def first_question(tables: FleetTables, workload: Workload) -> tuple[Simulator, Rows, Rows]:

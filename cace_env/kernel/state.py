@@ -101,7 +101,7 @@ class ModelColumns(NamedTuple):
     running_arrivals: int  # sum of the arrival times of what runs
     decode_start_sum: int  # sum over decoding requests of the round at which decoding began
     idle_since: int
-    last_use: int  # last arrival or finish
+    last_use: int  # last arrival or finish; its load end if there was none
 
     last_arrival: int  # NONE = none yet
     second_use: int  # the arrival before the last, NONE = none yet

@@ -208,6 +208,8 @@ def load_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
     s.models[m, MODEL.phase] = RESIDENT
     s.models[m, MODEL.loads] += 1
     s.models[m, MODEL.loaded_at] = now
+    if s.models[m, MODEL.uses] == 0:  # fetched before anybody asked for it
+        s.models[m, MODEL.last_use] = now
     s.models[m, MODEL.uses_since_load] = s.models[m, MODEL.waiting]
     s.demand[m, DEMAND.inflation] = s.clocks[CLOCKS.inflation]
     record(s, trace, T_LOAD_DONE, m, a)
