@@ -87,9 +87,10 @@ those of Pillow 13 in a few pixels at edges, but what else you have installed ma
 
 FEATURES = """## Features
 
-Every number that can be observed is fixed by a physical scale in `cace_env/observation.py`; nothing is normalised by
-running statistics. What has never happened (a second use, an eviction) counts as 1,000,000 s ago. No feature reads the
-output length of an unfinished request; KV room is reserved for it, though, so when a full engine admits depends on it.
+Both environments have the same features; those that only Swap-v0 needs are 0 in Eviction-v0. Each is scaled by a fixed
+physical constant (`cace_env/observation.py`); nothing is normalised by running statistics. What has never happened (a
+second use, an eviction) counts as 1,000,000 s ago. No feature reads the output length of an unfinished request; KV room
+is reserved for it, though, so when a full engine admits depends on it.
 
 ```python
 from cace_env.observation import SLOT
