@@ -47,6 +47,7 @@ from experiments.timelines import timelines
 DEFAULT_SEEDS: Final = 20
 DEMO_SEEDS: Final = 15
 DEMO_SCENARIOS: Final = ("default", "completion-heavy", "sleep-mode", "agents")
+DEMO_SWAP: Final = ("fast-loader",)  # in Swap-v0
 
 
 def _said(metavar: str) -> Any:
@@ -72,9 +73,10 @@ class Comparison(Frozen):
         default=None, description=f"episodes of each policy on each scenario; {DEFAULT_SEEDS} by default"
     )
     split: Split = Field(default="test", description="where the seeds come from")
-    env: Literal["eviction", "swap", "both"] = Field(
-        default="eviction",
-        description="eviction: which model makes room (Eviction-v0); swap: which model is loaded next, too (Swap-v0)",
+    env: Annotated[Literal["eviction", "swap", "both"] | None, _said("eviction|swap|both")] = Field(
+        default=None,
+        description="eviction (default): which model makes room (Eviction-v0); swap: which model is loaded next, too "
+        "(Swap-v0)",
     )
     trace: Annotated[str | None, _said("FILE")] = Field(
         default=None, description="a log of real requests, which takes the place of the scenarios' workloads"
@@ -96,7 +98,8 @@ class Comparison(Frozen):
     )
     demo: bool = Field(
         default=False,
-        description=f"a tour: all policies, {DEMO_SEEDS} seeds, scenarios {', '.join(DEMO_SCENARIOS)}",
+        description=f"a tour: all policies, {DEMO_SEEDS} seeds, scenarios {', '.join(DEMO_SCENARIOS)}; and in Swap-v0 "
+        f"{', '.join(DEMO_SWAP)}",
     )
     show: Annotated[bool, tyro.conf.arg(name="list")] = Field(
         default=False, description="show policies and scenarios, and run nothing"
@@ -125,9 +128,14 @@ def read_options(arguments: Sequence[str]) -> Comparison:
     return options
 
 
-def protocols_of(options: Comparison) -> list[str]:
-    """What is asked in the environments that take part."""
-    return [EVICTION, SWAP] if options.env == "both" else [options.env]
+def pairs_of(options: Comparison) -> list[tuple[str, str]]:
+    """Scenarios by name, each with what is asked there: "eviction" or "swap"."""
+    named = split_names(options.scenarios)
+    protocols = {None: [EVICTION], "both": [EVICTION, SWAP]}.get(options.env) or [str(options.env)]
+    if options.demo and not named:
+        demo = {EVICTION: DEMO_SCENARIOS, SWAP: DEMO_SWAP}
+        return [(name, protocol) for protocol in (protocols if options.env else demo) for name in demo[protocol]]
+    return [(name, protocol) for protocol in protocols for name in named or scenario_names()]
 
 
 def run_folder_path(options: Comparison) -> Path:
@@ -152,19 +160,17 @@ def compare(options: Comparison, command: str, console: Console) -> int:
     workers = options.workers if options.workers is not None else os.cpu_count() or 1
     if workers < 1:
         raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
-    protocols = protocols_of(options)
+    pairs = pairs_of(options)
+    protocols = list(dict.fromkeys(protocol for _, protocol in pairs))
     contestants = contestants_of(split_names(options.policies), options.policy, protocols)
-    names = split_names(options.scenarios) or list(DEMO_SCENARIOS if options.demo else scenario_names())
     path = run_folder_path(options)
     check_new(path)
     with console.status("preparing: scenarios, requests, compiled code"):
-        scenarios = [load_scenario(name) for name in names]
+        by_name = {name: load_scenario(name) for name, _ in pairs}
+        scenarios = list(by_name.values())
         check_names(scenario.name for scenario in scenarios)
-        cases = [
-            prepare(scenario, contestants, numbers, trace_section(options), protocol)
-            for protocol in protocols
-            for scenario in scenarios
-        ]
+        section = trace_section(options)
+        cases = [prepare(by_name[name], contestants, numbers, section, protocol) for name, protocol in pairs]
     for case in cases:
         if len(case.seeds) < len(numbers):
             why = "nothing is drawn from this log, so every seed is the same"

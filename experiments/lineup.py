@@ -16,13 +16,13 @@ SWAP: Final = "swap"
 ENV_OF: Final = {EVICTION: "Eviction-v0", SWAP: "Swap-v0"}  # by protocol
 ORDERED: Final = "Order"  # the kind of policies that load by another order than that of the oldest request
 OWN: Final = "Your own"
-PARTNERS: Final = (BASELINE, "cace", "gdsf", "belady-cost")  # whose victims every order goes with, by default
+PARTNERS: Final = (BASELINE, "cace")  # whose victims every order goes with, by default
 WITHOUT_SWAPPING: Final = "room for every model: nothing is evicted, nobody is asked"
 
 
-def default_names(protocols: Iterable[str]) -> list[str]:
+def default_names(protocols: Iterable[str], partners: Sequence[str] = PARTNERS) -> list[str]:
     """Every built-in policy; in Swap-v0, where those load by `fifo`, also every other order with some of them."""
-    joint = [f"{order}{JOINT}{victims}" for victims in PARTNERS for order in ORDERS if order != "fifo"]
+    joint = [f"{order}{JOINT}{victims}" for victims in partners for order in ORDERS if order != "fifo"]
     return [*POLICIES, *(joint if SWAP in set(protocols) else [])]
 
 

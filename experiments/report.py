@@ -295,7 +295,7 @@ def print_tables(run: Run, console: Console) -> None:
     header, rows = headlines(run)
     summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
     for heading in header[:-1]:  # without swapping: in the report, where there is room
-        summary.add_column(heading, no_wrap=heading == "scenario")
+        summary.add_column(heading, no_wrap=heading == "scenario", overflow="fold")
     for row in rows:
         cells = [cell.replace("**", "").replace(" %", "") for cell in row[:-1]]
         summary.add_row(*(cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in cells))

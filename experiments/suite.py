@@ -31,12 +31,13 @@ from cace_env.suite import ENVS, Entry, Env, Suite, load_suite
 from experiments.cases import describe, unable
 from experiments.command_line import split_names
 from experiments.compare import progress_bar
-from experiments.lineup import about_policy, contestants_of
+from experiments.lineup import about_policy, contestants_of, default_names
 from experiments.run_folder import BASELINE, surroundings
 from experiments.suite_folder import SuiteFolder
 
 ALL_SEEDS: Final = 100
 QUICK_SEEDS: Final = 10
+PARTNERS: Final = (BASELINE, "cace", "gdsf", "belady-cost")  # whose victims every order of Swap-v0 goes with
 NOTED_S: Final = 10.0  # how often run.json says how long it has taken
 
 
@@ -80,7 +81,8 @@ def run_suite(options: Options, command: str, console: Console) -> int:
         raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
     entries = [entry for entry in suite.all_entries() if options.env in (None, entry.env)]
     protocols = list(dict.fromkeys(ENVS[entry.env] for entry in entries))
-    contestants = contestants_of(split_names(options.policies), options.policy, protocols)
+    names = split_names(options.policies) or ([] if options.policy else default_names(protocols, PARTNERS))
+    contestants = contestants_of(names, options.policy, protocols)
     folder = Path(options.out) if options.out is not None else Path("runs") / f"suite-{suite.version}"
     with console.status("preparing: scenarios, requests, compiled code"):
         cases = {entry.id: entry.case() for entry in entries}

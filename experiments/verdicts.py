@@ -81,7 +81,7 @@ def against_lru(run: Run, policy: str) -> str:
 def in_short(run: Run) -> list[str]:
     """Sentences for a reader in a hurry: CACE and every own policy against LRU, and where nothing is decided."""
     lines = []
-    named = {"cace": "CACE"} | {policy: policy for policy in own_policies(run)}
+    named = {"cace": "CACE", "patient-wsjf+lru": "Patient WSJF"} | {policy: policy for policy in own_policies(run)}
     for policy, name in named.items():
         said = against_lru(run, policy) if policy in run.about["policies"] else ""
         lines += [f"**{name} against LRU**: {said}."] if said else []

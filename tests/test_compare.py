@@ -22,7 +22,7 @@ from cace_env.simulator import TraceRow
 from cace_env.tables import NONE, TASKS
 from experiments import plots, report
 from experiments.command_line import split_names
-from experiments.compare import main, protocols_of, read_options
+from experiments.compare import main, pairs_of, read_options
 from experiments.lineup import contestants_of
 from experiments.report import figure
 from experiments.run_folder import Run, Span
@@ -502,7 +502,20 @@ def test_a_file_sets_options_and_the_command_line_wins(tmp_path: Path):
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs" / "experiment").glob("*.yaml")))
 def test_shipped_option_files_are_accepted(path: Path):
     options = read_options(["--config", str(path)])
-    assert len(contestants_of(split_names(options.policies), options.policy, protocols_of(options))) > 2
+    protocols = [protocol for _, protocol in pairs_of(options)]
+    assert len(contestants_of(split_names(options.policies), options.policy, protocols)) > 2
+
+
+def test_the_demo_shows_both_environments_and_any_may_be_chosen():
+    def chosen(*arguments: str) -> dict[str, list[str]]:
+        pairs = pairs_of(read_options(arguments))
+        return {protocol: [name for name, asked in pairs if asked == protocol] for _, protocol in pairs}
+
+    assert chosen("--scenarios", "agents") == {"eviction": ["agents"]}
+    assert chosen("--scenarios", "agents", "--env", "both") == {"eviction": ["agents"], "swap": ["agents"]}
+    assert set(chosen("--demo")) == {"eviction", "swap"} == set(chosen("--demo", "--env", "both"))
+    assert set(chosen("--demo", "--env", "swap")) == {"swap"}
+    assert chosen("--demo", "--scenarios", "agents") == {"eviction": ["agents"]}
 
 
 def test_names_may_stand_in_one_list_or_in_several():
