@@ -73,8 +73,8 @@ def page(results: Results) -> str:
 
 The scenario `{BASE}` with {REQUESTS:,} requests and without `{LEFT_OUT}`, which fits on no accelerator
 at the higher pressures, under four load engines and at four pressures each (needs of all models over memory); {count}
-test seeds in every cell, all policies on the same requests, cace-env {__version__}. Cost saved in percent, with 95 % paired
-bootstrap intervals over seeds; **bold** where they exclude zero. Made by
+test seeds in every cell, all policies on the same requests, cace-env {__version__}. Cost saved in percent, with 95 %
+paired bootstrap intervals over seeds; **bold** where they exclude zero. Made by
 
     python -m experiments.findings --out runs/findings --seeds {count} --write docs/findings.md
 

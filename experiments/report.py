@@ -18,11 +18,13 @@ from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.intervals import share_of_gap
 from cace_env.markdown import table
+from cace_env.scores import REFERENCE
 from experiments.contrasts import gain_table
 from experiments.lineup import ORDERED
 from experiments.plots import draw
-from experiments.report_text import ASKED, CAVEATS, HOW_TO_READ, WHAT_THIS_IS, WHERE_FROM
+from experiments.report_text import ASKED, CAVEATS, HOW_TO_READ, SCORES, WHAT_THIS_IS, WHERE_FROM
 from experiments.run_folder import BASELINE, Run
+from experiments.score_table import scenarios_with_reference, score_sections
 from experiments.verdicts import NOTHING_TO_DECIDE, few_seeds, in_short, nothing_to_decide, own_policies, saved
 
 Pictures = dict[str, dict[str, str]]  # paths within the run folder, by scenario ("" = all of them) and name
@@ -109,6 +111,8 @@ def page(run: Run, pictures: Pictures) -> str:
     parts += [_scenario_table(run), "## How to read it", HOW_TO_READ]
     if any("cace" in run.policies(scenario) for scenario in run.scenarios):
         parts += ["## CACE against LRU, number by number", *_claims(run)]
+    if scenarios_with_reference(run):
+        parts += ["## Scores", SCORES, *score_sections(run)]
     if gain_table(run):
         parts += ["## Where the gain comes from", WHERE_FROM, gain_table(run)]
         parts += [
@@ -138,7 +142,7 @@ def headlines(run: Run) -> tuple[list[str], list[list[str]]]:
     groups = ("Deployed", "Proposed", "Caching", ORDERED, "Clairvoyant")
     ran = [group for group in groups if any(run.cheapest(s, group) not in (None, BASELINE) for s in run.scenarios)]
     with_cace = any("cace" in run.policies(scenario) for scenario in run.scenarios)
-    own = own_policies(run)
+    own, with_reference = own_policies(run), bool(scenarios_with_reference(run))
     header = ["scenario", *(["CACE"] if with_cace else []), *own]
     header += [f"cheapest {group.lower()} rule" for group in ran]
     rows = []
@@ -148,8 +152,10 @@ def headlines(run: Run) -> tuple[list[str], list[list[str]]]:
         for group in ran:
             policy = run.cheapest(scenario, group)
             row.append("-" if policy is None else f"{policy} {saved(run, scenario, policy)}")
+        if with_reference:
+            row.append(saved(run, scenario, REFERENCE) if REFERENCE in run.policies(scenario) else "-")
         rows.append([*row, saved(run, scenario, NO_SWAPPING)])
-    return [*header, "without any swapping"], rows
+    return [*header, *(["clairvoyant reference"] if with_reference else []), "without any swapping"], rows
 
 
 def _claims(run: Run) -> list[str]:
@@ -237,22 +243,30 @@ def _policy_table(run: Run, scenario: str) -> str:
     """All policies on one scenario, the cheapest on top."""
     policies = run.ranking(scenario)
     thinks = any(np.isfinite(run.columns[scenario, policy]["decision_us"]).any() for policy in policies)
-    best = run.cheapest(scenario, "Clairvoyant")
     rows = []
+    title, gaps, note = _share(run, scenario)
     for policy in policies:
         cells = [f"`{policy}`", "" if policy == BASELINE else saved(run, scenario, policy)]
-        if best is not None:
-            costs = run.costs(scenario, BASELINE, policy, best)
-            cells.append(figure(share_of_gap(*costs)) if policy != NO_SWAPPING else "-")
+        cells += [gaps[policy]] if title else []
         cells += [figure(run.mean(scenario, policy, metric)) for metric in COLUMNS]
         cells += [figure(run.mean(scenario, policy, "decision_us"))] if thinks else []
         rows.append(cells)
-    header = ["policy", "cost saved against LRU", *(["% of the gap"] if best is not None else [])]
-    header += [*COLUMNS.values()] + (["µs per decision"] if thinks else [])
-    text = table(header, rows, numbers="right")
+    header = ["policy", "cost saved against LRU", *([title] if title else []), *COLUMNS.values()]
+    text = table(header + (["µs per decision"] if thinks else []), rows, numbers="right")
+    return f"{text}\n\n{note}" if note else text
+
+
+def _share(run: Run, scenario: str) -> tuple[str, dict[str, str], str]:
+    """Title, each policy's share of what could be saved, and what it is a share of; empty where nobody knows."""
+    policies = run.policies(scenario)
+    best = REFERENCE if REFERENCE in policies else run.cheapest(scenario, "Clairvoyant")
     if best is None:
-        return text
-    return f"{text}\n\n% of the gap: of the cost between LRU and {best}; no number where that is under 1 % of LRU's."
+        return "", {}, ""
+    shares = {p: figure(share_of_gap(*run.costs(scenario, BASELINE, p, best))) for p in policies}
+    if best == REFERENCE:
+        return "score", shares, "Score: 0 = LRU, 100 = the clairvoyant reference; none where that saves under 1 %."
+    note = f"% of the gap: of the cost between LRU and {best}; no number where that is under 1 % of LRU's."
+    return "% of the gap", shares | {NO_SWAPPING: "-"}, note
 
 
 def _again(run: Run) -> str:

@@ -21,6 +21,12 @@ ASKED: Final = {
     "Swap-v0": "which waiting model is loaded next, or none now; then which model makes room",
 }
 
+SCORES: Final = """\
+`Score = 100 x (LRU - policy) / (LRU - reference)`, costs summed over seeds: 0 is as good as LRU, 100 as good as the
+clairvoyant reference, which knows every request to come and searches for a plan that is cheap under them. The reference
+is no bound: nobody has shown that nothing is better. The interquartile mean leaves out a quarter of the scenarios at
+either end (with fewer than four it is the mean); intervals are 95 %, by a stratified bootstrap over seeds."""
+
 WHERE_FROM: Final = """\
 In Swap-v0 a policy decides two things: in which *order* waiting models are loaded (and whether to wait for an idle
 victim), and which *victims* make room. A policy named `order+policy` does both; one without an order loads the model

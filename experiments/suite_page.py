@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.markdown import number, percent, table
 from cace_env.results import write_results
-from cace_env.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Score, SuiteScores
+from cace_env.scores import BASELINE, NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, SuiteScores
 from cace_env.suite import Entry, Env, MemorySweep
+from experiments.score_table import score_text
 from experiments.suite_plots import draw_memory, draw_scores
 from experiments.suite_scores import SuiteRun
 from experiments.suite_text import FORMAT, MEMORY, SCORES, THE_SUITE, WAITS
@@ -101,22 +100,14 @@ def _scores(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
     entries = suite.entries(env)
     rows = []
     for policy in suite.ranking(scores):
-        cells = [_score(scores.scores[policy].get(entry.id)) for entry in entries]
-        rows.append([f"`{policy}`", suite.run.group(policy).lower(), f"**{_score(scores.means[policy])}**", *cells])
+        cells = [score_text(scores.scores[policy].get(entry.id, NO_SCORE)) for entry in entries]
+        rows.append([f"`{policy}`", suite.run.group(policy).lower(), f"**{score_text(scores.means[policy])}**", *cells])
     return table(("policy", "kind", "interquartile mean", *_short(entries)), rows, numbers="right")
 
 
 def _short(entries: Sequence[Entry]) -> list[str]:
     """Ids without the environment, under whose heading they stand."""
     return [entry.id.removeprefix(f"{entry.env.partition('-')[0].lower()}-") for entry in entries]
-
-
-def _score(score: Score | None) -> str:
-    """A score with its interval; `-` where there is none."""
-    if score is None or np.isnan(score.value):
-        return "-"
-    show: Callable[[float], str] = (lambda x: f"{x:.0f}") if score.value < -100 else (lambda x: f"{x:.1f}")
-    return show(score.value) + ("" if np.isnan(score.low) else f" [{show(score.low)}, {show(score.high)}]")
 
 
 def _waits(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
@@ -146,7 +137,7 @@ def _sweep(suite: SuiteRun, sweep: MemorySweep) -> str:
             [
                 f"{100 * fraction:g} %",
                 percent(scores.headroom[entry.id]),
-                _score(scores.scores["cace"].get(entry.id)) if "cace" in scores.scores else "-",
+                score_text(scores.scores["cace"][entry.id]) if "cace" in scores.scores else "-",
                 *(number(suite.run.mean(entry.id, name, "cost_per_request")) for name in costs),
             ]
         )

@@ -66,7 +66,7 @@ class ReferenceRun:
     prefix_tokens_lost: int = 0  # shared prompt tokens computed again after an eviction
     memory_byte_us: int = 0  # bytes in use, residuals included, integrated over time
     waits: int = 0  # questions answered with wait
-    prefetches: int = 0  # loads chosen that nobody waited for
+    prefetches: int = 0  # loads chosen that nobody waited for, counted with the first victim or the start of the load
     invalid_actions: int = 0  # answers that were not legal
     truncated: bool = False
     end_us: int = 0
@@ -629,6 +629,7 @@ class Simulation:
         """(5.1.1) Starts a load for which nobody has to go, if there is a place for it."""
         fitting = [accelerator for accelerator in self.idle_channels() if self.suffices(accelerator, target)]
         if fitting:
+            self.result.prefetches += not target.waiting
             sign = -1 if self.tables.placement == "spread" else 1
             self._start_load(target, min(fitting, key=lambda a: (sign * self.left_over_bytes(a, target), a)))
         return bool(fitting)
@@ -653,6 +654,7 @@ class Simulation:
         channel = self.channels[accelerator]
         channel.target = target.index
         target.state = "planned"
+        self.result.prefetches += not target.waiting
         while True:
             self.result.drains += not victim.idle
             self.result.victim_reload_us.append(self.reload_us(victim))

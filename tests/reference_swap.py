@@ -58,6 +58,5 @@ def _may_wait(simulation: Simulation, models: list[Model]) -> bool:
 
 def _load(simulation: Simulation, model: Model) -> None:
     """(12.4) Starts its load where it fits; else makes room for it."""
-    simulation.result.prefetches += not model.pending
     if not simulation.load_where_it_fits(model):
         simulation.swap(model, simulation.victims(model, simulation.idle_channels(), busy_too=True))

@@ -240,6 +240,30 @@ def test_a_cut_episode_does_not_make_a_policy_the_cheapest(finished: Path, tmp_p
     assert np.isnan(run.gain("small", "lru_in_python").percent)
 
 
+def test_where_the_reference_ran_the_report_has_scores(finished: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    about = json.loads((finished / "run.json").read_text())
+    about["policies"]["reference"] = {"group": "Reference", "description": "made up"}
+    (copy / "run.json").write_text(json.dumps(about))
+    rows = rows_of(finished)
+    rows += [
+        row | {"policy": "reference", "cost": str(float(row["cost"]) / 2)} for row in rows if row["policy"] == "lru"
+    ]
+    with (copy / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert report.main([str(copy)]) == 0
+    text = (copy / "report.md").read_text()
+    lru, cace = (sum(column(finished, policy, "cost")) for policy in ("lru", "cace"))
+    score = 100 * (lru - cace) / (lru / 2)
+    assert f"| `cace` | **{score:.1f}** | {score:.1f} |" in text  # two seeds: no interval
+    assert "| *headroom: LRU to reference* |  | **+50.0 % [+50.0, +50.0]** |" in text
+    assert f"| {figure(score)} |" in text and "clairvoyant reference |" in text
+    assert "## Scores" not in (finished / "report.md").read_text()
+
+
 def test_results_are_never_overwritten(finished: Path, small: Path, capsys: pytest.CaptureFixture[str]):
     before = (finished / "rows.csv").read_bytes()
     said = refused(capsys, "--policies", "lru", "--scenarios", str(small), "--seeds", "1", "--out", str(finished))

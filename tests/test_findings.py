@@ -64,10 +64,8 @@ def test_results_of_another_grid_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no"):
         read_results(tmp_path / "costs.csv")
     path = tmp_path / "half.csv"
-    path.write_text(
-        f"engine,pressure,protocol,policy,seed,{','.join(KEPT)}\ncold-engine,1.5,eviction,lru,1,{','.join('1' * len(KEPT))}\n",
-        encoding="utf-8",
-    )
-    with pytest.raises(ConfigError, match="has no cold-engine at 1.5 / eviction / gdsf"):
+    rows = ["engine,pressure,protocol,policy,seed", "cold-engine,1.5,eviction,lru,1"]
+    path.write_text("\n".join([f"{rows[0]},{','.join(KEPT)}", rows[1] + ",1" * len(KEPT)]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"has no cold-engine at 1\.5 / eviction / gdsf"):
         read_results(path)
     assert findings.main(["--results", str(path)]) == 2
