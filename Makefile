@@ -13,8 +13,8 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
 # What `make test-versions` runs, each in .venvs/NAME: the core, which needs none of the large libraries.
 VERSIONS := lowest gymnasium-1.1 gymnasium-1.2.2 gymnasium-newest python3.12 python3.13
-CORE_TESTS := $(patsubst %,tests/test_%.py,config scenarios generator kernel simulator observation env acting wrappers \
-  rendering window) $(wildcard tests/test_vector_*.py)
+CORE_TESTS := $(patsubst %,tests/test_%.py,config scenarios generator kernel simulator observation env swap_env acting \
+  snapshot wrappers rendering window) $(wildcard tests/test_vector_*.py)
 EXTRAS := human
 
 # A .venv whose interpreter is gone (moved folder, upgraded system) is made anew.

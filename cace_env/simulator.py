@@ -364,7 +364,8 @@ class Simulator:
             raise SimulationError("there is nothing to take a snapshot of; reset first")
         trace = self.trace[: self.row.item(layout.TRACED)].copy() if self._keep_trace else None
         workload: layout.Requests = self.arguments[4]  # laid out anew by every `load`, so nobody changes it
-        return Snapshot(self._digest(), self.at.copy(), pack(self.row, self.at.tolist()), workload, trace)
+        at = tuple(self.at.tolist())
+        return Snapshot(self._digest(), at, pack(self.row, at), workload, trace)
 
     def restore(self, snapshot: Snapshot) -> bool:
         """Goes on from a snapshot of this or another simulator of the same fleet; True if there is a question.
@@ -381,13 +382,13 @@ class Simulator:
         if self._requests < 0 or self.arguments[4] is not snapshot.workload:
             requests = len(snapshot.workload.times)
             self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
-            self.at = snapshot.at
+            self.at = np.array(snapshot.at, dtype=np.int64)
             self.arena = layout.arena(1, int(self.at[-1]))
             self._requests, self._pairs = requests, (-1, -1)  # the next workload has a layout of its own
             if self._keep_trace:
                 self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
             self._use((self.arena[0], self.at, self.fleet, self.fleet_at, snapshot.workload))
-        unpack(snapshot.words, self.row, self.at.tolist())
+        unpack(snapshot.words, self.row, snapshot.at)
         if snapshot.trace is not None and self._keep_trace:
             self.trace[: len(snapshot.trace)] = snapshot.trace
         elif not self._keep_trace:

@@ -96,6 +96,7 @@ class Simulators:
         self._places = np.zeros((self.num_envs, len(PLACE)), dtype=np.int64)
         self._places[:, PLACE.fleet] = fleet_of
         self._at = np.zeros((self.num_envs, len(State._fields) + 1), dtype=np.int64)
+        self._offsets: dict[int, tuple[int, ...]] = {}  # rows of `_at` as plain numbers, where they were asked for
         self._arena = arena(self.num_envs, 0)
         self._charged = np.zeros((self.num_envs, NUM_TERMS), dtype=np.int64)
         self._marks = np.zeros((self.num_envs, 2), dtype=np.int64)
@@ -113,6 +114,7 @@ class Simulators:
             shelf.user_pairs,
             most_seats=MOST_SEATS,
         )
+        self._offsets.pop(env, None)
         self._make_room(int(self._at[env, -1]))
         if self._keep_trace:
             self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
@@ -169,11 +171,14 @@ class Simulators:
     def snapshot(self, env: int) -> Snapshot:
         """A simulation as it stands; it has to have been reset."""
         fleet, row, requests, opened = self._places[env].tolist()
-        words, at = self._arena[env], self._at[env]
+        words = self._arena[env]
+        at = self._offsets.get(env)
+        if at is None:
+            at = self._offsets[env] = tuple(self._at[env].tolist())
         return Snapshot(
             self.digest(fleet),
-            at.copy(),
-            pack(words, at.tolist(), self._charged[env], self._marks[env]),
+            at,
+            pack(words, at, self._charged[env], self._marks[env]),
             self.bank.hold(row, requests, opened),
             self.trace[: words.item(TRACED)].copy() if self._keep_trace else None,
         )
@@ -184,30 +189,29 @@ class Simulators:
         Raises:
             ValueError: it is of another fleet, or lacks the event trace that is kept here; nothing has changed.
         """
-        fleet = int(self._places[env, PLACE.fleet])
-        if snapshot.fleet != self.digest(fleet):
+        fleet = self._places.item(env, PLACE.fleet)
+        digest, at, packed, workload, trace = snapshot
+        if digest != self.digest(fleet):
             raise ValueError("the snapshot is of another fleet, or of another version of the simulator")
-        if self._keep_trace and snapshot.trace is None:
+        if self._keep_trace and trace is None:
             raise ValueError(
                 "the snapshot lacks the history that is rendered here; take it where there is a render_mode, too"
             )
-        workload = snapshot.workload
         requests = len(workload.times)
-        row = self.bank.put_back(env, workload)
-        self._places[env] = fleet, row, requests, len(workload.open_order)
-        self._at[env] = snapshot.at
-        at = snapshot.at.tolist()
-        self._make_room(at[-1])
+        self._places[env] = fleet, self.bank.put_back(env, workload), requests, len(workload.open_order)
+        if self._offsets.get(env) is not at:
+            self._at[env], self._offsets[env] = at, at
+            self._make_room(at[-1])
         words = self._arena[env]
-        end = unpack(snapshot.words, words, at)
-        self._charged[env] = snapshot.words[end : end + NUM_TERMS]
-        self._marks[env] = snapshot.words[end + NUM_TERMS :]
+        end = unpack(packed, words, at)
+        self._charged[env] = packed[end : end + NUM_TERMS]
+        self._marks[env] = packed[end + NUM_TERMS :]
         if not self._keep_trace:
             words[TRACED] = 0
-        elif snapshot.trace is not None:
+        elif trace is not None:
             if len(self.trace) != trace_rows(self.tables[fleet], requests):
                 self.trace = np.zeros((trace_rows(self.tables[fleet], requests), 4), dtype=np.int64)
-            self.trace[: len(snapshot.trace)] = snapshot.trace
+            self.trace[: len(trace)] = trace
 
     def digest(self, fleet: int) -> bytes:
         """Of what decides how simulations of a fleet go on; a few hundred microseconds, once."""

@@ -30,7 +30,7 @@ class Snapshot(NamedTuple):
     """A simulation at one moment. Nothing that happens later changes it."""
 
     fleet: bytes  # digest of all that the kernel knows of the fleet
-    at: Int64Array  # (len(State) + 1,) offsets of the state
+    at: tuple[int, ...]  # (len(State) + 1) offsets of the state
     words: Int64Array  # what is in use of the state, see `pack`; behind it what its owner adds
     workload: Requests  # shared by all snapshots of an episode
     trace: npt.NDArray[np.int64] | None  # (rows so far, 4) the event trace, where one is kept
@@ -38,7 +38,7 @@ class Snapshot(NamedTuple):
     @property
     def size_bytes(self) -> int:
         """Memory of its own, without the requests."""
-        return int(self.at.nbytes + self.words.nbytes + (0 if self.trace is None else self.trace.nbytes))
+        return int(self.words.nbytes + (0 if self.trace is None else self.trace.nbytes))
 
 
 class Origin(NamedTuple):
@@ -86,7 +86,7 @@ def origin_of(environment: str, scenario: Scenario, split: str, max_slots: int, 
     return Origin(version(), environment, scenario.name, settings, split, max_slots, fleet)
 
 
-def pack(row: Int64Array, at: list[int], *more: Int64Array) -> Int64Array:
+def pack(row: Int64Array, at: tuple[int, ...], *more: Int64Array) -> Int64Array:
     """What is in use of an arena row, and `more` behind it.
 
     The heap of closed-loop arrivals and the log of the window take two fifths of a row and are mostly empty: what lies
@@ -103,7 +103,7 @@ def pack(row: Int64Array, at: list[int], *more: Int64Array) -> Int64Array:
     )
 
 
-def unpack(words: Int64Array, row: Int64Array, at: list[int]) -> int:
+def unpack(words: Int64Array, row: Int64Array, at: tuple[int, ...]) -> int:
     """Puts back what `pack` has taken; where in `words` more begins."""
     head = at[CLOSED] + len(HEAP) * words.item(CLOSED_SIZE)
     first, last = len(LOG) * words.item(WINDOW_TAIL), len(LOG) * words.item(LOGGED)

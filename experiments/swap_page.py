@@ -40,7 +40,7 @@ while not over:
 print(info["episode_metrics"]["cost"], info["episode_metrics"]["longest_wait_s"])
 ```
 
-![Who sat in which slot, who waited for whom, the last decision, and the models that could be loaded now](images/swap.png)
+![Who sat in which slot, who waited for whom, the last decision, and what could be loaded now](images/swap.png)
 
 The picture (`render_mode="rgb_array"`) shows the scenario `{SCENARIO}` under `{POLICY}`: the last decision (the red
 line) with its candidates, and the open question, which model to load."""
