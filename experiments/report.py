@@ -223,6 +223,13 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
 def remarks(run: Run, scenario: str) -> list[str]:
     """What must be said beside the numbers: that nothing is decided, and which episodes were cut short."""
     said = [f"{NOTHING_TO_DECIDE.capitalize()}."] if nothing_to_decide(run, scenario) else []
+    if REFERENCE in run.policies(scenario):
+        costs = run.columns[scenario, REFERENCE]["cost"]
+        there = int(np.isfinite(costs).sum())
+        if there < len(costs):
+            said.append(
+                f"The reference is there for {there} of {len(costs)} seeds: scores and its own means are of those."
+            )
     cut = run.cut_short(scenario)
     if cut:
         seeds = len(run.columns[scenario, BASELINE]["seed"])

@@ -157,8 +157,8 @@ class Run:
     def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
         """By (scenario, policy): seed, decision_us and every metric, each `(seeds,)`.
 
-        An episode that was cut short is no result: all is NaN there but `seed` and `truncated`, so that the columns of
-        several policies still belong together seed by seed.
+        The columns of all policies of a scenario belong together seed by seed: where one did not run all is NaN but
+        `seed`, and where its episode was cut short, which is no result, all but `seed` and `truncated`.
         """
         gathered: dict[tuple[str, str], list[FloatArray]] = {}
         with (self.path / "rows.csv").open(newline="", encoding="utf-8") as file:
@@ -170,10 +170,15 @@ class Run:
             for cells in rows:
                 numbers = np.array([float(cells[place]) for place in places])
                 gathered.setdefault((cells[scenario], cells[policy]), []).append(numbers)
+        seeds: dict[str, set[float]] = {}
+        for (name, _), numbers_of in gathered.items():
+            seeds.setdefault(name, set()).update(float(numbers[0]) for numbers in numbers_of)
         columns = {}
         for key, numbers_of in gathered.items():
-            numbers_of.sort(key=lambda numbers: numbers[0])  # a run that was taken up again has seeds in another order
-            columns[key] = dict(zip(names, np.array(numbers_of).T.copy(), strict=True))
+            by_seed = {float(numbers[0]): numbers for numbers in numbers_of}
+            missing = np.full(len(names) - 1, np.nan)
+            table = [by_seed.get(seed, np.array([seed, *missing])) for seed in sorted(seeds[key[0]])]
+            columns[key] = dict(zip(names, np.array(table).T.copy(), strict=True))
         for by_name in columns.values():
             cut = by_name["truncated"] == 1
             for name in names:
@@ -261,7 +266,9 @@ class Run:
 
     def cut_short(self, scenario: str) -> dict[str, int]:
         """Episodes that the limit on decisions ended, by policy; those without any are left out."""
-        counts = {policy: int(self.columns[scenario, policy]["truncated"].sum()) for policy in self.policies(scenario)}
+        counts = {
+            policy: int((self.columns[scenario, policy]["truncated"] == 1).sum()) for policy in self.policies(scenario)
+        }
         return {policy: count for policy, count in counts.items() if count}
 
 

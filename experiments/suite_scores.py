@@ -62,14 +62,8 @@ class SuiteRun:
         return list(dict.fromkeys(policy for entry in self.entries(env) for policy in self.run.policies(entry.id)))
 
     def costs(self, entry: str) -> dict[str, FloatArray]:
-        """Cost of every policy on LRU's seeds, each `(seeds,)`; NaN where an episode is missing or was cut short."""
-        seeds = self.run.columns[entry, BASELINE]["seed"]
-        costs = {}
-        for policy in self.run.policies(entry):
-            columns = self.run.columns[entry, policy]
-            by_seed = dict(zip(columns["seed"], columns["cost"], strict=True))
-            costs[policy] = np.array([by_seed.get(seed, np.nan) for seed in seeds])
-        return costs
+        """Cost of every policy on the same seeds, each `(seeds,)`; NaN where an episode is missing or was cut short."""
+        return {policy: self.run.columns[entry, policy]["cost"] for policy in self.run.policies(entry)}
 
     def scores(self, env: Env) -> SuiteScores:
         """Scores on the entries of an environment.

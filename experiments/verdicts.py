@@ -32,7 +32,7 @@ def saved(run: Run, scenario: str, policy: str, metric: str = "cost", over: str 
 def nothing_to_decide(run: Run, scenario: str) -> bool:
     """Whether no policy was asked anything in any episode."""
     columns = [run.columns[scenario, policy] for policy in run.policies(scenario)]
-    return all((each["decisions"] == 0).all() for each in columns)
+    return all(((each["decisions"] == 0) | np.isnan(each["truncated"])).all() for each in columns)  # NaN: did not run
 
 
 def few_seeds(run: Run) -> str:
