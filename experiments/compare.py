@@ -31,16 +31,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cace_env.config import ConfigError, Frozen, dump, load
-from cace_env.evaluation import NO_SWAPPING, PolicyError, in_order, run_seed, seed_list
+from cace_env.evaluation import NO_SWAPPING, PolicyError, SeedResult, in_order, run_seed, seed_list
 from cace_env.orders import ORDERS
 from cace_env.policies import POLICIES
 from cace_env.scenarios import Split, load_scenario, scenario_names, seeds
+from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
 from cace_env.traces import TraceError
-from experiments.cases import prepare
+from experiments.cases import PreparedCase, prepare
 from experiments.command_line import split_names
 from experiments.lineup import EVICTION, SWAP, WITHOUT_SWAPPING, about_policy, check_names, contestants_of
-from experiments.report import print_tables, write_report
+from experiments.reference_rows import about_reference, reference_options, reference_result
+from experiments.report import write_report
+from experiments.report_terminal import print_tables
 from experiments.run_folder import BASELINE, Run, RunFolder, check_new, surroundings
 from experiments.timelines import timelines
 
@@ -48,6 +51,8 @@ DEFAULT_SEEDS: Final = 20
 DEMO_SEEDS: Final = 15
 DEMO_SCENARIOS: Final = ("default", "completion-heavy", "sleep-mode", "agents")
 DEMO_SWAP: Final = ("fast-loader",)  # in Swap-v0
+DEMO_REFERENCE: Final = 3  # seeds with the clairvoyant reference
+DEMO_REFERENCE_OPTIONS: Final = ("starts=1",)  # it is found sooner, and is a little dearer
 
 
 def _said(metavar: str) -> Any:
@@ -78,6 +83,15 @@ class Comparison(Frozen):
         description="eviction (default): which model makes room (Eviction-v0); swap: which model is loaded next, too "
         "(Swap-v0)",
     )
+    reference: Annotated[int | None, _said("N")] = Field(
+        default=None,
+        ge=0,
+        description="on the first N seeds of each scenario look for the clairvoyant reference, too: seconds to half a "
+        "minute each; scores are measured by it",
+    )
+    reference_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
+        default=(), description="how hard it is looked for, such as starts=1; keys of cace_env.planner.find_reference"
+    )
     trace: Annotated[str | None, _said("FILE")] = Field(
         default=None, description="a log of real requests, which takes the place of the scenarios' workloads"
     )
@@ -98,7 +112,8 @@ class Comparison(Frozen):
     )
     demo: bool = Field(
         default=False,
-        description=f"a tour: all policies, {DEMO_SEEDS} seeds, scenarios {', '.join(DEMO_SCENARIOS)}; and in Swap-v0 "
+        description=f"a tour: all policies, {DEMO_SEEDS} seeds, {DEMO_REFERENCE} with the reference, "
+        f"scenarios {', '.join(DEMO_SCENARIOS)}; and in Swap-v0 "
         f"{', '.join(DEMO_SWAP)}",
     )
     show: Annotated[bool, tyro.conf.arg(name="list")] = Field(
@@ -163,6 +178,9 @@ def compare(options: Comparison, command: str, console: Console) -> int:
     pairs = pairs_of(options)
     protocols = list(dict.fromkeys(protocol for _, protocol in pairs))
     contestants = contestants_of(split_names(options.policies), options.policy, protocols)
+    given = options.reference_option or (DEMO_REFERENCE_OPTIONS if options.demo else ())
+    search = reference_options(given)
+    referenced = options.reference if options.reference is not None else DEMO_REFERENCE if options.demo else 0
     path = run_folder_path(options)
     check_new(path)
     with console.status("preparing: scenarios, requests, compiled code"):
@@ -185,15 +203,23 @@ def compare(options: Comparison, command: str, console: Console) -> int:
         status="running",
         split=options.split,
         baseline=BASELINE,
-        policies={contestant.name: about_policy(contestant) for contestant in contestants},
+        policies={contestant.name: about_policy(contestant) for contestant in contestants}
+        | ({REFERENCE: about_reference(search)} if referenced else {}),
         scenarios={case.name: case.about for case in cases},
     )
     jobs = [(case, seed) for case in cases for seed in case.seeds]
+
+    def run_job(job: tuple[PreparedCase, int]) -> list[SeedResult]:
+        case, seed = job
+        results = run_seed(case.case, case.contestants, seed)
+        looked_for = seed in case.seeds[:referenced]
+        return results + ([reference_result(case.case, seed, search)[0]] if looked_for else [])
+
     spans, status, done = [], "finished", 0
     try:
         with progress_bar(console) as progress:
             bar = progress.add_task("comparing", total=len(jobs))
-            for results in in_order(lambda job: run_seed(job[0].case, job[0].contestants, job[1]), jobs, workers):
+            for results in in_order(run_job, jobs, workers):
                 folder.append(results)
                 done += 1
                 progress.update(bar, advance=1, description=results[0].row["scenario"])

@@ -6,13 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING
@@ -57,21 +53,6 @@ COLUMNS: Final = {
     "regret_loads": "regret loads",
     "decisions": "decisions",
 }
-IN_TERMINAL: Final = {
-    "ttft_mean_s": "TTFT",
-    "ttft_p95_s": "TTFT p95",
-    "longest_wait_s": "longest wait",
-    "e2e_mean_s": "E2E",
-    "evictions": "evictions",
-    "loads": "loads",
-    "decisions": "decisions",
-}
-IN_TERMINAL_STYLE: Final[dict[str, Any]] = {
-    "title_justify": "left",
-    "box": box.SIMPLE_HEAD,
-    "padding": (0, 1),
-    "pad_edge": False,
-}
 
 
 def write_report(run: Run) -> Path:
@@ -93,10 +74,11 @@ def page(run: Run, pictures: Pictures) -> str:
     several = len(run.scenarios) > 1
     seeds = sorted({len(run.columns[key]["seed"]) for key in run.columns})
     counted = " to ".join(str(count) for count in ([seeds[0], seeds[-1]] if seeds[0] < seeds[-1] else seeds))
+    counted_policies = len(set(about["policies"]) - {NO_SWAPPING, REFERENCE})
     parts = [
         "# Policies compared",
-        f"{len(about['policies']) - 1} policies and {NO_SWAPPING}, {len(run.scenarios)} scenario"
-        f"{'s' if several else ''}, {counted} {about['split']} seed{'' if seeds == [1] else 's'} each, "
+        f"{counted_policies} policies and {NO_SWAPPING}, {len(run.scenarios)} scenario{'s' if several else ''}, "
+        f"{counted} {about['split']} seed{'' if seeds == [1] else 's'} each, "
         f"{about['started'][:10]}, cace-env {about['versions']['cace-env']}.",
     ]
     if about["status"] != "finished":
@@ -294,37 +276,6 @@ def _again(run: Run) -> str:
         "`python -m experiments.report FOLDER` writes this page again. A row of `rows.csv` also holds request-seconds "
         "by task, so the cost under other weights needs no new run."
     )
-
-
-def print_tables(run: Run, console: Console) -> None:
-    """The main numbers of each scenario, and a summary, in the terminal."""
-    marked = {BASELINE, "cace", *own_policies(run)}
-    for scenario in run.scenarios:
-        about = run.about["scenarios"][scenario]
-        shown = Table(title=escape(f"{scenario}: {about['label']} (times in s, means over seeds)"), **IN_TERMINAL_STYLE)
-        shown.add_column("policy", no_wrap=True)
-        shown.add_column(escape("cost saved vs LRU [%]"), justify="right", no_wrap=True)
-        for heading in IN_TERMINAL.values():
-            shown.add_column(heading, justify="right")
-        for policy in run.ranking(scenario):
-            gain = "" if policy == BASELINE else saved(run, scenario, policy).replace("**", "").replace(" %", "")
-            cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
-            shown.add_row(policy, gain, *cells, style="bold" if policy in marked else None)
-        console.print(shown)
-        for note in remarks(run, scenario):
-            console.print(escape(note), style="yellow")
-    header, rows = headlines(run)
-    summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
-    for heading in header[:-1]:  # without swapping: in the report, where there is room
-        summary.add_column(heading, no_wrap=heading == "scenario", overflow="fold")
-    for row in rows:
-        cells = [cell.replace("**", "").replace(" %", "") for cell in row[:-1]]
-        summary.add_row(*(cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in cells))
-    console.print(summary)
-    if few_seeds(run):
-        console.print(escape(few_seeds(run)), style="yellow")
-    for line in in_short(run):
-        console.print(escape(line.replace("**", "")), highlight=False)
 
 
 def figure(value: float, digits: int = 3) -> str:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import tyro
 from pydantic import Field
@@ -25,19 +25,23 @@ from rich.console import Console
 from cace_env.compilation import source_hash
 from cace_env.config import ConfigError, Frozen, dump
 from cace_env.evaluation import Case, Contestant, PolicyError, in_order, run_seed, seed_list
+from cace_env.results import published
 from cace_env.scenarios import Split, seeds
+from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
 from cace_env.suite import ENVS, Entry, Env, Suite, load_suite
 from experiments.cases import describe, unable
 from experiments.command_line import split_names
 from experiments.compare import progress_bar
 from experiments.lineup import about_policy, contestants_of, default_names
+from experiments.reference_rows import about_reference, reference_options, reference_result
 from experiments.run_folder import BASELINE, surroundings
 from experiments.suite_folder import SuiteFolder
 
 ALL_SEEDS: Final = 100
 QUICK_SEEDS: Final = 10
 PARTNERS: Final = (BASELINE, "cace", "gdsf", "belady-cost")  # whose victims every order of Swap-v0 goes with
+SHIPPED: Final = ("cost", "ttft_mean_s", "e2e_mean_s", "longest_wait_s", "evictions")  # what costs that ship say
 NOTED_S: Final = 10.0  # how often run.json says how long it has taken
 
 
@@ -57,6 +61,14 @@ class Options(Frozen):
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy besides; may be given several times"
+    )
+    reference: Literal["shipped", "compute", "none"] = Field(
+        default="shipped",
+        description="costs of the clairvoyant reference: those that ship with the suite, and computed where none do; "
+        "computed everywhere; or none, and no scores",
+    )
+    reference_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
+        default=(), description="how hard it is looked for; keys of cace_env.planner.find_reference"
     )
     out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
         default=None, description="run folder, new or of the same suite; runs/suite-VERSION by default"
@@ -83,16 +95,21 @@ def run_suite(options: Options, command: str, console: Console) -> int:
     protocols = list(dict.fromkeys(ENVS[entry.env] for entry in entries))
     names = split_names(options.policies) or ([] if options.policy else default_names(protocols, PARTNERS))
     contestants = contestants_of(names, options.policy, protocols)
+    search = reference_options(options.reference_option)
     folder = Path(options.out) if options.out is not None else Path("runs") / f"suite-{suite.version}"
     with console.status("preparing: scenarios, requests, compiled code"):
         cases = {entry.id: entry.case() for entry in entries}
-        about = about_run(options, suite, entries, cases, contestants, numbers, command)
+        about = about_run(options, suite, entries, cases, contestants, numbers, search, command)
     rows = SuiteFolder(folder, about)
     (folder / "suite.yaml").write_text(dump(suite), "utf-8")
     status = "interrupted"
     clock = Clock(rows)
     try:
         run_policies(rows, cases, contestants, numbers, workers, console, clock)
+        if options.reference != "none":
+            if options.reference == "shipped":
+                take_shipped(rows, suite, entries, numbers, console)
+            find_references(rows, cases, numbers, search, workers, console, clock)
         status = "finished"
     except KeyboardInterrupt:
         console.print(f"interrupted; the same command goes on: {command}", highlight=False)
@@ -135,6 +152,7 @@ def about_run(
     cases: dict[str, Case],
     contestants: Sequence[Contestant],
     numbers: Sequence[int],
+    search: dict[str, Any],
     command: str,
 ) -> dict[str, Any]:
     """run.json."""
@@ -153,7 +171,9 @@ def about_run(
         "baseline": BASELINE,
         "cores": os.cpu_count(),
         "fingerprints": {entry.id: entry.fingerprint() for entry in suite.all_entries()},
-        "policies": {contestant.name: about_policy(contestant) for contestant in contestants},
+        "reference_options": search,
+        "policies": {contestant.name: about_policy(contestant) for contestant in contestants}
+        | ({} if options.reference == "none" else {REFERENCE: about_reference(search)}),
         "scenarios": scenarios,
     }
 
@@ -182,6 +202,61 @@ def run_policies(
         for (case, _, _), results in zip(jobs, in_order(lambda job: run_seed(*job), jobs, workers), strict=True):
             rows.append(result.row for result in results)
             progress.update(bar, advance=1, description=case.name)
+            clock.tick()
+
+
+def take_shipped(
+    rows: SuiteFolder, suite: Suite, entries: Sequence[Entry], numbers: Sequence[int], console: Console
+) -> None:
+    """Costs of the reference that ship with the suite, where they are of these entries and seeds."""
+    results = published(suite.version)
+    if results is None:
+        return
+    taken = 0
+    for entry in entries:
+        missing = [seed for seed in numbers if (entry.id, REFERENCE, seed) not in rows.done]
+        if not results.has(entry, REFERENCE, missing):
+            continue
+        columns = {name: results.column(entry.id, REFERENCE, missing, name) for name in SHIPPED}
+        for at, seed in enumerate(missing):
+            row = {name: float(column[at]) for name, column in columns.items()}
+            label = {"scenario": entry.id, "policy": REFERENCE, "seed": seed, "label": "shipped", "truncated": 0.0}
+            rows.append([row | label])
+        taken += len(missing)
+    if taken:
+        console.print(f"costs of the reference on {taken} episodes: those that ship with suite {suite.version}")
+
+
+def find_references(
+    rows: SuiteFolder,
+    cases: dict[str, Case],
+    numbers: Sequence[int],
+    search: dict[str, Any],
+    workers: int,
+    console: Console,
+    clock: Clock,
+) -> None:
+    """Looks for the reference of every episode that has none yet, by a thread each."""
+    every = [(case, seed) for case in cases.values() for seed in numbers]
+    jobs = [job for job in every if (job[0].name, REFERENCE, job[1]) not in rows.done]
+    if not jobs:
+        return
+    with progress_bar(console) as progress:
+        bar = progress.add_task("reference", total=len(every), completed=len(every) - len(jobs))
+        found = in_order(lambda job: reference_result(*job, search), jobs, workers)
+        for (case, seed), (result, reference) in zip(jobs, found, strict=True):
+            rows.append([result.row])
+            rows.note_search(
+                scenario=case.name,
+                seed=seed,
+                base=reference.base,
+                base_cost=reference.base_cost,
+                cost=reference.cost,
+                rounds=len(reference.rounds),
+                replays=reference.replays,
+                wall_s=round(reference.wall_s, 3),
+            )
+            progress.update(bar, advance=1, description=f"reference: {case.name}")
             clock.tick()
 
 

@@ -3,6 +3,7 @@
 run.json       which suite, versions, policies, entries with their fingerprints, seconds so far, whether it finished
 suite.yaml     the suite in full
 rows.csv       one row per entry (column `scenario`), policy and seed: the metrics of all tasks together
+searches.csv   how the reference was found: one row per entry and seed
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from experiments.run_folder import KEYS
 # A suite has many rows: numbers by task are left to comparisons.
 SUITE_HEADER: Final = (*KEYS, *(name for name in METRICS if not name.startswith(TASKS)))
 Key = tuple[str, str, int]  # entry, policy, seed
-MUST_AGREE: Final = ("suite", "split", "fingerprints", "code")  # of run.json, for rows to belong together
+SEARCH_HEADER: Final = ("scenario", "seed", "base", "base_cost", "cost", "rounds", "replays", "wall_s")
+MUST_AGREE: Final = (
+    "suite",
+    "split",
+    "fingerprints",
+    "code",
+    "reference_options",
+)  # of run.json, for rows to belong together
 
 
 class SuiteFolder:
@@ -57,12 +65,22 @@ class SuiteFolder:
         path = self.path / "rows.csv"
         fresh = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, SUITE_HEADER, extrasaction="ignore", lineterminator="\n")
+            writer = csv.DictWriter(file, SUITE_HEADER, restval="nan", extrasaction="ignore", lineterminator="\n")
             if fresh:
                 writer.writeheader()
             for row in rows:
                 writer.writerow(row)
                 self.done.add((row["scenario"], row["policy"], row["seed"]))
+
+    def note_search(self, **search: Any) -> None:
+        """Adds how the reference of an episode was found; has the keys of `SEARCH_HEADER`."""
+        path = self.path / "searches.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, SEARCH_HEADER, lineterminator="\n")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(search)
 
     def _before(self, about: Mapping[str, Any]) -> dict[str, Any]:
         """run.json of an earlier run in this folder, whose rows are taken over."""

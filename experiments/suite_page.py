@@ -87,7 +87,7 @@ def _entries(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
                 entry.question,
                 percent(scores.headroom[entry.id]),
                 percent(suite.run.gain(entry.id, NO_SWAPPING)) if NO_SWAPPING in suite.run.policies(entry.id) else "-",
-                number(suite.run.mean(entry.id, BASELINE, "cost_per_request")),
+                number(suite.cost_per_request(entry.id, BASELINE)),
                 number(decisions),
             ]
         )
@@ -138,7 +138,7 @@ def _sweep(suite: SuiteRun, sweep: MemorySweep) -> str:
                 f"{100 * fraction:g} %",
                 percent(scores.headroom[entry.id]),
                 score_text(scores.scores["cace"][entry.id]) if "cace" in scores.scores else "-",
-                *(number(suite.run.mean(entry.id, name, "cost_per_request")) for name in costs),
+                *(number(suite.cost_per_request(entry.id, name)) for name in costs),
             ]
         )
     header = ("memory", "headroom", "score of CACE", *(f"cost per request: {name}" for name in costs))

@@ -67,7 +67,7 @@ def draw_memory(suite: SuiteRun, sweeps: Sequence[MemorySweep], path: Path) -> N
             for policy in ALONG_MEMORY:
                 if not all(policy in suite.run.policies(name) for name in names):
                     continue
-                y = [suite.run.mean(name, policy, "cost_per_request") for name in names]
+                y = [suite.cost_per_request(name, policy) for name in names]
                 style = ":" if policy == NO_SWAPPING else "--" if policy == REFERENCE else "-"
                 left.plot(x, y, style, marker="o", markersize=4, color=_colour(suite, policy), label=policy)
             left.set(yscale="log", ylabel="cost per request", title=f"{sweep.env}, {sweep.id}")

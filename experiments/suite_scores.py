@@ -65,6 +65,11 @@ class SuiteRun:
         """Cost of every policy on the same seeds, each `(seeds,)`; NaN where an episode is missing or was cut short."""
         return {policy: self.run.columns[entry, policy]["cost"] for policy in self.run.policies(entry)}
 
+    def cost_per_request(self, entry: str, policy: str) -> float:
+        """Mean cost over mean requests; costs of the reference that ship come without their requests."""
+        requests = self.run.mean(entry, BASELINE, "requests")
+        return self.run.mean(entry, policy, "cost") / requests
+
     def scores(self, env: Env) -> SuiteScores:
         """Scores on the entries of an environment.
 

@@ -343,6 +343,9 @@ def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path
         (["--trace", "log.csv", "--format", "azure", "--trace-option", "users"], "KEY=VALUE"),
         (["--trace", "log.csv", "--format", "azure", "--trace-option", "user=3"], "unknown key"),
         (["--config", "no-such.yaml"], "cannot be read"),
+        (["--reference-option", "starts"], "'starts' has to be KEY=VALUE"),
+        (["--reference-option", "start=1"], "no key 'start', did you mean 'starts'"),
+        (["--reference-option", "starts=many"], "'many' is no number"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_is_written(
@@ -357,6 +360,31 @@ def test_a_misspelt_option_is_refused(arguments: list[str], capsys: pytest.Captu
     with pytest.raises(SystemExit) as refusal:
         main(arguments)
     assert refusal.value.code == 2
+
+
+def test_the_reference_stands_beside_the_policies_on_as_many_seeds_as_were_asked_for(small: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    arguments = [
+        "--policies",
+        "lru,belady",
+        "--scenarios",
+        str(small),
+        "--seeds",
+        "3",
+        "--out",
+        str(out),
+        "--env",
+        "both",
+    ]
+    assert main([*arguments, "--reference", "2", "--reference-option", "max_rounds=1"]) == 0
+    run = Run(out)
+    for scenario in ("small", "small-swap"):
+        costs = run.columns[scenario, "reference"]["cost"]
+        assert np.isfinite(costs).tolist() == [True, True, False]
+        assert np.all(costs[:2] <= run.columns[scenario, "belady"]["cost"][:2])
+    text = (out / "report.md").read_text()
+    assert "## Scores" in text and "The reference is there for 2 of 3 seeds" in text
+    assert run.about["policies"]["reference"]["settings"]["max_rounds"] == 1
 
 
 def test_both_environments_are_compared_side_by_side(small: Path, tmp_path: Path):

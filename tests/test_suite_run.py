@@ -56,7 +56,21 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(suite: Path, out: Path, *more: str) -> list[str]:
-    return ["--suite", str(suite), "--policies", "lru,cace", "--seeds", "3", "--out", str(out), "--workers", "1", *more]
+    return [
+        "--suite",
+        str(suite),
+        "--policies",
+        "lru,cace",
+        "--seeds",
+        "3",
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+        "--reference",
+        "none",
+        *more,
+    ]
 
 
 def rows_of(folder: Path) -> dict[tuple[str, str, str], str]:
@@ -146,6 +160,36 @@ def test_what_cannot_be_run_is_said_before_anything_is_written(
     assert main([*arguments(suite, tmp_path / "out"), *more]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_reference_is_looked_for_once_and_shipped_costs_are_taken(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    quick = ["--seeds", "2", "--reference", "shipped", "--reference-option", "max_rounds=1"]
+    out = tmp_path / "computed"
+    assert main([*arguments(suite, out), *quick]) == 0
+    rows = rows_of(out)
+    for entry in ("desk", "tight", "memory-25", "memory-100"):
+        for seed in ("2000000", "2000001"):
+            assert float(rows[entry, "reference", seed]) <= float(rows[entry, "cace", seed])
+    with (out / "searches.csv").open(newline="") as file:
+        searches = list(csv.DictReader(file))
+    assert {(row["scenario"], row["seed"]): row["cost"] for row in searches} == {
+        (entry, seed): cost for (entry, policy, seed), cost in rows.items() if policy == "reference"
+    }
+
+    def never(*_: object) -> None:
+        raise AssertionError("looked for a reference that was there")
+
+    monkeypatch.setattr(command, "reference_result", never)
+    assert main([*arguments(suite, out), *quick]) == 0
+    assert suite_page.main([str(out), "--costs", str(tmp_path / "costs.csv")]) == 0
+    monkeypatch.setattr(command, "published", lambda version: read_results(tmp_path / "costs.csv"))
+    again = tmp_path / "shipped"
+    assert main([*arguments(suite, again), *quick]) == 0
+    assert rows_of(again) == rows
+    assert "those that ship with suite tiny" in capsys.readouterr().out
+    assert suite_page.main([str(again), "--write", str(tmp_path / "suite.md")]) == 0
 
 
 @pytest.fixture(scope="module")
