@@ -25,7 +25,8 @@ SCORES: Final = """\
 `Score = 100 x (LRU - policy) / (LRU - reference)`, costs summed over seeds: 0 is as good as LRU, 100 as good as the
 clairvoyant reference, which knows every request to come and searches for a plan that is cheap under them. The reference
 is no bound: nobody has shown that nothing is better. The interquartile mean leaves out a quarter of the scenarios at
-either end (with fewer than four it is the mean); intervals are 95 %, by a stratified bootstrap over seeds."""
+either end (with fewer than four it is the mean); intervals are 95 %, by a stratified bootstrap over seeds, and left
+out with fewer than 10 seeds."""
 
 WHERE_FROM: Final = """\
 In Swap-v0 a policy decides two things: in which *order* waiting models are loaded (and whether to wait for an idle

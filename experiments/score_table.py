@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from cace_env.evaluation import NO_SWAPPING
-from cace_env.markdown import percent, table
+from cace_env.markdown import table
 from cace_env.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Score, SuiteScores, suite_scores
 from experiments.lineup import ENV_OF
-from experiments.run_folder import BASELINE, Run
-from experiments.verdicts import FEW_SEEDS, seeds_behind
+from experiments.run_folder import Run
+from experiments.verdicts import FEW_SEEDS, saved, seeds_behind
 
 
 def score_text(score: Score, *, interval: bool = True) -> str:
@@ -45,12 +45,12 @@ def score_sections(run: Run) -> list[str]:
     parts = []
     for env, scores in scores_by_env(run).items():
         names = list(scores.headroom)
-        sure = all(seeds_behind(run, name, BASELINE) >= FEW_SEEDS for name in names)
-        rows = [["*headroom: LRU to reference*", "", *(percent(scores.headroom[name]) for name in names)]]
+        sure = all(seeds_behind(run, name, REFERENCE) >= FEW_SEEDS for name in names)
+        rows = [["*headroom: LRU to reference*", "", *(saved(run, name, REFERENCE) for name in names)]]
         means = {policy: mean.value for policy, mean in scores.means.items() if policy != REFERENCE}
         for policy in sorted(means, key=lambda policy: (np.isnan(means[policy]), -means[policy])):
             cells = [score_text(scores.scores[policy].get(name, NO_SCORE), interval=sure) for name in names]
-            rows.append([f"`{policy}`", f"**{score_text(scores.means[policy], interval=sure)}**", *cells])
+            rows.append([f"`{policy}`", score_text(scores.means[policy], interval=sure), *cells])
         parts += [f"### {env}", table(("score", "interquartile mean", *names), rows, numbers="right")]
         if scores.left_out:
             under = f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean"

@@ -30,7 +30,7 @@ from cace_env.scores import BASELINE, REFERENCE, SuiteScores, suite_scores
 from cace_env.simulator import SimulationError
 from cace_env.suite import ENVS, Entry, Env, Suite, load_suite
 from experiments.compare import progress_bar
-from experiments.lineup import about_policy
+from experiments.lineup import SWAP, about_policy, order_of
 from experiments.run_folder import surroundings
 
 SPOTS: Final = 10  # episodes that `check` runs again
@@ -49,6 +49,10 @@ def make(options: argparse.Namespace, console: Console) -> int:
     if out.exists():
         raise ConfigError(f"{out} exists; results are never overwritten: give another --out")
     entries = [entry for entry in suite.entries if options.env in (None, entry.env)]
+    if order_of(contestant) is not None and any(ENVS[entry.env] != SWAP for entry in entries):
+        raise ConfigError(
+            f"policy {contestant.name!r} has an order, and Eviction-v0 asks for none; make results of --env Swap-v0"
+        )
     header = header_of(options, suite, contestant, entries)
     contestants = [contestant_of(name) for name in (BASELINE,)] + ([contestant] if contestant.name != BASELINE else [])
     cases = {entry.id: entry.case() for entry in entries}

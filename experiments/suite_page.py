@@ -71,6 +71,17 @@ def _about_run(suite: SuiteRun) -> str:
         f"{about['seeds']} {about['split']} seeds per policy and entry, {about['started'][:10]}, {versions}; policies "
         f"and reference took {minutes:.0f} minutes on {about['cores']} cores."
     ]
+    settings = ", ".join(f"{key} {value}" for key, value in about["policies"][REFERENCE]["settings"].items())
+    said.append(f"The reference was looked for with {settings}.")
+    searches = suite.searches()
+    if searches:
+        wall_s = sum(float(row["wall_s"]) for row in searches)
+        found = sum(float(row["base_cost"]) - float(row["cost"]) for row in searches)
+        share = 100 * found / sum(float(row["base_cost"]) for row in searches)
+        said.append(
+            f"That took {wall_s / len(searches):.1f} s per episode and thread, and saved {share:.1f} % of the cost of "
+            "the cheapest rule of each episode."
+        )
     if about["status"] != "finished":
         said.append(f"**The run is {about['status']}.**")
     return " ".join(said)

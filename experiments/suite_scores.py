@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,14 @@ class SuiteRun:
     def costs(self, entry: str) -> dict[str, FloatArray]:
         """Cost of every policy on the same seeds, each `(seeds,)`; NaN where an episode is missing or was cut short."""
         return {policy: self.run.columns[entry, policy]["cost"] for policy in self.run.policies(entry)}
+
+    def searches(self) -> list[dict[str, str]]:
+        """searches.csv: how references were found; empty where they were all shipped."""
+        path = self.path / "searches.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
 
     def cost_per_request(self, entry: str, policy: str) -> float:
         """Mean cost over mean requests; costs of the reference that ship come without their requests."""
