@@ -10,10 +10,10 @@ import yaml
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.evaluation import Case, SeedResult, seed_result
-from cace_env.planner import GAIN, MAX_ROUNDS, STARTS, Reference, find_reference, replay
+from cace_env.planner import GAIN, MAX_REPLAYS, MAX_ROUNDS, STARTS, Reference, find_reference, replay
 from cace_env.scores import REFERENCE
 
-DEFAULTS: Final[dict[str, Any]] = {"gain": GAIN, "max_rounds": MAX_ROUNDS, "max_replays": None, "starts": STARTS}
+DEFAULTS: Final[dict[str, Any]] = {"gain": GAIN, "max_rounds": MAX_ROUNDS, "max_replays": MAX_REPLAYS, "starts": STARTS}
 GROUP: Final = "Reference"
 DESCRIPTION: Final = "the cheapest of all rules, clairvoyant or not, and of plans found from them with the true future"
 
