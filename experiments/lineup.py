@@ -8,7 +8,7 @@ from typing import Any, Final
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING, Contestant, contestant_of
 from cace_env.orders import JOINT, ORDERS, Order
-from cace_env.policies import GROUPS, POLICIES, Policy
+from cace_env.policies import CLAIRVOYANT, GROUPS, POLICIES, Policy
 from experiments.run_folder import BASELINE
 
 EVICTION: Final = "eviction"
@@ -81,7 +81,8 @@ def about_policy(contestant: Contestant) -> dict[str, Any]:
         group = group if group in GROUPS else OWN
         if order is None:
             return {"group": group, "description": evicts}
-        known = group != OWN and order.name in ORDERS
-        return {"group": ORDERED if known else OWN, "description": f"loads: {order.description}; evicts: {evicts}"}
+        if group != CLAIRVOYANT:  # whoever knows the future competes with nobody, whatever the order
+            group = ORDERED if group != OWN and order.name in ORDERS else OWN
+        return {"group": group, "description": f"loads: {order.description}; evicts: {evicts}"}
     first_line = (contestant.policy.__doc__ or "").strip().partition("\n")[0]
     return {"group": OWN, "description": first_line or "Python policy"}

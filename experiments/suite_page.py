@@ -18,7 +18,7 @@ from cace_env.results import write_results
 from cace_env.scores import BASELINE, NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, SuiteScores
 from cace_env.suite import Entry, Env, MemorySweep
 from experiments.score_table import score_text
-from experiments.suite_plots import draw_memory, draw_scores
+from experiments.suite_plots import ALONG_MEMORY, draw_memory, draw_scores
 from experiments.suite_scores import SuiteRun
 from experiments.suite_text import FORMAT, MEMORY, SCORES, THE_SUITE, WAITS
 
@@ -141,19 +141,20 @@ def _sweep(suite: SuiteRun, sweep: MemorySweep) -> str:
     """Costs and headroom at each fraction."""
     scores = suite.sweep_scores(sweep)
     there = suite.run.policies(sweep.entries()[0].id)
-    costs = [BASELINE, *(name for name in ("cace", REFERENCE, NO_SWAPPING) if name in there)]
+    shown = [policy for policy in ALONG_MEMORY if policy in there]
+    scored = [policy for policy in shown if policy not in (BASELINE, REFERENCE, NO_SWAPPING)]
     rows = []
     for fraction, entry in zip(sweep.fractions, sweep.entries(), strict=True):
         rows.append(
             [
                 f"{100 * fraction:g} %",
                 percent(scores.headroom[entry.id]),
-                score_text(scores.scores["cace"][entry.id]) if "cace" in scores.scores else "-",
-                *(number(suite.cost_per_request(entry.id, name)) for name in costs),
+                *(score_text(scores.scores[policy][entry.id]) for policy in scored),
+                *(number(suite.cost_per_request(entry.id, policy)) for policy in shown),
             ]
         )
-    header = ("memory", "headroom", "score of CACE", *(f"cost per request: {name}" for name in costs))
-    return table(header, rows, numbers="right")
+    header = ["memory", "headroom", *(f"score: `{policy}`" for policy in scored)]
+    return table(header + [f"cost per request: `{policy}`" for policy in shown], rows, numbers="right")
 
 
 def write_page(suite: SuiteRun, path: Path) -> None:

@@ -21,7 +21,7 @@ from experiments.plots import GROUP_COLOURS, STYLE
 from experiments.suite_scores import SuiteRun
 
 FURTHEST: Final = -60.0  # scores below stand at the edge, as an arrow with their number
-ALONG_MEMORY: Final = (BASELINE, "cace", REFERENCE, NO_SWAPPING)
+ALONG_MEMORY: Final = (BASELINE, "cace", "patient-wsjf+cace", REFERENCE, NO_SWAPPING)  # those that ran
 
 
 def draw_scores(suite: SuiteRun, env: Env, scores: SuiteScores, path: Path) -> None:
@@ -76,8 +76,9 @@ def draw_memory(suite: SuiteRun, sweeps: Sequence[MemorySweep], path: Path) -> N
             left.tick_params(axis="y", which="both", labelsize=7)
             scores = suite.sweep_scores(sweep)
             gains = {REFERENCE: [scores.headroom[name] for name in names]}
-            if all("cace" in suite.run.policies(name) for name in names):
-                gains["cace"] = [suite.run.gain(name, "cace") for name in names]
+            for policy in ALONG_MEMORY[1:3]:
+                if all(policy in suite.run.policies(name) for name in names):
+                    gains[policy] = [suite.run.gain(name, policy) for name in names]
             for policy, rows in gains.items():
                 colour = _colour(suite, policy)
                 right.plot(x, [g.percent for g in rows], "o-", markersize=4, color=colour, label=policy)

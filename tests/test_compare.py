@@ -15,6 +15,7 @@ import yaml
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
+from cace_env.evaluation import contestant_of
 from cace_env.intervals import paired_gain
 from cace_env.markdown import percent
 from cace_env.metrics import METRICS
@@ -23,7 +24,7 @@ from cace_env.tables import NONE, TASKS
 from experiments import plots, report
 from experiments.command_line import split_names
 from experiments.compare import main, pairs_of, read_options
-from experiments.lineup import contestants_of
+from experiments.lineup import about_policy, contestants_of
 from experiments.report import figure
 from experiments.run_folder import Run, Span
 from experiments.timelines import _lanes, spans_of
@@ -569,6 +570,12 @@ def test_the_demo_shows_both_environments_and_any_may_be_chosen():
     assert set(chosen("--demo")) == {"eviction", "swap"} == set(chosen("--demo", "--env", "both"))
     assert set(chosen("--demo", "--env", "swap")) == {"swap"}
     assert chosen("--demo", "--scenarios", "agents") == {"eviction": ["agents"]}
+
+
+def test_kinds_of_policies_with_an_order():
+    kinds = {name: about_policy(contestant_of(name))["group"] for name in ("cace", "wsjf+cace", "wsjf+belady")}
+    assert kinds == {"cace": "CACE", "wsjf+cace": "Order", "wsjf+belady": "Clairvoyant"}
+    assert about_policy(contestant_of(f"wsjf+{__name__}:mru_in_python"))["group"] == "Your own"
 
 
 def test_names_may_stand_in_one_list_or_in_several():
