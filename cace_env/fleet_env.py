@@ -230,7 +230,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
 
     @cached_property
     def _origin(self) -> Origin:
-        return origin_of(self.ID, self.scenario, self.split, self.layout.max_slots, self.simulators.digest(0))
+        return origin_of(self.ID, self.scenario, self.split, self.layout, self.PROTOCOL, self.simulators.digest(0))
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Legal actions now, `(actions,)`: the hook of sb3-contrib's `MaskablePPO`.

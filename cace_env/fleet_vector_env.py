@@ -325,7 +325,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
     def _origins(self) -> list[Origin]:
         """Where states come from, for each scenario."""
         return [
-            origin_of(self.SINGLE.ID, scenario, self.split, self.layout.max_slots, self.simulators.digest(number))
+            origin_of(
+                self.SINGLE.ID, scenario, self.split, self.layout, self.SINGLE.PROTOCOL, self.simulators.digest(number)
+            )
             for number, scenario in enumerate(self.scenarios)
         ]
 

@@ -19,6 +19,7 @@ from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
 if TYPE_CHECKING:
+    from cace_env.observation import ObservationLayout
     from cace_env.rendering import Choice
     from cace_env.scenarios import Scenario
 
@@ -50,6 +51,7 @@ class Origin(NamedTuple):
     settings: bytes  # digest of the scenario
     split: str
     max_slots: int
+    model_rows: int  # actions that load a model; 0 in Eviction-v0, where `max_pending` changes the observation alone
     fleet: bytes  # digest of the fleet, its limit on decisions included
 
 
@@ -80,10 +82,13 @@ def fleet_digest(tables: FleetTables, limits: Int64Array) -> bytes:
     return digest.digest()
 
 
-def origin_of(environment: str, scenario: Scenario, split: str, max_slots: int, fleet: bytes) -> Origin:
+def origin_of(
+    environment: str, scenario: Scenario, split: str, layout: ObservationLayout, protocol: str, fleet: bytes
+) -> Origin:
     """Where states of an environment come from; half a millisecond, so keep it."""
     settings = hashlib.blake2b(scenario.model_dump_json().encode(), digest_size=16).digest()
-    return Origin(version(), environment, scenario.name, settings, split, max_slots, fleet)
+    model_rows = layout.max_pending if protocol == "swap" else 0
+    return Origin(version(), environment, scenario.name, settings, split, layout.max_slots, model_rows, fleet)
 
 
 def pack(row: Int64Array, at: tuple[int, ...], *more: Int64Array) -> Int64Array:
@@ -138,6 +143,8 @@ def check_origin(state: EnvState, own: Origin) -> None:
             "settings": f"the state is of another scenario that is called {own.scenario!r}, too: its settings differ",
             "split": f"the state is of split {theirs!r}, this environment plays {ours!r}; both need the same",
             "max_slots": f"the state has {theirs} slots, this environment {ours}; make it with max_slots={theirs}",
+            "model_rows": f"the state has {theirs} rows of models, this environment {ours}; make it with "
+            f"max_pending={theirs}",
             "fleet": "the state is of an environment with another limit on decisions; give both the same "
             "max_episode_steps, or none",
         }[field]

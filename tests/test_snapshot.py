@@ -420,6 +420,18 @@ def test_a_state_from_elsewhere_is_refused_and_nothing_has_changed(other: dict[s
         batch.set_state(0, state)
 
 
+def test_a_state_with_other_actions_is_refused_and_one_with_another_observation_is_not(kind: Kind) -> None:
+    state, twin = began(2, kind=kind).get_state(), began(2, kind=kind)
+    wide, untouched = (began(1, kind=kind, max_pending=30) for _ in range(2))
+    if kind is EVICTION:
+        wide.set_state(state)
+        assert [row[1] for row in finish(wide)] == [row[1] for row in finish(twin)]
+        return
+    with pytest.raises(ValueError, match=r"has \d+ rows of models, this environment 30; make it with max_pending="):
+        wide.set_state(state)
+    assert_same_rows(finish(wide), finish(untouched))
+
+
 def test_a_state_of_another_version_is_refused() -> None:
     env = began(1)
     state = env.get_state()
