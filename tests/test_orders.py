@@ -20,7 +20,7 @@ from cace_env.orders import ORDERS, Order, order, orders_table, split_order
 from cace_env.policies import POLICIES, policy, rule_of
 from cace_env.scenarios import scenario_names
 from cace_env.simulator import Episode, SimulationError, Simulator
-from cace_env.tables import FOREVER, CostTable, FleetTables, TableError
+from cace_env.tables import FOREVER, FleetTables, TableError
 from cace_env.workload import Workload
 from tests import strategies
 from tests.examples import MS, fleet, requests, slo
@@ -286,7 +286,7 @@ def test_an_answer_that_is_not_legal_is_refused() -> None:
 
 
 def test_costs_of_swap_v0_count_what_eviction_v0_counts() -> None:
-    cost = CostTable(*(getattr(slo(500 * MS), key) for key in ("w_ttft", "w_e2e", "slo_us", "slo_on_e2e")), w_load=1.0)
+    cost = dataclasses.replace(slo(500 * MS), w_load=1.0)
     tables = small_fleet(cost=cost, protocol="swap")
     episode = run("wsjf+lru", tables, ask(*QUEUE))
     assert episode.load_us_total == 10 * SECOND
