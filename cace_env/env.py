@@ -123,13 +123,14 @@ class SwapEnv(FleetEnv):
 
     The fleet, the requests, the simulator and the reward are those of `cace_env/Eviction-v0`. There the model whose
     request is oldest is loaded as soon as it can be; here the agent says which of the models that people wait for is
-    loaded, or waits until a better moment, and then who has to leave. Under pressure that is worth more than the choice
-    of victims: one long load may serve many, and whoever waits for an idle victim drains no busy one.
+    loaded, or waits until a better moment, and then who has to leave. One load may serve many requests, and whoever
+    waits for an idle victim drains no busy one. What order, waiting and the choice of victims are worth depends on
+    engine and pressure: `python -m experiments.findings` measures each alone, and `docs/findings.md` has the numbers.
 
-    It is asked which model to load at the end of an instant in which a model turned idle, a load, a swap or a lone
-    unload ended, or a request arrived for an absent model; and after each choice again, as long as there is another
-    model that could be loaded. Everything random is drawn before the episode: for the same seed every policy, of this
-    environment and of the other, meets the same users.
+    It is asked which model to load at the end of an instant in which a model turned idle, a load or an unload ended,
+    or a request arrived for an absent model; and after each choice again, as long as there is another model that could
+    be loaded. Everything random is drawn before the episode: for the same seed every policy, of this environment and
+    of the other, meets the same users.
 
     ## Action Space
 
@@ -140,8 +141,10 @@ class SwapEnv(FleetEnv):
     |-------------------------|----------------------------------|-----------------------------------------------------|
     | 0 ... max_slots - 1     | evict the model in this slot     | asked for a victim: unpinned, idle or busy          |
     | max_slots + m           | load model m                     | asked which model: it is waited for, and there is   |
-    |                         |                                  | room on an idle channel, or room can be made        |
-    | max_slots + max_pending | wait until something has changed | asked which model, while anything runs or moves     |
+    |                         |                                  | room on an accelerator whose swap channel is idle,  |
+    |                         |                                  | or room can be made there                           |
+    | max_slots + max_pending | wait until something has changed | asked which model, while anything runs, loads or    |
+    |                         |                                  | unloads, or if nobody waits for what may be loaded  |
 
     A model that fits is loaded at once. For one that does not, the agent is asked for victims at the same instant, one
     a step, idle and busy alike (busy ones drain first), until there is room; the first fixes the accelerator. A single
@@ -155,9 +158,9 @@ class SwapEnv(FleetEnv):
     ## Observation Space
 
     The flat float32 `Box` of Eviction-v0, `[slots x 32 | models x 20 | context x 16]`, with the same features. Row m of
-    the second block is model m, wherever it is; it is zero (`present` = 0) unless the model is pending, the target, or
-    may be loaded. `legal` of slots and models and `wait_legal` of the context are the action mask; `ordering` says
-    which of the two questions is asked.
+    the second block is model m, whoever waits for it; it is zero (`present` = 0) unless the model is pending, the
+    target, or may be loaded. `legal` of slots and models and `wait_legal` of the context are the action mask;
+    `ordering` says which of the two questions is asked.
 
     | Position             | Block           | What                                                                  |
     |----------------------|-----------------|-----------------------------------------------------------------------|

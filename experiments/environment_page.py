@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from cace_env.env import EvictionEnv
 from cace_env.markdown import table
@@ -24,6 +24,7 @@ from cace_env.observation import (
     describe_features,
 )
 from cace_env.wrappers import FORMS
+from experiments.command_line import print_or_write
 
 COMMAND = "python -m experiments.environment_page --write docs/environment.md --picture docs/images/eviction.png"
 DECISIONS = 150  # before the picture is taken
@@ -218,8 +219,9 @@ assert rewards.tolist() == list(first.values())
 - **What it does not hold**: `strict`, `invalid_penalty` and `num_workloads`, which stay those of the environment that
   takes it; the generator of `action_space.sample()`; and what wrappers remember. They learn of it at the next step, so
   search on `unwrapped`. The legal actions are in `action_masks()`; an `Actor` has to be reset.
-- **Where it does not fit** an error says why: another scenario, split, number of slots, limit on decisions or version
-  of the package. With a `render_mode` the history belongs to the state, and one without it is refused.
+- **Where it does not fit** an error says why: another scenario, split, number of slots (in Swap-v0 of model rows,
+  too), limit on decisions or version of the package. With a `render_mode` the history belongs to the state, and one
+  without it is refused.
 
 `Simulator.snapshot()` and `restore()` do the same without an environment."""
 
@@ -302,8 +304,9 @@ A `form` is named after who looks for it:
 
 {FORMS_TABLE}
 
-The mask is 1 or True where an action is legal, and always that of the observation beside it: at the end of an episode
-it is that of the no-op. The vector wrappers work with each autoreset mode; under SAME_STEP the entries of
+The mask is 1 or True where an action is legal, and always that of the observation beside it: where all requests
+have finished it is that of the no-op, where the limit on decisions ended the episode that of the question which was
+left open. The vector wrappers work with each autoreset mode; under SAME_STEP the entries of
 `infos["final_obs"]` are Dicts too, under DISABLED a partial reset leaves the masks of the others. TorchRL 0.14 reads
 vectors under DISABLED; under SAME_STEP it cannot stack infos that hold dicts, such as `reward_terms`. sb3-contrib needs
 no wrapper and finds `action_masks()` through all of these; AgileRL takes the mask from `info`.
@@ -366,33 +369,20 @@ def _block(title: str, note: str, features: tuple[Feature, ...]) -> str:
     return "\n\n".join(part for part in (f"### {title}", note, describe_features(features)) if part)
 
 
-def save_picture(path: Path) -> None:
-    """Plays the default scenario under LRU and saves what it looks like then, as PNG."""
-    from PIL import Image
-
+def picture() -> npt.NDArray[np.uint8]:
+    """What the default scenario looks like after some decisions of LRU."""
     env = EvictionEnv("default", split="validation", render_mode="rgb_array")
     observation, info = env.reset(seed=env.draws.seeds[0])
     for _ in range(DECISIONS):
         since_use_s = env.layout.split(observation).slots[:, SLOT.since_use_s]
         observation, _, _, _, info = env.step(int(np.where(info["action_mask"] == 1, since_use_s, -1.0).argmax()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(env.render())).save(path, optimize=True)
+    image: npt.NDArray[np.uint8] = np.asarray(env.render())
+    return image
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the page, or writes it and its picture."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.environment_page", description=__doc__)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the picture to this file")
-    options = parser.parse_args(arguments)
-    if options.write is None and options.picture is None:
-        print(page())
-    if options.write is not None:
-        options.write.write_text(page(), encoding="utf-8")
-        print(f"wrote {options.write}")
-    if options.picture is not None:
-        save_picture(options.picture)
-        print(f"wrote {options.picture}, {options.picture.stat().st_size / 1024:.0f} KiB")
+    print_or_write(page, "experiments.environment_page", __doc__, arguments, picture)
 
 
 if __name__ == "__main__":

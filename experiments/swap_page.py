@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from cace_env.acting import Actor
 from cace_env.env import SwapEnv
+from experiments.command_line import print_or_write
 
 COMMAND = "python -m experiments.swap_page --write docs/swap.md --picture docs/images/swap.png"
 SCENARIO, POLICY = "mixed-gpus", "wsjf+cace"
@@ -79,10 +80,8 @@ def page() -> str:
     return "\n\n".join([INTRODUCTION, f"**{summary}**", sections, POLICIES]) + "\n"
 
 
-def save_picture(path: Path) -> None:
-    """Plays a scenario until several models could be loaded, and saves what it looks like then, as PNG."""
-    from PIL import Image
-
+def picture() -> npt.NDArray[np.uint8]:
+    """What it looks like when several models could be loaded."""
     env = SwapEnv(SCENARIO, split="validation", render_mode="rgb_array")
     _, info = env.reset(seed=env.draws.seeds[0])
     actor = Actor(POLICY, env)
@@ -91,24 +90,13 @@ def save_picture(path: Path) -> None:
     while decisions < DECISIONS or info["action_mask"][env.layout.max_slots :].sum() < 4:
         *_, info = env.step(actor.act())
         decisions += 1
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(env.render())).save(path, optimize=True)
+    image: npt.NDArray[np.uint8] = np.asarray(env.render())
+    return image
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the page, or writes it and its picture."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.swap_page", description=__doc__)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write the picture to this file")
-    options = parser.parse_args(arguments)
-    if options.write is None and options.picture is None:
-        print(page())
-    if options.write is not None:
-        options.write.write_text(page(), encoding="utf-8")
-        print(f"wrote {options.write}")
-    if options.picture is not None:
-        save_picture(options.picture)
-        print(f"wrote {options.picture}, {options.picture.stat().st_size / 1024:.0f} KiB")
+    print_or_write(page, "experiments.swap_page", __doc__, arguments, picture)
 
 
 if __name__ == "__main__":

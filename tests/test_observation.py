@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cace_env.env import EvictionEnv
+from cace_env.env import EvictionEnv, SwapEnv
+from cace_env.fleet_env import FleetEnv
 from cace_env.kernel import features as kernel
 from cace_env.kernel.state import CLOCK
 from cace_env.observation import (
@@ -25,7 +27,7 @@ from cace_env.observation import (
 from cace_env.simulator import Simulator
 from cace_env.tables import FleetTables
 from cace_env.workload import COLUMNS, Workload
-from experiments import environment_page
+from experiments import environment_page, swap_page
 from tests.test_env import first_legal, rollout, short
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -199,14 +201,15 @@ def test_the_output_length_of_what_runs_does_not_show(name: str, seed: int, shar
 # The page
 
 
-def test_the_page_is_written_from_the_code() -> None:
-    page = (DOCS / "environment.md").read_text(encoding="utf-8")
-    assert page == environment_page.page(), f"run {environment_page.COMMAND}"
+@pytest.mark.parametrize(("name", "source"), [("environment.md", environment_page), ("swap.md", swap_page)])
+def test_the_page_is_written_from_the_code(name: str, source: ModuleType) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == source.page(), f"run {source.COMMAND}"
 
 
-def test_the_class_docstring_counts_the_features() -> None:
-    text = EvictionEnv.__doc__ or ""
-    assert f"[slots x {len(SLOT)} | pending models x {len(PENDING)} | context x {len(CONTEXT)}]" in text
+@pytest.mark.parametrize(("env", "rows", "row"), [(EvictionEnv, "pending models", "k"), (SwapEnv, "models", "m")])
+def test_the_class_docstring_counts_the_features(env: type[FleetEnv], rows: str, row: str) -> None:
+    text = env.__doc__ or ""
+    assert f"[slots x {len(SLOT)} | {rows} x {len(PENDING)} | context x {len(CONTEXT)}]" in text
     assert f"| {len(SLOT)} s ... {len(SLOT)} s + {len(SLOT) - 1} " in text
-    assert f"| {len(SLOT)} S + {len(PENDING)} k ... + {len(PENDING) - 1} |" in text
+    assert f"| {len(SLOT)} S + {len(PENDING)} {row} ... + {len(PENDING) - 1} |" in text
     assert f"| the last {len(CONTEXT)} " in text
