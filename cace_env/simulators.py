@@ -217,7 +217,8 @@ class Simulators:
         """Of what decides how simulations of a fleet go on; a few hundred microseconds, once."""
         digest = self._digests.get(fleet)
         if digest is None:
-            digest = self._digests[fleet] = fleet_digest(self.tables[fleet], self._limits[fleet])
+            tables = self.tables[fleet]
+            digest = self._digests[fleet] = fleet_digest(tables, NO_LIMITS.row(tables))  # those kept here are padded
         return digest
 
     def asked(self, env: int) -> bool:

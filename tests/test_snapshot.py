@@ -269,6 +269,17 @@ def test_different_fleets_of_a_batch_keep_their_states_apart() -> None:
     assert batch.get_state(3).played == batch.get_state(1).played and rows[1][3] != 0
 
 
+def test_a_batch_of_different_fleets_and_single_environments_take_each_other_s_states(kind: Kind) -> None:
+    batch = kind.many(2, [scenarios()["priced"], scenarios()["default"]], autoreset_mode="Disabled")
+    batch.reset(seed=50)
+    rows = {"max_slots": batch.layout.max_slots, "max_pending": batch.layout.max_pending}
+    for i, name in enumerate(("priced", "default")):
+        single, back = began(2, name, kind=kind, **rows), kind.single(scenarios()[name], **rows)
+        batch.set_state(i, single.get_state())
+        back.set_state(batch.get_state(i))
+        assert_same_rows(finish(back), finish(single))
+
+
 def test_within_an_episode_no_requests_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     env = began(2)
     batch = make(2, num_workloads=2, autoreset_mode="SameStep")
