@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import cace_env
 from cace_env.config import ConfigError
 from cace_env.evaluation import PolicyError, case_of
-from cace_env.observation import PENDING
+from cace_env.observation import PENDING, SLOT
 from cace_env.orders import ORDERS, Order, order, orders_table, split_order
 from cace_env.policies import POLICIES, policy, rule_of
 from cace_env.scenarios import scenario_names
@@ -236,7 +236,7 @@ class LeastRecent:
 
     def __call__(self, features: Any, legal: Any) -> Any:
         del legal
-        return -features[:, 13]
+        return -features[:, SLOT.since_use_s]
 
 
 class WeightPerLoad(LeastRecent):
@@ -249,7 +249,7 @@ class WeightPerLoad(LeastRecent):
 
 def least_recent(features: Any, legal: Any) -> Any:
     del legal
-    return -features[:, 13]
+    return -features[:, SLOT.since_use_s]
 
 
 def test_a_callable_goes_by_an_order_in_front_of_it() -> None:

@@ -195,13 +195,13 @@ class HeaviestFirst:
         return np.append(features[:, PENDING.waiting_weight], -1.0)
 
 
-def drop_first(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
+def drop_newest(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
     """Evicts the model that was loaded last."""
     return features[:, SLOT.since_load_s]
 
 
 @pytest.mark.parametrize("rows", [None, 20], ids=["", "more-rows-than-models"])
-@pytest.mark.parametrize("policy", [HeaviestFirst(), drop_first, "wsjf+tests.test_swap_env:drop_first"])
+@pytest.mark.parametrize("policy", [HeaviestFirst(), drop_newest, "wsjf+tests.test_swap_env:drop_newest"])
 def test_a_python_policy_acts_as_evaluate_runs_it(policy: Any, rows: int | None) -> None:
     scenario = short()
     expected = evaluate(policy, scenario, [3], protocol="swap").rows[0]
@@ -221,7 +221,7 @@ def test_an_order_that_wants_to_be_woken_is_refused_or_cut_down_to_its_choices(p
     assert played(policy, env, 1, choices_only=True)[0] > 0
 
 
-@pytest.mark.parametrize("policy", ["wsjf+lru", "wsjf+tests.test_swap_env:drop_first"])
+@pytest.mark.parametrize("policy", ["wsjf+lru", "wsjf+tests.test_swap_env:drop_newest"])
 def test_where_nobody_asks_for_an_order_there_is_none(policy: str) -> None:
     with pytest.raises(ConfigError, match="has an order, and Eviction-v0 asks for none"):
         Actor(policy, EvictionEnv(short()))
@@ -273,7 +273,7 @@ def test_the_text_names_the_models_that_could_be_loaded_and_the_choice() -> None
     assert isinstance(after, str) and f"> {wait(env):<7}wait" in after
 
 
-def test_where_everything_fits_nobody_is_asked_or_only_whom_to_load_first() -> None:
+def test_where_everything_fits_nobody_is_evicted() -> None:
     env = SwapEnv(roomy())
     rows = rollout(env, seed=1)
     assert rows[-1][-1]["episode_metrics"]["evictions"] == 0
