@@ -124,7 +124,8 @@ def interquartile_mean(values: npt.ArrayLike) -> FloatArray:
 
     With fewer than four values it is the mean. The same as `scipy.stats.trim_mean(values, 0.25, axis=-1)`, which
     Agarwal et al. (Deep RL at the Edge of the Statistical Precipice, NeurIPS 2021, `rliable`) recommend: one scenario
-    that is far off moves it less than the mean, and it uses more of the values than the median.
+    that is far off moves it less than the mean, and it uses more of the values than the median. NaN if one of the
+    values is NaN: trimmed like a high value, it would hide.
 
     Raises:
         ValueError: no values.
@@ -134,8 +135,8 @@ def interquartile_mean(values: npt.ArrayLike) -> FloatArray:
     if not count:
         raise ValueError("an interquartile mean of no values was asked for; give one at least")
     cut = int(TRIMMED * count)
-    inner: FloatArray = ascending[..., cut : count - cut].mean(axis=-1)
-    return inner
+    inner = ascending[..., cut : count - cut].mean(axis=-1)
+    return np.where(np.isnan(ascending[..., -1]), np.nan, inner)  # NaN is sorted to the end
 
 
 def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples: int = RESAMPLES) -> SuiteScores:

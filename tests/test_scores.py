@@ -104,6 +104,18 @@ def test_scenarios_with_hardly_any_headroom_are_named_and_kept_out_of_the_mean()
     assert scores.means["lru"].value == 0.0 and scores.means["reference"].value == pytest.approx(100.0)
 
 
+def test_a_draw_without_a_gap_somewhere_has_no_mean():
+    assert np.isnan(interquartile_mean([[1.0, 2.0, 3.0, np.nan], [1.0, 2.0, 3.0, 4.0]])).tolist() == [True, False]
+    unsure = {
+        "lru": [100.0, 100.0],
+        "reference": [100.0, 50.0],
+        "mine": [90.0, 90.0],
+    }  # a quarter has no gap
+    sure = {"lru": [100.0, 100.0], "reference": [50.0, 50.0], "mine": [90.0, 90.0]}
+    mean = suite_scores({"a": sure, "b": sure, "c": sure, "d": unsure}).means["mine"]
+    assert mean.value == pytest.approx(20.0) and np.isnan(mean[1:]).all()
+
+
 def test_the_mean_of_the_suite_is_surer_than_one_scenario():
     noise = np.random.default_rng(1)
     costs = {}
