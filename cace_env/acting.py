@@ -12,13 +12,14 @@ import gymnasium
 
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
-from cace_env.evaluation import Scorer, action_by_scores, case_of, contestant_of
+from cace_env.evaluation import case_of, contestant_of
 from cace_env.fleet_env import FleetEnv
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import LEGAL
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
+from cace_env.python_policies import Scorer, action_by_scores
 from cace_env.simulator import new_scratch
 from cace_env.tables import FOREVER
 
