@@ -1,7 +1,7 @@
 """What victims, order, waiting and prefetch are worth, by load engine and pressure: `docs/findings.md`.
 
     python -m experiments.findings --out runs/findings
-    python -m experiments.findings --results runs/findings/costs.csv --write docs/findings.md
+    python -m experiments.findings --results runs/findings/costs.csv --suite runs/suite-v1 --write docs/findings.md
 
 One fleet and one workload, under every engine and at several pressures; each ingredient is the difference between two
 policies that differ in nothing else, on the same requests.
@@ -29,6 +29,7 @@ from cace_env.orders import ORDERS
 from cace_env.policies import Policy, policy
 from cace_env.scenarios import Scenario, load_scenario, seeds
 from experiments.compare import progress_bar
+from experiments.suite_scores import SuiteRun
 
 BASE: Final = "default"
 LEFT_OUT: Final = "qwen2.5-coder-32b-int4"  # fits on no accelerator at the higher pressures
@@ -117,6 +118,18 @@ CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {
 }
 
 
+# The same questions on the entries of a suite in Swap-v0, where "lru" loads by FIFO and drains at once.
+SUITE_CONTRASTS: Final = (
+    Contrast("wait 30 s instead of draining at once", SWAP, "patient-fifo+lru", "lru"),
+    Contrast("wait for ever", SWAP, "llama-swap+lru", "lru"),
+    Contrast("WSJF for FIFO, nobody waits", SWAP, "wsjf+lru", "lru"),
+    Contrast("WSJF for FIFO, both wait up to 30 s", SWAP, "patient-wsjf+lru", "patient-fifo+lru"),
+    Contrast("GDSF for LRU, FIFO that waits up to 30 s", SWAP, "patient-fifo+gdsf", "patient-fifo+lru"),
+    Contrast("WSJF, 120 s, GDSF for Eviction-v0 with LRU", SWAP, "very-patient-wsjf+gdsf", "patient-fifo+lru"),
+    Contrast("reference for Eviction-v0 with LRU", SWAP, "reference", "patient-fifo+lru"),
+)
+
+
 @dataclass(frozen=True)
 class Options:
     """What victims, order, waiting and prefetch are worth, by load engine and pressure."""
@@ -129,6 +142,8 @@ class Options:
     """Threads; all cores by default."""
     results: str | None = None
     """Costs of an earlier run, instead of running anything."""
+    suite: str | None = None
+    """Run folder of `python -m experiments.suite`: adds what the ingredients are worth on its entries."""
     write: str | None = None
     """Page to write, with its picture beside it under images/."""
 
@@ -243,7 +258,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results = read_results(path)
         print_summary(results, console)
         if options.write is not None:
-            write_page(results, Path(options.write))
+            suite = SuiteRun(Path(options.suite)) if options.suite is not None else None
+            write_page(results, suite, Path(options.write))
             console.print(f"wrote {options.write}", highlight=False)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

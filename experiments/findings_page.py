@@ -17,6 +17,7 @@ from rich.table import Table
 from cace_env import __version__
 from cace_env.intervals import Gain, paired_gain
 from cace_env.markdown import number, percent, table
+from cace_env.scores import BASELINE, REFERENCE
 from experiments.findings import (
     BASE,
     CELLS,
@@ -25,11 +26,13 @@ from experiments.findings import (
     EVICTION,
     LEFT_OUT,
     REQUESTS,
+    SUITE_CONTRASTS,
     SWAP,
     Cell,
     Contrast,
     Results,
 )
+from experiments.suite_scores import SuiteRun
 
 PICTURE: Final = "findings.png"
 FULL_COLOUR: Final = 30.0  # [%] of cost saved: the strongest colour of the picture
@@ -65,7 +68,7 @@ def _range(results: Results, contrast: Contrast) -> tuple[str, str, str]:
     )
 
 
-def page(results: Results) -> str:
+def page(results: Results, suite: SuiteRun | None) -> str:
     """The page, without the verdicts that are written by hand above it."""
     count = len(next(iter(results.values()))["cost"])
     parts = [
@@ -84,6 +87,11 @@ paired bootstrap intervals over seeds; **bold** where they exclude zero. Made by
     for group, contrasts in CONTRASTS.items():
         parts.append(f"## {group}\n\n" + _cells(results, contrasts))
     parts.append("## What it was like\n\n" + _absolute(results))
+    if suite is not None:
+        parts += [
+            "## On the suite: Swap-v0\n\n" + _in_suite(suite),
+            "## On the suite: the reference\n\n" + _reference(suite),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -122,6 +130,38 @@ def _absolute(results: Results) -> str:
             )
     header = ("engine", "pressure", "policy", "env", "cost", "mean TTFT [s]", "longest wait [s]", "drains")
     return "Means over the seeds.\n\n" + table(header, rows)
+
+
+def _in_suite(suite: SuiteRun) -> str:
+    """The same contrasts on the entries of a suite, each with a fleet and a workload of its own."""
+    rows = []
+    for entry in suite.entries("Swap-v0"):
+        costs = suite.costs(entry.id)
+        rows.append((entry.id, *(percent(paired_gain(costs[c.over], costs[c.policy])) for c in SUITE_CONTRASTS)))
+    return "Cost saved in percent, test seeds of the suite.\n\n" + table(
+        ("entry", *(contrast.title for contrast in SUITE_CONTRASTS)), rows
+    )
+
+
+def _reference(suite: SuiteRun) -> str:
+    """What the reference saves against LRU and against the cheapest Belady rule of each entry."""
+    rows = []
+    for env in suite.envs:
+        for entry in suite.entries(env):
+            costs = suite.costs(entry.id)
+            belady = {name: cost for name, cost in costs.items() if "belady" in name}
+            cheapest = min(belady, key=lambda name: np.nansum(belady[name]))
+            rows.append(
+                (
+                    entry.id,
+                    percent(paired_gain(costs[BASELINE], costs[REFERENCE])),
+                    f"`{cheapest}`",
+                    percent(paired_gain(costs[BASELINE], costs[cheapest])),
+                    percent(paired_gain(costs[cheapest], costs[REFERENCE])),
+                )
+            )
+    header = ("entry", "reference for LRU", "cheapest Belady rule", "that for LRU", "reference for that")
+    return "Cost saved in percent; in Swap-v0 Belady rules go with every order that ran.\n\n" + table(header, rows)
 
 
 def _picture(results: Results, path: Path) -> None:
@@ -164,10 +204,10 @@ def _separate(axes: Any, groups: Sequence[str], engines: Sequence[str]) -> None:
 MARK: Final = "<!-- what follows is written by experiments.findings -->"
 
 
-def write_page(results: Results, path: Path) -> None:
+def write_page(results: Results, suite: SuiteRun | None, path: Path) -> None:
     """Writes the generated part behind the mark, and keeps what stands above it; the picture goes to images/ beside."""
     above = path.read_text(encoding="utf-8").partition(MARK)[0].rstrip() if path.is_file() else "# Findings"
-    path.write_text(f"{above}\n\n{MARK}\n\n{page(results)}", encoding="utf-8")
+    path.write_text(f"{above}\n\n{MARK}\n\n{page(results, suite)}", encoding="utf-8")
     images = path.parent / "images"
     images.mkdir(exist_ok=True)
     _picture(results, images / PICTURE)

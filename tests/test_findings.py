@@ -52,7 +52,7 @@ def made_up() -> Results:
 def test_a_page_is_written_below_what_stands_there(tmp_path: Path) -> None:
     path = tmp_path / "findings.md"
     path.write_text(f"# Findings\n\nBy hand.\n\n{findings_page.MARK}\n\nOld.\n", encoding="utf-8")
-    findings_page.write_page(made_up(), path)
+    findings_page.write_page(made_up(), None, path)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Findings\n\nBy hand.\n") and "Old." not in text
     assert all(f"| {contrast.title} |" in text for row in CONTRASTS.values() for contrast in row)
