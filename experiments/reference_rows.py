@@ -38,7 +38,7 @@ def reference_options(given: Sequence[str]) -> dict[str, Any]:
     """Options KEY=VALUE as keys of `find_reference`, over its defaults.
 
     Raises:
-        ConfigError: no KEY=VALUE, or no such key.
+        ConfigError: no KEY=VALUE, no such key, or a value of another kind.
     """
     options = dict(DEFAULTS)
     for option in given:
@@ -51,8 +51,10 @@ def reference_options(given: Sequence[str]) -> dict[str, Any]:
                 f"--reference-option {option!r}: no key {key!r}{did_you_mean(key, DEFAULTS)}; known are {known}"
             )
         options[key] = yaml.safe_load(value)
-        if not isinstance(options[key], int | float | None):
-            raise ConfigError(f"--reference-option {option!r}: {value!r} is no number")
+        kind = type(options[key])
+        if kind is not int and (key, kind) not in (("gain", float), ("max_replays", type(None))):
+            number = "number" if key == "gain" else "whole number"
+            raise ConfigError(f"--reference-option {option!r}: {value!r} is no {number}")
     return options
 
 

@@ -346,7 +346,8 @@ def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path
         (["--config", "no-such.yaml"], "cannot be read"),
         (["--reference-option", "starts"], "'starts' has to be KEY=VALUE"),
         (["--reference-option", "start=1"], "no key 'start', did you mean 'starts'"),
-        (["--reference-option", "starts=many"], "'many' is no number"),
+        (["--reference-option", "gain=much"], "'much' is no number"),
+        (["--reference-option", "starts=1.5"], "'1.5' is no whole number"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_is_written(
