@@ -68,7 +68,7 @@ class Options:
     """Where the author can be reached; left out by default."""
     code_permalink: Annotated[str | None, tyro.conf.arg(metavar="URL", help_behavior_hint="")] = None
     """Where this version of the code is published; left out by default. The commit is kept in any case."""
-    victims_only: bool = False
+    choices_only: bool = False
     """Play a policy with a keep-alive or a count limit (ttl, ollama, ...) by its choice of victims alone."""
     force: bool = False
     """Replace a dataset of the same id, once the new one is complete."""
@@ -141,10 +141,10 @@ def export(options: Options, console: Console) -> tuple[str, Path]:
     numbers = seeds(options.split, options.episodes)
     env = make(options, scenario)
     actor = Actor(options.policy, env, choices_only=True)
-    if actor.has_limits and not options.victims_only:
+    if actor.has_limits and not options.choices_only:
         raise ConfigError(
             f"policy {actor.name!r} has a keep-alive or a count limit, by which models leave unasked; in Eviction-v0 "
-            "nothing leaves but by an action; --victims-only plays its choice of victims alone"
+            "nothing leaves but by an action; --choices-only plays its choice of victims alone"
         )
     dataset_id = options.dataset or default_id(scenario.name, actor.name, options.split)
     folder = folder_of(dataset_id)
@@ -231,9 +231,9 @@ def about(
     policy = actor.policy
     clairvoyant = isinstance(policy, Policy) and policy.clairvoyant
     description = policy.description if isinstance(policy, Policy) else (policy.__doc__ or "").strip()
-    victims_only = options.victims_only and actor.has_limits
+    choices_only = options.choices_only and actor.has_limits
     what = f"{len(costs)} episodes of {actor.name} on scenario {scenario.name}, {options.split} seeds"
-    what += " (keep-alive and count limit left out)" if victims_only else ""
+    what += " (keep-alive and count limit left out)" if choices_only else ""
     what += "; the policy knows the future, the observations do not" if clairvoyant else ""
     assert env.spec is not None
     evaluation = copy.deepcopy(env.spec)
@@ -256,7 +256,7 @@ def about(
                 "name": actor.name,
                 "description": description,
                 "clairvoyant": clairvoyant,
-                "victims_only": victims_only,
+                "choices_only": choices_only,
             },
             "reward_terms": list(terms),
             "cost": costs,

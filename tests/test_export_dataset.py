@@ -182,7 +182,7 @@ def test_out_names_the_folder_of_all_datasets(tmp_path: Path, capsys: pytest.Cap
     [
         (["--policy", "lur"], "did you mean 'lru'"),
         (["--policy", "no-swapping"], "room for everything"),
-        (["--policy", "ollama"], "--victims-only"),
+        (["--policy", "ollama"], "--choices-only"),
         (["--dataset", "without-a-version"], "NAMESPACE/NAME-vNUMBER"),
         (["--dataset", "a b-v0"], "NAMESPACE/NAME-vNUMBER"),
         (["--dataset", "../elsewhere-v0"], "NAMESPACE/NAME-vNUMBER"),
@@ -199,11 +199,11 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(
 
 
 def test_a_policy_with_limits_is_marked_as_cut_down(tmp_path: Path) -> None:
-    assert exported(tmp_path, "--policy", "ttl", "--victims-only", "--episodes", "1") == 0
+    assert exported(tmp_path, "--policy", "ttl", "--choices-only", "--episodes", "1") == 0
     facts = minari.load_dataset("cace_env/default/ttl-v0").storage.metadata
-    assert facts["cace_env"]["policy"]["victims_only"] and "left out" in facts["description"]
-    assert exported(tmp_path, "--policy", "lfu", "--victims-only", "--episodes", "1") == 0
-    assert not minari.load_dataset("cace_env/default/lfu-v0").storage.metadata["cace_env"]["policy"]["victims_only"]
+    assert facts["cace_env"]["policy"]["choices_only"] and "left out" in facts["description"]
+    assert exported(tmp_path, "--policy", "lfu", "--choices-only", "--episodes", "1") == 0
+    assert not minari.load_dataset("cace_env/default/lfu-v0").storage.metadata["cace_env"]["policy"]["choices_only"]
 
 
 def test_an_episode_that_minari_could_not_read_back_is_refused(
