@@ -37,9 +37,8 @@ from cace_env.policies import POLICIES
 from cace_env.scenarios import Split, load_scenario, scenario_names, seeds
 from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
-from cace_env.traces import TraceError
 from experiments.cases import PreparedCase, prepare
-from experiments.command_line import split_names
+from experiments.command_line import exit_status, split_names
 from experiments.lineup import EVICTION, SWAP, WITHOUT_SWAPPING, about_policy, check_names, contestants_of
 from experiments.reference_rows import about_reference, reference_options, reference_result
 from experiments.report import write_report
@@ -52,7 +51,6 @@ DEMO_SEEDS: Final = 15
 DEMO_SCENARIOS: Final = ("default", "completion-heavy", "sleep-mode", "agents")
 DEMO_SWAP: Final = ("fast-loader",)  # in Swap-v0
 DEMO_REFERENCE: Final = 3  # seeds with the clairvoyant reference
-DEMO_REFERENCE_OPTIONS: Final = ("starts=1",)  # it is found sooner, and is a little dearer
 
 
 def _said(metavar: str) -> Any:
@@ -90,7 +88,7 @@ class Comparison(Frozen):
         "minute each; scores are measured by it",
     )
     reference_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
-        default=(), description="how hard it is looked for, such as starts=1; keys of cace_env.planner.find_reference"
+        default=(), description="how hard it is looked for, such as starts=2; keys of cace_env.planner.find_reference"
     )
     trace: Annotated[str | None, _said("FILE")] = Field(
         default=None, description="a log of real requests, which takes the place of the scenarios' workloads"
@@ -178,8 +176,7 @@ def compare(options: Comparison, command: str, console: Console) -> int:
     pairs = pairs_of(options)
     protocols = list(dict.fromkeys(protocol for _, protocol in pairs))
     contestants = contestants_of(split_names(options.policies), options.policy, protocols)
-    given = options.reference_option or (DEMO_REFERENCE_OPTIONS if options.demo else ())
-    search = reference_options(given)
+    search = reference_options(options.reference_option)
     referenced = options.reference if options.reference is not None else DEMO_REFERENCE if options.demo else 0
     path = run_folder_path(options)
     check_new(path)
@@ -316,21 +313,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
-    try:
+
+    def run() -> int:
         options = read_options(arguments)
         if options.show:
             show(console)
             return 0
         return compare(options, shlex.join(["python", "-m", "experiments.compare", *arguments]), console)
-    except (ConfigError, TraceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (PolicyError, SimulationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted before anything had finished; nothing is kept", file=sys.stderr)
-        return 130
+
+    return exit_status(run, "interrupted before anything had finished; nothing is kept")
 
 
 if __name__ == "__main__":

@@ -18,20 +18,19 @@ from cace_env import __version__
 from cace_env.intervals import Gain, paired_gain
 from cace_env.markdown import number, percent, table
 from cace_env.scores import BASELINE, REFERENCE
-from experiments.findings import (
+from experiments.contrasts import Contrast
+from experiments.findings_grid import (
     BASE,
     CELLS,
     CONTRASTS,
     ENGINES,
-    EVICTION,
     LEFT_OUT,
     REQUESTS,
     SUITE_CONTRASTS,
-    SWAP,
     Cell,
-    Contrast,
     Results,
 )
+from experiments.lineup import ENV_OF, EVICTION, SWAP
 from experiments.suite_scores import SuiteRun
 
 PICTURE: Final = "findings.png"
@@ -50,7 +49,7 @@ def print_summary(results: Results, console: Console) -> None:
     for group, contrasts in CONTRASTS.items():
         shown.add_row(f"[bold]{group}[/bold]", "", "", "")
         for contrast in contrasts:
-            shown.add_row(contrast.title, *_range(results, contrast))
+            shown.add_row(contrast.what, *_range(results, contrast))
     console.print(shown)
 
 
@@ -98,7 +97,7 @@ paired bootstrap intervals over seeds; **bold** where they exclude zero. Made by
 def _overview(results: Results) -> str:
     rows = []
     for group, contrasts in CONTRASTS.items():
-        rows += [(group, contrast.title, *_range(results, contrast)) for contrast in contrasts]
+        rows += [(group, contrast.what, *_range(results, contrast)) for contrast in contrasts]
     return table(("what", "ingredient", "saves least", "saves most", "better / worse for sure"), rows)
 
 
@@ -107,7 +106,7 @@ def _cells(results: Results, contrasts: Sequence[Contrast]) -> str:
         (cell.engine, f"{cell.pressure:g}", *(percent(gain(results, cell, contrast)) for contrast in contrasts))
         for cell in CELLS
     ]
-    return table(("engine", "pressure", *(contrast.title for contrast in contrasts)), rows)
+    return table(("engine", "pressure", *(contrast.what for contrast in contrasts)), rows)
 
 
 def _absolute(results: Results) -> str:
@@ -121,7 +120,7 @@ def _absolute(results: Results) -> str:
                     cell.engine,
                     f"{cell.pressure:g}",
                     f"`{name}`",
-                    "Eviction-v0" if protocol == EVICTION else "Swap-v0",
+                    ENV_OF[protocol],
                     number(mine["cost"].mean()),
                     number(mine["ttft_mean_s"].mean()),
                     number(mine["longest_wait_s"].mean()),
@@ -139,7 +138,7 @@ def _in_suite(suite: SuiteRun) -> str:
         costs = suite.costs(entry.id)
         rows.append((entry.id, *(percent(paired_gain(costs[c.over], costs[c.policy])) for c in SUITE_CONTRASTS)))
     return "Cost saved in percent, test seeds of the suite.\n\n" + table(
-        ("entry", *(contrast.title for contrast in SUITE_CONTRASTS)), rows
+        ("entry", *(contrast.what for contrast in SUITE_CONTRASTS)), rows
     )
 
 
@@ -177,7 +176,7 @@ def _picture(results: Results, path: Path) -> None:
             colour = "white" if abs(one.percent) > 0.7 * FULL_COLOUR else "black"
             text = f"{one.percent:+.0f}" if sure else "·"
             axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.set_yticks(range(len(contrasts)), [contrast.title for _, contrast in contrasts], fontsize=8)
+    axes.set_yticks(range(len(contrasts)), [contrast.what for _, contrast in contrasts], fontsize=8)
     axes.set_xticks(range(len(CELLS)), [f"{cell.pressure:g}" for cell in CELLS], fontsize=8)
     axes.set_xlabel("pressure")
     _separate(axes, [group for group, _ in contrasts], [cell.engine for cell in CELLS])

@@ -20,12 +20,12 @@ import tyro
 from rich.console import Console
 
 from cace_env.clairvoyant import Future
-from cace_env.config import ConfigError
 from cace_env.evaluation import Case, case_of, in_order
 from cace_env.intervals import paired_gain
 from cace_env.markdown import number, percent, table
 from cace_env.planner import find_reference
 from cace_env.scenarios import load_scenario, seeds
+from experiments.command_line import exit_status
 from experiments.compare import progress_bar
 
 SCENARIOS: Final = ("cold-start", "default", "fast-loader", "sleep-mode")  # one of each load engine
@@ -65,24 +65,23 @@ def costs_of(case: Case, seed: int) -> tuple[float, float]:
     return found.costs[BASELINE], found.cost
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.prefetch_worth")
+def measure(options: Options, console: Console) -> int:
+    """Looks for both references of every episode, and prints the table; returns the exit status.
+
+    Raises:
+        ConfigError: seeds or requests out of range.
+        SimulationError: an episode failed.
+    """
     began = time.perf_counter()
-    try:
-        numbers = list(seeds("test", options.seeds))
-        cases = {name: cases_of(name, options.requests) for name in SCENARIOS}
-        jobs = [(case, seed) for pair in cases.values() for case in pair for seed in numbers]
-        with progress_bar(console) as progress:
-            bar = progress.add_task("planning", total=len(jobs))
-            costs = []
-            for pair in in_order(lambda job: costs_of(*job), jobs, options.workers or os.cpu_count() or 1):
-                costs.append(pair)
-                progress.update(bar, advance=1)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    numbers = list(seeds("test", options.seeds))
+    cases = {name: cases_of(name, options.requests) for name in SCENARIOS}
+    jobs = [(case, seed) for pair in cases.values() for case in pair for seed in numbers]
+    with progress_bar(console) as progress:
+        bar = progress.add_task("planning", total=len(jobs))
+        costs = []
+        for pair in in_order(lambda job: costs_of(*job), jobs, options.workers or os.cpu_count() or 1):
+            costs.append(pair)
+            progress.update(bar, advance=1)
     lru, reference = np.moveaxis(np.array(costs).reshape(len(SCENARIOS), 2, len(numbers), 2), -1, 0)
     rows = []
     for s, name in enumerate(SCENARIOS):
@@ -105,6 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(numbers)} test seeds, {options.requests} requests, {time.perf_counter() - began:.0f} s", highlight=False
     )
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.prefetch_worth")
+    return exit_status(lambda: measure(options, console))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 
-from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.intervals import share_of_gap
 from cace_env.markdown import table
 from cace_env.scores import REFERENCE
+from experiments.command_line import exit_status
 from experiments.contrasts import gain_table
 from experiments.lineup import ORDERED
 from experiments.plots import draw
@@ -293,15 +293,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.report", description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder that experiments.compare has written")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         print(write_report(Run(options.folder)))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the report has the plots that were drawn", file=sys.stderr)
-        return 130
-    return 0
+        return 0
+
+    return exit_status(run, "interrupted: the report has the plots that were drawn")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
 from cace_env.suite import ENVS, Entry, Env, Suite, load_suite
 from experiments.cases import describe, unable
-from experiments.command_line import split_names
+from experiments.command_line import exit_status, split_names
 from experiments.compare import progress_bar
 from experiments.lineup import about_policy, contestants_of, default_names
 from experiments.reference_rows import about_reference, reference_options, reference_result
@@ -272,14 +272,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
     )
-    try:
-        return run_suite(options, shlex.join(["python", "-m", "experiments.suite", *arguments]), console)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (PolicyError, SimulationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    command = shlex.join(["python", "-m", "experiments.suite", *arguments])
+    return exit_status(lambda: run_suite(options, command, console))
 
 
 if __name__ == "__main__":

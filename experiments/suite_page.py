@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.markdown import number, percent, table
 from cace_env.results import write_results
 from cace_env.scores import BASELINE, NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, SuiteScores
 from cace_env.suite import Entry, Env, MemorySweep
+from experiments.command_line import exit_status
 from experiments.score_table import score_text
 from experiments.suite_plots import ALONG_MEMORY, draw_memory, draw_scores
 from experiments.suite_scores import SuiteRun
@@ -186,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--costs", type=Path, metavar="FILE", help="write the costs that ship with the suite")
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         suite = SuiteRun(options.folder)
         if options.costs is not None:
             write_results(options.costs, suite.published())
@@ -196,10 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"wrote {options.write}")
         elif options.costs is None:
             print(page(suite, {}))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

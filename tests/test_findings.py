@@ -11,7 +11,18 @@ from cace_env.config import ConfigError
 from cace_env.evaluation import contestant_of
 from cace_env.policies import Policy
 from experiments import findings, findings_page
-from experiments.findings import CELLS, CONTESTANTS, CONTRASTS, KEPT, SWAP, Results, read_results, scenario_of
+from experiments.findings_grid import (
+    CELLS,
+    CONTESTANTS,
+    CONTRASTS,
+    KEPT,
+    PREFETCHES,
+    Cell,
+    Results,
+    read_results,
+    scenario_of,
+)
+from experiments.lineup import SWAP
 
 
 def test_every_contrast_is_between_two_policies_that_are_run() -> None:
@@ -33,10 +44,10 @@ def test_contrasts_of_order_and_waiting_differ_in_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
-def test_every_cell_can_be_simulated(cell: findings.Cell) -> None:
+def test_every_cell_can_be_simulated(cell: Cell) -> None:
     scenario = scenario_of(cell)
     assert (scenario.engine, scenario.pressure) == (cell.engine, cell.pressure)
-    assert scenario.tables().prefetch_limit == findings.PREFETCHES
+    assert scenario.tables().prefetch_limit == PREFETCHES
 
 
 def made_up() -> Results:
@@ -55,7 +66,7 @@ def test_a_page_is_written_below_what_stands_there(tmp_path: Path) -> None:
     findings_page.write_page(made_up(), None, path)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# Findings\n\nBy hand.\n") and "Old." not in text
-    assert all(f"| {contrast.title} |" in text for row in CONTRASTS.values() for contrast in row)
+    assert all(f"| {contrast.what} |" in text for row in CONTRASTS.values() for contrast in row)
     assert "**-1.0 % [-1.0, -1.0]**" in text  # GDSF, which costs 101, for LRU, which costs 100
     assert (tmp_path / "images" / findings_page.PICTURE).stat().st_size > 10_000
 
