@@ -22,10 +22,9 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
-from cace_env.compilation import source_hash
 from cace_env.config import ConfigError, Frozen, dump
 from cace_env.evaluation import Case, Contestant, PolicyError, in_order, run_seed, seed_list
-from cace_env.results import published
+from cace_env.results import Results, published
 from cace_env.scenarios import Split, seeds
 from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
@@ -36,7 +35,7 @@ from experiments.compare import progress_bar
 from experiments.lineup import about_policy, contestants_of, default_names
 from experiments.reference_rows import about_reference, reference_options, reference_result
 from experiments.run_folder import BASELINE, surroundings
-from experiments.suite_folder import SuiteFolder
+from experiments.suite_folder import SuiteFolder, package_hash
 
 ALL_SEEDS: Final = 100
 QUICK_SEEDS: Final = 10
@@ -68,7 +67,7 @@ class Options(Frozen):
         "computed everywhere; or none, and no scores",
     )
     reference_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
-        default=(), description="how hard it is looked for; keys of cace_env.planner.find_reference"
+        default=(), description="how hard it is looked for, such as starts=2; keys of cace_env.planner.find_reference"
     )
     out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
         default=None, description="run folder, new or of the same suite; runs/suite-VERSION by default"
@@ -95,7 +94,8 @@ def run_suite(options: Options, command: str, console: Console) -> int:
     protocols = list(dict.fromkeys(ENVS[entry.env] for entry in entries))
     names = split_names(options.policies) or ([] if options.policy else default_names(protocols, PARTNERS))
     contestants = contestants_of(names, options.policy, protocols)
-    search = reference_options(options.reference_option)
+    shipped = shipped_costs(options, suite, entries, numbers)
+    search = reference_options(options.reference_option) | (shipped.header.settings if shipped is not None else {})
     folder = Path(options.out) if options.out is not None else Path("runs") / f"suite-{suite.version}"
     with console.status("preparing: scenarios, requests, compiled code"):
         cases = {entry.id: entry.case() for entry in entries}
@@ -107,8 +107,8 @@ def run_suite(options: Options, command: str, console: Console) -> int:
     try:
         run_policies(rows, cases, contestants, numbers, workers, console, clock)
         if options.reference != "none":
-            if options.reference == "shipped":
-                take_shipped(rows, suite, entries, numbers, console)
+            if shipped is not None:
+                take_shipped(rows, shipped, entries, numbers, console)
             find_references(rows, cases, numbers, search, workers, console, clock)
         status = "finished"
     except KeyboardInterrupt:
@@ -156,7 +156,7 @@ def about_run(
     command: str,
 ) -> dict[str, Any]:
     """run.json."""
-    scenarios = {}
+    without, scenarios = options.reference == "none", {}
     for entry in entries:
         case = cases[entry.id]
         scenarios[entry.id] = describe(entry.load(), case.tables, case.workload(numbers[0]))
@@ -166,14 +166,13 @@ def about_run(
         "status": "running",
         "suite": suite.version,
         "split": options.split,
-        "seeds": len(numbers),
-        "code": source_hash(),
+        "code": package_hash(),
         "baseline": BASELINE,
         "cores": os.cpu_count(),
         "fingerprints": {entry.id: entry.fingerprint() for entry in suite.all_entries()},
-        "reference_options": search,
+        **({} if without else {"reference_options": search}),
         "policies": {contestant.name: about_policy(contestant) for contestant in contestants}
-        | ({} if options.reference == "none" else {REFERENCE: about_reference(search)}),
+        | ({} if without else {REFERENCE: about_reference(search)}),
         "scenarios": scenarios,
     }
 
@@ -205,13 +204,27 @@ def run_policies(
             clock.tick()
 
 
+def shipped_costs(options: Options, suite: Suite, entries: Sequence[Entry], numbers: Sequence[int]) -> Results | None:
+    """The costs that ship with the suite, where those of the reference on some of these entries and seeds do.
+
+    Raises:
+        ConfigError: it was said how hard the reference is to be looked for, and nothing would be looked for.
+    """
+    shipped = published(suite.version) if options.reference == "shipped" else None
+    if shipped is None or not any(shipped.has(entry, REFERENCE, numbers) for entry in entries):
+        return None
+    if options.reference_option:
+        raise ConfigError(
+            f"--reference-option {options.reference_option[0]}: costs of the reference ship with suite "
+            f"{suite.version}, so it is not looked for; --reference compute looks for it"
+        )
+    return shipped
+
+
 def take_shipped(
-    rows: SuiteFolder, suite: Suite, entries: Sequence[Entry], numbers: Sequence[int], console: Console
+    rows: SuiteFolder, results: Results, entries: Sequence[Entry], numbers: Sequence[int], console: Console
 ) -> None:
     """Costs of the reference that ship with the suite, where they are of these entries and seeds."""
-    results = published(suite.version)
-    if results is None:
-        return
     taken = 0
     for entry in entries:
         missing = [seed for seed in numbers if (entry.id, REFERENCE, seed) not in rows.done]
@@ -224,7 +237,7 @@ def take_shipped(
             rows.append([row | label])
         taken += len(missing)
     if taken:
-        console.print(f"costs of the reference on {taken} episodes: those that ship with suite {suite.version}")
+        console.print(f"costs of the reference on {taken} episodes: those that ship with suite {results.header.suite}")
 
 
 def find_references(

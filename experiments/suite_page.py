@@ -34,13 +34,13 @@ def page(suite: SuiteRun, pictures: dict[str, str]) -> str:
         ConfigError: the reference has not run everywhere.
     """
     about = suite.run.about
+    scores_by_env = {env: suite.scores(env) for env in suite.envs}  # first, because it says what has not run
     parts = [
         THE_SUITE.format(version=suite.suite.version, description=suite.suite.description.strip()),
         _about_run(suite),
         SCORES,
     ]
-    for env in suite.envs:
-        scores = suite.scores(env)
+    for env, scores in scores_by_env.items():
         parts += [f"## {env}", _entries(suite, env, scores)]
         if scores.left_out:
             parts.append(
@@ -58,7 +58,8 @@ def page(suite: SuiteRun, pictures: dict[str, str]) -> str:
     if suite.suite.dropped:
         rows = [(row.scenario, row.env, row.why) for row in suite.suite.dropped]
         parts += ["## What was left out", table(("scenario", "env", "why"), rows)]
-    parts += [FORMAT, "## How to get these numbers again", f"```console\n{about['command']}\n```"]
+    commands = "\n".join(about.get("commands", [about["command"]]))
+    parts += [FORMAT, "## How to get these numbers again", f"```console\n{commands}\n```"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -67,8 +68,10 @@ def _about_run(suite: SuiteRun) -> str:
     about = suite.run.about
     minutes = about["wall_s"] / 60
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    counts = sorted({len(suite.run.columns[name, BASELINE]["seed"]) for name in suite.run.scenarios})
+    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     said = [
-        f"{about['seeds']} {about['split']} seeds per policy and entry, {about['started'][:10]}, {versions}; policies "
+        f"{seeds} {about['split']} seeds per policy and entry, {about['started'][:10]}, {versions}; policies "
         f"and reference took {minutes:.0f} minutes on {about['cores']} cores."
     ]
     settings = ", ".join(f"{key} {value}" for key, value in about["policies"][REFERENCE]["settings"].items())

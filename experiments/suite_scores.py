@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.config import ConfigError
-from cace_env.evaluation import NO_SWAPPING
+from cace_env.evaluation import NO_SWAPPING, seed_list
 from cace_env.results import Header, Results, Row, row_of
 from cace_env.scores import BASELINE, REFERENCE, SuiteScores, suite_scores
 from cace_env.suite import Entry, Env, MemorySweep, Suite, load_suite
@@ -110,17 +110,31 @@ class SuiteRun:
         return sorted(means, key=lambda policy: (np.isnan(means[policy]), -means[policy]))
 
     def published(self) -> Results:
-        """LRU and the reference on everything that ran, as the costs that ship with the suite.
+        """LRU and the reference on every entry and test seed, as the costs that ship with the suite.
 
         Raises:
-            ConfigError: the reference has not run everywhere.
+            ConfigError: the run is of another split or did not finish, or an episode of the two is missing.
         """
+        for key, wanted in (("split", "test"), ("status", "finished")):
+            if self.run.about[key] != wanted:
+                raise ConfigError(
+                    f"{self.path}: the {key} of the run is {self.run.about[key]}; costs that ship have to be of a run "
+                    f"whose {key} is {wanted}"
+                )
+        seeds = seed_list("test")
         rows: list[Row] = []
         for entry in self.suite.all_entries():
             if entry.id not in self.run.scenarios:
                 raise ConfigError(f"{self.path}: entry {entry.id!r} has not run; the costs that ship are those of all")
-            self._scored(entry.id)
-            for policy in (BASELINE, REFERENCE):
+            for policy, costs in self._scored(entry.id).items():
+                if policy not in (BASELINE, REFERENCE):
+                    continue
+                whole = set(self.run.columns[entry.id, policy]["seed"][np.isfinite(costs)])
+                if whole != set(seeds):
+                    raise ConfigError(
+                        f"{self.path}: {policy} has finished {len(whole)} of {len(seeds)} test seeds of {entry.id!r}; "
+                        "the costs that ship are those of all: run it without --quick and --seeds"
+                    )
                 columns = self.run.columns[entry.id, policy]
                 for at in range(len(columns["seed"])):
                     rows.append(row_of(entry.id, {"policy": policy} | {name: columns[name][at] for name in columns}))

@@ -16,12 +16,14 @@ import yaml
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
-from cace_env.evaluation import Case, Contestant, SeedResult, evaluate, run_seed
+from cace_env.evaluation import Case, Contestant, SeedResult, evaluate, run_seed, seed_list
 from cace_env.results import read_results
 from cace_env.suite import load_suite
 from experiments import suite as command
-from experiments import suite_page
+from experiments import suite_page, suite_scores
+from experiments.reference_rows import DEFAULTS
 from experiments.suite import main
+from experiments.suite_folder import package_hash
 
 SUITE: dict[str, Any] = {
     "version": "tiny",
@@ -119,6 +121,67 @@ def test_a_killed_run_goes_on_where_it_was(
     assert main(arguments(suite, out)) == 0 and not ran  # nothing is missing
 
 
+def test_a_search_that_was_cut_off_is_dropped(suite: Path, tmp_path: Path):
+    out = tmp_path / "killed"
+    more = ["--seeds", "2", "--reference", "compute", "--reference-option", "max_rounds=1"]
+    assert main([*arguments(suite, out), *more]) == 0
+    searches = (out / "searches.csv").read_text()
+    lines = searches.splitlines(keepends=True)
+    (out / "searches.csv").write_text("".join(lines[:-1]) + lines[-1][:20])
+    rows = (out / "rows.csv").read_text().splitlines(keepends=True)
+    (out / "rows.csv").write_text("".join(rows[:-1]))
+    assert main([*arguments(suite, out), *more]) == 0
+    untimed = [line.rpartition(",")[0] for line in (out / "searches.csv").read_text().splitlines()]
+    assert untimed == [line.rpartition(",")[0] for line in searches.splitlines()]
+    assert suite_page.main([str(out)]) == 0
+
+
+def test_rows_with_other_columns_are_never_mixed(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "old"
+    assert main([*arguments(suite, out), "--seeds", "1"]) == 0
+    lines = (out / "rows.csv").read_text()
+    (out / "rows.csv").write_text(lines.replace(",evictions,", ",ousted,"))
+    assert main(arguments(suite, out)) == 2
+    assert "other columns than this version writes (differing in evictions, ousted)" in capsys.readouterr().err
+    (out / "rows.csv").write_text(lines)
+    monkeypatch.setattr(command, "package_hash", lambda: "0123456789abcdef")
+    assert main(arguments(suite, out)) == 2
+    assert "this is 0123456789abcdef: its rows do not belong to these" in capsys.readouterr().err
+    assert (out / "rows.csv").read_text() == lines
+
+
+def test_the_hash_of_the_code_sees_every_module(tmp_path: Path):
+    (tmp_path / "kernel").mkdir()
+    for name in ("planner.py", "kernel/run.py", "data.yaml"):
+        (tmp_path / name).write_text("a = 1\n")
+    hashes = {package_hash(tmp_path)}
+    for name in ("planner.py", "kernel/run.py", "data.yaml"):
+        (tmp_path / name).write_text("a = 2\n")
+        hashes.add(package_hash(tmp_path))
+    assert len(hashes) == 3  # data is in the fingerprints of the entries
+
+
+def test_environments_that_ran_one_after_the_other_stand_on_one_page(tmp_path: Path):
+    both = yaml.safe_load(yaml.safe_dump({key: SUITE[key] for key in ("version", "description", "entries")}))
+    both["entries"][1]["env"] = "Swap-v0"
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(both))
+    run = [*arguments(tmp_path / "tiny.yaml", tmp_path / "out"), "--reference", "compute"]
+    run += ["--reference-option", "max_rounds=1"]
+    assert main([*run, "--env", "Eviction-v0"]) == 0
+    assert main([*run, "--env", "Swap-v0", "--seeds", "2"]) == 0
+    about = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert {name: said["env"] for name, said in about["scenarios"].items()} == {
+        "desk": "Eviction-v0",
+        "tight": "Swap-v0",
+    }
+    assert suite_page.main([str(tmp_path / "out"), "--write", str(tmp_path / "suite.md")]) == 0
+    text = (tmp_path / "suite.md").read_text()
+    assert "2 to 3 test seeds per policy and entry" in text
+    assert "--env Eviction-v0\n" in text and "--env Swap-v0 --seeds 2\n" in text
+
+
 def test_more_policies_and_seeds_join_a_finished_run(suite: Path, tmp_path: Path):
     out = tmp_path / "more"
     assert main([*arguments(suite, out), "--seeds", "1"]) == 0
@@ -165,9 +228,9 @@ def test_what_cannot_be_run_is_said_before_anything_is_written(
 def test_the_reference_is_looked_for_once_and_shipped_costs_are_taken(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    quick = ["--seeds", "2", "--reference", "shipped", "--reference-option", "max_rounds=1"]
+    quick, easy = ["--seeds", "2", "--reference", "shipped"], ["--reference-option", "max_rounds=1"]
     out = tmp_path / "computed"
-    assert main([*arguments(suite, out), *quick]) == 0
+    assert main([*arguments(suite, out), *quick, *easy]) == 0
     rows = rows_of(out)
     for entry in ("desk", "tight", "memory-25", "memory-100"):
         for seed in ("2000000", "2000001"):
@@ -182,14 +245,26 @@ def test_the_reference_is_looked_for_once_and_shipped_costs_are_taken(
         raise AssertionError("looked for a reference that was there")
 
     monkeypatch.setattr(command, "reference_result", never)
-    assert main([*arguments(suite, out), *quick]) == 0
+    assert main([*arguments(suite, out), *quick, *easy]) == 0
+    the_test_split_has(2, monkeypatch)
     assert suite_page.main([str(out), "--costs", str(tmp_path / "costs.csv")]) == 0
     monkeypatch.setattr(command, "published", lambda version: read_results(tmp_path / "costs.csv"))
     again = tmp_path / "shipped"
+    assert main([*arguments(suite, again), *quick, *easy]) == 2
+    assert "--reference-option max_rounds=1: costs of the reference ship with suite tiny" in capsys.readouterr().err
     assert main([*arguments(suite, again), *quick]) == 0
     assert rows_of(again) == rows
     assert "those that ship with suite tiny" in capsys.readouterr().out
+    # How hard those that ship were looked for, which is not how hard they would be looked for here.
+    settings = json.loads((again / "run.json").read_text())["policies"]["reference"]["settings"]
+    assert settings["max_rounds"] == 1 != DEFAULTS["max_rounds"]
     assert suite_page.main([str(again), "--write", str(tmp_path / "suite.md")]) == 0
+    assert "max_rounds 1," in (tmp_path / "suite.md").read_text()
+
+
+def the_test_split_has(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many seeds, so that all of them are run soon."""
+    monkeypatch.setattr(suite_scores, "seed_list", lambda split: seed_list(split)[:count])
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +302,8 @@ def test_the_page_holds_the_scores_of_the_rows(scored: Path, tmp_path: Path):
     assert all((tmp_path / picture).stat().st_size > 5000 for picture in pictures)
 
 
-def test_the_costs_that_ship_are_those_of_the_rows(scored: Path, tmp_path: Path):
+def test_the_costs_that_ship_are_those_of_the_rows(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    the_test_split_has(3, monkeypatch)
     assert suite_page.main([str(scored), "--costs", str(tmp_path / "costs.csv")]) == 0
     results = read_results(tmp_path / "costs.csv")
     assert results.header.policy == "reference" and results.header.clairvoyant
@@ -237,8 +313,29 @@ def test_the_costs_that_ship_are_those_of_the_rows(scored: Path, tmp_path: Path)
     assert all(row.cost == float(rows[row.entry, row.policy, str(row.seed)]) for row in results.rows)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "lru has finished 3 of 100 test seeds of 'desk'"),
+        ({"split": "validation"}, "the split of the run is validation"),
+        ({"status": "interrupted"}, "the status of the run is interrupted"),
+    ],
+)
+def test_no_costs_ship_of_half_a_run_or_of_other_seeds(
+    changes: dict[str, str], said: str, scored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(scored, copy)
+    about = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(about | changes))
+    assert suite_page.main([str(copy), "--costs", str(tmp_path / "costs.csv")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "costs.csv").exists()
+
+
 def test_scores_need_the_reference(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert suite_page.main([str(finished), "--write", str(tmp_path / "suite.md")]) == 2
-    assert "the reference has not run on every seed of 'desk'" in capsys.readouterr().err
+    for more in ([], ["--write", str(tmp_path / "suite.md")]):
+        assert suite_page.main([str(finished), *more]) == 2
+        assert "the reference has not run on every seed of 'desk'" in capsys.readouterr().err
     assert suite_page.main([str(tmp_path)]) == 2
     assert "no suite.yaml" in capsys.readouterr().err
