@@ -177,6 +177,11 @@ def load_suite(what: str | Path | Suite = "v1") -> Suite:
     return load(Suite, path)
 
 
+def suite_versions() -> tuple[str, ...]:
+    """Suites that ship, by version."""
+    return tuple(_shipped())
+
+
 def pressure_at(scenario: Scenario, fraction: float) -> float:
     """The pressure at which the memory for unpinned models is `fraction` of their weights.
 

@@ -14,7 +14,7 @@ from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING, seed_list
 from cace_env.results import Header, Results, Row, row_of
 from cace_env.scores import BASELINE, REFERENCE, SuiteScores, suite_scores
-from cace_env.suite import Entry, Env, MemorySweep, Suite, load_suite
+from cace_env.suite import Entry, Env, MemorySweep, Suite, load_suite, suite_versions
 from experiments.run_folder import Run
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,8 +41,11 @@ class SuiteRun:
 
     @cached_property
     def suite(self) -> Suite:
-        """What was run."""
-        return load_suite(self.path / "suite.yaml")
+        """What was run; as it ships where the entries are those, because its prose may have been mended since."""
+        ran = load_suite(self.path / "suite.yaml")
+        shipped = load_suite(ran.version) if ran.version in suite_versions() else ran
+        same = (ran.entries, ran.memory_sweeps) == (shipped.entries, shipped.memory_sweeps)
+        return shipped if same else ran
 
     @cached_property
     def envs(self) -> list[Env]:

@@ -16,6 +16,7 @@ import yaml
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
+from cace_env.config import dump
 from cace_env.evaluation import Case, Contestant, SeedResult, evaluate, run_seed, seed_list
 from cace_env.results import read_results
 from cace_env.suite import load_suite
@@ -311,6 +312,17 @@ def test_the_costs_that_ship_are_those_of_the_rows(scored: Path, tmp_path: Path,
     assert {row.entry for row in results.rows} == {"desk", "tight", "memory-25", "memory-100"}
     rows = rows_of(scored)
     assert all(row.cost == float(rows[row.entry, row.policy, str(row.seed)]) for row in results.rows)
+
+
+def test_prose_that_was_mended_since_is_taken_from_the_suite_that_ships(finished: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    shipped = load_suite("v1")
+    (copy / "suite.yaml").write_text(dump(shipped.model_copy(update={"description": "About so."})))
+    assert suite_scores.SuiteRun(copy).suite == shipped
+    fewer = shipped.model_copy(update={"description": "About so.", "entries": shipped.entries[:3]})
+    (copy / "suite.yaml").write_text(dump(fewer))
+    assert suite_scores.SuiteRun(copy).suite == fewer
 
 
 @pytest.mark.parametrize(
