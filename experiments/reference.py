@@ -1,0 +1,160 @@
+"""Looks for the reference of scenarios and prints how much better than LRU it is possible to be.
+
+    python -m experiments.reference --scenarios fast-loader agents --seeds 10
+    python -m experiments.reference --env swap --seeds 3 --out reference.csv
+
+What was found is kept, so that the same command goes on where it was stopped, and costs nothing the next time. The
+suite's references are those of `python -m experiments.suite`.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from cace_env.config import ConfigError
+from cace_env.evaluation import Case, case_of, in_order
+from cace_env.lower_bound import lower_bound
+from cace_env.markdown import number, table
+from cace_env.planner import Reference
+from cace_env.scenarios import Split, scenario_names, seeds
+from experiments.command_line import split_names
+from experiments.compare import progress_bar
+from experiments.reference_cache import cached_reference, default_folder
+from experiments.reference_rows import reference_options
+
+BASELINES: Final = {"eviction": "lru", "swap": "fifo+lru"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Look for the reference of scenarios."""
+
+    scenarios: list[str] = field(default_factory=list)
+    """By name or YAML file; all shipped ones by default."""
+    env: Literal["eviction", "swap"] = "eviction"
+    """What is decided: whom to evict, or also which model to load."""
+    seeds: int = 10
+    """Episodes of each scenario."""
+    split: Split = "train"
+    """Where the seeds come from."""
+    workers: int = 1
+    """Threads; an episode each."""
+    reference_option: Annotated[list[str], tyro.conf.arg(metavar="KEY=VALUE")] = field(default_factory=list)
+    """How hard it is looked for: starts, max_rounds, max_replays, gain of find_reference."""
+    cache: Path | None = None
+    """Where references are kept; $XDG_CACHE_HOME/cace_env/reference by default."""
+    out: Path | None = None
+    """A CSV file with a row for each episode; must not exist."""
+
+
+class Found(NamedTuple):
+    """A row of the CSV file."""
+
+    scenario: str
+    env: str
+    seed: int
+    lru: float
+    base: str
+    base_cost: float
+    reference: float
+    lower_bound: float
+    rounds: int
+    replays: int
+    decisions: int
+    wall_s: float
+
+
+def found_of(case: Case, seed: int, options: dict[str, Any], folder: Path) -> Found:
+    """Looks for the reference of one episode, unless it is kept.
+
+    Raises:
+        ConfigError: options out of range.
+    """
+    workload = case.workload(seed)
+    reference, _ = cached_reference(folder, case, workload, seed, options)
+    return _row(case, seed, reference, lower_bound(case.tables, workload).cost)
+
+
+def _row(case: Case, seed: int, reference: Reference, least: float) -> Found:
+    return Found(
+        scenario=case.name,
+        env=case.tables.protocol,
+        seed=seed,
+        lru=reference.costs[BASELINES[case.tables.protocol]],
+        base=reference.base,
+        base_cost=reference.base_cost,
+        reference=reference.cost,
+        lower_bound=least,
+        rounds=len(reference.rounds),
+        replays=reference.replays,
+        decisions=len(reference.plan),
+        wall_s=reference.wall_s,
+    )
+
+
+def summary(rows: list[Found]) -> str:
+    """Costs summed over the seeds of each scenario, as Markdown."""
+    lines = []
+    for name in dict.fromkeys(row.scenario for row in rows):
+        mine = [row for row in rows if row.scenario == name]
+        lru, base, reference, least = (
+            sum(getattr(row, column) for row in mine) for column in ("lru", "base_cost", "reference", "lower_bound")
+        )
+        often = max({row.base for row in mine}, key=[row.base for row in mine].count)
+        lines.append(
+            [
+                name,
+                str(len(mine)),
+                *(number(cost / len(mine)) for cost in (lru, base, reference, least)),
+                f"`{often}`",
+                f"{100 * (lru - base) / lru:.1f} %",
+                f"{100 * (lru - reference) / lru:.1f} %",
+                f"{np.mean([row.wall_s for row in mine]):.1f}",
+            ]
+        )
+    header = (
+        "scenario", "seeds", "LRU", "cheapest base", "reference", "lower bound", "most often the cheapest base",
+        "LRU to base", "headroom", "s per episode",
+    )  # fmt: skip
+    return table(header, lines, numbers="right")
+
+
+def main(options: Options) -> None:
+    """Looks for what is not kept yet; prints the table and writes the rows."""
+    if options.seeds < 1 or options.workers < 1:
+        raise ConfigError(f"--seeds is {options.seeds} and --workers {options.workers}; both have to be at least 1")
+    if options.out is not None and options.out.exists():
+        raise ConfigError(f"{options.out} is there already; name another file, or remove it")
+    search = reference_options(split_names(options.reference_option))
+    folder = options.cache if options.cache is not None else default_folder()
+    names = split_names(options.scenarios) or scenario_names()
+    cases = [case_of(name, options.env) for name in names]
+    jobs = [(case, seed) for case in cases for seed in seeds(options.split, options.seeds)]
+    rows = []
+    with progress_bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("reference", total=len(jobs))
+        for found in in_order(lambda job: found_of(*job, search, folder), jobs, options.workers):
+            rows.append(found)
+            progress.update(bar, advance=1, description=found.scenario)
+    Console(highlight=False).print(summary(rows), soft_wrap=True, markup=False)
+    if options.out is not None:
+        with options.out.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(Found._fields)
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, prog="python -m experiments.reference", description=__doc__))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,104 @@
+"""How the reference's cost falls with the effort spent on it: `python -m experiments.reference_curve`.
+
+On training seeds: the numbers of `cace_env.planner` were chosen by it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from cace_env.clairvoyant import Future
+from cace_env.config import ConfigError
+from cace_env.evaluation import Case, case_of
+from cace_env.markdown import table
+from cace_env.planner import find_reference
+from cace_env.scenarios import seeds
+from cace_env.workload import Workload
+from experiments.command_line import split_names
+from experiments.compare import progress_bar
+
+ENVS: Final = {"Eviction-v0": "eviction", "Swap-v0": "swap"}
+EFFORTS: Final[dict[str, dict[str, Any]]] = {
+    "the cheapest base": {"max_rounds": 0},
+    "1 start, 1,000 replays": {"starts": 1, "max_replays": 1_000},
+    "1 start, 5,000 replays": {"starts": 1, "max_replays": 5_000},
+    "1 start, 1 round": {"starts": 1, "max_rounds": 1, "max_replays": None},
+    "1 start, 2 rounds": {"starts": 1, "max_rounds": 2, "gain": 0.0, "max_replays": None},
+    "1 start, 4 rounds": {"starts": 1, "max_rounds": 4, "gain": 0.0, "max_replays": None},
+    "the defaults": {},
+    "2 starts": {"starts": 2, "max_replays": None},
+    "4 starts": {"starts": 4, "max_replays": None},
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measure cost against effort."""
+
+    scenarios: list[str] = field(default_factory=lambda: ["fast-loader", "workstation", "cold-start", "sleep-mode"])
+    """By name or YAML file."""
+    seeds: int = 2
+    """Training seeds of each."""
+
+
+class Point(NamedTuple):
+    """One effort on one episode."""
+
+    share: float  # cost over that of the cheapest base
+    replays: int
+    cpu_s: float
+
+
+def point_of(case: Case, workload: Workload, future: Future, seed: int, effort: Mapping[str, Any]) -> Point:
+    """Looks for the reference of an episode with one effort, by one thread."""
+    began_s = time.process_time()
+    found = find_reference(case, workload, future, seed, **effort)
+    return Point(found.cost / found.base_cost, found.replays, time.process_time() - began_s)
+
+
+def curve(points: Mapping[str, list[Point]]) -> str:
+    """Means by effort, as Markdown."""
+    rows = []
+    for name, some in points.items():
+        share, replays, cpu_s = np.mean(some, axis=0)
+        rows.append([name, f"{100 * share:.1f} %", f"{replays:,.0f}", f"{cpu_s:.2f}"])
+    return table(("effort", "cost, of the cheapest base's", "replays", "CPU s per episode"), rows, numbers="right")
+
+
+def main(options: Options) -> None:
+    """Prints a curve for each environment."""
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds is {options.seeds}; it has to be at least 1")
+    names = split_names(options.scenarios)
+    console = Console(highlight=False)
+    for env, protocol in ENVS.items():
+        points: dict[str, list[Point]] = {name: [] for name in EFFORTS}
+        with progress_bar(Console(stderr=True)) as progress:
+            bar = progress.add_task(env, total=len(names) * options.seeds * len(EFFORTS))
+            for name in names:
+                case = case_of(name, protocol)
+                for seed in seeds("train", options.seeds):
+                    workload = case.workload(seed)
+                    future = Future.of(case.tables, workload)
+                    find_reference(case, workload, future, seed, max_replays=1)  # compiles, and trains static-best
+                    for effort, settings in EFFORTS.items():
+                        points[effort].append(point_of(case, workload, future, seed, settings))
+                        progress.update(bar, advance=1, description=f"{env}: {case.name}")
+        about = f"{env}: {', '.join(names)}; {options.seeds} training seeds each"
+        console.print(f"\n{about}\n\n{curve(points)}", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, prog="python -m experiments.reference_curve", description=__doc__))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
