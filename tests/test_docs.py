@@ -20,7 +20,9 @@ def test_every_relative_link_leads_somewhere(page: Path):
     assert not broken
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/tables.md", "docs/environment.md", "docs/swap.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/tables.md", "docs/environment.md", "docs/swap.md", "docs/reference.md"]
+)
 def test_the_examples_of_a_page_run(name: str, capsys: pytest.CaptureFixture[str]):
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     examples = [example for example in examples if not example.startswith(">>>")]

@@ -123,6 +123,7 @@ def test_the_reference_is_near_the_optimum_and_belady_is_not(protocol: str, epis
     assert np.mean([gap.reference for gap in gaps]) < 0.05 < np.mean([gap.shown[shown] for gap in gaps])
 
 
+@pytest.mark.nojit
 def test_a_cost_that_is_the_optimum_is_confirmed_without_another_plan() -> None:
     case, workload = tiny("eviction", 1)[0]
     first = exact_optimum(case.tables, workload)

@@ -124,6 +124,7 @@ def test_no_more_replays_than_allowed() -> None:
         assert reference.replays <= most
 
 
+@pytest.mark.nojit
 def test_an_episode_without_questions_has_an_empty_plan() -> None:
     tables, workload = fleet(need=(10, 10), memory=(20,)), ask((0.0, 0), (1.0, 1))
     case = Case("roomy", tables, lambda seed: workload)
@@ -133,6 +134,7 @@ def test_an_episode_without_questions_has_an_empty_plan() -> None:
     assert replay(case, workload, reference).cost() == reference.cost
 
 
+@pytest.mark.nojit
 def test_one_bad_eviction_of_every_rule_is_found() -> None:
     """Model 2 is needed soonest but makes nobody wait for long; Belady, who sees only times, keeps it."""
     tables = fleet(need=(10, 10, 10), memory=(20,), load_us=np.array([[[5_000_000] * 2, [100_000] * 2, [100_000] * 2]]))
