@@ -28,7 +28,7 @@ from cace_env.planner import base_names, find_reference
 from cace_env.policies import policy
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
-from experiments.command_line import split_names
+from experiments.command_line import exit_status, split_names
 from experiments.compare import progress_bar
 from experiments.reference_rows import reference_options
 from experiments.tiny_episodes import tiny_episodes
@@ -115,8 +115,8 @@ def gap_table(protocol: str, gaps: Sequence[Gaps]) -> str:
     return table(header, rows, numbers="right")
 
 
-def main(options: Options) -> None:
-    """Prints a table for each environment."""
+def main(options: Options) -> int:
+    """Prints a table for each environment; the exit status."""
     console = Console(highlight=False)
     if options.episodes < 1:
         raise ConfigError(f"--episodes is {options.episodes}; it has to be at least 1")
@@ -138,11 +138,9 @@ def main(options: Options) -> None:
             soft_wrap=True,
         )
         console.print(gap_table(protocol, proven), soft_wrap=True, markup=False)
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, prog="python -m experiments.optimality_gap", description=__doc__))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    given = tyro.cli(Options, prog="python -m experiments.optimality_gap", description=__doc__)
+    sys.exit(exit_status(lambda: main(given)))

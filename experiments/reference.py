@@ -25,7 +25,7 @@ from cace_env.lower_bound import lower_bound
 from cace_env.markdown import number, table
 from cace_env.planner import Reference
 from cace_env.scenarios import Split, scenario_names, seeds
-from experiments.command_line import split_names
+from experiments.command_line import exit_status, split_names
 from experiments.compare import progress_bar
 from experiments.reference_cache import cached_reference, default_folder
 from experiments.reference_rows import reference_options
@@ -127,8 +127,8 @@ def summary(rows: list[Found]) -> str:
     return table(header, lines, numbers="right")
 
 
-def main(options: Options) -> None:
-    """Looks for what is not kept yet; prints the table and writes the rows."""
+def main(options: Options) -> int:
+    """Looks for what is not kept yet; prints the table and writes the rows; the exit status."""
     if options.seeds < 1 or options.workers < 1:
         raise ConfigError(f"--seeds is {options.seeds} and --workers {options.workers}; both have to be at least 1")
     if options.out is not None and options.out.exists():
@@ -150,11 +150,9 @@ def main(options: Options) -> None:
             writer = csv.writer(file)
             writer.writerow(Found._fields)
             writer.writerows(rows)
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, prog="python -m experiments.reference", description=__doc__))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    given = tyro.cli(Options, prog="python -m experiments.reference", description=__doc__)
+    sys.exit(exit_status(lambda: main(given), "interrupted; the same command goes on"))

@@ -22,7 +22,7 @@ from cace_env.markdown import table
 from cace_env.planner import find_reference
 from cace_env.scenarios import seeds
 from cace_env.workload import Workload
-from experiments.command_line import split_names
+from experiments.command_line import exit_status, split_names
 from experiments.compare import progress_bar
 
 ENVS: Final = {"Eviction-v0": "eviction", "Swap-v0": "swap"}
@@ -73,8 +73,8 @@ def curve(points: Mapping[str, list[Point]]) -> str:
     return table(("effort", "cost, of the cheapest base's", "replays", "CPU s per episode"), rows, numbers="right")
 
 
-def main(options: Options) -> None:
-    """Prints a curve for each environment."""
+def main(options: Options) -> int:
+    """Prints a curve for each environment; the exit status."""
     if options.seeds < 1:
         raise ConfigError(f"--seeds is {options.seeds}; it has to be at least 1")
     names = split_names(options.scenarios)
@@ -94,11 +94,9 @@ def main(options: Options) -> None:
                         progress.update(bar, advance=1, description=f"{env}: {case.name}")
         about = f"{env}: {', '.join(names)}; {options.seeds} training seeds each"
         console.print(f"\n{about}\n\n{curve(points)}", soft_wrap=True, markup=False)
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, prog="python -m experiments.reference_curve", description=__doc__))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    given = tyro.cli(Options, prog="python -m experiments.reference_curve", description=__doc__)
+    sys.exit(exit_status(lambda: main(given)))
