@@ -30,7 +30,7 @@ def default_folder() -> Path:
 
 @lru_cache
 def code_digest() -> str:
-    """Of the whole package: rules, orders and simulator all have a say in what a reference costs."""
+    """Of the whole package: rules, their shipped weights, orders and simulator have a say in what a reference costs."""
     package = Path(cace_env.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(path for ending in ("*.py", "*.yaml") for path in package.rglob(ending)):
