@@ -20,6 +20,7 @@ import numpy.typing as npt
 from cace_env.clairvoyant import Future, without_swapping
 from cace_env.config import ConfigError
 from cace_env.intervals import Gain, mean, paired_gain
+from cace_env.lower_bound import lower_bound
 from cace_env.metrics import METRICS, episode_metrics, ttft_histogram
 from cace_env.orders import JOINT, Order, split_order
 from cace_env.policies import Policy, rule_of
@@ -64,7 +65,7 @@ class Contestant:
 class SeedResult(NamedTuple):
     """One policy on the requests of one seed."""
 
-    row: dict[str, Any]  # policy, scenario, label, seed, decision_us, then every name of METRICS
+    row: dict[str, Any]  # policy, scenario, label, seed, decision_us, lower_bound, then every name of METRICS
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
 
     @property
@@ -80,7 +81,7 @@ class Evaluation:
     policy: str
     scenario: str
     label: str  # of the workload: "generated", "trace ..." or "composite ..."
-    rows: tuple[dict[str, Any], ...]  # one per seed: policy, scenario, label, seed, decision_us, and METRICS
+    rows: tuple[dict[str, Any], ...]  # one per seed, as in SeedResult
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of cace_env.metrics.TTFT_EDGES_S), all whole episodes
 
     @property
@@ -88,7 +89,9 @@ class Evaluation:
         return tuple(row["seed"] for row in self.rows)
 
     def column(self, metric: str) -> FloatArray:
-        """One metric of every seed, `(seeds,)`; `column("truncated")` tells which episodes were cut short.
+        """One metric of every seed, `(seeds,)`.
+
+        `column("truncated")` tells which episodes were cut short, `column("lower_bound")` what none can cost less than.
 
         Raises:
             ConfigError: no such metric.
@@ -296,18 +299,19 @@ def in_order(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -
 def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[SeedResult]:
     """Every contestant on the requests of one seed, which are drawn once; one result each, in their order."""
     workload = case.workload(seed)
+    bound = lower_bound(case.tables, workload).cost
     future: Future | None = None
     results = []
     for contestant in contestants:
         if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
             future = Future.of(case.tables, workload)
         simulator, thought_s = run_episode(contestant, case, workload, seed, future=future)
-        results.append(seed_result(contestant.name, case, workload, seed, simulator, thought_s=thought_s))
+        results.append(seed_result(contestant.name, case, workload, seed, simulator, bound, thought_s=thought_s))
     return results
 
 
 def seed_result(
-    name: str, case: Case, workload: Workload, seed: int, simulator: Simulator, *, thought_s: float = 0.0
+    name: str, case: Case, workload: Workload, seed: int, simulator: Simulator, bound: float, *, thought_s: float = 0.0
 ) -> SeedResult:
     """What an episode that has been played says under the name of whoever decided in it.
 
@@ -317,6 +321,7 @@ def seed_result(
         workload: its requests.
         seed: that of the requests.
         simulator: at the end of the episode.
+        bound: what no policy can cost less than on these requests (`cace_env.lower_bound`).
         thought_s: what a Python policy took to decide.
     """
     summary = simulator.summary()
@@ -327,6 +332,7 @@ def seed_result(
         "label": workload.label,
         "seed": seed,
         "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
+        "lower_bound": bound,
     }
     row |= episode_metrics(summary, case.tables)
     return SeedResult(row, ttft_histogram(simulator.episode()))

@@ -10,6 +10,7 @@ import yaml
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.evaluation import Case, SeedResult, seed_result
+from cace_env.lower_bound import lower_bound
 from cace_env.planner import GAIN, MAX_REPLAYS, MAX_ROUNDS, STARTS, Reference, find_reference, replay
 from cace_env.scores import REFERENCE
 
@@ -31,7 +32,8 @@ def reference_result(case: Case, seed: int, options: Mapping[str, Any]) -> tuple
     """
     workload = case.workload(seed)
     found = find_reference(case, workload, Future.of(case.tables, workload), seed, **options)
-    return seed_result(REFERENCE, case, workload, seed, replay(case, workload, found)), found
+    bound = lower_bound(case.tables, workload).cost
+    return seed_result(REFERENCE, case, workload, seed, replay(case, workload, found), bound), found
 
 
 def reference_options(given: Sequence[str]) -> dict[str, Any]:

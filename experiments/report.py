@@ -21,7 +21,7 @@ from experiments.plots import draw
 from experiments.report_text import ASKED, CAVEATS, HOW_TO_READ, SCORES, WHAT_THIS_IS, WHERE_FROM
 from experiments.run_folder import BASELINE, Run
 from experiments.score_table import scenarios_with_reference, score_sections
-from experiments.verdicts import NOTHING_TO_DECIDE, few_seeds, in_short, nothing_to_decide, own_policies, saved
+from experiments.verdicts import NOTHING_TO_DECIDE, few_seeds, floor, in_short, nothing_to_decide, own_policies, saved
 
 Pictures = dict[str, dict[str, str]]  # paths within the run folder, by scenario ("" = all of them) and name
 
@@ -114,8 +114,9 @@ def _scenario_table(run: Run) -> str:
     numbers = ("cost_per_request", "decisions", "decisions_per_request", "channel_share")
     for row, scenario in zip(rows, run.scenarios, strict=True):
         row += [figure(run.mean(scenario, BASELINE, metric)) for metric in numbers]
-        row.append(run.about["scenarios"][scenario]["label"])
-    header += ["LRU: cost per request", "decisions", "decisions per request", "channels busy", "requests"]
+        row += [figure(run.least_cost(scenario)), run.about["scenarios"][scenario]["label"]]
+    header += ["LRU: cost per request", "decisions", "decisions per request", "channels busy"]
+    header += ["LRU: least share of it that any policy can cost [%]", "requests"]
     return table(header, rows, numbers="right")
 
 
@@ -189,6 +190,7 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
         f"- Models, memory needed [GB]: {models}.",
         f"- Requests: {requests}.",
         f"- Cost (assumed weights): {weights}{'; ' + extra if extra else ''}.",
+        *([f"- {floor(run, scenario)}"] if floor(run, scenario) else []),
         *(f"- {note}" for note in [*about["notes"], *remarks(run, scenario)]),
     ]
     parts += ["\n".join(lines), _policy_table(run, scenario)]

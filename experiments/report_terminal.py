@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments.report import figure, headlines, remarks
 from experiments.run_folder import BASELINE, Run
-from experiments.verdicts import few_seeds, in_short, own_policies, saved
+from experiments.verdicts import few_seeds, floor, in_short, own_policies, saved
 
 IN_TERMINAL: Final = {
     "ttft_mean_s": "TTFT",
@@ -45,6 +45,8 @@ def print_tables(run: Run, console: Console) -> None:
             cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
             shown.add_row(policy, gain, *cells, style="bold" if policy in marked else None)
         console.print(shown)
+        if floor(run, scenario):
+            console.print(escape(floor(run, scenario)), highlight=False)
         for note in remarks(run, scenario):
             console.print(escape(note), style="yellow")
     header, rows = headlines(run)

@@ -50,7 +50,10 @@ HOW_TO_READ: Final = """\
   they show what is to be gained: *the gap* is what the cheapest of them saves against LRU. They are no bound: they
   know nothing of queues and drains, and other rules may beat them.
 - **no-swapping** is the same fleet with room for every model: what is left when nothing is ever evicted, and each
-  model is loaded once.
+  model is loaded once. It is no bound: models that are resident together slow each other down.
+- **The least share of LRU's cost that any policy can cost** is proven: each request alone on the fastest
+  accelerator, its model resident, its prefix cached (`cace_env/lower_bound.py`). It knows nothing of memory, so it
+  says how much of a cost is work, not how much of the rest could be saved.
 - **Evictions** are models brought out of memory; **loads** brought in; **regret loads** those of models evicted
   less than 60 s before; **decisions** the times that the policy was asked: where only one model may leave, nobody
   is asked. **Longest wait**: the mean over seeds of the longest time that anybody waited for a first token; a policy

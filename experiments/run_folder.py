@@ -35,7 +35,8 @@ from cace_env.tables import TASKS
 
 FloatArray = npt.NDArray[np.float64]
 
-KEYS: Final = ("scenario", "policy", "label", "seed", "decision_us")
+BESIDE: Final = ("decision_us", "lower_bound")  # columns that are no metrics
+KEYS: Final = ("scenario", "policy", "label", "seed", *BESIDE)
 ROWS_HEADER: Final = (*KEYS, *METRICS)
 TTFT_HEADER: Final = ("scenario", "policy", "task", "from_s", "to_s", "requests")
 BASELINE: Final = "lru"
@@ -155,7 +156,7 @@ class Run:
 
     @cached_property
     def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
-        """By (scenario, policy): seed, decision_us and every metric, each `(seeds,)`.
+        """By (scenario, policy): seed, those of `BESIDE` that the file has and every metric, each `(seeds,)`.
 
         The columns of all policies of a scenario belong together seed by seed: where one did not run all is NaN but
         `seed`, and where its episode was cut short, which is no result, all but `seed` and `truncated`.
@@ -165,7 +166,7 @@ class Run:
             rows = csv.reader(file)
             header = next(rows)
             scenario, policy = header.index("scenario"), header.index("policy")
-            names = [name for name in ("seed", "decision_us", *METRICS) if name in header]
+            names = [name for name in ("seed", *BESIDE, *METRICS) if name in header]
             places = [header.index(name) for name in names]
             for cells in rows:
                 numbers = np.array([float(cells[place]) for place in places])
@@ -242,6 +243,13 @@ class Run:
         """By how much a policy does better than another one [%], over the seeds that neither cut short."""
         return metric_gain(metric, self.columns[scenario, over][metric], self.columns[scenario, policy][metric])
 
+    def least_cost(self, scenario: str) -> float:
+        """What no policy can cost less than, as a share of the baseline's cost [%]; NaN in folders that do not say."""
+        columns = self.columns[scenario, BASELINE]
+        if "lower_bound" not in columns:
+            return float("nan")
+        return share_of_cost(columns["lower_bound"], columns["cost"])
+
     def costs(self, scenario: str, *policies: str) -> FloatArray:
         """Cost of each policy on the seeds that none of them cut short, `(policies, seeds)`."""
         costs = np.stack([self.columns[scenario, policy]["cost"] for policy in policies])
@@ -270,6 +278,13 @@ class Run:
             policy: int((self.columns[scenario, policy]["truncated"] == 1).sum()) for policy in self.policies(scenario)
         }
         return {policy: count for policy, count in counts.items() if count}
+
+
+def share_of_cost(part: FloatArray, cost: FloatArray) -> float:
+    """A part of a cost [%], both `(seeds,)` and summed over the seeds that have both; NaN where there is none."""
+    both = np.isfinite(part) & np.isfinite(cost)
+    total = float(cost[both].sum())
+    return 100 * float(part[both].sum()) / total if total else float("nan")
 
 
 def surroundings() -> dict[str, Any]:

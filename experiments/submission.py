@@ -24,6 +24,7 @@ from rich.table import Table
 import cace_env
 from cace_env.config import ConfigError
 from cace_env.evaluation import Case, Contestant, contestant_of, in_order, run_seed, seed_list
+from cace_env.lower_bound import lower_bound
 from cace_env.policies import Policy
 from cace_env.results import (
     Header,
@@ -44,6 +45,7 @@ from experiments.lineup import SWAP, about_policy, order_of
 from experiments.run_folder import surroundings
 
 SPOTS: Final = 10  # episodes that `check` runs again
+ROUNDING: Final = 1e-9  # of a sum of costs, in any order
 SHOWN: Final = 8  # problems of a kind that are listed
 
 
@@ -162,9 +164,11 @@ def wrong_with(results: Results, suite: Suite) -> list[str]:
     if not envs:
         problems.append(f"{source}: no rows of any entry of suite {suite.version}")
     seeds = seed_list("test")
+    same = []
     for entry in [*needed, *(entry for name, entry in known.items() if name in there and entry not in needed)]:
         try:
             results.check_fingerprint(entry)
+            same.append(entry)
             for policy in policies_of(header):
                 results.column(entry.id, policy, seeds)
         except ConfigError as error:
@@ -183,7 +187,23 @@ def wrong_with(results: Results, suite: Suite) -> list[str]:
         if row.longest_wait_s < row.ttft_mean_s:
             said = f"longest_wait_s is {row.longest_wait_s}, which cannot be below ttft_mean_s ({row.ttft_mean_s})"
             problems.append(f"{where}: {said}")
-    return shortened(problems)
+    return shortened(problems + [problem for entry in same for problem in below_bound(results, entry)])
+
+
+def below_bound(results: Results, entry: Entry) -> list[str]:
+    """Rows of an entry that cost less than any policy can."""
+    case, problems = entry.case(), []
+    # By what the simulator rounds, latencies may be shorter than the rounds they are made of: the bound knows of it.
+    bounds = {seed: lower_bound(case.tables, case.workload(seed)).cost for seed in seed_list("test")}
+    for row in (row for row in results.rows if row.entry == entry.id):
+        least = bounds.get(row.seed, 0.0)
+        if row.cost < least * (1 - ROUNDING):
+            where = f"{results.source}: {row.policy} on {row.entry}, seed {row.seed}"
+            problems.append(
+                f"{where}: cost is {row.cost!r}, which cannot be below {least:.7g}, each request alone on the fastest "
+                f"accelerator (cace_env.lower_bound); run it with cace-env {cace_env.__version__}, unchanged"
+            )
+    return problems
 
 
 def not_reproduced(results: Results, suite: Suite, options: argparse.Namespace) -> list[str]:

@@ -101,12 +101,14 @@ def _entries(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
                 entry.question,
                 percent(scores.headroom[entry.id]),
                 percent(suite.run.gain(entry.id, NO_SWAPPING)) if NO_SWAPPING in suite.run.policies(entry.id) else "-",
+                f"{suite.least_cost(entry):.1f} %",
                 number(suite.cost_per_request(entry.id, BASELINE)),
                 number(decisions),
             ]
         )
-    header = ("entry", "question", "headroom: LRU to reference", "LRU to no swapping", "LRU: cost per request")
-    return table((*header, "LRU: decisions"), rows)
+    header = ["entry", "question", "headroom: LRU to reference", "LRU to no swapping"]
+    header += ["no policy can cost less than, of LRU's cost", "LRU: cost per request", "LRU: decisions"]
+    return table(header, rows)
 
 
 def _scores(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING, seed_list
+from cace_env.lower_bound import lower_bound
 from cace_env.results import Header, Results, Row, row_of
 from cace_env.scores import BASELINE, REFERENCE, SuiteScores, suite_scores
 from cace_env.suite import Entry, Env, MemorySweep, Suite, load_suite, suite_versions
-from experiments.run_folder import Run
+from experiments.run_folder import Run, share_of_cost
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -81,6 +82,24 @@ class SuiteRun:
         """Mean cost over mean requests; costs of the reference that ship come without their requests."""
         requests = self.run.mean(entry, BASELINE, "requests")
         return self.run.mean(entry, policy, "cost") / requests
+
+    def least_cost(self, entry: Entry) -> float:
+        """What no policy can cost less than, as a share of LRU's cost [%]; computed where the rows do not say.
+
+        Raises:
+            ConfigError: the rows do not say, and the entry has changed since the run.
+        """
+        share = self.run.least_cost(entry.id)
+        if np.isfinite(share):
+            return share
+        if self.run.about["fingerprints"][entry.id] != entry.fingerprint():
+            raise ConfigError(
+                f"{self.path}: entry {entry.id!r} has changed since the run, whose rows have no lower bounds: run the "
+                "suite again"
+            )
+        case, columns = entry.case(), self.run.columns[entry.id, BASELINE]
+        bounds = [lower_bound(case.tables, case.workload(int(seed))).cost for seed in columns["seed"]]
+        return share_of_cost(np.array(bounds), columns["cost"])
 
     def scores(self, env: Env) -> SuiteScores:
         """Scores on the entries of an environment.

@@ -38,7 +38,9 @@ within each entry, independently of the others (Agarwal et al., NeurIPS 2021). I
 the requests that were drawn. The entries are given: of other scenarios it says nothing. Entries that share a workload
 share hard seeds too, which the stratified draws do not count in. *No swapping* is the same fleet with room for every
 model, what is left when nothing is ever evicted: a yardstick, and no bound either, since models that are resident
-together slow each other down."""
+together slow each other down. **No policy can cost less than** each request alone on the fastest accelerator, its
+model resident and its prefix cached (`cace_env/lower_bound.py`): that is proven, but knows nothing of memory, so it
+says how much of a cost is work and not how much of the rest could be saved."""
 
 WAITS: Final = """\
 The longest wait is the mean over seeds of the episode's longest wait for a first token: a policy that saves cost by
@@ -67,10 +69,11 @@ so `pandas.read_csv(file, comment="#")` reads the table.
 {columns}
 
 `check` reads the file and says with row, value and limit what is wrong: columns and types, numbers that cannot be,
-entries and seeds that are missing, stand twice or belong to no test split, fingerprints of other entries. Then it
-runs LRU again on ten episodes drawn at random, and a built-in policy or the one named by `--policy` too, and compares
-every number exactly: equal requests in the same simulator give equal numbers. At last it prints the scores. It cannot
-tell whether a policy peeped at the test seeds; that is what `trained_on` is a word of honour for.
+entries and seeds that are missing, stand twice or belong to no test split, fingerprints of other entries, costs that
+no policy can reach. Then it runs LRU again on ten episodes drawn at random, and a built-in policy or the one named by
+`--policy` too, and compares every number exactly: equal requests in the same simulator give equal numbers. At last it
+prints the scores. It cannot tell whether a policy peeped at the test seeds; that is what `trained_on` is a word of
+honour for.
 
 Train and choose on the splits `train` and `validation` (`cace_env.scenarios.seeds`). The costs of LRU and of the
 reference on all entries and test seeds ship with the suite in this format, so nobody has to compute them again:

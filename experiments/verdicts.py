@@ -6,8 +6,9 @@ from typing import Final
 
 import numpy as np
 
+from cace_env.evaluation import NO_SWAPPING
 from cace_env.markdown import percent
-from experiments.run_folder import BASELINE, Run
+from experiments.run_folder import BASELINE, Run, share_of_cost
 
 FEW_SEEDS: Final = 10  # below, a bootstrap hardly knows more than the least and the greatest value: no verdicts
 NOTHING_TO_DECIDE: Final = "nothing to decide here: no policy is ever asked"
@@ -33,6 +34,24 @@ def nothing_to_decide(run: Run, scenario: str) -> bool:
     """Whether no policy was asked anything in any episode."""
     columns = [run.columns[scenario, policy] for policy in run.policies(scenario)]
     return all(((each["decisions"] == 0) | np.isnan(each["truncated"])).all() for each in columns)  # NaN: did not run
+
+
+def floor(run: Run, scenario: str) -> str:
+    """What no policy can cost less than, and what is left without swapping; empty where the folder does not say."""
+    least = run.least_cost(scenario)
+    if np.isnan(least):
+        return ""
+    said = (
+        f"No policy can cost less than {least:.1f} % of LRU's cost: each request alone on the fastest accelerator, its "
+        "model resident, its prefix cached."
+    )
+    if NO_SWAPPING not in run.policies(scenario):
+        return said
+    lru, without = run.columns[scenario, BASELINE]["cost"], run.columns[scenario, NO_SWAPPING]["cost"]
+    return (
+        f"{said} Without swapping it is {share_of_cost(without, lru):.1f} %, which is no bound: models that are "
+        "resident together slow each other down."
+    )
 
 
 def few_seeds(run: Run) -> str:

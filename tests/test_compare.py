@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import yaml
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
-from cace_env.evaluation import contestant_of
+from cace_env.evaluation import case_of, contestant_of
 from cace_env.intervals import paired_gain
+from cace_env.lower_bound import lower_bound
 from cace_env.markdown import percent
 from cace_env.metrics import METRICS
 from cace_env.simulator import TraceRow
@@ -146,6 +148,24 @@ def test_the_report_holds_the_numbers_of_the_rows(finished: Path):
         assert f" {figure(np.mean(column(finished, 'cace', metric)))} |" in line, metric
     assert "generated" in text and "assumed weights" in text
     assert json.loads((finished / "run.json").read_text())["command"] in text
+
+
+def test_the_report_says_what_no_policy_can_cost_less_than(finished: Path, small: Path, tmp_path: Path):
+    case = case_of(small)
+    bounds = [lower_bound(case.tables, case.workload(seed)).cost for seed in (2_000_000, 2_000_001)]
+    for policy in ("lru", "cace", "lru_in_python", "no-swapping"):
+        assert column(finished, policy, "lower_bound") == bounds
+        assert np.all(np.array(bounds) <= column(finished, policy, "cost"))
+    lru = sum(column(finished, "lru", "cost"))
+    least, without = 100 * sum(bounds) / lru, 100 * sum(column(finished, "no-swapping", "cost")) / lru
+    text = (finished / "report.md").read_text()
+    assert f"No policy can cost less than {least:.1f} % of LRU's cost" in text
+    assert f"Without swapping it is {without:.1f} %, which is no bound" in text
+    copy = tmp_path / "copy"  # a folder from before there were bounds
+    shutil.copytree(finished, copy)
+    (copy / "rows.csv").write_text((copy / "rows.csv").read_text().replace(",lower_bound,", ",bound_below,"))
+    assert report.main([str(copy)]) == 0
+    assert "No policy can cost less" not in (copy / "report.md").read_text()
 
 
 def test_every_picture_that_the_report_shows_is_there(finished: Path):

@@ -15,6 +15,7 @@ import cace_env
 from cace_env.config import ConfigError
 from cace_env.evaluation import Case, PolicyError, case_of, contestant_of, evaluate, run_seed, seed_list
 from cace_env.intervals import paired_gain, share_of_gap
+from cace_env.lower_bound import lower_bound
 from cace_env.metrics import METRICS
 from cace_env.observation import SLOT
 from cace_env.policies import POLICIES
@@ -93,6 +94,7 @@ def test_rows_come_in_the_order_of_the_seeds_whatever_the_number_of_threads(smal
 
 def test_policies_meet_the_same_requests(small: Case):
     (lru, cace) = run_seed(small, [contestant_of("lru"), contestant_of("cace")], seed=5)
+    assert lru.row["lower_bound"] == cace.row["lower_bound"] == lower_bound(small.tables, small.workload(5)).cost
     assert lru.row["requests"] == cace.row["requests"]
     for result in (lru, cace):
         (alone,) = evaluate(result.row["policy"], small, [5]).rows

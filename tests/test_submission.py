@@ -14,6 +14,7 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env import results as results_module
+from cace_env.lower_bound import lower_bound
 from cace_env.results import Results, read_results, write_results
 from cace_env.suite import load_suite
 from experiments import submission
@@ -142,6 +143,24 @@ def test_numbers_that_cannot_be_are_refused(
     said = refused(tmp_path / "odd.csv", suite, capsys)
     assert "seed 2000000: e2e_mean_s is 0.1, which cannot be below ttft_mean_s" in said
     assert "seed 2000001: longest_wait_s is 0.0, which cannot be below ttft_mean_s" in said
+
+
+def test_a_cost_that_no_policy_can_reach_is_refused(
+    made: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    case = load_suite(suite).entry("desk").case()
+    least = lower_bound(case.tables, case.workload(2_000_003)).cost
+    results = read_results(made)
+
+    def costing(cost: float) -> Path:
+        cheap = [row._replace(cost=cost) if row[:3] == ("desk", "cace", 2_000_003) else row for row in results.rows]
+        write_results(tmp_path / "cheap.csv", Results(results.header, tuple(cheap)))
+        return tmp_path / "cheap.csv"
+
+    said = refused(costing(0.999 * least), suite, capsys)
+    assert f"cace on desk, seed 2000003: cost is {0.999 * least!r}, which cannot be below {least:.7g}" in said
+    assert "run it with cace-env" in said
+    assert "cannot be below" not in refused(costing(least), suite, capsys, "--spots", "100")  # but it is another one
 
 
 def test_results_of_a_changed_scenario_are_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

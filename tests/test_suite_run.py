@@ -16,8 +16,9 @@ import yaml
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
-from cace_env.config import dump
+from cace_env.config import ConfigError, dump
 from cace_env.evaluation import Case, Contestant, SeedResult, evaluate, run_seed, seed_list
+from cace_env.lower_bound import lower_bound
 from cace_env.results import read_results
 from cace_env.suite import load_suite
 from experiments import suite as command
@@ -301,6 +302,39 @@ def test_the_page_holds_the_scores_of_the_rows(scored: Path, tmp_path: Path):
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert pictures == ["images/suite-eviction.png", "images/suite-memory.png"]
     assert all((tmp_path / picture).stat().st_size > 5000 for picture in pictures)
+
+
+def test_the_page_says_what_no_policy_can_cost_less_than(scored: Path, tmp_path: Path):
+    old = tmp_path / "old"  # as runs were kept before their rows had bounds
+    shutil.copytree(scored, old)
+    with (scored / "rows.csv").open(newline="") as file:
+        rows = [{key: cell for key, cell in row.items() if key != "lower_bound"} for row in csv.DictReader(file)]
+    with (old / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    entry = load_suite(scored / "suite.yaml").entry("desk")
+    case = entry.case()
+    least = sum(lower_bound(case.tables, case.workload(2_000_000 + n)).cost for n in range(3))
+    lru = sum(float(rows_of(scored)["desk", "lru", str(2_000_000 + n)]) for n in range(3))
+    assert 0 < least < lru
+    for folder in (scored, old):
+        assert suite_page.main([str(folder), "--write", str(tmp_path / "suite.md")]) == 0
+        text = (tmp_path / "suite.md").read_text()
+        (line,) = [line for line in text.splitlines() if line.startswith("| `desk` | ")]
+        assert f" | {100 * least / lru:.1f} % | " in line
+        assert "| LRU to no swapping | no policy can cost less than, of LRU's cost |" in text
+
+
+def test_bounds_are_not_computed_of_entries_that_have_changed(scored: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(scored, copy)
+    (copy / "rows.csv").write_text((copy / "rows.csv").read_text().replace(",lower_bound,", ",bound_below,"))
+    (copy / "suite.yaml").write_text((copy / "suite.yaml").read_text().replace("3.4", "3.3"))
+    run = suite_scores.SuiteRun(copy)
+    assert run.least_cost(run.suite.entry("desk")) > 0
+    with pytest.raises(ConfigError, match="entry 'tight' has changed since the run"):
+        run.least_cost(run.suite.entry("tight"))
 
 
 def test_the_costs_that_ship_are_those_of_the_rows(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
