@@ -25,7 +25,7 @@ from cace_env.clairvoyant import Future
 from cace_env.kernel import run as kernel
 from cace_env.kernel.rules import Rule
 from cace_env.metrics import episode_metrics
-from cace_env.policies import POLICIES, rule_of
+from cace_env.policies import policy, rule_of
 from cace_env.policy_base import weigh
 from cace_env.scenarios import Scenario
 from cace_env.simulator import Simulator, new_scratch
@@ -66,12 +66,13 @@ class Episodes:
     Args:
         scenario: what is simulated.
         seeds: one episode each; a round runs all of them, so that no branch predictor learns one by heart.
+        protocol: "eviction" or "swap".
     """
 
-    def __init__(self, scenario: Scenario, seeds: Sequence[int]) -> None:
+    def __init__(self, scenario: Scenario, seeds: Sequence[int], protocol: str = "eviction") -> None:
         self.scenario = scenario
         self.seeds = seeds
-        self.tables: FleetTables = scenario.tables()
+        self.tables: FleetTables = scenario.tables().replace(protocol=protocol)
         self.workloads = [scenario.workload(seed) for seed in seeds]
         self.simulators = [Simulator(self.tables) for _ in seeds]
         for simulator, workload in zip(self.simulators, self.workloads, strict=True):
@@ -81,14 +82,14 @@ class Episodes:
 
     def rules(self, name: str) -> list[Rule]:
         """A built-in policy as the kernel reads it, one per seed."""
-        policy = POLICIES[name]
+        chosen = policy(name)
         return [
             rule_of(
-                policy,
+                chosen,
                 self.tables,
                 seed=seed,
                 workload=workload,
-                future=Future.of(self.tables, workload) if policy.clairvoyant else None,
+                future=Future.of(self.tables, workload) if chosen.clairvoyant else None,
                 training=self.scenario.workload,
             )
             for seed, workload in zip(self.seeds, self.workloads, strict=True)
@@ -127,6 +128,38 @@ class Episodes:
     def cost(self) -> float:
         """Of the last round."""
         return sum(simulator.cost() for simulator in self.simulators)
+
+
+def protocol_rates(scenario: Scenario, seeds: Sequence[int], policies: Sequence[str], rounds: int) -> Figures:
+    """Whole compiled episodes of Swap-v0 beside those of LRU in Eviction-v0, in turns.
+
+    Args:
+        scenario: what is simulated.
+        seeds: one episode each.
+        policies: of Swap-v0.
+        rounds: in each, all of them run once.
+    """
+    eviction, swap = (Episodes(scenario, seeds, protocol) for protocol in ("eviction", "swap"))
+    lru, rules = eviction.rules("lru"), {name: swap.rules(name) for name in policies}
+    eviction.run(lru)  # compiles
+    seconds: dict[str, list[list[float]]] = {name: [] for name in ("", *policies)}
+    decisions = {}
+    for _ in range(rounds):
+        seconds[""].append(eviction.run(lru))
+        for name in policies:
+            seconds[name].append(swap.run(rules[name]))
+            decisions[name] = swap.decisions
+    rows = [
+        {
+            "env": "Swap-v0" if name else "Eviction-v0",
+            "policy": name or "lru",
+            "requests_per_s": per_second(eviction.requests, times),
+            "decisions_per_request": (decisions[name] if name else eviction.decisions) / eviction.requests,
+            "over_eviction": median_s(seconds[""]) / median_s(times),
+        }
+        for name, times in seconds.items()
+    ]
+    return {"scenario": scenario.name, "rounds": rounds, "rows": rows}
 
 
 def episode_rates(episodes: Episodes, policies: Sequence[str], rounds: int) -> Figures:
@@ -170,7 +203,7 @@ def episode_rates(episodes: Episodes, policies: Sequence[str], rounds: int) -> F
 def feature_cost(episodes: Episodes, rounds: int) -> Figures:
     """What reading all features of all candidates costs: LRU beside an LRU that reads them and does not care."""
     lru = episodes.rules("lru")
-    careless = [replace(POLICIES["lru"], weights=weigh(since_use_s=-1.0, gap_cv=UNNOTICED)) for _ in lru]
+    careless = [replace(policy("lru"), weights=weigh(since_use_s=-1.0, gap_cv=UNNOTICED)) for _ in lru]
     reads_all = [rule_of(policy, episodes.tables) for policy in careless]
     episodes.run(lru)
     decisions, cost = episodes.decisions, episodes.cost

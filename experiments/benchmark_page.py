@@ -90,6 +90,7 @@ def page(figures: Figures) -> str:
         settled_mb=run["settled_mb"],
         last_mb=run["last_mb"],
         states=_table(tables.states(figures["states"])),
+        protocols=_table(tables.protocols(figures["protocols"])),
         keys=table(("key", "what is under it"), [(f"`{part}`", meaning) for part, meaning in PARTS.items()]),
     )
 
@@ -222,6 +223,14 @@ its first question; each last step computes all metrics), beside Gymnasium's Car
 happens until the next question: {requests_per_decision:.1f} requests on average under LRU. The ratio is of the best.
 
 {steps}
+
+## Both environments
+
+Whole compiled episodes of the default scenario in Swap-v0, in turns with those of LRU in Eviction-v0; thousand requests
+per second. Where it is also asked which model to load there are more decisions, and every instant that might allow a
+load looks at all models.
+
+{protocols}
 
 ## One decision
 

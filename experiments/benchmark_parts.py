@@ -21,6 +21,7 @@ from experiments.benchmark_vector import AMORTISED_OVER, BANK, Baselines, Settin
 Figures = dict[str, Any]
 
 EVERYWHERE: Final = ("lru", "cace")  # the policies that run on every scenario
+SWAP_POLICIES: Final = ("lru", "patient-fifo+lru", "wsjf+cace")
 EPISODES: Final = 8  # seeds per round
 SIZES: Final = (1, 8, 64, 256, 1024, 4096)  # environments of a batch
 ROUNDS: Final = {256: 4, 1024: 2, 4096: 1}  # of batches so large; 5 of smaller ones
@@ -28,6 +29,7 @@ HEADROOM: Final = 0.6  # of the free memory that a batch may take
 
 PARTS: Final = {
     "scenarios": "whole compiled episodes by scenario and policy",
+    "protocols": "whole compiled episodes of Swap-v0 beside Eviction-v0",
     "features": "reading all features",
     "libcachesim": "libCacheSim on the same models",
     "steps": "one environment, beside CartPole",
@@ -85,6 +87,7 @@ def _simple(part: str) -> Callable[[Effort], Iterator[Job]]:
         quick, rounds = effort.quick, effort.rounds
         few = seeds("test", 1 if quick else 3)
         weight, run = {
+            "protocols": (5, lambda: measure.protocol_rates(load_scenario(DEFAULT), few, SWAP_POLICIES, rounds)),
             "features": (5, lambda: measure.feature_cost(episodes(DEFAULT, quick), rounds)),
             "libcachesim": (5, lambda: measure.libcachesim_rate(episodes(DEFAULT, quick), rounds)),
             "steps": (5, lambda: step_rates(min(rounds, 10), 500 if quick else 5_000)),

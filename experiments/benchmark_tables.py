@@ -246,6 +246,16 @@ def environments(figures: Figures) -> Grid:
     return Grid(("environments", "requests from", "all MB", "kB per environment"), rows)
 
 
+def protocols(figures: Figures) -> Grid:
+    """Whole episodes of both environments."""
+    rows = [
+        (row["env"], row["policy"], *(f"{row['requests_per_s'][key] / 1e3:,.0f}" for key in ("best", "median")),
+         f"{row['decisions_per_request']:.3f}", f"{row['over_eviction']:.2f}")
+        for row in figures["rows"]
+    ]  # fmt: skip
+    return Grid(("env", "policy", "best", "median", "decisions per request", "over LRU in Eviction-v0"), rows)
+
+
 def states(figures: Figures) -> Grid:
     """States taken and put back."""
     rows = [
@@ -278,6 +288,7 @@ GROWING: Final = {"step_us": "us/decision", "observation_us": "us/observation", 
 SHOWN: Final[tuple[tuple[str, str, Callable[[Figures], Grid]], ...]] = (
     ("scenarios", "Whole episodes on the default scenario, thousand requests/s", policies),
     ("scenarios", "Whole episodes on every scenario", lambda part: scenario_episodes(part, ("lru", "cace"))),
+    ("protocols", "Whole episodes of both environments, thousand requests/s", protocols),
     ("steps", "One environment, steps/s", steps),
     ("vector", "Batches on the default scenario, thousand per second", vector),
     ("vector", "Batches of 64 on every scenario", lambda part: vector_scenarios(part, 64)),

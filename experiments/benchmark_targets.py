@@ -106,6 +106,12 @@ def _exponent(series: str) -> Callable[[Figures], float | None]:
     return _at("growth", series, "exponents", "step_us")
 
 
+def _swap_rate(figures: Figures) -> float | None:
+    """The slowest policy's."""
+    rows = figures.get("protocols", {}).get("rows", ())
+    return min((row["over_eviction"] for row in rows), default=None)
+
+
 def _states_us(figures: Figures) -> float | None:
     """The slowest scenario's."""
     rows = figures.get("states", {}).get("rows", ())
@@ -116,6 +122,7 @@ EPISODES: Final = ("scenarios", DEFAULT, "policies")
 TARGETS: Final = (
     Target("LRU, whole episodes", 1e6, True, "requests/s", _at(*EPISODES, "lru", "requests_per_s", "best")),
     Target("CACE, whole episodes", 1e6, True, "requests/s", _at(*EPISODES, "cace", "requests_per_s", "best")),
+    Target("Swap-v0, requests/s over LRU's in Eviction-v0", 0.7, True, "x", _swap_rate),
     _batch(64, "bank: requests/s over LRU's", 0.6, "over_lru"),
     _batch(1024, "bank: requests/s over LRU's", 0.6, "over_lru"),
     _batch(64, "fresh: requests/s over LRU's with generation", 0.6, "over_lru_with_generation", banked=False),
