@@ -292,7 +292,7 @@ def print_scores(results: Results, suite: Suite, env: Env, console: Console) -> 
     policy = results.header.policy
     table = Table(title=f"{policy} on {env}, suite {suite.version}", title_justify="left")
     for heading in ("entry", "score", "95 %", "headroom [%]", "mean TTFT [s]", "longest wait [s]"):
-        table.add_column(heading, justify="left" if heading == "entry" else "right")
+        table.add_column(escape(heading), justify="left" if heading == "entry" else "right")
     seeds = seed_list("test")
     for name, score in scores.scores[policy].items():
         ttft_s, wait_s = (results.column(name, policy, seeds, column) for column in ("ttft_mean_s", "longest_wait_s"))

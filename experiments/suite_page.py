@@ -70,13 +70,15 @@ def _about_run(suite: SuiteRun) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     counts = sorted({len(suite.run.columns[name, BASELINE]["seed"]) for name in suite.run.scenarios})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
+    searches = suite.searches()
+    who = "policies and reference" if searches else "policies"
     said = [
-        f"{seeds} {about['split']} seeds per policy and entry, {about['started'][:10]}, {versions}; policies "
-        f"and reference took {minutes:.0f} minutes on {about['cores']} cores."
+        f"{seeds} {about['split']} seeds per policy and entry, {about['started'][:10]}, {versions}; "
+        f"{who} took {minutes:.0f} minutes on {about['cores']} cores."
     ]
     settings = ", ".join(f"{key} {value}" for key, value in about["policies"][REFERENCE]["settings"].items())
-    said.append(f"The reference was looked for with {settings}.")
-    searches = suite.searches()
+    origin = "The reference was" if searches else "Costs of the reference are those that ship with the suite,"
+    said.append(f"{origin} looked for with {settings}.")
     if searches:
         wall_s = sum(float(row["wall_s"]) for row in searches)
         found = sum(float(row["base_cost"]) - float(row["cost"]) for row in searches)

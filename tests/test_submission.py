@@ -93,6 +93,7 @@ def test_scores_are_printed_where_reference_costs_ship(
     lru, cace = (results.column("desk", policy, seeds).sum() for policy in ("lru", "cace"))
     said = capsys.readouterr().out
     assert f" {100 * (lru - cace) / (lru / 2):.1f} " in said and " 50.0 " in said
+    assert "[s]" in said  # rich takes what stands in brackets for markup
     # As on the page of the suite: the mean over seeds of what was the longest in each.
     assert f" {results.column('desk', 'cace', seeds, 'longest_wait_s').mean():.0f} " in said
 

@@ -261,7 +261,8 @@ def test_the_reference_is_looked_for_once_and_shipped_costs_are_taken(
     settings = json.loads((again / "run.json").read_text())["policies"]["reference"]["settings"]
     assert settings["max_rounds"] == 1 != DEFAULTS["max_rounds"]
     assert suite_page.main([str(again), "--write", str(tmp_path / "suite.md")]) == 0
-    assert "max_rounds 1," in (tmp_path / "suite.md").read_text()
+    text = (tmp_path / "suite.md").read_text()
+    assert "reference are those that ship with the suite, looked for with" in text and "max_rounds 1," in text
 
 
 def the_test_split_has(count: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from cace_env import results as results_module
 from cace_env.config import ConfigError
-from cace_env.evaluation import contestant_of, evaluate, run_seed
+from cace_env.evaluation import contestant_of, evaluate, run_seed, seed_list
+from cace_env.lower_bound import lower_bound
 from cace_env.results import Header, Results, Row, read_results, reference_costs, row_of, write_results
 from cace_env.scenarios import load_scenario
 from cace_env.suite import ENVS, Suite, load_suite, pressure_at
@@ -208,3 +210,36 @@ def test_reference_costs_that_ship_are_found(tmp_path: Path, monkeypatch: pytest
     assert reference_costs(suite, suite.entry("desk"), (2, 1)).tolist() == [2 / 3, 1 / 3]
     with pytest.raises(ConfigError, match=r"python -m experiments.suite --suite tiny computes them"):
         reference_costs(suite, suite.entry("desk"), (1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Results:
+    results = results_module.published("v1")
+    assert results is not None
+    return results
+
+
+def test_costs_ship_of_every_entry_and_test_seed(shipped: Results):
+    suite, seeds = load_suite("v1"), seed_list("test")
+    wanted = {(e.id, who, seed) for e in suite.all_entries() for who in ("lru", "reference") for seed in seeds}
+    assert {row[:3] for row in shipped.rows} == wanted and len(shipped.rows) == len(wanted)
+    for entry in suite.all_entries():
+        shipped.check_fingerprint(entry)
+        lru, reference = (shipped.column(entry.id, who, seeds) for who in ("lru", "reference"))
+        assert np.all(reference <= lru) and reference_costs(suite, entry, seeds).tolist() == reference.tolist()
+
+
+def test_no_cost_that_ships_is_below_its_bound(shipped: Results):
+    for entry in load_suite("v1").all_entries():
+        case = entry.case()
+        for seed in seed_list("test")[:5]:
+            least = lower_bound(case.tables, case.workload(seed)).cost
+            assert least * (1 - 1e-9) <= shipped.column(entry.id, "reference", [seed])[0], (entry.id, seed)
+
+
+def test_the_costs_that_ship_of_lru_come_out_here(shipped: Results):
+    rows = {row[:3]: row for row in shipped.rows}
+    for number, entry in enumerate(load_suite("v1").all_entries()):
+        seed = seed_list("test")[number]
+        (result,) = run_seed(entry.case(), [contestant_of("lru")], seed)
+        assert row_of(entry.id, result.row) == rows[entry.id, "lru", seed]
