@@ -115,11 +115,11 @@ class Actor:
             PolicyError: the Python policy failed, or returned what are not keep-scores.
             ConfigError: no `reset` before.
         """
+        if self._thinking is None:
+            raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
         simulator = self._env.simulator
         if simulator.state.scalars[LEGAL] == 0:
             return 0
-        if self._thinking is None:
-            raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
         rule, scratch = self._thinking
         if isinstance(self.policy, Policy):
             return int(pick(*simulator.arguments, rule, scratch))

@@ -278,6 +278,10 @@ def seed_list(which: str | Iterable[int]) -> list[int]:
     """
     if isinstance(which, str):
         return list(seeds(cast(Split, which), SPLIT_SEEDS))
+    if not isinstance(which, Iterable):
+        raise ConfigError(
+            f"seeds is {which!r}; give the name of a split or seeds, such as range({which!r}) or [{which!r}]"
+        )
     numbers = [int(seed) for seed in which]
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
         raise ConfigError(f"seeds have to be whole numbers of at least 0, each once, and one at least; got {numbers}")

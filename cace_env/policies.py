@@ -22,7 +22,7 @@ from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel import rules
 from cace_env.markdown import table
-from cace_env.orders import split_order
+from cace_env.orders import ORDERS, split_order
 from cace_env.policy_base import Policy, Training, keep_alive_order, rule_of, static_values, weigh, weights_gb
 
 __all__ = ["GROUPS", "POLICIES", "Future", "Policy", "Training", "policies_table", "policy", "rule_of", "weigh"]
@@ -315,6 +315,10 @@ def policy(what: str | Policy) -> Policy:
         other = load_cace(what.removeprefix("cace:"))
         return replace(POLICIES["cace"], name=what, weights=other.weights.row(), source=other.description)
     if what not in POLICIES:
+        if what in ORDERS:
+            raise ConfigError(
+                f"{what!r} is an order; name the policy that chooses victims behind it, such as {what}+lru"
+            )
         raise ConfigError(f"no policy called {what!r}{did_you_mean(what, POLICIES)}; known are {', '.join(POLICIES)}")
     return POLICIES[what]
 

@@ -75,7 +75,9 @@ no policy can reach. Then it runs LRU again on ten episodes drawn at random, and
 prints the scores. It cannot tell whether a policy peeped at the test seeds; that is what `trained_on` is a word of
 honour for.
 
-Train and choose on the splits `train` and `validation` (`cace_env.scenarios.seeds`). The costs of LRU and of the
+Train and choose on the splits `train` and `validation` (`cace_env.scenarios.seeds`;
+`python -m experiments.suite --quick --split validation --reference none` runs the suite there).
+The costs of LRU and of the
 reference on all entries and test seeds ship with the suite in this format, so nobody has to compute them again:
 `cace_env.results.published("v1")`."""
 

@@ -112,6 +112,8 @@ def test_what_cannot_act_is_refused() -> None:
         Actor("lru", gymnasium.make("CartPole-v1"))
     with pytest.raises(ConfigError, match="reset the environment first"):
         Actor("lru", env).reset()
+    with pytest.raises(ConfigError, match=r"call reset after env\.reset"):
+        Actor("lru", env).act()
     env.reset(seed=1)
     with pytest.raises(ConfigError, match=r"call reset after env\.reset"):
         Actor("lru", env).act()

@@ -173,7 +173,7 @@ def test_what_is_no_policy_is_refused(policy: Any, said: str, small: Case):
         evaluate(policy, small, [1])
 
 
-@pytest.mark.parametrize("wrong", [[], [-1], [1, 1], "tset"])
+@pytest.mark.parametrize("wrong", [[], [-1], [1, 1], "tset", 2])
 def test_seeds_that_mean_nothing_are_refused(wrong: Any):
     with pytest.raises(ConfigError):
         seed_list(wrong)
