@@ -209,8 +209,8 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
 
         What follows is what followed there, to the bit: observations, rewards, infos, and what later resets draw, if
         `num_workloads` is the same. `strict` and `invalid_penalty` stay those of this environment. The legal actions
-        are in `action_masks()`; wrappers learn of it at the next step, and a window shows it then. An
-        `Actor` has to be reset.
+        are in `action_masks()`, the observation is `simulator.observation(layout)`; wrappers learn of it at the next
+        step, and a window shows it then. An `Actor` has to be reset.
 
         Raises:
             TypeError: it is no state.

@@ -208,6 +208,8 @@ _, rewards, *_ = envs.step(list(first))
 assert rewards.tolist() == list(first.values())
 ```
 
+- **What is seen of it.** `set_state` returns nothing: the legal actions are in `action_masks()`, and
+  `single.simulator.observation(single.layout)` is the observation of the moment.
 - **The future in it is the true one.** A simulation that goes on from a state meets the very requests that are still to
   come. A search that tries its actions there, MCTS or beam search, is clairvoyant: what it finds is what could have
   been saved, and no policy. [examples/beam_search.py](../examples/beam_search.py) shows one. Whoever plans without the

@@ -92,6 +92,15 @@ def test_a_pickled_state_goes_on_in_an_environment_that_was_just_made(
     assert_same_rows(and_again(fresh), and_again(env))
 
 
+def test_a_restored_environment_shows_what_was_seen_when_its_state_was_taken(kind: Kind) -> None:
+    env = kind.single(scenarios()["default"])
+    seen, _ = env.reset(seed=4)
+    state = env.get_state()
+    env.step(int(np.flatnonzero(env.action_masks())[-1]))
+    env.set_state(state)
+    np.testing.assert_array_equal(env.simulator.observation(env.layout), seen)
+
+
 def test_what_happens_later_does_not_change_a_state(kind: Kind) -> None:
     env = began(3, kind=kind, render_mode="ansi")
     batch = make(kind=kind)
