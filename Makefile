@@ -125,8 +125,8 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@echo "==> installing torch (the largest part; later runs skip this)"
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
-	@echo "==> installing the test tools and Stable-Baselines3"
-	@$(PIP) -e '.[experiments,sb3,dev]'
+	@echo "==> installing the test tools, Stable-Baselines3 and what training needs"
+	@$(PIP) -e '.[train,dev]'
 	@touch $@
 
 # moviepy wants an older Pillow than the rest was tested with.
