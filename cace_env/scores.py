@@ -10,7 +10,7 @@ Everything here is a pure function of costs; where they come from is `cace_env.s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -21,6 +21,8 @@ from cace_env.intervals import RESAMPLES, SMALLEST_GAP, Gain, paired_gain, seed_
 
 FloatArray = npt.NDArray[np.float64]
 Costs = Mapping[str, npt.ArrayLike]  # by policy, each (seeds,) in the same order of seeds; NaN: cut short
+ByScenario = Mapping[str, npt.ArrayLike]  # of one policy, each (seeds,) as above
+Aggregate = Callable[[FloatArray], FloatArray]  # over the last axis
 
 BASELINE: Final = "lru"  # scores 0
 REFERENCE: Final = "reference"  # scores 100
@@ -38,6 +40,14 @@ class Score(NamedTuple):
 
 
 NO_SCORE: Final = Score(np.nan, np.nan, np.nan)
+
+
+class Estimate(NamedTuple):
+    """A number over scenarios and its interval; NaN where nothing is to be said."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,135 @@ def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples:
             else NO_SCORE
         )
     return SuiteScores(room, tuple(name for name in costs if name not in kept), scores, means)
+
+
+def probability_of_improvement(
+    policy: ByScenario, over: ByScenario, *, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Estimate:
+    """How often a policy is cheaper than another one on the same requests, with a stratified bootstrap interval.
+
+    `mean over scenarios of P(policy < over)`, where P is the share of seeds on which the policy costs less, and half of
+    those on which both cost the same: 0.5 is no difference. It says how often, not by how much; `pooled_gain` does.
+    The mean over tasks and the bootstrap are those of Agarwal et al. (Deep RL at the Edge of the Statistical Precipice,
+    NeurIPS 2021, `rliable`). Their runs are independent, so P compares each run of one with each run of
+    the other (Mann and Whitney 1947); here both met the same requests, so seeds are compared one by one.
+
+    Args:
+        policy: by scenario, (seeds,) costs.
+        over: the same scenarios, costs of the other policy in the same order of seeds; a seed where either is NaN (cut
+            short) is left out.
+        level: of the interval.
+        resamples: draws.
+
+    Returns:
+        Between 0 and 1; all NaN where a scenario has no seed of both, bounds NaN where one has fewer than two.
+
+    Raises:
+        ValueError: no scenarios, other scenarios or other seeds.
+    """
+
+    def wins(costs: FloatArray) -> FloatArray:
+        return np.where(costs[0] < costs[1], 1.0, np.where(costs[0] == costs[1], 0.5, 0.0))
+
+    columns = [wins(costs) for costs in _pairs(policy, over)]
+    draws = [_draws(won, resamples, stream) / len(won) for stream, won in enumerate(columns) if len(won) > 1]
+    return _estimate([float(won.mean()) if len(won) else np.nan for won in columns], draws, _mean, level)
+
+
+def relative_cost(
+    policy: ByScenario,
+    baseline: ByScenario,
+    *,
+    aggregate: Aggregate | None = None,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """What a policy costs, as a share of what a baseline costs: 1 is as much, and less is better.
+
+    `aggregate over scenarios of sum(policy) / sum(baseline)`, sums over seeds, so that every scenario counts alike
+    whatever its costs are; a stratified bootstrap interval, as for `suite_scores`.
+
+    Args:
+        policy: as for `probability_of_improvement`.
+        baseline: the costs it is measured by, LRU's as a rule.
+        aggregate: over the last axis: the mean by default ("pooled cost"), or `interquartile_mean`.
+        level: of the interval.
+        resamples: draws.
+
+    Returns:
+        NaN as for `probability_of_improvement`.
+
+    Raises:
+        ValueError: as for `probability_of_improvement`.
+    """
+    pairs = _pairs(policy, baseline)
+    values = [float(mine.sum() / theirs.sum()) if len(mine) else np.nan for mine, theirs in pairs]
+    draws = []
+    for stream, (mine, theirs) in enumerate(pairs):
+        if len(mine) > 1:
+            draws.append(_draws(mine, resamples, stream) / _draws(theirs, resamples, stream))
+    return _estimate(values, draws, aggregate or _mean, level)
+
+
+def pooled_gain(
+    policy: ByScenario, over: ByScenario, baseline: ByScenario, *, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Gain:
+    """By how much a policy's pooled cost is below another one's [%]: above 0 is better.
+
+    `100 * (1 - pooled(policy) / pooled(over))`, pooled = `relative_cost` to the baseline, mean over scenarios. A draw of
+    the stratified bootstrap takes the same seeds for all three, so what a hard seed does to all of them cancels out.
+
+    Args:
+        policy: as for `probability_of_improvement`.
+        over: the policy it is compared with.
+        baseline: what makes scenarios comparable, LRU's costs as a rule.
+        level: of the interval.
+        resamples: draws.
+
+    Returns:
+        NaN as for `probability_of_improvement`.
+
+    Raises:
+        ValueError: as for `probability_of_improvement`.
+    """
+    triples = _pairs(policy, over, baseline)
+    if any(costs.shape[1] == 0 for costs in triples):
+        return Gain(np.nan, np.nan, np.nan)
+    mine, theirs = (np.mean([costs[row].sum() / costs[2].sum() for costs in triples]) for row in (0, 1))
+    value = 100 * (1 - mine / theirs)
+    if any(costs.shape[1] == 1 for costs in triples):
+        return Gain(float(value), np.nan, np.nan)
+    drawn = [[_draws(row, resamples, stream) for row in costs] for stream, costs in enumerate(triples)]
+    pooled = [np.mean([rows[row] / rows[2] for rows in drawn], axis=0) for row in (0, 1)]
+    return Gain(float(value), *_bounds(100 * (1 - pooled[0] / pooled[1]), level))
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    return np.asarray(values.mean(axis=-1))
+
+
+def _pairs(*policies: ByScenario) -> list[FloatArray]:
+    """Scenario by scenario, the costs of all policies on the seeds that none of them cut short."""
+    names = list(policies[0])
+    if not names:
+        raise ValueError("costs of no scenario were given; give one at least")
+    for other in policies[1:]:
+        if set(other) != set(names):
+            raise ValueError(f"costs are of different scenarios: {', '.join(names)} and {', '.join(other)}")
+    return [_paired(*(costs[name] for costs in policies)) for name in names]
+
+
+def _draws(values: FloatArray, resamples: int, stream: int) -> FloatArray:
+    """Sums of values of seeds drawn again, `(resamples,)`; another stream, other draws."""
+    return seed_draws(len(values), resamples, stream) @ values
+
+
+def _estimate(values: Sequence[float], draws: Sequence[FloatArray], aggregate: Aggregate, level: float) -> Estimate:
+    """An aggregate over scenarios; without bounds where a scenario has no draws."""
+    value = float(aggregate(np.array(values)))
+    if len(draws) < len(values):
+        return Estimate(value, np.nan, np.nan)
+    return Estimate(value, *_bounds(aggregate(np.stack(draws, axis=1)), level))
 
 
 def _paired(*costs: npt.ArrayLike) -> FloatArray:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cace_env.scores import headroom, interquartile_mean, score, score_draws, suite_scores
+from cace_env.scores import (
+    headroom,
+    interquartile_mean,
+    pooled_gain,
+    probability_of_improvement,
+    relative_cost,
+    score,
+    score_draws,
+    suite_scores,
+)
 
 LRU = [100.0, 300.0]
 HALF = [80.0, 240.0]  # saves 80 of the 160 that the reference saves
@@ -148,3 +157,56 @@ def test_a_policy_that_did_not_run_everywhere_has_no_mean():
 def test_scores_without_a_reference_are_refused():
     with pytest.raises(ValueError, match="scenario 'a' has no costs of reference"):
         suite_scores({"a": {"lru": LRU, "mine": HALF}})
+
+
+def test_the_probability_of_improvement_counts_seeds_and_halves_ties():
+    # Cheaper on 1 of 2 seeds here, on 2 of 4 with a tie there: (1/2 + 5/8) / 2.
+    mine = {"a": [1.0, 9.0], "b": [1.0, 1.0, 5.0, 9.0]}
+    theirs = {"a": [2.0, 8.0], "b": [2.0, 2.0, 5.0, 8.0]}
+    chance = probability_of_improvement(mine, theirs)
+    assert chance.value == pytest.approx((1 / 2 + 5 / 8) / 2)
+    assert chance.low < chance.value < chance.high
+    other = probability_of_improvement(theirs, mine)
+    assert other.value == pytest.approx(1 - chance.value)  # ties count half for either
+    assert (other.low, other.high) == pytest.approx((1 - chance.high, 1 - chance.low))
+
+
+def test_a_policy_that_always_wins_improves_for_sure_and_one_that_is_equal_as_often_as_not():
+    theirs = {"a": [2.0, 200.0], "b": [3.0, 4.0, 5.0]}
+    mine = {name: np.array(costs) - 0.001 for name, costs in theirs.items()}
+    assert tuple(probability_of_improvement(mine, theirs)) == (1.0, 1.0, 1.0)
+    assert tuple(probability_of_improvement(theirs, theirs)) == (0.5, 0.5, 0.5)
+
+
+def test_pooled_cost_weighs_scenarios_alike_whatever_their_costs_are():
+    lru = {"cheap": [1.0, 1.0], "dear": [1000.0, 1000.0]}
+    mine = {"cheap": [0.5, 0.5], "dear": [900.0, 900.0]}
+    assert tuple(relative_cost(mine, lru)) == pytest.approx((0.7, 0.7, 0.7))
+    assert pooled_gain(mine, lru, lru).percent == pytest.approx(30.0)
+    assert pooled_gain(lru, mine, lru).percent == pytest.approx(100 * (1 - 1 / 0.7))
+    five = {str(n): [float(n), float(n)] for n in range(1, 6)}
+    ones = {name: [1.0, 1.0] for name in five}
+    assert relative_cost(five, ones, aggregate=interquartile_mean).value == pytest.approx(3.0)
+
+
+def test_the_interval_of_a_pooled_gain_is_wide_where_seeds_disagree_and_none_where_there_is_one_seed():
+    lru = {"a": [10.0, 10.0], "b": [10.0, 10.0]}
+    sure = pooled_gain({"a": [8.0, 8.0], "b": [6.0, 6.0]}, lru, lru)
+    assert sure == pytest.approx((30.0, 30.0, 30.0))
+    unsure = pooled_gain({"a": [8.0, 12.0], "b": [6.0, 12.0]}, lru, lru)
+    assert unsure.low < 0 < unsure.high
+    single = pooled_gain(
+        {"a": [8.0], "b": [6.0, 6.0]}, {"a": [10.0], "b": [10.0, 10.0]}, {"a": [10.0], "b": [10.0] * 2}
+    )
+    assert single.percent == pytest.approx(30.0) and np.isnan(single[1:]).all()
+
+
+def test_numbers_over_scenarios_need_the_same_scenarios_and_leave_out_what_was_cut_short():
+    with pytest.raises(ValueError, match="different scenarios"):
+        probability_of_improvement({"a": [1.0]}, {"b": [1.0]})
+    with pytest.raises(ValueError, match="no scenario"):
+        relative_cost({}, {})
+    cut = {"a": [1.0, np.nan, 1.0]}
+    assert relative_cost(cut, {"a": [2.0, 50.0, 2.0]}).value == pytest.approx(0.5)
+    assert np.isnan(probability_of_improvement({"a": [np.nan]}, {"a": [1.0]})).all()
+    assert np.isnan(pooled_gain({"a": [np.nan]}, {"a": [1.0]}, {"a": [1.0]})).all()
