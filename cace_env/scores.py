@@ -266,8 +266,8 @@ def pooled_gain(
 ) -> Gain:
     """By how much a policy's pooled cost is below another one's [%]: above 0 is better.
 
-    `100 * (1 - pooled(policy) / pooled(over))`, pooled = `relative_cost` to the baseline, mean over scenarios. A draw of
-    the stratified bootstrap takes the same seeds for all three, so what a hard seed does to all of them cancels out.
+    `100 * (1 - pooled(policy) / pooled(over))`, pooled = `relative_cost` to the baseline, mean over scenarios. A draw
+    of the bootstrap takes the same seeds for all three, so what a hard seed does to all of them cancels out.
 
     Args:
         policy: as for `probability_of_improvement`.

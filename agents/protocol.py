@@ -1,0 +1,173 @@
+"""The held-out protocol: which seeds may be learned from, which may be chosen by, and which only judge.
+
+    train       gradients, searches, demonstrations: whatever changes a weight
+    validation  which checkpoint, which trial, when to stop
+    test        the comparison that is reported, once; nothing here gives them out
+
+Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or has those that somebody typed
+checked by `check_training` and `check_choosing`. `suite_record` goes into the card of every agent, so that
+`problems_of` can say later that an agent was trained on another suite, or on what it is judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from cace_env.config import ConfigError
+from cace_env.scenarios import SEEDS, Split, seeds
+from cace_env.scores import SMALLEST_HEADROOM_PERCENT
+from cace_env.suite import Env, load_suite, suite_versions
+
+SUITE: Final = "v1"  # what agents are trained on and judged by unless something else is said
+
+
+def training_seeds(count: int, first: int = 0) -> range:
+    """Seeds to learn from.
+
+    Args:
+        count: how many.
+        first: the first of them; other runs may take others.
+
+    Raises:
+        ConfigError: fewer than one, or beyond the training split.
+    """
+    known = SEEDS["train"]
+    if count < 1 or first < 0 or first + count > len(known):
+        raise ConfigError(
+            f"{count} training seeds from {first} on were asked for; there are {len(known):,}, from {known[0]} to "
+            f"{known[-1]}"
+        )
+    return known[first : first + count]
+
+
+def validation_seeds(count: int) -> range:
+    """The first so many seeds to choose by.
+
+    Raises:
+        ConfigError: there are not as many.
+    """
+    return seeds("validation", count)
+
+
+def split_of(seed: int) -> Split | None:
+    """The split that a seed belongs to; None: to none."""
+    return next((split for split, known in SEEDS.items() if seed in known), None)
+
+
+def check_training(numbers: Iterable[int]) -> None:
+    """Refuses to learn from anything but training seeds.
+
+    Raises:
+        ConfigError: names the first seed that is none, and where it belongs.
+    """
+    _check(numbers, "train", "learned from")
+
+
+def check_choosing(numbers: Iterable[int]) -> None:
+    """Refuses to choose a checkpoint or a trial by anything but validation seeds.
+
+    Raises:
+        ConfigError: as `check_training`.
+    """
+    _check(numbers, "validation", "chosen by")
+
+
+def _check(numbers: Iterable[int], wanted: Split, use: str) -> None:
+    known = SEEDS[wanted]
+    for seed in numbers:
+        if seed not in known:
+            of = split_of(seed)
+            belongs = f"a {of} seed" if of else "a seed of no split"
+            raise ConfigError(
+                f"seed {seed} is {belongs}: only {wanted} seeds may be {use}, and they are {known[0]} to {known[-1]}"
+            )
+
+
+def seeds_text(numbers: Sequence[int]) -> str:
+    """Seeds as a card names them: `0-999`, or `3,5,8-9`."""
+    parts: list[list[int]] = []
+    for seed in sorted(numbers):
+        if parts and seed == parts[-1][1] + 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def seeds_of(text: str) -> tuple[range, ...]:
+    """What `seeds_text` wrote, as ranges.
+
+    Raises:
+        ConfigError: it is written in another way.
+    """
+    ranges = []
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise ConfigError(f"training seeds are {text!r}; they have to be written like 0-999 or 3,5,8-9")
+        ranges.append(range(int(first), int(last or first) + 1))
+    return tuple(ranges)
+
+
+def learned_from(text: str, numbers: Iterable[int]) -> list[int]:
+    """Those of some seeds that an agent was trained on.
+
+    Args:
+        text: its training seeds, as in its card.
+        numbers: seeds that it is to be judged by.
+
+    Raises:
+        ConfigError: as `seeds_of`.
+    """
+    ranges = seeds_of(text)
+    return [seed for seed in numbers if any(seed in known for known in ranges)]
+
+
+def suite_record(version: str = SUITE, env: Env | None = None) -> dict[str, Any]:
+    """What a card says of the suite an agent was trained on: results on a changed one are those of another problem.
+
+    Args:
+        version: of the suite.
+        env: only the entries of one environment.
+
+    Returns:
+        `suite`, `headroom_cut_percent` (entries with less are in no mean) and `fingerprints` by entry.
+    """
+    suite = load_suite(version)
+    return {
+        "suite": suite.version,
+        "headroom_cut_percent": SMALLEST_HEADROOM_PERCENT,
+        "fingerprints": {e.id: e.fingerprint() for e in suite.all_entries() if env in (None, e.env)},
+    }
+
+
+def problems_of(train_seeds: str, record: Mapping[str, Any] | None) -> list[str]:
+    """Why results of an agent would not be held out, or not of the suite it names; empty where all is well.
+
+    Args:
+        train_seeds: as its card names them.
+        record: what `suite_record` said when it was trained; None: it was trained on something else.
+    """
+    problems = []
+    try:
+        for split in ("validation", "test"):
+            known = learned_from(train_seeds, SEEDS[split])
+            if known:
+                problems.append(f"it was trained on {len(known)} {split} seeds (the first is {known[0]})")
+    except ConfigError as error:
+        problems.append(str(error))
+    if record is None:
+        return problems
+    if record["suite"] not in suite_versions():
+        return [*problems, f"it was trained on suite {record['suite']!r}, which does not ship"]
+    now = suite_record(record["suite"])
+    changed = [name for name, print_ in record["fingerprints"].items() if now["fingerprints"].get(name) != print_]
+    if changed:
+        problems.append(
+            f"entries of suite {record['suite']} are others than when it was trained: {', '.join(sorted(changed))}"
+        )
+    if record["headroom_cut_percent"] != now["headroom_cut_percent"]:
+        cuts = f"{record['headroom_cut_percent']:g} % then and {now['headroom_cut_percent']:g} % now"
+        problems.append(f"entries count in means from another headroom on: {cuts}")
+    return problems

@@ -1,0 +1,74 @@
+"""Nobody learns from what he is judged by, and a suite that has changed is noticed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from agents import protocol
+from cace_env.config import ConfigError
+from cace_env.scenarios import SEEDS
+
+
+def test_training_validation_and_test_seeds_are_disjoint():
+    for one, other in itertools.combinations(SEEDS.values(), 2):
+        assert one[-1] < other[0] or other[-1] < one[0]
+    assert len(SEEDS["test"]) == 100
+
+
+def test_test_and_validation_seeds_are_refused_for_training():
+    protocol.check_training([0, 999_999])
+    for seed, said in ((2_000_000, "a test seed"), (1_000_005, "a validation seed"), (3_000_000, "of no split")):
+        with pytest.raises(ConfigError, match=f"seed {seed} is .*{said}.*only train seeds may be learned from"):
+            protocol.check_training([1, seed])
+
+
+def test_only_validation_seeds_choose():
+    protocol.check_choosing(SEEDS["validation"])
+    with pytest.raises(ConfigError, match="seed 2000000 is a test seed: only validation seeds may be chosen by"):
+        protocol.check_choosing([2_000_000])
+    with pytest.raises(ConfigError, match="a train seed"):
+        protocol.check_choosing([7])
+
+
+def test_seeds_are_given_out_from_their_split_only():
+    assert protocol.training_seeds(3, first=5) == range(5, 8)
+    assert list(protocol.validation_seeds(2)) == [1_000_000, 1_000_001]
+    with pytest.raises(ConfigError, match="10 training seeds from 999995 on"):
+        protocol.training_seeds(10, first=999_995)
+    with pytest.raises(ConfigError, match="101 validation seeds"):
+        protocol.validation_seeds(101)
+
+
+@pytest.mark.parametrize("numbers", [[0], [3, 5, 8, 9], list(range(1000)), [9, 8, 2]])
+def test_a_card_says_its_training_seeds_in_a_line_that_reads_back(numbers: list[int]):
+    text = protocol.seeds_text(numbers)
+    assert sorted(seed for known in protocol.seeds_of(text) for seed in known) == sorted(numbers)
+
+
+def test_seeds_written_in_another_way_are_refused():
+    assert protocol.seeds_text(range(1000)) == "0-999"
+    for text in ("", "all", "5-3", "1..9", "-4"):
+        with pytest.raises(ConfigError, match="written like 0-999"):
+            protocol.seeds_of(text)
+
+
+def test_an_agent_that_was_trained_on_test_seeds_is_found_out():
+    assert protocol.problems_of("0-999", None) == []
+    assert protocol.learned_from("0-9,20", [5, 15, 20]) == [5, 20]
+    (said,) = protocol.problems_of("0-9,2000000-2000001", None)
+    assert "trained on 2 test seeds (the first is 2000000)" in said
+
+
+def test_a_changed_suite_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    record = protocol.suite_record("v1", "Eviction-v0")
+    assert record["suite"] == "v1" and all(name.startswith("eviction-") for name in record["fingerprints"])
+    assert protocol.problems_of("0-999", record) == []
+    record["fingerprints"]["eviction-default"] = "0" * 16
+    (said,) = protocol.problems_of("0-999", record)
+    assert "others than when it was trained: eviction-default" in said
+    monkeypatch.setattr(protocol, "SMALLEST_HEADROOM_PERCENT", 5.0)
+    assert any("3 % then and 5 % now" in said for said in protocol.problems_of("0-999", record))
+    (said,) = protocol.problems_of("0-999", {**record, "suite": "v0"})
+    assert "suite 'v0', which does not ship" in said
