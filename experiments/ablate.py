@@ -1,0 +1,251 @@
+"""What each part of a policy is worth, and what other weights of the cost would change.
+
+    python -m experiments.ablate cace                              CACE without each term, and each term alone
+    python -m experiments.ablate cace --weights tuned.yaml         the same for weights of your own
+    python -m experiments.ablate rewards                           the same episodes judged by ttft, e2e and balanced
+    python -m experiments.ablate weights --run runs/mine           every weight halved and doubled, of a comparison
+
+Each writes a run folder with rows.csv, report.md and a plot; `docs/ablations.md` explains them.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import tyro
+from pydantic import Field
+from rich.console import Console
+
+from cace_env.config import ConfigError, Frozen
+from cace_env.evaluation import Contestant, contestant_of, seed_list
+from cace_env.policies import Policy
+from cace_env.scenarios import Split, seeds
+from experiments.ablate_page import (
+    draw_variants,
+    draw_weighings,
+    judged_costs,
+    variants_page,
+    weighings_page,
+)
+from experiments.cace_ablations import cace_variants
+from experiments.command_line import exit_status, split_names
+from experiments.judged import AS_STATED, Weighing, halved_and_doubled, presets, reward_of
+from experiments.lineup import EVICTION
+from experiments.run_folder import BASELINE, Run, check_new
+from experiments.studies import PROTOCOLS, Chosen, chosen, prepared, run_cases
+
+DEFAULT_SEEDS: Final = 20
+JUDGED: Final = {
+    "eviction": ("cace", "gdsf", "omlx", "belady-cost"),
+    "swap": ("cace", "wsjf+cace", "patient-wsjf+gdsf"),
+}
+TITLES: Final = {"rewards": "Policies under other presets of the reward", "weights": "Each weight halved and doubled"}
+ABOUT_CACE: Final = (
+    "CACE is a weighted sum of terms. *Without* a term: its weight is 0, all others stay. *Only* a term: all other "
+    "weights are 0. A term can be worth nothing beside the others and much alone: terms say similar things."
+)
+Said = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
+
+
+class Options(Frozen):
+    """What is left out, of what, and where."""
+
+    study: tyro.conf.Positional[Literal["cace", "rewards", "weights"]] = Field(description="what is varied")
+    weights: Annotated[str, tyro.conf.arg(metavar="FILE")] = Field(
+        default="cace", description="cace: weights by shipped name or YAML file"
+    )
+    order: Annotated[str | None, tyro.conf.arg(metavar="ORDER", help_behavior_hint="")] = Field(
+        default=None, description="cace, in Swap-v0: which model is loaded first; fifo by default"
+    )
+    policies: Said = Field(
+        default=(), description="rewards and weights: policies to judge; some rules of each kind by default, lru always"
+    )
+    run: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
+        default=None, description="rewards and weights: judge a finished comparison instead of running anything"
+    )
+    told: bool = Field(
+        default=False,
+        description="rewards and weights: run the policies under each choice of weights, instead of judging the same "
+        "episodes by it; some policies read the weights",
+    )
+    env: Annotated[Literal["eviction", "swap"], tyro.conf.arg(metavar="eviction|swap")] = Field(
+        default="eviction", description="Eviction-v0 or Swap-v0"
+    )
+    scenarios: Said = Field(
+        default=(), description="suites, entries of the suite, scenarios or YAML files; all of suite v1 by default"
+    )
+    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=DEFAULT_SEEDS, description="episodes of each")
+    split: Split = Field(default="test", description="where the seeds come from")
+    out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
+        default=None, description="run folder, new or empty; runs/<time>-ablate-STUDY by default"
+    )
+    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = Field(
+        default=None, description="threads; as many as there are cores by default"
+    )
+
+
+def ablate(options: Options, command: str, console: Console) -> int:
+    """Runs a study and writes its report; returns the exit status.
+
+    Raises:
+        ConfigError: options that cannot be used; nothing has been written.
+        PolicyError, SimulationError: an episode failed.
+    """
+    path = Path(options.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}-ablate-{options.study}")
+    check_new(path)
+    if options.study == "cace":
+        return ablate_cace(options, path, command, console)
+    return reweigh(options, path, command, console)
+
+
+def ablate_cace(options: Options, path: Path, command: str, console: Console) -> int:
+    """CACE without each of its terms, and each of them alone; as `ablate`."""
+    if options.order is not None and options.env == EVICTION:
+        raise ConfigError(f"--order {options.order} is for Swap-v0: add --env swap")
+    full, variants = cace_variants(options.weights, options.order)
+    run = play(options, path, [full, *variants.values()], command, console)
+    if run is None:
+        return 130
+    names = {said: variant.name for said, variant in variants.items()}
+    page = variants_page(run, full.name, names, f"What each term of CACE is worth ({options.weights})", ABOUT_CACE)
+    draw_variants(run, full.name, names, path / "parts.png")
+    return write(path, page, console)
+
+
+def reweigh(options: Options, path: Path, command: str, console: Console) -> int:
+    """Policies under other weights of the cost; as `ablate`."""
+    choices = presets if options.study == "rewards" else halved_and_doubled
+    contestants = [contestant_of(name) for name in split_names(options.policies) or JUDGED[options.env]]
+    if options.told:
+        cases = cases_of(options)
+        weighings = choices({case.name: case.scenario.costs() for case in cases})
+        run = play_told(options, path, cases, weighings, contestants, command, console)
+        if run is None:
+            return 130
+        costs = told_costs(run, cases, weighings)
+    else:
+        finished = Run(Path(options.run)) if options.run is not None else None
+        run = finished or play(options, path, contestants, command, console)
+        if run is None:
+            return 130
+        weighings = choices({name: reward_of(run.about["scenarios"][name]) for name in run.scenarios})
+        costs = judged_costs(run, weighings)
+        path.mkdir(parents=True, exist_ok=True)
+    draw_weighings(weighings, costs, path / "weights.png")
+    return write(path, weighings_page(TITLES[options.study], run, weighings, costs, told=options.told), console)
+
+
+def play(
+    options: Options,
+    path: Path,
+    policies: Sequence[Policy | Contestant],
+    command: str,
+    console: Console,
+) -> Run | None:
+    """LRU and some policies on the scenarios that were asked for; None after Ctrl-C."""
+    return play_on(options, path, cases_of(options), policies, command, console)
+
+
+def cases_of(options: Options) -> list[Chosen]:
+    """The scenarios that were asked for."""
+    return chosen(split_names(options.scenarios), PROTOCOLS[options.env])
+
+
+def play_on(
+    options: Options,
+    path: Path,
+    cases: Sequence[Chosen],
+    policies: Sequence[Policy | Contestant],
+    command: str,
+    console: Console,
+) -> Run | None:
+    """LRU and some policies on scenarios, into the run folder; None after Ctrl-C."""
+    contestants = [contestant_of(BASELINE)] + [contestant_of(one) for one in policies]
+    contestants = list({contestant.name: contestant for contestant in contestants}.values())
+    numbers = seed_list(seeds(options.split, options.seeds))
+    with console.status("preparing: scenarios, requests, compiled code"):
+        ready = prepared(cases, contestants, numbers)
+    return run_cases(
+        path,
+        cases,
+        ready,
+        options,
+        title=options.study,
+        split=options.split,
+        command=command,
+        workers=options.workers or os.cpu_count() or 1,
+        console=console,
+    )
+
+
+def play_told(
+    options: Options,
+    path: Path,
+    cases: Sequence[Chosen],
+    weighings: Sequence[Weighing],
+    contestants: Sequence[Contestant],
+    command: str,
+    console: Console,
+) -> Run | None:
+    """Every policy on every scenario under every choice of weights; None after Ctrl-C."""
+    told = [
+        case._replace(
+            name=told_name(case.name, weighing), scenario=case.scenario.replace(reward=weighing.by_scenario[case.name])
+        )
+        for weighing in weighings
+        for case in cases
+    ]
+    return play_on(options, path, told, contestants, command, console)
+
+
+def told_name(scenario: str, weighing: Weighing) -> str:
+    """Under which a scenario with other weights stands in the run folder."""
+    return scenario if weighing.name == AS_STATED else f"{scenario} ({weighing.name})"
+
+
+def told_costs(
+    run: Run, cases: Sequence[Chosen], weighings: Sequence[Weighing]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What `judged_costs` would say, of policies that knew the weights."""
+    names = [p for p in run.policies(run.scenarios[0]) if all(p in run.policies(s) for s in run.scenarios)]
+    return {
+        weighing.name: {
+            name: {case.name: run.columns[told_name(case.name, weighing), name]["cost"] for case in cases}
+            for name in names
+        }
+        for weighing in weighings
+    }
+
+
+def write(path: Path, page: str, console: Console) -> int:
+    """Writes the report; returns the exit status."""
+    report = path / "report.md"
+    report.write_text(page, "utf-8")
+    console.print(f"Report: [bold]{report}[/bold]", highlight=False)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    sys.path.insert(0, os.getcwd())  # where --policies module:object is looked for first
+    options: Options = tyro.cli(
+        Options,
+        args=arguments,
+        prog="python -m experiments.ablate",
+        description=__doc__,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+    )
+    command = shlex.join(["python", "-m", "experiments.ablate", *arguments])
+    return exit_status(lambda: ablate(options, command, console))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
