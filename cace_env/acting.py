@@ -14,12 +14,13 @@ from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
 from cace_env.evaluation import case_of, contestant_of
 from cace_env.fleet_env import FleetEnv
+from cace_env.guard import Guarded
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import LEGAL
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
-from cace_env.python_policies import Scorer, action_by_scores
+from cace_env.python_policies import PythonPolicy, python_action
 from cace_env.simulator import new_scratch
 from cace_env.tables import FOREVER
 
@@ -41,7 +42,8 @@ class Actor:
     by a timer. Such a policy is refused, unless its choices are all that is wanted.
 
     Args:
-        policy: as for `evaluate`; all but "no-swapping". In `Swap-v0` it may have an order ("wsjf+cace").
+        policy: as for `evaluate`; all but "no-swapping" and those under guard. In `Swap-v0` it may have an order
+            ("wsjf+cace").
         env: an `EvictionEnv` or a `SwapEnv`, wrapped or not.
         choices_only: leave out keep-alive, count limit and timer of a policy that has one.
 
@@ -50,15 +52,17 @@ class Actor:
     """
 
     def __init__(
-        self, policy: str | Policy | Scorer, env: gymnasium.Env[Any, Any], *, choices_only: bool = False
+        self, policy: str | Policy | PythonPolicy, env: gymnasium.Env[Any, Any], *, choices_only: bool = False
     ) -> None:
         contestant = contestant_of(policy)
         if not isinstance(env.unwrapped, FleetEnv):
             raise ConfigError(f"a policy can act in an EvictionEnv or a SwapEnv, and {env.unwrapped!r} is none")
         if not contestant.swaps:
             raise ConfigError(f"{contestant.name!r} is a fleet with room for everything, not a policy that could act")
+        if isinstance(contestant.policy, Guarded):
+            raise ConfigError(f"{contestant.name!r} is under guard, which is for whole episodes; name it without")
         self.name = contestant.name
-        self.policy = contestant.policy
+        self.policy: Policy | PythonPolicy = contestant.policy
         self._env = env.unwrapped
         self._order = self.policy.order if isinstance(self.policy, Policy) else contestant.order
         if self._order is not None and self._env.PROTOCOL != "swap":
@@ -112,7 +116,7 @@ class Actor:
         """What to do now; 0, the no-op, where nothing is asked.
 
         Raises:
-            PolicyError: the Python policy failed, or returned what are not keep-scores.
+            PolicyError: the Python policy failed, or answered neither with keep-scores nor with a legal action.
             ConfigError: no `reset` before.
         """
         if self._thinking is None:
@@ -123,4 +127,6 @@ class Actor:
         rule, scratch = self._thinking
         if isinstance(self.policy, Policy):
             return int(pick(*simulator.arguments, rule, scratch))
-        return action_by_scores(self.name, self.policy, simulator, self._seed, rule)[0]
+        # In Eviction-v0 an environment may have fewer rows of pending models than there are models.
+        layout = None if hasattr(self.policy, "layout") else self._env.layout
+        return python_action(self.name, self.policy, simulator, self._seed, rule, layout)[0]

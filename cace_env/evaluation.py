@@ -1,7 +1,7 @@
 """Policies on scenarios: every policy meets the same requests for the same seed, so differences are the policy's.
 
 `evaluate` runs one policy; `run_seed` runs several on one draw of the requests; `Evaluation.gain_over` compares two
-policies, with an interval. Built-in policies run compiled, anybody's Python callable question by question.
+policies, with an interval. Built-in policies run compiled, anybody's Python policy question by question.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ import numpy.typing as npt
 
 from cace_env.clairvoyant import Future, without_swapping
 from cace_env.config import ConfigError
+from cace_env.guard import GUARDED, Guarded
 from cace_env.intervals import Gain, mean, paired_gain
 from cace_env.lower_bound import lower_bound
 from cace_env.metrics import METRICS, episode_metrics, ttft_histogram
 from cace_env.orders import JOINT, Order, split_order
+from cace_env.player import Player
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
 from cace_env.python_policies import PolicyError as PolicyError
-from cace_env.python_policies import Scorer, action_by_scores
+from cace_env.python_policies import PythonPolicy, acts
 from cace_env.scenarios import Scenario, Split, load_scenario, seeds
-from cace_env.simulator import Limits, Simulator
+from cace_env.simulator import Simulator
 from cace_env.tables import PROTOCOLS, FleetTables
 from cace_env.workload import Workload
 
@@ -55,17 +57,23 @@ class Contestant:
     """A policy with the name under which its results stand."""
 
     name: str
-    policy: Policy | Scorer
+    policy: Policy | PythonPolicy | Guarded
     order: Order | None = None  # of a Python policy that has none itself, where Swap-v0 asks for one; None = fifo
     swaps: bool = True  # False: on a fleet with room for everything, where no policy is asked ("no-swapping")
     # A Python policy may keep a state and holds the interpreter anyway: one episode of it at a time.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
+    @property
+    def built_in(self) -> Policy | None:
+        """The built-in policy, under guard or not; None of a Python policy."""
+        inner = self.policy.policy if isinstance(self.policy, Guarded) else self.policy
+        return inner if isinstance(inner, Policy) else None
+
 
 class SeedResult(NamedTuple):
     """One policy on the requests of one seed."""
 
-    row: dict[str, Any]  # policy, scenario, label, seed, decision_us, lower_bound, then every name of METRICS
+    row: dict[str, Any]  # policy, scenario, label, seed, decision_us, lower_bound, of a guard, every name of METRICS
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
 
     @property
@@ -146,7 +154,7 @@ def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray) -> Gain:
 
 
 def evaluate(
-    policy: str | Policy | Scorer,
+    policy: str | Policy | PythonPolicy | Guarded,
     scenario: str | Path | Mapping[str, Any] | Scenario | Case = "default",
     seeds: str | Iterable[int] = "test",
     *,
@@ -161,7 +169,10 @@ def evaluate(
             a `Policy`, "package.module:object", or a callable `f(features (S, F), legal (S,)) -> keep-scores (S,)`:
             the legal slot with the lowest score is evicted, ties go to the least recently used, then to the lowest
             slot. Where it has a method `reset(seed)`, that is called before every episode.
-            `cace_env.observation.SLOT` finds the features' columns by name.
+            `cace_env.observation.SLOT` finds the features' columns by name. Or an object with a method
+            `act(observation (layout.size,), action_mask (actions,)) -> action`: what an agent sees in the environment
+            of the scenario, and answers (`cace_env.python_policies.Acting`). "guarded:NAME" puts any of them under the
+            guard of `cace_env.guard`.
         scenario: anything `load_scenario` takes, or a `Case`.
         seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
         protocol: "eviction" or "swap", as for `case_of`. In Swap-v0 a built-in policy goes with an order ("wsjf+cace";
@@ -173,7 +184,7 @@ def evaluate(
 
     Raises:
         ConfigError: an unknown policy or scenario, a policy that cannot run on this fleet, or no seeds.
-        PolicyError: the Python policy failed, or returned what are not keep-scores.
+        PolicyError: the Python policy failed, or answered neither with keep-scores nor with a legal action.
     """
     contestant, case, numbers = contestant_of(policy), case_of(scenario, protocol), seed_list(seeds)
     results: list[SeedResult] = []
@@ -213,17 +224,24 @@ def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol
     return Case(loaded.name, tables, loaded.workload, None if loaded.trace is not None else loaded.workload)
 
 
-def contestant_of(policy: str | Policy | Scorer | Contestant) -> Contestant:
+def contestant_of(policy: str | Policy | PythonPolicy | Guarded | Contestant) -> Contestant:
     """A policy under its name: its own, that of the function, or that of the object's class.
 
     Raises:
-        ConfigError: no such policy or Python object, or something that cannot be called.
+        ConfigError: no such policy or Python object, or something that neither can be called nor acts.
     """
     if isinstance(policy, Contestant):
         return policy
+    if isinstance(policy, Guarded):
+        return Contestant(policy.name, policy, policy.order)
     if isinstance(policy, str):
         if policy == NO_SWAPPING:
             return Contestant(NO_SWAPPING, find_policy("lru"), swaps=False)
+        if policy.startswith(GUARDED):
+            inner = contestant_of(policy.removeprefix(GUARDED))
+            if not inner.swaps or isinstance(inner.policy, Guarded):
+                raise ConfigError(f"{policy!r}: {inner.name!r} is no policy that a guard could stand behind")
+            return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)
         if ":" not in victims or victims.startswith("cace:"):
             return Contestant(policy, find_policy(policy))
@@ -261,12 +279,12 @@ def _imported(address: str) -> Any:
         ) from error
 
 
-def _checked(policy: Any, shown: str) -> Policy | Scorer:
-    if isinstance(policy, Policy) or callable(policy):
-        return cast(Policy | Scorer, policy)
+def _checked(policy: Any, shown: str) -> Policy | PythonPolicy:
+    if isinstance(policy, Policy) or callable(policy) or acts(policy):
+        return cast(Policy | PythonPolicy, policy)
     raise ConfigError(
-        f"policy {shown} is a {type(policy).__name__}; it has to be a name, a Policy or a callable "
-        "f(features, legal) -> keep-scores"
+        f"policy {shown} is a {type(policy).__name__}; it has to be a name, a Policy, a callable "
+        "f(features, legal) -> keep-scores, or an object with a method act(observation, action_mask) -> action"
     )
 
 
@@ -309,8 +327,10 @@ def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[S
     for contestant in contestants:
         if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
             future = Future.of(case.tables, workload)
-        simulator, thought_s = run_episode(contestant, case, workload, seed, future=future)
-        results.append(seed_result(contestant.name, case, workload, seed, simulator, bound, thought_s=thought_s))
+        simulator, thought_s, fallbacks = _play(contestant, case, workload, seed, future, False)
+        result = seed_result(contestant.name, case, workload, seed, simulator, bound, thought_s=thought_s)
+        result.row.update(fallbacks)
+        results.append(result)
     return results
 
 
@@ -366,6 +386,14 @@ def run_episode(
     Raises:
         ConfigError, PolicyError: as `evaluate`.
     """
+    simulator, thought_s, _ = _play(contestant, case, workload, seed, future, trace)
+    return simulator, thought_s
+
+
+def _play(
+    contestant: Contestant, case: Case, workload: Workload, seed: int, future: Future | None, trace: bool
+) -> tuple[Simulator, float, dict[str, float]]:
+    """`run_episode`, and what a guard has to say of the episode: columns of a row."""
     policy = contestant.policy
     tables = case.tables if contestant.swaps else without_swapping(case.tables)
     if isinstance(policy, Policy):
@@ -374,29 +402,22 @@ def run_episode(
         rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.training)
         simulator = Simulator(tables, trace=trace)
         simulator.run(workload, rule)
-        return simulator, 0.0
+        return simulator, 0.0, {}
     with contestant.lock:
-        return _run_python(contestant, policy, tables, workload, seed, trace)
+        if isinstance(policy, Guarded):
+            limits = policy.begin(tables, workload, seed, future=future, training=case.training)
+            simulator, thought_s = _asked(policy, Simulator(tables, limits, trace), workload)
+            return simulator, thought_s, policy.columns()
+        player = Player(contestant.name, policy, tables, workload, seed, order=contestant.order)
+        return *_asked(player, Simulator(tables, player.limits, trace), workload), {}
 
 
-def _run_python(
-    contestant: Contestant, policy: Scorer, tables: FleetTables, workload: Workload, seed: int, trace: bool
-) -> tuple[Simulator, float]:
-    """An episode under a Python policy, question by question."""
-    if contestant.order is not None and tables.protocol != "swap":
-        raise ConfigError(
-            f"policy {contestant.name!r} has an order, and Eviction-v0 asks for none; run it in Swap-v0, or name the "
-            "policy without it"
-        )
-    # Its order, with the timer of its patience; the victims of this rule are never asked for.
-    rule = rule_of(replace(find_policy("lru"), order=contestant.order), tables)
-    simulator = Simulator(tables, Limits(patience_us=int(rule.limits[-1])), trace=trace)
-    if callable(reset := getattr(policy, "reset", None)):
-        reset(seed)
+def _asked(player: Player | Guarded, simulator: Simulator, workload: Workload) -> tuple[Simulator, float]:
+    """An episode played question by question."""
     thought_s = 0.0
     asked = simulator.reset(workload)
     while asked:
-        action, seconds = action_by_scores(contestant.name, policy, simulator, seed, rule)
+        action, seconds = player.answer(simulator)
         thought_s += seconds
         asked = simulator.answer(action)
     return simulator, thought_s

@@ -1,30 +1,174 @@
-"""Python policies: what somebody's callable is asked, and what becomes of its answer.
+"""Python policies: what somebody's object is asked, and what becomes of its answer.
 
-A policy `f(features (S, F), legal (S,)) -> keep-scores (S,)` chooses victims; where it has a method `order`, that
-chooses which model to load (Swap-v0).
+There are two kinds:
+
+- Scorers see features in physical units: `f(features (S, F), legal (S,)) -> keep-scores (S,)` chooses victims; where it
+  has a method `order`, that chooses which model to load (Swap-v0).
+- Those with a method `act(observation, action_mask) -> action` see what an agent sees in the environment of the
+  scenario, and answer as it does: any trained model.
 """
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, SupportsIndex, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.config import ConfigError
 from cace_env.kernel.pick import pick, read_victims
 from cace_env.kernel.rules import Rule
-from cace_env.observation import SLOT
+from cace_env.observation import SLOT, Float32Array, ObservationLayout
 from cace_env.simulator import Simulator, new_scratch
 from cace_env.tables import NONE
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+Int8Array = npt.NDArray[np.int8]
 Scorer = Callable[[FloatArray, BoolArray], npt.ArrayLike]  # (features (S, F), legal (S,)) -> keep-scores (S,)
+
+
+class Acting(Protocol):
+    """A policy that sees what an agent sees.
+
+    `act(observation (layout.size,) float32, action_mask (actions,) int8) -> action`, the number of a legal action; both
+    as the environment of the scenario gives them. An attribute `layout` (an `ObservationLayout`) asks for more rows
+    than the fleet needs, as `max_slots` and `max_pending` of an environment do: a network that takes a fixed number of
+    inputs then plays fleets of several sizes.
+    """
+
+    def act(self, observation: Float32Array, action_mask: Int8Array, /) -> SupportsIndex: ...
+
+
+PythonPolicy = Scorer | Acting
 
 
 class PolicyError(RuntimeError):
     """A Python policy failed or answered nonsense; the message names policy, seed and decision."""
+
+
+class View(NamedTuple):
+    """What an agent sees at a question, and may do."""
+
+    observation: Float32Array  # (layout.size,)
+    action_mask: Int8Array  # (S,); in Swap-v0 (S + K + 1,)
+
+
+def acts(policy: Any) -> TypeGuard[Acting]:
+    """Whether a Python policy answers with actions; one that could do both is asked for them."""
+    return callable(getattr(policy, "act", None))
+
+
+@lru_cache(maxsize=32)
+def _layout(slots: int, pending: int) -> ObservationLayout:
+    return ObservationLayout(slots, pending)
+
+
+def layout_for(policy: Any, simulator: Simulator) -> ObservationLayout:
+    """What an acting policy sees of a fleet: its own layout, or the least that holds the fleet.
+
+    Raises:
+        ConfigError: its own layout is too small for the fleet, or none.
+    """
+    slots, models = simulator.max_slots, simulator.tables.num_models
+    own = getattr(policy, "layout", None)
+    if own is None:
+        return _layout(slots, models)
+    if not isinstance(own, ObservationLayout):
+        raise ConfigError(f"the policy's attribute layout is {own!r}; it has to be an ObservationLayout, or missing")
+    least = models if simulator.tables.protocol == "swap" else 0
+    if own.max_slots < slots or own.max_pending < least:
+        raise ConfigError(
+            f"the policy's layout has {own.max_slots} slots and {own.max_pending} pending rows; this fleet needs "
+            f"{slots} and {least} at least"
+        )
+    return own
+
+
+def view(simulator: Simulator, layout: ObservationLayout) -> View:
+    """Observation and mask at the open question; rows that the fleet has not are zero."""
+    slots, legal = simulator.max_slots, simulator.state.legal
+    seen = simulator.observation(_layout(slots, layout.max_pending))
+    observation = np.zeros(layout.size, dtype=np.float32)
+    observation[: slots * (layout.slots_end // layout.max_slots)] = seen[: _layout(slots, 0).slots_end]
+    observation[layout.slots_end :] = seen[_layout(slots, 0).slots_end :]
+    swap = simulator.tables.protocol == "swap"
+    mask = np.zeros(layout.max_slots + (layout.max_pending + 1 if swap else 0), dtype=np.int8)
+    mask[:slots] = legal[:slots]
+    if swap:
+        models = len(legal) - slots - 1
+        mask[layout.max_slots : layout.max_slots + models] = legal[slots:-1]
+        mask[-1] = legal[-1]
+    return View(observation, mask)
+
+
+def python_action(
+    name: str,
+    policy: PythonPolicy,
+    simulator: Simulator,
+    seed: int,
+    rule: Rule,
+    layout: ObservationLayout | None = None,
+) -> tuple[int, float]:
+    """What a Python policy does at the open question, and the seconds that it thought.
+
+    Args:
+        name: stands in errors, as `seed` does.
+        policy: one that acts, or a scorer.
+        simulator: with an open question.
+        seed: of the episode.
+        rule: has the order of a scorer that has none itself (`action_by_scores`).
+        layout: of what an acting policy sees; by default that of `layout_for`.
+
+    Raises:
+        PolicyError: it failed, or its answer is no legal action, or no scores.
+    """
+    if not acts(policy):
+        return action_by_scores(name, policy, simulator, seed, rule)  # type: ignore[arg-type]
+    layout = layout or layout_for(policy, simulator)
+    seen = view(simulator, layout)
+    mask = seen.action_mask.copy()  # the policy may do with its own what it likes
+    where = _where(name, simulator, seed)
+    began = time.perf_counter()
+    try:
+        answer = policy.act(*seen)
+    except Exception as error:
+        raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
+    thought_s = time.perf_counter() - began
+    action = _legal_action(answer, mask, where)
+    if action < layout.max_slots:
+        return action, thought_s
+    if action == len(mask) - 1:
+        return len(simulator.state.legal) - 1, thought_s
+    return simulator.max_slots + action - layout.max_slots, thought_s
+
+
+def _legal_action(answer: Any, mask: Int8Array, where: str) -> int:
+    """An answer as the number of a legal action.
+
+    Raises:
+        PolicyError: it is none.
+    """
+    wanted = f"it has to be the number of one legal action, now one of {np.flatnonzero(mask).tolist()}"
+    try:
+        action = operator.index(answer)
+    except TypeError:
+        hint = "; of what SB3's predict returns give the first" if isinstance(answer, tuple) else ""
+        shape = f" of shape {answer.shape}" if isinstance(answer, np.ndarray) else ""
+        raise PolicyError(
+            f"{where}: the answer {answer!r} is a {type(answer).__name__}{shape}; {wanted}{hint}"
+        ) from None
+    if not 0 <= action < len(mask) or not mask[action]:
+        raise PolicyError(f"{where}: the answer {action} is not legal; {wanted}")
+    return action
+
+
+def _where(name: str, simulator: Simulator, seed: int) -> str:
+    return f"policy {name!r}, seed {seed}, decision {simulator.question.decision}"
 
 
 def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int, rule: Rule) -> tuple[int, float]:
@@ -38,7 +182,7 @@ def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int,
         PolicyError: it failed, or returned what are not scores; the message names it by `name` and `seed`.
     """
     question = simulator.question
-    where = f"policy {name!r}, seed {seed}, decision {question.decision}"
+    where = _where(name, simulator, seed)
     own_order = getattr(policy, "order", None)
     slots, models = simulator.max_slots, simulator.tables.num_models
     if question.target == NONE:

@@ -11,7 +11,6 @@ import numpy as np
 
 from cace_env.config import ConfigError, parse
 from cace_env.evaluation import Case, Contestant, case_of, run_episode
-from cace_env.policies import Policy
 from cace_env.scenarios import Scenario
 from cace_env.tables import FOREVER, TASKS, FleetTables
 from cace_env.traces import TraceConfig, load_config
@@ -75,8 +74,8 @@ def prepare(
 
 def unable(contestant: Contestant, case: Case) -> str | None:
     """Why a contestant cannot run on a case; None if it can."""
-    policy = contestant.policy
-    if not isinstance(policy, Policy) or not contestant.swaps:
+    policy = contestant.built_in
+    if policy is None or not contestant.swaps:
         return None
     if policy.order is not None and case.tables.protocol != SWAP:
         return f"policy {policy.name!r} has an order, and Eviction-v0 asks for none"

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING, Contestant, contestant_of
+from cace_env.guard import Guarded
 from cace_env.orders import JOINT, ORDERS, Order
-from cace_env.policies import CLAIRVOYANT, GROUPS, POLICIES, Policy
+from cace_env.policies import CLAIRVOYANT, GROUPS, POLICIES
 from experiments.run_folder import BASELINE
 
 EVICTION: Final = "eviction"
@@ -56,7 +57,7 @@ def able(contestants: Iterable[Contestant], protocol: str) -> list[Contestant]:
 
 def order_of(contestant: Contestant) -> Order | None:
     """The order that a policy was given; None where it has none, and goes by `fifo`."""
-    return contestant.policy.order if isinstance(contestant.policy, Policy) else contestant.order
+    return contestant.built_in.order if contestant.built_in is not None else contestant.order
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -76,8 +77,12 @@ def about_policy(contestant: Contestant) -> dict[str, Any]:
     if not contestant.swaps:
         return {"group": "No swapping", "description": WITHOUT_SWAPPING}
     order = order_of(contestant)
-    if isinstance(contestant.policy, Policy):
-        group, evicts = contestant.policy.group, contestant.policy.description
+    built_in = contestant.built_in
+    if isinstance(contestant.policy, Guarded):
+        inner = about_policy(Contestant(contestant.name, contestant.policy.policy, contestant.order))
+        return {**inner, "description": f"under guard: {inner['description']}"}
+    if built_in is not None:
+        group, evicts = built_in.group, built_in.description
         group = group if group in GROUPS else OWN
         if order is None:
             return {"group": group, "description": evicts}

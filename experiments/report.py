@@ -16,6 +16,7 @@ from cace_env.markdown import table
 from cace_env.scores import REFERENCE
 from experiments.command_line import exit_status
 from experiments.contrasts import gain_table
+from experiments.guard_table import GUARDS, guard_table
 from experiments.lineup import ORDERED
 from experiments.plots import draw
 from experiments.report_text import ASKED, CAVEATS, HOW_TO_READ, SCORES, WHAT_THIS_IS, WHERE_FROM
@@ -102,6 +103,8 @@ def page(run: Run, pictures: Pictures) -> str:
             gain_table(run, "longest_wait_s"),
         ]
     parts += ["## All policies, all scenarios", _matrix(run)]
+    if guard_table(run):
+        parts += ["## Guards", GUARDS, guard_table(run)]
     for scenario in run.scenarios:
         parts += _scenario(run, scenario, pictures[scenario])
     parts += ["## What to keep in mind", CAVEATS, "## How to get these numbers again", _again(run)]

@@ -29,13 +29,15 @@ import numpy.typing as npt
 import cace_env
 from cace_env.config import ConfigError
 from cace_env.evaluation import SeedResult, metric_gain
+from cace_env.guard import REASONS
 from cace_env.intervals import Gain, mean
 from cace_env.metrics import METRICS, TTFT_EDGES_S
 from cace_env.tables import TASKS
 
 FloatArray = npt.NDArray[np.float64]
 
-BESIDE: Final = ("decision_us", "lower_bound")  # columns that are no metrics
+FALLBACKS: Final = {f"fallback_{reason}": reason for reason in REASONS}  # decisions that a guard took over
+BESIDE: Final = ("decision_us", "lower_bound", *FALLBACKS)  # columns that are no metrics
 KEYS: Final = ("scenario", "policy", "label", "seed", *BESIDE)
 ROWS_HEADER: Final = (*KEYS, *METRICS)
 TTFT_HEADER: Final = ("scenario", "policy", "task", "from_s", "to_s", "requests")
@@ -89,7 +91,7 @@ class RunFolder:
         path = self.path / "rows.csv"
         fresh = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ROWS_HEADER)
+            writer = csv.DictWriter(file, ROWS_HEADER, restval="nan")
             if fresh:
                 writer.writeheader()
             for result in results:

@@ -25,7 +25,6 @@ import cace_env
 from cace_env.config import ConfigError
 from cace_env.evaluation import Case, Contestant, contestant_of, in_order, run_seed, seed_list
 from cace_env.lower_bound import lower_bound
-from cace_env.policies import Policy
 from cace_env.results import (
     Header,
     Results,
@@ -88,10 +87,10 @@ def header_of(options: argparse.Namespace, suite: Suite, contestant: Contestant,
     Raises:
         ConfigError: somebody's own policy that does not say what it was fitted to, or where its code is.
     """
-    policy = contestant.policy
+    policy = contestant.built_in
     git = surroundings()["git"]
     known = {"trained_on": options.trained_on, "code": options.code}
-    if isinstance(policy, Policy):
+    if policy is not None:
         known["trained_on"] = known["trained_on"] or ("requests of training seeds" if policy.trained else "nothing")
         commit = f", commit {git['commit'][:12]}" if git else ""
         known["code"] = known["code"] or f"cace-env {cace_env.__version__}{commit}"
@@ -106,7 +105,7 @@ def header_of(options: argparse.Namespace, suite: Suite, contestant: Contestant,
         suite=suite.version,
         policy=contestant.name,
         description=options.description or about_policy(contestant)["description"],
-        clairvoyant=isinstance(policy, Policy) and policy.clairvoyant,
+        clairvoyant=policy is not None and policy.clairvoyant,
         trained_on=known["trained_on"],
         simulated_requests=options.simulated_requests,
         code=known["code"],

@@ -8,12 +8,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from cace_env import evaluate
 from cace_env.acting import Actor
 from cace_env.config import ConfigError
-from cace_env.env import EvictionEnv
-from cace_env.evaluation import PolicyError
-from cace_env.observation import SLOT
+from cace_env.env import EvictionEnv, SwapEnv
+from cace_env.evaluation import PolicyError, evaluate
+from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
 from cace_env.policies import POLICIES
 from tests.test_env import first_legal, roomy, short
 
@@ -129,3 +128,117 @@ def test_a_python_policy_that_fails_is_named_with_seed_and_decision() -> None:
     actor.reset(1)
     with pytest.raises(PolicyError, match="policy 'broken', seed 1, decision 0: ZeroDivisionError: no idea"):
         actor.act()
+
+
+class Longest:
+    """Acts as LRU does, and loads whom somebody has waited for longest, from the observation alone."""
+
+    def __init__(self, layout: ObservationLayout) -> None:
+        self.layout = layout
+        self.seen: list[np.ndarray] = []
+
+    def act(self, observation: np.ndarray, action_mask: np.ndarray) -> int:
+        self.seen.append(observation.copy())
+        blocks = self.layout.split(observation)
+        slots = self.layout.max_slots
+        scores = blocks.slots[:, SLOT.since_use_s]
+        if len(action_mask) > slots:
+            waited = blocks.pending[:, PENDING.oldest_wait_s] - 100 * (1 - blocks.pending[:, PENDING.idle_suffices])
+            scores = np.concatenate([scores, waited, [-50.0]])
+            assert action_mask[-1] == blocks.context[CONTEXT.wait_legal]
+        assert (action_mask[:slots] == blocks.slots[:, SLOT.legal]).all()
+        action = int(np.where(action_mask == 1, scores, -np.inf).argmax())
+        action_mask[:] = observation[:1] = 0  # its own: nobody else sees what becomes of them
+        return action
+
+
+@pytest.mark.parametrize("kind", [EvictionEnv, SwapEnv])
+@pytest.mark.parametrize("more", [{}, {"max_slots": 40, "max_pending": 20}], ids=["as many rows as needed", "more"])
+def test_a_policy_that_acts_sees_in_evaluate_what_it_sees_in_the_environment(kind: Any, more: dict[str, int]) -> None:
+    env = kind(short("mixed-gpus", requests=300), **more)
+    mine, theirs = Longest(env.layout), Longest(env.layout)
+    observation, info = env.reset(seed=3)
+    over = False
+    while not over:
+        action = mine.act(observation, info["action_mask"])
+        observation, _, terminated, truncated, info = env.step(action)
+        over = terminated or truncated
+    row = evaluate(theirs, env.scenario, [3], protocol=env.PROTOCOL).rows[0]
+    assert row["cost"] == info["episode_metrics"]["cost"]
+    assert row["decisions"] == len(mine.seen) > 10
+    assert row["decision_us"] > 0
+    np.testing.assert_array_equal(mine.seen, theirs.seen)
+
+
+class Answers:
+    """Answers with anything."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def act(self, observation: np.ndarray, action_mask: np.ndarray) -> Any:
+        return self.answer(action_mask) if callable(self.answer) else self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda mask: int(mask.argmin()), r"the answer \d+ is not legal; it has to be the number of one legal action"),
+        (-1, "the answer -1 is not legal"),
+        (999, "the answer 999 is not legal"),
+        (np.nan, "the answer nan is a float; it has to be the number of one legal action, now one of"),
+        (3.0, "the answer 3.0 is a float"),
+        (None, "the answer None is a NoneType"),
+        (np.zeros(4), r"is a ndarray of shape \(4,\)"),
+        ((np.int64(0), None), "is a tuple; .*of what SB3's predict returns give the first"),
+        (lambda mask: 1 / 0, "ZeroDivisionError: division by zero"),
+    ],
+    ids=["illegal", "negative", "too large", "NaN", "float", "None", "array", "tuple", "exception"],
+)
+def test_what_is_no_legal_action_is_said_with_policy_seed_and_decision(answer: Any, said: str) -> None:
+    with pytest.raises(PolicyError, match=f"policy 'Answers', seed 7, decision 0: .*{said}"):
+        evaluate(Answers(answer), short(), [7])
+
+
+@pytest.mark.parametrize("number", [int, np.int64, np.uint8, np.array, lambda n: np.array(n, dtype=np.int8)])
+def test_any_whole_number_is_an_action(number: Any) -> None:
+    row = evaluate(Answers(lambda mask: number(int(mask.argmax()))), short(), [7]).rows[0]
+    assert row["decisions"] > 5 and row["cost"] > 0
+
+
+def test_a_policy_that_acts_decides_the_order_itself_and_needs_room_for_the_fleet() -> None:
+    with pytest.raises(ConfigError, match="acts, so it says itself which model to load"):
+        evaluate(f"wsjf+{__name__}:SIMPLE", short(), [1], protocol="swap")
+    small = Longest(ObservationLayout(2, 1))
+    with pytest.raises(
+        ConfigError, match=r"layout has 2 slots and 1 pending rows; this fleet needs \d+ and 0 at least"
+    ):
+        evaluate(small, short(), [1])
+    with pytest.raises(
+        ConfigError, match=r"it has to be a name, a Policy, a callable .*, or an object with a method act"
+    ):
+        evaluate(object(), short(), [1])  # type: ignore[arg-type]
+
+
+SIMPLE = Answers(lambda mask: int(mask.argmax()))
+
+
+def test_a_policy_that_acts_is_found_by_its_address() -> None:
+    assert evaluate(f"{__name__}:SIMPLE", short(), [1]).policy == "SIMPLE"
+
+
+@pytest.mark.parametrize("kind", [EvictionEnv, SwapEnv])
+def test_an_actor_plays_a_policy_that_acts_as_evaluate_does(kind: Any) -> None:
+    env = kind(short("mixed-gpus", requests=300))
+    cost, actions = played(SIMPLE, env, 3)
+    row = evaluate(SIMPLE, env.scenario, [3], protocol=env.PROTOCOL).rows[0]
+    assert (cost, len(actions)) == (row["cost"], row["decisions"])
+    fewer_rows = kind(env.scenario, max_pending=2) if kind is EvictionEnv else kind(env.scenario, max_pending=30)
+    seen = Longest(fewer_rows.layout)
+    played(seen, fewer_rows, 3)
+    assert {len(observation) for observation in seen.seen} == {fewer_rows.layout.size}
+
+
+def test_a_guard_is_for_whole_episodes() -> None:
+    with pytest.raises(ConfigError, match="is under guard"):
+        Actor("guarded:lru", EvictionEnv(short()))

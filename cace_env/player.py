@@ -1,0 +1,81 @@
+"""A policy in one episode, asked question by question: what Python policies and guards have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cace_env.clairvoyant import Future
+from cace_env.config import ConfigError
+from cace_env.kernel.pick import pick
+from cace_env.kernel.rules import Scratch
+from cace_env.orders import Order
+from cace_env.policies import Policy, Training, rule_of
+from cace_env.policies import policy as find_policy
+from cace_env.python_policies import PythonPolicy, acts, python_action
+from cace_env.simulator import Limits, Simulator, new_scratch
+from cace_env.tables import FleetTables
+from cace_env.workload import Workload
+
+
+class Player:
+    """Answers the open question of a simulator, as its policy does.
+
+    Args:
+        name: stands in errors.
+        policy: a built-in one, or anybody's; one with a method `reset(seed)` is reset.
+        tables: the fleet.
+        workload: the requests, for policies that know the future.
+        seed: of the episode.
+        order: of a scorer that has none itself, in Swap-v0; None = fifo.
+        future: for clairvoyant policies; made here where it is needed and not given.
+        training: for policies that learn from training requests.
+
+    Raises:
+        ConfigError: a policy that cannot play on this fleet.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy | PythonPolicy,
+        tables: FleetTables,
+        workload: Workload,
+        seed: int,
+        *,
+        order: Order | None = None,
+        future: Future | None = None,
+        training: Training | None = None,
+    ) -> None:
+        self.name, self.policy, self.seed = name, policy, seed
+        self._scratch: Scratch | None = None  # made at the first question, which knows the number of slots
+        if isinstance(policy, Policy):
+            if policy.clairvoyant and future is None:
+                future = Future.of(tables, workload)
+            self._rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=training)
+            self.limits = policy.limits(tables)
+            return
+        if order is not None and acts(policy):
+            raise ConfigError(f"policy {name!r} acts, so it says itself which model to load; name it without an order")
+        if order is not None and tables.protocol != "swap":
+            raise ConfigError(
+                f"policy {name!r} has an order, and Eviction-v0 asks for none; run it in Swap-v0, or name the policy "
+                "without it"
+            )
+        # Its order, with the timer of its patience; the victims of this rule are never asked for.
+        self._rule = rule_of(replace(find_policy("lru"), order=order), tables)
+        self.limits = Limits(patience_us=int(self._rule.limits[-1]))
+        if callable(reset := getattr(policy, "reset", None)):
+            reset(seed)
+
+    def answer(self, simulator: Simulator) -> tuple[int, float]:
+        """What the policy does now, and the seconds that it thought if it is a Python policy.
+
+        Raises:
+            PolicyError: the Python policy failed, or answered nonsense.
+        """
+        if not isinstance(self.policy, Policy):
+            return python_action(self.name, self.policy, simulator, self.seed, self._rule)
+        if self._scratch is None:
+            scratch = new_scratch(simulator.max_slots, simulator.tables.num_models)
+            self._scratch = scratch._replace(next_pointer=self._rule.future_start[:-1].copy())
+        return int(pick(*simulator.arguments, self._rule, self._scratch)), 0.0
