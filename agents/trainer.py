@@ -63,39 +63,33 @@ class Trainer(Protocol):
 
 
 class Algorithm(NamedTuple):
-    """A way to train."""
+    """A way to train. Modules are loaded when it is chosen: torch is for those who use it."""
 
-    module: str  # loaded when the algorithm is chosen: torch is for those who use it
-    config: str  # its configuration there; has the keys algorithm, env, train_on and seed
-    trainer: str  # its `Trainer` there, made of a configuration
+    config: str  # "module:class" of its configuration, which has the keys algorithm, env, train_on and seed
+    trainer: str  # "module:class" of its `Trainer`, made of a configuration
     steps: int  # that a training takes by default
     unit: str  # what a step is
     description: str
 
 
-_SB3: Final = ("agents.sb3_trainer", "SB3Config", "SB3Trainer")
-_IMITATION: Final = ("agents.imitation", "ImitationConfig", "ImitationTrainer")
+_PPO: Final = ("agents.sb3_config:PPOConfig", "agents.sb3_trainer:SB3Trainer", 1_000_000, "decisions")
+_DQN: Final = ("agents.sb3_config:DQNConfig", "agents.sb3_trainer:SB3Trainer", 300_000, "decisions")
+_IMITATION: Final = ("agents.imitation:ImitationConfig", "agents.imitation:ImitationTrainer", 400_000, "decisions")
+_EVOLUTION: Final = ("agents.evolution:EvolutionTrainer", 6_000, "candidates")
 
 ALGORITHMS: Final[dict[str, Algorithm]] = {
     "linear": Algorithm(
-        *("agents.evolution", "LinearConfig", "EvolutionTrainer"),
-        *(6_000, "candidates", "a score that is linear in the named features, by CMA-ES"),
+        "agents.evolution:LinearConfig", *_EVOLUTION, "a score that is linear in the named features, by CMA-ES"
     ),
-    "cace": Algorithm(
-        *("agents.evolution", "CaceConfig", "EvolutionTrainer"),
-        *(6_000, "candidates", "tuned CACE: the weights of its terms by CMA-ES"),
-    ),
+    "cace": Algorithm("agents.evolution:CaceConfig", *_EVOLUTION, "tuned CACE: the weights of its terms, by CMA-ES"),
     "network": Algorithm(
-        *("agents.evolution", "NetworkConfig", "EvolutionTrainer"),
-        *(6_000, "candidates", "a whole network by an evolution strategy"),
+        "agents.evolution:NetworkConfig", *_EVOLUTION, "all weights of a network, by an evolution strategy"
     ),
-    "imitation": Algorithm(
-        *_IMITATION, 400_000, "decisions", "behaviour cloning of the clairvoyant reference, relabelled where it goes"
-    ),
-    "maskable-ppo": Algorithm(*_SB3, 1_000_000, "decisions", "PPO that never proposes an illegal action"),
-    "ppo": Algorithm(*_SB3, 1_000_000, "decisions", "PPO; its network masks itself"),
-    "dqn": Algorithm(*_SB3, 1_000_000, "decisions", "deep Q-learning; its network masks itself"),
-    "qrdqn": Algorithm(*_SB3, 1_000_000, "decisions", "quantile-regression DQN; its network masks itself"),
+    "imitation": Algorithm(*_IMITATION, "imitates the clairvoyant reference, also in states that the agent gets into"),
+    "maskable-ppo": Algorithm(*_PPO, "PPO that never proposes an illegal action"),
+    "ppo": Algorithm(*_PPO, "PPO whose network masks itself"),
+    "dqn": Algorithm(*_DQN, "deep Q-learning whose network masks itself"),
+    "qrdqn": Algorithm(*_DQN, "quantile-regression DQN whose network masks itself"),
 }
 DEFAULT_ALGORITHM: Final = "linear"  # needs no torch, and the smallest budget
 
@@ -162,11 +156,10 @@ def make_trainer(config: Frozen) -> Trainer:
 
 def _found(name: str, what: str) -> Any:
     """The configuration or the trainer of an algorithm."""
-    algorithm = algorithm_of(name)
+    module, _, attribute = getattr(algorithm_of(name), what).partition(":")
     try:
-        module = importlib.import_module(algorithm.module)
+        return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("agents", "cace_env"):
             raise
         raise ConfigError(f"algorithm {name!r} needs {error.name}, which is not installed; {EXTRA}") from error
-    return getattr(module, getattr(algorithm, what))
