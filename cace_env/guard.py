@@ -7,7 +7,7 @@
 It falls back
 
 - `input`: where a number of the observation is NaN, infinite, or out of the range that was seen in training
-  (`FeatureRanges`; without one, out of the bounds of the observation space);
+  (`cace_env.ranges`; without ranges, out of the bounds of the observation space);
 - `error`: where the policy raises, or answers with what is no legal action or no scores;
 - `late`: where it takes longer than `time_limit_s`. Python cannot stop it: its answer comes, and is thrown away;
 - `forecast`: while demand is not what its features foretold (`ForecastWatch`).
@@ -40,7 +40,7 @@ from cace_env.player import Player
 from cace_env.policies import Policy, Training
 from cace_env.policies import policy as find_policy
 from cace_env.python_policies import PolicyError, PythonPolicy, layout_for, view
-from cace_env.ranges import FeatureRanges, out_of_range, space_bounds
+from cace_env.ranges import Ranges, bounds_of, out_of_range
 from cace_env.simulator import Limits, Simulator
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
@@ -163,7 +163,7 @@ class Guarded:
         *,
         name: str | None = None,
         order: str | Order | None = None,
-        ranges: FeatureRanges | None = None,
+        ranges: Ranges | None = None,
         margin: float = 0.25,
         time_limit_s: float | None = None,
         forecast: ForecastWatch | None = DEFAULT_WATCH,
@@ -184,7 +184,7 @@ class Guarded:
         self.counts, self.trips = dict.fromkeys(REASONS, 0), dict.fromkeys(REASONS, 0)
         self.decisions = 0
         self.last: dict[str, str] = {}
-        self._bounds = space_bounds() if ranges is None else ranges.bounds(margin)
+        self._bounds = bounds_of(ranges or {}, margin)
         self._time_limit_s, self._forecast, self._hold, self._clock = time_limit_s, forecast, hold, clock
 
     def begin(

@@ -14,8 +14,8 @@ import yaml
 from cace_env.config import ConfigError
 from cace_env.evaluation import Case, case_of, contestant_of, evaluate
 from cace_env.guard import REASONS, ForecastError, ForecastWatch, Guarded
-from cace_env.observation import SLOT, SLOT_FEATURES, ObservationLayout
-from cace_env.ranges import FeatureRanges, out_of_range, space_bounds
+from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
+from cace_env.ranges import bounds_of, feature_ranges, out_of_range, space_bounds
 from cace_env.simulator import Simulator
 from tests.test_evaluation import SMALL, lru_in_python
 
@@ -158,12 +158,12 @@ def observations(case: Case, seeds: range) -> tuple[np.ndarray, ObservationLayou
 
 def test_a_guard_with_ranges_trusts_what_was_trained_on_and_nothing_else(small: Case):
     seen, layout = observations(small, range(3))
-    ranges = FeatureRanges.of(seen, layout)
-    assert FeatureRanges.model_validate_json(ranges.model_dump_json()) == ranges, "plain numbers, for an agent's card"
-    low, high = ranges.slots["freed_gb"]
+    ranges = feature_ranges(seen, layout)
+    assert len(ranges) == len(SLOT) + len(PENDING) + len(CONTEXT)
+    low, high = ranges["slot.freed_gb"]
     unpinned_gb = small.tables.need_bytes / 1e9
     assert unpinned_gb.min() - 0.01 <= low < high <= unpinned_gb.max() + 0.01, "physical units, occupied slots"
-    bounds = ranges.bounds(0.0)
+    bounds = bounds_of(ranges, 0.0)
     assert all(out_of_range(row, layout, bounds) is None for row in seen)
 
     at_home, elsewhere = Guarded("cace", ranges=ranges, margin=1.0), Guarded("cace", ranges=ranges)
@@ -174,15 +174,12 @@ def test_a_guard_with_ranges_trusts_what_was_trained_on_and_nothing_else(small: 
     assert "memory_gb is" in elsewhere.last["input"]
 
 
-def test_ranges_name_every_feature_and_ascend():
-    layout = ObservationLayout(2, 1)
-    ranges = FeatureRanges.of(np.zeros((1, layout.size), dtype=np.float32), layout)
-    content = ranges.model_dump()
-    with pytest.raises(ValueError, match="slots has an unknown feature 'vibes'"):
-        FeatureRanges(**content | {"slots": content["slots"] | {"vibes": (0.0, 1.0)}})
-    with pytest.raises(ValueError, match=r"'uses' is 2\.0 to 1\.0"):
-        FeatureRanges(**content | {"slots": content["slots"] | {"uses": (2.0, 1.0)}})
-    assert set(ranges.slots) == {feature.name for feature in SLOT_FEATURES}
+def test_ranges_of_no_feature_or_upside_down_are_refused():
+    with pytest.raises(ConfigError, match=r"no feature called 'slot\.use', did you mean 'slot\.uses"):
+        Guarded("lru", ranges={"slot.use": (0.0, 1.0)})
+    for ends in ((2.0, 1.0), (0.0, np.inf), (np.nan, 1.0)):
+        with pytest.raises(ConfigError, match=r"that of 'slot\.uses' is .*; it has to be finite and ascend"):
+            Guarded("lru", ranges={"slot.uses": ends})
 
 
 def test_what_an_environment_shows_is_within_the_bounds_of_its_space(small: Case):
