@@ -158,9 +158,9 @@ def evaluate(
 
     Args:
         policy: a name of `cace_env.policies.POLICIES` or "no-swapping", "cace:FILE.yaml" (CACE with other weights),
-            a `Policy`, "package.module:object", or a callable `f(features (S, F), legal (S,)) -> keep-scores (S,)`:
-            the legal slot with the lowest score is evicted, ties go to the least recently used, then to the lowest
-            slot. Where it has a method `reset(seed)`, that is called before every episode.
+            "agent:FOLDER" (a trained agent), a `Policy`, "package.module:object", or a callable
+            `f(features (S, F), legal (S,)) -> keep-scores (S,)`: the legal slot with the
+            lowest score is evicted, ties go to the least recently used, then to the lowest slot. Where it has a method `reset(seed)`, that is called before every episode.
             `cace_env.observation.SLOT` finds the features' columns by name.
         scenario: anything `load_scenario` takes, or a `Case`.
         seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
@@ -225,7 +225,7 @@ def contestant_of(policy: str | Policy | Scorer | Contestant) -> Contestant:
         if policy == NO_SWAPPING:
             return Contestant(NO_SWAPPING, find_policy("lru"), swaps=False)
         order, victims = split_order(policy)
-        if ":" not in victims or victims.startswith("cace:"):
+        if ":" not in victims or victims.startswith(("cace:", "agent:")):
             return Contestant(policy, find_policy(policy))
         found = _checked(_imported(victims), victims)
         prefix = f"{order.name}{JOINT}" if order is not None else ""

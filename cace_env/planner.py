@@ -28,9 +28,9 @@ from cace_env.kernel import state as layout
 from cace_env.kernel.plan import Game, Plan, Search
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import Int64Array
+from cace_env.network import largest
 from cace_env.orders import JOINT, ORDERS
 from cace_env.policies import POLICIES, policy, rule_of
-from cace_env.network import largest
 from cace_env.simulator import Simulator, new_scratch
 from cace_env.tables import NONE, FleetTables
 from cace_env.workload import Workload

@@ -156,6 +156,8 @@ def rule_of(
             f"policy {policy.name!r} needs the demand of training seeds: pass training=scenario.workload; a log has "
             "none apart from the requests under test, so leave the policy out there"
         )
+    if policy.network is not None and policy.network.protocol == "swap" and tables.protocol != "swap":
+        raise ConfigError(f"policy {policy.name!r} was trained for Swap-v0; this is Eviction-v0")
     if policy.order is not None and tables.protocol != "swap":
         raise ConfigError(
             f"policy {policy.name!r} has the order {policy.order.name!r}, and Eviction-v0 asks for none; run it in "

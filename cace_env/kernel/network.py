@@ -93,9 +93,10 @@ def activated(weights: Array, values: Array) -> float:
 
 @inner
 def encode(
-    inputs: Array, first: int, width: int, rows: int, weights: Array, hidden: int, shared: Array, out: Array, mean: Array
+    inputs: Array, first: int, width: int, rows: int, weights: Array, shared: Array, out: Array, mean: Array
 ) -> None:
     """Hidden units of a block's rows that are there, `out` (rows * H,), and their mean; the first feature tells."""
+    hidden = len(mean)
     count = 0
     for h in range(hidden):
         mean[h] = 0.0
@@ -135,17 +136,15 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
     if hidden > 0:
         copy(net.slot_in, NUM_SLOT_INPUTS * hidden, shared)
         for k in range(models):
-            pending = observation[pending_at + k * NUM_PENDING_FEATURES : pending_at + (k + 1) * NUM_PENDING_FEATURES]
+            row = pending_at + k * NUM_PENDING_FEATURES
+            pending = observation[row : row + NUM_PENDING_FEATURES]
             if pending[P_TARGET] != 0.0:
                 add_inputs(net.slot_in, NUM_SLOT_FEATURES, pending, hidden, shared)
         add_inputs(net.slot_in, NUM_SLOT_FEATURES + NUM_PENDING_FEATURES, context, hidden, shared)
-        encode(observation, 0, NUM_SLOT_FEATURES, slots, net.slot_in, hidden, shared, slot_units, of_slots)
+        encode(observation, 0, NUM_SLOT_FEATURES, slots, net.slot_in, shared, slot_units, of_slots)
         copy(net.pending_in, NUM_PENDING_INPUTS * hidden, shared)
         add_inputs(net.pending_in, NUM_PENDING_FEATURES, context, hidden, shared)
-        encode(
-            observation, pending_at, NUM_PENDING_FEATURES, models, net.pending_in, hidden, shared, pending_units,
-            of_pending,
-        )  # fmt: skip
+        encode(observation, pending_at, NUM_PENDING_FEATURES, models, net.pending_in, shared, pending_units, of_pending)
         mix = net.pending_mix if ordering else net.slot_mix
         copy(mix, 3 * hidden * hidden, shared)
         add_inputs(mix, hidden, pooled, hidden, shared)
@@ -157,9 +156,11 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
             continue
         i = action - first
         if ordering:
-            score = weighted(net.pending_linear, observation[pending_at + i * NUM_PENDING_FEATURES : pending_at + (i + 1) * NUM_PENDING_FEATURES])
+            row = pending_at + i * NUM_PENDING_FEATURES
+            score = weighted(net.pending_linear, observation[row : row + NUM_PENDING_FEATURES])
         else:
-            score = weighted(net.slot_linear, observation[i * NUM_SLOT_FEATURES : (i + 1) * NUM_SLOT_FEATURES])
+            row = i * NUM_SLOT_FEATURES
+            score = weighted(net.slot_linear, observation[row : row + NUM_SLOT_FEATURES])
         if hidden > 0:
             copy(shared, 0, unit)
             add_inputs(mix, 0, (pending_units if ordering else slot_units)[i * hidden : (i + 1) * hidden], hidden, unit)

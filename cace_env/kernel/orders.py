@@ -13,8 +13,8 @@ import numpy as np
 
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.features import SECONDS, fastest_load_us
-from cace_env.kernel.placement import IDLE_ONLY, NOBODY, room_without, would_fit
 from cace_env.kernel.network import choose
+from cace_env.kernel.placement import IDLE_ONLY, NOBODY, room_without, would_fit
 from cace_env.kernel.rules import NETWORK, Rule, Scratch, pick_slot
 from cace_env.kernel.state import (
     CLOCK,

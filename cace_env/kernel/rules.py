@@ -23,9 +23,11 @@ from cace_env.kernel.features import (
     F_SINCE_USE_S,
     F_USES_SINCE_LOAD,
     F_WINDOW_REQUESTS,
+    F_WORTH,
     demand_features,
     missing_bytes,
     place_features,
+    target_features,
 )  # fmt: skip
 from cace_env.kernel.network import Thought, Weights
 from cace_env.kernel.state import (
@@ -97,6 +99,7 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
     rows, scores, candidates, next_pointer, _ = scratch
     slide_window(s, w)
     with_demand = reads_demand(rule)
+    with_target = reads_target(rule)
     for a in range(len(f.accelerators)):
         missing = NONE
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
@@ -106,6 +109,8 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
                 place_features(s, f, slot, missing, rows[slot])
                 if with_demand:
                     demand_features(s, s.slots[slot], rows[slot])
+                if with_target:
+                    target_features(s, f, slot, missing, rows[slot])
     score_slots(s, f, rule, candidates, next_pointer, rows, scores)
     best = NONE
     for slot in range(len(s.slots)):
@@ -118,9 +123,21 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
 
 
 @inlined
+def reads_target(rule: Rule) -> bool:
+    """Whether the rule reads features of `target_features`, which read those of demand."""
+    if rule.kind == FEATURES:
+        for i in range(F_WORTH, len(rule.weights)):
+            if rule.weights[i] != 0.0:
+                return True
+    return False
+
+
+@inlined
 def reads_demand(rule: Rule) -> bool:
     """Whether the rule reads features that cost exponentials."""
     if rule.kind == FEATURES:
+        if reads_target(rule):
+            return True
         for i in range(F_WINDOW_REQUESTS, F_GAP_CV + 1):
             if rule.weights[i] != 0.0:
                 return True
