@@ -109,7 +109,7 @@ class Actor:
             rule = rule_of(replace(find_policy("lru"), order=self._order), env.tables)  # victims are its own
             if callable(reset := getattr(policy, "reset", None)):
                 reset(seed)
-        scratch = new_scratch(env.simulator.max_slots, env.tables.num_models)
+        scratch = new_scratch(env.simulator.max_slots, env.tables.num_models, rule.network)
         self._thinking = rule, scratch._replace(next_pointer=rule.future_start[:-1].copy())
 
     def act(self) -> int:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from cace_env.kernel import rules
 from cace_env.kernel.orders import ORDER
 from cace_env.kernel.rules import Rule
+from cace_env.network import NO_NETWORK
 from cace_env.simulator import NO_LIMITS, run_rule
 from cace_env.tables import FOREVER, FleetTables
 from cace_env.workload import Workload
@@ -83,4 +84,5 @@ def _never_asked(tables: FleetTables) -> Rule:
         no_times,
         starts,
         no_times,
+        NO_NETWORK,
     )

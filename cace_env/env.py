@@ -39,15 +39,15 @@ class EvictionEnv(FleetEnv):
 
     ## Observation Space
 
-    A flat float32 `Box`: `[slots x 32 | pending models x 20 | context x 16]`, every number scaled by a fixed constant.
+    A flat float32 `Box`: `[slots x 39 | pending models x 20 | context x 16]`, every number scaled by a fixed constant.
     `layout.names` names each position, `layout.split(observation)` takes it apart, `layout.physical(observation)` gives
     physical units; `docs/environment.md` lists every feature with unit and scale.
 
     | Position             | Block                     | What                                                        |
     |----------------------|---------------------------|-------------------------------------------------------------|
-    | 32 s ... 32 s + 31   | slot s of S               | its model: legal, size, reload time, requests, recency,     |
+    | 39 s ... 39 s + 38   | slot s of S               | its model: legal, size, reload time, requests, recency,     |
     |                      |                           | demand, users, prefix tokens, latency weight, output length |
-    | 32 S + 20 k ... + 19 | k-th oldest pending model | target or not, need, load time, waiting requests, demand    |
+    | 39 S + 20 k ... + 19 | k-th oldest pending model | target or not, need, load time, waiting requests, demand    |
     | the last 16          | context                   | time since the last decision, target, memory, queues        |
 
     It holds what a real orchestrator can know: no output length of an unfinished request, no arrival to come.
@@ -157,16 +157,16 @@ class SwapEnv(FleetEnv):
 
     ## Observation Space
 
-    The flat float32 `Box` of Eviction-v0, `[slots x 32 | models x 20 | context x 16]`, with the same features. Row m of
+    The flat float32 `Box` of Eviction-v0, `[slots x 39 | models x 20 | context x 16]`, with the same features. Row m of
     the second block is model m, whoever waits for it; it is zero (`present` = 0) unless the model is pending, the
     target, or may be loaded. `legal` of slots and models and `wait_legal` of the context are the action mask;
     `ordering` says which of the two questions is asked.
 
     | Position             | Block           | What                                                                  |
     |----------------------|-----------------|-----------------------------------------------------------------------|
-    | 32 s ... 32 s + 31   | slot s of S     | its model: legal, size, reload time, requests, recency, demand,       |
+    | 39 s ... 39 s + 38   | slot s of S     | its model: legal, size, reload time, requests, recency, demand,       |
     |                      |                 | users, prefix tokens, latency weight, output length                   |
-    | 32 S + 20 m ... + 19 | model m         | legal, need, load time, whether it fits or idle victims suffice,      |
+    | 39 S + 20 m ... + 19 | model m         | legal, need, load time, whether it fits or idle victims suffice,      |
     |                      |                 | waiting requests and their weight, demand                             |
     | the last 16          | context         | which question, time since the last decision, target, memory, queues  |
 

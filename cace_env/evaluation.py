@@ -166,13 +166,13 @@ def evaluate(
 
     Args:
         policy: a name of `cace_env.policies.POLICIES` or "no-swapping", "cace:FILE.yaml" (CACE with other weights),
-            a `Policy`, "package.module:object", or a callable `f(features (S, F), legal (S,)) -> keep-scores (S,)`:
-            the legal slot with the lowest score is evicted, ties go to the least recently used, then to the lowest
-            slot. Where it has a method `reset(seed)`, that is called before every episode.
-            `cace_env.observation.SLOT` finds the features' columns by name. Or an object with a method
-            `act(observation (layout.size,), action_mask (actions,)) -> action`: what an agent sees in the environment
-            of the scenario, and answers (`cace_env.python_policies.Acting`). "guarded:NAME" puts any of them under the
-            guard of `cace_env.guard`.
+            "agent:FOLDER" (a trained agent), a `Policy`, "package.module:object", or a callable
+            `f(features (S, F), legal (S,)) -> keep-scores (S,)`: the legal slot with the lowest score is evicted, ties
+            go to the least recently used, then to the lowest slot. Where it has a method `reset(seed)`, that is called
+            before every episode. `cace_env.observation.SLOT` finds the features' columns by name. Or an object with a
+            method `act(observation (layout.size,), action_mask (actions,)) -> action`: what an agent sees in the
+            environment of the scenario, and answers (`cace_env.python_policies.Acting`). "guarded:NAME" puts any of
+            them under the guard of `cace_env.guard`.
         scenario: anything `load_scenario` takes, or a `Case`.
         seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
         protocol: "eviction" or "swap", as for `case_of`. In Swap-v0 a built-in policy goes with an order ("wsjf+cace";
@@ -243,7 +243,7 @@ def contestant_of(policy: str | Policy | PythonPolicy | Guarded | Contestant) ->
                 raise ConfigError(f"{policy!r}: {inner.name!r} is no policy that a guard could stand behind")
             return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)
-        if ":" not in victims or victims.startswith("cace:"):
+        if ":" not in victims or victims.startswith(("cace:", "agent:")):
             return Contestant(policy, find_policy(policy))
         found = _checked(_imported(victims), victims)
         prefix = f"{order.name}{JOINT}" if order is not None else ""

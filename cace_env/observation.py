@@ -107,6 +107,17 @@ SLOT_FEATURES: Final[tuple[Feature, ...]] = (
     _size("missing_gb", "what must still come free on its accelerator for the target, beyond the victims chosen"),
     _size("free_gb", "free memory on its accelerator"),
     Feature("greedy_dual", "s/GB", 1.0, True, "GreedyDual-Size-Frequency priority, relative to its clock", signed=True),
+    _log("worth", "1/min s/GB", "rate_10m x reload_s / freed_gb: what its presence saves", 0.01),
+    _time(
+        "drain_s",
+        "guess of what its running requests still take: expected_output_tokens less emitted ones (a tenth of them at "
+        "least) x decode_ms x busy_here",
+    ),
+    _log("busy_here", "models", "models on its accelerator that have admitted requests"),
+    _flag("suffices", "its eviction alone makes room for the target"),
+    _size("spare_gb", "memory that would be left over then"),
+    _time("target_load_s", "load time of the target on this accelerator; 0 without a target"),
+    Feature("target_decode_ms", "ms", 1.0, True, "the target's time per output token here; 0 without a target"),
 )
 
 PENDING_FEATURES: Final[tuple[Feature, ...]] = (

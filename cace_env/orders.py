@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.config import ConfigError, did_you_mean
-from cace_env.kernel.orders import FIRST_COME, SHORTEST_LOAD, WEIGHT_PER_LOAD
+from cace_env.kernel.orders import FIRST_COME, LEARNED, SHORTEST_LOAD, WEIGHT_PER_LOAD
 from cace_env.markdown import table
 from cace_env.tables import FOREVER
 
@@ -121,6 +121,12 @@ ORDERS: Final[dict[str, Order]] = {
         ),
     )
 }
+
+
+# That of a trained agent for Swap-v0, which has one of its own: not to be combined with other policies.
+LEARNED_ORDER: Final = Order(
+    "learned", "by the agent's own scores", kind=LEARNED, patience_s=math.inf, idle_first=False
+)
 
 
 def order(what: str | Order) -> Order:

@@ -28,6 +28,7 @@ from cace_env.kernel import state as layout
 from cace_env.kernel.plan import Game, Plan, Search
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import Int64Array
+from cace_env.network import largest
 from cace_env.orders import JOINT, ORDERS
 from cace_env.policies import POLICIES, policy, rule_of
 from cace_env.simulator import Simulator, new_scratch
@@ -236,7 +237,7 @@ def _run_bases(
     def run_some(names: Sequence[str]) -> list[tuple[str, float, int]]:
         simulator = Simulator(tables)
         simulator.load(workload)
-        scratch = new_scratch(simulator.max_slots, tables.num_models)
+        scratch = new_scratch(simulator.max_slots, tables.num_models, largest(rules.values()))
         some = []
         for name in names:
             status = run.run_episode(*simulator.arguments, rules[name], simulator.trace, scratch)
@@ -290,7 +291,7 @@ class _Chain:
         self._rows = layout.arena(2, int(at[-1]))
         self._game = Game(at, fleet, fleet_at, requests, rules[0].limits, np.zeros((0, 4), dtype=np.int64))
         self._rules, self._draws = rules, draws
-        self._scratch = new_scratch(simulator.max_slots, models)
+        self._scratch = new_scratch(simulator.max_slots, models, largest(rules))
         self._pointers = np.zeros(models, dtype=np.int64)
         self._plans = [_new_plan(room, models, self._requests) for _ in range(3)]
         self._counts = np.zeros(2, dtype=np.int64)

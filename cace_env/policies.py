@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from cace_env.agent import PREFIX, load_agent
 from cace_env.cace import TERMS, load_cace
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError, did_you_mean
@@ -300,8 +301,9 @@ def policy(what: str | Policy) -> Policy:
     """A built-in policy by name; a `Policy` is returned as it is.
 
     Args:
-        what: a name of `POLICIES`, or CACE with other weights: `cace:NAME` for a shipped file, `cace:FILE.yaml` for one
-            of your own (`cace_env.cace`). For Swap-v0 with an order in front: `wsjf+lru` (`cace_env.orders`).
+        what: a name of `POLICIES`; CACE with other weights, `cace:NAME` for a shipped file, `cace:FILE.yaml` for one of
+            your own (`cace_env.cace`); or a trained agent, `agent:NAME` or `agent:FOLDER` (`cace_env.agent`). For
+            Swap-v0 with an order in front: `wsjf+lru` (`cace_env.orders`).
 
     Raises:
         ConfigError: unknown name (the closest one and all of them are listed), or weights that are refused.
@@ -310,7 +312,12 @@ def policy(what: str | Policy) -> Policy:
         return what
     by_order, victims = split_order(what)
     if by_order is not None:
-        return replace(policy(victims), name=what, order=by_order)
+        chosen = policy(victims)
+        if chosen.order is not None:
+            raise ConfigError(f"{victims!r} orders by itself, and {what!r} gives it another order; name it alone")
+        return replace(chosen, name=what, order=by_order)
+    if what.startswith(PREFIX):
+        return replace(load_agent(what.removeprefix(PREFIX)).policy(), name=what)
     if what.startswith("cace:"):
         other = load_cace(what.removeprefix("cace:"))
         return replace(POLICIES["cace"], name=what, weights=other.weights.row(), source=other.description)

@@ -16,6 +16,7 @@ from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel import rules
 from cace_env.kernel.features import NUM_SLOT_FEATURES
 from cace_env.kernel.rules import Rule
+from cace_env.network import NO_NETWORK, Network
 from cace_env.observation import SLOT
 from cace_env.orders import ORDERS, Order
 from cace_env.scenarios import seeds
@@ -47,6 +48,7 @@ class Policy:
         keep_alive_s: idle models leave after it; by model name: those without a name here never do.
         max_resident: most models per accelerator, pinned ones too.
         order: which model it loads first, in Swap-v0; None = `fifo`, and in Eviction-v0 nobody is asked.
+        network: of a trained agent, for the kind NETWORK.
         clairvoyant: it needs a `cace_env.clairvoyant.Future`.
         trained: it needs the requests of training seeds, which a log does not have.
     """
@@ -62,6 +64,7 @@ class Policy:
     keep_alive_s: float | Mapping[str, float] | None = None
     max_resident: int | None = None
     order: Order | None = None
+    network: Network | None = None
     clairvoyant: bool = False
     trained: bool = False
 
@@ -153,6 +156,8 @@ def rule_of(
             f"policy {policy.name!r} needs the demand of training seeds: pass training=scenario.workload; a log has "
             "none apart from the requests under test, so leave the policy out there"
         )
+    if policy.network is not None and policy.network.protocol == "swap" and tables.protocol != "swap":
+        raise ConfigError(f"policy {policy.name!r} was trained for Swap-v0; this is Eviction-v0")
     if policy.order is not None and tables.protocol != "swap":
         raise ConfigError(
             f"policy {policy.name!r} has the order {policy.order.name!r}, and Eviction-v0 asks for none; run it in "
@@ -161,7 +166,9 @@ def rule_of(
     weights = np.array(policy.weights, dtype=np.float64)
     by_order = (policy.order or ORDERS["fifo"]).row()
     values = _values(policy, tables, seed, training)
-    return Rule(policy.kind, weights, values, policy.limits(tables).row(tables), by_order, order, start, nominal_us)
+    network = NO_NETWORK if policy.network is None else policy.network.compiled
+    limits = policy.limits(tables).row(tables)
+    return Rule(policy.kind, weights, values, limits, by_order, order, start, nominal_us, network)
 
 
 def _values(policy: Policy, tables: FleetTables, seed: int, training: Training | None) -> FloatArray:

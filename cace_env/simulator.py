@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cace_env.kernel import run as kernel
 from cace_env.kernel import state as layout
 from cace_env.kernel.features import NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
+from cace_env.kernel.network import Weights
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -31,6 +32,7 @@ from cace_env.kernel.state import (
     State,
 )  # fmt: skip
 from cace_env.kernel.summary import SHARE, summarize
+from cace_env.network import NO_NETWORK, new_thought
 from cace_env.observation import ObservationLayout
 from cace_env.snapshot import Snapshot, fleet_digest, pack, unpack
 from cace_env.tables import FOREVER, NONE, TASKS, FleetTables, pinned_bytes
@@ -206,13 +208,14 @@ def trace_rows(tables: FleetTables, requests: int) -> int:
     return 9 * requests + 3 * tables.num_models + 5 * tables.prefetch_limit
 
 
-def new_scratch(slots: int, models: int) -> Scratch:
-    """Room for a built-in rule to think in."""
+def new_scratch(slots: int, models: int, network: Weights = NO_NETWORK) -> Scratch:
+    """Room for a built-in rule to think in; `network` is the rule's, or the largest one of several."""
     return Scratch(
         np.zeros((slots, NUM_SLOT_FEATURES)),
         np.zeros(slots),
         np.zeros(slots, dtype=np.int64),
         np.zeros(models, dtype=np.int64),
+        new_thought(slots, models, network),
     )
 
 
@@ -351,7 +354,7 @@ class Simulator:
         """Plays an episode under a built-in rule in one compiled call, from its start to its end."""
         self.load(workload)
         slots, models = self.max_slots, self.tables.num_models
-        self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, new_scratch(slots, models)))
+        self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, new_scratch(slots, models, rule.network)))
 
     def snapshot(self) -> Snapshot:
         """The simulation as it stands.

@@ -162,7 +162,7 @@ class _Fleet:
             "freed_gb": self.freed_gb(model),
             "weights_gb": _gb(self.tables.weights_bytes[m]),
             "reload_s": reload_s,
-            "decode_ms": float(self.tables.round_ns[a, m] + self.tables.decode_ns[a, m]) / 1e6,
+            "decode_ms": self.decode_ms(a, m),
             "running": len(model.admitted),
             "waiting": len(model.waiting),
             "running_age_s": sum(ages_s) / len(ages_s) if ages_s else 0.0,
@@ -172,13 +172,38 @@ class _Fleet:
             "missing_gb": self.missing_gb(a),
             "free_gb": _gb(self.simulation.free_bytes(a)),
             "greedy_dual": priority - self.greedy_dual_clock,
-            **demand.of_slot(),
+            **(of_demand := demand.of_slot()),
+            "worth": of_demand["rate_10m"] * reload_s / self.freed_gb(model),
+            **self.against_target(model, of_demand["expected_output_tokens"]),
         }
 
+    def against_target(self, model: Model, expected_tokens: float) -> dict[str, float]:
+        """What evicting the model takes, and what it does for the target there."""
+        m, a, target = model.index, model.accelerator, self.target
+        spare_gb = self.freed_gb(model) - self.missing_gb(a)
+        suffices = target is not None and spare_gb >= -1e-12
+        busy = sum(other.accelerator == a and len(other.admitted) > 0 for other in self.models)
+        left = 0.0
+        if model.admitted:
+            emitted = emitted_tokens(self.simulation, model) / len(model.admitted)
+            left = max(expected_tokens - emitted, 0.1 * expected_tokens)
+        return {
+            "drain_s": left * busy * self.decode_ms(a, m) / 1e3,
+            "busy_here": busy,
+            "suffices": suffices,
+            "spare_gb": max(spare_gb, 0.0) if suffices else 0.0,
+            "target_load_s": self.load_s(target, a) if target else 0.0,
+            "target_decode_ms": self.decode_ms(a, target.index) if target else 0.0,
+        }
+
+    def decode_ms(self, a: int, m: int) -> float:
+        return float(self.tables.round_ns[a, m] + self.tables.decode_ns[a, m]) / 1e6
+
+    def load_s(self, model: Model, a: int) -> float:
+        return int(self.tables.load_us[a, model.index, self.simulation.tier(model, a)]) / 1e6
+
     def fastest_load_s(self, model: Model) -> float:
-        load_us = self.tables.load_us
-        places = range(self.tables.num_accelerators)
-        return min(int(load_us[a, model.index, self.simulation.tier(model, a)]) for a in places) / 1e6
+        return min(self.load_s(model, a) for a in range(self.tables.num_accelerators))
 
     def pending(self) -> list[Model | None]:
         """Models nobody has made room for yet, and the target; in Swap-v0 everybody in their own row (12.8)."""

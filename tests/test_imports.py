@@ -151,7 +151,7 @@ def test_only_the_sb3_module_knows_sb3_and_nobody_in_the_core_knows_it():
         ("cace_env", ("traces", "render", "human", "sb3")),
         ("agents", ("experiments", "sb3")),
         ("experiments", ("experiments", "sb3", "dev")),
-        ("tests", ("experiments", "sb3", "video", "dev")),
+        ("tests", ("train", "video", "dev")),
     ],
 )
 def test_every_imported_library_is_declared(package: str, extras: tuple[str, ...]):

@@ -56,7 +56,7 @@ def test_every_number_has_a_unit_a_scale_and_a_meaning() -> None:
 
 def test_layout_splits_what_it_names() -> None:
     layout = ObservationLayout(max_slots=3, max_pending=2)
-    assert len(layout.names) == len(set(layout.names)) == layout.size == 3 * 32 + 2 * 20 + 16
+    assert len(layout.names) == len(set(layout.names)) == layout.size == 3 * 39 + 2 * 20 + 16
     numbers = np.arange(layout.size, dtype=np.float32)
     slots, pending, context = layout.split(np.stack([numbers, -numbers]))
     assert (

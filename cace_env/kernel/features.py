@@ -49,9 +49,10 @@ Array = Any
     F_RUNNING, F_WAITING, F_RUNNING_AGE_S, F_EMITTED_TOKENS, F_SINCE_USE_S, F_SINCE_SECOND_USE_S, F_SINCE_LOAD_S,
     F_USES_SINCE_LOAD, F_USES, F_WINDOW_REQUESTS, F_RATE_1M, F_RATE_10M, F_RATE_60M, F_WINDOW_USERS,
     F_WINDOW_SESSIONS, F_PREFIX_TOKENS, F_LATENCY_WEIGHT, F_EXPECTED_OUTPUT_TOKENS, F_MEAN_GAP_S, F_GAP_CV,
-    F_MISSING_GB, F_FREE_GB, F_GREEDY_DUAL,
-) = range(32)  # fmt: skip
-NUM_SLOT_FEATURES: Final = 32
+    F_MISSING_GB, F_FREE_GB, F_GREEDY_DUAL, F_WORTH, F_DRAIN_S, F_BUSY_HERE, F_SUFFICES, F_SPARE_GB, F_TARGET_LOAD_S,
+    F_TARGET_DECODE_MS,
+) = range(39)  # fmt: skip
+NUM_SLOT_FEATURES: Final = 39
 
 (
     P_PRESENT, P_TARGET, P_NEED_GB, P_WEIGHTS_GB, P_LOAD_S, P_WAITING, P_WAITING_WEIGHT, P_OLDEST_WAIT_S,
@@ -69,6 +70,7 @@ NUM_CONTEXT_FEATURES: Final = 16
 GB: Final = 1e-9
 SECONDS: Final = 1e-6
 NEVER_S: Final = 1e6  # [s] stands for a time since something that never happened
+LEAST_LEFT: Final = 0.1  # of an expected output: what a request that runs is thought to have left at least
 PER_MINUTE_1: Final = np.log(2.0)  # a count halved every minute, to requests per minute
 PER_MINUTE_10: Final = np.log(2.0) / 10.0
 PER_MINUTE_60: Final = np.log(2.0) / 60.0
@@ -104,6 +106,7 @@ def slot_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> No
     """Features of one occupied slot, `out` (NUM_SLOT_FEATURES,) float64; `missing` bytes on its accelerator."""
     place_features(s, f, slot, missing, out)
     demand_features(s, s.slots[slot], out)
+    target_features(s, f, slot, missing, out)
 
 
 @inlined
@@ -163,6 +166,33 @@ def demand_features(s: State, m: int, out: Array) -> None:
     out[F_MEAN_GAP_S] = mean if mean > 0.0 else NEVER_S
     variance = s.demand[m, DEMAND.gap_squared] - mean * mean
     out[F_GAP_CV] = np.sqrt(max(variance, 0.0)) / mean if mean > 0.0 else 0.0
+
+
+@inlined
+def target_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
+    """The part of a slot's features that weighs its model against the target; reads the other features in `out`."""
+    m = s.slots[slot]
+    a = s.models[m, MODEL.place]
+    target = s.scalars[TARGET]
+    busy = s.accelerators[a, ACCELERATOR.busy]
+    freed = f.models[m, SPEC.need] - f.models[m, SPEC.residual]
+    out[F_WORTH] = out[F_RATE_10M] * out[F_RELOAD_S] / out[F_FREED_GB]
+    left = 0.0
+    if out[F_RUNNING] > 0.0:
+        expected = out[F_EXPECTED_OUTPUT_TOKENS]
+        left = max(expected - out[F_EMITTED_TOKENS] / out[F_RUNNING], LEAST_LEFT * expected)
+    out[F_DRAIN_S] = left * out[F_DECODE_MS] * 1e-3 * busy
+    out[F_BUSY_HERE] = busy
+    suffices = target != NONE and freed >= missing
+    out[F_SUFFICES] = suffices
+    out[F_SPARE_GB] = (freed - missing) * GB if suffices else 0.0
+    if target != NONE:
+        at = a * len(f.models) + target
+        out[F_TARGET_LOAD_S] = f.speeds[at, SPEED.load_host + tier_of(s, f, target, a)] * SECONDS
+        out[F_TARGET_DECODE_MS] = (f.speeds[at, SPEED.round_ns] + f.speeds[at, SPEED.decode_ns]) * 1e-6
+    else:
+        out[F_TARGET_LOAD_S] = 0.0
+        out[F_TARGET_DECODE_MS] = 0.0
 
 
 @inlined

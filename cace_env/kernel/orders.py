@@ -13,8 +13,9 @@ import numpy as np
 
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.features import SECONDS, fastest_load_us
+from cace_env.kernel.network import choose
 from cace_env.kernel.placement import IDLE_ONLY, NOBODY, room_without, would_fit
-from cace_env.kernel.rules import Rule, Scratch, pick_slot
+from cace_env.kernel.rules import NETWORK, Rule, Scratch, pick_slot
 from cace_env.kernel.state import (
     CLOCK,
     DEMAND,
@@ -35,13 +36,13 @@ from cace_env.kernel.state import (
 from cace_env.kernel.swaps import channel_idle, is_idle, own_residual, patience_us
 
 Array = Any
-FIRST_COME, SHORTEST_LOAD, WEIGHT_PER_LOAD = range(3)  # how an order scores
+FIRST_COME, SHORTEST_LOAD, WEIGHT_PER_LOAD, LEARNED = range(4)  # how an order scores; LEARNED: by the rule's network
 
 
 class OrderColumns(NamedTuple):
     """`Rule.order`, float."""
 
-    kind: int  # FIRST_COME ... WEIGHT_PER_LOAD
+    kind: int  # FIRST_COME ... LEARNED
     max_wait_us: int  # a model whose oldest request has waited that long comes before all others
     idle_first: int  # 1 = busy victims only where idle ones do not suffice
     prefetch: int  # 1 = where nobody waits for a model that could be loaded, the most wanted absent one is
@@ -53,9 +54,11 @@ ORDER: Final = OrderColumns(*range(len(OrderColumns._fields)))
 @inlined
 def decide(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> int:
     """A rule's answer to the open question: a victim, a model to load, or wait."""
-    if f.rules[R_SWAP] == 1 and s.scalars[TARGET] == NONE:
+    if f.rules[R_SWAP] == 1 and s.scalars[TARGET] == NONE and rule.order[ORDER.kind] != LEARNED:
         return pick_model(s, f, rule)
     victims(s, f, rule, scratch.candidates)
+    if rule.kind == NETWORK:
+        return choose(s, f, w, rule.network, scratch.thought, scratch.candidates)
     return pick_slot(s, f, w, rule, scratch)
 
 

@@ -23,10 +23,13 @@ from cace_env.kernel.features import (
     F_SINCE_USE_S,
     F_USES_SINCE_LOAD,
     F_WINDOW_REQUESTS,
+    F_WORTH,
     demand_features,
     missing_bytes,
     place_features,
+    target_features,
 )  # fmt: skip
+from cace_env.kernel.network import Thought, Weights
 from cace_env.kernel.state import (
     CLOCK,
     DECISIONS,
@@ -41,7 +44,8 @@ from cace_env.kernel.state import (
 
 Array = Any
 
-# How a rule scores. FEATURES: a weighted sum of raw features; TERMS: of CACE's terms; VALUES: one number per model.
+# How a rule scores. FEATURES: a weighted sum of raw features; TERMS: of CACE's terms; VALUES: one number per model;
+# NETWORK: a trained scorer of whole actions (`cace_env.kernel.network`).
 (
     FEATURES,
     TERMS,
@@ -54,7 +58,8 @@ Array = Any
     BELADY,
     BELADY_SIZE,
     BELADY_COST,
-) = range(11)
+    NETWORK,
+) = range(12)
 
 TERM_LOAD, TERM_LATENCY, TERM_OUTPUT, TERM_RECENCY, TERM_DEMAND = range(5)
 NUM_TERMS: Final = 5
@@ -64,7 +69,7 @@ APART: Final = 1e9  # [s] parts two groups of scores: whoever a churn guard prot
 class Rule(NamedTuple):
     """A built-in policy as the kernel reads it. `M` models, `R` requests."""
 
-    kind: int  # FEATURES ... BELADY_COST
+    kind: int  # FEATURES ... NETWORK
     weights: Array  # float: (NUM_SLOT_FEATURES,) for FEATURES, (NUM_TERMS,) for TERMS, (1,) seconds for CHURN_GUARD
     values: Array  # float: (M,) for VALUES; uniform draws for RANDOM
     # (M + 3,) keep-alive of each model [us], most models per accelerator, 1 = any keep-alive is finite, patience [us]
@@ -75,6 +80,7 @@ class Rule(NamedTuple):
     )
     future_start: Array  # (M + 1,) requests of model m: future_order[future_start[m]:future_start[m + 1]]
     nominal_us: Array  # (R,) arrival without swapping
+    network: Weights  # for NETWORK; empty arrays for the others
 
 
 class Scratch(NamedTuple):
@@ -84,14 +90,16 @@ class Scratch(NamedTuple):
     scores: Array  # (S,) float
     candidates: Array  # (S,) int64: 1 = may be picked
     next_pointer: Array  # (M,) how far each model's future has been read
+    thought: Thought  # for NETWORK; of length 0 for rules that have none
 
 
 @inlined
 def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> int:
     """The candidate with the lowest keep-score."""
-    rows, scores, candidates, next_pointer = scratch
+    rows, scores, candidates, next_pointer, _ = scratch
     slide_window(s, w)
     with_demand = reads_demand(rule)
+    with_target = reads_target(rule)
     for a in range(len(f.accelerators)):
         missing = NONE
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
@@ -101,6 +109,8 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
                 place_features(s, f, slot, missing, rows[slot])
                 if with_demand:
                     demand_features(s, s.slots[slot], rows[slot])
+                if with_target:
+                    target_features(s, f, slot, missing, rows[slot])
     score_slots(s, f, rule, candidates, next_pointer, rows, scores)
     best = NONE
     for slot in range(len(s.slots)):
@@ -113,9 +123,21 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
 
 
 @inlined
+def reads_target(rule: Rule) -> bool:
+    """Whether the rule reads features of `target_features`, which read those of demand."""
+    if rule.kind == FEATURES:
+        for i in range(F_WORTH, len(rule.weights)):
+            if rule.weights[i] != 0.0:
+                return True
+    return False
+
+
+@inlined
 def reads_demand(rule: Rule) -> bool:
     """Whether the rule reads features that cost exponentials."""
     if rule.kind == FEATURES:
+        if reads_target(rule):
+            return True
         for i in range(F_WINDOW_REQUESTS, F_GAP_CV + 1):
             if rule.weights[i] != 0.0:
                 return True

@@ -1,0 +1,180 @@
+"""A trained scorer inside the kernel: the observation, then a small network, then the legal action scored highest.
+
+The same arithmetic as `cace_env.network`, which says what the weights are, in float32. Weights lie input by input, so
+that what one input adds to all hidden units is one run of memory; inputs that are 0, as most are, cost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from cace_env.compilation import inlined, inner
+from cace_env.kernel.events import slide_window
+from cace_env.kernel.features import (
+    NUM_CONTEXT_FEATURES,
+    NUM_PENDING_FEATURES,
+    NUM_SLOT_FEATURES,
+    P_TARGET,
+    Scaling,
+    write_observation,
+)
+from cace_env.kernel.state import NONE, R_SWAP, TARGET, Fleet, Requests, State, int64
+
+Array = Any
+
+NUM_SLOT_INPUTS: Final = NUM_SLOT_FEATURES + NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES
+NUM_PENDING_INPUTS: Final = NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES
+
+
+class Weights(NamedTuple):
+    """A network as the kernel reads it, float32; matrices are flat, a row of `H` numbers for each input."""
+
+    hidden: int  # H; 0 = only the linear part
+    slot_linear: Array  # (NUM_SLOT_FEATURES,)
+    pending_linear: Array  # (NUM_PENDING_FEATURES,)
+    wait_linear: Array  # (NUM_CONTEXT_FEATURES + 1,), the last is the bias
+    slot_in: Array  # (NUM_SLOT_INPUTS + 1) * H: slot, target, context; the last row is the bias
+    pending_in: Array  # (NUM_PENDING_INPUTS + 1) * H: pending model, context
+    slot_mix: Array  # (3 H + 1) * H: own hidden units, mean of the slots', mean of the pending models'
+    pending_mix: Array  # the same
+    wait_mix: Array  # (2 H + NUM_CONTEXT_FEATURES + 1) * H: both means, context
+    slot_out: Array  # (H,)
+    pending_out: Array  # (H,)
+    wait_out: Array  # (H,)
+
+
+class Thought(NamedTuple):
+    """Room to evaluate a network. `S` slots, `K` rows of pending models."""
+
+    scaling: Scaling
+    observation: Array  # (size,) float32
+    hidden: Array  # (S + K) * H float32
+    pooled: Array  # 2 H: means over slots and over pending models
+    shared: Array  # H: what all rows have in common
+    unit: Array  # H
+
+
+@inner
+def add_inputs(weights: Array, row: int, inputs: Array, hidden: int, out: Array) -> None:
+    """`out += inputs @ weights[row:]`, `out` (H,)."""
+    for i in range(len(inputs)):
+        x = inputs[i]
+        if x != 0.0:
+            line = weights[(row + i) * hidden : (row + i + 1) * hidden]
+            for h in range(hidden):
+                out[h] += x * line[h]
+
+
+@inlined
+def copy(values: Array, first: int, out: Array) -> None:
+    """`out[:] = values[first:]`; assigning to a slice would look for overlaps first."""
+    part = values[first : first + len(out)]
+    for h in range(len(out)):
+        out[h] = part[h]
+
+
+@inner
+def weighted(weights: Array, values: Array) -> float:
+    """Their scalar product."""
+    total = 0.0
+    for i in range(len(weights)):
+        total += weights[i] * values[i]
+    return total
+
+
+@inner
+def activated(weights: Array, values: Array) -> float:
+    """The scalar product with what is above 0."""
+    total = 0.0
+    for i in range(len(weights)):
+        total += weights[i] * max(values[i], 0.0)
+    return total
+
+
+@inner
+def encode(
+    inputs: Array, first: int, width: int, rows: int, weights: Array, shared: Array, out: Array, mean: Array
+) -> None:
+    """Hidden units of a block's rows that are there, `out` (rows * H,), and their mean; the first feature tells."""
+    hidden = len(mean)
+    count = 0
+    for h in range(hidden):
+        mean[h] = 0.0
+    for i in range(rows):
+        own = inputs[first + i * width : first + (i + 1) * width]
+        if own[0] == 0.0:
+            continue
+        units = out[i * hidden : (i + 1) * hidden]
+        copy(shared, 0, units)
+        add_inputs(weights, 0, own, hidden, units)
+        for h in range(hidden):
+            units[h] = max(units[h], 0.0)
+            mean[h] += units[h]
+        count += 1
+    if count > 0:
+        for h in range(hidden):
+            mean[h] /= count
+
+
+@inner
+def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, candidates: Array) -> int:
+    """The legal action with the highest score, ties: the lowest; of the legal victims only `candidates` (S,).
+
+    The observation has a row for every model.
+    """
+    slots, models, hidden = len(s.slots), len(f.models), net.hidden
+    observation, pooled, shared, unit = thought.observation, thought.pooled, thought.shared, thought.unit
+    slide_window(s, w)
+    write_observation(s, f, thought.scaling, models, observation)
+    pending_at = int64(slots * NUM_SLOT_FEATURES)
+    context = observation[pending_at + models * NUM_PENDING_FEATURES :]
+    ordering = f.rules[R_SWAP] == 1 and s.scalars[TARGET] == NONE
+    slot_units = thought.hidden[: slots * hidden]
+    pending_units = thought.hidden[slots * hidden :]
+    of_slots = pooled[:hidden]
+    of_pending = pooled[hidden:]
+    if hidden > 0:
+        copy(net.slot_in, NUM_SLOT_INPUTS * hidden, shared)
+        for k in range(models):
+            row = pending_at + k * NUM_PENDING_FEATURES
+            pending = observation[row : row + NUM_PENDING_FEATURES]
+            if pending[P_TARGET] != 0.0:
+                add_inputs(net.slot_in, NUM_SLOT_FEATURES, pending, hidden, shared)
+        add_inputs(net.slot_in, NUM_SLOT_FEATURES + NUM_PENDING_FEATURES, context, hidden, shared)
+        encode(observation, 0, NUM_SLOT_FEATURES, slots, net.slot_in, shared, slot_units, of_slots)
+        copy(net.pending_in, NUM_PENDING_INPUTS * hidden, shared)
+        add_inputs(net.pending_in, NUM_PENDING_FEATURES, context, hidden, shared)
+        encode(observation, pending_at, NUM_PENDING_FEATURES, models, net.pending_in, shared, pending_units, of_pending)
+        mix = net.pending_mix if ordering else net.slot_mix
+        copy(mix, 3 * hidden * hidden, shared)
+        add_inputs(mix, hidden, pooled, hidden, shared)
+    best = NONE
+    best_score = 0.0
+    first, end = (slots, slots + models) if ordering else (0, slots)
+    for action in range(first, end):
+        if s.legal[action] == 0 or (not ordering and candidates[action] == 0):
+            continue
+        i = action - first
+        if ordering:
+            row = pending_at + i * NUM_PENDING_FEATURES
+            score = weighted(net.pending_linear, observation[row : row + NUM_PENDING_FEATURES])
+        else:
+            row = i * NUM_SLOT_FEATURES
+            score = weighted(net.slot_linear, observation[row : row + NUM_SLOT_FEATURES])
+        if hidden > 0:
+            copy(shared, 0, unit)
+            add_inputs(mix, 0, (pending_units if ordering else slot_units)[i * hidden : (i + 1) * hidden], hidden, unit)
+            score += activated(net.pending_out if ordering else net.slot_out, unit)
+        if best == NONE or score > best_score:
+            best, best_score = int64(action), score
+    wait = int64(len(s.legal) - 1)
+    if ordering and s.legal[wait] == 1:
+        score = weighted(net.wait_linear[:NUM_CONTEXT_FEATURES], context) + net.wait_linear[NUM_CONTEXT_FEATURES]
+        if hidden > 0:
+            copy(net.wait_mix, (2 * hidden + NUM_CONTEXT_FEATURES) * hidden, unit)
+            add_inputs(net.wait_mix, 0, pooled, hidden, unit)
+            add_inputs(net.wait_mix, 2 * hidden, context, hidden, unit)
+            score += activated(net.wait_out, unit)
+        if best == NONE or score > best_score:
+            best = wait
+    return best
