@@ -1,0 +1,155 @@
+"""What a policy costs on the workloads that it is trained on or chosen by: many policies, whole compiled episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from agents.protocol import SUITE, split_of
+from cace_env.config import ConfigError
+from cace_env.evaluation import Case, case_of
+from cace_env.kernel import run
+from cace_env.kernel.rules import Rule
+from cace_env.kernel.state import TRUNCATED
+from cace_env.network import largest
+from cace_env.policies import Policy, rule_of
+from cace_env.policies import policy as find_policy
+from cace_env.simulator import Simulator, new_scratch
+from cace_env.suite import Env, load_suite
+from cace_env.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+WHOLE_SUITE: Final = "suite"
+KEPT_REQUESTS: Final = 4_000_000  # of workloads: more would not fit into some 2 GB with the simulators' arrays
+
+
+def training_cases(what: str | Sequence[str], env: Env) -> dict[str, Case]:
+    """What to train on, by name.
+
+    Args:
+        what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files.
+        env: Eviction-v0 or Swap-v0.
+
+    Raises:
+        ConfigError: no names, one that is unknown or stands twice, or an entry of the other environment.
+    """
+    suite = load_suite(SUITE)
+    if what == WHOLE_SUITE:
+        return suite.cases(env)
+    names = [what] if isinstance(what, str) else list(what)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"train_on has to name scenarios or entries of the suite, each once; got {names}")
+    entries = {entry.id: entry for entry in suite.all_entries()}
+    cases = {}
+    for name in names:
+        if name in entries:
+            if entries[name].env != env:
+                raise ConfigError(f"entry {name!r} is of {entries[name].env}, and the agent for {env}; name another")
+            cases[name] = entries[name].case()
+        else:
+            cases[name] = case_of(name, protocol="swap" if env == "Swap-v0" else "eviction")
+    return cases
+
+
+class Objective:
+    """Costs of policies on some cases and seeds; all policies meet the same requests.
+
+    Args:
+        cases: by name.
+        seeds: of training or validation; those that only judge are refused.
+        threads: episodes side by side; the numbers do not depend on it.
+
+    Raises:
+        ConfigError: no cases or seeds, or a seed that agents are judged by in the end.
+    """
+
+    def __init__(self, cases: Mapping[str, Case], seeds: Sequence[int], *, threads: int = 2) -> None:
+        if not cases or not seeds:
+            raise ConfigError(f"costs need a case and a seed at least; there are {len(cases)} and {len(seeds)}")
+        for seed in seeds:
+            if split_of(seed) == "test":
+                raise ConfigError(f"seed {seed} is a test seed: it may judge an agent, not train or choose one")
+        self.cases, self.seeds, self.threads = dict(cases), tuple(seeds), threads
+        self.requests = 0
+        self._workloads: dict[tuple[str, int], Workload] = {}
+        self._kept = 0
+
+    def costs(
+        self,
+        policies: Sequence[Policy],
+        seeds: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> FloatArray:
+        """Cost of every policy on every case and seed, `(policies, cases, seeds)`.
+
+        Args:
+            policies: built-in ones, trained agents too.
+            seeds: some of the objective's; None = all.
+            progress: called with the number of episodes played so far.
+
+        Raises:
+            ConfigError: a policy that cannot play a case, or an episode that was cut short.
+        """
+        chosen = self.seeds if seeds is None else tuple(seeds)
+        jobs = [(name, seed) for name in self.cases for seed in chosen]
+        costs = np.empty((len(policies), len(jobs)))
+        with ThreadPoolExecutor(self.threads) as pool:
+            played = pool.map(lambda job: self._play(policies, *job), jobs)
+            for column, (row, requests) in enumerate(played):
+                costs[:, column] = row
+                self.requests += requests
+                if progress is not None:
+                    progress((column + 1) * len(policies))
+        return costs.reshape(len(policies), len(self.cases), len(chosen))
+
+    def _play(self, policies: Sequence[Policy], name: str, seed: int) -> tuple[list[float], int]:
+        """Cost of each policy on one workload, and the requests that were simulated."""
+        case, workload = self.cases[name], self._workload(name, seed)
+        rules: list[Rule] = [
+            rule_of(policy, case.tables, seed=seed, workload=workload, training=case.training) for policy in policies
+        ]
+        simulator = Simulator(case.tables)
+        simulator.load(workload)
+        scratch = new_scratch(simulator.max_slots, case.tables.num_models, largest(rules))
+        costs = []
+        for policy, rule in zip(policies, rules, strict=True):
+            status = run.run_episode(*simulator.arguments, rule, simulator.trace, scratch)
+            simulator.check()
+            if status == TRUNCATED:
+                raise ConfigError(f"policy {policy.name!r} was cut short on {name!r}; allow more decisions there")
+            costs.append(simulator.cost())
+        return costs, len(policies) * len(workload)
+
+    def _workload(self, name: str, seed: int) -> Workload:
+        """The requests, kept from one call to the next as long as there is room."""
+        if (name, seed) in self._workloads:
+            return self._workloads[name, seed]
+        workload = self.cases[name].workload(seed)
+        if self._kept + len(workload) <= KEPT_REQUESTS:
+            self._kept += len(workload)
+            self._workloads[name, seed] = workload
+        return workload
+
+
+def pooled(costs: FloatArray, baseline: FloatArray) -> FloatArray:
+    """Mean over cases of cost / baseline cost, both summed over seeds first: every case counts alike.
+
+    Args:
+        costs: `(..., cases, seeds)`.
+        baseline: `(cases, seeds)`, of LRU.
+
+    Returns:
+        `(...,)`; 1 = as the baseline.
+    """
+    ratios: FloatArray = (costs.sum(axis=-1) / baseline.sum(axis=-1)).mean(axis=-1)
+    return ratios
+
+
+def baseline_costs(objective: Objective) -> FloatArray:
+    """What plain LRU costs, `(cases, seeds)`; in Swap-v0 with the order `fifo`."""
+    costs: FloatArray = objective.costs([find_policy("lru")])[0]
+    return costs
