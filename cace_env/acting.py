@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 
+from cace_env.agent import Agent
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
 from cace_env.evaluation import case_of, contestant_of
@@ -52,7 +53,7 @@ class Actor:
     """
 
     def __init__(
-        self, policy: str | Policy | PythonPolicy, env: gymnasium.Env[Any, Any], *, choices_only: bool = False
+        self, policy: str | Policy | Agent | PythonPolicy, env: gymnasium.Env[Any, Any], *, choices_only: bool = False
     ) -> None:
         contestant = contestant_of(policy)
         if not isinstance(env.unwrapped, FleetEnv):

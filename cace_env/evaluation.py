@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.agent import PREFIX, Agent
 from cace_env.clairvoyant import Future, without_swapping
 from cace_env.config import ConfigError
 from cace_env.guard import GUARDED, Guarded
@@ -154,7 +155,7 @@ def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray) -> Gain:
 
 
 def evaluate(
-    policy: str | Policy | PythonPolicy | Guarded,
+    policy: str | Policy | Agent | PythonPolicy | Guarded,
     scenario: str | Path | Mapping[str, Any] | Scenario | Case = "default",
     seeds: str | Iterable[int] = "test",
     *,
@@ -224,7 +225,7 @@ def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol
     return Case(loaded.name, tables, loaded.workload, None if loaded.trace is not None else loaded.workload)
 
 
-def contestant_of(policy: str | Policy | PythonPolicy | Guarded | Contestant) -> Contestant:
+def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contestant) -> Contestant:
     """A policy under its name: its own, that of the function, or that of the object's class.
 
     Raises:
@@ -237,20 +238,25 @@ def contestant_of(policy: str | Policy | PythonPolicy | Guarded | Contestant) ->
     if isinstance(policy, str):
         if policy == NO_SWAPPING:
             return Contestant(NO_SWAPPING, find_policy("lru"), swaps=False)
+        if policy.startswith(GUARDED + PREFIX):
+            return contestant_of(Guarded(policy.removeprefix(GUARDED)))  # with the ranges of its card
         if policy.startswith(GUARDED):
             inner = contestant_of(policy.removeprefix(GUARDED))
             if not inner.swaps or isinstance(inner.policy, Guarded):
                 raise ConfigError(f"{policy!r}: {inner.name!r} is no policy that a guard could stand behind")
             return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)
-        if ":" not in victims or victims.startswith(("cace:", "agent:")):
+        if ":" not in victims or victims.startswith(("cace:", PREFIX)):
             return Contestant(policy, find_policy(policy))
-        found = _checked(_imported(victims), victims)
+        found = _imported(victims)
+        found = found.policy() if isinstance(found, Agent) else _checked(found, victims)
         prefix = f"{order.name}{JOINT}" if order is not None else ""
         if isinstance(found, Policy):
             joint = replace(found, name=f"{prefix}{found.name}", order=order or found.order)
             return Contestant(joint.name, joint)
         return Contestant(prefix + victims.partition(":")[2], found, order)
+    if isinstance(policy, Agent):
+        policy = policy.policy()
     if isinstance(policy, Policy):
         return Contestant(policy.name, policy)
     return Contestant(getattr(policy, "__name__", type(policy).__name__), _checked(policy, repr(policy)))

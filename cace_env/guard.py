@@ -29,6 +29,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.agent import PREFIX, Agent, load_agent
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
 from cace_env.kernel.features import PER_MINUTE_10
@@ -137,10 +138,11 @@ class Guarded:
     As long as nothing is wrong it decides as the policy alone would, to the bit. One episode at a time.
 
     Args:
-        policy: a name of `cace_env.policies.policy`, a `Policy`, or a Python policy.
+        policy: a name of `cace_env.policies.policy`, a `Policy`, an `Agent`, or a Python policy.
         name: of the policy; by default its own.
         order: which model a scorer loads in Swap-v0 if it has no method `order`.
-        ranges: of the features in training, as an agent's card may have them; None = bounds of the observation space.
+        ranges: of the features in training; None = those of the agent's card (`AgentCard.limits`), or if it has none
+            the bounds of the observation space.
         margin: by which share of its width each range is widened; the default was not tuned.
         time_limit_s: longest time to answer [s]; None = none, and results do not depend on the machine.
         forecast: when the demand forecast counts as anomalous; None = never.
@@ -159,7 +161,7 @@ class Guarded:
 
     def __init__(
         self,
-        policy: str | Policy | PythonPolicy,
+        policy: str | Policy | Agent | PythonPolicy,
         *,
         name: str | None = None,
         order: str | Order | None = None,
@@ -175,6 +177,11 @@ class Guarded:
                 f"margin is {margin}, hold {hold}, time_limit_s {time_limit_s}; they have to be at least 0, the limit "
                 "above 0"
             )
+        if isinstance(policy, str) and policy.startswith(PREFIX):
+            name, policy = name or policy, load_agent(policy.removeprefix(PREFIX))
+        if isinstance(policy, Agent):
+            ranges = policy.card.limits if ranges is None else ranges
+            policy = policy.policy()
         self.policy = find_policy(policy) if isinstance(policy, str) else policy
         if name is None:
             named = self.policy.name if isinstance(self.policy, Policy) else getattr(policy, "__name__", None)

@@ -76,6 +76,6 @@ class Player:
         if not isinstance(self.policy, Policy):
             return python_action(self.name, self.policy, simulator, self.seed, self._rule)
         if self._scratch is None:
-            scratch = new_scratch(simulator.max_slots, simulator.tables.num_models)
+            scratch = new_scratch(simulator.max_slots, simulator.tables.num_models, self._rule.network)
             self._scratch = scratch._replace(next_pointer=self._rule.future_start[:-1].copy())
         return int(pick(*simulator.arguments, self._rule, self._scratch)), 0.0

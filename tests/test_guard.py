@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import yaml
 
+from cace_env.agent import Agent, AgentCard, save_agent
 from cace_env.config import ConfigError
 from cace_env.evaluation import Case, case_of, contestant_of, evaluate
 from cace_env.guard import REASONS, ForecastError, ForecastWatch, Guarded
+from cace_env.network import Network
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
 from cace_env.ranges import bounds_of, feature_ranges, out_of_range, space_bounds
 from cace_env.simulator import Simulator
@@ -172,6 +174,25 @@ def test_a_guard_with_ranges_trusts_what_was_trained_on_and_nothing_else(small: 
     evaluate(elsewhere, case_of(SMALL | {"fleet": [{"gpu": "l40s", "count": 2}], "pressure": 1.5}), [0])
     assert elsewhere.counts == NEVER | {"input": elsewhere.decisions}
     assert "memory_gb is" in elsewhere.last["input"]
+
+
+def test_an_agent_brings_the_ranges_of_its_card(small: Case, tmp_path: Path):
+    weights = {"slot_linear": np.zeros(len(SLOT), dtype=np.float32)}
+    weights["slot_linear"][SLOT.since_use_s] = 1.0
+    card = AgentCard(
+        name="tiny", env="Eviction-v0", algorithm="none", hidden=0, limits={"context.memory_gb": (20.0, 30.0)}
+    )
+    agent = Agent(card, Network("eviction", 0, weights))
+    save_agent(agent, tmp_path / "agent")
+    lru = evaluate("lru", small, [1]).column("cost")
+    for guarded in (Guarded(agent), contestant_of(f"guarded:agent:{tmp_path / 'agent'}").policy):
+        assert isinstance(guarded, Guarded)
+        assert evaluate(guarded, small, [1]).column("cost") == lru
+        assert guarded.counts == NEVER | {"input": guarded.decisions}, "it knows fleets of 20 to 30 GB only"
+    unlimited = Agent(card.model_copy(update={"limits": {}}), agent.network)
+    guarded = Guarded(unlimited)
+    assert evaluate(guarded, small, [1]).column("cost") == evaluate(unlimited, small, [1]).column("cost")
+    assert guarded.counts == NEVER
 
 
 def test_ranges_of_no_feature_or_upside_down_are_refused():
