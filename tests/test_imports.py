@@ -149,8 +149,8 @@ def test_only_the_sb3_module_knows_sb3_and_nobody_in_the_core_knows_it():
     ("package", "extras"),
     [
         ("cace_env", ("traces", "render", "human", "sb3")),
-        ("agents", ("experiments", "sb3")),
-        ("experiments", ("experiments", "sb3", "dev")),
+        ("agents", ("train",)),
+        ("experiments", ("train", "dev")),
         ("tests", ("train", "video", "dev")),
     ],
 )
@@ -169,7 +169,7 @@ def test_every_imported_library_is_declared(package: str, extras: tuple[str, ...
 
 
 def test_no_test_is_skipped_for_want_of_a_library_that_nothing_installs():
-    names = declared("experiments", "sb3", "dev")
+    names = declared("train", "dev")
     asked = {
         name
         for path in modules("tests")

@@ -1,0 +1,233 @@
+"""Networks of torch whose weights are shared by all slots and by all pending models.
+
+`ScoreNetwork` is `cace_env.network.Network` with gradients: the same formula, weight names and shapes, so what is
+learned here is played by NumPy and by the compiled simulator without torch. `ValueNetwork` says what a state is worth,
+which only training needs.
+
+Most rows of an observation that has to hold a large fleet are empty, and most slots may not be evicted. The first layer
+is evaluated only for rows that are there, the second only for legal actions: a batch costs what is in it, not what it
+has room for.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, relu
+
+from cace_env.network import Network, Protocol, weight_shapes
+from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
+
+# The last layer: scores are linear in these, so quantiles of scores are more rows of them, and their mean is one row.
+LAST: Final = ("slot_linear", "slot_out", "pending_linear", "pending_out", "wait_linear", "wait_out", "wait_bias")
+OUT_GAIN: Final = 0.01  # of the last hidden layer: at first all legal actions are about equally good
+ILLEGAL: Final = -1e9  # stands for -inf where infinities would turn sums and entropies into NaN
+
+
+class Blocks(NamedTuple):
+    """Observations taken apart, as `cace_env.observation.Blocks`."""
+
+    slots: Tensor  # (B, S, slot features)
+    pending: Tensor  # (B, K, pending features)
+    context: Tensor  # (B, context features)
+
+
+class Rows(NamedTuple):
+    """Hidden units of the rows that are there, in all states of a batch."""
+
+    units: Tensor  # (N, H)
+    there: Tensor  # (B, R) bool; N of them
+    pooled: Tensor  # (B, H) mean over a state's rows, 0 where it has none
+
+
+class ScoreNetwork(nn.Module):
+    """Scores of actions: `cace_env.network` has the formula.
+
+    Args:
+        protocol: "eviction" or "swap".
+        hidden: `H`, hidden units of each layer; 0 = a linear policy.
+        quantiles: scores per action, each with its own last layer; 0 = one score.
+
+    Attributes:
+        weights: a parameter for each name of `cace_env.network.weight_shapes`; with quantiles those of the last layer
+            have an axis more in front, `(quantiles, ...)`.
+    """
+
+    def __init__(self, protocol: Protocol, hidden: int, *, quantiles: int = 0) -> None:
+        super().__init__()
+        self.protocol: Protocol = protocol
+        self.hidden = hidden
+        self.quantiles = quantiles
+        self.weights = nn.ParameterDict()
+        for name, shape in weight_shapes(protocol, hidden).items():
+            front = (quantiles,) if quantiles and name in LAST else ()
+            self.weights[name] = nn.Parameter(torch.zeros(*front, *shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Orthogonal hidden layers, a small last one, no linear part: nothing is preferred at first."""
+        for name, weight in self.weights.items():
+            if name.endswith(("_in", "_mix")):
+                nn.init.orthogonal_(weight, gain=np.sqrt(2))
+            elif name.endswith("_out"):
+                nn.init.normal_(weight, std=OUT_GAIN)
+            else:
+                nn.init.zeros_(weight)
+
+    def forward(self, observations: Tensor, layout: ObservationLayout) -> Tensor:
+        """Scores of actions, -inf for illegal ones.
+
+        Args:
+            observations: `(B, layout.size)` float32.
+            layout: where everything is in them.
+
+        Returns:
+            `(B, A)`, or `(B, A, quantiles)`, with `A` = S, in Swap-v0 S + K + 1.
+        """
+        w = self.weights
+        blocks = split(observations, layout)
+        legal = legal_blocks(blocks)
+        slots = pending = wait = None
+        if self.hidden:
+            slots, pending = encode_blocks(w, blocks)
+            common = torch.cat([slots.pooled, pending.pooled], dim=1)
+        scores = [self._block("slot", blocks.slots, legal[0], slots, common if self.hidden else None)]
+        if self.protocol == "swap":
+            scores.append(self._block("pending", blocks.pending, legal[1], pending, common if self.hidden else None))
+            wait = linear(blocks.context, w["wait_linear"]) + w["wait_bias"].squeeze(-1)
+            if self.hidden:
+                units = relu(linear(torch.cat([common, blocks.context], dim=1), w["wait_mix"], w["wait_mix_bias"]))
+                wait = wait + linear(units, w["wait_out"])
+            there = legal[2].unsqueeze(-1) if self.quantiles else legal[2]
+            scores.append(wait.masked_fill(~there, -torch.inf).unsqueeze(1))
+        return torch.cat(scores, dim=1)
+
+    def _block(self, name: str, rows: Tensor, legal: Tensor, encoded: Rows | None, common: Tensor | None) -> Tensor:
+        """Scores of slots or of pending models, -inf where they are not legal: `(B, R)` or `(B, R, quantiles)`."""
+        w = self.weights
+        values = linear(rows[legal], w[f"{name}_linear"])
+        if encoded is not None and common is not None:
+            weight = w[f"{name}_mix"]
+            shared = linear(common, weight[:, self.hidden :], w[f"{name}_mix_bias"])
+            units = linear(encoded.units[legal[encoded.there]], weight[:, : self.hidden])
+            values = values + linear(relu(units + shared.index_select(0, states_of(legal))), w[f"{name}_out"])
+        shape = (*legal.shape, self.quantiles) if self.quantiles else legal.shape
+        where = legal.unsqueeze(-1) if self.quantiles else legal
+        return values.new_full(shape, -torch.inf).masked_scatter(where, values)
+
+    def to_network(self) -> Network:
+        """The same policy for NumPy and the simulator; of quantiles their mean, exact as the last layer is linear."""
+        weights = {}
+        for name, weight in self.weights.items():
+            mean = weight.detach().mean(dim=0) if self.quantiles and name in LAST else weight.detach()
+            weights[name] = mean.to("cpu", torch.float32, copy=True).numpy()
+        return Network(self.protocol, self.hidden, weights)
+
+    def begin_as(self, network: Network) -> None:
+        """Takes over the weights of `network`; of quantiles all begin alike."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(torch.from_numpy(np.array(network.weights[name])))
+
+    @classmethod
+    def from_network(cls, network: Network, *, quantiles: int = 0) -> ScoreNetwork:
+        """A network to train on, which begins as `network`."""
+        made = cls(network.protocol, network.hidden, quantiles=quantiles)
+        made.begin_as(network)
+        return made
+
+
+class ValueNetwork(nn.Module):
+    """What a state is worth, from `[p, q, context]` of rows encoded as in `ScoreNetwork`, by weights of its own.
+
+    The weights are its own because errors of values are far larger than what tells actions apart, and would shape what
+    scores are made of.
+
+    Args:
+        hidden: hidden units of each layer; at least 1.
+        outputs: values per state: 1, or quantiles.
+    """
+
+    def __init__(self, hidden: int, outputs: int = 1) -> None:
+        super().__init__()
+        shapes = weight_shapes("eviction", hidden)
+        self.weights = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items() if "_in" in name}
+        )
+        for name in ("slot_in", "pending_in"):
+            nn.init.orthogonal_(self.weights[name], gain=np.sqrt(2))
+        self.mix = nn.Linear(2 * hidden + len(CONTEXT), hidden)
+        self.out = nn.Linear(hidden, outputs)
+        nn.init.orthogonal_(self.mix.weight, gain=np.sqrt(2))
+        nn.init.zeros_(self.mix.bias)
+        nn.init.normal_(self.out.weight, std=OUT_GAIN)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, observations: Tensor, layout: ObservationLayout) -> Tensor:
+        """Values `(B, outputs)` of observations `(B, layout.size)`."""
+        blocks = split(observations, layout)
+        slots, pending = encode_blocks(self.weights, blocks)
+        values: Tensor = self.out(relu(self.mix(torch.cat([slots.pooled, pending.pooled, blocks.context], dim=1))))
+        return values
+
+
+def split(observations: Tensor, layout: ObservationLayout) -> Blocks:
+    """`ObservationLayout.split` of a tensor, as views: reshaping and slicing is the same for both."""
+    numpy_like: Any = observations
+    tensors: Any = layout.split(numpy_like)
+    return Blocks(*tensors)
+
+
+def legal_blocks(blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
+    """Which slots `(B, S)`, pending models `(B, K)` and waits `(B,)` are legal, by the features that say so."""
+    return (
+        blocks.slots[..., SLOT.legal] > 0,
+        blocks.pending[..., PENDING.legal] > 0,
+        blocks.context[..., CONTEXT.wait_legal] > 0,
+    )
+
+
+def legal_actions(observations: Tensor, layout: ObservationLayout, protocol: Protocol) -> Tensor:
+    """Which actions may be taken, `(B, A)` bool: the mask of the environment, read from the observation.
+
+    Where nothing is asked, the environment takes action 0 for the no-op that it is, and so it is here.
+    """
+    slots, pending, wait = legal_blocks(split(observations, layout))
+    legal = slots if protocol == "eviction" else torch.cat([slots, pending, wait.unsqueeze(1)], dim=1)
+    legal = legal.clone()
+    legal[:, 0] |= ~legal.any(dim=1)
+    return legal
+
+
+def finite(scores: Tensor, legal: Tensor) -> Tensor:
+    """Scores `(B, A, ...)` with `ILLEGAL` for the illegal actions, and 0 for the no-op where nothing is asked."""
+    legal = legal.reshape(*legal.shape, *[1] * (scores.dim() - legal.dim()))
+    return scores.masked_fill(~legal, ILLEGAL).masked_fill(scores.isneginf() & legal, 0.0)
+
+
+def encode_blocks(weights: nn.ParameterDict, blocks: Blocks) -> tuple[Rows, Rows]:
+    """Hidden units of slots and of pending models."""
+    slots, pending, context = blocks
+    target = (pending * pending[..., PENDING.target].unsqueeze(-1)).sum(dim=1)
+    return (
+        encode(weights, "slot_in", slots, slots[..., SLOT.occupied] > 0, torch.cat([target, context], dim=1)),
+        encode(weights, "pending_in", pending, pending[..., PENDING.present] > 0, context),
+    )
+
+
+def encode(weights: nn.ParameterDict, name: str, rows: Tensor, there: Tensor, common: Tensor) -> Rows:
+    """Hidden units of the rows `(B, R, features)` that are `there`, each seen beside what is `common` to its state."""
+    weight, width = weights[name], rows.shape[-1]
+    shared = linear(common, weight[:, width:], weights[f"{name}_bias"])
+    state = states_of(there)
+    units = relu(linear(rows[there], weight[:, :width]) + shared.index_select(0, state))
+    sums = torch.zeros_like(shared).index_add(0, state, units)
+    return Rows(units, there, sums / there.sum(dim=1, keepdim=True).clamp(min=1))
+
+
+def states_of(there: Tensor) -> Tensor:
+    """The state of each row that is there, `(N,)`, in the order in which a mask `(B, R)` picks them."""
+    return there.nonzero()[:, 0]
