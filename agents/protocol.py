@@ -5,19 +5,21 @@
     test        the comparison that is reported, once; nothing here gives them out
 
 Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or has those that somebody typed
-checked by `check_training` and `check_choosing`. `suite_record` goes into the card of every agent, so that
+checked by `check_training` and `check_choosing`. `recorded` notes in an agent's card what the suite was, so that
 `problems_of` can say later that an agent was trained on another suite, or on what it is judged by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Final
 
+from cace_env.agent import AgentCard
 from cace_env.config import ConfigError
 from cace_env.scenarios import SEEDS, Split, seeds
 from cace_env.scores import SMALLEST_HEADROOM_PERCENT
-from cace_env.suite import Env, load_suite, suite_versions
+from cace_env.suite import load_suite, suite_versions
 
 SUITE: Final = "v1"  # what agents are trained on and judged by unless something else is said
 
@@ -124,50 +126,61 @@ def learned_from(text: str, numbers: Iterable[int]) -> list[int]:
     return [seed for seed in numbers if any(seed in known for known in ranges)]
 
 
-def suite_record(version: str = SUITE, env: Env | None = None) -> dict[str, Any]:
-    """What a card says of the suite an agent was trained on: results on a changed one are those of another problem.
+def recorded(card: AgentCard, version: str = SUITE) -> AgentCard:
+    """The card, with what the suite was when the agent was trained: on a changed one its results mean something else.
 
     Args:
+        card: of an agent that was trained on entries of the suite.
         version: of the suite.
-        env: only the entries of one environment.
-
-    Returns:
-        `suite`, `headroom_cut_percent` (entries with less are in no mean) and `fingerprints` by entry.
     """
-    suite = load_suite(version)
-    return {
-        "suite": suite.version,
+    known = {
+        "suite": version,
+        "fingerprints": dict(_fingerprints(version, card.env)),
         "headroom_cut_percent": SMALLEST_HEADROOM_PERCENT,
-        "fingerprints": {e.id: e.fingerprint() for e in suite.all_entries() if env in (None, e.env)},
     }
+    return card.model_copy(update=known)
 
 
-def problems_of(train_seeds: str, record: Mapping[str, Any] | None) -> list[str]:
+@lru_cache(maxsize=8)
+def _fingerprints(version: str, env: str) -> tuple[tuple[str, str], ...]:
+    """Of the entries of a suite in an environment; its scenarios are tabulated for that, so once per process."""
+    return tuple((entry.id, entry.fingerprint()) for entry in load_suite(version).entries if entry.env == env)
+
+
+def problems_of(card: AgentCard, judged_by: Iterable[int] = ()) -> list[str]:
     """Why results of an agent would not be held out, or not of the suite it names; empty where all is well.
 
     Args:
-        train_seeds: as its card names them.
-        record: what `suite_record` said when it was trained; None: it was trained on something else.
+        card: the agent's.
+        judged_by: seeds of the comparison.
     """
+    if not card.train_seeds:
+        return ["its card does not say which seeds it was trained on"]
     problems = []
     try:
         for split in ("validation", "test"):
-            known = learned_from(train_seeds, SEEDS[split])
+            known = learned_from(card.train_seeds, SEEDS[split])
             if known:
                 problems.append(f"it was trained on {len(known)} {split} seeds (the first is {known[0]})")
+        seen = learned_from(card.train_seeds, judged_by)
+        if seen and not problems:
+            problems.append(f"it was trained on {len(seen)} of the seeds that it is judged by (the first is {seen[0]})")
     except ConfigError as error:
         problems.append(str(error))
-    if record is None:
-        return problems
-    if record["suite"] not in suite_versions():
-        return [*problems, f"it was trained on suite {record['suite']!r}, which does not ship"]
-    now = suite_record(record["suite"])
-    changed = [name for name, print_ in record["fingerprints"].items() if now["fingerprints"].get(name) != print_]
+    return problems + changed_since(card)
+
+
+def changed_since(card: AgentCard) -> list[str]:
+    """How the suite that an agent was trained on differs from the one that ships now."""
+    if not card.suite or not card.fingerprints:
+        return []
+    if card.suite not in suite_versions():
+        return [f"it was trained on suite {card.suite!r}, which does not ship"]
+    problems, now = [], recorded(card, card.suite)
+    changed = [name for name, known in card.fingerprints.items() if now.fingerprints.get(name) != known]
     if changed:
-        problems.append(
-            f"entries of suite {record['suite']} are others than when it was trained: {', '.join(sorted(changed))}"
-        )
-    if record["headroom_cut_percent"] != now["headroom_cut_percent"]:
-        cuts = f"{record['headroom_cut_percent']:g} % then and {now['headroom_cut_percent']:g} % now"
+        problems.append(f"entries of suite {card.suite} are others than when it was trained: {', '.join(changed)}")
+    if card.headroom_cut_percent != now.headroom_cut_percent:
+        cuts = f"{card.headroom_cut_percent:g} % then and {now.headroom_cut_percent:g} % now"
         problems.append(f"entries count in means from another headroom on: {cuts}")
     return problems

@@ -60,6 +60,12 @@ class AgentCard(Frozen):
     description: str = Field(default="", description="in a line")
     trained_on: tuple[str, ...] = Field(default=(), description="scenarios or entries of a suite")
     suite: str = Field(default="", description="the version of that suite")
+    fingerprints: dict[str, str] = Field(
+        default={}, description="of the suite's entries in its environment, when it was trained"
+    )
+    headroom_cut_percent: float = Field(
+        default=0.0, ge=0, description="headroom from which entries counted in means then [%]; 0 = not noted"
+    )
     train_seeds: str = Field(default="", description="of the workloads it was trained on")
     requests: int = Field(default=0, ge=0, description="simulated in training, in all")
     wall_s: float = Field(default=0.0, ge=0, description="time that training took [s]")

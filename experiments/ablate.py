@@ -2,6 +2,7 @@
 
     python -m experiments.ablate cace                              CACE without each term, and each term alone
     python -m experiments.ablate cace --weights tuned.yaml         the same for weights of your own
+    python -m experiments.ablate features --agent NAME_OR_FOLDER   a learned policy without each group of features
     python -m experiments.ablate rewards                           the same episodes judged by ttft, e2e and balanced
     python -m experiments.ablate weights --run runs/mine           every weight halved and doubled, of a comparison
 
@@ -14,6 +15,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -22,6 +24,8 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
+from agents.protocol import validation_seeds
+from cace_env.agent import load_agent
 from cace_env.config import ConfigError, Frozen
 from cace_env.evaluation import Contestant, contestant_of, seed_list
 from cace_env.policies import Policy
@@ -35,6 +39,7 @@ from experiments.ablate_page import (
 )
 from experiments.cace_ablations import cace_variants
 from experiments.command_line import exit_status, split_names
+from experiments.feature_groups import FEATURE_GROUPS, feature_means, groups_table, neutralised
 from experiments.judged import AS_STATED, Weighing, halved_and_doubled, presets, reward_of
 from experiments.lineup import EVICTION
 from experiments.run_folder import BASELINE, Run, check_new
@@ -50,15 +55,26 @@ ABOUT_CACE: Final = (
     "CACE is a weighted sum of terms. *Without* a term: its weight is 0, all others stay. *Only* a term: all other "
     "weights are 0. A term can be worth nothing beside the others and much alone: terms say similar things."
 )
+ABOUT_FEATURES: Final = (
+    "Each group is fixed to its mean over the {decisions:,} decisions that the policy takes on {seeds} validation "
+    "seeds of each scenario; nothing is trained again. So this says what the policy does with a group, not what could "
+    "be learned without it. Groups overlap in what they say. The mask of legal actions is left as it is."
+)
 Said = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
 
 
 class Options(Frozen):
     """What is left out, of what, and where."""
 
-    study: tyro.conf.Positional[Literal["cace", "rewards", "weights"]] = Field(description="what is varied")
+    study: tyro.conf.Positional[Literal["cace", "features", "rewards", "weights"]] = Field(description="what is varied")
     weights: Annotated[str, tyro.conf.arg(metavar="FILE")] = Field(
         default="cace", description="cace: weights by shipped name or YAML file"
+    )
+    agent: Annotated[str | None, tyro.conf.arg(metavar="NAME|FOLDER", help_behavior_hint="")] = Field(
+        default=None, description="features: the learned policy; its environment is the one that is run"
+    )
+    validation: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=2, ge=1, description="features: validation seeds of each scenario that means are taken over"
     )
     order: Annotated[str | None, tyro.conf.arg(metavar="ORDER", help_behavior_hint="")] = Field(
         default=None, description="cace, in Swap-v0: which model is loaded first; fifo by default"
@@ -101,6 +117,8 @@ def ablate(options: Options, command: str, console: Console) -> int:
     check_new(path)
     if options.study == "cace":
         return ablate_cace(options, path, command, console)
+    if options.study == "features":
+        return ablate_features(options, path, command, console)
     return reweigh(options, path, command, console)
 
 
@@ -114,6 +132,29 @@ def ablate_cace(options: Options, path: Path, command: str, console: Console) ->
         return 130
     names = {said: variant.name for said, variant in variants.items()}
     page = variants_page(run, full.name, names, f"What each term of CACE is worth ({options.weights})", ABOUT_CACE)
+    draw_variants(run, full.name, names, path / "parts.png")
+    return write(path, page, console)
+
+
+def ablate_features(options: Options, path: Path, command: str, console: Console) -> int:
+    """A learned policy that is not told each group of its features; as `ablate`."""
+    if options.agent is None:
+        raise ConfigError("features needs --agent: the name of a shipped agent, or the folder of one")
+    agent = load_agent(options.agent)
+    cases = chosen(split_names(options.scenarios), [agent.card.protocol])
+    with console.status(f"taking means over the agent's decisions on {options.validation} validation seeds"):
+        means = feature_means(agent, [case.scenario for case in cases], validation_seeds(options.validation))
+    full = replace(agent.policy(), name=f"{agent.card.name} (full)")
+    variants = {
+        f"without {group}": replace(full, name=f"without {group}", network=neutralised(agent.network, means, group))
+        for group in FEATURE_GROUPS
+    }
+    run = play_on(options, path, cases, [full, *variants.values()], command, console)
+    if run is None:
+        return 130
+    names = {said: variant.name for said, variant in variants.items()}
+    about = ABOUT_FEATURES.format(decisions=means.decisions, seeds=options.validation) + "\n\n" + groups_table()
+    page = variants_page(run, full.name, names, f"What each group of features is worth to {agent.card.name}", about)
     draw_variants(run, full.name, names, path / "parts.png")
     return write(path, page, console)
 

@@ -17,8 +17,8 @@ from cace_env.markdown import percent, table
 from cace_env.policies import CLAIRVOYANT
 from experiments.judged import AS_STATED, Weighing, judged
 from experiments.plots import STYLE
+from experiments.pooled import costs_of, estimate_text, pooled
 from experiments.run_folder import BASELINE, Run
-from experiments.studies import costs_of, estimate_text, pooled
 from experiments.verdicts import FEW_SEEDS, few_seeds, saved
 
 HOW_TO_READ: Final = """\

@@ -15,7 +15,7 @@ from cace_env.scenarios import Scenario
 from cace_env.tables import FOREVER, TASKS, FleetTables
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import COLUMNS, Workload
-from experiments.lineup import ENV_OF, EVICTION, SWAP, able
+from experiments.lineup import ENV_OF, EVICTION, SWAP, able, can_answer, card_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,10 @@ def unable(contestant: Contestant, case: Case) -> str | None:
     policy = contestant.built_in
     if policy is None or not contestant.swaps:
         return None
+    if not can_answer(contestant, case.tables.protocol):
+        card = card_of(contestant)
+        if card is not None:
+            return f"agent {card.name!r} was trained for {card.env}"
     if policy.order is not None and case.tables.protocol != SWAP:
         return f"policy {policy.name!r} has an order, and Eviction-v0 asks for none"
     if policy.order is not None and policy.order.prefetch and not case.tables.prefetch_limit:

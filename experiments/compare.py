@@ -5,6 +5,7 @@
     python -m experiments.compare --policies lru,cace --scenarios default,agents --seeds 100
     python -m experiments.compare --env swap --scenarios default      which model to load next is decided, too
     python -m experiments.compare --policy my_module:my_policy        anybody's Python policy, on the same requests
+    python -m experiments.compare --agent runs/ppo/best --policies cace,gdsf      a trained agent, on the same requests
     python -m experiments.compare --trace requests.csv --format azure --scenarios default
     python -m experiments.compare --config configs/experiment/claims.yaml
 
@@ -39,7 +40,16 @@ from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
 from experiments.cases import PreparedCase, prepare
 from experiments.command_line import exit_status, split_names
-from experiments.lineup import EVICTION, SWAP, WITHOUT_SWAPPING, about_policy, check_names, contestants_of
+from experiments.lineup import (
+    EVICTION,
+    SWAP,
+    WITHOUT_SWAPPING,
+    about_agents,
+    about_policy,
+    agent_names,
+    check_names,
+    contestants_of,
+)
 from experiments.reference_rows import about_reference, reference_options, reference_result
 from experiments.report import write_report
 from experiments.report_terminal import print_tables
@@ -68,6 +78,9 @@ class Comparison(Frozen):
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy f(features, legal) -> keep-scores, besides; may be given several times"
+    )
+    agent: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME|FOLDER")]] = Field(
+        default=(), description="a trained agent, shipped or in a folder; the same as agent:... among the policies"
     )
     scenarios: Annotated[tuple[str, ...], _said("A,B")] = Field(
         default=(), description="scenarios by name or YAML file; all shipped ones by default"
@@ -175,7 +188,8 @@ def compare(options: Comparison, command: str, console: Console) -> int:
         raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
     pairs = pairs_of(options)
     protocols = list(dict.fromkeys(protocol for _, protocol in pairs))
-    contestants = contestants_of(split_names(options.policies), options.policy, protocols)
+    named = [*split_names(options.policies), *agent_names(options.agent)]
+    contestants = contestants_of(named, options.policy, protocols)
     search = reference_options(options.reference_option)
     referenced = options.reference if options.reference is not None else DEMO_REFERENCE if options.demo else 0
     path = run_folder_path(options)
@@ -190,6 +204,9 @@ def compare(options: Comparison, command: str, console: Console) -> int:
         if len(case.seeds) < len(numbers):
             why = "nothing is drawn from this log, so every seed is the same"
             console.print(f"{case.name}: 1 seed instead of {len(numbers)}: {why}", style="yellow", highlight=False)
+    agents = about_agents(contestants, numbers)
+    for name, problem in ((name, problem) for name, about in agents.items() for problem in about["problems"]):
+        console.print(f"{name}: {problem}: its results are not held out", style="yellow", highlight=False)
     folder = RunFolder(path)
     folder.write("config.yaml", dump(options))
     for scenario in scenarios:
@@ -203,6 +220,7 @@ def compare(options: Comparison, command: str, console: Console) -> int:
         policies={contestant.name: about_policy(contestant) for contestant in contestants}
         | ({REFERENCE: about_reference(search)} if referenced else {}),
         scenarios={case.name: case.about for case in cases},
+        agents=agents,
     )
     jobs = [(case, seed) for case in cases for seed in case.seeds]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from agents.protocol import problems_of
+from cace_env.agent import LEARNED, PREFIX, AgentCard, load_agent
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING, Contestant, contestant_of
 from cace_env.guard import Guarded
@@ -27,8 +29,13 @@ def default_names(protocols: Iterable[str], partners: Sequence[str] = PARTNERS) 
     return [*POLICIES, *(joint if SWAP in set(protocols) else [])]
 
 
+def agent_names(agents: Iterable[str]) -> list[str]:
+    """Trained agents, by name or folder, as names of policies."""
+    return [agent if agent.startswith(PREFIX) else PREFIX + agent for agent in agents]
+
+
 def contestants_of(names: Sequence[str], addresses: Sequence[str], protocols: Sequence[str]) -> list[Contestant]:
-    """The baseline, built-in policies by name, Python policies by address, and the run without swapping.
+    """The baseline, built-in policies and agents by name, Python policies by address, and the run without swapping.
 
     Raises:
         ConfigError: no such policy, two under one name, or one that needs an environment that is not run.
@@ -43,6 +50,13 @@ def contestants_of(names: Sequence[str], addresses: Sequence[str], protocols: Se
     contestants.append(contestant_of(NO_SWAPPING))
     check_names(contestant.name for contestant in contestants)
     for contestant in contestants:
+        card = card_of(contestant)
+        if card is not None and not any(can_answer(contestant, protocol) for protocol in protocols):
+            ran = " and ".join(ENV_OF[protocol] for protocol in protocols)
+            raise ConfigError(
+                f"agent {card.name!r} was trained for {card.env}, and {ran} is run; run it with --env {card.protocol}"
+                + (f", or name an order: wsjf+{contestant.name}" if card.protocol == EVICTION else "")
+            )
         if SWAP not in protocols and order_of(contestant) is not None:
             raise ConfigError(
                 f"policy {contestant.name!r} has an order, and Eviction-v0 asks for none; run it with --env swap"
@@ -52,7 +66,38 @@ def contestants_of(names: Sequence[str], addresses: Sequence[str], protocols: Se
 
 def able(contestants: Iterable[Contestant], protocol: str) -> list[Contestant]:
     """Those that can answer what an environment asks."""
-    return [contestant for contestant in contestants if protocol == SWAP or order_of(contestant) is None]
+    return [contestant for contestant in contestants if can_answer(contestant, protocol)]
+
+
+def can_answer(contestant: Contestant, protocol: str) -> bool:
+    """Whether a contestant answers all that is asked; an agent of Eviction-v0 needs an order for Swap-v0."""
+    ordered, card = order_of(contestant) is not None, card_of(contestant)
+    if protocol != SWAP:
+        return not ordered
+    return ordered or card is None or card.protocol == SWAP
+
+
+def card_of(contestant: Contestant) -> AgentCard | None:
+    """What is known of a trained agent, under guard or not; None of any other policy."""
+    if contestant.built_in is None or contestant.built_in.network is None:
+        return None
+    _, _, name = contestant.built_in.name.rpartition(JOINT)
+    return load_agent(name.removeprefix(PREFIX)).card if name.startswith(PREFIX) else None
+
+
+def about_agents(contestants: Iterable[Contestant], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """What run.json says of the agents among some policies: each one's card, and why its results would not be held out.
+
+    Args:
+        contestants: all policies.
+        seeds: that they are judged by.
+    """
+    agents = {}
+    for contestant in contestants:
+        card = card_of(contestant)
+        if card is not None:
+            agents[contestant.name] = {"card": card.model_dump(mode="json"), "problems": problems_of(card, seeds)}
+    return agents
 
 
 def order_of(contestant: Contestant) -> Order | None:
@@ -83,10 +128,10 @@ def about_policy(contestant: Contestant) -> dict[str, Any]:
         return {**inner, "description": f"under guard: {inner['description']}"}
     if built_in is not None:
         group, evicts = built_in.group, built_in.description
-        group = group if group in GROUPS else OWN
+        group = group if group in (*GROUPS, LEARNED) else OWN
         if order is None:
             return {"group": group, "description": evicts}
-        if group != CLAIRVOYANT:  # whoever knows the future competes with nobody, whatever the order
+        if group not in (CLAIRVOYANT, LEARNED):  # whoever knows the future competes with nobody, whatever the order
             group = ORDERED if group != OWN and order.name in ORDERS else OWN
         return {"group": group, "description": f"loads: {order.description}; evicts: {evicts}"}
     first_line = (contestant.policy.__doc__ or "").strip().partition("\n")[0]

@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
+from cace_env.agent import LEARNED
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.metrics import TTFT_EDGES_S
 from cace_env.tables import TASKS
@@ -30,6 +31,7 @@ GROUP_COLOURS: Final = {
     "Order": "#44AA99",
     "Clairvoyant": "#CC79A7",
     "Your own": "#6A3D9A",
+    LEARNED: "#882255",
     "Reference": "#8A6D00",
     "No swapping": "#bbbbbb",
 }
@@ -70,11 +72,11 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def notable(run: Run, scenario: str) -> list[str]:
-    """The baseline, CACE, the cheapest rule of each kind, every Python policy: few enough for lines and labels."""
+    """The baseline, CACE, the cheapest rule of each kind, own and learned policies: few enough for lines and labels."""
     groups = ("Deployed", "Proposed", "Caching", "Forecast", ORDERED, "Clairvoyant", "Reference")
     best = [run.cheapest(scenario, group) for group in groups]
     wanted = {BASELINE, "cace", *best, NO_SWAPPING}
-    return [p for p in run.policies(scenario) if p in wanted or run.group(p) == "Your own"]
+    return [p for p in run.policies(scenario) if p in wanted or run.group(p) in (LEARNED, "Your own")]
 
 
 def _colour(run: Run, policy: str) -> str:
@@ -82,7 +84,7 @@ def _colour(run: Run, policy: str) -> str:
 
 
 def _overview(run: Run) -> Any:
-    """Gain over the baseline by scenario: CACE, and the cheapest deployed, caching and clairvoyant rule."""
+    """Gain over the baseline by scenario: CACE, the best agent, the cheapest deployed, caching and clairvoyant rule."""
     scenarios = run.scenarios
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.7 * len(scenarios)), layout="constrained")
     series = [
@@ -90,8 +92,10 @@ def _overview(run: Run) -> Any:
         ("Deployed", "s", "cheapest deployed rule"),
         ("Caching", "^", "cheapest caching rule"),
         ("Clairvoyant", "D", "cheapest clairvoyant rule"),
+        (LEARNED, "*", "best learned policy"),
     ]
-    for offset, (group, marker, label) in zip((-0.27, -0.09, 0.09, 0.27), series, strict=True):
+    series = [row for row in series if row[0] != LEARNED or any(run.cheapest(s, LEARNED) for s in scenarios)]
+    for offset, (group, marker, label) in zip(np.linspace(-0.3, 0.3, len(series)), series, strict=True):
         shown = False
         for y, scenario in enumerate(scenarios):
             policy = "cace" if group == "CACE" else run.cheapest(scenario, group)
@@ -142,7 +146,8 @@ def _gains(run: Run, scenario: str) -> Any:
             continue
         face = "white" if run.group(policy) == "Clairvoyant" else colour
         axes.plot([max(gain.low, left), gain.high], [y, y], color=colour, linewidth=1.6)
-        axes.plot(gain.percent, y, "o", color=colour, markerfacecolor=face, markersize=5)
+        marker, size = ("*", 9) if run.group(policy) == LEARNED else ("o", 5)
+        axes.plot(gain.percent, y, marker, color=colour, markerfacecolor=face, markersize=size)
     axes.set_yticks(range(len(policies)), policies)
     axes.set_ylim(-0.7, len(policies) - 0.3)
     axes.grid(axis="x", alpha=0.3)
@@ -185,7 +190,7 @@ def _ttft(run: Run, scenario: str) -> Any:
             style: Any = ":" if policy == NO_SWAPPING else "--" if run.group(policy) == "Clairvoyant" else "-"
             if run.group(policy) == "Your own":
                 style = OWN_STYLES[own.index(policy) % len(OWN_STYLES)]
-            width = 2.0 if policy in (BASELINE, "cace") else 1.3
+            width = 2.0 if policy in (BASELINE, "cace") or run.group(policy) == LEARNED else 1.3
             axes.plot(
                 TTFT_EDGES_S[1:],
                 100 * share,
@@ -229,7 +234,7 @@ def _evictions(run: Run, scenario: str) -> Any:
     for policy in near:
         colour = _colour(run, policy)
         face = "white" if run.group(policy) == "Clairvoyant" else colour
-        marker, size = ("*", 13) if policy in (BASELINE, "cace") else ("o", 6)
+        marker, size = ("*", 13) if policy in (BASELINE, "cace") or run.group(policy) == LEARNED else ("o", 6)
         axes.plot(x[policy], y[policy], marker, color=colour, markerfacecolor=face, markersize=size, zorder=3)
     axes.set(xlabel="evictions per 1,000 requests", ylabel="mean time to first token [s]", title=scenario)
     axes.margins(0.12)

@@ -19,6 +19,7 @@ from experiments.contrasts import gain_table
 from experiments.guard_table import GUARDS, guard_table
 from experiments.lineup import ORDERED
 from experiments.plots import draw
+from experiments.report_agents import learned_sections
 from experiments.report_text import ASKED, CAVEATS, HOW_TO_READ, SCORES, WHAT_THIS_IS, WHERE_FROM
 from experiments.run_folder import BASELINE, Run
 from experiments.score_table import scenarios_with_reference, score_sections
@@ -94,6 +95,7 @@ def page(run: Run, pictures: Pictures) -> str:
     parts += [_scenario_table(run), "## How to read it", HOW_TO_READ]
     if any("cace" in run.policies(scenario) for scenario in run.scenarios):
         parts += ["## CACE against LRU, number by number", *_claims(run)]
+    parts += learned_sections(run)
     if scenarios_with_reference(run):
         parts += ["## Scores", SCORES, *score_sections(run)]
     if gain_table(run):

@@ -23,6 +23,7 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
+from cace_env.agent import LEARNED
 from cace_env.config import Frozen
 from cace_env.evaluation import Contestant, contestant_of, seed_list
 from cace_env.markdown import table
@@ -31,10 +32,12 @@ from cace_env.scores import interquartile_mean, relative_cost
 from experiments.cases import PreparedCase
 from experiments.command_line import exit_status, split_names
 from experiments.compare import Comparison, trace_section
-from experiments.lineup import ENV_OF, EVICTION, SWAP, able, contestants_of
-from experiments.plots import STYLE
+from experiments.lineup import ENV_OF, EVICTION, SWAP, able, about_agents, agent_names, contestants_of
+from experiments.plots import GROUP_COLOURS, STYLE
+from experiments.pooled import costs_of, estimate_text
+from experiments.report_agents import card_text
 from experiments.run_folder import BASELINE, Run, check_new
-from experiments.studies import PROTOCOLS, Chosen, chosen, costs_of, estimate_text, prepared, run_cases
+from experiments.studies import PROTOCOLS, Chosen, chosen, prepared, run_cases
 from experiments.verdicts import FEW_SEEDS, few_seeds
 
 matplotlib.use("Agg")
@@ -107,7 +110,7 @@ def judge(options: Options, command: str, console: Console) -> int:
     protocols = PROTOCOLS[options.env]
     numbers = seed_list(seeds(options.split, options.seeds))
     log = trace_section(Comparison(trace=options.trace, format=options.format, trace_option=options.trace_option))
-    named = [*(f"agent:{agent}" for agent in options.agent), *split_names(options.policies)]
+    named = [*split_names(options.policies), *agent_names(options.agent)]
     cases: list[PreparedCase] = []
     regimes: list[Chosen] = []
     with console.status("preparing: scenarios, requests, compiled code"):
@@ -130,6 +133,7 @@ def judge(options: Options, command: str, console: Console) -> int:
         command=command,
         workers=options.workers or os.cpu_count() or 1,
         console=console,
+        agents=about_agents({c.name: c for case in cases for c in case.contestants}.values(), numbers),
     )
     if run is None:
         return 130
@@ -163,6 +167,9 @@ def page(run: Run) -> str:
         *([few_seeds(run)] if few_seeds(run) else []),
         HOW_TO_READ,
     ]
+    if about["agents"]:
+        parts.append("## Who was trained")
+        parts += [f"**{name}**\n\n{card_text(row)}" for name, row in about["agents"].items()]
     for env in ENV_OF.values():
         scenarios = [name for name in run.scenarios if about["scenarios"][name]["env"] == env]
         if scenarios:
@@ -245,15 +252,18 @@ def draw(run: Run, path: Path) -> None:
 
 def _draw_env(run: Run, scenarios: Sequence[str], axes: Any) -> None:
     policies = [policy for policy in ranked(run, scenarios) if policy != BASELINE]
-    colours = plt.get_cmap("tab10")
+    palette = [colour for colour in plt.get_cmap("tab10").colors]
+    rules = [policy for policy in policies if run.group(policy) != LEARNED]
+    colours = {policy: palette[at % len(palette)] for at, policy in enumerate(rules)}
     axes.axvline(1, color="black", linewidth=0.8)
     for at, policy in enumerate(policies):
         shift = 0.7 * ((at + 0.5) / len(policies) - 0.5)
         for y, scenario in enumerate(scenarios):
             share = relative_cost(costs_of(run, policy, [scenario]), costs_of(run, BASELINE, [scenario]))
-            axes.plot([share.low, share.high], [y + shift] * 2, color=colours(at % 10), linewidth=1.3)
+            colour, marker = colours.get(policy, GROUP_COLOURS[LEARNED]), "o" if policy in colours else "*"
+            axes.plot([share.low, share.high], [y + shift] * 2, color=colour, linewidth=1.3)
             label = policy if y == 0 else None
-            axes.plot(share.value, y + shift, "o", color=colours(at % 10), markersize=4, label=label)
+            axes.plot(share.value, y + shift, marker, color=colour, markersize=4 if marker == "o" else 8, label=label)
     axes.set_yticks(range(len(scenarios)), [short(name) for name in scenarios])
     axes.set_ylim(len(scenarios) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)

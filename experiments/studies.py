@@ -1,4 +1,4 @@
-"""What studies have in common: their cases, their episodes in a run folder, and numbers over all scenarios.
+"""What studies have in common: their scenarios, and their episodes in a run folder.
 
 A study compares a policy with others that differ from it in one thing: `experiments.ablate`. Its run folder is that of
 a comparison (`experiments/run_folder.py`), so everything that reads one reads this too.
@@ -16,16 +16,7 @@ from rich.console import Console
 
 from cace_env.config import ConfigError, Frozen, did_you_mean, dump
 from cace_env.evaluation import Contestant, PolicyError, in_order, run_seed
-from cace_env.intervals import Gain
 from cace_env.scenarios import Scenario, load_scenario, scenario_names
-from cace_env.scores import (
-    ByScenario,
-    Estimate,
-    interquartile_mean,
-    pooled_gain,
-    probability_of_improvement,
-    relative_cost,
-)
 from cace_env.simulator import SimulationError
 from cace_env.suite import ENVS, Entry, load_suite, suite_versions
 from experiments.cases import PreparedCase, prepare
@@ -178,36 +169,3 @@ def run_cases(
         if not done:
             folder.discard()
     return Run(path) if status == "finished" else None
-
-
-class Pooled(NamedTuple):
-    """One policy against another one over several scenarios."""
-
-    cost: Estimate  # share of LRU's cost, mean over scenarios
-    typical: Estimate  # the same, interquartile mean over scenarios
-    gain: Gain  # what it saves against the other one [%], of the mean over scenarios
-    chance: Estimate  # that it is cheaper on the same requests, mean over scenarios
-
-
-def costs_of(run: Run, policy: str, scenarios: Sequence[str]) -> dict[str, Any]:
-    """Costs of a policy by scenario, `(seeds,)` each."""
-    return {scenario: run.columns[scenario, policy]["cost"] for scenario in scenarios}
-
-
-def pooled(policy: ByScenario, over: ByScenario, baseline: ByScenario) -> Pooled:
-    """One policy against another one, costs by scenario; LRU's make scenarios comparable."""
-    return Pooled(
-        relative_cost(policy, baseline),
-        relative_cost(policy, baseline, aggregate=interquartile_mean),
-        pooled_gain(policy, over, baseline),
-        probability_of_improvement(policy, over),
-    )
-
-
-def estimate_text(estimate: Estimate, digits: int = 3) -> str:
-    """A number with its interval; `-` where there is none."""
-    if estimate.value != estimate.value:
-        return "-"
-    if estimate.low != estimate.low:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

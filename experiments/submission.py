@@ -1,6 +1,7 @@
 """Results on the suite that others can check: writes such a file, or checks one and prints its scores.
 
     python -m experiments.submission make --policy cace --out cace.csv
+    python -m experiments.submission make --agent runs/ppo/best --out ppo.csv
     python -m experiments.submission make --policy my_module:my_policy --trained-on "train seeds 0-999" --out mine.csv
     python -m experiments.submission check mine.csv
 
@@ -40,7 +41,7 @@ from cace_env.scores import BASELINE, REFERENCE, SuiteScores, suite_scores
 from cace_env.suite import ENVS, Entry, Env, Suite, load_suite
 from experiments.command_line import exit_status
 from experiments.compare import progress_bar
-from experiments.lineup import SWAP, about_policy, order_of
+from experiments.lineup import SWAP, about_policy, agent_names, can_answer, card_of, order_of
 from experiments.run_folder import surroundings
 
 SPOTS: Final = 10  # episodes that `check` runs again
@@ -55,11 +56,17 @@ def make(options: argparse.Namespace, console: Console) -> int:
         ConfigError: an option that cannot be used; nothing has been run.
         PolicyError, SimulationError: an episode failed; nothing has been written.
     """
-    suite, contestant = load_suite(options.suite), contestant_of(options.policy)
+    suite = load_suite(options.suite)
+    contestant = contestant_of(options.policy or agent_names([options.agent])[0])
     out = Path(options.out)
     if out.exists():
         raise ConfigError(f"{out} exists; results are never overwritten: give another --out")
+    card = card_of(contestant)
+    if card is not None and options.env is None:
+        options.env = card.env
     entries = [entry for entry in suite.entries if options.env in (None, entry.env)]
+    if card is not None and not all(can_answer(contestant, ENVS[entry.env]) for entry in entries):
+        raise ConfigError(f"agent {card.name!r} was trained for {card.env}; make results of --env {card.env}")
     if order_of(contestant) is not None and any(ENVS[entry.env] != SWAP for entry in entries):
         raise ConfigError(
             f"policy {contestant.name!r} has an order, and Eviction-v0 asks for none; make results of --env Swap-v0"
@@ -90,6 +97,10 @@ def header_of(options: argparse.Namespace, suite: Suite, contestant: Contestant,
     policy = contestant.built_in
     git = surroundings()["git"]
     known = {"trained_on": options.trained_on, "code": options.code}
+    card = card_of(contestant)
+    if card is not None:
+        seeds = f", seeds {card.train_seeds}" if card.train_seeds else ""
+        known["trained_on"] = known["trained_on"] or f"{', '.join(card.trained_on) or 'unknown'}{seeds}"
     if policy is not None:
         known["trained_on"] = known["trained_on"] or ("requests of training seeds" if policy.trained else "nothing")
         commit = f", commit {git['commit'][:12]}" if git else ""
@@ -107,7 +118,7 @@ def header_of(options: argparse.Namespace, suite: Suite, contestant: Contestant,
         description=options.description or about_policy(contestant)["description"],
         clairvoyant=policy is not None and policy.clairvoyant,
         trained_on=known["trained_on"],
-        simulated_requests=options.simulated_requests,
+        simulated_requests=options.simulated_requests or (card.requests if card is not None else 0),
         code=known["code"],
         cace_env=cace_env.__version__,
         fingerprints={entry.id: entry.fingerprint() for entry in entries},
@@ -314,7 +325,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="make|check")
     making = commands.add_parser("make", help="run a policy on the test seeds and write its results")
-    making.add_argument("--policy", required=True, metavar="NAME|MODULE:OBJECT", help="a built-in policy or your own")
+    who = making.add_mutually_exclusive_group(required=True)
+    who.add_argument("--policy", metavar="NAME|MODULE:OBJECT", help="a built-in policy or your own")
+    who.add_argument("--agent", metavar="NAME|FOLDER", help="a trained agent; its card says what it was trained on")
     making.add_argument("--out", required=True, metavar="FILE", help="file to write; it must not exist")
     making.add_argument("--suite", default="v1", metavar="VERSION", help="version, or a YAML file (default: v1)")
     making.add_argument("--env", choices=tuple(ENVS), help="only the entries of one environment (default: all)")

@@ -32,7 +32,7 @@ from cace_env.suite import ENVS, Entry, Env, Suite, load_suite
 from experiments.cases import describe, unable
 from experiments.command_line import exit_status, split_names
 from experiments.compare import progress_bar
-from experiments.lineup import about_policy, contestants_of, default_names
+from experiments.lineup import about_agents, about_policy, agent_names, contestants_of, default_names
 from experiments.reference_rows import about_reference, reference_options, reference_result
 from experiments.run_folder import BASELINE, surroundings
 from experiments.suite_folder import SuiteFolder, package_hash
@@ -60,6 +60,9 @@ class Options(Frozen):
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy besides; may be given several times"
+    )
+    agent: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME|FOLDER")]] = Field(
+        default=(), description="a trained agent, shipped or in a folder, on the entries of its environment"
     )
     reference: Literal["shipped", "compute", "none"] = Field(
         default="shipped",
@@ -92,7 +95,9 @@ def run_suite(options: Options, command: str, console: Console) -> int:
         raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
     entries = [entry for entry in suite.all_entries() if options.env in (None, entry.env)]
     protocols = list(dict.fromkeys(ENVS[entry.env] for entry in entries))
-    names = split_names(options.policies) or ([] if options.policy else default_names(protocols, PARTNERS))
+    agents = agent_names(options.agent)
+    names = split_names(options.policies) or ([] if options.policy or agents else default_names(protocols, PARTNERS))
+    names += agents
     contestants = contestants_of(names, options.policy, protocols)
     shipped = shipped_costs(options, suite, entries, numbers)
     search = reference_options(options.reference_option) | (shipped.header.settings if shipped is not None else {})
@@ -100,6 +105,8 @@ def run_suite(options: Options, command: str, console: Console) -> int:
     with console.status("preparing: scenarios, requests, compiled code"):
         cases = {entry.id: entry.case() for entry in entries}
         about = about_run(options, suite, entries, cases, contestants, numbers, search, command)
+    for name, problem in ((name, problem) for name, row in about["agents"].items() for problem in row["problems"]):
+        console.print(f"{name}: {problem}: its results are not held out", style="yellow", highlight=False)
     rows = SuiteFolder(folder, about)
     (folder / "suite.yaml").write_text(dump(suite), "utf-8")
     status = "interrupted"
@@ -174,6 +181,7 @@ def about_run(
         "policies": {contestant.name: about_policy(contestant) for contestant in contestants}
         | ({} if without else {REFERENCE: about_reference(search)}),
         "scenarios": scenarios,
+        "agents": about_agents(contestants, numbers),
     }
 
 

@@ -46,8 +46,8 @@ class SuiteFolder:
         before = self._before(about)
         self.spent_s = float(before.get("wall_s", 0.0))
         self.about: dict[str, Any] = {**before, **about}
-        for key in ("policies", "scenarios"):  # of all commands that ran in this folder
-            self.about[key] = {**before.get(key, {}), **about[key]}
+        for key in ("policies", "scenarios", "agents"):  # of all commands that ran in this folder
+            self.about[key] = {**before.get(key, {}), **about.get(key, {})}
         self.about["commands"] = list(dict.fromkeys([*before.get("commands", []), about["command"]]))
         path.mkdir(parents=True, exist_ok=True)
         self.describe()

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from cace_env.agent import LEARNED
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.markdown import percent
 from experiments.run_folder import BASELINE, Run, share_of_cost
@@ -15,8 +16,8 @@ NOTHING_TO_DECIDE: Final = "nothing to decide here: no policy is ever asked"
 
 
 def own_policies(run: Run) -> list[str]:
-    """Python policies and other files of weights, in the order in which they ran."""
-    return [policy for policy, about in run.about["policies"].items() if about["group"] == "Your own"]
+    """Learned policies, Python policies and other files of weights, in the order in which they ran."""
+    return [policy for policy, about in run.about["policies"].items() if about["group"] in (LEARNED, "Your own")]
 
 
 def seeds_behind(run: Run, scenario: str, policy: str, over: str = BASELINE) -> int:

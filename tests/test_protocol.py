@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
 from agents import protocol
+from cace_env.agent import AgentCard
 from cace_env.config import ConfigError
 from cace_env.scenarios import SEEDS
 
@@ -54,21 +56,32 @@ def test_seeds_written_in_another_way_are_refused():
             protocol.seeds_of(text)
 
 
+def card(train_seeds: str = "0-999", **more: Any) -> AgentCard:
+    return AgentCard(name="mine", env="Eviction-v0", algorithm="hand", hidden=0, train_seeds=train_seeds, **more)
+
+
 def test_an_agent_that_was_trained_on_test_seeds_is_found_out():
-    assert protocol.problems_of("0-999", None) == []
+    assert protocol.problems_of(card(), SEEDS["test"]) == []
     assert protocol.learned_from("0-9,20", [5, 15, 20]) == [5, 20]
-    (said,) = protocol.problems_of("0-9,2000000-2000001", None)
+    (said,) = protocol.problems_of(card("0-9,2000000-2000001"))
     assert "trained on 2 test seeds (the first is 2000000)" in said
 
 
+def test_an_agent_that_is_judged_by_seeds_it_learned_from_is_found_out():
+    (said,) = protocol.problems_of(card("0-9"), [8, 9, 10])
+    assert "trained on 2 of the seeds that it is judged by (the first is 8)" in said
+    assert protocol.problems_of(card(""), [8]) == ["its card does not say which seeds it was trained on"]
+
+
 def test_a_changed_suite_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    record = protocol.suite_record("v1", "Eviction-v0")
-    assert record["suite"] == "v1" and all(name.startswith("eviction-") for name in record["fingerprints"])
-    assert protocol.problems_of("0-999", record) == []
-    record["fingerprints"]["eviction-default"] = "0" * 16
-    (said,) = protocol.problems_of("0-999", record)
+    noted = protocol.recorded(card())
+    assert noted.suite == "v1" and len(noted.fingerprints) == 12
+    assert all(name.startswith("eviction-") for name in noted.fingerprints)
+    assert protocol.problems_of(noted) == []
+    other = noted.model_copy(update={"fingerprints": {**noted.fingerprints, "eviction-default": "0" * 16}})
+    (said,) = protocol.problems_of(other)
     assert "others than when it was trained: eviction-default" in said
-    monkeypatch.setattr(protocol, "SMALLEST_HEADROOM_PERCENT", 5.0)
-    assert any("3 % then and 5 % now" in said for said in protocol.problems_of("0-999", record))
-    (said,) = protocol.problems_of("0-999", {**record, "suite": "v0"})
+    (said,) = protocol.problems_of(noted.model_copy(update={"suite": "v0"}))
     assert "suite 'v0', which does not ship" in said
+    monkeypatch.setattr(protocol, "SMALLEST_HEADROOM_PERCENT", 5.0)
+    assert any("3 % then and 5 % now" in said for said in protocol.problems_of(noted))
