@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from agents.objective import WHOLE_SUITE, Objective, training_cases
-from agents.protocol import SUITE, seeds_text, training_seeds
+from agents.protocol import recorded, seeds_text, training_seeds
 from agents.search import Evolution, Search
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError, Frozen
@@ -135,12 +135,11 @@ class EvolutionTrainer:
             hidden=self._hidden,
             description=_DESCRIPTIONS[config.algorithm],
             trained_on=self._trained_on,
-            suite=SUITE if config.train_on == WHOLE_SUITE else "",
             train_seeds=seeds_text(self._objective.seeds),
             requests=self.requests,
             wall_s=round(self._wall_s, 1),
         )
-        return Agent(card, self._network(self._evolution.search.mean))
+        return Agent(recorded(card), self._network(self._evolution.search.mean))
 
     def save(self, folder: Path) -> None:
         """Writes the history of the search, of which it can be made again."""

@@ -88,6 +88,8 @@ def _check(numbers: Iterable[int], wanted: Split, use: str) -> None:
 
 def seeds_text(numbers: Sequence[int]) -> str:
     """Seeds as a card names them: `0-999`, or `3,5,8-9`."""
+    if isinstance(numbers, range) and numbers.step == 1 and len(numbers) > 1:
+        return f"{numbers[0]}-{numbers[-1]}"  # a million of them need no sorting
     parts: list[list[int]] = []
     for seed in sorted(numbers):
         if parts and seed == parts[-1][1] + 1:
@@ -127,12 +129,14 @@ def learned_from(text: str, numbers: Iterable[int]) -> list[int]:
 
 
 def recorded(card: AgentCard, version: str = SUITE) -> AgentCard:
-    """The card, with what the suite was when the agent was trained: on a changed one its results mean something else.
+    """The card, with what the suite is now: if it is changed later, the agent's results mean something else.
 
     Args:
-        card: of an agent that was trained on entries of the suite.
+        card: of an agent; one that was trained on none of the suite's entries is returned as it is.
         version: of the suite.
     """
+    if not {name for name, _ in _fingerprints(version, card.env)} & set(card.trained_on):
+        return card
     known = {
         "suite": version,
         "fingerprints": dict(_fingerprints(version, card.env)),

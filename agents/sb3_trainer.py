@@ -23,6 +23,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
 from agents.networks import ScoreNetwork
+from agents.protocol import recorded, seeds_text
 from agents.sb3_config import DQNConfig, PPOConfig
 from agents.sb3_policies import (
     MaskableScorePolicy,
@@ -138,12 +139,12 @@ class SB3Trainer:
             hidden=config.hidden,
             description=f"{config.algorithm} of Stable-Baselines3, {self.step:,} decisions",
             trained_on=self.venv.names,
-            train_seeds=f"drawn from {train.start} to {train.stop - 1}",
+            train_seeds=seeds_text(train),
             requests=self.requests,
             wall_s=round(self.wall_s, 1),
             limits=self.limits,
         )
-        return Agent(card, self.scores.to_network())
+        return Agent(recorded(card), self.scores.to_network())
 
     def save(self, folder: Path) -> None:
         """Writes what a resumed training needs, as the module says."""

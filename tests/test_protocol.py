@@ -73,8 +73,12 @@ def test_an_agent_that_is_judged_by_seeds_it_learned_from_is_found_out():
     assert protocol.problems_of(card(""), [8]) == ["its card does not say which seeds it was trained on"]
 
 
+def test_agents_that_learned_nothing_of_the_suite_say_nothing_of_it():
+    assert protocol.recorded(card(trained_on=("my-fleet",))) == card(trained_on=("my-fleet",))
+
+
 def test_a_changed_suite_is_noticed(monkeypatch: pytest.MonkeyPatch):
-    noted = protocol.recorded(card())
+    noted = protocol.recorded(card(trained_on=("eviction-default",)))
     assert noted.suite == "v1" and len(noted.fingerprints) == 12
     assert all(name.startswith("eviction-") for name in noted.fingerprints)
     assert protocol.problems_of(noted) == []
