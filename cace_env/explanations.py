@@ -15,9 +15,9 @@ The score of the chosen action is held against the mean score of the legal alter
   by the numerical integral is in `residual`.
 
 A candidate's features are compared with those of the other candidates; what all have in common (the context, the
-target, the slots where a model is chosen) is part of no contribution. Where Swap-v0 asks for a model to load, waiting
-has no features to be compared by: `base` is what speaks for it, or against it, if all models that could be loaded were
-alike.
+target, the slots where a model is chosen) is part of no contribution. Waiting, in Swap-v0, has no features to be
+compared by. Where it is the choice or an alternative, the line begins instead where every feature of the models is 0
+(nobody waits for them, a load takes no time, ...), and `base` is what speaks for the choice there already.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ PHRASES: Final = {
     "waiting_weight": "weight of who waits",
     "since_eviction_s": "evicted before",
 }
+BEFORE: Final = "before any feature of the models"  # how `base` is named
 NEVER_S: Final = 1e6  # stands for the time since what never happened
 
 
@@ -123,7 +124,7 @@ class Explanation:
         scores: of the legal actions; the highest one is chosen.
         against: what the difference is to: the "mean" score of the alternatives, or that of the "rival".
         difference: `base` plus all contributions plus `residual`.
-        base: what speaks for or against waiting if all models that could be loaded were alike; 0 for victims.
+        base: what speaks for the choice where the features of all models are 0, if waiting is compared; else 0.
         contributions: of the features, the largest first.
         residual: what the numerical integral left over; 0 for sums.
     """
@@ -156,7 +157,7 @@ class Explanation:
         than = f"rather than {self.rival_label}" if self.against == "rival" else "compared with the other candidates"
         reasons = [str(contribution) for contribution in self.top(count)]
         if self.base:
-            reasons.append(f"waiting {'for' if self.label == 'wait' else 'against'} any load {self.base:+.3g}")
+            reasons.append(f"{BEFORE} {self.base:+.3g}")
         return f"{self.label}, {than}: {', '.join(reasons) or 'no feature tells them apart'}"
 
     def __str__(self) -> str:
@@ -360,7 +361,7 @@ def _explain_network(
 
 
 class _Line:
-    """The weighted sum `D` of scores along the line from candidates that are alike to the candidates as they are."""
+    """The weighted sum `D` of scores along the line that the module's docstring describes, and its slope."""
 
     def __init__(
         self,
@@ -382,7 +383,11 @@ class _Line:
         self.weights = np.zeros(len(self.rows))
         self.weights[self.candidates] = weights[: len(self.candidates)]
         self.step = np.zeros_like(self.rows)
-        self.step[self.candidates] = self.rows[self.candidates] - self.rows[self.candidates].mean(axis=0)
+        mine = self.rows[self.candidates]
+        self.step[self.candidates] = mine - mine.mean(axis=0)
+        if self.wait_weight:
+            self.step[self.candidates] = mine
+            self.step[:, [PENDING.present, PENDING.legal]] = 0.0  # they are there, and may be loaded
         self.there = self.rows[:, :1]  # occupied, present
         if network.hidden:
             target = (pending * pending[:, PENDING.target, None]).sum(axis=0)

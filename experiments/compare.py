@@ -40,6 +40,8 @@ from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
 from experiments.cases import PreparedCase, prepare
 from experiments.command_line import exit_status, split_names
+from experiments.decisions import FILE as DECISIONS
+from experiments.decisions import csv_of, decisions_of
 from experiments.lineup import (
     EVICTION,
     SWAP,
@@ -240,6 +242,9 @@ def compare(options: Comparison, command: str, console: Console) -> int:
                 progress.update(bar, advance=1, description=results[0].row["scenario"])
             progress.update(bar, description="timelines")
             spans = [span for case in cases for span in timelines(case)]
+            progress.update(bar, description="explanations")
+            if reasons := [reason for case in cases for reason in decisions_of(case)]:
+                folder.write(DECISIONS, csv_of(reasons))
     except KeyboardInterrupt:
         status = "interrupted"
         console.print(f"interrupted: {kept(done, len(jobs), path)}")

@@ -17,6 +17,7 @@ from cace_env.agent import LEARNED
 from cace_env.evaluation import NO_SWAPPING
 from cace_env.metrics import TTFT_EDGES_S
 from cace_env.tables import TASKS
+from experiments.decisions import draw_decision
 from experiments.lineup import ORDERED
 from experiments.run_folder import BASELINE, Run
 from experiments.timelines import draw_timeline
@@ -57,6 +58,7 @@ def draw(run: Run) -> Iterator[tuple[str, str, Path]]:
             "ttft": _ttft,
             "evictions": _evictions,
             "timeline": draw_timeline,
+            "decision": draw_decision,
         }
         for scenario in run.scenarios:
             for name, plot in plots.items():

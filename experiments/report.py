@@ -16,6 +16,7 @@ from cace_env.markdown import table
 from cace_env.scores import REFERENCE
 from experiments.command_line import exit_status
 from experiments.contrasts import gain_table
+from experiments.decisions import decision_tables
 from experiments.guard_table import GUARDS, guard_table
 from experiments.lineup import ORDERED
 from experiments.plots import draw
@@ -204,8 +205,10 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
         "ttft": "Time to first token by task, all seeds together, logarithmic; further up and left is better",
         "evictions": "Evictions against mean time to first token, means over seeds; further down and left is better",
         "timeline": "Which model sat where in a part of one episode; one row per place in memory",
+        "decision": "Why an agent decided so: what each feature adds to the margin of its clearest decision",
     }
     parts += [f"![{scenario}, {name}]({path})\n\n{captions[name]}." for name, path in pictures.items()]
+    parts += decision_tables(run, scenario)
     return parts
 
 

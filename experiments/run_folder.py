@@ -5,6 +5,7 @@ config.yaml      the options as given; scenarios/NAME.yaml each scenario in full
 rows.csv         one row per policy, scenario and seed: every metric of cace_env.metrics.METRICS
 ttft.csv         histograms of the time to first token by policy, scenario and task, all whole episodes
 timelines.csv    which model sat where, for some policies on the first seed
+decisions.csv    why agents decided so, for some decisions on the first seed; only where an agent took part
 report.md        and plots/, written from the files above (`python -m experiments.report FOLDER`)
 """
 

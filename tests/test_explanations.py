@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+import yaml
 
 from cace_env.acting import Actor
-from cace_env.agent import Agent, AgentCard
+from cace_env.agent import Agent, AgentCard, save_agent
 from cace_env.config import ConfigError
 from cace_env.env import EvictionEnv, SwapEnv
 from cace_env.explanations import Contribution, ExplainDecisions, Explanation, explain, quantity
@@ -20,6 +22,7 @@ from cace_env.network import Network, weight_shapes
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
 from cace_env.policies import Policy, policy, weigh
 from tests.test_env import roomy, short
+from tests.test_evaluation import SMALL
 
 KINDS = (EvictionEnv, SwapEnv)
 
@@ -129,18 +132,41 @@ def test_gradients_are_those_of_the_network():
 
 
 def test_what_tells_no_candidates_apart_is_part_of_no_reason():
-    trained = agent(SwapEnv, 8)
+    trained, compared = agent(SwapEnv, 8), 0
     for env, observation, _ in asked(SwapEnv, trained.policy()):
         blocks = env.layout.split(observation)
         ordering = blocks.context[CONTEXT.ordering] > 0
+        if blocks.context[CONTEXT.wait_legal] > 0:
+            continue  # waiting has no features that would be the same
         rows = (
             blocks.pending[blocks.pending[:, PENDING.legal] > 0] if ordering else blocks.slots[blocks.slots[:, 1] > 0]
         )
         names = PENDING._fields if ordering else SLOT._fields
         same = {name for name, column in zip(names, rows.T, strict=True) if np.ptp(column) == 0}
         assert {"legal"} <= same
+        compared += 1
         for contribution in explain(trained, observation, env.layout).contributions:
             assert contribution.amount == 0 or contribution.feature not in same
+    assert compared > 20
+
+
+def test_against_waiting_a_model_is_measured_from_one_of_which_nothing_is_known():
+    trained = agent(SwapEnv, 0)
+    w, found = trained.network.weights, 0
+    for env, observation, _ in asked(SwapEnv, trained.policy()):
+        pending, context = env.layout.split(observation)[1:]
+        legal = np.flatnonzero(pending[:, PENDING.legal])
+        if len(legal) != 1 or not context[CONTEXT.wait_legal]:
+            continue
+        load = explain(trained, observation, env.layout, action=env.layout.max_slots + int(legal[0]))
+        flags = w["pending_linear"][PENDING.present] + w["pending_linear"][PENDING.legal]
+        assert load.base == pytest.approx(flags - context @ w["wait_linear"] - w["wait_bias"][0], abs=1e-5)
+        amounts = {c.feature: c.amount for c in load.contributions}
+        expected = w["pending_linear"] * pending[legal[0]]
+        expected[[PENDING.present, PENDING.legal]] = 0
+        np.testing.assert_allclose([amounts[name] for name in PENDING._fields], expected, atol=1e-6)
+        found += 1
+    assert found > 5
 
 
 @pytest.mark.parametrize(
@@ -262,3 +288,26 @@ def test_a_weighted_sum_of_ones_own_is_explained():
     explanation = explain(mine, env.simulator)
     assert {c.feature for c in explanation.contributions} == {"since_use_s", "reload_s"}
     assert explain(replace(policy("lru"), weights=mine.weights), env.simulator).scores == explanation.scores
+
+
+def test_the_report_of_a_comparison_says_why_agents_decided(tmp_path: Path):
+    pytest.importorskip("matplotlib", reason="needs the extra experiments")
+    from experiments.compare import main
+    from experiments.decisions import read_decisions
+    from experiments.run_folder import Run
+
+    scenario, folder, out = tmp_path / "small.yaml", tmp_path / "dice", tmp_path / "out"
+    scenario.write_text(yaml.safe_dump(SMALL))
+    save_agent(agent(SwapEnv, 4), folder)
+    options = ["--env", "swap", "--policies", f"agent:{folder}", "--seeds", "1", "--workers", "1"]
+    assert main([*options, "--scenarios", str(scenario), "--out", str(out)]) == 0
+    report = (out / "report.md").read_text()
+    (section,) = report.split(f"**Why `agent:{folder}` decided so**")[1:]
+    assert section.count("| clear |") == section.count("| narrow |") == 3
+    assert (out / "plots" / "small-swap-decision.png").stat().st_size > 10_000
+    assert "plots/small-swap-decision.png" in report
+    decisions = read_decisions(Run(out), "small-swap")
+    margins = [first.margin for first, _ in decisions]
+    assert margins == sorted(margins, reverse=True) and min(margins) >= 0
+    for first, reasons in decisions:
+        assert {reason.choice for reason in reasons} == {first.choice} != {first.rival}
