@@ -62,6 +62,8 @@ def decisions_of(prepared: PreparedCase) -> list[Reason]:
         policy = contestant.policy
         if not isinstance(policy, Policy) or policy.network is None:
             continue
+        if policy.network.protocol != prepared.case.tables.protocol:
+            continue  # it goes with an order, which decides part of what is asked
         margins = sorted(
             (_margin(policy.network, s, action), s.question.decision) for s, action in _asked(prepared, policy)
         )
