@@ -67,6 +67,27 @@ def test_an_example_learns_and_is_compared_with_lru(
     assert f"LRU {result.lru_cost:.0f}" in capsys.readouterr().out
 
 
+def test_a_model_that_sb3_saved_is_a_contestant(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    trained = load("sb3_contrib_maskable_ppo").make_agent("maskable-ppo", SCENARIO, seed=0)
+    trained.save(tmp_path / "agent.zip")
+    example = load("sb3_contestant")
+    split = seeds("validation", 2)
+    gain = example.main(["--model", str(tmp_path / "agent.zip"), "--scenario", SCENARIO, "--seeds", "2"])
+    assert "cost saved against LRU" in capsys.readouterr().out
+    # The environment, stepped by the same model, comes to the same cost.
+    env, costs = EvictionEnv(SCENARIO, split="validation", strict=True), []
+    for seed in split:
+        observation, info = env.reset(seed=seed)
+        over = False
+        while not over:
+            action, _ = trained.predict(observation, action_masks=info["action_mask"].astype(bool), deterministic=True)
+            observation, _, terminated, truncated, info = env.step(int(action))
+            over = terminated or truncated
+        costs.append(info["episode_metrics"]["cost"])
+    lru = cace_env.evaluate("lru", SCENARIO, split).column("cost").sum()
+    assert gain.percent == pytest.approx(100 * (1 - sum(costs) / lru))
+
+
 def test_cleanrl_ppo_bootstraps_where_episodes_are_cut(monkeypatch: pytest.MonkeyPatch):
     example = load("cleanrl_ppo")
     seen: list[int] = []
