@@ -81,7 +81,6 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "linear": Algorithm(
         "agents.evolution:LinearConfig", *_EVOLUTION, "a score that is linear in the named features, by CMA-ES"
     ),
-    "cace": Algorithm("agents.evolution:CaceConfig", *_EVOLUTION, "tuned CACE: the weights of its terms, by CMA-ES"),
     "network": Algorithm(
         "agents.evolution:NetworkConfig", *_EVOLUTION, "all weights of a network, by an evolution strategy"
     ),

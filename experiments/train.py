@@ -1,0 +1,191 @@
+"""Trains an agent, evaluates it on validation seeds as it goes, and keeps the best; goes on where it was killed.
+
+    python -m experiments.train                                        a linear policy by CMA-ES, on the whole suite
+    python -m experiments.train configs/agent/maskable-ppo.yaml --steps 300000 --out runs/ppo
+    python -m experiments.train --out runs/ppo --resume                go on, after Ctrl-C or a kill at any moment
+    python -m experiments.train --out runs/ppo --resume --steps 600000 train further
+    python -m experiments.train configs/agent/dqn.yaml --learning-rate 3e-4 --seed 1 --wandb online
+    python -m experiments.compare --policies lru,cace,agent:runs/ppo/best
+
+`docs/training.md` explains the algorithms, the run folder and W&B.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from agents.objective import training_cases
+from agents.trainer import algorithm_of, make_trainer
+from cace_env.config import ConfigError
+from cace_env.suite import ENVS
+from experiments.command_line import exit_status
+from experiments.run_folder import check_new, surroundings
+from experiments.tracking import COST, VALIDATION, Tracking, WandB, check_wandb, new_run_id
+from experiments.train_options import Options, Resolved, read_options, resolved
+from experiments.training import Patience, Training
+from experiments.training_folder import TrainingFolder
+from experiments.validation import Validation
+
+LIBRARIES: Final = ("torch", "stable-baselines3", "sb3-contrib", "cmaes", "safetensors", "wandb")  # versions noted
+
+
+def train(options: Options, command: str, console: Console) -> int:
+    """Trains as `options` say; returns the exit status.
+
+    Raises:
+        ConfigError: options that cannot be used, a folder that holds something else or is in use, a checkpoint that
+            was changed; nothing has been trained.
+        SimulationError: an episode failed; the last checkpoint is in the folder.
+    """
+    check_wandb(options.wandb)
+    asked, folder = open_folder(options)
+    with console.status("preparing: scenarios, requests, compiled code"):
+        validation = Validation(
+            training_cases(asked.agent.train_on, asked.agent.env), asked.options.validation_seeds, asked.threads
+        )
+        trainer = make_trainer(asked.agent)
+    training = Training(trainer, validation, folder, asked.steps, asked.interval, command)
+    if not folder.exists:
+        folder.create(asked.kept, **about_run(asked, validation))
+    with folder, Patience(console) as patience:
+        training.restore()
+        commands = [*folder.about.get("commands", []), command]
+        folder.describe(status="running", steps=asked.steps, commands=commands, **surroundings_of_training())
+        tracking = track(asked, folder, trainer.step)
+        try:
+            training.run(tracking, patience, console)
+        finally:
+            training.finish(tracking)
+    summarise(training, asked, console)
+    return 0 if training.completed else 130
+
+
+def open_folder(options: Options) -> tuple[Resolved, TrainingFolder]:
+    """What is to be done, and the run folder: new, or to go on with.
+
+    Raises:
+        ConfigError: it holds a training and nobody said --resume, or one of another configuration, or something else.
+    """
+    if options.resume and options.out is None:
+        raise ConfigError("--resume needs --out, the run folder to go on in")
+    before = TrainingFolder(Path(options.out)) if options.out is not None else None
+    if before is None or not before.exists:
+        asked = resolved(options)
+        folder = TrainingFolder(asked.out)
+        check_new(folder.path)
+        return asked, folder
+    if not options.resume:
+        raise ConfigError(already_there(before))
+    return resolved(options, before.config()), before
+
+
+def already_there(folder: TrainingFolder) -> str:
+    """Why nothing is written to a folder, and how to go on with the training in it."""
+    path, about, again = folder.path, folder.about, go_on(folder.path)
+    step, steps = about.get("step", 0), about["steps"]
+    if step >= steps:
+        return (
+            f"{path} holds a finished training of {steps:,} steps; results are never overwritten: give another --out, "
+            f"or train it further: {again} --steps {2 * steps}"
+        )
+    return f"{path} holds a training that got to step {step:,} of {steps:,}; go on with: {again}"
+
+
+def go_on(path: Path) -> str:
+    """The command that goes on with a training."""
+    return f"python -m experiments.train --out {shlex.quote(str(path))} --resume"
+
+
+def about_run(asked: Resolved, validation: Validation) -> dict[str, Any]:
+    """run.json at the beginning."""
+    return {
+        "algorithm": asked.algorithm,
+        "step_unit": algorithm_of(asked.algorithm).unit,
+        "steps": asked.steps,
+        "cases": list(validation.cases),
+        "validation_seeds": [validation.seeds[0], validation.seeds[-1]],
+        "cace_vs_lru": validation.cace.cost_vs_lru,
+        "wandb_id": new_run_id(),
+    }
+
+
+def surroundings_of_training() -> dict[str, Any]:
+    """Versions and git revision, with those libraries that only training needs."""
+    around = surroundings()
+    for library in LIBRARIES:
+        try:
+            around["versions"][library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return around
+
+
+def track(asked: Resolved, folder: TrainingFolder, step: int) -> Tracking:
+    """Where the numbers go, from a step on."""
+    options, wandb = asked.options, None
+    if options.wandb != "off":
+        wandb = WandB(
+            folder.path,
+            options.wandb,
+            run_id=folder.about["wandb_id"],
+            project=options.wandb_project,
+            group=str(options.wandb_group),
+            tags=options.wandb_tags,
+            config=options.model_dump(mode="json", exclude={"out", "resume"}) | surroundings_of_training(),
+        )
+    return Tracking(folder.path / "tensorboard", step, wandb)
+
+
+def summarise(training: Training, asked: Resolved, console: Console) -> None:
+    """What came of it, where it lies, and what to type next."""
+    path, rows, reached, cace = training.folder.path, training.folder.rows, training.reached, training.validation.cace
+    assert reached is not None
+    console.print(
+        f"{'trained to' if training.completed else 'stopped at'} step {reached.step:,} of {asked.steps:,} "
+        f"({algorithm_of(asked.algorithm).unit}); {reached.requests:,} requests simulated, {reached.wall_s:,.0f} s",
+        highlight=False,
+    )
+    last, best = rows[-1], next(row for row in reversed(rows) if row["global_step"] == reached.best_step)
+    seeds = len(training.validation.seeds)
+    title = f"Validation cost over LRU's ({seeds} seed{'s' if seeds > 1 else ''} each)"
+    table = Table("case", "CACE", "last agent", "best agent", title=title, title_justify="left")
+    for name, share in cace.by_case.items():
+        table.add_row(name, f"{share:.3f}", *(f"{row[VALIDATION + name]:.3f}" for row in (last, best)))
+    table.add_row("mean", f"{cace.cost_vs_lru:.3f}", f"{last[COST]:.3f}", f"{best[COST]:.3f}")
+    console.print(table)
+    lines = [
+        f"best agent (step {reached.best_step:,}): {path / 'best'}",
+        f"last agent: {path / 'last'}",
+        f"curves: {path / 'metrics.csv'}; tensorboard --logdir {shlex.quote(str(path / 'tensorboard'))}",
+    ]
+    if training.completed:
+        policies = f"lru,cace,agent:{shlex.quote(str(path / 'best'))}"
+        lines.append(f"now: python -m experiments.compare --env {ENVS[asked.agent.env]} --policies {policies}")
+    else:
+        lines.append(f"go on with: {go_on(path)}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+
+    def run() -> int:
+        options = read_options(arguments, str(__doc__))
+        return train(options, shlex.join(["python", "-m", "experiments.train", *arguments]), console)
+
+    return exit_status(run, "interrupted; what was evaluated is kept, and --out FOLDER --resume goes on")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
