@@ -206,9 +206,9 @@ def explain(
             to choose from.
     """
     chosen = policy.policy() if isinstance(policy, Agent) else find_policy(policy)
-    if chosen.network is not None:
+    if chosen.network is not None and (not isinstance(at, Simulator) or chosen.network.protocol == at.tables.protocol):
         return _explain_network(chosen.name, chosen.network, at, layout, against, action)
-    if chosen.kind not in (rules.FEATURES, rules.TERMS):
+    if chosen.network is None and chosen.kind not in (rules.FEATURES, rules.TERMS):
         raise ConfigError(
             f"policy {chosen.name!r} scores by no weighted sum, so no feature has a share of its score; agents, CACE "
             "and rules of weighted features (lru, fifo, lfu, ewma, gdsf, ...) can be explained"
@@ -216,7 +216,7 @@ def explain(
     if not isinstance(at, Simulator):
         raise ConfigError(f"policy {chosen.name!r} is explained at a simulator; from observations agents are")
     rule = rule_of(chosen, at.tables)
-    picked = int(pick(*at.arguments, rule, new_scratch(at.max_slots, at.tables.num_models)))
+    picked = int(pick(*at.arguments, rule, new_scratch(at.max_slots, at.tables.num_models, rule.network)))
     picked = picked if action is None else action
     labels = _labels(at)
     if at.question.target == NONE:
@@ -228,6 +228,8 @@ def explain(
     if len(slots) == 1:
         only = "the only victim that its order leaves to choose"
         return Explanation(chosen.name, picked, labels(picked), -1, only, {picked: 0.0}, against, 0.0, 0.0, ())
+    if chosen.network is not None:  # of Eviction-v0, playing Swap-v0 with an order
+        return _explain_network(chosen.name, chosen.network, at, None, against, picked, slots)
     rows = at.features()[slots]
     parts, features = _parts(chosen, rows)
     weights, rival = _weights(slots, parts.sum(axis=1), picked, against)
@@ -336,8 +338,9 @@ def _explain_network(
     layout: ObservationLayout | None,
     against: Against,
     action: int | None,
+    among: npt.NDArray[np.int64] | None = None,
 ) -> Explanation:
-    """Integrated gradients of the difference of scores."""
+    """Integrated gradients of the difference of scores; `among` are the candidates, all that is legal by default."""
     labels = _labels(at) if isinstance(at, Simulator) else None
     if isinstance(at, Simulator):
         layout = layout_for(None, at)
@@ -347,7 +350,7 @@ def _explain_network(
             raise ConfigError("an observation is explained with its layout: explain(agent, observation, env.layout)")
         labels = _labels(layout)
     logits = network.logits(at, layout).astype(np.float64)
-    legal = np.flatnonzero(np.isfinite(logits))
+    legal = np.flatnonzero(np.isfinite(logits)) if among is None else among
     picked = int(logits.argmax()) if action is None else action
     weights, rival = _weights(legal, logits[legal], picked, against)
     line = _Line(network, layout, at, legal, weights)

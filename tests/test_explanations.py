@@ -20,6 +20,7 @@ from cace_env.explanations import Contribution, ExplainDecisions, Explanation, e
 from cace_env.fleet_env import FleetEnv
 from cace_env.network import Network, weight_shapes
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
+from cace_env.orders import ORDERS
 from cace_env.policies import Policy, policy, weigh
 from tests.test_env import roomy, short
 from tests.test_evaluation import SMALL
@@ -186,6 +187,21 @@ def test_a_built_in_sum_is_explained_by_its_terms_and_chooses_the_highest_score(
             assert total(explanation) == pytest.approx(explanation.scores[action] - np.mean(others))
         else:
             assert explanation.contributions == () and "its order" in str(explanation)
+    assert victims > 5
+
+
+def test_an_agent_of_eviction_v0_that_goes_with_an_order_is_explained_where_it_chooses_the_victim():
+    mixed, victims = replace(agent(EvictionEnv, 8).policy(), order=ORDERS["wsjf"]), 0
+    for env, observation, action in asked(SwapEnv, mixed):
+        explanation = explain(mixed, env.simulator)
+        assert explanation.action == action
+        if explanation.rival >= 0:
+            victims += 1
+            logits = mixed.network.logits(observation, env.layout)  # type: ignore[union-attr]
+            assert explanation.margin == pytest.approx(logits[action] - logits[explanation.rival], abs=1e-4)
+            assert explanation.margin >= 0
+        else:
+            assert "its order" in str(explanation)
     assert victims > 5
 
 
