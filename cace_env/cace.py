@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -65,11 +65,23 @@ TERMS: Final = {
 }
 
 
+class Tuning(Frozen):
+    """How weights were found, so that a comparison can say what they cost to find."""
+
+    env: Literal["Eviction-v0", "Swap-v0"] = Field(description="where they were tuned")
+    trained_on: tuple[str, ...] = Field(description="scenarios, entries of a suite, or parts of a log")
+    train_seeds: str = Field(description="of the workloads, such as 0-63")
+    requests: int = Field(ge=0, description="simulated to find them, over all searches")
+    order: str | None = Field(default=None, description="in Swap-v0: the order they were tuned behind")
+    command: str = Field(default="", description="what finds them again")
+
+
 class Cace(Frozen):
     """A file of CACE weights."""
 
     description: str = Field(default="", description="where the weights come from")
     weights: CaceWeights = Field(description="one weight per term, all five")
+    tuned: Tuning | None = Field(default=None, description="how they were found; none = by hand")
 
 
 def load_cace(what: str | Path) -> Cace:

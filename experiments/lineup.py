@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from agents.protocol import problems_of
 from cace_env.agent import LEARNED, PREFIX, AgentCard, load_agent
+from cace_env.cace import load_cace
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING, Contestant, contestant_of
 from cace_env.guard import Guarded
@@ -19,6 +20,7 @@ SWAP: Final = "swap"
 ENV_OF: Final = {EVICTION: "Eviction-v0", SWAP: "Swap-v0"}  # by protocol
 ORDERED: Final = "Order"  # the kind of policies that load by another order than that of the oldest request
 OWN: Final = "Your own"
+CACE_PREFIX: Final = "cace:"  # of CACE with other weights, among names of policies
 PARTNERS: Final = (BASELINE, "cace")  # whose victims every order goes with, by default
 WITHOUT_SWAPPING: Final = "room for every model: nothing is evicted, nobody is asked"
 
@@ -100,6 +102,13 @@ def about_agents(contestants: Iterable[Contestant], seeds: Sequence[int]) -> dic
     return agents
 
 
+def about_tuning(contestant: Contestant) -> dict[str, Any]:
+    """What run.json says of CACE with other weights: how they were found, where their file says so."""
+    name = contestant.built_in.name.rpartition(JOINT)[2] if contestant.built_in is not None else ""
+    tuned = load_cace(name.removeprefix(CACE_PREFIX)).tuned if name.startswith(CACE_PREFIX) else None
+    return {} if tuned is None else {"tuned": tuned.model_dump(mode="json")}
+
+
 def order_of(contestant: Contestant) -> Order | None:
     """The order that a policy was given; None where it has none, and goes by `fifo`."""
     return contestant.built_in.order if contestant.built_in is not None else contestant.order
@@ -127,12 +136,12 @@ def about_policy(contestant: Contestant) -> dict[str, Any]:
         inner = about_policy(Contestant(contestant.name, contestant.policy.policy, contestant.order))
         return {**inner, "description": f"under guard: {inner['description']}"}
     if built_in is not None:
-        group, evicts = built_in.group, built_in.description
+        group, evicts, tuned = built_in.group, built_in.description, about_tuning(contestant)
         group = group if group in (*GROUPS, LEARNED) else OWN
         if order is None:
-            return {"group": group, "description": evicts}
+            return {"group": group, "description": evicts, **tuned}
         if group not in (CLAIRVOYANT, LEARNED):  # whoever knows the future competes with nobody, whatever the order
             group = ORDERED if group != OWN and order.name in ORDERS else OWN
-        return {"group": group, "description": f"loads: {order.description}; evicts: {evicts}"}
+        return {"group": group, "description": f"loads: {order.description}; evicts: {evicts}", **tuned}
     first_line = (contestant.policy.__doc__ or "").strip().partition("\n")[0]
     return {"group": OWN, "description": first_line or "Python policy"}
