@@ -51,8 +51,8 @@ class EvolutionConfig(Frozen):
         description='"suite" (all its entries of the environment), or names of entries and scenarios',
     )
     seed: int = Field(default=0, ge=0, description="of the search")
-    train_seeds: int = Field(default=64, ge=1, le=100_000, description="training seeds that generations draw from")
-    seeds_per_generation: int = Field(default=8, ge=1, description="of which each generation meets so many")
+    train_seeds: int = Field(default=128, ge=1, le=100_000, description="training seeds that generations draw from")
+    seeds_per_generation: int = Field(default=16, ge=1, description="of which each generation meets so many")
     population: int = Field(default=32, ge=4, le=10_000, description="candidates of a generation")
     sigma: float = Field(default=0.3, gt=0, description="standard deviation of the first generation's weights")
     init: str | None = Field(
@@ -139,7 +139,7 @@ class EvolutionTrainer:
             requests=self.requests,
             wall_s=round(self._wall_s, 1),
         )
-        return Agent(recorded(card), self._network(self._evolution.search.mean))
+        return Agent(recorded(card), self._network(self._evolution.search.best))
 
     def save(self, folder: Path) -> None:
         """Writes the history of the search, of which it can be made again."""

@@ -6,7 +6,9 @@ LRU's.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from cace_env.config import ConfigError
 from cace_env.policies import Policy
 
 FloatArray = npt.NDArray[np.float64]
+AVERAGED: Final = 20  # generations
 
 
 class Search:
@@ -33,12 +36,16 @@ class Search:
     def __init__(self, mean: FloatArray, sigma: float, *, seed: int, population: int, separable: bool) -> None:
         kind = SepCMA if separable else CMA
         self._cma = kind(mean=mean, sigma=sigma, seed=seed, population_size=population)
+        self._means = deque([np.array(mean)], maxlen=AVERAGED)
         self.values: list[FloatArray] = []
 
     @property
-    def mean(self) -> FloatArray:
-        """The best guess, `(n,)`: better than the best candidate, whose luck is part of its value."""
-        return np.array(self._cma.mean)
+    def best(self) -> FloatArray:
+        """The best guess, `(n,)`: the mean of the last generations' means.
+
+        The best candidate owes its place to luck, too; and where values are noisy, means wander about the bottom.
+        """
+        return np.mean(self._means, axis=0)
 
     @property
     def generation(self) -> int:
@@ -51,6 +58,9 @@ class Search:
     def tell(self, candidates: FloatArray, values: FloatArray) -> None:
         """What the candidates cost, `(population,)`; less is better."""
         self._cma.tell(list(zip(candidates, values.tolist(), strict=True)))
+        if not self.values:
+            self._means.clear()  # where it began is no result
+        self._means.append(np.array(self._cma.mean))
         self.values.append(np.array(values))
 
     def replay(self, values: FloatArray) -> None:

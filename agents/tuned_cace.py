@@ -56,5 +56,5 @@ def tune_cace(
         metrics = evolution.generation()
         if progress is not None:
             progress(objective.requests - began, metrics)
-    found = search.mean / np.linalg.norm(search.mean)
+    found = search.best / np.linalg.norm(search.best)
     return CaceWeights(**{term: float(found[column]) for term, column in TERMS.items()})
