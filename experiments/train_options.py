@@ -46,7 +46,7 @@ class Options(Frozen):
         ge=1,
         description=f"steps between evaluations, each with a checkpoint; by default one {EVALUATIONS}th of --steps",
     )
-    validation_seeds: int = Field(default=8, ge=1, le=100, description="episodes of each case in an evaluation")
+    validation_seeds: int = Field(default=16, ge=1, le=100, description="episodes of each case in an evaluation")
     evaluation_threads: int = Field(default=2, ge=1, le=256, description="that simulate in an evaluation")
     wandb: Mode = Field(
         default="offline", description="Weights & Biases: offline keeps its files in the run folder; online needs a key"
