@@ -21,6 +21,7 @@ from pydantic import Field
 from agents.objective import WHOLE_SUITE, Objective, training_cases
 from agents.protocol import recorded, seeds_text, training_seeds
 from agents.search import Evolution, Search
+from agents.seen import seen_limits
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError, Frozen
 from cace_env.network import Network, Protocol, weight_shapes
@@ -139,7 +140,9 @@ class EvolutionTrainer:
             requests=self.requests,
             wall_s=round(self._wall_s, 1),
         )
-        return Agent(recorded(card), self._network(self._evolution.search.best))
+        network = self._network(self._evolution.search.best)
+        limits = seen_limits(as_policy(network), self._objective.cases, self._objective.seeds[0])
+        return Agent(recorded(card.model_copy(update={"limits": limits})), network)
 
     def save(self, folder: Path) -> None:
         """Writes the history of the search, of which it can be made again."""

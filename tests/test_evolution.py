@@ -147,6 +147,15 @@ def test_a_network_begins_as_the_linear_agent_it_is_given(scenario: str, tmp_pat
         EvolutionTrainer(linear(scenario, env="Swap-v0", init=str(tmp_path)))
 
 
+def test_the_card_says_what_features_were_like(scenario: str) -> None:
+    limits = EvolutionTrainer(linear(scenario)).agent().card.limits
+    assert set(limits) >= {"slot.reload_s", "pending.need_gb", "context.waiting"}
+    assert limits["slot.occupied"] == (1.0, 1.0)
+    memory_gb = CASES["small"].tables.memory_bytes.sum() * 1e-9
+    assert limits["context.memory_gb"] == pytest.approx((memory_gb, memory_gb))
+    assert limits["slot.since_use_s"][0] < limits["slot.since_use_s"][1]
+
+
 def test_a_feature_can_be_left_out(scenario: str) -> None:
     trainer = EvolutionTrainer(linear(scenario, without=("since_use_s", "reload_s")))
     learn(trainer, 8)
