@@ -24,8 +24,9 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
+from agents.objective import WHOLE_SUITE
 from agents.protocol import validation_seeds
-from cace_env.agent import load_agent
+from cace_env.agent import Agent, load_agent
 from cace_env.config import ConfigError, Frozen
 from cace_env.evaluation import Contestant, contestant_of, seed_list
 from cace_env.policies import Policy
@@ -75,6 +76,12 @@ class Options(Frozen):
     )
     validation: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=2, ge=1, description="features: validation seeds of each scenario that means are taken over"
+    )
+    retrain: Annotated[int | None, tyro.conf.arg(metavar="STEPS", help_behavior_hint="")] = Field(
+        default=None,
+        ge=1,
+        description="features of a linear agent: also train one without each group, and one with all, so many "
+        "candidates each (minutes each; agents/evolution.py)",
     )
     order: Annotated[str | None, tyro.conf.arg(metavar="ORDER", help_behavior_hint="")] = Field(
         default=None, description="cace, in Swap-v0: which model is loaded first; fifo by default"
@@ -149,13 +156,24 @@ def ablate_features(options: Options, path: Path, command: str, console: Console
         f"without {group}": replace(full, name=f"without {group}", network=neutralised(agent.network, means, group))
         for group in FEATURE_GROUPS
     }
-    run = play_on(options, path, cases, [full, *variants.values()], command, console)
+    trained: dict[str, Agent] = {}
+    if options.retrain is not None:
+        from experiments.retrained import retrain  # CMA-ES is for those who train
+
+        trained = retrain(agent, split_names(options.scenarios) or WHOLE_SUITE, options.retrain, console)
+    policies = [full, *variants.values(), *(replace(row.policy(), name=name) for name, row in trained.items())]
+    run = play_on(options, path, cases, policies, command, console)
     if run is None:
         return 130
     names = {said: variant.name for said, variant in variants.items()}
     about = ABOUT_FEATURES.format(decisions=means.decisions, seeds=options.validation) + "\n\n" + groups_table()
     page = variants_page(run, full.name, names, f"What each group of features is worth to {agent.card.name}", about)
     draw_variants(run, full.name, names, path / "parts.png")
+    if trained:
+        from experiments.retrained import RETRAINED, write_retrained
+
+        write_retrained(run, trained, path)
+        page += f"\nTrained anew without each group: [{RETRAINED}]({RETRAINED}).\n"
     return write(path, page, console)
 
 

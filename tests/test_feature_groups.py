@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
+from cace_env.agent import load_agent
 from cace_env.evaluation import evaluate
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
 from cace_env.scenarios import load_scenario
@@ -115,3 +116,25 @@ def test_means_are_taken_over_the_agents_own_decisions_on_validation_seeds():
 def test_features_need_an_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["features", "--out", str(tmp_path / "x")]) == 2
     assert "needs --agent" in capsys.readouterr().err
+
+
+def test_a_linear_agent_can_be_trained_without_each_group(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("cmaes", reason="needs the extra train")
+    for module in ("ablate", "retrained"):
+        monkeypatch.setattr(f"experiments.{module}.FEATURE_GROUPS", {"recency": FEATURE_GROUPS["recency"]})
+    out = tmp_path / "features"
+    folder = saved(agent_of(lru_network()), tmp_path / "agent")
+    asked = ["features", "--agent", str(folder), "--scenarios", str(small), "--seeds", "1", "--out", str(out)]
+    assert main([*asked, "--retrain", "1"]) == 0
+    report = (out / "retrained.md").read_text()
+    assert "| without recency |" in report and "![What each part is worth](retrained.png)" in report
+    blind = load_agent(out / "retrained" / "without-recency").network.weights["slot_linear"]
+    assert blind[SLOT.since_use_s] == 0 and blind[SLOT.suffices] != 0
+    assert load_agent(out / "retrained" / "with-all").network.weights["slot_linear"][SLOT.since_use_s] != 0
+
+
+def test_networks_are_not_trained_anew_here(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = saved(agent_of(random_network("eviction", 2)), tmp_path / "agent")
+    asked = ["features", "--agent", str(folder), "--scenarios", str(small), "--seeds", "1", "--retrain", "1"]
+    assert main([*asked, "--out", str(tmp_path / "x")]) == 2
+    assert "--retrain is for linear agents" in capsys.readouterr().err

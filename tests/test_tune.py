@@ -13,7 +13,9 @@ import yaml
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 pytest.importorskip("cmaes", reason="needs the extra train")
-optuna = pytest.importorskip("optuna", reason="needs the extra train")
+pytest.importorskip("optuna", reason="needs the extra train")
+
+import optuna
 
 from cace_env.agent import load_agent
 from cace_env.cace import load_cace
