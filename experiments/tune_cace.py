@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -104,13 +105,15 @@ def goal_of_log(
     drawn = not same_requests(whole, load_config(config, models, 1))
     numbers = (training_seeds(train), validation_seeds(validation)) if drawn else (range(1), validation_seeds(1))
     options = {**{k: v for k, v in section.items() if k not in ("path", "format")}, "skip": config.skip + at}
-    given = " ".join(f"--trace-option {key}={value}" for key, value in options.items() if key != "limit")
+    given = " ".join(
+        f"--trace-option {shlex.quote(f'{key}={value}')}" for key, value in options.items() if key != "limit"
+    )
     rest = rows - at
     said = (
         f"{rows:,} rows: the first {SHARES['train']:.0%} to tune on, the next {SHARES['validation']:.0%} to choose by, "
         f"{rest:,} are left"
     )
-    held_out = f"--trace {config.path} --format {config.format} {given} --trace-option limit={rest}"
+    held_out = f"--trace {shlex.quote(config.path)} --format {config.format} {given} --trace-option limit={rest}"
     return Goal(parts["train"], parts["validation"], *numbers, held_out), said
 
 
@@ -236,8 +239,8 @@ def page(found: Sequence[Start], before_tuning: float, folder: Path, about: Mapp
     prefix = f"{best.order}+" if best.order else ""
     parts = [
         "# CACE, tuned",
-        f"{about['goal']}. {len(found)} searches by CMA-ES, {about['started'][:10]}, cace-env "
-        f"{about['versions']['cace-env']}. **Budget: {total:,} simulated requests in training.**",
+        f"{about['goal']}. {len(found)} search{'es' if len(found) > 1 else ''} by CMA-ES, {about['started'][:10]}, "
+        f"cace-env {about['versions']['cace-env']}. **Budget: {total:,} simulated requests in training.**",
         f"Chosen: {best.name}, `{folder / FILE}`, pooled cost {best.validation:.4f} of LRU's on validation seeds; the "
         f"weights that ship cost {before_tuning:.4f} there. That number chose it, so it flatters it. On what was held "
         f"out:\n\n```console\npython -m experiments.compare --policies cace,{prefix}cace:{folder / FILE} {again}\n```",
