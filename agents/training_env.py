@@ -25,6 +25,7 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn, VecEnvWrapper
 
 from agents.cost_curve import Curve, cost_curve
+from agents.protocol import SUITE
 from cace_env.config import ConfigError
 from cace_env.evaluation import case_of
 from cace_env.fleet_vector_env import FleetVectorEnv
@@ -41,7 +42,7 @@ def training_scenarios(what: str | Sequence[str], env: Env) -> dict[str, Scenari
     """The scenarios to train on, by name.
 
     Args:
-        what: "suite" for all entries of suite v1 of that environment; else names of entries, of scenarios, or YAML
+        what: "suite" for all its entries of that environment; else names of entries, of scenarios, or YAML
             files.
         env: the environment; entries of another one are refused.
 
@@ -49,7 +50,7 @@ def training_scenarios(what: str | Sequence[str], env: Env) -> dict[str, Scenari
         ConfigError: none, one twice, an unknown name, an entry of another environment, or a scenario whose requests
             come from a log: every seed of it is the log itself, so it has no training split.
     """
-    suite = load_suite()
+    suite = load_suite(SUITE)
     entries = {entry.id: entry for entry in suite.all_entries()}
     names = [entry.id for entry in suite.entries if entry.env == env] if what == "suite" else what
     scenarios: dict[str, Scenario] = {}
