@@ -252,7 +252,7 @@ def draw(run: Run, path: Path) -> None:
 
 def _draw_env(run: Run, scenarios: Sequence[str], axes: Any) -> None:
     policies = [policy for policy in ranked(run, scenarios) if policy != BASELINE]
-    palette = [colour for colour in plt.get_cmap("tab10").colors]
+    palette = [plt.get_cmap("tab10")(at) for at in range(10)]
     rules = [policy for policy in policies if run.group(policy) != LEARNED]
     colours = {policy: palette[at % len(palette)] for at, policy in enumerate(rules)}
     axes.axvline(1, color="black", linewidth=0.8)

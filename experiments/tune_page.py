@@ -37,17 +37,17 @@ def importances(study: optuna.Study, space: Space) -> dict[str, float]:
 
 def draw_history(study: optuna.Study, path: Path) -> None:
     """The value of every trial, and the best so far."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.value is not None]
-    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    by_state: dict[TrialState, dict[int, float]] = {TrialState.COMPLETE: {}, TrialState.PRUNED: {}}
+    for trial in study.get_trials(deepcopy=False, states=tuple(by_state)):
+        if trial.value is not None:
+            by_state[trial.state][trial.number] = trial.value
+    whole, pruned = by_state.values()
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-        pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-        axes.plot([t.number for t in pruned], [t.value for t in pruned], "x", color="#bbbbbb", label="pruned")
-        axes.plot(
-            [t.number for t in whole], [t.value for t in whole], "o", color="#0072B2", markersize=4, label="whole"
-        )
-        best = np.minimum.accumulate([trial.value for trial in whole]) if whole else []
-        axes.step([t.number for t in whole], best, where="post", color="#D55E00", label="best so far")
+        axes.plot(list(pruned), list(pruned.values()), "x", color="#bbbbbb", label="pruned")
+        axes.plot(list(whole), list(whole.values()), "o", color="#0072B2", markersize=4, label="whole")
+        best = np.minimum.accumulate(np.array(list(whole.values())))
+        axes.step(list(whole), best, where="post", color="#D55E00", label="best so far")
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set(xlabel="trial", ylabel="pooled cost, of LRU's")
         axes.grid(alpha=0.3)
