@@ -127,10 +127,13 @@ class ScoreNetwork(nn.Module):
         return Network(self.protocol, self.hidden, weights)
 
     def begin_as(self, network: Network) -> None:
-        """Takes over the weights of `network`; of quantiles all begin alike."""
+        """Takes over the weights of `network`; of quantiles all begin alike.
+
+        Hidden layers that it does not have stay as they are: small at first, so that a linear policy goes on as it is.
+        """
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(torch.from_numpy(np.array(network.weights[name])))
+            for name, weight in network.weights.items():
+                self.weights[name].copy_(torch.from_numpy(np.array(weight)))
 
     @classmethod
     def from_network(cls, network: Network, *, quantiles: int = 0) -> ScoreNetwork:

@@ -287,10 +287,11 @@ def _algorithm(config: PPOConfig | DQNConfig, venv: TrainingVecEnv) -> Any:
 def _begin_from(what: str, config: PPOConfig | DQNConfig) -> Agent:
     """The agent to begin from."""
     agent = load_agent(what)
-    if (agent.card.env, agent.network.hidden) != (config.env, config.hidden):
+    if agent.card.env != config.env or agent.network.hidden not in (0, config.hidden):
         raise ConfigError(
             f"init {what!r} is an agent for {agent.card.env} with {agent.network.hidden} hidden units, the "
-            f"configuration says {config.env} and {config.hidden}; set env and hidden to those of the agent"
+            f"configuration says {config.env} and {config.hidden}; set env and hidden to those of the agent (a linear "
+            "one begins a network of any size)"
         )
     return agent
 

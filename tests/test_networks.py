@@ -162,3 +162,14 @@ def test_victims_orders_and_waits_are_all_among_what_is_seen():
     what = seen("swap")
     slots, models = what.layout.max_slots, what.layout.max_pending
     assert what.masks[:, :slots].any() and what.masks[:, slots : slots + models].any() and what.masks[:, -1].any()
+
+
+@pytest.mark.parametrize("protocol", KINDS)
+def test_a_network_goes_on_from_a_linear_policy(protocol: Protocol) -> None:
+    what, linear, begun = seen(protocol), network(protocol, 0), ScoreNetwork(protocol, HIDDEN)
+    begun.begin_as(linear.to_network())
+    for name, weight in linear.weights.items():
+        assert torch.equal(begun.weights[name], weight)
+    theirs, mine = logits(linear, what), logits(begun, what)
+    np.testing.assert_allclose(mine[what.masks], theirs[what.masks], atol=0.5)  # hidden units add little
+    assert not np.array_equal(mine[what.masks], theirs[what.masks])
