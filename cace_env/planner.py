@@ -151,7 +151,7 @@ def replay(case: Case, workload: Workload, reference: Reference, *, trace: bool 
     simulator = Simulator(case.tables, limits, trace=trace)
     asked = simulator.reset(workload)
     for number, code in enumerate(reference.plan.tolist()):
-        action = _action_of(simulator, code) if asked else NONE
+        action = plan_action(simulator, code) if asked else NONE
         if action == NONE or not simulator.state.legal[action]:
             raise ConfigError(f"decision {number} of the plan, {code}, is not legal: the plan is of another episode")
         asked = simulator.answer(action)
@@ -160,7 +160,7 @@ def replay(case: Case, workload: Workload, reference: Reference, *, trace: bool 
     return simulator
 
 
-def _action_of(simulator: Simulator, code: int) -> int:
+def plan_action(simulator: Simulator, code: int) -> int:
     """The action with this code, or NONE where the model to evict is in no slot."""
     models = simulator.tables.num_models
     if code < models:
