@@ -196,7 +196,8 @@ def test_the_number_of_threads_changes_nothing(scenarios: tuple[str, ...]) -> No
 
 def test_steps_are_decisions_and_requests_are_counted(scenarios: tuple[str, ...]) -> None:
     trainer = ImitationTrainer(quick(scenarios, shown=0))
-    before, ticks = trainer.requests, []
+    ticks: list[int] = []
+    before = trainer.requests
     assert before == 2 * 4 * 200  # LRU's price in both scenarios
     metrics = trainer.learn(1, ticks.append)
     assert ticks == sorted(ticks) and ticks[-1] == trainer.step == metrics["remembered"]
