@@ -59,7 +59,7 @@ class ImitationConfig(Frozen):
     init: str | None = Field(
         default=None, description="an agent to begin from: the name of a shipped one, or its folder; none = at random"
     )
-    hidden: int = Field(default=16, ge=0, le=256, description="hidden units per layer; 0 = linear")
+    hidden: int = Field(default=32, ge=0, le=256, description="hidden units per layer; 0 = linear")
     first_seed: int = Field(default=0, ge=0, description="the first training seed; each is played once per scenario")
     teacher: str = Field(default=REFERENCE, description='who is copied at first: "reference", or a policy by its name')
     shown: int = Field(default=5, ge=0, description="episodes per scenario that the teacher plays; 0 = none")
@@ -76,12 +76,12 @@ class ImitationConfig(Frozen):
     share: float = Field(default=1.0, gt=0, le=1, description="of the agent's own decisions, which are priced")
     capacity: int = Field(default=100_000, ge=1, description="priced decisions that are remembered")
     shown_passes: float = Field(default=10.0, gt=0, description="times that a shown decision is learned from at first")
-    passes: float = Field(default=6.0, gt=0, description="times that a priced decision is learned from, on the average")
-    copying: float = Field(default=0.3, ge=0, description="weight of copying the teacher once decisions are priced")
+    passes: float = Field(default=2.0, gt=0, description="times that a priced decision is learned from, on the average")
+    copying: float = Field(default=0.5, ge=0, description="weight of copying the teacher once decisions are priced")
     batch_size: int = Field(default=256, ge=1, description="decisions per gradient step")
     learning_rate: float = Field(default=2e-3, gt=0, le=1, description="of Adam, at the beginning")
     final_learning_rate: float = Field(default=2e-4, ge=0, le=1, description="after `decay_steps`, and from then on")
-    decay_steps: int = Field(default=60_000, ge=1, description="decisions over which it goes from one to the other")
+    decay_steps: int = Field(default=200_000, ge=1, description="decisions over which it goes from one to the other")
     averaging: float = Field(default=0.998, ge=0, lt=1, description="share of the mean that a gradient step leaves")
     threads: int = Field(default=1, ge=1, le=64, description="of the simulation and of torch")
 

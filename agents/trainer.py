@@ -74,7 +74,7 @@ class Algorithm(NamedTuple):
 
 _PPO: Final = ("agents.sb3_config:PPOConfig", "agents.sb3_trainer:SB3Trainer", 1_000_000, "decisions")
 _DQN: Final = ("agents.sb3_config:DQNConfig", "agents.sb3_trainer:SB3Trainer", 300_000, "decisions")
-_IMITATION: Final = ("agents.imitation:ImitationConfig", "agents.imitation:ImitationTrainer", 100_000, "decisions")
+_IMITATION: Final = ("agents.imitation:ImitationConfig", "agents.imitation:ImitationTrainer", 200_000, "decisions")
 _EVOLUTION: Final = ("agents.evolution:EvolutionTrainer", 6_000, "candidates")
 
 ALGORITHMS: Final[dict[str, Algorithm]] = {
