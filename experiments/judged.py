@@ -18,7 +18,7 @@ from cace_env.tables import TASKS
 
 FloatArray = npt.NDArray[np.float64]
 
-FACTORS: Final = (0.5, 2.0)  # DESIGN: every weight is an assumption, so each is halved and doubled
+FACTORS: Final = (0.5, 2.0)  # every weight is an assumption, so each is halved and doubled
 AS_STATED: Final = "as stated"
 PARTS: Final = {"w_load": "load_s", "w_slo": "slo_missed", "w_refused": "refused"}  # weight -> column
 

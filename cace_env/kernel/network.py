@@ -44,7 +44,7 @@ class Weights(NamedTuple):
 
 
 class Thought(NamedTuple):
-    """Room to evaluate a network. `S` slots, `K` rows of pending models."""
+    """Room to evaluate a network of `H` hidden units, or a smaller one. `S` slots, `K` rows of pending models."""
 
     scaling: Scaling
     observation: Array  # (size,) float32
@@ -123,14 +123,16 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
     The observation has a row for every model.
     """
     slots, models, hidden = len(s.slots), len(f.models), net.hidden
-    observation, pooled, shared, unit = thought.observation, thought.pooled, thought.shared, thought.unit
+    observation = thought.observation
+    # There may be room for a larger network: several rules may share it.
+    pooled, shared, unit = thought.pooled[: 2 * hidden], thought.shared[:hidden], thought.unit[:hidden]
     slide_window(s, w)
     write_observation(s, f, thought.scaling, models, observation)
     pending_at = int64(slots * NUM_SLOT_FEATURES)
     context = observation[pending_at + models * NUM_PENDING_FEATURES :]
     ordering = f.rules[R_SWAP] == 1 and s.scalars[TARGET] == NONE
     slot_units = thought.hidden[: slots * hidden]
-    pending_units = thought.hidden[slots * hidden :]
+    pending_units = thought.hidden[slots * hidden : (slots + models) * hidden]
     of_slots = pooled[:hidden]
     of_pending = pooled[hidden:]
     if hidden > 0:
