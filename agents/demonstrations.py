@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from agents.seen import Limits
 from cace_env.clairvoyant import Future
 from cace_env.evaluation import Case
 from cace_env.kernel.pick import pick
@@ -25,6 +26,7 @@ from cace_env.kernel.rules import Rule
 from cace_env.observation import ObservationLayout
 from cace_env.planner import find_reference, plan_action
 from cace_env.policies import Policy, policy, rule_of
+from cace_env.ranges import feature_ranges
 from cace_env.rollouts import Rollouts
 from cace_env.simulator import Simulator, new_scratch
 from cace_env.workload import Workload
@@ -42,6 +44,7 @@ class Labelled(NamedTuple):
     # (n, actions): 1 for the action that a teacher took; or what each costs over the mean of the legal ones [PARTS].
     # 0 where an action is not legal.
     labels: npt.NDArray[np.float32]
+    limits: Limits  # ranges of the features, seen before they were rounded: a guard allows a constant no more
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,10 @@ def _ones(room: Classroom, taken: Sequence[int]) -> npt.NDArray[np.float32]:
 
 def _labelled(room: Classroom, seen: Sequence[Any], labels: Any) -> Labelled:
     """Decisions as they are remembered; there may be none."""
-    observations = np.array(seen, dtype=np.float16).reshape(len(seen), room.layout.size)
-    return Labelled(room.number, observations, np.array(labels, dtype=np.float32).reshape(len(seen), room.actions))
+    observations = np.array(seen, dtype=np.float32).reshape(len(seen), room.layout.size)
+    limits = feature_ranges(observations, room.layout) if len(seen) else {}
+    labels = np.array(labels, dtype=np.float32).reshape(len(seen), room.actions)
+    return Labelled(room.number, observations.astype(np.float16), labels, limits)
 
 
 class Memory:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from agents.objective import WHOLE_SUITE, Objective, training_cases
-from agents.protocol import recorded, seeds_text, training_seeds
+from agents.protocol import recorded, seeds_text, spent_before, training_seeds
 from agents.search import Evolution, Search
 from agents.seen import seen_limits
 from cace_env.agent import Agent, AgentCard, load_agent
@@ -85,6 +85,7 @@ class EvolutionTrainer:
         self.config = config
         cases = training_cases(config.train_on, config.env)
         self._trained_on = tuple(cases)
+        self._before = spent_before(config.init)
         self._objective = Objective(cases, training_seeds(config.train_seeds), threads=config.threads)
         start, self._free = start_of(config)
         self._fixed = start.weights
@@ -108,8 +109,8 @@ class EvolutionTrainer:
 
     @property
     def requests(self) -> int:
-        """Simulated so far."""
-        return self._objective.requests
+        """Simulated so far; for the agent that it began from, too."""
+        return self._before + self._objective.requests
 
     def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
         """Whole generations until `steps` more candidates have been played; what the last one cost."""

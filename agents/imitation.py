@@ -28,13 +28,12 @@ from torch import Tensor
 from agents.demonstrations import PRICE_SEEDS, Classroom, Labelled, Memory, price_episode, show_reference, show_rule
 from agents.networks import ScoreNetwork
 from agents.objective import training_cases
-from agents.protocol import check_training, seeds_text
+from agents.protocol import check_training, recorded, seeds_text, spent_before
 from agents.seen import Limits, widened
 from agents.state_files import load_state, save_state
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError, Frozen
 from cace_env.policies import policy
-from cace_env.ranges import feature_ranges
 from cace_env.suite import Env
 
 LEARNER: Final = "learner"  # among those who play on
@@ -96,7 +95,7 @@ class ImitationTrainer:
 
     Attributes:
         step: decisions that were shown or priced so far.
-        requests: simulated for them, in episodes, copies and searches.
+        requests: simulated for them, in episodes, copies and searches; those of the agent it began from besides.
 
     Raises:
         ConfigError: unknown scenarios, agents or policies, or one that does not fit the environment.
@@ -121,7 +120,7 @@ class ImitationTrainer:
             self.network.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY
         )
         self.step = 0
-        self.requests = sum(room.requests for room in self._rooms)
+        self.requests = spent_before(config.init) + sum(room.requests for room in self._rooms)
         self._seeds = 0  # played so far, in every scenario
         self._due = 0.0  # gradient steps
         self._updates = 0
@@ -143,7 +142,7 @@ class ImitationTrainer:
             memory, passes = (self._shown, self.config.shown_passes) if showing else (self._priced, self.config.passes)
             for episode, requests in self._play(showing):
                 memory.add(episode)
-                self._note_ranges(episode)
+                self._limits = widened(self._limits, episode.limits)
                 self.step += len(episode.labels)
                 self.requests += requests
                 self._due += len(episode.labels) * passes / self.config.batch_size
@@ -174,12 +173,6 @@ class ImitationTrainer:
             return [label(room) for room in self._rooms]
         with ThreadPoolExecutor(config.threads) as pool:
             return list(pool.map(label, self._rooms))
-
-    def _note_ranges(self, episode: Labelled) -> None:
-        """Remembers in which range each feature was seen; guards go by it."""
-        if len(episode.labels):
-            observations = episode.observations.astype(np.float32)
-            self._limits = widened(self._limits, feature_ranges(observations, self._rooms[episode.case].layout))
 
     def _fit(self, losses: dict[str, list[float]]) -> None:
         """Takes the gradient steps that are due; adds their losses."""
@@ -231,7 +224,7 @@ class ImitationTrainer:
             wall_s=round(self._wall_s, 1),
             limits=self._limits,
         )
-        return Agent(card, self._mean.to_network())
+        return Agent(recorded(card), self._mean.to_network())
 
     def save(self, folder: Path) -> None:
         """Writes what a resumed training needs: weights, optimiser, counters, generator, and all labelled decisions."""

@@ -19,7 +19,7 @@ from cace_env.network import largest
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
 from cace_env.simulator import Simulator, new_scratch
-from cace_env.suite import Env, load_suite
+from cace_env.suite import ENVS, Env, load_suite
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -35,7 +35,8 @@ def training_cases(what: str | Sequence[str], env: Env) -> dict[str, Case]:
         env: Eviction-v0 or Swap-v0.
 
     Raises:
-        ConfigError: no names, one that is unknown or stands twice, or an entry of the other environment.
+        ConfigError: no names, one that is unknown or stands twice, an entry of the other environment, or a scenario
+            whose requests come from a log: every seed of it is the log itself, so it has no training split.
     """
     suite = load_suite(SUITE)
     if what == WHOLE_SUITE:
@@ -51,7 +52,12 @@ def training_cases(what: str | Sequence[str], env: Env) -> dict[str, Case]:
                 raise ConfigError(f"entry {name!r} is of {entries[name].env}, and the agent for {env}; name another")
             cases[name] = entries[name].case()
         else:
-            cases[name] = case_of(name, protocol="swap" if env == "Swap-v0" else "eviction")
+            cases[name] = case_of(name, protocol=ENVS[env])
+            if cases[name].training is None:
+                raise ConfigError(
+                    f"{name!r} takes its requests from a log, the same for every seed: whoever trains on them has seen "
+                    "those of the test"
+                )
     return cases
 
 

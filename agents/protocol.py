@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from cace_env.agent import AgentCard
+from cace_env.agent import AgentCard, load_agent
 from cace_env.config import ConfigError
 from cace_env.scenarios import SEEDS, Split, seeds
 from cace_env.scores import SMALLEST_HEADROOM_PERCENT
@@ -126,6 +126,25 @@ def learned_from(text: str, numbers: Iterable[int]) -> list[int]:
     """
     ranges = seeds_of(text)
     return [seed for seed in numbers if any(seed in known for known in ranges)]
+
+
+def spent_before(init: str | None) -> int:
+    """Requests simulated to train the agent that a training begins from, which are part of its budget; 0 without one.
+
+    Raises:
+        ConfigError: no such agent, or one that was trained on seeds that only choose or judge.
+    """
+    if init is None:
+        return 0
+    card = load_agent(init).card
+    for split in ("validation", "test") if card.train_seeds else ():
+        known = learned_from(card.train_seeds, SEEDS[split])
+        if known:
+            raise ConfigError(
+                f"init: agent {card.name!r} was trained on {split} seeds (the first is {known[0]}), and so would be "
+                "what begins from it; begin from another one"
+            )
+    return card.requests
 
 
 def recorded(card: AgentCard, version: str = SUITE) -> AgentCard:

@@ -23,7 +23,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
 from agents.networks import ScoreNetwork
-from agents.protocol import recorded, seeds_text
+from agents.protocol import recorded, seeds_text, spent_before
 from agents.sb3_config import DQNConfig, PPOConfig
 from agents.sb3_policies import (
     MaskableScorePolicy,
@@ -81,6 +81,7 @@ class SB3Trainer:
     def __init__(self, config: PPOConfig | DQNConfig) -> None:
         self.config = config
         first = None if config.init is None else _begin_from(config.init, config)
+        self._before = spent_before(config.init)
         torch.set_num_threads(config.threads)
         self.venv = TrainingVecEnv(
             training_scenarios(config.train_on, config.env),
@@ -104,8 +105,8 @@ class SB3Trainer:
 
     @property
     def requests(self) -> int:
-        """Simulated so far: those of the baseline, of its scale and of running episodes too."""
-        return self.venv.requests
+        """Simulated so far: for the baseline, its scale, running episodes and the agent it began from, too."""
+        return self._before + self.venv.requests
 
     def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
         """Learns for at least `steps` more decisions: PPO for whole rollouts of all environments.

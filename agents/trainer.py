@@ -24,7 +24,8 @@ class Trainer(Protocol):
 
     Attributes:
         step: the global step: decisions for reinforcement learning and imitation, evaluated candidates for evolution.
-        requests: simulated in training so far, which is the budget that learned agents and tuned rules share.
+        requests: simulated in training so far, which is the budget that learned agents and tuned rules share. What it
+            took to train the agent that `init` names is part of it.
     """
 
     @property

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agents import protocol
-from cace_env.agent import AgentCard
+from cace_env.agent import AgentCard, save_agent
 from cace_env.config import ConfigError
 from cace_env.scenarios import SEEDS
+from tests.agents import agent_of, lru_network
 
 
 def test_training_validation_and_test_seeds_are_disjoint():
@@ -89,3 +91,12 @@ def test_a_changed_suite_is_noticed(monkeypatch: pytest.MonkeyPatch):
     assert "suite 'v0', which does not ship" in said
     monkeypatch.setattr(protocol, "SMALLEST_HEADROOM_PERCENT", 5.0)
     assert any("3 % then and 5 % now" in said for said in protocol.problems_of(noted))
+
+
+def test_a_training_takes_over_the_budget_of_the_agent_it_begins_from(tmp_path: Path):
+    assert protocol.spent_before(None) == 0
+    save_agent(agent_of(lru_network(), requests=500), tmp_path / "fair")
+    assert protocol.spent_before(str(tmp_path / "fair")) == 500
+    save_agent(agent_of(lru_network(), train_seeds="0-9,2000003"), tmp_path / "foul")
+    with pytest.raises(ConfigError, match=r"trained on test seeds \(the first is 2000003\)"):
+        protocol.spent_before(str(tmp_path / "foul"))
