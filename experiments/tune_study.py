@@ -35,6 +35,7 @@ DATABASE: Final = "study.db"
 CACE: Final = "cace-weights"  # an "algorithm" that learns nothing: its parameters are the weights of CACE
 STARTUP_TRIALS: Final = 5  # before which no trial is pruned
 FINALISTS: Final = 5  # of the best trials, judged once more on all validation seeds
+JOBS_APART: Final = 1_000_003  # between the seeds of processes
 POLL_S: Final = 0.5  # how often the bar asks the database what other processes have done
 ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -60,8 +61,12 @@ class Search:
         """Where Optuna keeps its trials."""
         return f"sqlite:///{(self.folder / DATABASE).resolve()}"
 
-    def study(self) -> optuna.Study:
-        """The trials; made where there are none yet. A resumed search draws other trials than it has drawn."""
+    def study(self, job: int = 0) -> optuna.Study:
+        """The trials; made where there are none yet. A resumed search draws other trials than it has drawn.
+
+        Args:
+            job: number of the process: those that begin at the same moment draw different trials.
+        """
         study = optuna.create_study(
             storage=self.storage,
             study_name="tune",
@@ -69,7 +74,9 @@ class Search:
             direction="minimize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1),
         )
-        study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(study.get_trials(deepcopy=False)))
+        study.sampler = optuna.samplers.TPESampler(
+            seed=self.seed + JOBS_APART * job + len(study.get_trials(deepcopy=False))
+        )
         return study
 
     def kept(self, number: int) -> Path:
@@ -128,10 +135,10 @@ def run_search(search: Search, jobs: int, console: Console) -> None:
         if done >= search.trials:
             return
         if jobs == 1:
-            run_trials(search, lambda: show(study, progress, bar))
+            run_trials(search, told=lambda: show(study, progress, bar))
             return
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            waiting = {pool.submit(run_trials, search) for _ in range(jobs)}
+            waiting = {pool.submit(run_trials, search, job) for job in range(jobs)}
             while waiting:
                 ended, waiting = wait(waiting, timeout=POLL_S, return_when=FIRST_EXCEPTION)
                 show(study, progress, bar)
@@ -147,9 +154,9 @@ def show(study: optuna.Study, progress: Progress, bar: TaskID) -> None:
     progress.update(bar, completed=len(trials), description=said)
 
 
-def run_trials(search: Search, told: Callable[[], None] | None = None) -> None:
+def run_trials(search: Search, job: int = 0, told: Callable[[], None] | None = None) -> None:
     """Trials one after the other until there are as many as were asked for; what one process does."""
-    study = search.study()
+    study = search.study(job)
     enough = optuna.study.MaxTrialsCallback(search.trials, states=ENDED)
     callbacks: list[Any] = [enough] + ([lambda *_: told()] if told is not None else [])
     judges: Judges = {}
