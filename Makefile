@@ -24,13 +24,13 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-nojit test-video bench bench-long lint clean FORCE
+.PHONY: help demo test test-all test-nojit test-video bench bench-long agents lint clean FORCE
 .PHONY: test-integrations test-sb3 test-torchrl test-tianshou test-rllib test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo  ## compare CACE with deployed eviction rules on several scenarios (no torch needed)
+demo: $(VENV)/.demo  ## compare CACE with learned agents and deployed rules on several scenarios (no torch needed)
 	@echo "==> comparing"
 	@$(PY) -m experiments.compare --demo $(ARGS)
 	@report=$$(ls -t runs/*/report.md 2>/dev/null | head -n 1); \
@@ -92,6 +92,13 @@ bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory
 
 bench-long: $(VENV)/.test  ## watch the memory over a hundred million decisions
 	@$(PY) -m experiments.benchmark --only long --long 100000000 $(ARGS)
+
+agents: $(VENV)/.test  ## train the agents that ship again and put them into the package (about an hour)
+	@for env in eviction swap; do \
+	  echo "==> training the agent of $$env"; \
+	  $(PY) -m experiments.train configs/agent/shipped-$$env.yaml --out runs/shipped-$$env --wandb off --resume $(ARGS) && \
+	  $(PY) -m experiments.ship_agent runs/shipped-$$env --name $$env --command "make agents" || exit 1; \
+	done
 
 lint: $(VENV)/.test  ## check style, format and types
 	@$(PY) -m ruff check .

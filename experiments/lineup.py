@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from agents.protocol import problems_of
-from cace_env.agent import LEARNED, PREFIX, AgentCard, load_agent
+from cace_env.agent import LEARNED, PREFIX, AgentCard, load_agent, shipped_agents
 from cace_env.cace import load_cace
 from cace_env.config import ConfigError
 from cace_env.evaluation import NO_SWAPPING, Contestant, contestant_of
@@ -26,9 +26,11 @@ WITHOUT_SWAPPING: Final = "room for every model: nothing is evicted, nobody is a
 
 
 def default_names(protocols: Iterable[str], partners: Sequence[str] = PARTNERS) -> list[str]:
-    """Every built-in policy; in Swap-v0, where those load by `fifo`, also every other order with some of them."""
+    """Every built-in policy and the agents that ship; in Swap-v0, where rules load by `fifo`, other orders, too."""
+    protocols = set(protocols)
     joint = [f"{order}{JOINT}{victims}" for victims in partners for order in ORDERS if order != "fifo"]
-    return [*POLICIES, *(joint if SWAP in set(protocols) else [])]
+    agents = [PREFIX + name for name, agent in shipped_agents().items() if agent.card.protocol in protocols]
+    return [*POLICIES, *(joint if SWAP in protocols else []), *agents]
 
 
 def agent_names(agents: Iterable[str]) -> list[str]:

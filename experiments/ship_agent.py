@@ -1,0 +1,71 @@
+"""Puts a trained agent among those that ship: its best checkpoint, under a name, with what its card has to say.
+
+    python -m experiments.ship_agent runs/imitation --name eviction --works "..." --fails "..."
+
+`make agents` trains those that ship again and puts them here. What the results are is written by
+`experiments.agents_page`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cace_env.agent import Agent, load_agent, save_agent
+from cace_env.config import ConfigError
+from experiments.command_line import exit_status
+
+SHIPPED: Final = Path(__file__).resolve().parents[1] / "cace_env" / "data" / "agents"
+DIGITS: Final = 4  # significant ones of feature ranges on a card: it is read by people, too
+
+
+def ship(run: Path, name: str, texts: dict[str, str], shipped: Path = SHIPPED) -> Path:
+    """Copies the best checkpoint of a training; returns its folder.
+
+    Args:
+        run: folder of `experiments.train`.
+        name: what the agent is called from now on.
+        texts: fields of the card, such as description, works, fails and command; those that are missing stay.
+        shipped: where the agents lie.
+
+    Raises:
+        ConfigError: no such training, or a field that the card does not have.
+    """
+    agent = load_agent(run / "best")
+    if unknown := sorted(set(texts) - {"description", "works", "fails", "command"}):
+        raise ConfigError(f"a card is given description, works, fails and command here, not {unknown[0]!r}")
+    limits = {key: (_rounded(low), _rounded(high)) for key, (low, high) in agent.card.limits.items()}
+    card = agent.card.model_copy(update={**texts, "name": name, "limits": limits})
+    save_agent(Agent(card, agent.network), shipped / name)
+    return shipped / name
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.ship_agent", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of `python -m experiments.train`")
+    parser.add_argument("--name", required=True, help="what it is called among those that ship")
+    parser.add_argument("--description", help="what it is, in a line")
+    parser.add_argument("--works", help="where it does well")
+    parser.add_argument("--fails", help="where it does not")
+    parser.add_argument("--command", help="what trains it again; as typed by default")
+    options = vars(parser.parse_args(arguments))
+    run, name = options.pop("run"), options.pop("name")
+
+    def write() -> int:
+        folder = ship(run, name, {key: text for key, text in options.items() if text is not None})
+        print(f"wrote {folder}")
+        return 0
+
+    return exit_status(write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
