@@ -65,7 +65,12 @@ HOW_TO_READ: Final = """\
 *Score*: interquartile mean over scenarios and seeds; 0 is LRU, 100 the clairvoyant reference. *Pooled cost*: mean over
 scenarios of the cost as a share of LRU's; LRU in Swap-v0 loads the oldest request first and does not wait. *Worst
 scenario*: the largest upper 95 % bound of that share among them. *Requests*: simulated in training or tuning, in all.
-Intervals are 95 % bootstraps over the same seeds for everybody; bold ones leave out 0."""
+Intervals are 95 % bootstraps over the same seeds for everybody; bold ones leave out 0.
+
+Agents under `runs/` do not ship: they show what generality costs. `linear-eviction` is linear and trained on the whole
+suite (`configs/agent/linear.yaml`); those under `specialist/` are linear, too, and trained on the one scenario in their
+name (`--train-on NAME --steps 2560`). Where a specialist is cheaper on its own scenario than an agent of the whole
+suite, that is the price of one policy for all."""
 
 
 def page(suite: SuiteRun, shifted: Run | None) -> str:
