@@ -37,7 +37,7 @@ from tests import toy_trainer
 from tests.test_evaluation import SMALL
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted(path for path in (ROOT / "configs" / "agent").glob("*.yaml") if path.stem != "imitation")
+CONFIGS = sorted(path for path in (ROOT / "configs" / "agent").glob("*.yaml"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -421,7 +421,7 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path):
 # --- the algorithms ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in trainers.ALGORITHMS if name not in ("toy", "imitation")])
+@pytest.mark.parametrize("name", [name for name in trainers.ALGORITHMS if name != "toy"])
 def test_every_algorithm_has_a_configuration_with_the_common_keys(name: str):
     fields = options_class(name).model_fields
     assert {"algorithm", "env", "train_on", "seed", "steps", "out"} <= set(fields)
