@@ -18,6 +18,7 @@ from cace_env.kernel.state import TRUNCATED
 from cace_env.network import largest
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
+from cace_env.scenarios import Scenario, load_scenario
 from cace_env.simulator import Simulator, new_scratch
 from cace_env.suite import ENVS, Env, load_suite
 from cace_env.workload import Workload
@@ -27,8 +28,8 @@ WHOLE_SUITE: Final = "suite"
 KEPT_REQUESTS: Final = 4_000_000  # of workloads: more would not fit into some 2 GB with the simulators' arrays
 
 
-def training_cases(what: str | Sequence[str], env: Env) -> dict[str, Case]:
-    """What to train on, by name.
+def training_scenarios(what: str | Sequence[str], env: Env) -> dict[str, Scenario]:
+    """The scenarios to train on, by their own names.
 
     Args:
         what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files.
@@ -39,26 +40,29 @@ def training_cases(what: str | Sequence[str], env: Env) -> dict[str, Case]:
             whose requests come from a log: every seed of it is the log itself, so it has no training split.
     """
     suite = load_suite(SUITE)
-    if what == WHOLE_SUITE:
-        return suite.cases(env)
-    names = [what] if isinstance(what, str) else list(what)
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"train_on has to name scenarios or entries of the suite, each once; got {names}")
     entries = {entry.id: entry for entry in suite.all_entries()}
-    cases = {}
-    for name in names:
-        if name in entries:
-            if entries[name].env != env:
-                raise ConfigError(f"entry {name!r} is of {entries[name].env}, and the agent for {env}; name another")
-            cases[name] = entries[name].case()
-        else:
-            cases[name] = case_of(name, protocol=ENVS[env])
-            if cases[name].training is None:
-                raise ConfigError(
-                    f"{name!r} takes its requests from a log, the same for every seed: whoever trains on them has seen "
-                    "those of the test"
-                )
-    return cases
+    names = [entry.id for entry in suite.entries if entry.env == env] if what == WHOLE_SUITE else what
+    scenarios: dict[str, Scenario] = {}
+    for name in [names] if isinstance(names, str) else names:
+        if name in entries and entries[name].env != env:
+            raise ConfigError(f"{name!r} is an entry of {entries[name].env}, but the agent is trained for {env}")
+        scenario = entries[name].load() if name in entries else load_scenario(name)
+        if scenario.name in scenarios:
+            raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
+        if scenario.trace is not None:
+            raise ConfigError(
+                f"{name!r} takes its requests from a log, the same for every seed: whoever trains on them has seen "
+                "those of the test"
+            )
+        scenarios[scenario.name] = scenario
+    if not scenarios:
+        raise ConfigError('nothing to train on; give "suite" or names of scenarios')
+    return scenarios
+
+
+def training_cases(what: str | Sequence[str], env: Env) -> dict[str, Case]:
+    """What to train on as policies meet it, by name; arguments and errors as for `training_scenarios`."""
+    return {name: case_of(scenario, ENVS[env]) for name, scenario in training_scenarios(what, env).items()}
 
 
 class Objective:

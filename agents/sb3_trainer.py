@@ -23,6 +23,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
 from agents.networks import ScoreNetwork
+from agents.objective import training_scenarios
 from agents.protocol import recorded, seeds_text, spent_before
 from agents.sb3_config import DQNConfig, PPOConfig
 from agents.sb3_policies import (
@@ -37,7 +38,7 @@ from agents.sb3_policies import (
     score_network,
 )
 from agents.state_files import load_state, save_state
-from agents.training_env import TrainingVecEnv, training_scenarios
+from agents.training_env import TrainingVecEnv
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError
 from cace_env.ranges import feature_ranges

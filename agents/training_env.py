@@ -17,7 +17,7 @@ Seeds are those of the training split; nothing here takes others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -25,50 +25,16 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn, VecEnvWrapper
 
 from agents.cost_curve import Curve, cost_curve
-from agents.protocol import SUITE
 from cace_env.config import ConfigError
 from cace_env.evaluation import case_of
 from cace_env.fleet_vector_env import FleetVectorEnv
 from cace_env.policies import policy as find_policy
 from cace_env.sb3 import EvictionVecEnv, FleetVecEnv, SwapVecEnv
-from cace_env.scenarios import Scenario, load_scenario, seeds
-from cace_env.suite import ENVS, Env, load_suite
+from cace_env.scenarios import Scenario, seeds
+from cace_env.suite import ENVS, Env
 
 VEC_ENVS: Final[dict[Env, type[FleetVecEnv]]] = {"Eviction-v0": EvictionVecEnv, "Swap-v0": SwapVecEnv}
 SCALE_SEEDS: Final = 8  # training seeds on which LRU says what a decision costs
-
-
-def training_scenarios(what: str | Sequence[str], env: Env) -> dict[str, Scenario]:
-    """The scenarios to train on, by name.
-
-    Args:
-        what: "suite" for all its entries of that environment; else names of entries, of scenarios, or YAML
-            files.
-        env: the environment; entries of another one are refused.
-
-    Raises:
-        ConfigError: none, one twice, an unknown name, an entry of another environment, or a scenario whose requests
-            come from a log: every seed of it is the log itself, so it has no training split.
-    """
-    suite = load_suite(SUITE)
-    entries = {entry.id: entry for entry in suite.all_entries()}
-    names = [entry.id for entry in suite.entries if entry.env == env] if what == "suite" else what
-    scenarios: dict[str, Scenario] = {}
-    for name in [names] if isinstance(names, str) else names:
-        if name in entries and entries[name].env != env:
-            raise ConfigError(f"{name!r} is an entry of {entries[name].env}, but the agent is trained for {env}")
-        scenario = entries[name].load() if name in entries else load_scenario(name)
-        if scenario.name in scenarios:
-            raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
-        if scenario.trace is not None:
-            raise ConfigError(
-                f"{name!r} takes its requests from a log, the same for every seed: whoever trains on them has seen "
-                "those of the test"
-            )
-        scenarios[scenario.name] = scenario
-    if not scenarios:
-        raise ConfigError('nothing to train on; give "suite" or names of scenarios')
-    return scenarios
 
 
 class Finished(NamedTuple):
@@ -85,7 +51,7 @@ class TrainingVecEnv(VecEnvWrapper):
     """Environments to train on, with rewards scaled and measured against LRU as the module says.
 
     Args:
-        scenarios: by name, from `training_scenarios`.
+        scenarios: by name, from `agents.objective.training_scenarios`.
         env: "Eviction-v0" or "Swap-v0".
         num_envs: how many environments, a multiple of the number of scenarios.
         baseline: a built-in policy whose cost is added back; None = rewards are costs, scaled all the same.

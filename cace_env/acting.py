@@ -13,7 +13,8 @@ import gymnasium
 from cace_env.agent import Agent
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
-from cace_env.evaluation import case_of, contestant_of
+from cace_env.contestants import contestant_of
+from cace_env.evaluation import case_of
 from cace_env.fleet_env import FleetEnv
 from cace_env.guard import Guarded
 from cace_env.kernel.pick import pick

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cace_env.config import ConfigError, parse
-from cace_env.evaluation import Case, Contestant, case_of, run_episode
+from cace_env.contestants import Contestant
+from cace_env.evaluation import Case, case_of, run_episode
 from cace_env.scenarios import Scenario
 from cace_env.tables import FOREVER, TASKS, FleetTables
 from cace_env.traces import TraceConfig, load_config

@@ -32,7 +32,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cace_env.config import ConfigError, Frozen, dump, load
-from cace_env.evaluation import NO_SWAPPING, PolicyError, SeedResult, in_order, run_seed, seed_list
+from cace_env.contestants import NO_SWAPPING
+from cace_env.evaluation import PolicyError, SeedResult, in_order, run_seed, seed_list
 from cace_env.orders import ORDERS
 from cace_env.policies import POLICIES
 from cace_env.scenarios import Split, load_scenario, scenario_names, seeds

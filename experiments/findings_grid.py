@@ -17,7 +17,8 @@ import numpy.typing as npt
 from rich.console import Console
 
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, Contestant, case_of, contestant_of, in_order, run_seed
+from cace_env.contestants import Contestant, contestant_of
+from cace_env.evaluation import Case, case_of, in_order, run_seed
 from cace_env.orders import ORDERS
 from cace_env.policies import Policy, policy
 from cace_env.scenarios import Scenario, load_scenario

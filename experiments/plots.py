@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 
 from cace_env.agent import LEARNED
-from cace_env.evaluation import NO_SWAPPING
+from cace_env.contestants import NO_SWAPPING
 from cace_env.metrics import TTFT_EDGES_S
 from cace_env.tables import TASKS
 from experiments.decisions import draw_decision

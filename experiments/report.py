@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from cace_env.evaluation import NO_SWAPPING
+from cace_env.contestants import NO_SWAPPING
 from cace_env.intervals import share_of_gap
 from cace_env.markdown import table
 from cace_env.scores import REFERENCE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from cace_env.evaluation import NO_SWAPPING
+from cace_env.contestants import NO_SWAPPING
 from cace_env.markdown import percent, table
 from cace_env.scores import REFERENCE
 from experiments.plots import notable

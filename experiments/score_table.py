@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cace_env.evaluation import NO_SWAPPING
+from cace_env.contestants import NO_SWAPPING
 from cace_env.markdown import table
 from cace_env.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Score, SuiteScores, suite_scores
 from experiments.lineup import ENV_OF

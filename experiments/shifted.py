@@ -25,7 +25,8 @@ from rich.console import Console
 
 from cace_env.agent import LEARNED
 from cace_env.config import Frozen
-from cace_env.evaluation import Contestant, contestant_of, seed_list
+from cace_env.contestants import Contestant, contestant_of
+from cace_env.evaluation import seed_list
 from cace_env.markdown import table
 from cace_env.scenarios import Split, load_scenario, seeds
 from cace_env.scores import interquartile_mean, relative_cost

@@ -15,7 +15,8 @@ from typing import Any, Final, NamedTuple
 from rich.console import Console
 
 from cace_env.config import ConfigError, Frozen, did_you_mean, dump
-from cace_env.evaluation import Contestant, PolicyError, in_order, run_seed
+from cace_env.contestants import Contestant
+from cace_env.evaluation import PolicyError, in_order, run_seed
 from cace_env.scenarios import Scenario, load_scenario, scenario_names
 from cace_env.simulator import SimulationError
 from cace_env.suite import ENVS, Entry, load_suite, suite_versions

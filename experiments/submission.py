@@ -24,7 +24,8 @@ from rich.table import Table
 
 import cace_env
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, Contestant, contestant_of, in_order, run_seed, seed_list
+from cace_env.contestants import Contestant, contestant_of
+from cace_env.evaluation import Case, in_order, run_seed, seed_list
 from cace_env.lower_bound import lower_bound
 from cace_env.results import (
     Header,

@@ -23,7 +23,8 @@ from pydantic import Field
 from rich.console import Console
 
 from cace_env.config import ConfigError, Frozen, dump
-from cace_env.evaluation import Case, Contestant, PolicyError, in_order, run_seed, seed_list
+from cace_env.contestants import Contestant
+from cace_env.evaluation import Case, PolicyError, in_order, run_seed, seed_list
 from cace_env.results import Results, published
 from cace_env.scenarios import Split, seeds
 from cace_env.scores import REFERENCE

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cace_env.evaluation import NO_SWAPPING
+from cace_env.contestants import NO_SWAPPING
 from cace_env.markdown import number, percent, table
 from cace_env.results import write_results
 from cace_env.scores import BASELINE, NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, SuiteScores

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from cace_env.evaluation import NO_SWAPPING
+from cace_env.contestants import NO_SWAPPING
 from cace_env.scores import BASELINE, REFERENCE, SuiteScores
 from cace_env.suite import Env, MemorySweep
 from experiments.plots import GROUP_COLOURS, STYLE

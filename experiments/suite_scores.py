@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.config import ConfigError
-from cace_env.evaluation import NO_SWAPPING, seed_list
+from cace_env.contestants import NO_SWAPPING
+from cace_env.evaluation import seed_list
 from cace_env.lower_bound import lower_bound
 from cace_env.results import Header, Results, Row, row_of
 from cace_env.scores import BASELINE, REFERENCE, SuiteScores, suite_scores

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from cace_env.agent import LEARNED
-from cace_env.evaluation import NO_SWAPPING
+from cace_env.contestants import NO_SWAPPING
 from cace_env.markdown import percent
 from experiments.run_folder import BASELINE, Run, share_of_cost
 

@@ -16,7 +16,8 @@ import yaml
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
-from cace_env.evaluation import case_of, contestant_of
+from cace_env.contestants import contestant_of
+from cace_env.evaluation import case_of
 from cace_env.intervals import paired_gain
 from cace_env.lower_bound import lower_bound
 from cace_env.markdown import percent

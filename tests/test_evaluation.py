@@ -13,7 +13,8 @@ from scipy import stats
 
 import cace_env
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, PolicyError, case_of, contestant_of, evaluate, run_seed, seed_list
+from cace_env.contestants import contestant_of
+from cace_env.evaluation import Case, PolicyError, case_of, evaluate, run_seed, seed_list
 from cace_env.intervals import paired_gain, share_of_gap
 from cace_env.lower_bound import lower_bound
 from cace_env.metrics import METRICS

@@ -71,9 +71,9 @@ def test_the_suite_is_what_agents_are_trained_on() -> None:
     assert "eviction-drift" in training_cases("suite", "Eviction-v0")
     assert list(training_cases(["swap-drift", "fast-loader"], "Swap-v0")) == ["swap-drift", "fast-loader"]
     assert training_cases("fast-loader", "Swap-v0")["fast-loader"].tables.protocol == "swap"
-    with pytest.raises(ConfigError, match="'swap-drift' is of Swap-v0"):
+    with pytest.raises(ConfigError, match="'swap-drift' is an entry of Swap-v0"):
         training_cases(["swap-drift"], "Eviction-v0")
-    with pytest.raises(ConfigError, match="each once"):
+    with pytest.raises(ConfigError, match="stands twice"):
         training_cases(["agents", "agents"], "Eviction-v0")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cace_env.config import ConfigError
-from cace_env.evaluation import contestant_of
+from cace_env.contestants import contestant_of
 from cace_env.policies import Policy
 from experiments import findings, findings_page
 from experiments.findings_grid import (

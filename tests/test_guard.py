@@ -13,7 +13,8 @@ import yaml
 
 from cace_env.agent import Agent, AgentCard, save_agent
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, case_of, contestant_of, evaluate
+from cace_env.contestants import contestant_of
+from cace_env.evaluation import Case, case_of, evaluate
 from cace_env.guard import REASONS, ForecastError, ForecastWatch, Guarded
 from cace_env.network import Network
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout

@@ -10,7 +10,8 @@ import pytest
 
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, case_of, contestant_of, evaluate, run_episode
+from cace_env.contestants import contestant_of
+from cace_env.evaluation import Case, case_of, evaluate, run_episode
 from cace_env.orders import ORDERS
 from cace_env.planner import Reference, base_names, find_reference, replay
 from cace_env.policies import POLICIES

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cace_env.cace import TERMS
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, contestant_of, run_episode
+from cace_env.contestants import contestant_of
+from cace_env.evaluation import Case, run_episode
 from cace_env.kernel import rules
 from cace_env.kernel.state import CLOCK, REQUEST
 from cace_env.observation import SLOT

@@ -11,9 +11,10 @@ import torch
 
 from agents.cost_curve import cost_curve
 from agents.networks import ScoreNetwork
+from agents.objective import training_scenarios
 from agents.sb3_trainer import DQNConfig, PPOConfig, SB3Trainer
 from agents.state_files import load_state, save_state
-from agents.training_env import TrainingVecEnv, training_scenarios
+from agents.training_env import TrainingVecEnv
 from cace_env import evaluate
 from cace_env.acting import Actor
 from cace_env.agent import Agent, AgentCard, save_agent

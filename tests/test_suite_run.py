@@ -17,7 +17,8 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.config import ConfigError, dump
-from cace_env.evaluation import Case, Contestant, SeedResult, evaluate, run_seed, seed_list
+from cace_env.contestants import Contestant
+from cace_env.evaluation import Case, SeedResult, evaluate, run_seed, seed_list
 from cace_env.lower_bound import lower_bound
 from cace_env.results import read_results
 from cace_env.suite import load_suite

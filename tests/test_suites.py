@@ -11,7 +11,8 @@ import yaml
 
 from cace_env import results as results_module
 from cace_env.config import ConfigError
-from cace_env.evaluation import contestant_of, evaluate, run_seed, seed_list
+from cace_env.contestants import contestant_of
+from cace_env.evaluation import evaluate, run_seed, seed_list
 from cace_env.lower_bound import lower_bound
 from cace_env.results import Header, Results, Row, read_results, reference_costs, row_of, write_results
 from cace_env.scenarios import load_scenario
