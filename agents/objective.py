@@ -29,7 +29,7 @@ KEPT_REQUESTS: Final = 4_000_000  # of workloads: more would not fit into some 2
 
 
 def training_scenarios(what: str | Sequence[str], env: Env) -> dict[str, Scenario]:
-    """The scenarios to train on, by their own names.
+    """The scenarios to train on, by what they were called: a card says so, and it can be typed again.
 
     Args:
         what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files.
@@ -47,14 +47,14 @@ def training_scenarios(what: str | Sequence[str], env: Env) -> dict[str, Scenari
         if name in entries and entries[name].env != env:
             raise ConfigError(f"{name!r} is an entry of {entries[name].env}, but the agent is trained for {env}")
         scenario = entries[name].load() if name in entries else load_scenario(name)
-        if scenario.name in scenarios:
+        if scenario.name in {other.name for other in scenarios.values()}:
             raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
         if scenario.trace is not None:
             raise ConfigError(
                 f"{name!r} takes its requests from a log, the same for every seed: whoever trains on them has seen "
                 "those of the test"
             )
-        scenarios[scenario.name] = scenario
+        scenarios[name] = scenario
     if not scenarios:
         raise ConfigError('nothing to train on; give "suite" or names of scenarios')
     return scenarios

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, SupportsIndex
 
 import numpy as np
 
 from cace_env.bank import Bank, Shelf
 from cace_env.scenarios import SEEDS, Scenario, Split, seeds
+from cace_env.workload import Workload
 
 LARGEST_BANK: Final = 1 << 16
 
@@ -71,8 +72,29 @@ class Draws:
             raise ValueError(f"workload seed {workload_seed} is not one of split {self.split!r}; {fix}")
         return workload_seed
 
-    def shelf(self, bank: Bank, env: int, scenario: int, workload_seed: int) -> Shelf:
-        """The workload in the bank: found there if it is kept, else generated."""
-        if self.num_kept and workload_seed in self.seeds:
-            return bank.kept((scenario, workload_seed), lambda: self.scenarios[scenario].workload(workload_seed))
-        return bank.put(env, self.scenarios[scenario].workload(workload_seed))
+    def keeps(self, workload_seed: int) -> bool:
+        """Whether a workload stays in the bank once it has been generated."""
+        return bool(self.num_kept) and workload_seed in self.seeds
+
+    def shelf(
+        self, bank: Bank, env: int, scenario: int, workload_seed: int, met: Callable[[Workload], None] | None = None
+    ) -> Shelf:
+        """The workload in the bank: found there if it is kept, else generated.
+
+        Args:
+            bank: of the simulations.
+            env: who plays it.
+            scenario: number of its scenario.
+            workload_seed: which one.
+            met: called with a workload that has been generated.
+        """
+
+        def generated() -> Workload:
+            workload = self.scenarios[scenario].workload(workload_seed)
+            if met is not None:
+                met(workload)
+            return workload
+
+        if self.keeps(workload_seed):
+            return bank.kept((scenario, workload_seed), generated)
+        return bank.put(env, generated())

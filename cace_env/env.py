@@ -62,6 +62,14 @@ class EvictionEnv(FleetEnv):
     Without illegal actions the return equals minus the sum of the costs of all requests. Each illegal action costs
     `invalid_penalty` on top, as the term `invalid_action`: it is no cost, and in no metric.
 
+    With `baseline="lru"`, or any other built-in policy, the reward is what was saved against that policy, which plays
+    the same requests: what it has paid since the last decision is added as the term `baseline`. Over an episode rewards
+    add up to exactly what is saved, so the best policy stays the same, but bursts and quiet hours no longer hide what a
+    decision was worth (input-dependent baselines: Mao et al., ICLR 2019; `cace_env.envs.baselines`). Rewards are then
+    divided by `reward_scale`, what LRU pays per decision of the scenario, so that 1 means the same everywhere; the
+    terms stay costs, and add up to reward x `reward_scale`. `info["baseline_cost"]` comes with the last step. A
+    baseline costs one compiled run of each workload, and nothing where workloads are kept (`num_workloads`).
+
     ## Starting State
 
     Time 0 up to the first question. Models are resident, cached or asleep as the scenario says.
@@ -91,6 +99,10 @@ class EvictionEnv(FleetEnv):
     |-------------------|-------------------------------|-------------|------------------------------------------------|
     | `scenario`        | **str, Path, dict, Scenario** | `"default"` | name, YAML file, its keys, or a `Scenario`     |
     | `split`           | **str**                       | `"train"`   | whose seeds are played: train, validation, test|
+    | `baseline`        | **str, Policy or None**       | `None`      | a built-in policy: rewards are what is saved   |
+    |                   |                               |             | against it; `"lru"` makes learning far faster  |
+    | `scale_rewards`   | **bool or None**              | `None`      | divide rewards by what LRU pays per decision;  |
+    |                   |                               |             | `None` = if there is a baseline                |
     | `strict`          | **bool**                      | `False`     | illegal actions raise                          |
     | `invalid_penalty` | **float**                     | `1.0`       | taken from the reward for each illegal action  |
     | `num_workloads`   | **int or None**               | `None`      | play only the split's first so many seeds, and |
@@ -173,7 +185,8 @@ class SwapEnv(FleetEnv):
     ## Rewards
 
     As in Eviction-v0: minus the cost of the time since the last decision, split by its source in
-    `info["reward_terms"]`, and `invalid_penalty` for each illegal action.
+    `info["reward_terms"]`, and `invalid_penalty` for each illegal action; or what is saved against a `baseline`, such
+    as `"lru"` or `"wsjf+cace"`.
 
     ## Starting State
 
@@ -201,6 +214,10 @@ class SwapEnv(FleetEnv):
     |-------------------|-------------------------------|-------------|------------------------------------------------|
     | `scenario`        | **str, Path, dict, Scenario** | `"default"` | name, YAML file, its keys, or a `Scenario`     |
     | `split`           | **str**                       | `"train"`   | whose seeds are played: train, validation, test|
+    | `baseline`        | **str, Policy or None**       | `None`      | a built-in policy: rewards are what is saved   |
+    |                   |                               |             | against it; `"lru"` makes learning far faster  |
+    | `scale_rewards`   | **bool or None**              | `None`      | divide rewards by what LRU pays per decision;  |
+    |                   |                               |             | `None` = if there is a baseline                |
     | `strict`          | **bool**                      | `False`     | illegal actions raise                          |
     | `invalid_penalty` | **float**                     | `1.0`       | taken from the reward for each illegal action  |
     | `num_workloads`   | **int or None**               | `None`      | play only the split's first so many seeds, and |

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, SupportsIndex
 
@@ -16,9 +16,11 @@ from gymnasium.error import InvalidAction, ResetNeeded
 
 from cace_env import picture, rendering
 from cace_env.draws import Draws, whole
+from cace_env.envs.baselines import TERM, Rewards
 from cace_env.kernel.batch import NUM_TERMS
 from cace_env.metrics import episode_metrics
 from cace_env.observation import ObservationLayout
+from cace_env.policy_base import Policy
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulator import Simulator
 from cace_env.simulators import TERMS, Simulators
@@ -31,6 +33,7 @@ Observation = npt.NDArray[np.float32]
 
 OPTIONS: Final = ("workload_seed", "workload")
 ROW: Final = np.zeros(1, dtype=np.int64)  # a single environment is the first row of a batch of one
+ONE: Final = np.ones(1, dtype=np.bool_)  # and it is the one that is stepped
 
 
 def common_layout(tables: Sequence[FleetTables], max_slots: int | None, max_pending: int | None) -> ObservationLayout:
@@ -61,6 +64,8 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         scenario: str | Path | Mapping[str, Any] | Scenario = "default",
         split: Split = "train",
         *,
+        baseline: str | Policy | None = None,
+        scale_rewards: bool | None = None,
         strict: bool = False,
         invalid_penalty: float = 1.0,
         num_workloads: int | None = None,
@@ -80,6 +85,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self.invalid_penalty = float(invalid_penalty)
         self.render_mode = render_mode
         self.tables = self.scenario.tables().replace(protocol=self.PROTOCOL)
+        self.rewards = Rewards((self.scenario,), (self.tables,), ROW, baseline=baseline, scale=scale_rewards)
         self.layout = common_layout([self.tables], max_slots, max_pending)
         self.simulators = Simulators(
             [self.tables],
@@ -107,6 +113,11 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         return mask
 
     @property
+    def reward_scale(self) -> float:
+        """By which rewards are divided: reward x scale is a cost."""
+        return float(self.rewards.scales[0])
+
+    @property
     def simulator(self) -> Simulator:
         """The simulation, to look at; valid until the next reset or `set_state`."""
         return self.simulators.view(0)
@@ -132,11 +143,15 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         super().reset(seed=seed)
         played = self.draws.seed(seed, self.np_random) if named is None else named
         self._over = True  # until the next episode has begun
+        baseline = self.rewards.baseline
         if isinstance(played, Workload):
             shelf = self.simulators.bank.put(0, played)
         else:
-            shelf = self.draws.shelf(self.simulators.bank, 0, 0, played)
+            met = None if baseline is None else partial(baseline.meet, 0, seed=played, keep=self.draws.keeps(played))
+            shelf = self.draws.shelf(self.simulators.bank, 0, 0, played, met)
         self.simulators.load(0, shelf)
+        if baseline is not None:
+            baseline.begin(0, played)
         self._asked = self.simulators.reset(ROW, self._look) == 0
         self._played = played
         self._over = False
@@ -171,11 +186,16 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         look = self._look
         self._over = self.simulators.step(ROW, self._actions, look) == 1
         self._asked = not self._over
+        paid = self.rewards.settle(look, ONE)
         observation, info = self._see()
         amounts = look.terms[:, 0].tolist()
         info["reward_terms"] = {name: amounts[term] for term, name in self._terms}
         if look.illegal[0]:
             info["reward_terms"]["invalid_action"] = amounts[NUM_TERMS]
+        if paid is not None and self.rewards.baseline is not None:
+            info["reward_terms"][TERM] = float(paid[0])
+            if self._over:
+                info["baseline_cost"] = float(self.rewards.baseline.costs[0])
         if self._over:
             info["episode_metrics"] = episode_metrics(self.simulator.summary(), self.tables)
         self._show()
@@ -222,6 +242,8 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._look.masks[0] = state.mask
         self._asked = self.simulators.asked(0)
         self._played, self._over, self._last_choice = state.played, state.over, state.choice
+        if self.rewards.baseline is not None:
+            self.rewards.baseline.resume(0, state.played, self.simulators.charged_until_s(0))
         if state.generator is None:
             self._np_random, self._np_random_seed = None, None
         else:

@@ -6,7 +6,7 @@ import operator
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -19,9 +19,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from cace_env.draws import Draws, whole
+from cace_env.envs.baselines import Rewards
 from cace_env.fleet_env import FleetEnv, common_layout
 from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
+from cace_env.policy_base import Policy
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulators import Simulators
 from cace_env.snapshot import EnvState, Origin, check_origin, origin_of
@@ -55,6 +57,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             replacement. None = all seeds, each workload generated when it is played.
         threads: how many threads share the simulation; results do not depend on it. New workloads are generated one
             after the other.
+        baseline: rewards are what is saved against this built-in policy on the same requests, as for a single
+            environment (`cace_env.envs.baselines`).
+        scale_rewards: divide rewards by what LRU pays per decision of the scenario; None = if there is a baseline.
         strict: illegal actions raise, and nothing has changed.
         invalid_penalty: taken from the reward for each illegal action.
         max_slots: slots; None = as many as the largest fleet can use.
@@ -80,6 +85,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         num_workloads: int | None = None,
         threads: int = 1,
+        baseline: str | Policy | None = None,
+        scale_rewards: bool | None = None,
         strict: bool = False,
         invalid_penalty: float = 1.0,
         max_slots: int | None = None,
@@ -118,6 +125,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             tables = [replace(each, max_decisions=min(each.max_decisions, max_episode_steps)) for each in tables]
         self.layout = common_layout(tables, max_slots, max_pending)
         self.scenario_of = np.arange(num_envs) % len(tables)  # (num_envs,) number of each environment's scenario
+        self.rewards = Rewards(self.scenarios, tables, self.scenario_of, baseline=baseline, scale=scale_rewards)
         self.simulators = Simulators(
             tables,
             self.scenario_of.tolist(),
@@ -144,6 +152,11 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, actions); None before the first reset
         self._writer = InfoWriter(self.simulators, self.scenario_of)
         self._all_rows = np.arange(num_envs)  # writeable: read-only rows would make Numba compile everything once more
+
+    @property
+    def reward_scales(self) -> npt.NDArray[np.float64]:
+        """By which the rewards of each environment are divided, `(num_envs,)`: reward x scale is a cost."""
+        return self.rewards.scales.copy()
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -221,9 +234,13 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             for values in (look.rewards, look.terminated, look.truncated, look.illegal):
                 values[again] = 0
             self._begin(rows)
+        paid = self.rewards.settle(look, stepped)
         if self._statistics:
             self._count(look.rewards, stepped)
-        infos = self._end(look, stepped) if ended else self._writer.infos(look, self._writer.everybody, stepped)
+        if ended:
+            infos = self._end(look, stepped, paid)
+        else:
+            infos = self._writer.infos(look, self._writer.everybody, stepped, paid)
         if played is not None:
             add(infos, "workload_seed", played, again)
         self._mask = look.masks.copy()
@@ -296,6 +313,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self.simulators.restore(env, state.simulation)
         mask[:] = state.mask
         self._played[env] = state.played
+        if self.rewards.baseline is not None:
+            self.rewards.baseline.resume(env, state.played, self.simulators.charged_until_s(env))
         self._over = self._over.copy()  # infos may hold the array from before
         self._over[env] = state.over
         self._any_over = bool(self._over.any())
@@ -387,9 +406,13 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
                 played[env] = named[env]
             else:
                 played[env] = self.draws.seed(None if seeds is None else seeds[env], self._generator(env))
-            shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), int(played[env]))
+            seed, baseline = int(played[env]), self.rewards.baseline
+            met = None if baseline is None else partial(baseline.meet, env, seed=seed, keep=self.draws.keeps(seed))
+            shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), seed, met)
             self.simulators.load(env, shelf)
-            self._played[env] = int(played[env])
+            if baseline is not None:
+                baseline.begin(env, seed)
+            self._played[env] = seed
         return played
 
     def _begin(self, rows: Int64Array) -> None:
@@ -428,29 +451,34 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._returns += np.where(stepped, rewards, 0.0)
         self._lengths += stepped
 
-    def _end(self, look: Look, stepped: Bools) -> Infos:
+    def _end(self, look: Look, stepped: Bools, paid: npt.NDArray[np.float64] | None) -> Infos:
         """Infos of a step in which episodes ended; with SAME_STEP the next ones begin."""
         over = look.terminated | look.truncated
         rows = np.flatnonzero(over)
         metrics = self._writer.metrics(rows, over)
+        baseline_costs = None if self.rewards.baseline is None else only(over, self.rewards.baseline.costs)
         episodes = self._episodes(over) if self._statistics else {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final_obs = np.full(self.num_envs, None, dtype=object)
             for env in rows.tolist():
                 final_obs[env] = look.observations[env].copy()
-            final_info = self._writer.infos(look, over, over)
+            final_info = self._writer.infos(look, over, over, paid)
             add(final_info, "episode_metrics", metrics, over)
+            if baseline_costs is not None:
+                add(final_info, "baseline_cost", baseline_costs, over)
             played = self._load(rows, None, None)
             self.simulators.reset(rows, look)
             self._begin(rows)
-            infos = self._writer.infos(look, self._writer.everybody, stepped & ~over)
+            infos = self._writer.infos(look, self._writer.everybody, stepped & ~over, paid)
             add(infos, "workload_seed", played, over)
             add(infos, "final_obs", final_obs, over)
             add(infos, "final_info", final_info, over)
         else:
             self._over, self._any_over = over.copy(), True
-            infos = self._writer.infos(look, self._writer.everybody, stepped)
+            infos = self._writer.infos(look, self._writer.everybody, stepped, paid)
             add(infos, "episode_metrics", metrics, over)
+            if baseline_costs is not None:
+                add(infos, "baseline_cost", baseline_costs, over)
         if self._statistics:
             add(infos, "episode", episodes, over)
         return infos

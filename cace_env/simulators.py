@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from cace_env.bank import Bank, Shelf
 from cace_env.kernel import batch as kernel
-from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch, Look
+from cace_env.kernel.batch import MARK, NUM_TERMS, PLACE, Batch, Look
 from cace_env.kernel.state import (
     ASKED,
+    DECISIONS,
     NONE,
     STATUS,
     STUCK,
@@ -220,6 +221,10 @@ class Simulators:
             tables = self.tables[fleet]
             digest = self._digests[fleet] = fleet_digest(tables, NO_LIMITS.row(tables))  # those kept here are padded
         return digest
+
+    def charged_until_s(self, env: int) -> float:
+        """Until when a simulation's rewards so far have charged its cost: 0 before the first step."""
+        return float(self._marks[env, MARK.time_us] * SECONDS) if self._arena[env, DECISIONS] else 0.0
 
     def asked(self, env: int) -> bool:
         """Whether a question is open."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.envs.baselines import TERM
 from cace_env.kernel.batch import NUM_TERMS, Look
 from cace_env.kernel.state import Int64Array
 from cace_env.metrics import METRICS, episode_metrics
@@ -37,8 +38,15 @@ class InfoWriter:
         self._terms = [(term, TERMS[term]) for term in np.flatnonzero(priced.any(axis=0)).tolist()]
         self._charged = np.ascontiguousarray(priced.T[[term for term, _ in self._terms]])  # (terms, num_envs)
 
-    def infos(self, look: Look, seen: Bools, stepped: Bools) -> Infos:
-        """What the single environments say: all that were `seen`, and what it cost those that were `stepped`."""
+    def infos(self, look: Look, seen: Bools, stepped: Bools, paid: npt.NDArray[np.float64] | None = None) -> Infos:
+        """What the single environments say: all that were `seen`, and what it cost those that were `stepped`.
+
+        Args:
+            look: what was seen.
+            seen: which environments say something, `(num_envs,)`.
+            stepped: which of them took a step.
+            paid: the term `baseline` of those, `(num_envs,)`; None without a baseline.
+        """
         everybody = seen is self.everybody and stepped is self.everybody
         masks = self._charged.copy() if everybody else self._charged & stepped
         seen = seen.copy()
@@ -56,6 +64,8 @@ class InfoWriter:
         for (term, name), mask in zip(self._terms, masks, strict=True):
             if everybody or mask.any():
                 add(terms, name, look.terms[term] if everybody else only(mask, look.terms[term]), mask)
+        if paid is not None:
+            add(terms, TERM, only(stepped, paid), stepped.copy())
         illegal = look.illegal & stepped
         if illegal.any():
             add(terms, "invalid_action", only(illegal, look.terms[NUM_TERMS]), illegal)

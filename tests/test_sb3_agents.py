@@ -9,19 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from agents.cost_curve import cost_curve
 from agents.networks import ScoreNetwork
 from agents.objective import training_scenarios
 from agents.sb3_trainer import DQNConfig, PPOConfig, SB3Trainer
 from agents.state_files import load_state, save_state
 from agents.training_env import TrainingVecEnv
 from cace_env import evaluate
-from cace_env.acting import Actor
 from cace_env.agent import Agent, AgentCard, save_agent
 from cace_env.config import ConfigError, dump
-from cace_env.evaluation import case_of
 from cace_env.network import weight_shapes
-from cace_env.policies import policy
 from cace_env.ranges import bounds_of, out_of_range
 from cace_env.scenarios import SEEDS, Scenario
 from cace_env.suite import Env
@@ -98,7 +94,7 @@ def test_scenarios_side_by_side_play_as_each_does_alone(env: Env):
         observations, rewards, *_ = venv.step(actions)
         for number, each in enumerate(alone):
             expected[number], reward, *_ = each.step(actions[number : number + 1])
-            np.testing.assert_allclose(rewards[number] * venv.scales[number], reward, rtol=1e-5)
+            np.testing.assert_allclose(rewards[number] * venv.envs.reward_scales[number], reward, rtol=1e-5)
 
 
 @pytest.mark.parametrize("baseline", [None, "lru", "gdsf"])
@@ -119,25 +115,8 @@ def test_rewards_of_an_episode_add_up_to_what_was_saved_against_the_baseline(bas
         name = venv.names[number]
         paid = 0.0 if baseline is None else evaluate(baseline, fleets()[name], [seed]).column("cost")[0]
         assert episode.scenario == number
-        assert gained * venv.scales[number] == pytest.approx(paid - episode.cost, rel=1e-4, abs=1e-3)
+        assert gained * venv.envs.reward_scales[number] == pytest.approx(paid - episode.cost, rel=1e-4, abs=1e-3)
         assert seed in SEEDS["train"]
-
-
-def test_a_cost_curve_is_what_the_environment_charges_by_then():
-    """LRU's own costs, added up question by question, lie on its curve."""
-    scenario = short("default", 300)
-    curve, requests = cost_curve(case_of(scenario), policy("lru"), 3)
-    env = EVICTION.single(scenario)
-    actor = Actor("lru", env)
-    _, info = env.reset(seed=3)
-    actor.reset(3)
-    paid, over = 0.0, False
-    while not over:
-        _, reward, over, _, info = env.step(actor.act())
-        paid -= reward
-        assert curve.at(info["time_s"]) == pytest.approx(paid, rel=0.01, abs=0.01 * curve.cost)
-    assert curve.cost == pytest.approx(paid)
-    assert requests == 300
 
 
 @pytest.mark.parametrize("workloads", [None, 3])
@@ -147,11 +126,12 @@ def test_requests_are_counted_as_they_are_simulated(workloads: int | None):
     assert venv.requests == scale
     venv.seed(0)
     venv.reset()
-    begun = [*venv.base.step_infos["workload_seed"]]
+    played = venv.base.step_infos["workload_seed"]
+    begun = [(env % 2, played[env]) for env in range(NUM_ENVS)]
     while len(venv.finished) < 20:
         _, _, dones, _ = venv.step(masks_of(venv).argmax(axis=1))
-        begun += [venv.base.step_infos["workload_seed"][env] for env in np.flatnonzero(dones)]
-    curves = len(begun) if workloads is None else len(venv._curves)  # a curve that is kept is simulated once
+        begun += [(int(env) % 2, venv.base.step_infos["workload_seed"][env]) for env in np.flatnonzero(dones)]
+    curves = len(begun) if workloads is None else len(set(begun))  # the baseline plays a workload that is kept once
     least = scale + 150 * (curves + len(venv.finished))
     assert least < venv.requests <= least + 150 * NUM_ENVS
 
@@ -187,7 +167,7 @@ def test_an_algorithm_learns_and_its_export_acts_as_it_does(
     assert metrics["episodes"] >= 1 and metrics["cost_over_baseline"] > 0
 
     agent = trainer.agent()
-    assert agent.card.trained_on == ("small", "large")
+    assert agent.card.trained_on == trainer.config.train_on  # what was typed, so that it can be typed again
     assert agent.card.requests == trainer.requests
     assert out_of_range(observations_of(trainer)[0], trainer.venv.layout, bounds_of(agent.card.limits, 0.5)) is None
     observations = observations_of(trainer)

@@ -1,0 +1,310 @@
+"""Rewards measured against what another policy had paid by the same moment, on the same requests.
+
+A plain reward is minus the cost since the last decision. Most of that cost is not the agent's doing: in a burst
+everybody waits, in a quiet hour nobody does. A baseline takes this noise out. It plays the episode's requests once by a
+built-in policy, such as LRU, and its cost is added back:
+
+    reward = (cost of the baseline - cost of the agent, both since the last decision) / scale
+
+What the baseline pays depends on the requests alone and not on the agent, so over an episode it is a constant: rewards
+add up to exactly what the agent saves against the baseline, and the best policy is the same as without (input-dependent
+baselines: Mao et al., Variance Reduction for Reinforcement Learning in Input-Driven Environments, ICLR 2019). With a
+discount below 1 it is a constant only nearly, as the agent decides at which moments the two are compared.
+
+`scale` is what LRU pays per decision on the scenario. So rewards are of the order of 1 on every scenario, and the same
+learning rate and value network work everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.clairvoyant import Future
+from cace_env.config import ConfigError
+from cace_env.kernel.batch import NUM_TERMS, Look
+from cace_env.kernel.state import REQUEST
+from cace_env.policies import Policy, rule_of
+from cace_env.policies import policy as find_policy
+from cace_env.scenarios import Scenario, seeds
+from cace_env.simulator import Simulator
+from cace_env.tables import FOREVER, FleetTables
+from cace_env.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+
+CURVE_POINTS: Final = 1_024  # of a cost over time; between them it is a straight line
+SCALE_SEEDS: Final = 8  # training seeds on which LRU says what a decision costs
+TERM: Final = "baseline"  # among the terms of the reward
+
+
+class Curve(NamedTuple):
+    """What a policy had paid by when, in one episode."""
+
+    costs: FloatArray  # (CURVE_POINTS,) at equal steps of time, from 0 to the end
+    end_s: float
+    decisions: int
+    requests: int
+
+    @property
+    def cost(self) -> float:
+        """Of the whole episode."""
+        return float(self.costs[-1])
+
+
+class Scale(NamedTuple):
+    """What LRU pays per decision on a scenario."""
+
+    cost: float
+    requests: int  # that were simulated to find it
+
+
+def cost_curve(
+    simulator: Simulator, policy: Policy, workload: Workload, seed: int, scenario: Scenario | None = None
+) -> Curve:
+    """What a policy has paid by when on the requests of an episode.
+
+    Requests waiting and in the system cost at a known rate at any time. Prices of loads, missed SLOs and refusals,
+    which no preset has, are spread over the episode in proportion, so that its end is right.
+
+    Args:
+        simulator: of the fleet; it is used up.
+        policy: a built-in one.
+        workload: the requests.
+        seed: for what the policy itself draws.
+        scenario: where a policy that is trained on requests (`static-best`) finds them.
+
+    Raises:
+        ConfigError: the policy cannot run there.
+    """
+    tables = simulator.tables
+    future = Future.of(tables, workload) if policy.clairvoyant else None
+    rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=_training(scenario))
+    simulator.run(workload, rule)
+    totals = simulator.totals()
+    end_s = max(totals.end_us * 1e-6, 1e-6)
+    rows = simulator.state.requests
+    there = rows[:, REQUEST.finish_us] >= 0  # refused requests never finish
+    task = workload.task[there]
+    w_ttft, w_e2e = tables.cost.w_ttft[task], tables.cost.w_e2e[task]
+    columns = (REQUEST.arrival_us, REQUEST.first_us, REQUEST.finish_us)
+    times = np.concatenate([rows[there, column] for column in columns]) * 1e-6
+    slopes = np.concatenate([w_ttft + w_e2e, -w_ttft, -w_e2e])  # cost per second, from each time on
+    # At a point of the grid, a slope that began at t has added slope * (point - t): two running sums say so for all.
+    grid = np.linspace(0.0, end_s, CURVE_POINTS)
+    first = np.minimum(np.searchsorted(grid, times), CURVE_POINTS - 1)
+    rate = np.cumsum(np.bincount(first, slopes, CURVE_POINTS))
+    costs = rate * grid - np.cumsum(np.bincount(first, slopes * times, CURVE_POINTS))
+    costs = np.maximum.accumulate(np.maximum(costs, 0.0))
+    costs = costs * (totals.cost / costs[-1]) if costs[-1] > 0 else np.linspace(0.0, totals.cost, CURVE_POINTS)
+    costs[-1] = totals.cost
+    return Curve(costs, end_s, totals.decisions, len(workload))
+
+
+def _training(scenario: Scenario | None) -> Callable[[int], Workload] | None:
+    """Where a policy that is trained on requests finds them; a log has none but those that are played."""
+    return None if scenario is None or scenario.trace is not None else scenario.workload
+
+
+@lru_cache(maxsize=64)
+def _scale(scenario_json: str, protocol: str) -> Scale:
+    """`scale_of`, for scenarios that were spelt out."""
+    scenario = Scenario.model_validate_json(scenario_json)
+    simulator = Simulator(scenario.tables().replace(protocol=protocol))
+    cost = decisions = 0.0
+    requests = 0
+    for seed in seeds("train", SCALE_SEEDS if scenario.trace is None else 1):  # every seed of a log is the log
+        curve = cost_curve(simulator, find_policy("lru"), scenario.workload(seed), seed)
+        cost, decisions, requests = cost + curve.cost, decisions + curve.decisions, requests + curve.requests
+    if not cost > 0 or not decisions > 0:
+        raise ConfigError(
+            f"scenario {scenario.name!r}: LRU is asked {decisions:.0f} times and pays {cost:g} on training seeds, so "
+            "there is nothing to learn; raise its pressure, give it less memory, or more models"
+        )
+    return Scale(cost / decisions, requests)
+
+
+def scale_of(scenario: Scenario, protocol: str) -> Scale:
+    """What LRU pays per decision on a scenario, over its first training seeds.
+
+    Args:
+        scenario: whose requests are drawn.
+        protocol: "eviction" or "swap".
+
+    Raises:
+        ConfigError: nobody is asked anything there, or waiting costs nothing.
+    """
+    return _scale(scenario.model_dump_json(), protocol)
+
+
+class Baseline:
+    """What a policy has paid so far, in each of some environments.
+
+    Args:
+        policy: a built-in policy or its name.
+        scenarios: that are played.
+        tables: their fleets, `(F,)`.
+        scenario_of: number of each environment's scenario, `(N,)`.
+
+    Attributes:
+        costs: the baseline's cost of the whole episode, `(N,)`.
+        requests: simulated for the baseline so far.
+
+    Raises:
+        ConfigError: an unknown policy, or one that cannot run on one of the fleets.
+    """
+
+    def __init__(
+        self,
+        policy: str | Policy,
+        scenarios: Sequence[Scenario],
+        tables: Sequence[FleetTables],
+        scenario_of: npt.NDArray[np.int64],
+    ) -> None:
+        envs = len(scenario_of)
+        self.policy = find_policy(policy)
+        for scenario, fleet in zip(scenarios, tables, strict=True):
+            if not self.policy.clairvoyant:
+                rule_of(self.policy, fleet, training=_training(scenario))  # refuses what could not run, now
+        self.requests = 0
+        self._scenarios = tuple(scenarios)
+        # The baseline plays to the end, also where the environment is cut short.
+        self._simulators = [Simulator(fleet.replace(max_decisions=FOREVER)) for fleet in tables]
+        self._scenario_of = scenario_of
+        self._kept: dict[tuple[int, int], Curve] = {}
+        self._playing: list[tuple[int, int | Workload] | None] = [None] * envs
+        self._curves = np.zeros((envs, CURVE_POINTS))
+        self._ends_s = np.ones(envs)
+        self._paid = np.zeros(envs)  # until the last decision
+        self.costs = np.zeros(envs)
+
+    def meet(self, env: int, workload: Workload, seed: int, *, keep: bool) -> None:
+        """Plays a workload that was generated for an environment; `begin` follows.
+
+        Args:
+            env: whose it is.
+            workload: the requests.
+            seed: of the workload.
+            keep: other environments play it, too, and this one again.
+        """
+        number = int(self._scenario_of[env])
+        curve = self._curve(number, workload, seed)
+        if keep:
+            self._kept[number, seed] = curve
+        self._take(env, curve, (number, seed))
+
+    def begin(self, env: int, played: int | Workload) -> None:
+        """An episode begins, of a workload that is kept or was met just now, or one that was handed in."""
+        number = int(self._scenario_of[env])
+        if isinstance(played, Workload):
+            self._take(env, self._curve(number, played, 0), (number, played))
+        elif (number, played) in self._kept:
+            self._take(env, self._kept[number, played], (number, played))
+        self._paid[env] = 0.0
+
+    def resume(self, env: int, played: int | Workload, time_s: float) -> None:
+        """An episode goes on whose last decision was at `time_s`."""
+        number = int(self._scenario_of[env])
+        before = self._playing[env]
+        same = before is not None and before[0] == number
+        same = same and (before[1] == played if isinstance(played, int) else before[1] is played)  # type: ignore[index]
+        if not same and isinstance(played, int) and (number, played) not in self._kept:
+            self.meet(env, self._scenarios[number].workload(played), played, keep=False)
+        elif not same:
+            self.begin(env, played)
+        self._paid[env] = self._at(np.array([time_s]), np.array([env]))[0]
+
+    def since_last(self, look: Look, stepped: npt.NDArray[np.bool_]) -> FloatArray:
+        """What the baseline has paid since the last decision, `(N,)`; 0 for environments that were not `stepped`.
+
+        Args:
+            look: what was seen after the step.
+            stepped: which environments took a step, `(N,)`.
+        """
+        rows = np.flatnonzero(stepped)
+        paid = np.where(look.terminated[rows], self.costs[rows], self._at(look.time_s[rows], rows))
+        grown = np.zeros(len(self._paid))
+        grown[rows] = paid - self._paid[rows]
+        self._paid[rows] = paid
+        return grown
+
+    def _at(self, times_s: FloatArray, rows: npt.NDArray[np.int64]) -> FloatArray:
+        """What the baseline of some environments had paid by a time, `(len(rows),)`."""
+        place = np.clip(times_s / self._ends_s[rows], 0.0, 1.0) * (CURVE_POINTS - 1)
+        left = np.minimum(place.astype(np.int64), CURVE_POINTS - 2)
+        before, after = self._curves[rows, left], self._curves[rows, left + 1]
+        paid: FloatArray = before + (place - left) * (after - before)
+        return paid
+
+    def _curve(self, number: int, workload: Workload, seed: int) -> Curve:
+        self.requests += len(workload)
+        return cost_curve(self._simulators[number], self.policy, workload, seed, self._scenarios[number])
+
+    def _take(self, env: int, curve: Curve, playing: tuple[int, int | Workload]) -> None:
+        self._curves[env], self._ends_s[env], self.costs[env] = curve.costs, curve.end_s, curve.cost
+        self._playing[env] = playing
+
+
+class Rewards:
+    """How the rewards of some environments are made of costs: as they are, against a baseline, scaled.
+
+    Args:
+        scenarios: that are played.
+        tables: their fleets, with the protocol of the environments.
+        scenario_of: number of each environment's scenario, `(N,)`.
+        baseline: whose cost is added back; None = nobody's.
+        scale: divide by what LRU pays per decision; None = where there is a baseline.
+
+    Attributes:
+        baseline: what it has paid; None where there is none.
+        scales: by which the rewards of each environment are divided, `(N,)`; 1 where they are not.
+        scale_requests: simulated to find the scales.
+
+    Raises:
+        ConfigError: an unknown baseline, or a scenario where nobody is asked anything.
+    """
+
+    def __init__(
+        self,
+        scenarios: Sequence[Scenario],
+        tables: Sequence[FleetTables],
+        scenario_of: npt.NDArray[np.int64],
+        *,
+        baseline: str | Policy | None,
+        scale: bool | None,
+    ) -> None:
+        self.baseline = None if baseline is None else Baseline(baseline, scenarios, tables, scenario_of)
+        self._scaled = scale if scale is not None else baseline is not None
+        self.scales: FloatArray = np.ones(len(scenario_of))
+        self.scale_requests = 0
+        if self._scaled:
+            found = [scale_of(scenario, fleet.protocol) for scenario, fleet in zip(scenarios, tables, strict=True)]
+            self.scales = np.array([each.cost for each in found])[scenario_of]
+            self.scale_requests = sum(each.requests for each in found)
+
+    def settle(self, look: Look, stepped: npt.NDArray[np.bool_]) -> FloatArray | None:
+        """Turns the rewards of a step, which are minus costs, into what they have to be.
+
+        Terms of the reward stay costs, and so the penalty of an illegal action, which is taken from the scaled reward,
+        becomes one: terms add up to reward x scale.
+
+        Args:
+            look: what was seen after the step; it is changed.
+            stepped: which environments took a step, `(N,)`.
+
+        Returns:
+            The term `baseline`: what that has paid since the last decision, `(N,)`; None without one.
+        """
+        rewards, paid = look.rewards, None
+        if self.baseline is not None:
+            paid = self.baseline.since_last(look, stepped)
+            rewards += paid
+        if self._scaled:
+            fines = np.where(stepped, look.terms[NUM_TERMS], 0.0)
+            rewards[:] = (rewards - fines) / self.scales + fines
+            look.terms[NUM_TERMS] = fines * self.scales
+        return paid
