@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from agents.seen import Limits
 from cace_env.clairvoyant import Future
 from cace_env.evaluation import Case
 from cace_env.kernel.pick import pick
@@ -28,6 +27,7 @@ from cace_env.planner import find_reference, plan_action
 from cace_env.policies import Policy, policy, rule_of
 from cace_env.ranges import feature_ranges
 from cace_env.rollouts import Rollouts
+from cace_env.seen import Limits
 from cace_env.simulator import Simulator, new_scratch
 from cace_env.workload import Workload
 

@@ -19,14 +19,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from agents.objective import WHOLE_SUITE, Objective, training_cases
-from agents.protocol import recorded, seeds_text, spent_before, training_seeds
 from agents.search import Evolution, Search
-from agents.seen import seen_limits
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError, Frozen
+from cace_env.held_out import recorded, seeds_text, spent_before, training_seeds
 from cace_env.network import Network, Protocol, weight_shapes
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature
 from cace_env.policies import Policy
+from cace_env.seen import seen_limits
 from cace_env.suite import Env
 
 FloatArray = npt.NDArray[np.float64]

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from agents.protocol import SUITE, split_of
 from cace_env.config import ConfigError
 from cace_env.evaluation import Case, case_of
+from cace_env.held_out import SUITE, split_of
 from cace_env.kernel import run
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import TRUNCATED

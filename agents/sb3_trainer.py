@@ -22,33 +22,27 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
-from agents.networks import ScoreNetwork
 from agents.objective import training_scenarios
-from agents.protocol import recorded, seeds_text, spent_before
 from agents.sb3_config import DQNConfig, PPOConfig
-from agents.sb3_policies import (
-    MaskableScorePolicy,
-    ScoreDQN,
-    ScoreDQNPolicy,
-    ScorePolicy,
-    ScoreQRDQN,
-    ScoreQRDQNPolicy,
-    Shape,
-    begin_as,
-    score_network,
-)
 from agents.state_files import load_state, save_state
 from agents.training_env import TrainingVecEnv
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError
+from cace_env.held_out import recorded, seeds_text, spent_before
+from cace_env.networks import ScoreNetwork
 from cace_env.ranges import feature_ranges
+from cace_env.sb3 import MaskableDQN, MaskableQRDQN, begin_as, score_network
+from cace_env.sb3.policies import NAME
 from cace_env.scenarios import SEEDS
-from cace_env.suite import ENVS
 
 __all__ = ["DQNConfig", "PPOConfig", "SB3Trainer"]
 
-PPOS: Final[dict[str, Any]] = {"maskable-ppo": (MaskablePPO, MaskableScorePolicy), "ppo": (PPO, ScorePolicy)}
-DQNS: Final[dict[str, Any]] = {"dqn": (ScoreDQN, ScoreDQNPolicy), "qrdqn": (ScoreQRDQN, ScoreQRDQNPolicy)}
+ALGORITHMS: Final[dict[str, Any]] = {
+    "maskable-ppo": MaskablePPO,
+    "ppo": PPO,
+    "dqn": MaskableDQN,
+    "qrdqn": MaskableQRDQN,
+}
 LOOKED_AT: Final = 8_192  # observations of a replay buffer, for the ranges of features
 BUFFER: Final = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # What SB3 logs, and what it is called here.
@@ -242,7 +236,7 @@ class SB3Trainer:
 def _algorithm(config: PPOConfig | DQNConfig, venv: TrainingVecEnv) -> Any:
     """SB3's algorithm as configured, at step 0."""
     algorithm: Any = None  # made below; schedules ask it for its step
-    shape = Shape(venv.layout, ENVS[config.env], config.hidden, config.value_hidden)  # type: ignore[arg-type]
+    kind, shape = ALGORITHMS[config.algorithm], {"hidden": config.hidden, "value_hidden": config.value_hidden}
     settings: dict[str, Any] = {
         "learning_rate": lambda _: config.learning_rate_at(algorithm.num_timesteps if algorithm else 0),
         "gamma": config.gamma,
@@ -253,9 +247,8 @@ def _algorithm(config: PPOConfig | DQNConfig, venv: TrainingVecEnv) -> Any:
         "device": "cpu",
     }
     if isinstance(config, PPOConfig):
-        kind, policy = PPOS[config.algorithm]
         algorithm = kind(
-            policy,
+            NAME,
             venv,
             n_epochs=config.n_epochs,
             gae_lambda=config.gae_lambda,
@@ -263,21 +256,21 @@ def _algorithm(config: PPOConfig | DQNConfig, venv: TrainingVecEnv) -> Any:
             target_kl=config.target_kl,
             ent_coef=config.ent_coef,
             vf_coef=config.vf_coef,
-            policy_kwargs={"net_arch": shape},
+            policy_kwargs=shape,
             **settings,
         )
     else:
-        kind, policy = DQNS[config.algorithm]
+        if config.algorithm == "qrdqn":
+            shape["n_quantiles"] = config.quantiles
         algorithm = kind(
-            policy,
+            NAME,
             venv,
             buffer_size=config.buffer_size,
             learning_starts=config.learning_starts,
             train_freq=config.train_every,
             gradient_steps=config.gradient_steps,
             target_update_interval=max(config.target_every, config.num_envs),
-            policy_kwargs={"net_arch": shape}
-            | ({"n_quantiles": config.quantiles} if policy is ScoreQRDQNPolicy else {}),
+            policy_kwargs=shape,
             **settings,
         )
         algorithm.exploration_schedule = lambda _: config.exploration_at(algorithm.num_timesteps)

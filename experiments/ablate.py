@@ -25,11 +25,11 @@ from pydantic import Field
 from rich.console import Console
 
 from agents.objective import WHOLE_SUITE
-from agents.protocol import validation_seeds
 from cace_env.agent import Agent, load_agent
 from cace_env.config import ConfigError, Frozen
 from cace_env.contestants import Contestant, contestant_of
 from cace_env.evaluation import seed_list
+from cace_env.held_out import validation_seeds
 from cace_env.policies import Policy
 from cace_env.scenarios import Split, seeds
 from experiments.ablate_page import (

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from agents.protocol import problems_of
 from cace_env.agent import LEARNED, PREFIX, AgentCard, load_agent, shipped_agents
 from cace_env.cace import load_cace
 from cace_env.config import ConfigError
 from cace_env.contestants import NO_SWAPPING, Contestant, contestant_of
 from cace_env.guard import Guarded
+from cace_env.held_out import problems_of
 from cace_env.orders import JOINT, ORDERS, Order
 from cace_env.policies import CLAIRVOYANT, GROUPS, POLICIES
 from experiments.run_folder import BASELINE

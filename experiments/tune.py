@@ -28,10 +28,10 @@ import yaml
 from pydantic import Field
 from rich.console import Console
 
-from agents.protocol import validation_seeds
 from agents.trainer import algorithm_of
 from cace_env.cace import load_cace
 from cace_env.config import ConfigError, Frozen, dump, read_yaml
+from cace_env.held_out import validation_seeds
 from cace_env.orders import order
 from cace_env.scenarios import load_scenario
 from cace_env.suite import Env

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.objective import Objective, pooled
-from agents.protocol import validation_seeds
 from cace_env import picture, rendering
 from cace_env.contestants import Contestant
 from cace_env.evaluation import Case, run_episode
+from cace_env.held_out import validation_seeds
 from cace_env.player import Player
 from cace_env.policies import Policy, policy
 from cace_env.simulator import Simulator

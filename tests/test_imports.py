@@ -67,6 +67,12 @@ def imports_of(path: Path) -> list[Import]:
     return list(imports_in(path.read_text(encoding="utf-8"), ".".join(relative.parent.parts), relative.as_posix()))
 
 
+def knows_torch(path: Path) -> bool:
+    """Whether a module of the package may import torch: its networks, and all that is for Stable-Baselines3."""
+    inside = path.relative_to(ROOT).as_posix()
+    return inside == "cace_env/networks.py" or inside.startswith("cace_env/sb3/")
+
+
 def is_probed(found: Import) -> bool:
     """Whether it is an import, inside a function, that its module can do without."""
     return not found.at_import and found.where.partition(":")[0] == PROBED.get(found.top)
@@ -128,20 +134,30 @@ def test_imports_point_one_way(package: str):
 
 def test_core_needs_nothing_but_its_dependencies_to_be_imported():
     allowed = CORE | {"cace_env"} | set(sys.stdlib_module_names)
-    paths = [path for path in modules("cace_env") if path.name != "sb3.py"]
-    wrong = [found for path in paths for found in imports_of(path) if found.at_import and found.top not in allowed]
+    wrong = [
+        found
+        for path in modules("cace_env")
+        if not knows_torch(path)
+        for found in imports_of(path)
+        if found.at_import and found.top not in allowed
+    ]
     assert not wrong, "import these inside the function that uses them, with an error that names the extra"
 
 
-def test_only_the_sb3_module_knows_sb3_and_nobody_in_the_core_knows_it():
-    paths = [path for path in modules("cace_env") if path != ROOT / "cace_env" / "sb3.py"]
-    sb3 = ("stable_baselines3", "sb3_contrib", "torch", "cace_env.sb3")
+def test_nobody_in_the_core_knows_torch_or_who_imports_it():
+    torch = ("stable_baselines3", "sb3_contrib", "torch", "cace_env.sb3", "cace_env.networks")
     wrong = [
         found
-        for path in paths
+        for path in modules("cace_env")
+        if not knows_torch(path)
         for found in imports_of(path)
-        if f"{found.module}.".startswith(tuple(f"{name}." for name in sb3))
+        if f"{found.module}.".startswith(tuple(f"{name}." for name in torch))
     ]
+    assert not wrong
+
+
+def test_the_networks_need_torch_alone():
+    wrong = [found for found in imports_of(ROOT / "cace_env" / "networks.py") if found.top in ("stable_baselines3",)]
     assert not wrong
 
 

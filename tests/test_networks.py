@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.networks import LAST, ScoreNetwork, ValueNetwork, finite, legal_actions
 from cace_env.network import Protocol, weight_shapes
+from cace_env.networks import LAST, ScoreNetwork, ValueNetwork, finite, legal_actions
 from cace_env.observation import ObservationLayout
 from tests.kinds import EVICTION, SWAP, Kind
 from tests.test_env import roomy

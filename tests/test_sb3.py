@@ -26,6 +26,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, V
 
 from cace_env.env import EvictionEnv
 from cace_env.sb3 import EvictionVecEnv, FleetVecEnv, SwapVecEnv
+from cace_env.sb3.vec_env import NUM_ENVS
 from cace_env.scenarios import Scenario, load_scenario, seeds
 from cace_env.wrappers import DictObservation, VectorDictObservation
 from tests.kinds import EVICTION, SWAP, Kind
@@ -462,3 +463,7 @@ def test_the_evaluations_of_both_libraries_agree_with_the_cost():
         returns, lengths = evaluation(agent, venv, **settings)
         np.testing.assert_allclose(np.negative(returns), costs)
         assert len(returns) == len(lengths) == ENVS
+
+
+def test_there_are_as_many_environments_as_ppo_needs_where_nobody_says_how_many():
+    assert EvictionVecEnv(scenario=CUT).num_envs == NUM_ENVS == 60

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from agents.networks import ScoreNetwork
 from agents.objective import training_scenarios
 from agents.sb3_trainer import DQNConfig, PPOConfig, SB3Trainer
 from agents.state_files import load_state, save_state
@@ -18,6 +17,7 @@ from cace_env import evaluate
 from cace_env.agent import Agent, AgentCard, save_agent
 from cace_env.config import ConfigError, dump
 from cace_env.network import weight_shapes
+from cace_env.networks import ScoreNetwork
 from cace_env.ranges import bounds_of, out_of_range
 from cace_env.scenarios import SEEDS, Scenario
 from cace_env.suite import Env

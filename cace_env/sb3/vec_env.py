@@ -1,4 +1,4 @@
-"""Stable-Baselines3 on the vector environments: `EvictionVecEnv` and `SwapVecEnv`. The one module that imports SB3.
+"""Stable-Baselines3 on the vector environments: `EvictionVecEnv` and `SwapVecEnv`.
 
 SB3 does not take Gymnasium's vector environments; its own `DummyVecEnv` steps single environments one by one in Python.
 These say the same, step by step, and cost a few microseconds a step on top of the vector environment.
@@ -17,18 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from cace_env import EVICTION_ID, SWAP_ID
 
-try:
-    from stable_baselines3.common.env_util import is_wrapped
-    from stable_baselines3.common.monitor import Monitor
-    from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
-except ImportError as error:
-    raise ImportError('cace_env.sb3 needs Stable-Baselines3; pip install "cace-env[sb3]"') from error
-
-__all__ = ["EvictionVecEnv", "SwapVecEnv"]
-
+NUM_ENVS: Final = 60  # where nobody says how many: a rollout of 128 decisions of each suits PPO's learning rate
 ENDED: Final = ("final_obs", "final_info", "episode")  # of the episode that ended; the rest is of the next one
 TRUNCATED: Final = "TimeLimit.truncated"
 
@@ -55,7 +50,7 @@ class FleetVecEnv(VecEnv):
     Arrays, once returned, are never changed; nothing is copied that the vector environment has made anew.
 
     Args:
-        num_envs: how many environments, 1 where not given.
+        num_envs: how many environments, 60 where not given.
         vector_env: a vector environment to take instead, in the autoreset mode SAME_STEP. It may be wrapped; it may be
             a `SyncVectorEnv` of single environments. `close` closes it.
         monitor: give `episode` as SB3's `Monitor` does, and say so in `env_is_wrapped`. False leaves that to
@@ -86,7 +81,7 @@ class FleetVecEnv(VecEnv):
         if vector_env is None:
             vector_env = gymnasium.make_vec(
                 self.ID,
-                num_envs=1 if num_envs is None else num_envs,
+                num_envs=NUM_ENVS if num_envs is None else num_envs,
                 autoreset_mode=AutoresetMode.SAME_STEP,
                 **settings,
             )

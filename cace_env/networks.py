@@ -1,8 +1,14 @@
-"""Networks of torch whose weights are shared by all slots and by all pending models.
+"""Networks of torch whose weights are shared by all slots and by all pending models, for any library that trains.
 
-`ScoreNetwork` is `cace_env.network.Network` with gradients: the same formula, weight names and shapes, so what is
-learned here is played by NumPy and by the compiled simulator without torch. `ValueNetwork` says what a state is worth,
-which only training needs.
+    env = gymnasium.make_vec("cace_env:cace_env/Eviction-v0", num_envs=60, baseline="lru")
+    net = ActorCritic.of_spaces(env.single_observation_space, env.single_action_space)
+    logits, values = net(torch.from_numpy(observations))  # illegal actions have a logit of ILLEGAL
+    network = net.scores.to_network()                     # plays without torch; `cace_env.sb3.save_agent(net, folder)`
+
+`ActorCritic` is for PPO and its kin, `ActionValues` for DQN and QR-DQN. Both are made of `ScoreNetwork`, which is
+`cace_env.network.Network` with gradients: the same formula, weight names and shapes, so what is learned here is played
+by NumPy and by the compiled simulator without torch; and of `ValueNetwork`, which says what a state is worth and is
+needed in training only. They read what is legal from the observation, so nobody has to hand them masks.
 
 Most rows of an observation that has to hold a large fleet are empty, and most slots may not be evicted. The first layer
 is evaluated only for rows that are there, the second only for legal actions: a batch costs what is in it, not what it
@@ -11,19 +17,28 @@ has room for.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import linear, relu
+from gymnasium import spaces
 
+from cace_env.config import ConfigError
 from cace_env.network import Network, Protocol, weight_shapes
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
+from cace_env.spaces import layout_of
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn.functional import linear, relu
+except ImportError as error:
+    raise ImportError('cace_env.networks needs torch; pip install "cace-env[sb3]", or torch alone') from error
 
 # The last layer: scores are linear in these, so quantiles of scores are more rows of them, and their mean is one row.
 LAST: Final = ("slot_linear", "slot_out", "pending_linear", "pending_out", "wait_linear", "wait_out", "wait_bias")
 OUT_GAIN: Final = 0.01  # of the last hidden layer: at first all legal actions are about equally good
+HIDDEN: Final = 32  # of scores, and
+VALUE_HIDDEN: Final = 64  # of values, unless something else is said
 ILLEGAL: Final = -1e9  # stands for -inf where infinities would turn sums and entropies into NaN
 
 
@@ -177,6 +192,120 @@ class ValueNetwork(nn.Module):
         return values
 
 
+class ActorCritic(nn.Module):
+    """Logits of actions and the value of the state: all that PPO, A2C and the like need.
+
+    Args:
+        layout: of the observations; what is learned plays any other, too.
+        protocol: "eviction" or "swap".
+        hidden: of the `ScoreNetwork`.
+        value_hidden: of the `ValueNetwork`.
+
+    Attributes:
+        scores: the `ScoreNetwork`, which is what plays.
+        values: the `ValueNetwork`.
+    """
+
+    def __init__(
+        self, layout: ObservationLayout, protocol: Protocol, hidden: int = HIDDEN, value_hidden: int = VALUE_HIDDEN
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.scores = ScoreNetwork(protocol, hidden)
+        self.values = ValueNetwork(value_hidden)
+
+    @classmethod
+    def of_spaces(
+        cls,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        hidden: int = HIDDEN,
+        value_hidden: int = VALUE_HIDDEN,
+    ) -> Self:
+        """For an environment with these spaces, single ones of a vector environment.
+
+        Raises:
+            ConfigError: as `cace_env.spaces.layout_of`.
+        """
+        return cls(*layout_of(observation_space, action_space), hidden, value_hidden)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(..., A)` and values `(..., 1)` of observations `(..., layout.size)`."""
+        return self.forward_actor(observations), self.forward_critic(observations)
+
+    def forward_actor(self, observations: Tensor) -> Tensor:
+        """Logits `(..., A)`, `ILLEGAL` for illegal actions."""
+        rows = observations.reshape(-1, observations.shape[-1])
+        legal = legal_actions(rows, self.layout, self.scores.protocol)
+        return finite(self.scores(rows, self.layout), legal).reshape(*observations.shape[:-1], -1)
+
+    def forward_critic(self, observations: Tensor) -> Tensor:
+        """Values `(..., 1)`."""
+        values: Tensor = self.values(observations.reshape(-1, observations.shape[-1]), self.layout)
+        return values.reshape(*observations.shape[:-1], 1)
+
+
+class ActionValues(nn.Module):
+    """Value of each action: that of the state, plus the action's score (a dueling network, Wang et al., ICML 2016).
+
+    The greedy action is that of the scores alone, which is what plays. Illegal actions have a value of `ILLEGAL`, so
+    low that no maximum finds them: neither the greedy action nor the target of DQN and QR-DQN.
+
+    Args:
+        layout: of the observations; what is learned plays any other, too.
+        protocol: "eviction" or "swap".
+        hidden: of the `ScoreNetwork`.
+        value_hidden: of the `ValueNetwork`.
+        quantiles: of each action's return; 0 = its mean only.
+
+    Attributes:
+        scores: the `ScoreNetwork`, which is what plays.
+        values: the `ValueNetwork`.
+    """
+
+    def __init__(
+        self,
+        layout: ObservationLayout,
+        protocol: Protocol,
+        hidden: int = HIDDEN,
+        value_hidden: int = VALUE_HIDDEN,
+        quantiles: int = 0,
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        self.quantiles = quantiles
+        self.scores = ScoreNetwork(protocol, hidden, quantiles=quantiles)
+        self.values = ValueNetwork(value_hidden, max(quantiles, 1))
+
+    @classmethod
+    def of_spaces(
+        cls,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        *,
+        hidden: int = HIDDEN,
+        value_hidden: int = VALUE_HIDDEN,
+        quantiles: int = 0,
+    ) -> Self:
+        """For an environment with these spaces, single ones of a vector environment.
+
+        Raises:
+            ConfigError: as `cace_env.spaces.layout_of`.
+        """
+        return cls(*layout_of(observation_space, action_space), hidden, value_hidden, quantiles)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Values `(..., A)`, or `(..., quantiles, A)`, of observations `(..., layout.size)`."""
+        rows = observations.reshape(-1, observations.shape[-1])
+        legal = legal_actions(rows, self.layout, self.scores.protocol)
+        scores, value = self.scores(rows, self.layout), self.values(rows, self.layout)
+        values = finite(scores + (value.unsqueeze(1) if self.quantiles else value), legal)
+        if self.quantiles:
+            values = values.transpose(1, 2).contiguous()
+        return values.reshape(*observations.shape[:-1], *values.shape[1:])
+
+
 def split(observations: Tensor, layout: ObservationLayout) -> Blocks:
     """`ObservationLayout.split` of a tensor, as views: reshaping and slicing is the same for both."""
     numpy_like: Any = observations
@@ -197,12 +326,34 @@ def legal_actions(observations: Tensor, layout: ObservationLayout, protocol: Pro
     """Which actions may be taken, `(B, A)` bool: the mask of the environment, read from the observation.
 
     Where nothing is asked, the environment takes action 0 for the no-op that it is, and so it is here.
+
+    Raises:
+        ConfigError: flags that are neither 0 nor 1, as in observations that somebody has normalised.
     """
-    slots, pending, wait = legal_blocks(split(observations, layout))
+    blocks = split(observations, layout)
+    check_flags(blocks)
+    slots, pending, wait = legal_blocks(blocks)
     legal = slots if protocol == "eviction" else torch.cat([slots, pending, wait.unsqueeze(1)], dim=1)
     legal = legal.clone()
     legal[:, 0] |= ~legal.any(dim=1)
     return legal
+
+
+def check_flags(blocks: Blocks) -> None:
+    """Refuses observations whose flags are neither 0 nor 1: what is there, and legal, could not be read from them.
+
+    Raises:
+        ConfigError: names a flag and its value.
+    """
+    for name in ("occupied", "legal"):
+        flags = blocks.slots[..., getattr(SLOT, name)]
+        wrong = (flags != 0) & (flags != 1)
+        if wrong.any():
+            raise ConfigError(
+                f"the flag slot.{name} is {float(flags[wrong][0]):.3g} in an observation; it has to be 0 or 1. "
+                "Observations have fixed scales and need no statistics: leave them as they are, with "
+                "VecNormalize(venv, norm_obs=False) or without NormalizeObservation"
+            )
 
 
 def finite(scores: Tensor, legal: Tensor) -> Tensor:
