@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from agents.objective import WHOLE_SUITE, Objective, training_cases
+from agents.objective import Objective
 from agents.search import Evolution, Search
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError, Frozen
-from cace_env.held_out import recorded, seeds_text, spent_before, training_seeds
+from cace_env.held_out import WHOLE_SUITE, recorded, seeds_text, spent_before, training_cases, training_seeds
 from cace_env.network import Network, Protocol, weight_shapes
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature
 from cace_env.policies import Policy

@@ -26,11 +26,10 @@ from pydantic import Field
 from torch import Tensor
 
 from agents.demonstrations import PRICE_SEEDS, Classroom, Labelled, Memory, price_episode, show_reference, show_rule
-from agents.objective import training_cases
 from agents.state_files import load_state, save_state
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError, Frozen
-from cace_env.held_out import check_training, recorded, seeds_text, spent_before
+from cace_env.held_out import check_training, recorded, seeds_text, spent_before, training_cases
 from cace_env.networks import ScoreNetwork
 from cace_env.policies import policy
 from cace_env.seen import Limits, widened

@@ -10,59 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, case_of
-from cace_env.held_out import SUITE, split_of
+from cace_env.evaluation import Case
+from cace_env.held_out import split_of
 from cace_env.kernel import run
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import TRUNCATED
 from cace_env.network import largest
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
-from cace_env.scenarios import Scenario, load_scenario
 from cace_env.simulator import Simulator, new_scratch
-from cace_env.suite import ENVS, Env, load_suite
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
-WHOLE_SUITE: Final = "suite"
 KEPT_REQUESTS: Final = 4_000_000  # of workloads: more would not fit into some 2 GB with the simulators' arrays
-
-
-def training_scenarios(what: str | Sequence[str], env: Env) -> dict[str, Scenario]:
-    """The scenarios to train on, by what they were called: a card says so, and it can be typed again.
-
-    Args:
-        what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files.
-        env: Eviction-v0 or Swap-v0.
-
-    Raises:
-        ConfigError: no names, one that is unknown or stands twice, an entry of the other environment, or a scenario
-            whose requests come from a log: every seed of it is the log itself, so it has no training split.
-    """
-    suite = load_suite(SUITE)
-    entries = {entry.id: entry for entry in suite.all_entries()}
-    names = [entry.id for entry in suite.entries if entry.env == env] if what == WHOLE_SUITE else what
-    scenarios: dict[str, Scenario] = {}
-    for name in [names] if isinstance(names, str) else names:
-        if name in entries and entries[name].env != env:
-            raise ConfigError(f"{name!r} is an entry of {entries[name].env}, but the agent is trained for {env}")
-        scenario = entries[name].load() if name in entries else load_scenario(name)
-        if scenario.name in {other.name for other in scenarios.values()}:
-            raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
-        if scenario.trace is not None:
-            raise ConfigError(
-                f"{name!r} takes its requests from a log, the same for every seed: whoever trains on them has seen "
-                "those of the test"
-            )
-        scenarios[name] = scenario
-    if not scenarios:
-        raise ConfigError('nothing to train on; give "suite" or names of scenarios')
-    return scenarios
-
-
-def training_cases(what: str | Sequence[str], env: Env) -> dict[str, Case]:
-    """What to train on as policies meet it, by name; arguments and errors as for `training_scenarios`."""
-    return {name: case_of(scenario, ENVS[env]) for name, scenario in training_scenarios(what, env).items()}
 
 
 class Objective:

@@ -22,13 +22,12 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
-from agents.objective import training_scenarios
 from agents.sb3_config import DQNConfig, PPOConfig
 from agents.state_files import load_state, save_state
 from agents.training_env import TrainingVecEnv
 from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError
-from cace_env.held_out import recorded, seeds_text, spent_before
+from cace_env.held_out import recorded, seeds_text, spent_before, training_scenarios
 from cace_env.networks import ScoreNetwork
 from cace_env.ranges import feature_ranges
 from cace_env.sb3 import MaskableDQN, MaskableQRDQN, begin_as, score_network

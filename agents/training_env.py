@@ -41,7 +41,7 @@ class TrainingVecEnv(VecEnvWrapper):
     """Environments to train on.
 
     Args:
-        scenarios: by name, from `agents.objective.training_scenarios`.
+        scenarios: by name, from `cace_env.held_out.training_scenarios`.
         env: "Eviction-v0" or "Swap-v0".
         num_envs: how many environments, a multiple of the number of scenarios.
         baseline: a built-in policy whose cost is added back; None = rewards are costs, scaled all the same.

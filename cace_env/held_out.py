@@ -13,14 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 from cace_env.agent import AgentCard, load_agent
 from cace_env.config import ConfigError
-from cace_env.scenarios import SEEDS, Split, seeds
+from cace_env.evaluation import Case, case_of
+from cace_env.scenarios import SEEDS, Scenario, Split, load_scenario, seeds
 from cace_env.scores import SMALLEST_HEADROOM_PERCENT
-from cace_env.suite import load_suite, suite_versions
+from cace_env.suite import ENVS, Env, load_suite, suite_versions
 
+WHOLE_SUITE: Final = "suite"
+Chosen = str | Path | Scenario  # an entry of the suite, or what `load_scenario` takes
 SUITE: Final = "v1"  # what agents are trained on and judged by unless something else is said
 
 
@@ -207,3 +211,43 @@ def changed_since(card: AgentCard) -> list[str]:
         cuts = f"{card.headroom_cut_percent:g} % then and {now.headroom_cut_percent:g} % now"
         problems.append(f"entries count in means from another headroom on: {cuts}")
     return problems
+
+
+def training_scenarios(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, Scenario]:
+    """The scenarios to train on, by what they were called: a card says so, and it can be typed again.
+
+    Args:
+        what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files, or
+            scenarios themselves; one or several.
+        env: Eviction-v0 or Swap-v0.
+
+    Raises:
+        ConfigError: no names, one that is unknown or stands twice, an entry of the other environment, or a scenario
+            whose requests come from a log: every seed of it is the log itself, so it has no training split.
+    """
+    suite = load_suite(SUITE)
+    entries = {entry.id: entry for entry in suite.all_entries()}
+    if what == WHOLE_SUITE:
+        what = [entry.id for entry in suite.entries if entry.env == env]
+    scenarios: dict[str, Scenario] = {}
+    for name in what if isinstance(what, Sequence) and not isinstance(what, str) else [what]:
+        entry = entries.get(name) if isinstance(name, str) else None
+        if entry is not None and entry.env != env:
+            raise ConfigError(f"{name!r} is an entry of {entry.env}, but the agent is trained for {env}")
+        scenario = entry.load() if entry is not None else load_scenario(name)
+        if scenario.name in {other.name for other in scenarios.values()}:
+            raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
+        if scenario.trace is not None:
+            raise ConfigError(
+                f"{scenario.name!r} takes its requests from a log, the same for every seed: whoever trains on them has "
+                "seen those of the test"
+            )
+        scenarios[scenario.name if isinstance(name, Scenario) else str(name)] = scenario
+    if not scenarios:
+        raise ConfigError('nothing to train on; give "suite" or names of scenarios')
+    return scenarios
+
+
+def training_cases(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, Case]:
+    """What to train on as policies meet it, by name; arguments and errors as for `training_scenarios`."""
+    return {name: case_of(scenario, ENVS[env]) for name, scenario in training_scenarios(what, env).items()}

@@ -24,12 +24,11 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
-from agents.objective import WHOLE_SUITE
 from cace_env.agent import Agent, load_agent
 from cace_env.config import ConfigError, Frozen
 from cace_env.contestants import Contestant, contestant_of
 from cace_env.evaluation import seed_list
-from cace_env.held_out import validation_seeds
+from cace_env.held_out import WHOLE_SUITE, validation_seeds
 from cace_env.policies import Policy
 from cace_env.scenarios import Split, seeds
 from experiments.ablate_page import (

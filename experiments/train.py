@@ -22,9 +22,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from agents.objective import training_cases
 from agents.trainer import algorithm_of, make_trainer
 from cace_env.config import ConfigError
+from cace_env.held_out import training_cases
 from cace_env.suite import ENVS
 from experiments.command_line import exit_status
 from experiments.run_folder import check_new, surroundings

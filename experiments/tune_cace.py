@@ -13,12 +13,12 @@ from typing import Any, Final, NamedTuple
 import matplotlib
 from rich.console import Console
 
-from agents.objective import Objective, baseline_costs, pooled, training_cases
+from agents.objective import Objective, baseline_costs, pooled
 from agents.tuned_cace import tune_cace
 from cace_env.cace import TERMS, Cace, CaceWeights, Tuning, load_cace
 from cace_env.config import ConfigError, dump, parse
 from cace_env.evaluation import Case, case_of
-from cace_env.held_out import seeds_text, training_seeds, validation_seeds
+from cace_env.held_out import seeds_text, training_cases, training_seeds, validation_seeds
 from cace_env.markdown import table
 from cace_env.scenarios import Scenario
 from cace_env.suite import ENVS, Env

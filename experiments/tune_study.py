@@ -17,12 +17,12 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from agents.objective import Objective, baseline_costs, pooled, training_cases
+from agents.objective import Objective, baseline_costs, pooled
 from agents.trainer import make_trainer, read_config
 from cace_env.agent import load_agent, save_agent
 from cace_env.cace import TERMS, Cace, CaceWeights, Tuning, load_cace
 from cace_env.config import ConfigError, Frozen, dump, parse
-from cace_env.held_out import seeds_text, training_seeds, validation_seeds
+from cace_env.held_out import seeds_text, training_cases, training_seeds, validation_seeds
 from cace_env.policies import Policy
 from cace_env.suite import ENVS, Env
 from experiments.cace_ablations import cace_with

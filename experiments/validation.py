@@ -32,7 +32,7 @@ class Validation:
     """Judges policies on the same requests, which LRU and CACE have met as well.
 
     Args:
-        cases: what the agent is trained on, from `agents.objective.training_cases`.
+        cases: what the agent is trained on, from `cace_env.held_out.training_cases`.
         count: validation seeds of each.
         threads: that simulate.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agents.evolution import EvolutionTrainer, LinearConfig, NetworkConfig
-from agents.objective import Objective, baseline_costs, pooled, training_cases
+from agents.objective import Objective, baseline_costs, pooled
 from agents.search import Search
 from agents.tuned_cace import tune_cace
 from cace_env import evaluate
@@ -18,7 +18,7 @@ from cace_env.agent import save_agent
 from cace_env.cace import CaceWeights
 from cace_env.config import ConfigError, dump
 from cace_env.evaluation import case_of
-from cace_env.held_out import training_seeds
+from cace_env.held_out import training_cases, training_seeds
 from cace_env.observation import SLOT
 from cace_env.policies import policy
 from cace_env.scenarios import load_scenario

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents.objective import training_scenarios
 from agents.sb3_trainer import DQNConfig, PPOConfig, SB3Trainer
 from agents.state_files import load_state, save_state
 from agents.training_env import TrainingVecEnv
 from cace_env import evaluate
 from cace_env.agent import Agent, AgentCard, save_agent
 from cace_env.config import ConfigError, dump
+from cace_env.held_out import training_scenarios
 from cace_env.network import weight_shapes
 from cace_env.networks import ScoreNetwork
 from cace_env.ranges import bounds_of, out_of_range

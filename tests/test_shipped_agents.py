@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.objective import Objective, training_cases
+from agents.objective import Objective
 from cace_env.agent import load_agent, save_agent, shipped_agents
 from cace_env.config import ConfigError
-from cace_env.held_out import problems_of, validation_seeds
+from cace_env.held_out import problems_of, training_cases, validation_seeds
 from cace_env.policies import policy
 from cace_env.scenarios import seeds
 from cace_env.scores import relative_cost

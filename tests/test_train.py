@@ -23,11 +23,10 @@ pytest.importorskip("safetensors", reason="needs the extra train")
 pytest.importorskip("tensorboard", reason="needs the extra train")
 
 from agents import trainer as trainers
-from agents.objective import training_cases
 from cace_env.agent import load_agent
 from cace_env.config import ConfigError
 from cace_env.evaluation import Case, evaluate
-from cace_env.held_out import validation_seeds
+from cace_env.held_out import training_cases, validation_seeds
 from experiments import train as command
 from experiments import training_folder
 from experiments.train import main

@@ -21,6 +21,12 @@ model.learn(150_000, callback=EvaluationCallback("workstation", every=30_000, fo
 from __future__ import annotations
 
 try:
+    from cace_env.sb3.discounting import (
+        DiscountPerSecond,
+        TimedMaskableRolloutBuffer,
+        TimedReplayBuffer,
+        TimedRolloutBuffer,
+    )
     from cace_env.sb3.exploration import MaskableDQN, MaskableQRDQN
     from cace_env.sb3.policies import (
         DQNSlotPolicy,
@@ -30,6 +36,7 @@ try:
         begin_as,
         score_network,
     )
+    from cace_env.sb3.tuned import hyperparameters
     from cace_env.sb3.vec_env import EvictionVecEnv, FleetVecEnv, SwapVecEnv
 except ModuleNotFoundError as error:
     if error.name is not None and error.name.startswith("cace_env"):
@@ -38,6 +45,7 @@ except ModuleNotFoundError as error:
 
 __all__ = [
     "DQNSlotPolicy",
+    "DiscountPerSecond",
     "EvictionVecEnv",
     "FleetVecEnv",
     "MaskableDQN",
@@ -46,6 +54,10 @@ __all__ = [
     "QRDQNSlotPolicy",
     "SlotPolicy",
     "SwapVecEnv",
+    "TimedMaskableRolloutBuffer",
+    "TimedReplayBuffer",
+    "TimedRolloutBuffer",
     "begin_as",
+    "hyperparameters",
     "score_network",
 ]
