@@ -113,10 +113,10 @@ def test_advantages_stop_where_an_episode_ends():
 
 def test_with_equal_steps_of_a_second_everything_is_as_sb3_has_it():
     timed = rollouts(0.9, 0.7, [1.0, 1.0, 1.0], [1.0, 0.0, 0.0])
-    theirs = super(type(timed).__mro__[1], timed)
+    theirs: Any = super(type(timed).__mro__[1], timed)
     timed.compute_returns_and_advantage(torch.tensor([80.0]), np.array([False]))
     mine, timed.gamma = timed.advantages.copy(), 0.9
-    theirs.compute_returns_and_advantage(torch.tensor([80.0]), np.array([False]))  # type: ignore[misc]
+    theirs.compute_returns_and_advantage(torch.tensor([80.0]), np.array([False]))
     np.testing.assert_allclose(timed.advantages, mine, rtol=1e-6)
 
 
