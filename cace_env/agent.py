@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
 from cace_env.config import ConfigError, Frozen, did_you_mean
+from cace_env.files import replace_file
 from cace_env.kernel import rules
 from cace_env.network import Network, Protocol
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature, ObservationLayout
@@ -35,6 +35,7 @@ from cace_env.tensors import pack_tensors, unpack_tensors
 
 CARD_FILE: Final = "agent.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
+BEST: Final = "best"  # the best agent, in the folder of a training
 PREFIX: Final = "agent:"  # of its name among policies
 LEARNED: Final = "Learned"  # their group
 
@@ -143,6 +144,8 @@ class Agent:
 def load_agent(what: str | Path | Agent) -> Agent:
     """An agent by the name of one that ships, from its folder, or as it is.
 
+    The folder of a training stands for the best agent in it, `best/`.
+
     Raises:
         ConfigError: no such name (those that ship are listed), no such folder, or files that are not what was saved:
             foreign, changed, cut short, or trained on other features.
@@ -160,7 +163,8 @@ def load_agent(what: str | Path | Agent) -> Agent:
             f"no agent called {str(what)!r}{did_you_mean(str(what), names)}; shipped are {', '.join(names) or 'none'}, "
             f"or give the folder with its {CARD_FILE}"
         )
-    return _read(folder)
+    best = folder / BEST
+    return _read(best if (best / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder)
 
 
 def shipped_agents() -> dict[str, Agent]:
@@ -180,19 +184,9 @@ def save_agent(agent: Agent, folder: str | Path) -> AgentCard:
     folder.mkdir(parents=True, exist_ok=True)
     content = pack_tensors(agent.network.weights)
     card = agent.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
-    _replace(folder / WEIGHTS_FILE, content)
-    _replace(folder / CARD_FILE, (json.dumps(card.model_dump(mode="json"), indent=2) + "\n").encode())
+    replace_file(folder / WEIGHTS_FILE, content)
+    replace_file(folder / CARD_FILE, json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
     return card
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file so that whoever reads it finds the old one or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _read(folder: Path) -> Agent:

@@ -6,22 +6,18 @@ key but `online`.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from agents.trainer import EXTRA
 from cace_env.config import ConfigError
+from cace_env.tracking import RunLog
 
 Mode = Literal["off", "offline", "online"]
 
-STEP: Final = "global_step"  # what every curve is drawn over
 VALIDATION: Final = "validation/"  # before the names of cases
 COST: Final = f"{VALIDATION}cost_vs_lru"
 
@@ -82,7 +78,16 @@ def check_wandb(mode: Mode) -> None:
         raise ConfigError(f"--wandb online needs a key: `wandb login` or WANDB_API_KEY; or {instead}")
 
 
-class WandB:
+def start_wandb(
+    folder: Path,
+    mode: Literal["offline", "online"],
+    *,
+    run_id: str,
+    project: str,
+    group: str,
+    tags: Sequence[str],
+    config: Mapping[str, Any],
+) -> RunLog:
     """A run of W&B; with the same `run_id` it goes on with one.
 
     Args:
@@ -94,66 +99,28 @@ class WandB:
         tags: to find it by.
         config: every option, as plain numbers and text.
     """
+    import wandb
 
-    def __init__(
-        self,
-        folder: Path,
-        mode: Literal["offline", "online"],
-        *,
-        run_id: str,
-        project: str,
-        group: str,
-        tags: Sequence[str],
-        config: Mapping[str, Any],
-    ) -> None:
-        import wandb
-
-        # It takes our package `agents` for one that calls LLMs, and would recommend a product for that.
-        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
-        # Without this it sends statistics of its own use even for offline runs, of which only `init` would know.
-        wandb.setup(wandb.Settings(mode=mode))
-        self._wandb = wandb
-        self._name = f"agent-{run_id}"
-        self._run = wandb.init(
-            mode=mode,
-            id=run_id,
-            resume="allow",
-            project=project,
-            group=group,
-            tags=list(tags),
-            job_type="train",
-            name=folder.name,
-            dir=str(folder),
-            config=dict(config),
-            settings=wandb.Settings(console="off", silent=True),  # the terminal is the progress bar's
-        )
-        self._run.define_metric(STEP)
-        self._run.define_metric("*", step_metric=STEP)
-        self._run.define_metric(COST, step_metric=STEP, summary="min")
-
-    def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers at a global step."""
-        self._run.log({STEP: step, **{name: value for name, value in numbers.items() if math.isfinite(value)}})
-
-    def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table, such as the cost of every case."""
-        table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-        self._run.log({STEP: step, name: table})
-
-    def log_picture(self, step: int, name: str, rgb: npt.NDArray[np.uint8], caption: str) -> None:
-        """A picture, `(height, width, 3)`."""
-        self._run.log({STEP: step, name: self._wandb.Image(rgb, caption=caption)})
-
-    def log_agent(self, folder: Path, aliases: Sequence[str], about: Mapping[str, Any]) -> None:
-        """An agent folder as a new version of this run's artifact; `latest` is the newest version."""
-        artifact = self._wandb.Artifact(self._name, type="agent", metadata=dict(about))
-        for path in sorted(folder.iterdir()):
-            artifact.add_file(str(path), name=path.name)
-        self._run.log_artifact(artifact, aliases=list(aliases))
-
-    def finish(self, *, completed: bool) -> None:
-        """Closes the run; one that was interrupted counts as failed until it has gone on."""
-        self._run.finish(exit_code=0 if completed else 1)
+    # It takes our package `agents` for one that calls LLMs, and would recommend a product for that.
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
+    # Without this it sends statistics of its own use even for offline runs, of which only `init` would know.
+    wandb.setup(wandb.Settings(mode=mode))
+    run = wandb.init(
+        mode=mode,
+        id=run_id,
+        resume="allow",
+        project=project,
+        group=group,
+        tags=list(tags),
+        job_type="train",
+        name=folder.name,
+        dir=str(folder),
+        config=dict(config),
+        settings=wandb.Settings(console="off", silent=True),  # the terminal is the progress bar's
+    )
+    log = RunLog(run)
+    log.keep_best(COST, "min")
+    return log
 
 
 class Tracking:
@@ -168,7 +135,7 @@ class Tracking:
         ConfigError: as `TensorBoard`.
     """
 
-    def __init__(self, folder: Path, step: int, wandb: WandB | None) -> None:
+    def __init__(self, folder: Path, step: int, wandb: RunLog | None) -> None:
         self.wandb = wandb
         self._board = TensorBoard(folder, step)
 
@@ -182,7 +149,8 @@ class Tracking:
         """Closes everything."""
         self._board.close()
         if self.wandb is not None:
-            self.wandb.finish(completed=completed)
+            # One that was interrupted counts as failed until it has gone on.
+            self.wandb.run.finish(exit_code=0 if completed else 1)
 
 
 def new_run_id() -> str:

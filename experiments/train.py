@@ -28,7 +28,7 @@ from cace_env.held_out import training_cases
 from cace_env.suite import ENVS
 from experiments.command_line import exit_status
 from experiments.run_folder import check_new, surroundings
-from experiments.tracking import COST, VALIDATION, Tracking, WandB, check_wandb, new_run_id
+from experiments.tracking import COST, VALIDATION, Tracking, check_wandb, new_run_id, start_wandb
 from experiments.train_options import Options, Resolved, read_options, resolved
 from experiments.training import Patience, Training
 from experiments.training_folder import TrainingFolder
@@ -132,7 +132,7 @@ def track(asked: Resolved, folder: TrainingFolder, step: int) -> Tracking:
     """Where the numbers go, from a step on."""
     options, wandb = asked.options, None
     if options.wandb != "off":
-        wandb = WandB(
+        wandb = start_wandb(
             folder.path,
             options.wandb,
             run_id=folder.about["wandb_id"],

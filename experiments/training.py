@@ -16,9 +16,11 @@ from rich.progress import Progress as ProgressBar
 
 from agents.trainer import Trainer
 from cace_env.agent import Agent, load_agent
+from cace_env.halfway import halfway
+from cace_env.tracking import Row
 from experiments.tracking import COST, VALIDATION, Tracking
-from experiments.training_folder import Progress, Row, TrainingFolder
-from experiments.validation import Validation, Verdict, picture_of
+from experiments.training_folder import Progress, TrainingFolder
+from experiments.validation import Validation, Verdict
 
 COLUMNS: Final = ("case", "cost", "lru_cost", "cost_vs_lru", "cace_vs_lru")  # of the table of an evaluation
 NOT_DRAWN: Final = ("global_step", "is_best")  # columns of metrics.csv that are no curves
@@ -104,7 +106,7 @@ class Training:
                 tracking.wandb.log_agent(path / "last", [], {"global_step": step})
             name, case = next(iter(self.validation.cases.items()))
             seed = self.validation.seeds[0]
-            picture = picture_of(load_agent(path / "best").policy(), case, seed)
+            picture = halfway(load_agent(path / "best").policy(), case, seed)
             caption = f"{name}, validation seed {seed}: the best agent, half way through the episode"
             tracking.wandb.log_picture(step, f"timeline/{name}", picture, caption)
         tracking.close(completed=self.completed)

@@ -18,7 +18,6 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -26,9 +25,9 @@ from typing import IO, Any, Final, Self
 from agents.trainer import Trainer
 from cace_env.agent import Agent, save_agent
 from cace_env.config import ConfigError, Frozen, parse, read_yaml
+from cace_env.files import replace_file
+from cace_env.tracking import Row, table_text
 from experiments.run_folder import check_new
-
-Row = dict[str, int | float]  # of metrics.csv
 
 COUNTS: Final = ("interval", "global_step", "requests", "is_best")  # columns of whole numbers
 MANIFEST: Final = "manifest.json"
@@ -99,7 +98,7 @@ class TrainingFolder:
     def describe(self, **more: Any) -> None:
         """Adds to run.json."""
         self._about = {**self._about, **more}
-        write_text(self.path / "run.json", json.dumps(self._about, indent=2, allow_nan=False) + "\n")
+        replace_file(self.path / "run.json", json.dumps(self._about, indent=2, allow_nan=False) + "\n")
 
     def create(self, config: str, **about: Any) -> None:
         """Begins a run folder.
@@ -109,7 +108,7 @@ class TrainingFolder:
         """
         check_new(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "config.yaml", config)
+        replace_file(self.path / "config.yaml", config)
         self.describe(**about)
 
     def config(self) -> dict[str, Any]:
@@ -134,7 +133,7 @@ class TrainingFolder:
         trainer.save(part / "trainer")
         save_agent(agent, part / "agent")
         self.rows = [*self.rows, row]
-        (part / "metrics.csv").write_text(_table(self.rows), "utf-8")
+        (part / "metrics.csv").write_text(table_text(self.rows), "utf-8")
         (part / "progress.json").write_text(progress.model_dump_json(indent=2) + "\n", "utf-8")
         (part / MANIFEST).write_text(json.dumps(_hashes(part), indent=2) + "\n", "utf-8")
         _to_disk(part)
@@ -172,7 +171,7 @@ class TrainingFolder:
 
     def _publish(self, checkpoint: Path, progress: Progress) -> None:
         """What stands beside a checkpoint, from it."""
-        write_text(self.path / "metrics.csv", (checkpoint / "metrics.csv").read_text("utf-8"))
+        replace_file(self.path / "metrics.csv", (checkpoint / "metrics.csv").read_text("utf-8"))
         for name in ("last", "best") if progress.best_step == progress.step else ("last",):
             part, old = self.path / f".{name}.part", self.path / f".{name}.old"
             for left in (part, old):
@@ -183,16 +182,6 @@ class TrainingFolder:
                 (self.path / name).rename(old)
             part.rename(self.path / name)
             shutil.rmtree(old, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """A file that is the one before or this one, whenever somebody is killed."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _to_disk(folder: Path, below: bool = True) -> None:
@@ -229,15 +218,6 @@ def _check(checkpoint: Path) -> None:
     foreign = [name for name in found if not name.endswith(DATA)]
     if foreign:
         raise ConfigError(f"{checkpoint}: {foreign[0]} is none of {', '.join(DATA)}; {advice}")
-
-
-def _table(rows: Sequence[Row]) -> str:
-    """Rows as CSV, with every column that one of them has."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _rows(text: str) -> list[Row]:

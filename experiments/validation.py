@@ -9,13 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.objective import Objective, pooled
-from cace_env import picture, rendering
-from cace_env.contestants import Contestant
-from cace_env.evaluation import Case, run_episode
+from cace_env.evaluation import Case
 from cace_env.held_out import validation_seeds
-from cace_env.player import Player
 from cace_env.policies import Policy, policy
-from cace_env.simulator import Simulator
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -64,22 +60,3 @@ class Validation:
         shares = costs.sum(axis=1) / self._lru.sum(axis=1)
         by_case = dict(zip(self.cases, map(float, shares), strict=True))
         return Verdict(costs, by_case, float(pooled(costs, self._lru)))
-
-
-def picture_of(policy: Policy, case: Case, seed: int) -> npt.NDArray[np.uint8]:
-    """The fleet under a policy half way through an episode, with the minutes before: `(540, 960, 3)` RGB.
-
-    Raises:
-        ImportError: Pillow is missing.
-    """
-    workload = case.workload(seed)
-    whole, _ = run_episode(Contestant(policy.name, policy), case, workload, seed)
-    player = Player(policy.name, policy, case.tables, workload, seed, training=case.training)
-    simulator = Simulator(case.tables, player.limits, trace=True)
-    asked, last = simulator.reset(workload), None
-    for _ in range(whole.totals().decisions // 2):
-        if asked:
-            action, _ = player.answer(simulator)
-            last = rendering.open_choice(simulator, action)
-            asked = simulator.answer(action)
-    return picture.rgb_array(rendering.scene(simulator, last, case.name))

@@ -208,13 +208,13 @@ def asked(*address):
     raise OSError("no network")
 
 socket.getaddrinfo = asked
-from experiments.tracking import WandB, check_wandb
+from experiments.tracking import check_wandb, start_wandb
 check_wandb("offline")
-run = WandB(Path(sys.argv[1]), "offline", run_id="1", project="p", group="g", tags=(), config={})
+run = start_wandb(Path(sys.argv[1]), "offline", run_id="1", project="p", group="g", tags=(), config={})
 run.log(0, {"cost": 1.0})
 run.log_table(0, "cases", ["case"], [["small"]])
 run.log_agent(Path(sys.argv[2]), ["best"], {})
-run.finish(completed=True)
+run.run.finish()
 """
     asked_for = ("WANDB_MODE", "WANDB_ERROR_REPORTING")  # which most people have not set
     environment = {name: value for name, value in os.environ.items() if name not in asked_for}

@@ -27,6 +27,7 @@ try:
         TimedReplayBuffer,
         TimedRolloutBuffer,
     )
+    from cace_env.sb3.evaluation import EvaluationCallback
     from cace_env.sb3.exploration import MaskableDQN, MaskableQRDQN
     from cace_env.sb3.policies import (
         DQNSlotPolicy,
@@ -36,6 +37,7 @@ try:
         begin_as,
         score_network,
     )
+    from cace_env.sb3.saving import contestant, load_agent, save_agent
     from cace_env.sb3.tuned import hyperparameters
     from cace_env.sb3.vec_env import EvictionVecEnv, FleetVecEnv, SwapVecEnv
 except ModuleNotFoundError as error:
@@ -46,6 +48,7 @@ except ModuleNotFoundError as error:
 __all__ = [
     "DQNSlotPolicy",
     "DiscountPerSecond",
+    "EvaluationCallback",
     "EvictionVecEnv",
     "FleetVecEnv",
     "MaskableDQN",
@@ -58,6 +61,9 @@ __all__ = [
     "TimedReplayBuffer",
     "TimedRolloutBuffer",
     "begin_as",
+    "contestant",
     "hyperparameters",
+    "load_agent",
+    "save_agent",
     "score_network",
 ]

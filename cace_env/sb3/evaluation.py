@@ -1,0 +1,342 @@
+"""Curves of a training against LRU, CACE and tuned CACE: `EvaluationCallback`.
+
+```python
+import wandb
+wandb.init(mode="offline", project="cace-env")         # not needed; where there is a run, it is told everything
+callback = EvaluationCallback("workstation", every=30_000, folder="runs/mine")
+model.learn(600_000, callback=callback)
+callback.best                                          # the best agent; it is in runs/mine/best, too
+```
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import KVWriter
+
+import cace_env
+from cace_env.agent import BEST, Agent
+from cace_env.config import ConfigError
+from cace_env.files import replace_file
+from cace_env.halfway import halfway
+from cace_env.held_out import Chosen, training_scenarios, validation_seeds
+from cace_env.sb3.judging import RIVALS, Costs, Judge
+from cace_env.sb3.policies import is_slot_policy
+from cace_env.sb3.saving import (
+    ENV_OF,
+    agent_of,
+    algorithm_name,
+    protocol_of,
+    requests_for_rewards,
+    save_agent,
+    scenarios_of,
+    wider,
+)
+    ENV_OF,
+    algorithm_name,
+    protocol_of,
+    requests_for_rewards,
+    save_agent,
+    scenarios_of,
+    wider,
+)
+from cace_env.seen import Limits
+from cace_env.tracking import STEP, Row, RunLog, active_run, table_text
+
+LAST: Final = "last"
+METRICS: Final = "metrics.csv"
+CURVES: Final = ("eval/", "rivals/", "train/", "rollout/", "time/")  # what SB3 and this module log
+COUNTS: Final = (STEP, "requests", "is_best")  # columns of metrics.csv that are no curves
+
+
+class EvaluationCallback(BaseCallback):
+    """Plays validation seeds every so many decisions, says what is saved against rivals, and keeps best and last.
+
+    What is logged, to SB3's logger (so TensorBoard, CSV and the terminal show it), to `folder/metrics.csv` and to W&B
+    where `wandb.init` has begun a run:
+
+    - `eval/saved_vs_lru`, `eval/saved_vs_cace`, `eval/saved_vs_tuned_cace`: cost saved against each rival on the same
+      requests [%], mean over scenarios; with several scenarios each one's, too (`eval/NAME/saved_vs_lru`).
+    - `rivals/cace_saved_vs_lru` and so on: the same of the rivals, as lines beside it.
+    - `eval/score`: the share of what there is to save (0 = LRU, 100 = the clairvoyant reference), where the suite ships
+      the costs of the reference; its gap is that of the test seeds, so this is an estimate.
+    - `eval/illegal_share`: share of illegal actions, which are replaced, where the policy does not know better.
+    - `time/decisions_per_s`: since the evaluation before, evaluations left out.
+
+    In `folder`, `best/` and `last/` are agent folders without pickle: `agent:FOLDER` wherever a policy is named, and
+    the folder itself stands for its best. Models with another policy than `"SlotPolicy"` are kept as SB3's zip files
+    (`best.zip`, `last.zip`), which are pickles. W&B gets besides: hyperparameters and scenarios as configuration, a
+    table with a row per scenario for every new best, the agent as an artifact with the aliases `best` and `last`, and
+    at the end a picture of an episode half way through.
+
+    Test seeds are for the comparison at the end, and refused here.
+
+    Args:
+        scenario: one or several, by name (of an entry of the suite, too, or "suite"), file or object. None = those that
+            the model is trained on.
+        every: decisions between two evaluations; there is one at the beginning and one at the end besides.
+        seeds: how many validation seeds, or which.
+        folder: for `metrics.csv`, `best/` and `last/`; None = nothing is written.
+        rivals: policies by name; None = LRU, CACE and tuned CACE. LRU is always one.
+        wandb: a run of W&B; None = the active one, if there is one; False = none.
+        threads: that simulate agents and rivals; results do not depend on it.
+        overwrite: write into a folder that holds a training already.
+        verbose: 1 = a line on stderr for every evaluation; 0 = none.
+
+    Attributes:
+        rows: of metrics.csv.
+        best: the best agent so far; None before the first evaluation, and of a model that cannot be one.
+        best_saved: what it saves against LRU [%].
+        judge: has the scenarios, seeds and rivals.
+
+    Raises:
+        ConfigError: seeds of another split, a folder that holds a training; at the start of training: an unknown
+            scenario or rival, or a model that was not made for our observations.
+    """
+
+    def __init__(
+        self,
+        scenario: Chosen | Sequence[Chosen] | None = None,
+        *,
+        every: int = 30_000,
+        seeds: int | Sequence[int] = 20,
+        folder: str | Path | None = None,
+        rivals: Sequence[str] | None = None,
+        wandb: Any | Literal[False] | None = None,
+        threads: int = 1,
+        overwrite: bool = False,
+        verbose: int = 1,
+    ) -> None:
+        super().__init__(verbose)
+        if every < 1:
+            raise ConfigError(f"every is {every}; it has to be at least 1 decision")
+        self.every, self.threads = every, threads
+        self.seeds = validation_seeds(seeds) if isinstance(seeds, int) else tuple(seeds)
+        self.folder = None if folder is None else Path(folder)
+        if self.folder is not None and (self.folder / METRICS).exists() and not overwrite:
+            raise ConfigError(f"{self.folder} holds a training already; give another folder, or overwrite=True")
+        self.rows: list[Row] = []
+        self.best: Agent | None = None
+        self.best_saved = -math.inf
+        self.judge: Judge | None = None
+        self._scenario, self._rivals, self._wandb = scenario, rivals, wandb
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None  # for W&B, where no folder was given
+        self._log: RunLog | None = None
+        self._writer: Forward | None = None
+        self._limits: Limits = {}
+        self._requests = 0
+        self._due = 0
+        self._looked_at = -1  # the step of the last evaluation
+        self._resumed_s = self._began_s = time.perf_counter()
+        self._resumed_at = 0
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What SB3 calls
+
+    def _on_training_start(self) -> None:
+        """Runs the rivals, and finds the run of W&B."""
+        model: Any = self.model
+        if self.judge is None:
+            env = ENV_OF[protocol_of(model)]
+            chosen = self._scenario if self._scenario is not None else scenarios_of(self.training_env)
+            rivals = RIVALS[env] if self._rivals is None else self._rivals
+            self.judge = Judge(training_scenarios(chosen, env), env, self.seeds, rivals, self.threads)
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        run = active_run() if self._wandb is None else self._wandb or None
+        if run is not None and self._log is None:
+            self._log = RunLog(run, CURVES)
+            self._log.keep_best("eval/saved_vs_lru", "max")
+            run.config.update(self._about(), allow_val_change=True)
+        if self._log is not None:
+            self._writer = Forward(self._log)
+            self.logger.output_formats.append(self._writer)
+        self._resumed_s, self._resumed_at = time.perf_counter(), model.num_timesteps
+        self._due = model.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        """Evaluates where that is due: nothing has been learned since the last decision that is not counted."""
+        if self.model.num_timesteps >= self._due:
+            self._evaluate()
+
+    def _on_step(self) -> bool:
+        """Counts what has been simulated."""
+        for env in np.flatnonzero(self.locals["dones"]).tolist():
+            self._requests += int(self.locals["infos"][env].get("episode_metrics", {}).get("requests", 0))
+        return True
+
+    def _on_rollout_end(self) -> None:
+        """Looks at what has been seen before the next rollout takes its place, where an evaluation follows."""
+        if self.model.num_timesteps >= self._due:
+            self._limits = wider(self._limits, self.model)
+
+    def _on_training_end(self) -> None:
+        """The last evaluation, and what W&B gets at the end."""
+        if self.model.num_timesteps > self._looked_at:
+            self._limits = wider(self._limits, self.model)
+            self._evaluate()
+        if self._log is not None and self.best is not None:
+            self._finish(self._log, self.best)
+        if self._writer is not None and self._writer in self.logger.output_formats:
+            self.logger.output_formats.remove(self._writer)
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        """Judges the model as it is now, tells everybody, and keeps it."""
+        assert self.judge is not None
+        model, step = self.model, self.model.num_timesteps
+        learned_s = time.perf_counter() - self._resumed_s
+        found = self.judge.judge(model)
+        numbers = self.judge.numbers(found) | self.judge.of_rivals()
+        if step > self._resumed_at:
+            numbers["time/decisions_per_s"] = (step - self._resumed_at) / learned_s
+        saved = numbers["eval/saved_vs_lru"]
+        is_best = saved > self.best_saved
+        self.best_saved = max(saved, self.best_saved)
+        self.rows.append(
+            {
+                STEP: step,
+                "requests": self._requests + requests_for_rewards(self.training_env),
+                "wall_s": round(time.perf_counter() - self._began_s, 3),
+                "is_best": int(is_best),
+                **numbers,
+            }
+        )
+        self._keep(is_best)
+        if self._log is not None and is_best:
+            self._tell_best(self._log, found)
+        for name, value in numbers.items():
+            self.logger.record(name, value)
+        self.logger.record("time/total_timesteps", step, exclude="tensorboard")
+        self.logger.dump(step)
+        if self.verbose:
+            sys.stderr.write(self._line(numbers, is_best) + "\n")
+        self._looked_at = step
+        self._due = (step // self.every + 1) * self.every
+        self._resumed_s, self._resumed_at = time.perf_counter(), step
+
+    def _keep(self, is_best: bool) -> None:
+        """The agent in `last`, and in `best` if it is; the table beside them."""
+        home, model = self._home(), self.model
+        if home is None:
+            if is_best and is_slot_policy(model.policy):
+                self.best = self._save(None)
+            return
+        if is_slot_policy(model.policy):
+            agent = self._save(home / LAST)
+            if is_best:
+                self.best = agent
+                shutil.copytree(home / LAST, home / BEST, dirs_exist_ok=True)
+        else:
+            model.save(home / f"{LAST}.zip")
+            if is_best:
+                shutil.copyfile(home / f"{LAST}.zip", home / f"{BEST}.zip")
+        replace_file(home / METRICS, table_text(self.rows))
+
+    def _save(self, folder: Path | None) -> Agent:
+        """The agent as it is now; written where a folder is given."""
+        last = self.rows[-1]
+        about: dict[str, Any] = {"requests": int(last["requests"]), "wall_s": last["wall_s"], "limits": self._limits}
+        return agent_of(self.model, **about) if folder is None else save_agent(self.model, folder, **about)
+
+    def _home(self) -> Path | None:
+        """The folder; where none was given and W&B wants files, one that goes with this object."""
+        if self.folder is None and self._log is not None and self._scratch is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="cace-env-")
+        return self.folder if self._scratch is None else Path(self._scratch.name)
+
+    def _tell_best(self, log: RunLog, found: Costs) -> None:
+        """A new best to W&B: every scenario, and the agent."""
+        assert self.judge is not None
+        step, home = self.model.num_timesteps, self._home()
+        log.log_table(step, "eval/scenarios", *self.judge.table(found.costs))
+        if home is not None and self.best is not None:
+            log.log_agent(home / BEST, [BEST], {STEP: step, "eval/saved_vs_lru": self.best_saved})
+
+    def _finish(self, log: RunLog, best: Agent) -> None:
+        """The last agent, and a picture of the best one, to W&B."""
+        assert self.judge is not None
+        step, home = self.model.num_timesteps, self._home()
+        if home is not None:
+            log.log_agent(home / LAST, [LAST, *([BEST] if self.rows[-1]["is_best"] else [])], {STEP: step})
+        name, case = next(iter(self.judge.cases.items()))
+        try:
+            picture = halfway(best.policy(), case, self.seeds[0])
+        except ImportError:  # without Pillow there is no picture, which is no reason to lose a training
+            return
+        caption = f"{name}, validation seed {self.seeds[0]}: the best agent, half way through the episode"
+        log.log_picture(step, f"timeline/{name}", picture, caption)
+
+    def _about(self) -> dict[str, Any]:
+        """The configuration of the run: plain numbers and text of what the model was made with."""
+        assert self.judge is not None
+        model = self.model
+        given = [name for kind in type(model).__mro__[:2] for name in inspect.signature(kind).parameters]
+        settings = {name: plain(getattr(model, name)) for name in dict.fromkeys(given) if hasattr(model, name)}
+        settings = {
+            name: value for name, value in settings.items() if value is not None and name not in ("env", "self")
+        }
+        return {
+            "algorithm": algorithm_name(model),
+            "policy_class": type(model.policy).__name__,
+            "env": self.judge.env,
+            "num_envs": model.n_envs,
+            "trained_on": [scenario.name for scenario in scenarios_of(self.training_env)],
+            "evaluated_on": list(self.judge.names),
+            "validation_seeds": len(self.seeds),
+            "rivals": list(self.judge.rivals),
+            "cace_env": cace_env.__version__,
+            "model": {name: value for name, value in settings.items() if value is not None},
+        }
+
+    def _line(self, numbers: Mapping[str, float], is_best: bool) -> str:
+        """An evaluation in a line."""
+        assert self.judge is not None
+        against = ", ".join(f"{name} {numbers[f'eval/saved_vs_{name}']:+.1f}" for name in self.judge.short)
+        speed = numbers.get("time/decisions_per_s")
+        parts = [f"{self.model.num_timesteps:>10,} decisions: cost saved against {against} %"]
+        parts += [f"score {numbers['eval/score']:.0f}"] if "eval/score" in numbers else []
+        parts += [f"{100 * numbers['eval/illegal_share']:.0f} % illegal"] if "eval/illegal_share" in numbers else []
+        parts += [f"{speed:,.0f} decisions/s"] if speed is not None else []
+        return "; ".join([*parts, *(["best"] if is_best else [])])
+
+
+class Forward(KVWriter):
+    """Hands on to W&B what SB3 logs: losses, returns, and the evaluations."""
+
+    def __init__(self, log: RunLog) -> None:
+        self._log = log
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        """The numbers of a dump."""
+        del key_excluded
+        kinds = (int, float, np.number)
+        self._log.log(step, {name: float(value) for name, value in key_values.items() if isinstance(value, kinds)})
+
+    def close(self) -> None:
+        """The run is closed by whoever has begun it."""
+
+
+def plain(value: Any) -> Any:
+    """What can stand in a configuration; of schedules and classes how they are written, of the rest None."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, type):
+        return value.__name__
+    return repr(value) if callable(value) and "<" not in repr(value) else None

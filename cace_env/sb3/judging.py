@@ -1,0 +1,209 @@
+"""What a model costs while it is trained, and its rivals: greedily, on the same validation seeds for all.
+
+Models with `"SlotPolicy"` play compiled, as agents; any other is asked by `predict`, all seeds of a scenario at once,
+and what it wants and may not do is replaced by the first legal action, as the environment does, and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from cace_env.config import ConfigError
+from cace_env.evaluation import Case, case_of, evaluate
+from cace_env.held_out import SUITE, check_choosing
+from cace_env.policies import Policy
+from cace_env.results import published
+from cace_env.sb3.policies import is_slot_policy
+from cace_env.sb3.saving import ENV_OF, agent_of, best_actions
+from cace_env.scenarios import SEEDS, Scenario
+from cace_env.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT
+from cace_env.spaces import layout_of
+from cace_env.suite import ENVS, PROSE, Env, load_suite
+from cace_env.vector_env import EvictionVectorEnv, SwapVectorEnv
+
+FloatArray = npt.NDArray[np.float64]
+
+RIVALS: Final[dict[Env, tuple[str, ...]]] = {
+    "Eviction-v0": ("lru", "cace", "cace:tuned-eviction"),
+    "Swap-v0": ("lru", "cace", "very-patient-wsjf+cace:tuned-swap"),
+}
+VECTOR_ENVS: Final = {"Eviction-v0": EvictionVectorEnv, "Swap-v0": SwapVectorEnv}
+
+
+class Costs(NamedTuple):
+    """What a model costs on the validation seeds."""
+
+    costs: FloatArray  # (scenarios, seeds)
+    illegal: float  # share of decisions where it wanted what it may not do; 0 of a policy that masks itself
+
+
+class Judge:
+    """Judges models on scenarios and seeds, which some rivals have met as well.
+
+    Args:
+        scenarios: by name.
+        env: "Eviction-v0" or "Swap-v0".
+        seeds: of the validation split.
+        rivals: names of policies; LRU is always one.
+        threads: that simulate compiled policies.
+
+    Attributes:
+        names: of the scenarios.
+        rivals: names of the rivals.
+        short: what the rivals are called in names of curves, such as "tuned_cace".
+
+    Raises:
+        ConfigError: seeds of another split, or a rival that is none or cannot play.
+    """
+
+    def __init__(
+        self,
+        scenarios: Mapping[str, Scenario],
+        env: Env,
+        seeds: Sequence[int],
+        rivals: Sequence[str],
+        threads: int = 1,
+    ) -> None:
+        check_choosing(seeds)
+        self.env, self.seeds, self.threads = env, tuple(seeds), threads
+        self.names = tuple(scenarios)
+        self.rivals = tuple(dict.fromkeys((BASELINE, *rivals)))
+        self.short = tuple(short_name(rival) for rival in self.rivals)
+        if len(set(self.short)) < len(self.short):
+            raise ConfigError(f"rivals are {', '.join(self.rivals)}; leave out one of those that would be called alike")
+        self._scenarios = dict(scenarios)
+        self.cases: dict[str, Case] = {name: case_of(each, ENVS[env]) for name, each in scenarios.items()}
+        self._of_rivals = np.stack([self.play(rival) for rival in self.rivals])  # (rivals, scenarios, seeds)
+        self._headroom = [headroom_percent(name, each, env) for name, each in scenarios.items()]
+
+    def play(self, policy: str | Policy) -> FloatArray:
+        """Costs of a policy that runs compiled, `(scenarios, seeds)`."""
+        results = [evaluate(policy, case, self.seeds, workers=self.threads) for case in self.cases.values()]
+        return np.stack([result.column("cost") for result in results])
+
+    def judge(self, model: BaseAlgorithm) -> Costs:
+        """Costs of a model as it is now.
+
+        Raises:
+            ConfigError: a model of another environment, or too small for one of the fleets.
+        """
+        if is_slot_policy(model.policy):
+            return Costs(self.play(agent_of(model, limits={}).policy()), 0.0)
+        costs, illegal, decisions = [], 0.0, 0.0
+        for scenario in self._scenarios.values():
+            episodes = play_model(model, scenario, self.seeds)
+            costs.append([episode["cost"] for episode in episodes])
+            illegal += sum(episode["illegal"] for episode in episodes)
+            decisions += sum(episode["decisions"] for episode in episodes)
+        return Costs(np.array(costs), illegal / max(decisions, 1.0))
+
+    def saved(self, costs: FloatArray) -> FloatArray:
+        """What is saved against each rival [%], `(rivals, scenarios)`; sums over seeds."""
+        saved: FloatArray = 100 * (1 - costs.sum(axis=1) / self._of_rivals.sum(axis=2))
+        return saved
+
+    def numbers(self, found: Costs) -> dict[str, float]:
+        """The curves of an evaluation, by name; means over scenarios, and each scenario where there are several."""
+        saved = self.saved(found.costs)
+        numbers = {f"eval/saved_vs_{name}": float(row.mean()) for name, row in zip(self.short, saved, strict=True)}
+        scores = [100 * gained / room for gained, room in zip(saved[0], self._headroom, strict=True)]
+        if np.isfinite(scores).any():
+            numbers["eval/score"] = float(np.nanmean(scores))
+        if found.illegal:
+            numbers["eval/illegal_share"] = found.illegal
+        if len(self.names) > 1:
+            for column, scenario in enumerate(self.names):
+                numbers |= {
+                    f"eval/{scenario}/saved_vs_{name}": float(row[column])
+                    for name, row in zip(self.short, saved, strict=True)
+                }
+        return numbers
+
+    def of_rivals(self) -> dict[str, float]:
+        """What each rival saves against LRU [%], mean over scenarios: straight lines beside the model's curve."""
+        return {
+            f"rivals/{name}_saved_vs_{self.short[0]}": float(self.saved(costs)[0].mean())
+            for name, costs in zip(self.short, self._of_rivals, strict=True)
+        }
+
+    def table(self, costs: FloatArray) -> tuple[list[str], list[list[str | float]]]:
+        """Columns and rows of a table with a row per scenario: mean cost of all, and what is saved [%]."""
+        columns = ["scenario", "cost", *(f"{name}_cost" for name in self.short)]
+        columns += [f"saved_vs_{name}" for name in self.short]
+        saved = self.saved(costs)
+        rows: list[list[str | float]] = []
+        for number, name in enumerate(self.names):
+            means = [costs[number].mean(), *self._of_rivals[:, number].mean(axis=1)]
+            rows.append([name, *map(float, means), *map(float, saved[:, number])])
+        return columns, rows
+
+
+def short_name(policy: str) -> str:
+    """What a policy is called in names of curves."""
+    return "tuned_cace" if re.search(r"\bcace:tuned-", policy) else re.sub(r"\W+", "_", policy).strip("_")
+
+
+def headroom_percent(name: str, scenario: Scenario, env: Env) -> float:
+    """What the clairvoyant reference saves against LRU on a scenario [%], by the table that ships with the suite.
+
+    The table is of test seeds, so a score from validation seeds is an estimate: how much is saved there, as a share of
+    what there is to save on the test seeds.
+
+    Returns:
+        NaN where the suite has no such scenario, or too little to gain for a score to mean anything.
+    """
+    results = published(SUITE)
+    content = scenario.model_dump(exclude=set(PROSE))
+    for entry in load_suite(SUITE).entries:
+        if entry.env != env or name not in (entry.id, entry.scenario):
+            continue
+        if results is None or entry.load().model_dump(exclude=set(PROSE)) != content:
+            continue
+        lru, best = (results.column(entry.id, who, SEEDS["test"]).sum() for who in (BASELINE, REFERENCE))
+        percent = float(100 * (1 - best / lru))
+        return percent if percent >= SMALLEST_HEADROOM_PERCENT else np.nan
+    return np.nan
+
+
+def play_model(model: BaseAlgorithm, scenario: Scenario, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Plays a model's best actions on validation seeds, all side by side.
+
+    Args:
+        model: of SB3, trained on observations of this package.
+        scenario: of at most the slots and pending rows that it was trained with.
+        seeds: of the validation split.
+
+    Returns:
+        Of each seed: every metric of the episode, and `illegal`, how many of its actions were replaced.
+
+    Raises:
+        ConfigError: a model of something else, or too small for the fleet.
+    """
+    layout, protocol = layout_of(model.observation_space, model.action_space)
+    env = VECTOR_ENVS[ENV_OF[protocol]](
+        len(seeds),
+        scenario,
+        "validation",
+        max_slots=layout.max_slots,
+        max_pending=layout.max_pending,
+        invalid_penalty=0.0,
+    )
+    observations, _ = env.reset(options={"workload_seed": np.array(seeds)})
+    episodes: dict[int, dict[str, Any]] = {}
+    state, starts = None, np.ones(len(seeds), dtype=np.bool_)
+    while len(episodes) < len(seeds):
+        actions, state = best_actions(model, observations, env.action_masks(), state, starts)
+        observations, _, terminated, truncated, infos = env.step(actions)
+        starts = terminated | truncated
+        for number in np.flatnonzero(starts).tolist():
+            if number not in episodes:  # those that are over early begin another one, which nobody looks at
+                metrics = {name: float(values[number]) for name, values in infos["episode_metrics"].items()}
+                episodes[number] = metrics | {"illegal": int(infos["invalid_action"][number])}
+    env.close()
+    return [episodes[number] for number in range(len(seeds))]

@@ -1,0 +1,267 @@
+"""What was trained, as a policy among others: agent folders without pickle, and any other model as a contestant.
+
+```python
+save_agent(model, "runs/mine", trained_on=("workstation",))  # any model with "SlotPolicy", or networks of ours
+evaluate("agent:runs/mine", "default", seeds="test")         # compare, explanations and guards take it, too
+evaluate(contestant(model), "workstation", seeds="test")     # any other model: asked question by question
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from sb3_contrib import QRDQN, MaskablePPO
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
+
+from cace_env import agent as agents
+from cace_env.agent import Agent, AgentCard
+from cace_env.config import ConfigError
+from cace_env.held_out import recorded, seeds_text, training_cases
+from cace_env.network import Network, Protocol
+from cace_env.networks import ActionValues, ActorCritic, ScoreNetwork
+from cace_env.observation import Float32Array, ObservationLayout
+from cace_env.ranges import feature_ranges
+from cace_env.sb3.policies import NAME, is_slot_policy, score_network
+from cace_env.scenarios import SEEDS
+from cace_env.seen import Limits, seen_limits, widened
+from cace_env.spaces import layout_of
+from cace_env.suite import ENVS, Env
+
+NAMES: Final[dict[type, str]] = {MaskablePPO: "maskable-ppo", PPO: "ppo", DQN: "dqn", QRDQN: "qrdqn"}
+LOOKED_AT: Final = 8_192  # observations of a replay buffer, for the ranges of features
+ENV_OF: Final[dict[str, Env]] = {protocol: env for env, protocol in ENVS.items()}
+
+Trained = BaseAlgorithm | ActorCritic | ActionValues | ScoreNetwork | Network
+
+
+def save_agent(model: Trained, folder: str | Path, **card: Any) -> Agent:
+    """Writes an agent folder: weights as safetensors, and a card; nothing in it is code.
+
+    Args:
+        model: a model of SB3 with `"SlotPolicy"`, or a network of `cace_env.networks` or `cace_env.network`.
+        folder: is made; an agent that is there already is overwritten.
+        **card: fields of `cace_env.agent.AgentCard`, such as `name`, `trained_on` or `requests`. Of a model everything
+            is found that it knows: algorithm, scenarios, seeds, and the ranges of features in its buffer. For a network
+            give `algorithm`, and `trained_on` (scenarios by name), of which an episode each says the ranges.
+
+    Returns:
+        The agent; `agent.policy()` plays.
+
+    Raises:
+        ConfigError: a model with another policy, or fields that no card has.
+    """
+    made = agent_of(model, **card)
+    return Agent(agents.save_agent(made, folder), made.network)
+
+
+def load_agent(folder: str | Path) -> Agent:
+    """An agent from its folder, or the best one from the folder of a training (`cace_env.agent.load_agent`)."""
+    return agents.load_agent(folder)
+
+
+def agent_of(model: Trained, **card: Any) -> Agent:
+    """What `save_agent` writes; arguments and errors as there."""
+    unknown = sorted(set(card) - set(AgentCard.model_fields))
+    if unknown:
+        raise ConfigError(f"a card has no {unknown[0]!r}; it has {', '.join(AgentCard.model_fields)}")
+    about: dict[str, Any] = {}
+    if isinstance(model, BaseAlgorithm):
+        network = _scores(model).to_network()
+        about = about_model(model)
+    elif isinstance(model, ActorCritic | ActionValues):
+        network = model.scores.to_network()
+    elif isinstance(model, ScoreNetwork):
+        network = model.to_network()
+    elif isinstance(model, Network):
+        network = model
+    else:
+        raise ConfigError(
+            f"a {type(model).__name__} cannot be saved as an agent; a model of SB3 can, and a network of "
+            "cace_env.networks"
+        )
+    env = ENV_OF[network.protocol]
+    fields = {"algorithm": "torch", "env": env, "hidden": network.hidden} | about | card
+    fields["name"] = card.get("name", f"{fields['algorithm']}-{env.lower()}")
+    made = Agent(recorded(AgentCard(**fields)), network)
+    if "limits" not in fields and made.card.trained_on:
+        cases = training_cases(made.card.trained_on, env)
+        limits = seen_limits(made.policy(), cases, SEEDS["train"][0])
+        made = Agent(made.card.model_copy(update={"limits": limits}), network)
+    return made
+
+
+def about_model(model: BaseAlgorithm) -> dict[str, Any]:
+    """Fields of a card that a model of SB3 knows of itself."""
+    about: dict[str, Any] = {"algorithm": algorithm_name(model)}
+    about["description"] = f"{about['algorithm']} of Stable-Baselines3, {model.num_timesteps:,} decisions"
+    limits = limits_of(model)
+    if limits:
+        about["limits"] = limits
+    return about | (about_training(model.env) if model.env is not None else {})
+
+
+def about_training(venv: VecEnv) -> dict[str, Any]:
+    """Fields of a card that environments know: scenarios, seeds, and requests that were simulated for rewards."""
+    about: dict[str, Any] = {}
+    names = [scenario.name for scenario in scenarios_of(venv)]
+    if names:
+        about["trained_on"] = tuple(names)
+    splits, draws = set(_ask(venv, "split")), _ask(venv, "draws")
+    if len(splits) == 1 and draws:
+        about["train_seeds"] = seeds_text(max((each.seeds for each in draws), key=len))
+    return about
+
+
+def scenarios_of(venv: VecEnv) -> list[Any]:
+    """The scenarios that environments play, each once; none where they are not ours."""
+    found = [scenario for many in _ask(venv, "scenarios")[:1] for scenario in many] or _ask(venv, "scenario")
+    return list({scenario.name: scenario for scenario in found}.values())
+
+
+def requests_for_rewards(venv: VecEnv) -> int:
+    """Requests that environments have simulated for baselines and scales of their rewards."""
+    total = 0
+    for rewards in {id(each): each for each in _ask(venv, "rewards")}.values():
+        total += rewards.scale_requests + (0 if rewards.baseline is None else rewards.baseline.requests)
+    return total
+
+
+def limits_of(model: BaseAlgorithm) -> Limits:
+    """Least and greatest value of each feature in what a model remembers; empty where it has learned nothing yet."""
+    layout, _ = layout_of(model.observation_space, model.action_space)
+    rollouts, replay = getattr(model, "rollout_buffer", None), getattr(model, "replay_buffer", None)
+    if rollouts is not None and rollouts.full:
+        return feature_ranges(rollouts.observations, layout)
+    if replay is not None and (replay.full or replay.pos):
+        seen = replay.observations if replay.full else replay.observations[: replay.pos]
+        return feature_ranges(seen[-max(LOOKED_AT // replay.n_envs, 1) :], layout)
+    return {}
+
+
+def wider(limits: Limits, model: BaseAlgorithm) -> Limits:
+    """Ranges that hold what a model remembers now as well."""
+    return widened(limits, limits_of(model))
+
+
+def algorithm_name(model: BaseAlgorithm) -> str:
+    """What trained it, as cards say: "maskable-ppo"; of a class that is not known here its own name, in small."""
+    return next((name for kind, name in NAMES.items() if isinstance(model, kind)), type(model).__name__.lower())
+
+
+def protocol_of(model: BaseAlgorithm) -> Protocol:
+    """Whose questions a model answers, by its spaces.
+
+    Raises:
+        ConfigError: spaces that are none of ours.
+    """
+    return layout_of(model.observation_space, model.action_space)[1]
+
+
+class ModelContestant:
+    """Best actions of a trained model of SB3, as a policy that acts.
+
+    Attributes:
+        layout: that it was trained with; smaller fleets are shown in as many rows.
+        replaced: illegal actions so far that were replaced by the first legal one, as the environment does.
+    """
+
+    def __init__(self, model: BaseAlgorithm, name: str | None = None) -> None:
+        self.model = model
+        self.layout: ObservationLayout = layout_of(model.observation_space, model.action_space)[0]
+        self.replaced = 0
+        self.__name__ = name or algorithm_name(model)
+        self._masked = takes_masks(model)
+        self._state: Any = None
+        self._first = True
+
+    def reset(self, seed: int) -> None:
+        """An episode begins."""
+        del seed
+        self._state, self._first = None, True
+
+    def act(self, observation: Float32Array, action_mask: npt.NDArray[np.int8]) -> int:
+        """The legal action it takes."""
+        actions, self._state = best_actions(
+            self.model, observation[None], action_mask[None].astype(bool), self._state, np.array([self._first])
+        )
+        self._first = False
+        action = int(actions[0])
+        if not action_mask[action]:
+            self.replaced += 1
+            return int(action_mask.argmax())
+        return action
+
+
+def contestant(model: BaseAlgorithm, name: str | None = None) -> ModelContestant:
+    """A trained model of SB3 as a policy for `evaluate`, whatever its networks are: `MlpPolicy`, recurrent ones.
+
+    It plays fleets with at most the slots and pending rows that it was trained with. With `"SlotPolicy"`, `save_agent`
+    is better: the agent plays any fleet, compiled.
+
+    Args:
+        model: as trained or loaded.
+        name: under which its results stand; the algorithm's by default.
+
+    Raises:
+        ConfigError: it was trained on observations that are none of ours.
+    """
+    return ModelContestant(model, name)
+
+
+def takes_masks(model: BaseAlgorithm) -> bool:
+    """Whether its `predict` wants to know which actions are legal."""
+    return isinstance(model, MaskablePPO)
+
+
+def best_actions(
+    model: BaseAlgorithm,
+    observations: Float32Array,
+    masks: npt.NDArray[np.bool_],
+    state: Any = None,
+    starts: npt.NDArray[np.bool_] | None = None,
+) -> tuple[npt.NDArray[np.int64], Any]:
+    """What a model does, greedily, and the state of a recurrent one.
+
+    Args:
+        model: whose statistics of observations (`VecNormalize`) are applied, if it has any.
+        observations: `(N, layout.size)`, as the environments show them.
+        masks: legal actions `(N, actions)`, for algorithms that take masks.
+        state: of a recurrent policy.
+        starts: which episodes have just begun, `(N,)`.
+    """
+    statistics = model.get_vec_normalize_env()
+    seen: Any = observations if statistics is None else statistics.normalize_obs(observations)
+    masked: Mapping[str, Any] = {"action_masks": masks} if takes_masks(model) else {}
+    actions, state = model.predict(seen, state, starts, deterministic=True, **masked)
+    return np.asarray(actions, dtype=np.int64), state
+
+
+def _scores(model: BaseAlgorithm) -> ScoreNetwork:
+    """The scores of a model.
+
+    Raises:
+        ConfigError: it has another policy; says what to do.
+    """
+    if not is_slot_policy(model.policy):
+        raise ConfigError(
+            f"the model has a {type(model.policy).__name__}; only models with {NAME!r} become agents that play without "
+            f'SB3, on any fleet. Make it with "{NAME}", or compare it as it is: '
+            "evaluate(cace_env.sb3.contestant(model), scenario)"
+        )
+    return score_network(model.policy)
+
+
+def _ask(venv: VecEnv, attribute: str) -> list[Any]:
+    """An attribute of each environment; none where they have no such attribute."""
+    try:
+        found: Iterable[Any] = venv.get_attr(attribute)
+    except AttributeError:
+        return []
+    return list(found)
