@@ -29,9 +29,9 @@ from cace_env.agent import Agent, AgentCard, load_agent
 from cace_env.config import ConfigError
 from cace_env.held_out import recorded, seeds_text, spent_before, training_scenarios
 from cace_env.networks import ScoreNetwork
-from cace_env.ranges import feature_ranges
 from cace_env.sb3 import MaskableDQN, MaskableQRDQN, begin_as, score_network
 from cace_env.sb3.policies import NAME
+from cace_env.sb3.saving import wider
 from cace_env.scenarios import SEEDS
 
 __all__ = ["DQNConfig", "PPOConfig", "SB3Trainer"]
@@ -42,7 +42,6 @@ ALGORITHMS: Final[dict[str, Any]] = {
     "dqn": MaskableDQN,
     "qrdqn": MaskableQRDQN,
 }
-LOOKED_AT: Final = 8_192  # observations of a replay buffer, for the ranges of features
 BUFFER: Final = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 # What SB3 logs, and what it is called here.
 LOGGED: Final = {
@@ -119,7 +118,7 @@ class SB3Trainer:
 
         began_s = time.perf_counter()
         self.algorithm.learn(steps, callback=watch, log_interval=None, reset_num_timesteps=False)
-        self._widen_limits()
+        self.limits = wider(self.limits, self.algorithm)  # of each interval the last observations are looked at
         self.wall_s += time.perf_counter() - began_s
         return self._metrics()
 
@@ -198,19 +197,6 @@ class SB3Trainer:
                 algorithm.learning_starts = self.step + self.config.learning_starts
         torch.set_rng_state(state["torch"])
         _set_numpy_state(state["numpy"])
-
-    def _widen_limits(self) -> None:
-        """The card says in which range each feature was seen; of each interval the last observations are looked at."""
-        algorithm = self.algorithm
-        if isinstance(self.config, PPOConfig):
-            observations = algorithm.rollout_buffer.observations
-        else:
-            buffer = algorithm.replay_buffer
-            observations = buffer.observations if buffer.full else buffer.observations[: buffer.pos]
-            observations = observations[-LOOKED_AT // self.config.num_envs :]
-        for name, (least, greatest) in feature_ranges(observations, self.venv.layout).items():
-            low, high = self.limits.get(name, (least, greatest))
-            self.limits[name] = min(low, least), max(high, greatest)
 
     def _metrics(self) -> dict[str, float]:
         """What SB3 has logged, and what has come of the episodes since the last call."""

@@ -43,14 +43,6 @@ from cace_env.sb3.saving import (
     scenarios_of,
     wider,
 )
-    ENV_OF,
-    algorithm_name,
-    protocol_of,
-    requests_for_rewards,
-    save_agent,
-    scenarios_of,
-    wider,
-)
 from cace_env.seen import Limits
 from cace_env.tracking import STEP, Row, RunLog, active_run, table_text
 

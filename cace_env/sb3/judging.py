@@ -80,7 +80,7 @@ class Judge:
         self._scenarios = dict(scenarios)
         self.cases: dict[str, Case] = {name: case_of(each, ENVS[env]) for name, each in scenarios.items()}
         self._of_rivals = np.stack([self.play(rival) for rival in self.rivals])  # (rivals, scenarios, seeds)
-        self._headroom = [headroom_percent(name, each, env) for name, each in scenarios.items()]
+        self._headroom = [headroom_percent(each, env) for each in scenarios.values()]
 
     def play(self, policy: str | Policy) -> FloatArray:
         """Costs of a policy that runs compiled, `(scenarios, seeds)`."""
@@ -149,7 +149,7 @@ def short_name(policy: str) -> str:
     return "tuned_cace" if re.search(r"\bcace:tuned-", policy) else re.sub(r"\W+", "_", policy).strip("_")
 
 
-def headroom_percent(name: str, scenario: Scenario, env: Env) -> float:
+def headroom_percent(scenario: Scenario, env: Env) -> float:
     """What the clairvoyant reference saves against LRU on a scenario [%], by the table that ships with the suite.
 
     The table is of test seeds, so a score from validation seeds is an estimate: how much is saved there, as a share of
@@ -160,14 +160,12 @@ def headroom_percent(name: str, scenario: Scenario, env: Env) -> float:
     """
     results = published(SUITE)
     content = scenario.model_dump(exclude=set(PROSE))
-    for entry in load_suite(SUITE).entries:
-        if entry.env != env or name not in (entry.id, entry.scenario):
-            continue
-        if results is None or entry.load().model_dump(exclude=set(PROSE)) != content:
-            continue
-        lru, best = (results.column(entry.id, who, SEEDS["test"]).sum() for who in (BASELINE, REFERENCE))
-        percent = float(100 * (1 - best / lru))
-        return percent if percent >= SMALLEST_HEADROOM_PERCENT else np.nan
+    for entry in load_suite(SUITE).entries if results is not None else ():
+        if entry.env == env and entry.load().model_dump(exclude=set(PROSE)) == content:
+            assert results is not None
+            lru, best = (results.column(entry.id, who, SEEDS["test"]).sum() for who in (BASELINE, REFERENCE))
+            percent = float(100 * (1 - best / lru))
+            return percent if percent >= SMALLEST_HEADROOM_PERCENT else np.nan
     return np.nan
 
 

@@ -9,7 +9,7 @@ evaluate(contestant(model), "workstation", seeds="test")     # any other model: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,13 +23,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from cace_env import agent as agents
 from cace_env.agent import Agent, AgentCard
 from cace_env.config import ConfigError
-from cace_env.held_out import recorded, seeds_text, training_cases
+from cace_env.fleet_env import FleetEnv
+from cace_env.fleet_vector_env import FleetVectorEnv
+from cace_env.held_out import Chosen, recorded, seeds_text, training_cases
 from cace_env.network import Network, Protocol
 from cace_env.networks import ActionValues, ActorCritic, ScoreNetwork
 from cace_env.observation import Float32Array, ObservationLayout
 from cace_env.ranges import feature_ranges
 from cace_env.sb3.policies import NAME, is_slot_policy, score_network
-from cace_env.scenarios import SEEDS
+from cace_env.scenarios import SEEDS, Scenario
 from cace_env.seen import Limits, seen_limits, widened
 from cace_env.spaces import layout_of
 from cace_env.suite import ENVS, Env
@@ -90,11 +92,13 @@ def agent_of(model: Trained, **card: Any) -> Agent:
     fields = {"algorithm": "torch", "env": env, "hidden": network.hidden} | about | card
     fields["name"] = card.get("name", f"{fields['algorithm']}-{env.lower()}")
     made = Agent(recorded(AgentCard(**fields)), network)
-    if "limits" not in fields and made.card.trained_on:
-        cases = training_cases(made.card.trained_on, env)
-        limits = seen_limits(made.policy(), cases, SEEDS["train"][0])
-        made = Agent(made.card.model_copy(update={"limits": limits}), network)
-    return made
+    if "limits" in fields:
+        return made
+    played: Sequence[Chosen] = made.card.trained_on
+    if "trained_on" not in card and isinstance(model, BaseAlgorithm):  # its scenarios may have no name that is known
+        played = [] if model.env is None else [each for each in scenarios_of(model.env) if each.trace is None]
+    limits = seen_limits(made.policy(), training_cases(played, env), SEEDS["train"][0]) if played else {}
+    return Agent(made.card.model_copy(update={"limits": limits}), network)
 
 
 def about_model(model: BaseAlgorithm) -> dict[str, Any]:
@@ -108,29 +112,36 @@ def about_model(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def about_training(venv: VecEnv) -> dict[str, Any]:
-    """Fields of a card that environments know: scenarios, seeds, and requests that were simulated for rewards."""
+    """Fields of a card that environments know: scenarios, and the seeds of the workloads they play."""
     about: dict[str, Any] = {}
     names = [scenario.name for scenario in scenarios_of(venv)]
     if names:
         about["trained_on"] = tuple(names)
-    splits, draws = set(_ask(venv, "split")), _ask(venv, "draws")
-    if len(splits) == 1 and draws:
-        about["train_seeds"] = seeds_text(max((each.seeds for each in draws), key=len))
+    seeds = {(each.draws.seeds[0], len(each.draws.seeds)): each.draws.seeds for each in environments_of(venv)}
+    if len(seeds) == 1:
+        about["train_seeds"] = seeds_text(*seeds.values())
     return about
 
 
-def scenarios_of(venv: VecEnv) -> list[Any]:
+def scenarios_of(venv: VecEnv) -> list[Scenario]:
     """The scenarios that environments play, each once; none where they are not ours."""
-    found = [scenario for many in _ask(venv, "scenarios")[:1] for scenario in many] or _ask(venv, "scenario")
+    found = [scenario for each in environments_of(venv) for scenario in each.draws.scenarios]
     return list({scenario.name: scenario for scenario in found}.values())
 
 
 def requests_for_rewards(venv: VecEnv) -> int:
     """Requests that environments have simulated for baselines and scales of their rewards."""
     total = 0
-    for rewards in {id(each): each for each in _ask(venv, "rewards")}.values():
-        total += rewards.scale_requests + (0 if rewards.baseline is None else rewards.baseline.requests)
+    for each in environments_of(venv):
+        baseline = each.rewards.baseline
+        total += each.rewards.scale_requests + (0 if baseline is None else baseline.requests)
     return total
+
+
+def environments_of(venv: VecEnv) -> list[FleetEnv | FleetVectorEnv]:
+    """Our own environments at the bottom of SB3's, without wrappers, each once: many single ones, or one for all."""
+    found = {id(env): env for env in venv.get_attr("unwrapped")}
+    return [env for env in found.values() if isinstance(env, FleetEnv | FleetVectorEnv)]
 
 
 def limits_of(model: BaseAlgorithm) -> Limits:
@@ -256,12 +267,3 @@ def _scores(model: BaseAlgorithm) -> ScoreNetwork:
             "evaluate(cace_env.sb3.contestant(model), scenario)"
         )
     return score_network(model.policy)
-
-
-def _ask(venv: VecEnv, attribute: str) -> list[Any]:
-    """An attribute of each environment; none where they have no such attribute."""
-    try:
-        found: Iterable[Any] = venv.get_attr(attribute)
-    except AttributeError:
-        return []
-    return list(found)
