@@ -47,6 +47,7 @@ def sb3_share(
     *,
     scenario: str = "default",
     num_workloads: int | None = None,
+    baseline: str | None = None,
     masked: bool = False,
     batch_size: int = 64,
     n_epochs: int = 10,
@@ -62,6 +63,7 @@ def sb3_share(
         steps: decisions at least; rounded up to whole rounds of `DECISIONS` of each environment.
         scenario: what is played.
         num_workloads: as for `EvictionVectorEnv`: None draws a workload for each episode, which takes its time, too.
+        baseline: whose cost is added back to the rewards; it plays every workload once, which takes its time, too.
         masked: sb3-contrib's MaskablePPO, which asks for the masks, instead of PPO.
         batch_size: decisions per gradient step.
         n_epochs: how often each decision is learnt from.
@@ -81,7 +83,7 @@ def sb3_share(
 
     from cace_env.sb3 import EvictionVecEnv
 
-    venv = EvictionVecEnv(num_envs, scenario=scenario, num_workloads=num_workloads)
+    venv = EvictionVecEnv(num_envs, scenario=scenario, num_workloads=num_workloads, baseline=baseline)
     algorithm = MaskablePPO if masked else PPO
     agent = algorithm(
         "MlpPolicy", venv, n_steps=DECISIONS, batch_size=batch_size, n_epochs=n_epochs, seed=0, device="cpu"
@@ -131,6 +133,7 @@ class Options:
 # Learning as PPO does it by default, as it is often done with many environments, and as seldom as one would.
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "PPO, batches of 64, 10 epochs (defaults)": {},
+    "the same, rewards against LRU": {"baseline": "lru"},
     "PPO, batches of 1024, 4 epochs": {"batch_size": 1024, "n_epochs": 4},
     "the same, 256 workloads kept": {"batch_size": 1024, "n_epochs": 4, "num_workloads": 256},
     "PPO, batches of 4096, 1 epoch": {"batch_size": 4096, "n_epochs": 1},
