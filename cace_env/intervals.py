@@ -21,6 +21,10 @@ class Gain(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """As people write it: `+7.2 % (+5.6 to +8.9)`."""
+        return f"{self.percent:+.1f} % ({self.low:+.1f} to {self.high:+.1f})"
+
 
 def paired_gain(
     baseline: npt.ArrayLike, policy: npt.ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES

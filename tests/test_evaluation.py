@@ -232,6 +232,7 @@ def test_gain_is_that_of_the_sums_not_the_mean_of_gains():
     assert gain.percent == pytest.approx(12.5)
     # With two seeds the resamples are {1,1}, {1,2}, {2,1}, {2,2}: 50, 12.5 and 0 %, the ends with a quarter each.
     assert (gain.low, gain.high) == (0.0, 50.0)
+    assert str(gain) == "+12.5 % (+0.0 to +50.0)"
 
 
 def test_interval_agrees_with_scipy():
