@@ -4,15 +4,15 @@
 
 What to take from it:
 
-- A policy with a method `act(observation, action_mask) -> action` sees what an agent sees in the environment of the
-  scenario, and takes part wherever policies do: `cace_env.evaluate`, `experiments.compare --policy module:object`,
-  `experiments.suite`, `experiments.submission`. Anything that can answer will do: SB3, torch, ONNX, a table.
-- `predict` returns the action and a state of recurrent policies: only the first is the answer. A model that knows no
-  masks may name an illegal action, which stops the run with policy, seed and decision; `Masked` is safe.
-- An `MlpPolicy` takes as many numbers as it was trained on, so it plays fleets of one size. Give the policy the
-  `layout` that it was trained with, and smaller fleets are shown in that many rows.
-- SB3's zip holds pickled Python: load only files that you trust. Agents of this package are weights and JSON instead
-  (`cace_env.agent`).
+- `contestant(model)` is a policy with a method `act(observation, action_mask) -> action`: it sees what an agent sees in
+  the environment of the scenario, and takes part wherever policies do: `cace_env.evaluate`, `experiments.compare
+  --policy module:object`, `experiments.suite`, `experiments.submission`. Anything that can answer will do: SB3, torch,
+  ONNX, a table; such a class is five lines.
+- A model that knows no masks may want what is not legal: that is replaced by the first legal action, as the environment
+  does, and counted in `replaced`.
+- An `MlpPolicy` takes as many numbers as it was trained on, so it plays fleets of at most that size; smaller ones are
+  shown in as many rows. A model with `"SlotPolicy"` plays any fleet: `cace_env.sb3.save_agent` makes an agent of it.
+- SB3's zip holds pickled Python: load only files that you trust. Agents of this package are weights and JSON instead.
 """
 
 from __future__ import annotations
@@ -20,23 +20,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import numpy as np
 from sb3_contrib import MaskablePPO
 
 import cace_env
 from cace_env.intervals import Gain
+from cace_env.sb3 import contestant
 from cace_env.scenarios import seeds
-
-
-class Masked:
-    """Best actions of a trained `MaskablePPO`."""
-
-    def __init__(self, path: str = "agent.zip") -> None:
-        self.model = MaskablePPO.load(path, device="cpu")
-
-    def act(self, observation: np.ndarray, action_mask: np.ndarray) -> int:
-        action, _ = self.model.predict(observation, action_masks=action_mask.astype(bool), deterministic=True)
-        return int(action)
 
 
 def main(arguments: Sequence[str] | None = None) -> Gain:
@@ -49,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> Gain:
     parser.add_argument("--seeds", type=int, default=10, help="validation seeds")
     options = parser.parse_args(arguments)
     split = seeds("validation", options.seeds)
-    agent = cace_env.evaluate(Masked(options.model), options.scenario, split)
+    agent = cace_env.evaluate(contestant(MaskablePPO.load(options.model, device="cpu")), options.scenario, split)
     lru = cace_env.evaluate("lru", options.scenario, split)
     gain = agent.gain_over(lru)
     print(

@@ -105,6 +105,7 @@ def test_wheel_holds_every_module_every_data_file_and_the_typing_marker(wheel: P
         if path.is_file() and "__pycache__" not in path.parts and path.suffix not in {".nbi", ".nbc"}
     }
     assert {"cace_env/py.typed", "cace_env/data/suites/v1.yaml", "cace_env/data/suites/v1-costs.csv"} <= shipped
+    assert {f"cace_env/data/rl_zoo3/{name}.yml" for name in ("ppo", "ppo_mask", "dqn", "qrdqn")} <= shipped
     assert here <= shipped, f"not in the wheel: {sorted(here - shipped)}"
 
 

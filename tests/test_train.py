@@ -242,12 +242,12 @@ class Killed(BaseException):
     ("name", "survived"),
     [
         ("save_agent", 0),
-        ("_table", 1),
+        ("table_text", 1),
         ("_to_disk", 0),  # the checkpoint has no name yet
         ("_to_disk", 1),  # it has one, and the files beside it are those of before
         ("_to_disk", 2),
-        ("write_text", 1),
-        ("write_text", 2),
+        ("replace_file", 1),
+        ("replace_file", 2),
     ],
 )
 def test_whatever_a_checkpoint_was_doing_the_training_goes_on(
