@@ -15,6 +15,7 @@ model.learn(150_000, callback=EvaluationCallback("workstation", every=30_000, fo
 - `hyperparameters` (`tuned`): those that work.
 - `DiscountPerSecond` (`discounting`): a discount per second of simulated time.
 - `EvaluationCallback` (`evaluation`): curves against LRU, CACE and tuned CACE on validation seeds.
+- `plot_learning_curve` (`plotting`): those curves as a picture.
 - `save_agent`, `load_agent`, `contestant` (`saving`): what was trained, as a policy among others.
 """
 
@@ -29,6 +30,7 @@ try:
     )
     from cace_env.sb3.evaluation import EvaluationCallback
     from cace_env.sb3.exploration import MaskableDQN, MaskableQRDQN
+    from cace_env.sb3.plotting import plot_learning_curve
     from cace_env.sb3.policies import (
         DQNSlotPolicy,
         MaskableSlotPolicy,
@@ -64,6 +66,7 @@ __all__ = [
     "contestant",
     "hyperparameters",
     "load_agent",
+    "plot_learning_curve",
     "save_agent",
     "score_network",
 ]

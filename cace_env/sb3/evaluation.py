@@ -32,6 +32,7 @@ from cace_env.files import replace_file
 from cace_env.halfway import halfway
 from cace_env.held_out import Chosen, training_scenarios, validation_seeds
 from cace_env.sb3.judging import RIVALS, Costs, Judge
+from cace_env.sb3.plotting import METRICS
 from cace_env.sb3.policies import is_slot_policy
 from cace_env.sb3.saving import (
     ENV_OF,
@@ -47,7 +48,6 @@ from cace_env.seen import Limits
 from cace_env.tracking import STEP, Row, RunLog, active_run, table_text
 
 LAST: Final = "last"
-METRICS: Final = "metrics.csv"
 CURVES: Final = ("eval/", "rivals/", "train/", "rollout/", "time/")  # what SB3 and this module log
 COUNTS: Final = (STEP, "requests", "is_best")  # columns of metrics.csv that are no curves
 
