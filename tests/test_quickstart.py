@@ -55,7 +55,7 @@ def test_the_quickstart_learns_logs_and_compares(
     folder = tmp_path / "runs" / "quickstart"
     assert load_agent(folder).card.trained_on == ("tiny",)
     assert (folder / "learning_curve.png").read_bytes().startswith(PNG)
-    assert list((tmp_path / "runs" / "wandb").glob("offline-run-*/*.wandb"))
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     again = plot_learning_curve(folder / "metrics.csv")
     labels = again.axes[0].get_legend_handles_labels()[1]
     assert labels == ["LRU", "CACE", "tuned CACE", "agent"]
