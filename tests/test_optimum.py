@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -12,11 +13,15 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env import optimum as module
+from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case
-from cace_env.optimum import MAX_NODES, exact_optimum
+from cace_env.evaluation import Case, case_of
+from cace_env.lower_bound import lower_bound
+from cace_env.optimum import MAX_NODES, Optimum, exact_optimum, merged_optimum
+from cace_env.planner import find_reference
 from cace_env.policies import policy, rule_of
-from cace_env.simulator import Simulator, run_rule
+from cace_env.scenarios import seeds
+from cace_env.simulator import NO_LIMITS, Limits, Simulator, run_rule
 from cace_env.tables import FOREVER, FleetTables
 from cace_env.workload import Workload
 from experiments.optimality_gap import SHOWN, gaps_of
@@ -62,9 +67,9 @@ def check(tables: FleetTables, workload: Workload) -> bool:
     cheapest = cheapest_of_all(tables, workload)
     if cheapest is None:
         return False
-    optimum = exact_optimum(tables, workload)
-    assert optimum.proven
-    assert optimum.cost == pytest.approx(cheapest, rel=ROUNDING)
+    for optimum in (exact_optimum(tables, workload), merged_optimum(tables, workload)):
+        assert optimum.proven
+        assert optimum.cost == pytest.approx(cheapest, rel=ROUNDING)
     return True
 
 
@@ -84,10 +89,11 @@ def test_nothing_is_cheaper_in_tiny_episodes() -> None:
     assert sum(check(case.tables, workload) for case, workload in tiny("eviction", 30)) >= 10
 
 
+@pytest.mark.parametrize("search", [exact_optimum, merged_optimum])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_the_plan_costs_what_was_promised(protocol: str) -> None:
+def test_the_plan_costs_what_was_promised(protocol: str, search: Callable[..., Optimum]) -> None:
     for case, workload in tiny(protocol, 5):
-        optimum = exact_optimum(case.tables, workload)
+        optimum = search(case.tables, workload)
         assert optimum.plan is not None
         simulator = Simulator(case.tables)
         asked = simulator.reset(workload)
@@ -108,6 +114,42 @@ def test_tiny_episodes_are_the_same_every_time_and_something_is_decided(protocol
         assert np.array_equal(workload.arrival_us, same.arrival_us)
         lru = run_rule(case.tables, workload, rule_of(policy("lru"), case.tables))
         assert DECISIONS[0] <= lru.decisions <= DECISIONS[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Merging states
+
+
+@pytest.mark.parametrize(("protocol", "episodes"), [("eviction", 40), ("swap", 12)])
+@pytest.mark.parametrize("limited", [False, True])
+def test_to_go_on_once_from_equal_states_finds_the_same_optimum(protocol: str, episodes: int, limited: bool) -> None:
+    tried = np.zeros(2)
+    for case, workload in tiny(protocol, episodes):
+        limits = Limits(np.full(case.tables.num_models, 20_000_000), None, 5_000_000) if limited else NO_LIMITS
+        alone = exact_optimum(case.tables, workload, limits=limits)
+        merged = merged_optimum(case.tables, workload, at_most=alone.cost * (1 + ROUNDING), limits=limits)
+        assert alone.proven and merged.proven
+        assert merged.cost == pytest.approx(alone.cost, rel=ROUNDING)
+        tried += alone.nodes, merged.nodes
+    assert tried[1] < tried[0]
+
+
+def test_the_scenario_tiny_is_solved_and_its_reference_is_at_most_a_few_percent_above() -> None:
+    case = case_of("tiny")
+    for seed in seeds("validation")[1:3]:
+        workload = case.workload(seed)
+        reference = find_reference(case, workload, Future.of(case.tables, workload), seed, starts=4)
+        optimum = merged_optimum(case.tables, workload, at_most=reference.cost)
+        assert optimum.proven
+        assert lower_bound(case.tables, workload).cost < optimum.cost <= reference.cost < 1.05 * optimum.cost
+
+
+def test_a_merged_search_that_runs_out_of_decisions_proves_nothing() -> None:
+    case, workload = tiny("eviction", 1)[0]
+    optimum = merged_optimum(case.tables, workload, at_most=1e9, max_nodes=1)
+    assert (optimum.proven, optimum.cost, optimum.nodes, optimum.plan) == (False, 1e9, 1, None)
+    with pytest.raises(ConfigError, match="max_nodes is 0; it has to be at least 1"):
+        merged_optimum(case.tables, workload, max_nodes=0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -140,6 +182,7 @@ def test_without_questions_the_optimum_is_the_only_way() -> None:
     tables, workload = fleet(need=(10, 10), memory=(20,)), ask((0.0, 0), (1.0, 1))
     optimum = exact_optimum(tables, workload)
     assert optimum.proven
+    assert merged_optimum(tables, workload).cost == optimum.cost
     assert optimum.nodes == 0
     assert optimum.plan is not None
     assert optimum.plan.tolist() == []

@@ -1,4 +1,9 @@
-"""The cheapest way to play a tiny episode: every decision sequence, less those that cannot be cheaper any more."""
+"""The cheapest way to play an episode: every decision sequence, less those that cannot be cheaper any more.
+
+`branch_and_bound` is a whole search, for a dozen decisions. `try_action` is one step of a search that visits once what
+many sequences lead to (`cace_env.optimum.merged_optimum`): `write_future` writes down what the rest of an episode hangs
+on, and nothing of what has only happened.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,35 @@ from cace_env.compilation import compiled, inlined, inner
 from cace_env.kernel.plan import BEGIN, Game, code_of, copy_state, proceed
 from cace_env.kernel.run import cost_now
 from cace_env.kernel.state import (
+    ABSENT,
     ACCELERATOR,
     ASKED,
+    CACHED_BYTES,
     CLOCK,
+    CLOSED_SIZE,
     COLUMN,
+    DECISIONS,
     DONE,
+    DRAINING,
+    FIXED,
+    FOREVER,
+    HEAP,
+    IDLE,
     LOADING,
     MODEL,
+    NEXT_OPEN,
     NONE,
+    PAIR,
+    PREFETCHES,
+    R_CACHE_BYTES,
+    R_MAX_DECISIONS,
+    R_PREFETCH_LIMIT,
     REQUEST,
     RESIDENT,
+    SPEC,
     SPEED,
     STATUS,
+    TARGET,
     WEIGHT,
     Fleet,
     Requests,
@@ -28,6 +50,7 @@ from cace_env.kernel.state import (
     int64,
     state_views,
 )
+from cace_env.kernel.swaps import any_keep_alive
 
 Array = Any
 PROVEN, OUT_OF_NODES, OUT_OF_DEPTH = (int64(end) for end in range(3))
@@ -138,3 +161,173 @@ def branch_and_bound(
             for d in range(depth + 1):
                 plan[d] = path[d]
     return bound
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the rest of an episode hangs on. Left out is what is only counted, or seen by policies, or has been paid for: the
+# same decisions lead to the same events at the same times whatever it is.
+
+ENGINE: Final = (  # of a model that runs something; anchors and targets fix when its tokens end
+    MODEL.length_ns, MODEL.due_us, MODEL.round_ns, MODEL.anchor_us, MODEL.anchor_rounds, MODEL.prefilling,
+    MODEL.prefill_ns, MODEL.decoding, MODEL.kv_halves, MODEL.kv_used, MODEL.decode_start_sum, MODEL.heap_size,
+)  # fmt: skip
+WORDS_PER_MODEL: Final = 9 + len(ENGINE)
+WORDS_PER_REQUEST: Final = 8  # in a queue: 2; admitted, until its first token: 5; closed loop: 2; a prefix: 1
+WORDS_PER_ACCELERATOR: Final = 8
+WORDS_MORE: Final = 8
+
+
+def most_words(models: int, accelerators: int, requests: int) -> int:
+    """Words that `write_future` never exceeds."""
+    return WORDS_MORE + WORDS_PER_MODEL * models + WORDS_PER_ACCELERATOR * accelerators + WORDS_PER_REQUEST * requests
+
+
+@inlined
+def leaving_rank(s: State, m: int) -> int:
+    """How many victims that have not left were chosen before model m, which drains or unloads."""
+    rank = int64(0)
+    for other in range(len(s.models)):
+        if s.models[other, MODEL.phase] >= DRAINING and s.models[other, MODEL.rank] < s.models[m, MODEL.rank]:
+            rank += 1
+    return rank
+
+
+@inlined
+def cache_rank(s: State, f: Fleet, m: int) -> int:
+    """0: not in the host cache. Else 1, and where the cache could be too small, how many would be dropped before m."""
+    if s.models[m, MODEL.touched] == 0:
+        return int64(0)
+    rank = int64(1)
+    in_all = int64(0)
+    for other in range(len(f.models)):
+        in_all += f.models[other, SPEC.weights]
+        rank += 0 < s.models[other, MODEL.touched] < s.models[m, MODEL.touched]
+    return rank if in_all > f.rules[R_CACHE_BYTES] else int64(1)
+
+
+@inner
+def write_model(s: State, f: Fleet, limits: Array, m: int, words: Array, n: int) -> int:
+    """Appends model m, its queue and its engine; the new number of words."""
+    phase = s.models[m, MODEL.phase]
+    words[n] = phase
+    words[n + 1] = s.models[m, MODEL.place]
+    words[n + 2] = s.models[m, MODEL.asleep]
+    words[n + 3] = cache_rank(s, f, m)
+    words[n + 4] = s.models[m, MODEL.waiting]
+    words[n + 5] = s.models[m, MODEL.running]
+    words[n + 6] = 0
+    words[n + 7] = s.models[m, MODEL.lone]
+    if phase >= DRAINING:
+        words[n + 6] = leaving_rank(s, m)
+    elif phase == ABSENT and s.models[m, MODEL.waiting] > 0:
+        words[n + 6] = s.models[m, MODEL.pending_since]
+    elif phase == RESIDENT and any_keep_alive(f, limits):
+        words[n + 6] = s.models[m, MODEL.idle_since]
+    n += 8
+    r = s.models[m, MODEL.queue_head]
+    for _ in range(s.models[m, MODEL.waiting]):
+        words[n] = r
+        words[n + 1] = s.requests[r, REQUEST.arrival_us]
+        n += 2
+        r = s.requests[r, REQUEST.queue_next]
+    if s.models[m, MODEL.running] == 0:
+        return n
+    for column in ENGINE:
+        words[n] = s.models[m, column]
+        n += 1
+    for k in range(f.models[m, SPEC.heap_start], f.models[m, SPEC.heap_start] + s.models[m, MODEL.heap_size]):
+        r = s.tokens[k, HEAP.request]
+        words[n] = s.tokens[k, HEAP.key]
+        words[n + 1] = r
+        words[n + 2] = s.requests[r, REQUEST.arrival_us] if f.prices[1] != 0.0 else 0  # for its SLO
+        n += 3
+    r = s.models[m, MODEL.prefill_head]
+    while r != NONE:
+        words[n] = r
+        words[n + 1] = s.requests[r, REQUEST.prefill_tokens]
+        words[n + 2] = s.requests[r, REQUEST.arrival_us] if f.prices[1] != 0.0 else 0
+        n += 3
+        r = s.requests[r, REQUEST.queue_next]
+    return n
+
+
+@inner
+def write_future(s: State, f: Fleet, w: Requests, limits: Array, again: Array, words: Array) -> int:
+    """Writes what the rest of the episode hangs on at a question; how many words.
+
+    States with equal words have equal futures. Those with equal futures need not have equal words: slots, counters and
+    what policies see are left out, but a heap in another order counts as another state.
+    """
+    words[0] = s.scalars[CLOCK]
+    words[1] = s.scalars[NEXT_OPEN]
+    words[2] = s.scalars[CLOSED_SIZE]
+    words[3] = s.scalars[TARGET]
+    words[4] = s.scalars[FIXED]
+    words[5] = s.scalars[CACHED_BYTES]
+    words[6] = s.scalars[PREFETCHES] if f.rules[R_PREFETCH_LIMIT] > 0 else 0
+    words[7] = s.scalars[DECISIONS] if f.rules[R_MAX_DECISIONS] < FOREVER else 0
+    n = int64(8)
+    for m in range(len(f.models)):  # who may leave: slots mean nothing
+        slot = s.models[m, MODEL.slot]
+        words[n] = s.legal[slot] if slot != NONE else 0
+        n += 1
+    for m in range(len(f.models)):
+        n = write_model(s, f, limits, m, words, n)
+    for a in range(len(f.accelerators)):
+        words[n] = s.accelerators[a, ACCELERATOR.swap_target]
+        words[n + 1] = s.accelerators[a, ACCELERATOR.swap_open]
+        words[n + 2] = s.accelerators[a, ACCELERATOR.leaving]
+        words[n + 3] = s.accelerators[a, ACCELERATOR.channel]
+        n += 4
+        if s.accelerators[a, ACCELERATOR.channel] != IDLE:
+            words[n] = s.accelerators[a, ACCELERATOR.channel_model]
+            words[n + 1] = s.accelerators[a, ACCELERATOR.channel_end]
+            words[n + 2] = s.accelerators[a, ACCELERATOR.channel_tier]
+            n += 3
+    for k in range(s.scalars[CLOSED_SIZE]):
+        words[n] = s.closed[k, HEAP.key]
+        words[n + 1] = s.closed[k, HEAP.request]
+        n += 2
+    for r in range(len(s.requests)):  # prefixes that are cached and that somebody may still find
+        if again[r] == 0 or s.requests[r, REQUEST.first_us] != NONE:
+            continue
+        m = int64(w.columns[r, COLUMN.model])
+        epoch = s.pairs[w.columns[r, COLUMN.session_pair], PAIR.epoch]
+        if s.models[m, MODEL.phase] == RESIDENT and epoch == s.models[m, MODEL.loads]:
+            words[n] = r
+            n += 1
+    return n
+
+
+@compiled
+def try_action(
+    parent: Array, child: Array, game: Game, action: int, ttft_us: Array, e2e_us: Array, again: Array, words: Array,
+    counts: Array, costs: Array,
+) -> int:  # fmt: skip
+    """Plays an action in a copy, and on to the next question; the status then.
+
+    Args:
+        parent: (width,) a state at a question; or anything, where `action` is BEGIN.
+        child: (width,) the state after it.
+        game: the episode.
+        action: a legal one, or BEGIN.
+        ttft_us: (R,) least latencies, 0 where refused.
+        e2e_us: (R,).
+        again: (R,) 1 = another request of its session goes to the same model.
+        words: what the future of the child hangs on, if there is another question.
+        counts: (2,) how many words; the code of the action.
+        costs: (2,) of the child: until now; the least at the end.
+    """
+    f = fleet_views(game.fleet, game.fleet_at)
+    if action != BEGIN:
+        counts[1] = code_of(state_views(parent, game.at), f, action)
+        copy_state(parent, child, game.at)
+    proceed(child, game, action)
+    s = state_views(child, game.at)
+    costs[0] = cost_now(s, f)
+    costs[1] = costs[0]
+    counts[0] = 0
+    if s.scalars[STATUS] == ASKED:
+        costs[1] += cost_to_come(s, f, game.w, ttft_us, e2e_us)
+        counts[0] = write_future(s, f, game.w, game.limits, again, words)
+    return s.scalars[STATUS]
