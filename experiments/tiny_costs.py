@@ -1,0 +1,130 @@
+"""The optimum of the scenario `tiny`, and the costs beside it: `python -m experiments.tiny_costs`.
+
+`--write cace_env/data/suites/tiny-v1-costs.csv` writes the costs that ship with the suite tiny-v1: of LRU, of CACE as
+it is and tuned, and of the optimum in place of the reference, on validation and test seeds. The planner's cheapest plan
+of several starts bounds the search for the optimum (`cace_env.optimum.merged_optimum`), and is held against it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+import cace_env
+from cace_env.clairvoyant import Future
+from cace_env.contestants import contestant_of
+from cace_env.evaluation import Case, in_order, run_seed, seed_result
+from cace_env.lower_bound import lower_bound
+from cace_env.optimum import merged_optimum
+from cace_env.planner import find_reference, plan_action
+from cace_env.results import Header, Results, Row, row_of, write_results
+from cace_env.scenarios import Split, seeds
+from cace_env.scores import BASELINE, REFERENCE
+from cace_env.simulator import Simulator
+from cace_env.suite import load_suite
+from experiments.command_line import exit_status
+from experiments.compare import progress_bar
+from experiments.optimality_gap import decision_bases
+from experiments.run_folder import surroundings
+
+SUITE: Final = "tiny-v1"
+POLICIES: Final = (BASELINE, "cace", "cace:tuned-eviction")
+SPLITS: Final[tuple[Split, ...]] = ("validation", "test")
+STARTS: Final = 4  # of the plan that bounds the search
+ABOVE: Final = 1e-9  # so much above the planner's cost the search begins, so that it finds a plan of its own
+
+
+@dataclass(frozen=True)
+class Options:
+    """Solve the episodes of the scenario tiny."""
+
+    seeds: int = 100
+    """How many of each split."""
+    max_nodes: int = 4_000_000
+    """Decisions after which a search ends unproven; nothing is written then."""
+    workers: int = 1
+    """Threads."""
+    write: Path | None = None
+    """File for the costs; an existing one is replaced."""
+
+
+class Solved(NamedTuple):
+    """An episode."""
+
+    rows: tuple[Row, ...]
+    planned: float  # cost of the planner's plan
+    optimum: float
+    nodes: int
+    proven: bool
+
+
+def solve(case: Case, seed: int, max_nodes: int) -> Solved:
+    """The optimum of an episode, and what the policies cost."""
+    workload = case.workload(seed)
+    planned = find_reference(
+        case, workload, Future.of(case.tables, workload), seed, bases=decision_bases(case.tables), starts=STARTS
+    ).cost
+    optimum = merged_optimum(case.tables, workload, at_most=planned * (1.0 + ABOVE), max_nodes=max_nodes)
+    results = run_seed(case, [contestant_of(name) for name in POLICIES], seed)
+    if optimum.plan is not None:
+        simulator = Simulator(case.tables)
+        simulator.reset(workload)
+        for code in optimum.plan.tolist():
+            simulator.answer(plan_action(simulator, code))
+        bound = lower_bound(case.tables, workload).cost
+        results.append(seed_result(REFERENCE, case, workload, seed, simulator, bound))
+    rows = tuple(row_of(case.name, result.row) for result in results)
+    return Solved(rows, planned, optimum.cost, optimum.nodes, optimum.proven)
+
+
+def main(options: Options) -> int:
+    """Solves, prints what was found, and writes the costs; the exit status."""
+    numbers = {split: seeds(split, options.seeds) for split in SPLITS}
+    entry = load_suite(SUITE).entries[0]
+    case = entry.case()
+    jobs = [seed for split in SPLITS for seed in numbers[split]]
+    solved: list[Solved] = []
+    with progress_bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("optimum", total=len(jobs))
+        for found in in_order(lambda seed: solve(case, seed, options.max_nodes), jobs, options.workers):
+            solved.append(found)
+            progress.update(bar, advance=1)
+    planned, optimum = (np.array([getattr(row, name) for row in solved]) for name in ("planned", "optimum"))
+    nodes = sorted(row.nodes for row in solved)
+    unproven = sum(not row.proven for row in solved)
+    gap = planned / optimum - 1.0
+    console = Console(highlight=False)
+    console.print(
+        f"{len(solved)} episodes, {unproven} of them unproven; {nodes[len(nodes) // 2]:,} decisions tried in the "
+        f"median, {nodes[-1]:,} at most. The planner with {STARTS} starts is optimal in {100 * np.mean(gap <= ABOVE):.0f} % of "
+        f"them, {100 * np.mean(gap):.2f} % above the optimum on average, {100 * np.max(gap):.1f} % at most.",
+        soft_wrap=True,
+    )
+    if unproven or options.write is None:
+        return int(unproven > 0)
+    about = surroundings()
+    header = Header(
+        suite=SUITE,
+        policy=REFERENCE,
+        description="the optimum: the cheapest of all sequences of decisions, proven on every seed",
+        clairvoyant=True,
+        trained_on="nothing",
+        simulated_requests=0,
+        code=f"cace-env {cace_env.__version__}" + (f", commit {about['git']['commit'][:12]}" if about["git"] else ""),
+        cace_env=cace_env.__version__,
+        fingerprints={entry.id: entry.fingerprint()},
+    )
+    rows = sorted((row for found in solved for row in found.rows), key=lambda row: (row.policy, row.seed))
+    write_results(options.write, Results(header, tuple(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    given = tyro.cli(Options, prog="python -m experiments.tiny_costs", description=__doc__)
+    sys.exit(exit_status(lambda: main(given)))
