@@ -46,6 +46,9 @@ SEEDS: Final[dict[Split, range]] = {
     "test": range(2_000_000, 2_000_100),
 }
 
+# Small enough to solve, and chosen so that policies come apart: it says nothing of how they do elsewhere.
+FOR_DEBUGGING: Final = ("tiny",)
+
 Task = Literal["completion", "chat", "reasoning", "agent"]
 
 
@@ -337,6 +340,11 @@ class Scenario(Frozen):
 def scenario_names() -> tuple[str, ...]:
     """Names of the scenarios that ship with the package, sorted."""
     return tuple(sorted(_shipped()))
+
+
+def compared_scenarios() -> tuple[str, ...]:
+    """Names of those that policies are compared on where nobody says on which: all but `FOR_DEBUGGING`."""
+    return tuple(name for name in scenario_names() if name not in FOR_DEBUGGING)
 
 
 def load_scenario(what: str | Path | Mapping[str, Any] | Scenario) -> Scenario:

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from cace_env.config import ConfigError
 from cace_env.policies import POLICIES
-from cace_env.scenarios import scenario_names
+from cace_env.scenarios import compared_scenarios, scenario_names
 from experiments import benchmark_tables as tables
 from experiments.benchmark_page import PICTURE, page
 from experiments.benchmark_parts import EVERYWHERE, PARTS, Effort, jobs
@@ -73,7 +73,7 @@ class Options:
 
 
 def names_of(values: Sequence[str], known: Sequence[str], what: str) -> list[str]:
-    """`a,b c` and `a b c` alike, all known ones where none is given.
+    """`a,b c` and `a b c` alike.
 
     Raises:
         ConfigError: an unknown name.
@@ -82,7 +82,7 @@ def names_of(values: Sequence[str], known: Sequence[str], what: str) -> list[str
     for name in names:
         if name not in known:
             raise ConfigError(f"no {what} called {name!r}; known are {', '.join(known)}")
-    return names or list(known)
+    return names
 
 
 def effort_of(options: Options) -> Effort:
@@ -96,13 +96,15 @@ def effort_of(options: Options) -> Effort:
         if number is not None and number < 1:
             raise ConfigError(f"--{name} is {number}; it has to be at least 1")
     quick = options.quick
-    scenarios = [] if quick and not options.scenarios else names_of(options.scenarios, scenario_names(), "scenario")
+    scenarios = names_of(options.scenarios, scenario_names(), "scenario") or ([] if quick else compared_scenarios())
     return Effort(
         quick=quick,
         rounds=options.rounds or (3 if quick else 40),
         requests=options.requests or (50_000 if quick else MILLION),
         long=options.long or (100_000 if quick else LONG),
-        policies=list(dict.fromkeys([*EVERYWHERE, *names_of(options.policies, list(POLICIES), "policy")])),
+        policies=list(
+            dict.fromkeys([*EVERYWHERE, *(names_of(options.policies, list(POLICIES), "policy") or POLICIES)])
+        ),
         scenarios=list(dict.fromkeys([DEFAULT, *scenarios])),
     )
 

@@ -36,7 +36,7 @@ from cace_env.contestants import NO_SWAPPING
 from cace_env.evaluation import PolicyError, SeedResult, in_order, run_seed, seed_list
 from cace_env.orders import ORDERS
 from cace_env.policies import POLICIES
-from cace_env.scenarios import Split, load_scenario, scenario_names, seeds
+from cace_env.scenarios import FOR_DEBUGGING, Split, compared_scenarios, load_scenario, scenario_names, seeds
 from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
 from experiments.cases import PreparedCase, prepare
@@ -86,7 +86,9 @@ class Comparison(Frozen):
         default=(), description="a trained agent, shipped or in a folder; the same as agent:... among the policies"
     )
     scenarios: Annotated[tuple[str, ...], _said("A,B")] = Field(
-        default=(), description="scenarios by name or YAML file; all shipped ones by default"
+        default=(),
+        description="scenarios by name or YAML file; by default all shipped ones, without those for debugging "
+        f"({', '.join(FOR_DEBUGGING)})",
     )
     seeds: Annotated[int | None, _said("N")] = Field(
         default=None, description=f"episodes of each policy on each scenario; {DEFAULT_SEEDS} by default"
@@ -164,7 +166,7 @@ def pairs_of(options: Comparison) -> list[tuple[str, str]]:
     if options.demo and not named:
         demo = {EVICTION: DEMO_SCENARIOS, SWAP: DEMO_SWAP}
         return [(name, protocol) for protocol in (protocols if options.env else demo) for name in demo[protocol]]
-    return [(name, protocol) for protocol in protocols for name in named or scenario_names()]
+    return [(name, protocol) for protocol in protocols for name in named or compared_scenarios()]
 
 
 def run_folder_path(options: Comparison) -> Path:

@@ -24,7 +24,7 @@ from cace_env.evaluation import Case, case_of, in_order
 from cace_env.lower_bound import lower_bound
 from cace_env.markdown import number, table
 from cace_env.planner import Reference
-from cace_env.scenarios import Split, scenario_names, seeds
+from cace_env.scenarios import Split, compared_scenarios, seeds
 from experiments.command_line import exit_status, split_names
 from experiments.compare import progress_bar
 from experiments.reference_cache import cached_reference, default_folder
@@ -135,7 +135,7 @@ def main(options: Options) -> int:
         raise ConfigError(f"{options.out} is there already; name another file, or remove it")
     search = reference_options(split_names(options.reference_option))
     folder = options.cache if options.cache is not None else default_folder()
-    names = split_names(options.scenarios) or scenario_names()
+    names = split_names(options.scenarios) or compared_scenarios()
     cases = [case_of(name, options.env) for name in names]
     jobs = [(case, seed) for case in cases for seed in seeds(options.split, options.seeds)]
     rows = []

@@ -9,10 +9,14 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
-from cace_env.config import Frozen
+from cace_env.config import ConfigError, Frozen
+from cace_env.intervals import paired_gain
 from cace_env.markdown import table
+from cace_env.results import published
 from cace_env.rewards import REWARDS, Reward, TaskCost
-from cace_env.scenarios import SEEDS, Accelerators, Hosted, Rules, Scenario, load_scenario, scenario_names
+from cace_env.scenarios import SEEDS, Accelerators, Hosted, Rules, Scenario, Split, load_scenario, scenario_names, seeds
+from cace_env.scores import BASELINE, REFERENCE
+from cace_env.suite import load_suite
 from experiments.command_line import print_or_write
 
 SECTIONS: list[tuple[str, str, type[Frozen]]] = [
@@ -54,6 +58,17 @@ workload: {requests: 1000, users: 10, shares: {completion: 0.7, chat: 0.2, reaso
 reward: ttft
 ```"""
 
+TINY = "tiny-v1"  # its suite
+TINY_TEXT = """## `tiny`: to debug on
+
+Everybody asks once or twice and is gone, so delays die out and few states lead on from any moment: dynamic programming
+solves the whole episode ([optimum](reference.md#against-the-optimum)). Five models, 300 requests, some 75 decisions
+an episode. It stands in no comparison unless it is named (`compare --scenarios tiny`), and what policies save on it
+says nothing of other fleets: it was chosen so that they come apart. The optimum is proven on every validation and test
+seed (`python -m experiments.tiny_costs`). The costs ship with the suite `tiny-v1`, whose score of 100 is the optimum.
+
+Cost saved against LRU, 95 % paired intervals:"""
+
 LOAD = """## How hard eviction matters: pressure and load
 
 Two knobs. `pressure` is about memory: how much more is deployed than fits. It decides how many models have to take
@@ -69,7 +84,7 @@ pressure, engine, fleet or catalogue the same users are another load. A log (`tr
 
 def page() -> str:
     """`docs/scenarios.md` as Markdown."""
-    parts = [INTRODUCTION, _shipped()]
+    parts = [INTRODUCTION, _shipped(), _tiny()]
     for title, note, section in SECTIONS:
         parts.append(f"## {title}" + (f"\n\n{note}" if note else "") + f"\n\n{_keys(section)}")
     return "\n\n".join([*parts, LOAD, _presets(), _seeds()]) + "\n"
@@ -79,6 +94,25 @@ def _shipped() -> str:
     scenarios = [(name, load_scenario(name)) for name in scenario_names()]
     rows = [(name, scenario.question, scenario.description) for name, scenario in scenarios]
     return "## Shipped\n\n" + table(("name", "question", "description"), rows)
+
+
+def _tiny() -> str:
+    """What policies save on the scenario `tiny`, from the costs that ship with its suite."""
+    suite, results = load_suite(TINY), published(TINY)
+    if results is None:
+        raise ConfigError(f"no costs ship with suite {TINY}; python -m experiments.tiny_costs computes them")
+    entry = suite.entries[0].id
+    names = ("cace", "cace:tuned-eviction", REFERENCE)
+    rows = []
+    splits: tuple[Split, ...] = ("validation", "test")
+    for split in splits:
+        lru, *others = (results.column(entry, name, seeds(split)) for name in (BASELINE, *names))
+        gains = [paired_gain(lru, cost) for cost in others]
+        rows.append(
+            (split, f"{lru.mean():.1f}", *(f"{g.percent:+.1f} % ({g.low:+.1f} to {g.high:+.1f})" for g in gains))
+        )
+    header = ("100 seeds", "cost of LRU", "`cace`", "`cace:tuned-eviction`", "optimum")
+    return TINY_TEXT + "\n\n" + table(header, rows)
 
 
 def _keys(section: type[Frozen]) -> str:
