@@ -1,0 +1,218 @@
+"""What to expect of a training, rung by rung: trains SB3's algorithms on scenarios, several seeds each.
+
+    python -m experiments.learning_curves --rungs tiny                     five algorithms, five seeds each
+    python -m experiments.learning_curves --agents MaskablePPO --seeds 3   one algorithm on all rungs
+    python -m experiments.learning_page                                    tables of what has run
+    python -m experiments.learning_page --write docs/learning-curves.md    the page and its pictures
+
+Every run trains with the hyperparameters that ship (`cace_env.sb3.hyperparameters`) and rewards against LRU, and is
+judged by validation seeds as it goes. The folder holds one CSV file per run; runs that are in it are not run again, so
+the same command goes on where it was stopped (a run that was stopped begins anew).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from cace_env.config import ConfigError, did_you_mean
+from cace_env.held_out import WHOLE_SUITE, training_scenarios
+from cace_env.scores import BASELINE
+from cace_env.tracking import STEP
+from experiments.command_line import exit_status, split_names
+from experiments.compare import progress_bar
+
+
+class Rung(NamedTuple):
+    """What is trained on and judged by."""
+
+    decisions: int  # of a training, where nothing else is said
+    seeds: int  # validation seeds that judge it
+
+
+class Algorithm(NamedTuple):
+    """What is trained, by which policy."""
+
+    name: str  # of its hyperparameters
+    kind: str  # class in cace_env.sb3, sb3_contrib or stable_baselines3
+    policy: str
+    colour: str
+
+
+OUT: Final = Path("runs/learning-curves")
+ABOUT: Final = "about.json"  # what the runs on a rung have in common
+RUNGS: Final = {
+    "tiny": Rung(120_000, 100),
+    "workstation": Rung(600_000, 20),
+    "default": Rung(600_000, 20),
+    WHOLE_SUITE: Rung(1_200_000, 10),
+}
+AGENTS: Final = {
+    "MaskablePPO": Algorithm("maskable-ppo", "sb3_contrib.MaskablePPO", "SlotPolicy", "#882255"),
+    "PPO": Algorithm("ppo", "stable_baselines3.PPO", "SlotPolicy", "#0072B2"),
+    "DQN": Algorithm("dqn", "cace_env.sb3.MaskableDQN", "SlotPolicy", "#009E73"),
+    "QR-DQN": Algorithm("qrdqn", "cace_env.sb3.MaskableQRDQN", "SlotPolicy", "#56B4E9"),
+    "MaskablePPO-MLP": Algorithm("maskable-ppo", "sb3_contrib.MaskablePPO", "MlpPolicy", "#E69F00"),
+}
+RIVALS: Final = {"lru": "LRU", "cace": "CACE", "tuned_cace": "tuned CACE"}  # name in curves -> in tables
+EVALUATIONS: Final = 20  # of a run
+COLUMNS: Final = ("step", "learned_s", *(f"saved_vs_{name}" for name in RIVALS))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train algorithms on the rungs, and draw their curves."""
+
+    rungs: list[str] = field(default_factory=lambda: list(RUNGS))
+    """Scenarios by name, or "suite"."""
+    agents: list[str] = field(default_factory=lambda: list(AGENTS))
+    """Algorithms."""
+    seeds: int = 5
+    """Runs of each algorithm on each rung."""
+    decisions: int | None = None
+    """Decisions of each run; by default those of the rung."""
+    validation_seeds: int | None = None
+    """Episodes that judge; by default those of the rung."""
+    num_envs: int = 60
+    """Environments at once."""
+    workers: int = 1
+    """Processes, a run each."""
+    out: Path = OUT
+    """Run folder."""
+
+
+class Job(NamedTuple):
+    """A run."""
+
+    rung: str
+    agent: str
+    seed: int
+    decisions: int
+    validation_seeds: int
+    num_envs: int
+
+    def path(self, out: Path) -> Path:
+        """Its CSV file."""
+        return out / f"{self.rung}--{self.agent}--{self.seed}.csv"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def train(job: Job, out: Path, verbose: int) -> None:
+    """One run, from its first decision to its CSV file.
+
+    Raises:
+        ImportError: Stable-Baselines3 is not installed.
+    """
+    import importlib
+
+    import torch
+
+    from cace_env.sb3 import EvaluationCallback, EvictionVecEnv, hyperparameters
+
+    torch.set_num_threads(1)
+    algorithm = AGENTS[job.agent]
+    settings: dict[str, Any] = hyperparameters(algorithm.name)  # type: ignore[arg-type]
+    if algorithm.policy != "SlotPolicy":
+        settings["policy_kwargs"] = {}
+    scenarios = list(training_scenarios(job.rung, "Eviction-v0").values())
+    module, _, name = algorithm.kind.rpartition(".")
+    venv = EvictionVecEnv(job.num_envs, scenario=scenarios, baseline=BASELINE)
+    model = getattr(importlib.import_module(module), name)(algorithm.policy, venv, seed=job.seed, **settings)
+    scratch = job.path(out).with_suffix("")
+    every = max(1, job.decisions // EVALUATIONS)
+    callback = EvaluationCallback(
+        scenarios, every=every, seeds=job.validation_seeds, folder=scratch, wandb=False, overwrite=True, verbose=verbose
+    )
+    model.learn(job.decisions, callback=callback)
+    venv.close()
+    rows, learned_s, before = [], 0.0, 0
+    for row in callback.rows:
+        speed = float(row.get("time/decisions_per_s", np.inf))
+        learned_s, before = learned_s + (int(row[STEP]) - before) / speed, int(row[STEP])
+        rows.append((before, round(learned_s, 3), *(float(row[f"eval/saved_vs_{name}"]) for name in RIVALS)))
+    unfinished = job.path(out).with_suffix(".part")
+    with unfinished.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+    shutil.rmtree(scratch)
+    unfinished.replace(job.path(out))
+
+
+def run(jobs: Sequence[Job], out: Path, workers: int) -> None:
+    """Runs what is not there yet."""
+    missing = [job for job in jobs if not job.path(out).exists()]
+    with progress_bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("runs", total=len(jobs), completed=len(jobs) - len(missing))
+        if workers == 1:
+            for job in missing:
+                progress.update(bar, description=f"{job.rung}, {job.agent}, seed {job.seed}")
+                train(job, out, verbose=1)
+                progress.update(bar, advance=1)
+            return
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            for _ in pool.map(train, missing, [out] * len(missing), [0] * len(missing)):
+                progress.update(bar, advance=1)
+
+
+def note(out: Path, jobs: Sequence[Job]) -> None:
+    """Keeps what the runs on each rung have in common: others do not belong to them.
+
+    Raises:
+        ConfigError: the folder has runs with other numbers.
+    """
+    path = out / ABOUT
+    about = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for job in jobs:
+        ours = {name: getattr(job, name) for name in ("decisions", "validation_seeds", "num_envs")}
+        theirs = about.setdefault(job.rung, ours)
+        if theirs != ours:
+            raise ConfigError(f"{out} has runs on {job.rung} with {theirs}, not {ours}; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+
+
+def main(options: Options) -> int:
+    """Trains what has not been trained; the exit status."""
+    for given, known, what in ((options.rungs, RUNGS, "rung"), (options.agents, AGENTS, "agent")):
+        for name in split_names(given):
+            if name not in known:
+                raise ConfigError(f"no {what} called {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")
+    for name in ("seeds", "num_envs", "workers"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it has to be at least 1")
+    jobs = [
+        Job(
+            rung, agent, seed, options.decisions or RUNGS[rung].decisions,
+            options.validation_seeds or RUNGS[rung].seeds, options.num_envs,
+        )
+        for rung in split_names(options.rungs)
+        for seed in range(options.seeds)
+        for agent in split_names(options.agents)
+    ]  # fmt: skip
+    note(options.out, jobs)
+    run(jobs, options.out, options.workers)
+    Console(highlight=False).print(
+        f"all runs are in {options.out}. Now: python -m experiments.learning_page {options.out}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    given = tyro.cli(Options, prog="python -m experiments.learning_curves", description=__doc__)
+    sys.exit(exit_status(lambda: main(given), "interrupted; the same command goes on"))

@@ -1,0 +1,215 @@
+"""The page of the learning curves, from the run folder of `experiments.learning_curves`.
+
+python -m experiments.learning_page runs/learning-curves --write docs/learning-curves.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from cace_env.config import ConfigError
+from cace_env.evaluation import case_of, evaluate
+from cace_env.held_out import training_scenarios, validation_seeds
+from cace_env.markdown import table
+from cace_env.results import published
+from cace_env.scenarios import FOR_DEBUGGING, Scenario
+from cace_env.scores import BASELINE, REFERENCE
+from cace_env.suite import load_suite
+from experiments.command_line import exit_status
+from experiments.learning_curves import ABOUT, AGENTS, OUT, RIVALS, RUNGS
+from experiments.plots import GROUP_COLOURS, STYLE
+from experiments.reference_cache import cached_reference, default_folder
+from experiments.reference_rows import DEFAULTS
+
+FloatArray = npt.NDArray[np.float64]
+
+LINES: Final = {"LRU": "#000000", "CACE": GROUP_COLOURS["CACE"], "tuned CACE": "#8c4a1f", REFERENCE: "#8A6D00"}
+LOWEST: Final = -25.0  # in pictures [%]: agents that have learned nothing may be far below
+TINY: Final = "tiny-v1"  # the suite with the optimum of the scenario tiny
+
+
+class Curves(NamedTuple):
+    """All runs of an algorithm on a rung: `R` runs, `E` evaluations."""
+
+    step: FloatArray  # (E,) decisions
+    learned_s: FloatArray  # (R, E) seconds of training, evaluations left out
+    saved: FloatArray  # (R, E, RIVALS) cost saved against each [%]
+
+
+def curves_of(paths: Iterable[Path]) -> Curves:
+    """Reads runs that were evaluated at the same decisions; of those that were not, what all have in common."""
+    runs = [np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2) for path in paths]
+    steps = sorted(set.intersection(*(set(run[:, 0]) for run in runs)))
+    rows = np.stack([run[np.isin(run[:, 0], steps)] for run in runs])  # (R, E, COLUMNS)
+    return Curves(rows[0, :, 0], rows[:, :, 1], rows[:, :, 2:])
+
+
+def level_lines(rung: str, seeds: Sequence[int]) -> dict[str, float]:
+    """What the rivals and the reference save against LRU on a rung [%], mean over its scenarios."""
+    names = {"CACE": "cace", "tuned CACE": "cace:tuned-eviction"}
+    saved: dict[str, list[float]] = {name: [] for name in LINES}
+    for scenario in training_scenarios(rung, "Eviction-v0").values():
+        lru = evaluate(BASELINE, scenario, seeds).column("cost").sum()
+        saved["LRU"].append(0.0)
+        for name, policy in names.items():
+            saved[name].append(100 * (1 - evaluate(policy, scenario, seeds).column("cost").sum() / lru))
+        saved[REFERENCE].append(100 * (1 - reference_cost(scenario, seeds) / lru))
+    return {name: float(np.mean(values)) for name, values in saved.items()}
+
+
+def reference_cost(scenario: Scenario, seeds: Sequence[int]) -> float:
+    """What the reference costs on all seeds; of the scenario tiny, the optimum that ships."""
+    case = case_of(scenario)
+    results = published(TINY)
+    if case.name in FOR_DEBUGGING and results is not None:
+        return float(results.column(load_suite(TINY).entries[0].id, REFERENCE, seeds).sum())
+    folder = default_folder()
+    return sum(cached_reference(folder, case, case.workload(seed), seed, DEFAULTS)[0].cost for seed in seeds)
+
+
+def draw(rung: str, curves: Mapping[str, Curves], lines: Mapping[str, float], path: Path) -> None:
+    """Mean of the runs of each algorithm, and the band from the worst to the best."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+        for name, found in curves.items():
+            saved, colour = found.saved[:, :, 0], AGENTS[name].colour
+            axes.fill_between(
+                found.step / 1e3, saved.min(axis=0), saved.max(axis=0), color=colour, alpha=0.18, linewidth=0
+            )
+            axes.plot(found.step / 1e3, saved.mean(axis=0), color=colour, linewidth=1.6, label=name)
+        for name, level in lines.items():
+            axes.axhline(level, color=LINES[name], linewidth=0.9, linestyle="-" if name == "LRU" else "--")
+            axes.annotate(
+                f"{name} {level:+.1f}", (1, level), (-3, 2), xycoords=("axes fraction", "data"),
+                textcoords="offset points", ha="right", fontsize=7, color=LINES[name],
+            )  # fmt: skip
+        low = min([0.0, *lines.values(), *(found.saved[:, :, 0].min() for found in curves.values())])
+        axes.set_ylim(max(low, LOWEST) - 1.5, max(lines.values()) + 2.0)
+        axes.set(xlabel="decisions [thousands]", ylabel="cost saved against LRU [%]", title=rung)
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside lower center", ncols=len(curves), frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+
+
+def result_table(curves: Mapping[str, Curves]) -> str:
+    """When each rival is beaten, and what is saved at the end."""
+    rows = []
+    for name, found in curves.items():
+        last = found.saved[:, -1, 0]
+        cells = [when(found, rival) for rival in range(len(RIVALS))]
+        end = f"{last.mean():+.1f} % ({last.min():+.1f} to {last.max():+.1f})"
+        rows.append([name, *cells, f"{found.step[-1]:,.0f} in {np.median(found.learned_s[:, -1]):,.0f} s", end])
+    header = ("algorithm", *(f"beats {name} after" for name in RIVALS.values()), "trained", "saved against LRU")
+    return table(header, rows)
+
+
+def when(found: Curves, rival: int) -> str:
+    """Decisions and seconds until a rival is beaten for good, in the median run; in how many runs it is."""
+    ahead = found.saved[:, :, rival] > 0
+    stays = np.logical_and.accumulate(ahead[:, ::-1], axis=1)[:, ::-1]
+    runs, count = stays.any(axis=1), len(found.saved)
+    if not runs.any():
+        return f"0 of {count} runs"
+    first = stays.argmax(axis=1)[runs]
+    seconds = found.learned_s[runs, first]
+    return f"{np.median(found.step[first]):,.0f} ({np.median(seconds):,.0f} s), {runs.sum()} of {count} runs"
+
+
+def page(out: Path, pictures: Path) -> str:
+    """`docs/learning-curves.md`, and its pictures.
+
+    Raises:
+        ConfigError: nothing has run in the folder.
+    """
+    found = {rung: found_in(out, rung) for rung in RUNGS}
+    if not any(found.values()):
+        raise ConfigError(f"{out} holds no finished run; python -m experiments.learning_curves makes them")
+    about = json.loads((out / ABOUT).read_text("utf-8"))
+    parts = [HEAD]
+    for rung, curves in found.items():
+        if not curves:
+            continue
+        judged = validation_seeds(about[rung]["validation_seeds"])
+        lines = level_lines(rung, judged)
+        draw(rung, curves, lines, pictures / f"learning-{rung}.png")
+        levels = ", ".join(f"{name} {level:+.1f} %" for name, level in lines.items() if name != "LRU")
+        parts += [
+            f"## {rung}",
+            f"Saved against LRU on {len(judged)} validation seeds: {levels}.",
+            f"![Learning curves on {rung}]({pictures.name}/learning-{rung}.png)",
+            result_table(curves),
+        ]
+    return "\n\n".join([*parts, HYPERPARAMETERS, hyperparameter_table()]) + "\n"
+
+
+def found_in(out: Path, rung: str) -> dict[str, Curves]:
+    """The runs of a folder on a rung, by algorithm."""
+    files = {agent: sorted(out.glob(f"{rung}--{agent}--*.csv")) for agent in AGENTS}
+    return {agent: curves_of(paths) for agent, paths in files.items() if paths}
+
+
+def hyperparameter_table() -> str:
+    """The arguments that ship, one algorithm per column."""
+    from cace_env.sb3 import hyperparameters
+
+    names = ("maskable-ppo", "ppo", "dqn", "qrdqn")
+    settings = [hyperparameters(name) for name in names]  # type: ignore[arg-type]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    rows = [[f"`{key}`", *(f"`{each[key]}`" if key in each else "" for each in settings)] for key in keys]
+    return table(("argument", *names), rows)
+
+
+HEAD: Final = """# Learning curves: what to expect
+
+Written by `python -m experiments.learning_page --write docs/learning-curves.md` from the runs of
+`python -m experiments.learning_curves`. From rung to rung there is more to learn: `tiny` is solved and made to debug
+on, `workstation` and `default` are scenarios, the suite is twelve fleets at once.
+
+Each algorithm trains with rewards against LRU and the hyperparameters below, by `"SlotPolicy"`, which shares its
+weights across slots, and MaskablePPO by SB3's `"MlpPolicy"`, too (MaskablePPO-MLP). Lines are means over runs from
+different seeds, bands reach from the worst run to the best. A rival is beaten for good where the agent stays cheaper
+at every later evaluation; decisions and seconds of training (evaluations left out) are medians over the runs in which
+it is. Curves are of validation seeds, and of the agent as it was then, not of the best so far."""
+HYPERPARAMETERS: Final = """## Hyperparameters
+
+`cace_env.sb3.hyperparameters(name)`; with `"MlpPolicy"`, `policy_kwargs` is `{}`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the tables of a run folder, or writes the page; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.learning_page", description=__doc__)
+    parser.add_argument("out", nargs="?", type=Path, default=OUT, metavar="FOLDER", help="run folder")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="write the page, its pictures into images/ beside it"
+    )
+    options = parser.parse_args(arguments)
+
+    def command() -> int:
+        if options.write is not None:
+            options.write.write_text(page(options.out, options.write.parent / "images"), encoding="utf-8")
+            return 0
+        for rung in RUNGS:
+            if curves := found_in(options.out, rung):
+                Console(highlight=False).print(f"{rung}\n\n{result_table(curves)}\n", soft_wrap=True, markup=False)
+        return 0
+
+    return exit_status(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
