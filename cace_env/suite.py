@@ -27,6 +27,7 @@ from cace_env.tables import NONE, CostTable, FleetTables
 Env = Literal["Eviction-v0", "Swap-v0"]
 ENVS: Final[dict[Env, str]] = {"Eviction-v0": "eviction", "Swap-v0": "swap"}  # env -> protocol of the simulator
 PROSE: Final = ("name", "description", "question")  # keys of a scenario that change no result
+TINY: Final = "tiny-v1"  # the suite of the scenario for debugging, whose reference is the optimum
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
 # A shipped scenario by name, or {base: NAME, ...}: that one with keys of `Scenario` changed.
 ScenarioChoice = str | dict[str, Any]

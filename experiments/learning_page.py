@@ -27,7 +27,7 @@ from cace_env.markdown import table
 from cace_env.results import published
 from cace_env.scenarios import FOR_DEBUGGING, Scenario
 from cace_env.scores import BASELINE, REFERENCE
-from cace_env.suite import load_suite
+from cace_env.suite import TINY, load_suite
 from experiments.command_line import exit_status
 from experiments.learning_curves import ABOUT, AGENTS, OUT, RIVALS, RUNGS
 from experiments.plots import GROUP_COLOURS, STYLE
@@ -38,7 +38,6 @@ FloatArray = npt.NDArray[np.float64]
 
 LINES: Final = {"LRU": "#000000", "CACE": GROUP_COLOURS["CACE"], "tuned CACE": "#8c4a1f", REFERENCE: "#8A6D00"}
 LOWEST: Final = -25.0  # in pictures [%]: agents that have learned nothing may be far below
-TINY: Final = "tiny-v1"  # the suite with the optimum of the scenario tiny
 
 
 class Curves(NamedTuple):

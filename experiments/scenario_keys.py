@@ -16,7 +16,7 @@ from cace_env.results import published
 from cace_env.rewards import REWARDS, Reward, TaskCost
 from cace_env.scenarios import SEEDS, Accelerators, Hosted, Rules, Scenario, Split, load_scenario, scenario_names, seeds
 from cace_env.scores import BASELINE, REFERENCE
-from cace_env.suite import load_suite
+from cace_env.suite import TINY, load_suite
 from experiments.command_line import print_or_write
 
 SECTIONS: list[tuple[str, str, type[Frozen]]] = [
@@ -58,7 +58,6 @@ workload: {requests: 1000, users: 10, shares: {completion: 0.7, chat: 0.2, reaso
 reward: ttft
 ```"""
 
-TINY = "tiny-v1"  # its suite
 TINY_TEXT = """## `tiny`: to debug on
 
 Everybody asks once or twice and is gone, so delays die out and few states lead on from any moment: dynamic programming

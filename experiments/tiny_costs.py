@@ -27,13 +27,12 @@ from cace_env.results import Header, Results, Row, row_of, write_results
 from cace_env.scenarios import Split, seeds
 from cace_env.scores import BASELINE, REFERENCE
 from cace_env.simulator import Simulator
-from cace_env.suite import load_suite
+from cace_env.suite import TINY, load_suite
 from experiments.command_line import exit_status
 from experiments.compare import progress_bar
 from experiments.optimality_gap import decision_bases
 from experiments.run_folder import surroundings
 
-SUITE: Final = "tiny-v1"
 POLICIES: Final = (BASELINE, "cace", "cace:tuned-eviction")
 SPLITS: Final[tuple[Split, ...]] = ("validation", "test")
 STARTS: Final = 4  # of the plan that bounds the search
@@ -86,7 +85,7 @@ def solve(case: Case, seed: int, max_nodes: int) -> Solved:
 def main(options: Options) -> int:
     """Solves, prints what was found, and writes the costs; the exit status."""
     numbers = {split: seeds(split, options.seeds) for split in SPLITS}
-    entry = load_suite(SUITE).entries[0]
+    entry = load_suite(TINY).entries[0]
     case = entry.case()
     jobs = [seed for split in SPLITS for seed in numbers[split]]
     solved: list[Solved] = []
@@ -110,7 +109,7 @@ def main(options: Options) -> int:
         return int(unproven > 0)
     about = surroundings()
     header = Header(
-        suite=SUITE,
+        suite=TINY,
         policy=REFERENCE,
         description="the optimum: the cheapest of all sequences of decisions, proven on every seed",
         clairvoyant=True,

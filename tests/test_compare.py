@@ -22,6 +22,7 @@ from cace_env.intervals import paired_gain
 from cace_env.lower_bound import lower_bound
 from cace_env.markdown import percent
 from cace_env.metrics import METRICS
+from cace_env.scenarios import compared_scenarios
 from cace_env.simulator import TraceRow
 from cace_env.tables import NONE, TASKS
 from experiments import plots, report
@@ -658,3 +659,9 @@ def test_figures_are_short_and_never_pretend():
         "12,346",
         "-",
     ]
+
+
+def test_the_scenario_for_debugging_is_compared_where_it_is_named_only() -> None:
+    for env in ("eviction", "both"):
+        assert {name for name, _ in pairs_of(read_options(["--env", env]))} == set(compared_scenarios())
+    assert pairs_of(read_options(["--scenarios", "tiny"])) == [("tiny", "eviction")]

@@ -201,6 +201,7 @@ def test_scores_go_by_what_the_suite_says_there_is_to_save():
     entry = next(each for each in load_suite().entries if each.id == "eviction-default")
     assert 5 < headroom_percent(entry.load(), "Eviction-v0") < 50
     assert headroom_percent(load_scenario("workstation"), "Eviction-v0") > 5
+    assert headroom_percent(load_scenario("tiny"), "Eviction-v0") > 20  # that of the optimum
     assert np.isnan(headroom_percent(entry.load().replace(pressure=1.9), "Eviction-v0"))  # only its name is the suite's
     assert np.isnan(headroom_percent(SMALL, "Swap-v0"))
 

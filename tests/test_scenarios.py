@@ -13,7 +13,7 @@ import yaml
 from cace_env.config import ConfigError, dump
 from cace_env.evaluation import evaluate
 from cace_env.rewards import REWARDS
-from cace_env.scenarios import SEEDS, Scenario, load_scenario, scenario_names, seeds
+from cace_env.scenarios import SEEDS, Scenario, compared_scenarios, load_scenario, scenario_names, seeds
 from cace_env.tables import FOREVER, TASKS, slots_per_accelerator
 from experiments import scenario_keys
 
@@ -45,6 +45,21 @@ def test_the_default_scenario_is_two_h100_with_sixteen_models_under_pressure() -
     assert tables.need_bytes.sum() / tables.memory_bytes.sum() == pytest.approx(2.7)
     assert tables.memory_bytes[0] <= 80e9  # what the card has
     assert {task for model in scenario.workload_models() for task in model.tasks} == set(TASKS)
+
+
+def test_all_that_ships_is_compared_but_the_scenario_for_debugging() -> None:
+    assert set(scenario_names()) - set(compared_scenarios()) == {"tiny"}
+
+
+def test_policies_come_apart_on_tiny_and_it_asks_often() -> None:
+    some = seeds("validation", 40)
+    lru = evaluate("lru", "tiny", some)
+    names = ("random", "cace", "cace:tuned-eviction", "agent:eviction", "belady-cost")
+    saved = [evaluate(name, "tiny", some).gain_over(lru).percent for name in names]
+    assert saved == sorted(saved)
+    assert saved[0] < -2 and saved[1] > 1 and saved[3] > 8 and saved[4] > 15
+    assert 60 <= lru.column("decisions").mean() <= 100
+    assert (lru.column("requests") == 300).all()
 
 
 def test_pressure_scales_memory_and_leaves_out_what_is_pinned() -> None:

@@ -14,9 +14,11 @@ from cace_env.config import ConfigError
 from cace_env.contestants import contestant_of
 from cace_env.evaluation import evaluate, run_seed, seed_list
 from cace_env.lower_bound import lower_bound
+from cace_env.optimum import merged_optimum
 from cace_env.results import Header, Results, Row, read_results, reference_costs, row_of, write_results
 from cace_env.scenarios import load_scenario
 from cace_env.suite import ENVS, Suite, load_suite, pressure_at
+from cace_env.suite import TINY as TINY_SUITE
 
 TINY: dict[str, Any] = {
     "version": "tiny",
@@ -244,3 +246,36 @@ def test_the_costs_that_ship_of_lru_come_out_here(shipped: Results):
         seed = seed_list("test")[number]
         (result,) = run_seed(entry.case(), [contestant_of("lru")], seed)
         assert row_of(entry.id, result.row) == rows[entry.id, "lru", seed]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The scenario for debugging
+
+
+def test_of_tiny_the_optimum_ships_and_bounds_what_others_cost():
+    suite, results = load_suite(TINY_SUITE), results_module.published(TINY_SUITE)
+    assert results is not None
+    (entry,) = suite.entries
+    results.check_fingerprint(entry)
+    for split in ("validation", "test"):
+        seeds = seed_list(split)
+        optimum = reference_costs(suite, entry, seeds)
+        rivals = [results.column(entry.id, who, seeds) for who in ("lru", "cace", "cace:tuned-eviction")]
+        assert all(np.all(optimum <= costs) for costs in rivals)
+        lru, cace, tuned = (costs.sum() for costs in rivals)
+        assert optimum.sum() < 0.8 * lru and tuned < cace < lru
+    assert len(results.rows) == 2 * 4 * 100
+
+
+def test_the_costs_that_ship_of_tiny_come_out_here():
+    (entry,) = load_suite(TINY_SUITE).entries
+    case, results = entry.case(), results_module.published(TINY_SUITE)
+    assert results is not None
+    rows = {row[:3]: row for row in results.rows}
+    for seed in seed_list("validation")[:3]:
+        for result in run_seed(case, [contestant_of(name) for name in ("lru", "cace", "cace:tuned-eviction")], seed):
+            assert row_of(entry.id, result.row) == rows[entry.id, result.row["policy"], seed]
+    seed = seed_list("validation")[1]
+    at_most = rows[entry.id, "reference", seed].cost
+    solved = merged_optimum(case.tables, case.workload(seed), at_most=at_most)
+    assert solved.proven and solved.cost == at_most

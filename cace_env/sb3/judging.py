@@ -24,7 +24,7 @@ from cace_env.sb3.saving import ENV_OF, agent_of, best_actions
 from cace_env.scenarios import SEEDS, Scenario
 from cace_env.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT
 from cace_env.spaces import layout_of
-from cace_env.suite import ENVS, PROSE, Env, load_suite
+from cace_env.suite import ENVS, PROSE, TINY, Env, load_suite
 from cace_env.vector_env import EvictionVectorEnv, SwapVectorEnv
 
 FloatArray = npt.NDArray[np.float64]
@@ -150,22 +150,24 @@ def short_name(policy: str) -> str:
 
 
 def headroom_percent(scenario: Scenario, env: Env) -> float:
-    """What the clairvoyant reference saves against LRU on a scenario [%], by the table that ships with the suite.
+    """What the clairvoyant reference saves against LRU on a scenario [%], by the tables that ship with suites.
 
     The table is of test seeds, so a score from validation seeds is an estimate: how much is saved there, as a share of
     what there is to save on the test seeds.
 
     Returns:
-        NaN where the suite has no such scenario, or too little to gain for a score to mean anything.
+        NaN where neither the suite nor the one for debugging has such a scenario, or where there is too little to gain
+        for a score to mean anything.
     """
-    results = published(SUITE)
     content = scenario.model_dump(exclude=set(PROSE))
-    for entry in load_suite(SUITE).entries if results is not None else ():
-        if entry.env == env and entry.load().model_dump(exclude=set(PROSE)) == content:
-            assert results is not None
-            lru, best = (results.column(entry.id, who, SEEDS["test"]).sum() for who in (BASELINE, REFERENCE))
-            percent = float(100 * (1 - best / lru))
-            return percent if percent >= SMALLEST_HEADROOM_PERCENT else np.nan
+    for suite in (SUITE, TINY):
+        results = published(suite)
+        for entry in load_suite(suite).entries if results is not None else ():
+            if entry.env == env and entry.load().model_dump(exclude=set(PROSE)) == content:
+                assert results is not None
+                lru, best = (results.column(entry.id, who, SEEDS["test"]).sum() for who in (BASELINE, REFERENCE))
+                percent = float(100 * (1 - best / lru))
+                return percent if percent >= SMALLEST_HEADROOM_PERCENT else np.nan
     return np.nan
 
 
