@@ -18,6 +18,7 @@ from cace_env.orders import JOINT, Order, split_order
 from cace_env.policies import Policy
 from cace_env.policies import policy as find_policy
 from cace_env.python_policies import PythonPolicy, acts
+from cace_env.quoted import is_quoted
 
 NO_SWAPPING: Final = "no-swapping"  # stands beside the policies: what is left when nothing has to be evicted
 
@@ -61,7 +62,7 @@ def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contes
                 raise ConfigError(f"{policy!r}: {inner.name!r} is no policy that a guard could stand behind")
             return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)
-        if ":" not in victims or victims.startswith(("cace:", PREFIX)):
+        if ":" not in victims or victims.startswith(("cace:", PREFIX)) or is_quoted(victims):
             return Contestant(policy, find_policy(policy))
         found = _imported(victims)
         found = found.policy() if isinstance(found, Agent) else _checked(found, victims)

@@ -144,8 +144,9 @@ def evaluate(
     """Runs a policy on a scenario, once per seed.
 
     Args:
-        policy: a name of `cace_env.policies.POLICIES` or "no-swapping", "cace:FILE.yaml" (CACE with other weights),
-            "agent:FOLDER" (a trained agent), a `Policy`, "package.module:object", or a callable
+        policy: a name of `cace_env.policies.POLICIES` or `READINGS`, or "no-swapping", "cace:FILE.yaml" (CACE with
+            other weights), "cace-quoted:FILE.yaml" (the quoted formula with other options), "agent:FOLDER" (a trained
+            agent), a `Policy`, "package.module:object", or a callable
             `f(features (S, F), legal (S,)) -> keep-scores (S,)`: the legal slot with the lowest score is evicted, ties
             go to the least recently used, then to the lowest slot. Where it has a method `reset(seed)`, that is called
             before every episode. `cace_env.observation.SLOT` finds the features' columns by name. Or an object with a

@@ -25,8 +25,12 @@ from cace_env.kernel import rules
 from cace_env.markdown import table
 from cace_env.orders import ORDERS, split_order
 from cace_env.policy_base import Policy, Training, keep_alive_order, rule_of, static_values, weigh, weights_gb
+from cace_env.quoted import NAME as AS_IN_REVIEW
+from cace_env.quoted import QUOTED, Quoted, load_quoted
 
-__all__ = ["GROUPS", "POLICIES", "Future", "Policy", "Training", "policies_table", "policy", "rule_of", "weigh"]
+__all__ = [
+    "GROUPS", "POLICIES", "READINGS", "Future", "Policy", "Training", "policies_table", "policy", "rule_of", "weigh",
+]  # fmt: skip
 
 LRU: Final = weigh(since_use_s=-1.0)
 FIFO: Final = weigh(since_load_s=-1.0)
@@ -37,8 +41,9 @@ PROPOSED: Final = "Proposed"  # for a system, but not released in it as far as w
 CACHING: Final = "Caching"
 FORECAST: Final = "Forecast"
 CACE: Final = "CACE"
+AS_QUOTED: Final = "CACE as quoted"
 CLAIRVOYANT: Final = "Clairvoyant"
-GROUPS: Final = (FLOOR, DEPLOYED, PROPOSED, CACHING, FORECAST, CACE, CLAIRVOYANT)
+GROUPS: Final = (FLOOR, DEPLOYED, PROPOSED, CACHING, FORECAST, CACE, AS_QUOTED, CLAIRVOYANT)
 
 
 def _floor() -> list[Policy]:
@@ -292,18 +297,36 @@ def _clairvoyant() -> list[Policy]:
     ]
 
 
+def _as_quoted(name: str, options: Quoted) -> Policy:
+    """A reading of the formula that a review quotes for CACE; one that knows the future stands with the clairvoyant."""
+    clairvoyant = options.upcoming == "future"
+    return Policy(
+        name,
+        options.said(),
+        source="formula quoted for arXiv 2506.18796 in a machine-written review",
+        differs="could not be checked against the paper, which direction evicts least of all",
+        group=CLAIRVOYANT if clairvoyant else AS_QUOTED,
+        kind=rules.QUOTED,
+        weights=options.row(),
+        clairvoyant=clairvoyant,
+    )
+
+
 POLICIES: Final[dict[str, Policy]] = {
     row.name: row for row in (*_floor(), *_deployed(), *_caching(), *_cace(), *_clairvoyant())
 }
+# Readings of the quoted formula: known by name, but not among the policies that compete where none is named.
+READINGS: Final[dict[str, Policy]] = {name: _as_quoted(name, options) for name, options in QUOTED.items()}
 
 
 def policy(what: str | Policy) -> Policy:
     """A built-in policy by name; a `Policy` is returned as it is.
 
     Args:
-        what: a name of `POLICIES`; CACE with other weights, `cace:NAME` for a shipped file, `cace:FILE.yaml` for one of
-            your own (`cace_env.cace`); or a trained agent, `agent:NAME` or `agent:FOLDER` (`cace_env.agent`). For
-            Swap-v0 with an order in front: `wsjf+lru` (`cace_env.orders`).
+        what: a name of `POLICIES` or `READINGS`; CACE with other weights, `cace:NAME` for a shipped file,
+            `cace:FILE.yaml` for one of your own (`cace_env.cace`); a reading with options of your own,
+            `cace-quoted:FILE.yaml` or `cace-quoted:window=20` (`cace_env.quoted`); or a trained agent, `agent:NAME` or
+            `agent:FOLDER` (`cace_env.agent`). For Swap-v0 with an order in front: `wsjf+lru` (`cace_env.orders`).
 
     Raises:
         ConfigError: unknown name (the closest one and all of them are listed), or weights that are refused.
@@ -321,6 +344,8 @@ def policy(what: str | Policy) -> Policy:
     if what.startswith("cace:"):
         other = load_cace(what.removeprefix("cace:"))
         return replace(POLICIES["cace"], name=what, weights=other.weights.row(), source=other.description)
+    if what.startswith(AS_IN_REVIEW):
+        return READINGS.get(what) or _as_quoted(what, load_quoted(what))
     if what not in POLICIES:
         if what in ORDERS:
             raise ConfigError(
@@ -335,6 +360,8 @@ def policies_table() -> str:
     parts = []
     for group in GROUPS:
         members = [row for row in POLICIES.values() if row.group == group]
+        if group == AS_QUOTED:
+            members = [READINGS[AS_IN_REVIEW]]
         rows = [(f"`{row.name}`", row.description, row.source, row.differs) for row in members]
         parts += [f"### {group}", table(("policy", "evicts", "source", "differs from it"), rows)]
     return "\n\n".join(parts)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from cace_env.compilation import inlined
+from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import (
     F_EXPECTED_OUTPUT_TOKENS,
@@ -24,6 +24,7 @@ from cace_env.kernel.features import (
     F_USES_SINCE_LOAD,
     F_WINDOW_REQUESTS,
     F_WORTH,
+    SECONDS,
     demand_features,
     missing_bytes,
     place_features,
@@ -34,6 +35,7 @@ from cace_env.kernel.state import (
     CLOCK,
     DECISIONS,
     FOREVER,
+    MODEL,
     NONE,
     REQUEST,
     SITE,
@@ -45,7 +47,7 @@ from cace_env.kernel.state import (
 Array = Any
 
 # How a rule scores. FEATURES: a weighted sum of raw features; TERMS: of CACE's terms; VALUES: one number per model;
-# NETWORK: a trained scorer of whole actions (`cace_env.kernel.network`).
+# NETWORK: a trained scorer of whole actions (`cace_env.kernel.network`); QUOTED: the formula quoted for CACE.
 (
     FEATURES,
     TERMS,
@@ -59,18 +61,25 @@ Array = Any
     BELADY_SIZE,
     BELADY_COST,
     NETWORK,
-) = range(12)
+    QUOTED,
+) = range(13)
 
 TERM_LOAD, TERM_LATENCY, TERM_OUTPUT, TERM_RECENCY, TERM_DEMAND = range(5)
 NUM_TERMS: Final = 5
+# Weights of QUOTED, as `cace_env.quoted.Quoted` names them: -1 = the highest score is evicted, 1 = the lowest; 1 = t is
+# an age; what the clock shows at time 0 [s]; where upcoming requests come from; how many of them; per expected token.
+Q_SIGN, Q_AGE, Q_CLOCK_START_S, Q_UPCOMING, Q_WINDOW, Q_OUTPUT = range(6)
+FROM_QUEUE, FROM_FORECAST, FROM_FUTURE = range(3)
+LOAD_SCALE_S: Final = 100.0  # of QUOTED
 APART: Final = 1e9  # [s] parts two groups of scores: whoever a churn guard protects, whoever makes enough room alone
 
 
 class Rule(NamedTuple):
     """A built-in policy as the kernel reads it. `M` models, `R` requests."""
 
-    kind: int  # FEATURES ... NETWORK
-    weights: Array  # float: (NUM_SLOT_FEATURES,) for FEATURES, (NUM_TERMS,) for TERMS, (1,) seconds for CHURN_GUARD
+    kind: int  # FEATURES ... QUOTED
+    # float: (NUM_SLOT_FEATURES,) for FEATURES, (NUM_TERMS,) for TERMS, (1,) seconds for CHURN_GUARD, (6,) for QUOTED
+    weights: Array
     values: Array  # float: (M,) for VALUES; uniform draws for RANDOM
     # (M + 3,) keep-alive of each model [us], most models per accelerator, 1 = any keep-alive is finite, patience [us]
     limits: Array
@@ -142,7 +151,7 @@ def reads_demand(rule: Rule) -> bool:
             if rule.weights[i] != 0.0:
                 return True
         return False
-    return rule.kind == TERMS or rule.kind == RATE_LOAD_SIZE
+    return rule.kind == TERMS or rule.kind == RATE_LOAD_SIZE or rule.kind == QUOTED
 
 
 @inlined
@@ -177,6 +186,8 @@ def score_slots(
                 score += APART
         elif rule.kind == SINGLE_VICTIM:
             score = -row[F_SINCE_USE_S] - APART if row[F_FREED_GB] >= row[F_MISSING_GB] else -row[F_FREED_GB]
+        elif rule.kind == QUOTED:
+            score = quoted_score(s, rule, next_pointer, m, row)
         else:
             next_use_s = next_use(s, rule, next_pointer, m) * 1e-6
             if rule.kind == BELADY:
@@ -230,3 +241,72 @@ def next_use(s: State, rule: Rule, next_pointer: Array, m: int) -> int:
     if i == rule.future_start[m + 1]:
         return FOREVER
     return max(rule.nominal_us[rule.future_order[i]] - now, 0)
+
+
+@inner
+def quoted_score(s: State, rule: Rule, next_pointer: Array, m: int, row: Array) -> float:
+    """`1 / (1 + ln t) + 1 / (1 + l / 100) + i / w + w_1 o`, times -1 where the highest is evicted.
+
+    Below 1 s the logarithm would be negative, and the first term grow over all bounds: t counts as at least 1 s.
+    """
+    weights = rule.weights
+    t_s = row[F_SINCE_USE_S]
+    if weights[Q_AGE] == 0.0:
+        t_s = weights[Q_CLOCK_START_S] + s.models[m, MODEL.last_use] * SECONDS
+    score = 1.0 / (1.0 + np.log(max(t_s, 1.0)))
+    score += 1.0 / (1.0 + row[F_RELOAD_S] / LOAD_SCALE_S)
+    score += upcoming_index(s, rule, next_pointer, m) / weights[Q_WINDOW]
+    score += weights[Q_OUTPUT] * row[F_EXPECTED_OUTPUT_TOKENS]
+    return weights[Q_SIGN] * score
+
+
+@inner
+def upcoming_index(s: State, rule: Rule, next_pointer: Array, m: int) -> float:
+    """How many upcoming requests come before the first for model m; at most the window, which is also "none there"."""
+    window = rule.weights[Q_WINDOW]
+    if rule.weights[Q_UPCOMING] == FROM_QUEUE:
+        return min(waiting_before(s, m, window), window)
+    if rule.weights[Q_UPCOMING] == FROM_FUTURE:
+        return min(coming_before(s, rule, next_pointer, m, window), window)
+    # What the sliding window holds is thought to come again: of N requests every (N / n)th is for the model.
+    if s.models[m, MODEL.window_requests] == 0:
+        return window
+    requests = 0
+    for other in range(len(s.models)):
+        requests += s.models[other, MODEL.window_requests]
+    return min(requests / s.models[m, MODEL.window_requests] - 1.0, window)
+
+
+@inner
+def waiting_before(s: State, m: int, window: float) -> float:
+    """Waiting requests that arrived before the first that waits for model m; the window if none does."""
+    if s.models[m, MODEL.waiting] == 0:
+        return window
+    first_us = s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us]
+    before = 0.0
+    for other in range(len(s.models)):
+        r = s.models[other, MODEL.queue_head]
+        for _ in range(s.models[other, MODEL.waiting]):
+            if s.requests[r, REQUEST.arrival_us] >= first_us:
+                break
+            before += 1.0
+            r = s.requests[r, REQUEST.queue_next]
+    return before
+
+
+@inner
+def coming_before(s: State, rule: Rule, next_pointer: Array, m: int, window: float) -> float:
+    """Requests still to come with a nominal arrival before the next one for model m; the window if there is none."""
+    if next_use(s, rule, next_pointer, m) == FOREVER:
+        return window
+    next_us = rule.nominal_us[rule.future_order[next_pointer[m]]]
+    before = 0.0
+    for other in range(len(s.models)):
+        next_use(s, rule, next_pointer, other)  # reads over what has arrived, so that the loop is short
+        for i in range(next_pointer[other], rule.future_start[other + 1]):
+            r = rule.future_order[i]
+            if rule.nominal_us[r] >= next_us or before >= window:
+                break
+            if s.requests[r, REQUEST.arrival_us] > s.scalars[CLOCK]:
+                before += 1.0
+    return before
