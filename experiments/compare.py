@@ -35,7 +35,7 @@ from cace_env.config import ConfigError, Frozen, dump, load
 from cace_env.contestants import NO_SWAPPING
 from cace_env.evaluation import PolicyError, SeedResult, in_order, run_seed, seed_list
 from cace_env.orders import ORDERS
-from cace_env.policies import POLICIES
+from cace_env.policies import POLICIES, READINGS
 from cace_env.scenarios import FOR_DEBUGGING, Split, compared_scenarios, load_scenario, scenario_names, seeds
 from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
@@ -76,8 +76,8 @@ class Comparison(Frozen):
 
     policies: Annotated[tuple[str, ...], _said("A,B")] = Field(
         default=(),
-        description="built-in policies, all by default; cace:FILE.yaml is CACE with other weights; wsjf+cace loads by "
-        "the order wsjf (--env swap); lru always runs",
+        description="built-in policies, by default all but the readings of the quoted formula ('cace-quoted*'); "
+        "cace:FILE.yaml is CACE with other weights; wsjf+cace loads by the order wsjf (--env swap); lru always runs",
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy f(features, legal) -> keep-scores, besides; may be given several times"
@@ -321,6 +321,9 @@ def show(console: Console) -> None:
     policies = Table("policy", "kind", "which model is evicted", title="Policies (--policies)", title_justify="left")
     for policy in POLICIES.values():
         policies.add_row(policy.name, policy.group, policy.description)
+    quoted = READINGS["cace-quoted"]
+    others = f"{len(READINGS)} readings in all, 'cace-quoted*': docs/policies.md; run where they are named"
+    policies.add_row(quoted.name, quoted.group, f"{quoted.description}; {others}")
     policies.add_row(NO_SWAPPING, "No swapping", f"{WITHOUT_SWAPPING}; stands beside the policies in every run")
     orders = Table(
         "order", "which model is loaded first", title="Orders (ORDER+POLICY, --env swap)", title_justify="left"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Final
 
 from cace_env.agent import LEARNED, PREFIX, AgentCard, load_agent, shipped_agents
@@ -12,7 +13,7 @@ from cace_env.contestants import NO_SWAPPING, Contestant, contestant_of
 from cace_env.guard import Guarded
 from cace_env.held_out import problems_of
 from cace_env.orders import JOINT, ORDERS, Order
-from cace_env.policies import CLAIRVOYANT, GROUPS, POLICIES
+from cace_env.policies import CLAIRVOYANT, GROUPS, POLICIES, READINGS
 from experiments.run_folder import BASELINE
 
 EVICTION: Final = "eviction"
@@ -33,6 +34,21 @@ def default_names(protocols: Iterable[str], partners: Sequence[str] = PARTNERS) 
     return [*POLICIES, *(joint if SWAP in protocols else []), *agents]
 
 
+def spelled_out(names: Iterable[str]) -> list[str]:
+    """Names with each `*` replaced by all built-in policies that fit: `cace-quoted*` is every reading of that formula.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    found: list[str] = []
+    for name in names:
+        fitting = [known for known in (*POLICIES, *READINGS) if fnmatchcase(known, name)] if "*" in name else [name]
+        if not fitting:
+            raise ConfigError(f"no built-in policy fits {name!r}; python -m experiments.compare --list shows them")
+        found += fitting
+    return found
+
+
 def agent_names(agents: Iterable[str]) -> list[str]:
     """Trained agents, by name or folder, as names of policies."""
     return [agent if agent.startswith(PREFIX) else PREFIX + agent for agent in agents]
@@ -45,7 +61,8 @@ def contestants_of(names: Sequence[str], addresses: Sequence[str], protocols: Se
         ConfigError: no such policy, two under one name, or one that needs an environment that is not run.
     """
     names = names or ([] if addresses else default_names(protocols))
-    contestants = [contestant_of(name) for name in dict.fromkeys([BASELINE, *names]) if name != NO_SWAPPING]
+    every = dict.fromkeys([BASELINE, *spelled_out(names)])
+    contestants = [contestant_of(name) for name in every if name != NO_SWAPPING]
     for address in addresses:
         if ":" not in address:
             wanted = "MODULE:OBJECT, such as my_policies:my_policy; --policies takes built-in ones"

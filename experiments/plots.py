@@ -29,6 +29,7 @@ GROUP_COLOURS: Final = {
     "Caching": "#009E73",
     "Forecast": "#56B4E9",
     "CACE": "#D55E00",
+    "CACE as quoted": "#F0A35E",
     "Order": "#44AA99",
     "Clairvoyant": "#CC79A7",
     "Your own": "#6A3D9A",
