@@ -3,6 +3,8 @@
     python -m experiments.compare --seeds 100 --split test --out runs/suite
     python -m experiments.claims runs/suite --write docs/claims.md
 
+`experiments.claims_quoted` writes the end of the page, about another formula, from a comparison of its own; it is kept.
+
 Every number is a gain in percent with a 95 % bootstrap interval over paired seeds. A claim's verdict comes from the
 rule that the page states, not from judgement.
 """
@@ -10,7 +12,7 @@ rule that the page states, not from judgement.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
@@ -48,6 +50,7 @@ UNDER_LRU: Final = {
 }
 SEVERAL: Final = 2 / 3  # of the scenarios must agree for a verdict
 OTHER_READING: Final = "cace-output-kept"
+MARK: Final = "<!-- what follows is written by experiments.claims_quoted -->"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]
     """Run folder of `experiments.compare` with lru, cace and its ablations."""
     write: str | None = None
-    """Markdown page to write, besides printing it."""
+    """Markdown page to write, besides printing it; what `experiments.claims_quoted` wrote behind its mark stays."""
 
 
 class Draws(NamedTuple):
@@ -270,7 +273,7 @@ CACE (arXiv 2506.18796) is said to lower TTFT, E2E and evictions against LRU, mo
 its factors is said to contribute. Its formula is not public in what we could read: what is judged here is our
 reconstruction from the named factors, with equal weights ([policies](policies.md)), on generated workloads
 ([workloads](workloads.md)) whose cost weights are assumptions. Whatever does not hold here need not fail in the
-paper's own setting.
+paper's own setting. A formula that a review quotes for it is judged [at the end](#the-formula-as-a-review-quotes-it).
 
 The paper names the factor *expected output length* but not its direction. Read one way, a model with long answers is
 evicted first, because a load is a small part of a long answer (`cace`, the default here); read the other way, it is
@@ -340,20 +343,33 @@ several on these very seeds, which flatters it a little.
 """
 
 
+NEEDED: Final = frozenset(
+    {claim.over for claim in (*EFFECTS, *CONTRIBUTIONS)} | {"cace", OTHER_READING, "omlx", "gdsf"}
+)
+
+
+def check_policies(run: Run, needed: Collection[str]) -> None:
+    """Refuses a run that lacks a policy in all scenarios.
+
+    Raises:
+        ConfigError: it does; all that are needed are named.
+    """
+    missing = sorted(set(needed) - {policy for name in run.scenarios for policy in run.policies(name)})
+    if missing:
+        raise ConfigError(f"{run.path} lacks {', '.join(missing)}; compare with at least {', '.join(sorted(needed))}")
+
+
 def main(options: Options) -> None:
     """Prints the table of claims and writes the page."""
     run = Run(Path(options.run))
-    needed = {claim.over for claim in (*EFFECTS, *CONTRIBUTIONS)} | {"cace", OTHER_READING, "omlx", "gdsf"}
-    missing = sorted(needed - {policy for name in run.scenarios for policy in run.policies(name)})
-    if missing:
-        raise ConfigError(
-            f"{options.run} lacks {', '.join(missing)}; compare with at least {', '.join(sorted(needed))}"
-        )
+    check_policies(run, NEEDED)
     console = Console(highlight=False, soft_wrap=True)
     console.print(claims_table(run), markup=False)
     console.print(factors_table(run), markup=False)
     if options.write is not None:
-        Path(options.write).write_text(page(run), encoding="utf-8")
+        path = Path(options.write)
+        _, mark, quoted = (path.read_text(encoding="utf-8") if path.is_file() else "").partition(MARK)
+        path.write_text(page(run) + (f"\n{mark}{quoted}" if mark else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from cace_env.config import ConfigError
 from cace_env.scenarios import load_scenario
 from experiments import compare
-from experiments.claims import Claim, Options, costs, main, pooled, verdict
+from experiments.claims import MARK, Claim, Options, costs, main, pooled, verdict
 from experiments.run_folder import Run
 
 ABLATIONS = "cace-no-load-time,cace-no-latency,cace-no-output,cace-no-recency,cace-no-demand"
@@ -81,6 +81,14 @@ def test_the_page_judges_every_claim_and_shows_every_scenario(run: Run, tmp_path
     for name in run.scenarios:
         gain = run.gain(name, "cace", "waiting_s")
         assert f"{gain.percent:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})" in text  # the same as in the report
+
+
+def test_what_another_command_wrote_at_the_end_of_the_page_stays(run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "claims.md"
+    page.write_text(f"# Old\n\n{MARK}\n\nof the quoted formula\n")
+    main(Options(str(run.path), str(page)))
+    text = page.read_text()
+    assert "# Old" not in text and text.endswith(f"\n\n{MARK}\n\nof the quoted formula\n")
 
 
 def test_a_run_without_the_ablations_is_refused_by_name(run: Run, tmp_path: Path) -> None:

@@ -43,9 +43,7 @@ def plot_learning_curve(
         raise ImportError('learning curves need matplotlib; pip install "cace-env[learn]"') from error
     rows = _read(Path(metrics)) if isinstance(metrics, str | Path) else list(metrics)
     if not rows or SAVED not in rows[0]:
-        raise ConfigError(
-            "there are no evaluations to draw; EvaluationCallback makes them while SB3 trains"
-        )
+        raise ConfigError("there are no evaluations to draw; EvaluationCallback makes them while SB3 trains")
     steps = [float(row[STEP]) / 1e3 for row in rows]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
