@@ -1,8 +1,12 @@
-"""Numba with a cache that is never stale.
+"""Numba with a cache that is never stale, and that all installations of one version share.
 
 Numba's own cache notices an edit in the file of a compiled function, but not one in another file that was inlined into
-it. Here the cache folder is named after a hash of every module that a compiled function can see, so an edit anywhere
-starts an empty folder.
+it, and it keeps the code of every installation apart. Here the cache folder is named after a hash of every module that
+a compiled function can see, so an edit anywhere starts an empty folder, and a new virtual environment finds what
+another one has compiled.
+
+The simulator is compiled in parts, the entry points that Python calls (`PARTS`): each at its first call, and kept as
+soon as it is done. `python -m cace_env.compile` compiles all of them.
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ import hashlib
 import logging
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import numba
 from numba.core import config as numba_config
 from numba.core import event as numba_event
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +40,28 @@ COUNTLESS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": Fals
 INNER: dict[str, Any] = {**COUNTLESS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Every entry point of this package, in the order in which most people need them, and what it is for.
+PARTS: Final = {
+    "cace_env.generator_kernel.generate_rows": "requests of scenarios",
+    "cace_env.kernel.run.run_episode": "whole episodes of built-in policies",
+    "cace_env.kernel.run.read_cost": "results",
+    "cace_env.kernel.summary.summarize": "results",
+    "cace_env.kernel.batch.reset_rows": "environments",
+    "cace_env.kernel.batch.step_rows": "environments",
+    "cace_env.kernel.batch.see_rows": "environments",
+    "cace_env.kernel.run.reset": "episodes question by question",
+    "cace_env.kernel.run.step": "episodes question by question",
+    "cace_env.kernel.run.observe": "what policies in Python see",
+    "cace_env.kernel.run.read_features": "what policies in Python see",
+    "cace_env.kernel.run.read_models": "what policies in Python see",
+    "cace_env.kernel.pick.pick": "built-in policies question by question",
+    "cace_env.kernel.pick.read_victims": "built-in policies question by question",
+    "cace_env.kernel.plan.first_plan": "the clairvoyant reference",
+    "cace_env.kernel.plan.improve": "the clairvoyant reference",
+    "cace_env.kernel.rollouts.try_actions": "costs of actions, for imitation",
+    "cace_env.kernel.optimum.branch_and_bound": "optima of tiny episodes",
+}
 
 
 def source_hash(package: Path = PACKAGE) -> str:
@@ -75,17 +103,54 @@ def cache_root() -> Path:
     return root
 
 
-CACHE_DIR = cache_root() / source_hash()
+SOURCE_HASH: Final = source_hash()
+# Numba ignores an index that another version of it wrote, and replaces it.
+CACHE_DIR: Final = cache_root() / f"{SOURCE_HASH}-numba-{numba.__version__}"
+
+
+class _Place:
+    """Where Numba's cache keeps the code of a function: by its name and not by the path of its file.
+
+    These are the methods that Numba asks its locators for.
+    """
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._path = CACHE_DIR / function.__module__
+        self._line = function.__code__.co_firstlineno
+        # Of the own file, which tells apart functions outside this package; those in it are told apart by the folder.
+        self._stamp = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], file: str) -> Self:
+        return cls(function, file)
+
+    def ensure_cache_path(self) -> None:
+        self._path.mkdir(parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        return str(self._path)
+
+    def get_source_stamp(self) -> str:
+        return self._stamp
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+class _Code(CompileResultCacheImpl):  # type: ignore[misc]  # mypy skips numba
+    _locator_classes = [_Place]  # noqa: RUF012
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    _impl_class = _Code
 
 
 def compiled(function: Function) -> Function:
     """An entry point that Python calls: compiled at its first call, without the GIL, cached on disk."""
-    before = numba_config.CACHE_DIR
-    numba_config.CACHE_DIR = str(CACHE_DIR)
-    try:
-        return numba.njit(**COUNTLESS, cache=True)(function)  # type: ignore[no-any-return]
-    finally:
-        numba_config.CACHE_DIR = before
+    made: Any = numba.njit(**COUNTLESS)(function)
+    if not numba_config.DISABLE_JIT:
+        made._cache = _Cache(function)
+    return made  # type: ignore[no-any-return]
 
 
 def inner(function: Function) -> Function:
@@ -98,24 +163,57 @@ def inlined(function: Function) -> Function:
     return numba.njit(**INNER, forceinline=True)(function)  # type: ignore[no-any-return]
 
 
-class Announcement(numba_event.Listener):  # type: ignore[misc]  # mypy skips numba
-    """One line on stderr before the first compilation in this process, so that nobody wonders about the wait.
+def kept() -> list[str]:
+    """Those of `PARTS` that the cache holds for this version of Python, in their order."""
+    names = [part.rpartition(".") for part in PARTS]
+    python = f"py{sys.version_info[0]}{sys.version_info[1]}{getattr(sys, 'abiflags', '')}"
+    return [
+        f"{module}.{function}"
+        for module, _, function in names
+        if any((CACHE_DIR / module).glob(f"*.{function}-*.{python}.nbi"))
+    ]
 
-    Numba tells when it compiles because the cache has nothing: whether generator or simulator comes first, what the
-    cache holds of other functions, and what other packages compile make no difference.
+
+def part_of(event: numba_event.Event) -> str | None:
+    """Which of `PARTS` an event of Numba is about; None: no entry point, or somebody else's."""
+    function = event.data["dispatcher"].py_func
+    name = f"{function.__module__}.{function.__qualname__}"
+    return name if name in PARTS else None
+
+
+class Announcement(numba_event.Listener):  # type: ignore[misc]
+    """A line on stderr before each part that is compiled, so that nobody wonders about the wait.
+
+    Numba tells when it compiles because the cache has nothing: what is asked for first, what the cache holds already,
+    and what other packages compile make no difference.
     """
 
     def __init__(self) -> None:
-        self._made = False
+        self._explained = False
 
     def on_start(self, event: numba_event.Event) -> None:
-        if self._made or not event.data["dispatcher"].py_func.__module__.startswith("cace_env."):
+        part = part_of(event)
+        if part is None:
             return
-        self._made = True
-        logger.warning("compiling the simulator (once per version, about half a minute; kept in %s)", CACHE_DIR)
+        done = [name for name in kept() if name != part]
+        now = f"part {len(done) + 1} of {len(PARTS)}, {PARTS[part]} ({part.rpartition('.')[2]})"
+        if self._explained:
+            logger.warning("compiling %s", now)
+            return
+        self._explained = True
+        later = ", ".join(dict.fromkeys(PARTS[name] for name in PARTS if name not in done and name != part))
+        logger.warning(
+            "compiling the simulator, once per version: %s; each part is kept in %s as soon as it is done%s",
+            now,
+            CACHE_DIR,
+            later
+            and f", and later ones are compiled when they are first needed ({later}), or all at once by: "
+            "python -m cace_env.compile",
+        )
 
     def on_end(self, event: numba_event.Event) -> None:
         del event
 
 
-numba_event.register("numba:compile", Announcement())
+ANNOUNCEMENT: Final = Announcement()
+numba_event.register("numba:compile", ANNOUNCEMENT)

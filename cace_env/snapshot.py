@@ -70,7 +70,7 @@ class EnvState(NamedTuple):
 
 def version() -> str:
     """Which simulator this is: states mean nothing to another one."""
-    return f"{__version__} ({compilation.CACHE_DIR.name})"
+    return f"{__version__} ({compilation.SOURCE_HASH})"
 
 
 def fleet_digest(tables: FleetTables, limits: Int64Array) -> bytes:

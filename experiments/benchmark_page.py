@@ -306,8 +306,10 @@ accelerators; it counts hits. The ratio says what simulating all of that costs o
 
 ## First compilation and start
 
-The first use compiles the simulator once per version of the package and says so in one line on stderr; the code
-is kept in `~/.cache/cace_env` (or `$CACE_ENV_CACHE_DIR`).
+The simulator is compiled once per version of the package (and of Numba and Python), in 18 parts: each when it is
+first needed, with a line on stderr that says which and how many are done. Each is kept in `~/.cache/cace_env` (or
+`$CACE_ENV_CACHE_DIR`) as soon as it is compiled, for every virtual environment. `python -m cace_env.compile` compiles
+all of them.
 
 {compiling}
 
