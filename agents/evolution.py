@@ -112,6 +112,11 @@ class EvolutionTrainer:
         """Simulated so far; for the agent that it began from, too."""
         return self._before + self._objective.requests
 
+    @property
+    def batch(self) -> int:
+        """Candidates of a generation."""
+        return self.config.population
+
     def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
         """Whole generations until `steps` more candidates have been played; what the last one cost."""
         end = self.step + max(steps, 1)

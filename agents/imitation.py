@@ -126,6 +126,11 @@ class ImitationTrainer:
         self._wall_s = 0.0
         self._limits: Limits = {}
 
+    @property
+    def batch(self) -> int:
+        """Whole episodes are labelled, and how many decisions they have shows when they are played."""
+        return 1
+
     def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
         """Labels at least `steps` more decisions, whole episodes in every scenario, and learns from them.
 

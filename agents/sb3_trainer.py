@@ -101,6 +101,12 @@ class SB3Trainer:
         """Simulated so far: for the baseline, its scale, running episodes and the agent it began from, too."""
         return self._before + self.venv.requests
 
+    @property
+    def batch(self) -> int:
+        """Decisions of all environments between two updates."""
+        config = self.config
+        return config.num_envs * (config.n_steps if isinstance(config, PPOConfig) else config.train_every)
+
     def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
         """Learns for at least `steps` more decisions: PPO for whole rollouts of all environments.
 

@@ -26,6 +26,8 @@ class Trainer(Protocol):
         step: the global step: decisions for reinforcement learning and imitation, evaluated candidates for evolution.
         requests: simulated in training so far, which is the budget that learned agents and tuned rules share. What it
             took to train the agent that `init` names is part of it.
+        batch: steps that are learned at once: a training ends at a multiple of them. 1 where it can end at any step, or
+            where nobody knows beforehand, as with whole episodes.
     """
 
     @property
@@ -33,6 +35,9 @@ class Trainer(Protocol):
 
     @property
     def requests(self) -> int: ...
+
+    @property
+    def batch(self) -> int: ...
 
     def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
         """Learns for about `steps` more steps; at least one.

@@ -59,6 +59,8 @@ def train(options: Options, command: str, console: Console) -> int:
         training.restore()
         commands = [*folder.about.get("commands", []), command]
         folder.describe(status="running", steps=asked.steps, commands=commands, **surroundings_of_training())
+        if said := rounded_up(training, asked):
+            console.print(said, highlight=False)
         tracking = track(asked, folder, trainer.step)
         try:
             training.run(tracking, patience, console)
@@ -117,6 +119,16 @@ def about_run(asked: Resolved, validation: Validation) -> dict[str, Any]:
     }
 
 
+def rounded_up(training: Training, asked: Resolved) -> str:
+    """That a training ends later than was asked for, because steps are learned in batches; empty where it does not."""
+    if training.goal == asked.steps:
+        return ""
+    return (
+        f"--steps {asked.steps:,} is rounded up to {training.goal:,} {algorithm_of(asked.algorithm).unit}: "
+        f"{asked.algorithm} learns {training.trainer.batch:,} of them at once"
+    )
+
+
 def surroundings_of_training() -> dict[str, Any]:
     """Versions and git revision, with those libraries that only training needs."""
     around = surroundings()
@@ -148,8 +160,9 @@ def summarise(training: Training, asked: Resolved, console: Console) -> None:
     """What came of it, where it lies, and what to type next."""
     path, rows, reached, cace = training.folder.path, training.folder.rows, training.reached, training.validation.cace
     assert reached is not None
+    of = f" of {training.goal:,}" if reached.step <= training.goal else f", {training.goal:,} were asked for"
     console.print(
-        f"{'trained to' if training.completed else 'stopped at'} step {reached.step:,} of {asked.steps:,} "
+        f"{'trained to' if training.completed else 'stopped at'} step {reached.step:,}{of} "
         f"({algorithm_of(asked.algorithm).unit}); {reached.requests:,} requests simulated, {reached.wall_s:,.0f} s",
         highlight=False,
     )

@@ -34,7 +34,7 @@ class Training:
         trainer: learns.
         validation: judges the agent at step 0 and after every interval.
         folder: of the run, locked by this process.
-        steps: the global step to train to.
+        steps: the global step to train to; `goal` is where that ends.
         interval: steps from one evaluation to the next.
         command: as typed, for the agent's card.
         reached: the newest checkpoint; None before the first.
@@ -54,6 +54,11 @@ class Training:
     def wall_s(self) -> float:
         """Seconds in training and evaluation, over all its beginnings."""
         return self._before_s + time.perf_counter() - self._began
+
+    @property
+    def goal(self) -> int:
+        """The step at which training ends: the first multiple of the trainer's batch that is not below `steps`."""
+        return whole_batches(self.steps, self.trainer.batch)
 
     @property
     def completed(self) -> bool:
@@ -80,16 +85,16 @@ class Training:
             self._tell(self.folder.rows[-1], self.validation.judge(policy) if is_best else None, tracking)
         trainer = self.trainer
         with progress_bar(console) as progress:
-            bar = progress.add_task("training", total=self.steps, completed=trainer.step, best="")
+            bar = progress.add_task("training", total=self.goal, completed=min(trainer.step, self.goal), best="")
             while trainer.step < self.steps and not patience.asked:
                 before = trainer.step
                 goal = min((before // self.interval + 1) * self.interval, self.steps)
                 progress.update(bar, completed=before, best=f"best {self.best_cost:.3f} of LRU's cost")
-                metrics = trainer.learn(goal - before, _mover(progress, bar))
+                metrics = trainer.learn(goal - before, _mover(progress, bar, self.goal))
                 if trainer.step <= before:
                     raise RuntimeError(f"{type(trainer).__name__} stood still at step {before}")
                 self._commit(metrics, tracking)
-            progress.update(bar, completed=min(trainer.step, self.steps))
+            progress.update(bar, completed=min(trainer.step, self.goal))
 
     @property
     def best_cost(self) -> float:
@@ -195,6 +200,11 @@ def progress_bar(console: Console) -> ProgressBar:
     )
 
 
-def _mover(progress: ProgressBar, bar: Any) -> Callable[[int], None]:
-    """What a trainer calls with its step."""
-    return lambda step: progress.update(bar, completed=step)
+def _mover(progress: ProgressBar, bar: Any, total: int) -> Callable[[int], None]:
+    """What a trainer calls with its step, which may go beyond the last one where it learns by whole episodes."""
+    return lambda step: progress.update(bar, completed=min(step, total))
+
+
+def whole_batches(steps: int, batch: int) -> int:
+    """Steps, rounded up to whole batches."""
+    return -(-steps // batch) * batch

@@ -22,6 +22,8 @@ pytest.importorskip("matplotlib", reason="needs the extra train")
 pytest.importorskip("safetensors", reason="needs the extra train")
 pytest.importorskip("tensorboard", reason="needs the extra train")
 
+from rich.progress import Progress
+
 from agents import trainer as trainers
 from cace_env.agent import load_agent
 from cace_env.config import ConfigError
@@ -31,6 +33,7 @@ from experiments import train as command
 from experiments import training_folder
 from experiments.train import main
 from experiments.train_options import options_class, read_options
+from experiments.training import whole_batches
 from experiments.training_folder import TrainingFolder, read_metrics
 from tests import toy_trainer
 from tests.test_evaluation import SMALL
@@ -109,6 +112,48 @@ def test_a_training_is_evaluated_at_its_beginning_after_every_interval_and_at_it
     assert [row["interval"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row["requests"] for row in rows] == [0, 30, 60, 90, 100]
     assert all(row["train/norm"] > 0 for row in rows[1:])
+
+
+def test_steps_are_rounded_up_to_whole_batches_and_that_is_said_beforehand(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    drawn: list[tuple[float, float]] = []
+    update = Progress.update
+
+    def watched(bar: Progress, task: Any, **changes: Any) -> None:
+        update(bar, task, **changes)
+        drawn.append((bar.tasks[0].completed, bar.tasks[0].total or 0.0))
+
+    monkeypatch.setattr(Progress, "update", watched)
+    assert main(options(small, tmp_path / "run", "--batch", "4")) == 0
+    said = capsys.readouterr().out
+    beforehand, _, afterwards = said.partition("Validation cost")
+    assert "--steps 10 is rounded up to 12 steps: toy learns 4 of them at once" in beforehand
+    assert "trained to step 12 of 12" in said and afterwards
+    assert [row["global_step"] for row in read_metrics(tmp_path / "run")] == [0, 4, 8, 12]
+    assert drawn[-1] == (12, 12) and all(completed <= total == 12 for completed, total in drawn)
+
+
+def test_nothing_is_said_of_steps_that_are_whole_batches(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(options(small, tmp_path / "run", "--batch", "5")) == 0
+    said = capsys.readouterr().out
+    assert "rounded up" not in said and "trained to step 10 of 10" in said
+
+
+def test_a_batch_of_sb3_is_what_it_learns_between_two_looks_at_its_steps():
+    pytest.importorskip("stable_baselines3", reason="needs the extra train")
+    from agents.sb3_trainer import DQNConfig, PPOConfig, SB3Trainer
+
+    common: dict[str, Any] = {"train_on": ("workstation",), "num_envs": 4}
+    ppo = SB3Trainer(PPOConfig(n_steps=8, batch_size=16, **common))
+    assert ppo.batch == 32
+    ppo.learn(33, lambda step: None)
+    assert ppo.step == whole_batches(33, ppo.batch) == 64
+    dqn = SB3Trainer(DQNConfig(train_every=2, buffer_size=100, **common))
+    dqn.learn(9, lambda step: None)
+    assert dqn.step == whole_batches(9, dqn.batch) == 16
 
 
 def test_evaluations_are_the_costs_of_the_agent_over_those_of_lru_on_validation_seeds(finished: Path, small: Path):

@@ -30,6 +30,7 @@ class ToyConfig(Frozen):
     train_on: str = "workstation"
     seed: int = Field(default=0, ge=0)
     scale: float = Field(default=1.0, gt=0, description="of a random step")
+    batch: int = Field(default=1, ge=1, description="steps that are learned at once")
     pause_s: float = Field(default=0.0, ge=0, description="per step")
     interrupt_at: int | None = Field(default=None, description="as if somebody typed Ctrl-C at this step")
     interrupts: int = Field(default=1, description="and how many times")
@@ -42,12 +43,13 @@ class ToyTrainer:
         self.config = config
         self.protocol = ENVS[config.env]
         self.step = self.requests = 0
+        self.batch = config.batch
         self.rng = np.random.default_rng(config.seed)
         shapes = weight_shapes(self.protocol, 0)
         self.weights = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
 
     def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
-        for _ in range(steps):
+        for _ in range(-(-steps // self.batch) * self.batch):
             for weight in self.weights.values():
                 weight += np.float32(self.config.scale) * self.rng.standard_normal(weight.shape, dtype=np.float32)
             self.step += 1
