@@ -85,10 +85,9 @@ class Actor:
     @property
     def has_limits(self) -> bool:
         """Whether `evaluate` would let the policy unload models without being asked, or ask it at other times."""
-        policy = self.policy
         if self._order is not None and 0 < self._order.patience_us < FOREVER:
             return True
-        return isinstance(policy, Policy) and (policy.keep_alive_s is not None or policy.max_resident is not None)
+        return isinstance(self.policy, Policy) and self.policy.unloads_by_itself
 
     def reset(self, seed: int = 0) -> None:
         """Begins an episode, or takes over in the middle; call it after `env.reset` and after `set_state`.
@@ -131,4 +130,4 @@ class Actor:
             return int(pick(*simulator.arguments, rule, scratch))
         # In Eviction-v0 an environment may have fewer rows of pending models than there are models.
         layout = None if hasattr(self.policy, "layout") else self._env.layout
-        return python_action(self.name, self.policy, simulator, self._seed, rule, layout)[0]
+        return python_action(self.name, self.policy, simulator, self._seed, rule, layout).action

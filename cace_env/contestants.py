@@ -17,7 +17,7 @@ from cace_env.guard import GUARDED, Guarded
 from cace_env.orders import JOINT, Order, split_order
 from cace_env.policies import Policy
 from cace_env.policies import policy as find_policy
-from cace_env.python_policies import PythonPolicy, acts
+from cace_env.python_policies import Illegal, PythonPolicy, acts
 from cace_env.quoted import is_quoted
 
 NO_SWAPPING: Final = "no-swapping"  # stands beside the policies: what is left when nothing has to be evicted
@@ -30,6 +30,7 @@ class Contestant:
     name: str
     policy: Policy | PythonPolicy | Guarded
     order: Order | None = None  # of a Python policy that has none itself, where Swap-v0 asks for one; None = fifo
+    illegal: Illegal = "error"  # what becomes of an action of a Python policy that is not legal
     swaps: bool = True  # False: on a fleet with room for everything, where no policy is asked ("no-swapping")
     # A Python policy may keep a state and holds the interpreter anyway: one episode of it at a time.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast, get_args
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from cace_env import short_form, undecided
 from cace_env.agent import Agent
 from cace_env.clairvoyant import Future, without_swapping
 from cace_env.config import ConfigError
@@ -25,8 +27,8 @@ from cace_env.lower_bound import lower_bound
 from cace_env.metrics import METRICS, episode_metrics, ttft_histogram
 from cace_env.player import Player
 from cace_env.policies import Policy, rule_of
+from cace_env.python_policies import Illegal, PythonPolicy
 from cace_env.python_policies import PolicyError as PolicyError
-from cace_env.python_policies import PythonPolicy
 from cace_env.scenarios import Scenario, Split, load_scenario, seeds
 from cace_env.simulator import Simulator
 from cace_env.tables import PROTOCOLS, FleetTables
@@ -52,7 +54,9 @@ class Case:
 class SeedResult(NamedTuple):
     """One policy on the requests of one seed."""
 
-    row: dict[str, Any]  # policy, scenario, label, seed, decision_us, lower_bound, of a guard, every name of METRICS
+    # policy, scenario, label, seed, decision_us, lower_bound, every name of METRICS; of a guard `fallback_...`; where
+    # actions may be replaced `illegal_actions`.
+    row: dict[str, Any]
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
 
     @property
@@ -63,7 +67,7 @@ class SeedResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One policy on one scenario."""
+    """One policy on one scenario. `print` shows what matters most, `summary` and `column` have everything."""
 
     policy: str
     scenario: str
@@ -90,11 +94,19 @@ class Evaluation:
     def summary(self) -> dict[str, float]:
         """Every metric's mean over the seeds that have it (a quantile's mean is that of the seeds' quantiles).
 
-        Truncated episodes are left out of all but `truncated`, the share of them.
+        What no seed has is left out, such as the latencies of a task that nobody asked for. Truncated episodes are left
+        out of all but `truncated`, the share of them.
         """
         names = [name for name, value in self.rows[0].items() if isinstance(value, float)]
         cut = self.column("truncated")
-        return {name: mean(self.column(name)[cut == 0]) for name in names} | {"truncated": mean(cut)}
+        means = {name: mean(self.column(name)[cut == 0]) for name in names} | {"truncated": mean(cut)}
+        return {name: value for name, value in means.items() if not np.isnan(value)}
+
+    def __str__(self) -> str:
+        return short_form.table(self.policy, self.scenario, self.label, self.seeds, self.summary())
+
+    def __repr__(self) -> str:
+        return short_form.line(self.policy, self.scenario, self.seeds, self.summary())
 
     def gain_over(self, baseline: Evaluation, metric: str = "cost") -> Gain:
         """By how much this policy does better than another one on the same scenario and seeds [%].
@@ -138,6 +150,7 @@ def evaluate(
     seeds: str | Iterable[int] = "test",
     *,
     protocol: str | None = None,
+    illegal: Illegal = "error",
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -159,19 +172,37 @@ def evaluate(
             "cace" is "fifo+cace"), and so does a callable ("wsjf+package.module:object"), unless it has a method
             `order(features (M, F), legal (M + 1,)) -> scores (M + 1,)`: the legal model with the highest score is
             loaded, and the last stands for waiting (`cace_env.observation.PENDING` finds the columns).
+        illegal: what becomes of an action of a policy with a method `act` that is not legal. "error" stops with a
+            PolicyError. "replace" is for policies that know no masks: as in the environments, the legal action of
+            lowest index takes its place; `illegal_actions` counts them, a column of the rows and a key of `summary`.
+            A guard takes such an action for an error in either case.
         workers: threads; compiled code runs in parallel, a Python policy one episode at a time.
         progress: called with (seeds done, seeds in all).
 
     Raises:
-        ConfigError: an unknown policy or scenario, a policy that cannot run on this fleet, or no seeds.
-        PolicyError: the Python policy failed, or answered neither with keep-scores nor with a legal action.
+        ConfigError: an unknown policy or scenario, a policy that cannot run on this fleet, no seeds, or another
+            `illegal`.
+        PolicyError: the Python policy failed, or answered neither with keep-scores nor with an action that is legal or
+            may be replaced.
+
+    Warns:
+        UserWarning: the policy was not asked a single question; says what to change.
     """
     contestant, case, numbers = contestant_of(policy), case_of(scenario, protocol), seed_list(seeds)
+    if illegal not in get_args(Illegal):
+        raise ConfigError(f"illegal is {illegal!r}; it has to be one of {', '.join(get_args(Illegal))}")
+    if illegal != contestant.illegal:
+        contestant = replace(contestant, illegal=illegal)
     results: list[SeedResult] = []
     for (result,) in in_order(lambda seed: run_seed(case, [contestant], seed), numbers, workers):
         results.append(result)
         if progress is not None:
             progress(len(results), len(numbers))
+    built_in = contestant.built_in
+    asked = any(result.row["decisions"] for result in results)
+    # Keep-alive and count limit leave a policy without a choice where others have one.
+    if not asked and contestant.swaps and (built_in is None or not built_in.unloads_by_itself):
+        gymnasium.logger.warn("%s", undecided.warning(case.name, case.tables, len(results)), stacklevel=2)
     return collect(results)
 
 
@@ -243,9 +274,9 @@ def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[S
     for contestant in contestants:
         if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
             future = Future.of(case.tables, workload)
-        simulator, thought_s, fallbacks = _play(contestant, case, workload, seed, future, False)
+        simulator, thought_s, columns = _play(contestant, case, workload, seed, future, False)
         result = seed_result(contestant.name, case, workload, seed, simulator, bound, thought_s=thought_s)
-        result.row.update(fallbacks)
+        result.row.update(columns)
         results.append(result)
     return results
 
@@ -309,7 +340,7 @@ def run_episode(
 def _play(
     contestant: Contestant, case: Case, workload: Workload, seed: int, future: Future | None, trace: bool
 ) -> tuple[Simulator, float, dict[str, float]]:
-    """`run_episode`, and what a guard has to say of the episode: columns of a row."""
+    """`run_episode`, and what a guard or a player has to say of the episode: columns of a row."""
     policy = contestant.policy
     tables = case.tables if contestant.swaps else without_swapping(case.tables)
     if isinstance(policy, Policy):
@@ -324,8 +355,11 @@ def _play(
             limits = policy.begin(tables, workload, seed, future=future, training=case.training)
             simulator, thought_s = _asked(policy, Simulator(tables, limits, trace), workload)
             return simulator, thought_s, policy.columns()
-        player = Player(contestant.name, policy, tables, workload, seed, order=contestant.order)
-        return *_asked(player, Simulator(tables, player.limits, trace), workload), {}
+        player = Player(
+            contestant.name, policy, tables, workload, seed, order=contestant.order, illegal=contestant.illegal
+        )
+        simulator, thought_s = _asked(player, Simulator(tables, player.limits, trace), workload)
+        return simulator, thought_s, player.columns()
 
 
 def _asked(player: Player | Guarded, simulator: Simulator, workload: Workload) -> tuple[Simulator, float]:

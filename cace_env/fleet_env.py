@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import InvalidAction, ResetNeeded
 
-from cace_env import picture, rendering
+from cace_env import picture, rendering, undecided
 from cace_env.draws import Draws, whole
 from cace_env.envs.baselines import TERM, Rewards
 from cace_env.kernel.batch import NUM_TERMS
@@ -85,6 +85,8 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self.invalid_penalty = float(invalid_penalty)
         self.render_mode = render_mode
         self.tables = self.scenario.tables().replace(protocol=self.PROTOCOL)
+        if (idle := undecided.warning(self.scenario.name, self.tables)) is not None:
+            gymnasium.logger.warn("%s", idle, stacklevel=2)
         self.rewards = Rewards((self.scenario,), (self.tables,), ROW, baseline=baseline, scale=scale_rewards)
         self.layout = common_layout([self.tables], max_slots, max_pending)
         self.simulators = Simulators(

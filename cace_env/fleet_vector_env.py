@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -18,6 +19,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from cace_env import undecided
 from cace_env.draws import Draws, whole
 from cace_env.envs.baselines import Rewards
 from cace_env.fleet_env import FleetEnv, common_layout
@@ -121,6 +123,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self.strict = strict
         self.draws = Draws(self.scenarios, split, num_workloads)
         tables = [each.tables().replace(protocol=self.SINGLE.PROTOCOL) for each in self.scenarios]
+        for each, fleet in zip(self.scenarios, tables, strict=True):
+            if (idle := undecided.warning(each.name, fleet)) is not None:
+                gymnasium.logger.warn("%s", idle, stacklevel=2)
         if max_episode_steps is not None:
             tables = [replace(each, max_decisions=min(each.max_decisions, max_episode_steps)) for each in tables]
         self.layout = common_layout(tables, max_slots, max_pending)

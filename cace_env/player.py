@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
@@ -11,10 +12,12 @@ from cace_env.kernel.rules import Scratch
 from cace_env.orders import Order
 from cace_env.policies import Policy, Training, rule_of
 from cace_env.policies import policy as find_policy
-from cace_env.python_policies import PythonPolicy, acts, python_action
+from cace_env.python_policies import Illegal, PythonPolicy, acts, python_action
 from cace_env.simulator import Limits, Simulator, new_scratch
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
+
+ILLEGAL_ACTIONS: Final = "illegal_actions"  # column of rows
 
 
 class Player:
@@ -29,6 +32,10 @@ class Player:
         order: of a scorer that has none itself, in Swap-v0; None = fifo.
         future: for clairvoyant policies; made here where it is needed and not given.
         training: for policies that learn from training requests.
+        illegal: what becomes of a Python policy's action that is not legal.
+
+    Attributes:
+        replaced: actions that were not legal, so far.
 
     Raises:
         ConfigError: a policy that cannot play on this fleet.
@@ -45,8 +52,11 @@ class Player:
         order: Order | None = None,
         future: Future | None = None,
         training: Training | None = None,
+        illegal: Illegal = "error",
     ) -> None:
         self.name, self.policy, self.seed = name, policy, seed
+        self.replaced = 0
+        self._illegal = illegal
         self._scratch: Scratch | None = None  # made at the first question, which knows the number of slots
         if isinstance(policy, Policy):
             if policy.clairvoyant and future is None:
@@ -74,8 +84,14 @@ class Player:
             PolicyError: the Python policy failed, or answered nonsense.
         """
         if not isinstance(self.policy, Policy):
-            return python_action(self.name, self.policy, simulator, self.seed, self._rule)
+            answer = python_action(self.name, self.policy, simulator, self.seed, self._rule, illegal=self._illegal)
+            self.replaced += answer.replaced
+            return answer.action, answer.thought_s
         if self._scratch is None:
             scratch = new_scratch(simulator.max_slots, simulator.tables.num_models, self._rule.network)
             self._scratch = scratch._replace(next_pointer=self._rule.future_start[:-1].copy())
         return int(pick(*simulator.arguments, self._rule, self._scratch)), 0.0
+
+    def columns(self) -> dict[str, float]:
+        """Of the episode, as columns of a row of results: how many actions were replaced, where they may be."""
+        return {ILLEGAL_ACTIONS: float(self.replaced)} if self._illegal == "replace" else {}

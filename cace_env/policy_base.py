@@ -68,6 +68,11 @@ class Policy:
     clairvoyant: bool = False
     trained: bool = False
 
+    @property
+    def unloads_by_itself(self) -> bool:
+        """Whether models leave without being chosen: it has a keep-alive or a count limit."""
+        return self.keep_alive_s is not None or self.max_resident is not None
+
     def keep_alive_us(self, tables: FleetTables) -> list[int] | None:
         """Keep-alive of each model of the fleet [us], FOREVER = never unloaded; None where the policy has none.
 

@@ -14,7 +14,7 @@ import operator
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, SupportsIndex, TypeGuard
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +30,16 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Int8Array = npt.NDArray[np.int8]
 Scorer = Callable[[FloatArray, BoolArray], npt.ArrayLike]  # (features (S, F), legal (S,)) -> keep-scores (S,)
+# What becomes of an action that is not legal: an error, or the legal one of lowest index, as in the environments.
+Illegal = Literal["error", "replace"]
 
 
 class Acting(Protocol):
     """A policy that sees what an agent sees.
 
     `act(observation (layout.size,) float32, action_mask (actions,) int8) -> action`, the number of a legal action; both
-    as the environment of the scenario gives them. An attribute `layout` (an `ObservationLayout`) asks for more rows
+    as the environment of the scenario gives them. One that knows no masks may answer with any action where
+    `illegal="replace"` is said (`cace_env.evaluate`). An attribute `layout` (an `ObservationLayout`) asks for more rows
     than the fleet needs, as `max_slots` and `max_pending` of an environment do: a network that takes a fixed number of
     inputs then plays fleets of several sizes.
     """
@@ -49,6 +52,14 @@ PythonPolicy = Scorer | Acting
 
 class PolicyError(RuntimeError):
     """A Python policy failed or answered nonsense; the message names policy, seed and decision."""
+
+
+class Answer(NamedTuple):
+    """What is done at a question."""
+
+    action: int
+    thought_s: float  # that somebody's Python took
+    replaced: bool = False  # the policy's own action was not legal
 
 
 class View(NamedTuple):
@@ -113,8 +124,9 @@ def python_action(
     seed: int,
     rule: Rule,
     layout: ObservationLayout | None = None,
-) -> tuple[int, float]:
-    """What a Python policy does at the open question, and the seconds that it thought.
+    illegal: Illegal = "error",
+) -> Answer:
+    """What a Python policy does at the open question.
 
     Args:
         name: stands in errors, as `seed` does.
@@ -123,9 +135,10 @@ def python_action(
         seed: of the episode.
         rule: has the order of a scorer that has none itself (`action_by_scores`).
         layout: of what an acting policy sees; by default that of `layout_for`.
+        illegal: what becomes of an action that is not legal.
 
     Raises:
-        PolicyError: it failed, or its answer is no legal action, or no scores.
+        PolicyError: it failed, or its answer is no action, or no scores, or not legal and `illegal` is "error".
     """
     if not acts(policy):
         return action_by_scores(name, policy, simulator, seed, rule)  # type: ignore[arg-type]
@@ -139,19 +152,20 @@ def python_action(
     except Exception as error:
         raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
     thought_s = time.perf_counter() - began
-    action = _legal_action(answer, mask, where)
+    action = _legal_action(answer, mask, where, illegal)
+    replaced = action != operator.index(answer)
     if action < layout.max_slots:
-        return action, thought_s
+        return Answer(action, thought_s, replaced)
     if action == len(mask) - 1:
-        return len(simulator.state.legal) - 1, thought_s
-    return simulator.max_slots + action - layout.max_slots, thought_s
+        return Answer(len(simulator.state.legal) - 1, thought_s, replaced)
+    return Answer(simulator.max_slots + action - layout.max_slots, thought_s, replaced)
 
 
-def _legal_action(answer: Any, mask: Int8Array, where: str) -> int:
-    """An answer as the number of a legal action.
+def _legal_action(answer: Any, mask: Int8Array, where: str, illegal: Illegal) -> int:
+    """An answer as the number of a legal action; what the environments replace is replaced alike, if wanted.
 
     Raises:
-        PolicyError: it is none.
+        PolicyError: it is none, or not legal and nothing is replaced.
     """
     wanted = f"it has to be the number of one legal action, now one of {np.flatnonzero(mask).tolist()}"
     try:
@@ -162,17 +176,25 @@ def _legal_action(answer: Any, mask: Int8Array, where: str) -> int:
         raise PolicyError(
             f"{where}: the answer {answer!r} is a {type(answer).__name__}{shape}; {wanted}{hint}"
         ) from None
-    if not 0 <= action < len(mask) or not mask[action]:
-        raise PolicyError(f"{where}: the answer {action} is not legal; {wanted}")
-    return action
+    if not 0 <= action < len(mask):
+        raise PolicyError(f"{where}: the answer {action} is none of the actions 0 to {len(mask) - 1}; {wanted}")
+    if mask[action]:
+        return action
+    if illegal == "replace":
+        return int(mask.argmax())
+    raise PolicyError(
+        f"{where}: the answer {action} is not legal; {wanted}; for a policy that knows no masks, "
+        'evaluate(..., illegal="replace"), or experiments.compare --illegal replace, takes the lowest of them in its '
+        "place and counts"
+    )
 
 
 def _where(name: str, simulator: Simulator, seed: int) -> str:
     return f"policy {name!r}, seed {seed}, decision {simulator.question.decision}"
 
 
-def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int, rule: Rule) -> tuple[int, float]:
-    """What a Python policy does at the open question, and the seconds that it thought.
+def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int, rule: Rule) -> Answer:
+    """What a Python policy does at the open question.
 
     Asked for a victim it scores slots. Asked which model to load (Swap-v0), its method `order(features (M, F),
     legal (M + 1,)) -> scores (M + 1,)` scores models and waiting: the legal one with the highest score is taken, ties
@@ -187,12 +209,12 @@ def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int,
     slots, models = simulator.max_slots, simulator.tables.num_models
     if question.target == NONE:
         if not callable(own_order):
-            return int(pick(*simulator.arguments, rule, new_scratch(slots, models))), 0.0
+            return Answer(int(pick(*simulator.arguments, rule, new_scratch(slots, models))), 0.0)
         # An environment may have more rows than models; the last action is to wait in any case.
         actions = [*range(slots, slots + models), len(question.legal) - 1]
         legal = question.legal[actions]
         answer, thought_s = _thought(own_order, simulator.model_features(), legal, where)
-        return actions[_highest(answer, legal, where)], thought_s
+        return Answer(actions[_highest(answer, legal, where)], thought_s)
     legal = question.legal[:slots]
     features = simulator.features()
     if simulator.tables.protocol == "swap" and not callable(own_order):
@@ -200,7 +222,7 @@ def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int,
         read_victims(*simulator.arguments[:4], rule, candidates)
         legal = candidates == 1
     answer, thought_s = _thought(policy, features, legal, where)
-    return _lowest(answer, features, legal, where), thought_s
+    return Answer(_lowest(answer, features, legal, where), thought_s)
 
 
 def _thought(

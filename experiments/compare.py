@@ -36,6 +36,7 @@ from cace_env.contestants import NO_SWAPPING
 from cace_env.evaluation import PolicyError, SeedResult, in_order, run_seed, seed_list
 from cace_env.orders import ORDERS
 from cace_env.policies import POLICIES, READINGS
+from cace_env.python_policies import Illegal
 from cace_env.scenarios import FOR_DEBUGGING, Split, compared_scenarios, load_scenario, scenario_names, seeds
 from cace_env.scores import REFERENCE
 from cace_env.simulator import SimulationError
@@ -81,6 +82,11 @@ class Comparison(Frozen):
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy f(features, legal) -> keep-scores, besides; may be given several times"
+    )
+    illegal: Annotated[Illegal, _said("error|replace")] = Field(
+        default="error",
+        description="what becomes of an action of a Python policy that is not legal: error (default) stops; replace "
+        "takes the legal one of lowest index, as the environments do, and counts: for policies that know no masks",
     )
     agent: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME|FOLDER")]] = Field(
         default=(), description="a trained agent, shipped or in a folder; the same as agent:... among the policies"
@@ -194,7 +200,7 @@ def compare(options: Comparison, command: str, console: Console) -> int:
     pairs = pairs_of(options)
     protocols = list(dict.fromkeys(protocol for _, protocol in pairs))
     named = [*split_names(options.policies), *agent_names(options.agent)]
-    contestants = contestants_of(named, options.policy, protocols)
+    contestants = contestants_of(named, options.policy, protocols, options.illegal)
     search = reference_options(options.reference_option)
     referenced = options.reference if options.reference is not None else DEMO_REFERENCE if options.demo else 0
     path = run_folder_path(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from cace_env.guard import Guarded
 from cace_env.held_out import problems_of
 from cace_env.orders import JOINT, ORDERS, Order
 from cace_env.policies import CLAIRVOYANT, GROUPS, POLICIES, READINGS
+from cace_env.python_policies import Illegal
 from experiments.run_folder import BASELINE
 
 EVICTION: Final = "eviction"
@@ -54,8 +56,16 @@ def agent_names(agents: Iterable[str]) -> list[str]:
     return [agent if agent.startswith(PREFIX) else PREFIX + agent for agent in agents]
 
 
-def contestants_of(names: Sequence[str], addresses: Sequence[str], protocols: Sequence[str]) -> list[Contestant]:
+def contestants_of(
+    names: Sequence[str], addresses: Sequence[str], protocols: Sequence[str], illegal: Illegal = "error"
+) -> list[Contestant]:
     """The baseline, built-in policies and agents by name, Python policies by address, and the run without swapping.
+
+    Args:
+        names: of built-in policies and agents; those of `default_names` if there are no addresses either.
+        addresses: of Python policies.
+        protocols: that are run.
+        illegal: what becomes of an action of a Python policy that is not legal.
 
     Raises:
         ConfigError: no such policy, two under one name, or one that needs an environment that is not run.
@@ -69,6 +79,7 @@ def contestants_of(names: Sequence[str], addresses: Sequence[str], protocols: Se
             raise ConfigError(f"--policy {address} has to be {wanted}")
         contestants.append(contestant_of(address))
     contestants.append(contestant_of(NO_SWAPPING))
+    contestants = [replace(contestant, illegal=illegal) for contestant in contestants]
     check_names(contestant.name for contestant in contestants)
     for contestant in contestants:
         card = card_of(contestant)

@@ -24,7 +24,16 @@ from experiments.report_agents import learned_sections
 from experiments.report_text import ASKED, CAVEATS, HOW_TO_READ, SCORES, WHAT_THIS_IS, WHERE_FROM
 from experiments.run_folder import BASELINE, Run
 from experiments.score_table import scenarios_with_reference, score_sections
-from experiments.verdicts import NOTHING_TO_DECIDE, few_seeds, floor, in_short, nothing_to_decide, own_policies, saved
+from experiments.verdicts import (
+    NOTHING_TO_DECIDE,
+    TO_CHANGE_THAT,
+    few_seeds,
+    floor,
+    in_short,
+    nothing_to_decide,
+    own_policies,
+    saved,
+)
 
 Pictures = dict[str, dict[str, str]]  # paths within the run folder, by scenario ("" = all of them) and name
 
@@ -213,8 +222,13 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
 
 
 def remarks(run: Run, scenario: str) -> list[str]:
-    """What must be said beside the numbers: that nothing is decided, and which episodes were cut short."""
-    said = [f"{NOTHING_TO_DECIDE.capitalize()}."] if nothing_to_decide(run, scenario) else []
+    """What must be said beside the numbers: that nothing is decided, and what was replaced or cut short."""
+    said = [f"{NOTHING_TO_DECIDE.capitalize()}. {TO_CHANGE_THAT}"] if nothing_to_decide(run, scenario) else []
+    said += [
+        f"Actions of {policy} that were not legal: {replaced:,} of {decisions:,}. The legal one of lowest index was "
+        "taken in their place."
+        for policy, (replaced, decisions) in run.replaced(scenario).items()
+    ]
     if REFERENCE in run.policies(scenario):
         costs = run.columns[scenario, REFERENCE]["cost"]
         there = int(np.isfinite(costs).sum())

@@ -33,12 +33,13 @@ from cace_env.evaluation import SeedResult, metric_gain
 from cace_env.guard import REASONS
 from cace_env.intervals import Gain, mean
 from cace_env.metrics import METRICS, TTFT_EDGES_S
+from cace_env.player import ILLEGAL_ACTIONS
 from cace_env.tables import TASKS
 
 FloatArray = npt.NDArray[np.float64]
 
 FALLBACKS: Final = {f"fallback_{reason}": reason for reason in REASONS}  # decisions that a guard took over
-BESIDE: Final = ("decision_us", "lower_bound", *FALLBACKS)  # columns that are no metrics
+BESIDE: Final = ("decision_us", "lower_bound", ILLEGAL_ACTIONS, *FALLBACKS)  # columns that are no metrics
 KEYS: Final = ("scenario", "policy", "label", "seed", *BESIDE)
 ROWS_HEADER: Final = (*KEYS, *METRICS)
 TTFT_HEADER: Final = ("scenario", "policy", "task", "from_s", "to_s", "requests")
@@ -274,6 +275,16 @@ class Run:
         """The first of a group in `ranking`; None where the group has no whole episode."""
         members = [policy for policy in self.ranking(scenario) if self.group(policy) == group]
         return next((policy for policy in members if self.costs(scenario, BASELINE, policy).size), None)
+
+    def replaced(self, scenario: str) -> dict[str, tuple[int, int]]:
+        """By policy, actions that were not legal and were replaced, and all decisions; only where there are any."""
+        counts = {}
+        for policy in self.policies(scenario):
+            columns = self.columns[scenario, policy]
+            replaced = int(np.nansum(columns.get(ILLEGAL_ACTIONS, 0.0)))
+            if replaced:
+                counts[policy] = replaced, int(np.nansum(columns["decisions"]))
+        return counts
 
     def cut_short(self, scenario: str) -> dict[str, int]:
         """Episodes that the limit on decisions ended, by policy; those without any are left out."""

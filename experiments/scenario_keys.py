@@ -75,6 +75,11 @@ turns, and says nothing of how often they do. *Load* is about time: the share of
 unload under LRU (`channel_share` among the [metrics](compare.md)). It follows from `pressure`, the load engine and how
 often people ask, so it is no key of its own: `users` in `workload` sets it.
 
+With too little pressure nothing is ever decided: where memory holds all models at once or a single one at a time, or
+no more than two may leave, no policy is asked anything in Eviction-v0, and all are equal. Making such an environment
+warns and says what to change; so does `evaluate` after episodes without a question, which also finds workloads that ask
+for too little.
+
 `python -m experiments.calibrate_load my_fleet.yaml --busy 0.25` searches, on training seeds, for the least number of
 users that keeps the channels busy for that share, and prints the lines for the file. Set `pressure` first: with another
 pressure, engine, fleet or catalogue the same users are another load. A log (`trace`) brings its own users; there

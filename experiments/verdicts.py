@@ -9,10 +9,15 @@ import numpy as np
 from cace_env.agent import LEARNED
 from cace_env.contestants import NO_SWAPPING
 from cace_env.markdown import percent
+from cace_env.undecided import MORE_PRESSURE, MORE_VICTIMS
 from experiments.run_folder import BASELINE, Run, share_of_cost
 
 FEW_SEEDS: Final = 10  # below, a bootstrap hardly knows more than the least and the greatest value: no verdicts
 NOTHING_TO_DECIDE: Final = "nothing to decide here: no policy is ever asked"
+TO_CHANGE_THAT: Final = (
+    f"All policies are equal, so this compares nothing; to change that, {MORE_PRESSURE}; or if memory holds one model "
+    f"at a time, {MORE_VICTIMS}."
+)
 
 
 def own_policies(run: Run) -> list[str]:

@@ -184,8 +184,8 @@ class Answers:
     ("answer", "said"),
     [
         (lambda mask: int(mask.argmin()), r"the answer \d+ is not legal; it has to be the number of one legal action"),
-        (-1, "the answer -1 is not legal"),
-        (999, "the answer 999 is not legal"),
+        (-1, "the answer -1 is none of the actions 0 to"),
+        (999, "the answer 999 is none of the actions 0 to"),
         (np.nan, "the answer nan is a float; it has to be the number of one legal action, now one of"),
         (3.0, "the answer 3.0 is a float"),
         (None, "the answer None is a NoneType"),

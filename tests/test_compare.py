@@ -63,6 +63,14 @@ class FailsLater:
         return lru_in_python(features, legal) if self.seed == 2_000_000 else broken(features, legal)
 
 
+class KnowsNoMasks:
+    """Always wants the second slot."""
+
+    def act(self, observation: np.ndarray, action_mask: np.ndarray) -> int:
+        del observation, action_mask
+        return 1
+
+
 class NeedsMore:
     def __init__(self, weights: float) -> None:
         self.weights = weights
@@ -558,8 +566,27 @@ def test_a_scenario_in_which_nobody_is_asked_says_so(tmp_path: Path, capsys: pyt
     roomy.write_text(yaml.safe_dump({**SMALL, "name": "roomy", "pressure": 0.9}))
     out = tmp_path / "out"
     assert main(["--policies", "lru,cace", "--scenarios", str(roomy), "--seeds", "2", "--out", str(out)]) == 0
-    assert "othing to decide here: no policy is ever asked" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "othing to decide here: no policy is ever asked" in said and "to change that, raise `pressure`" in said
+    assert "to change that, raise `pressure`" in (out / "report.md").read_text()
     assert in_short(out) == ["**roomy**: nothing to decide here: no policy is ever asked."]
+
+
+def test_actions_that_were_replaced_stand_beside_the_results(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    arguments = ["--policies", "lru", "--policy", f"{__name__}:KnowsNoMasks", "--scenarios", str(small)]
+    arguments += ["--seeds", "2", "--out", str(out)]
+    assert main(arguments) == 1
+    assert "is not legal" in (said := capsys.readouterr().err) and "--illegal replace" in said
+    shutil.rmtree(out, ignore_errors=True)
+    assert main([*arguments, "--illegal", "replace"]) == 0
+    counts, decisions = column(out, "KnowsNoMasks", "illegal_actions"), column(out, "KnowsNoMasks", "decisions")
+    assert sum(counts) > 0 and np.isnan(column(out, "lru", "illegal_actions")).all()
+    expected = f"Actions of KnowsNoMasks that were not legal: {sum(counts):,.0f} of {sum(decisions):,.0f}."
+    assert expected in (out / "report.md").read_text()
+    assert expected in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_list_shows_policies_and_scenarios_with_their_questions(capsys: pytest.CaptureFixture[str]):

@@ -14,6 +14,7 @@ from scipy import stats
 import cace_env
 from cace_env.config import ConfigError
 from cace_env.contestants import contestant_of
+from cace_env.env import EvictionEnv
 from cace_env.evaluation import Case, PolicyError, case_of, evaluate, run_seed, seed_list
 from cace_env.intervals import paired_gain, share_of_gap
 from cace_env.lower_bound import lower_bound
@@ -21,6 +22,7 @@ from cace_env.metrics import METRICS
 from cace_env.observation import SLOT
 from cace_env.policies import POLICIES
 from cace_env.scenarios import load_scenario
+from cace_env.short_form import rounded
 
 SEEDS = (3, 1, 2)
 SMALL: dict[str, Any] = {
@@ -159,6 +161,78 @@ def test_what_a_python_policy_does_wrong_is_said_with_policy_seed_and_decision(a
         evaluate(answer, small, [1])
 
 
+class Blind:
+    """Knows no masks: always wants the last slot, or in Swap-v0 the first."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+
+    def act(self, observation: np.ndarray, action_mask: np.ndarray) -> int:
+        del observation, action_mask
+        return self.wanted
+
+
+class Lowest:
+    """What replaces an action that is not legal."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted, self.replaced = wanted, 0
+
+    def act(self, observation: np.ndarray, action_mask: np.ndarray) -> int:
+        del observation
+        if action_mask[self.wanted]:
+            return self.wanted
+        self.replaced += 1
+        return int(np.flatnonzero(action_mask)[0])
+
+
+@pytest.mark.parametrize("protocol", ["eviction", "swap"])
+def test_what_is_not_legal_is_replaced_by_the_lowest_legal_action_and_counted_where_that_is_wanted(
+    protocol: str, small: Case
+):
+    with pytest.raises(PolicyError, match=re.escape('illegal="replace"')):
+        evaluate(Blind(1), small, [1], protocol=protocol)
+    blind = evaluate(Blind(1), small, [1, 2], protocol=protocol, illegal="replace")
+    expected = [Lowest(1), Lowest(1)]
+    costs = [
+        evaluate(each, small, [seed], protocol=protocol).column("cost")
+        for each, seed in zip(expected, [1, 2], strict=True)
+    ]
+    assert blind.column("cost").tolist() == np.concatenate(costs).tolist()
+    assert blind.column("illegal_actions").tolist() == [each.replaced for each in expected]
+    assert blind.summary()["illegal_actions"] == np.mean([each.replaced for each in expected]) > 0
+    assert "illegal, replaced" in str(blind) and "illegal actions replaced" in repr(blind)
+
+
+def test_what_the_environment_replaces_is_what_an_evaluation_replaces(small: Case):
+    env = EvictionEnv(SMALL, "test")
+    _, info = env.reset(options={"workload_seed": 2_000_000})
+    over, total, replaced = False, 0.0, 0
+    while not over:
+        replaced += not info["action_mask"][1]
+        _, reward, over, _, info = env.step(1)
+        total += reward - info["reward_terms"].get("invalid_action", 0.0)
+    result = evaluate(Blind(1), small, [2_000_000], illegal="replace")
+    assert result.column("illegal_actions") == replaced == info["invalid_action"] > 0
+    assert -total == pytest.approx(result.column("cost")[0])
+
+
+def test_what_is_no_action_at_all_is_never_replaced(small: Case):
+    with pytest.raises(PolicyError, match="the answer 99 is none of the actions 0 to"):
+        evaluate(Blind(99), small, [1], illegal="replace")
+    with pytest.raises(PolicyError, match="the answer -1 is none of the actions"):
+        evaluate(Blind(-1), small, [1], illegal="replace")
+    with pytest.raises(ConfigError, match="illegal is 'ignore'; it has to be one of error, replace"):
+        evaluate("lru", small, [1], illegal="ignore")  # type: ignore[arg-type]
+
+
+def test_whoever_never_needs_a_replacement_gets_the_same_episode(small: Case):
+    strict, lenient = (evaluate(Lowest(1), small, SEEDS, illegal=how) for how in ("error", "replace"))
+    assert strict.column("cost").tolist() == lenient.column("cost").tolist()
+    assert not lenient.column("illegal_actions").any() and "0 illegal actions replaced" in repr(lenient)
+    assert "illegal_actions" not in strict.rows[0] and "illegal" not in repr(strict)
+
+
 @pytest.mark.parametrize(
     ("policy", "said"),
     [
@@ -204,12 +278,41 @@ def test_results_on_other_requests_are_not_compared(small: Case):
     assert lru.gain_over(lru) == (0.0, 0.0, 0.0)
 
 
+def test_a_summary_has_what_some_seed_has_and_no_holes(small: Case):
+    lru = evaluate("lru", small, SEEDS)
+    summary = lru.summary()
+    assert not np.isnan(list(summary.values())).any()
+    assert "agent_ttft_mean_s" not in summary and "decision_us" not in summary  # nobody asks for agents; it is compiled
+    assert {name for name in METRICS if np.isfinite(lru.column(name)).any()} <= set(summary)
+
+
+def test_a_printed_evaluation_fits_on_a_screen_with_rounded_numbers_and_units(small: Case):
+    lru = evaluate("lru", small, SEEDS)
+    lines, means = str(lru).splitlines(), lru.summary()
+    assert lines[0] == "lru on small (generated), 3 seeds, means"
+    assert len(lines) <= 12 and max(len(line) for line in lines) <= 80
+    shown = {line.split()[0]: line for line in lines[1:]}
+    assert {"cost", "TTFT", "E2E", "evictions", "decisions"} <= set(shown)
+    assert f"{means['ttft_mean_s']:.3g}" in shown["TTFT"] and shown["TTFT"].endswith(" s")
+    numbers_end = {re.match(r"  \S.{11}  \S*\s+[\d,.]+", line).end() for line in lines[1:]}  # type: ignore[union-attr]
+    assert len(numbers_end) == 1  # one under the other
+    assert "\n" not in repr(lru) and "lru on small, 3 seeds: cost " in repr(lru) and " decisions" in repr(lru)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (0.01234, "0.0123"), (33.0, "33"), (1.234, "1.23"), (123.4, "123"), (98765.4, "98,765")],
+)
+def test_numbers_for_people_have_three_digits(value: float, shown: str):
+    assert rounded(value) == shown
+
+
 def test_truncated_episodes_are_left_out_of_comparisons():
     short = evaluate("lru", case_of(SMALL | {"rules": {"max_decisions": 1}}), [1, 2])
     assert short.column("truncated").all()
     assert np.isnan(short.gain_over(short).percent)
-    assert short.summary()["truncated"] == 1.0
-    assert np.isnan(short.summary()["cost"]) and short.ttft_counts.sum() == 0
+    assert short.summary() == {"truncated": 1.0} and short.ttft_counts.sum() == 0
+    assert "100% of the episodes were cut short" in str(short) and "no whole episode" in repr(short)
 
 
 def test_a_gain_is_above_zero_where_the_policy_is_better_whichever_way_the_metric_goes(small: Case):
