@@ -14,7 +14,7 @@ pytest.importorskip("sb3_contrib", reason="needs the extra sb3")
 from cace_env.config import ConfigError
 from experiments import learning_curves as command
 from experiments import learning_page
-from experiments.learning_curves import COLUMNS, RUNGS, Options
+from experiments.learning_curves import AGENTS, COLUMNS, RUNGS, Options
 from experiments.learning_page import LINES, Curves
 
 # A rollout of 768 decisions is one batch.
@@ -27,17 +27,16 @@ def options(out: Path, *agents: str) -> Options:
 
 def test_runs_are_kept_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "runs"
-    assert command.main(options(out, "MaskablePPO", "DQN")) == 0
+    assert command.main(options(out, "MaskablePPO")) == 0
     files = sorted(path.name for path in out.glob("*.csv"))
-    assert files == [f"tiny--{agent}--{seed}.csv" for agent in ("DQN", "MaskablePPO") for seed in (0, 1)]
-    found = learning_page.found_in(out, "tiny")
-    for curves in found.values():
-        assert curves.step[0] == 0 and curves.step[-1] >= 700
-        assert curves.saved.shape == (2, len(curves.step), len(COLUMNS) - 2)
-        assert np.isfinite(curves.saved).all()
-        assert (np.diff(curves.learned_s, axis=1) > 0).all()
+    assert files == ["tiny--MaskablePPO--0.csv", "tiny--MaskablePPO--1.csv"]
+    curves = learning_page.found_in(out, "tiny")["MaskablePPO"]
+    assert curves.step[0] == 0 and curves.step[-1] >= 700
+    assert curves.saved.shape == (2, len(curves.step), len(COLUMNS) - 2)
+    assert np.isfinite(curves.saved).all()
+    assert (np.diff(curves.learned_s, axis=1) > 0).all()
     monkeypatch.setattr(command, "train", lambda *_: pytest.fail("it has been trained already"))
-    assert command.main(options(out, "MaskablePPO", "DQN")) == 0
+    assert command.main(options(out, "MaskablePPO")) == 0
     with pytest.raises(ConfigError, match=r"with .*700.*, not .*900.*; give another --out"):
         command.main(Options(**{**SHORT, "decisions": 900}, out=out))  # type: ignore[arg-type]
     page = tmp_path / "learning-curves.md"
@@ -48,8 +47,9 @@ def test_runs_are_kept_and_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert "| MaskablePPO |" in text and "`n_steps`" in text
 
 
+@pytest.mark.parametrize("agent", AGENTS)
 def test_a_run_that_was_stopped_leaves_nothing_that_looks_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cace_env.sb3 import EvaluationCallback
 
@@ -58,7 +58,7 @@ def test_a_run_that_was_stopped_leaves_nothing_that_looks_finished(
 
     monkeypatch.setattr(EvaluationCallback, "_on_step", stopped)
     with pytest.raises(KeyboardInterrupt):
-        command.main(options(tmp_path, "PPO"))
+        command.main(options(tmp_path, agent))
     assert not list(tmp_path.glob("*.csv"))
 
 
