@@ -8,6 +8,9 @@ The networks are those of `cace_env.networks`; what they need to know of the env
 They are indifferent to the order and the number of slots and of pending models, so a trained one plays any fleet, and
 they never take an illegal action: the observation says what is legal, so PPO, DQN and QR-DQN need no masks.
 
+DQN and QRDQN themselves explore illegal actions, too, which the environment replaces; their values are `ILLEGAL`, so
+nothing is learned from them but the reported loss is huge. Take `MaskableDQN` and `MaskableQRDQN`.
+
 Beside what SB3's own policies take there are `hidden`, hidden units of each layer of the scores (32; 0 = a linear
 policy), and `value_hidden`, of what values states (64). There is no `net_arch`.
 """
