@@ -8,8 +8,8 @@ What to take from it:
   the environment of the scenario, and takes part wherever policies do: `cace_env.evaluate`, `experiments.compare
   --policy module:object`, `experiments.suite`, `experiments.submission`. Anything that can answer will do: SB3, torch,
   ONNX, a table; such a class is five lines.
-- A model that knows no masks may want what is not legal: that is replaced by the first legal action, as the environment
-  does, and counted in `replaced`.
+- A model that knows no masks may want what is not legal, which stops the run with policy, seed and decision. With
+  `evaluate(..., illegal="replace")` it is replaced, as the environment does, and counted beside the result.
 - An `MlpPolicy` takes as many numbers as it was trained on, so it plays fleets of at most that size; smaller ones are
   shown in as many rows. A model with `"SlotPolicy"` plays any fleet: `cace_env.sb3.save_agent` makes an agent of it.
 - SB3's zip holds pickled Python: load only files that you trust. Agents of this package are weights and JSON instead.

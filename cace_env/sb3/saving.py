@@ -180,13 +180,11 @@ class ModelContestant:
 
     Attributes:
         layout: that it was trained with; smaller fleets are shown in as many rows.
-        replaced: illegal actions so far that were replaced by the first legal one, as the environment does.
     """
 
     def __init__(self, model: BaseAlgorithm, name: str | None = None) -> None:
         self.model = model
         self.layout: ObservationLayout = layout_of(model.observation_space, model.action_space)[0]
-        self.replaced = 0
         self.__name__ = name or algorithm_name(model)
         self._masked = takes_masks(model)
         self._state: Any = None
@@ -198,23 +196,20 @@ class ModelContestant:
         self._state, self._first = None, True
 
     def act(self, observation: Float32Array, action_mask: npt.NDArray[np.int8]) -> int:
-        """The legal action it takes."""
+        """The action it takes; legal where the algorithm takes masks, or the policy masks itself."""
         actions, self._state = best_actions(
             self.model, observation[None], action_mask[None].astype(bool), self._state, np.array([self._first])
         )
         self._first = False
-        action = int(actions[0])
-        if not action_mask[action]:
-            self.replaced += 1
-            return int(action_mask.argmax())
-        return action
+        return int(actions[0])
 
 
 def contestant(model: BaseAlgorithm, name: str | None = None) -> ModelContestant:
     """A trained model of SB3 as a policy for `evaluate`, whatever its networks are: `MlpPolicy`, recurrent ones.
 
-    It plays fleets with at most the slots and pending rows that it was trained with. With `"SlotPolicy"`, `save_agent`
-    is better: the agent plays any fleet, compiled.
+    It plays fleets with at most the slots and pending rows that it was trained with. A model that knows no masks may
+    want what is not legal: `evaluate(contestant(model), scenario, illegal="replace")` replaces that, as the environment
+    does, and counts. With `"SlotPolicy"`, `save_agent` is better: the agent plays any fleet, compiled.
 
     Args:
         model: as trained or loaded.
