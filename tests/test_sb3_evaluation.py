@@ -163,6 +163,7 @@ def test_sb3s_own_logger_gets_the_curves(tmp_path: Path):
     model = ppo()
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(64, callback=EvaluationCallback(every=64, seeds=2, verbose=0))
+    model.logger.close()
     with (tmp_path / "progress.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["time/total_timesteps"] for row in rows if row["eval/saved_vs_lru"]] == ["0", "64"]
