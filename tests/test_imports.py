@@ -164,7 +164,7 @@ def test_the_networks_need_torch_alone():
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("cace_env", ("traces", "render", "human", "sb3")),
+        ("cace_env", ("traces", "render", "human", "learn")),
         ("agents", ("train",)),
         ("experiments", ("train", "dev")),
         ("tests", ("train", "video", "dev")),
