@@ -6,8 +6,9 @@
     python -m experiments.learning_page --write docs/learning-curves.md    the page and its pictures
 
 Every run trains with the hyperparameters that ship (`cace_env.sb3.hyperparameters`) and rewards against LRU, and is
-judged by validation seeds as it goes. The folder holds one CSV file per run; runs that are in it are not run again, so
-the same command goes on where it was stopped (a run that was stopped begins anew).
+judged by validation seeds as it goes. At the end the agent, as it is then, plays the 100 test seeds, beside LRU, CACE
+and tuned CACE. The folder holds two files per run, a CSV of the curve and a JSON of the test; runs that are in it are
+not run again, so the same command goes on where it was stopped (a run that was stopped begins anew).
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ import tyro
 from rich.console import Console
 
 from cace_env.config import ConfigError, did_you_mean
+from cace_env.evaluation import evaluate
 from cace_env.held_out import WHOLE_SUITE, training_scenarios
+from cace_env.intervals import paired_gain
+from cace_env.scenarios import Scenario, seeds
 from cace_env.scores import BASELINE
 from cace_env.tracking import STEP
 from experiments.command_line import exit_status, split_names
@@ -49,6 +53,7 @@ class Algorithm(NamedTuple):
     kind: str  # class in cace_env.sb3, sb3_contrib or stable_baselines3
     policy: str
     colour: str
+    share: float = 1.0  # of the rung's decisions: less of what takes several times as long
 
 
 OUT: Final = Path("runs/learning-curves")
@@ -62,11 +67,12 @@ RUNGS: Final = {
 AGENTS: Final = {
     "MaskablePPO": Algorithm("maskable-ppo", "sb3_contrib.MaskablePPO", "SlotPolicy", "#882255"),
     "PPO": Algorithm("ppo", "stable_baselines3.PPO", "SlotPolicy", "#0072B2"),
-    "DQN": Algorithm("dqn", "cace_env.sb3.MaskableDQN", "SlotPolicy", "#009E73"),
-    "QR-DQN": Algorithm("qrdqn", "cace_env.sb3.MaskableQRDQN", "SlotPolicy", "#56B4E9"),
+    "DQN": Algorithm("dqn", "cace_env.sb3.MaskableDQN", "SlotPolicy", "#009E73", 0.25),
+    "QR-DQN": Algorithm("qrdqn", "cace_env.sb3.MaskableQRDQN", "SlotPolicy", "#56B4E9", 0.25),
     "MaskablePPO-MLP": Algorithm("maskable-ppo", "sb3_contrib.MaskablePPO", "MlpPolicy", "#E69F00"),
 }
 RIVALS: Final = {"lru": "LRU", "cace": "CACE", "tuned_cace": "tuned CACE"}  # name in curves -> in tables
+RIVAL_POLICIES: Final = {"lru": "lru", "cace": "cace", "tuned_cace": "cace:tuned-eviction"}
 EVALUATIONS: Final = 20  # of a run
 COLUMNS: Final = ("step", "learned_s", *(f"saved_vs_{name}" for name in RIVALS))
 
@@ -82,7 +88,7 @@ class Options:
     seeds: int = 5
     """Runs of each algorithm on each rung."""
     decisions: int | None = None
-    """Decisions of each run; by default those of the rung."""
+    """Decisions of each run (DQN and QR-DQN: a quarter of them); by default those of the rung."""
     validation_seeds: int | None = None
     """Episodes that judge; by default those of the rung."""
     num_envs: int = 60
@@ -134,12 +140,13 @@ def train(job: Job, out: Path, verbose: int) -> None:
     venv = EvictionVecEnv(job.num_envs, scenario=scenarios, baseline=BASELINE)
     model = getattr(importlib.import_module(module), name)(algorithm.policy, venv, seed=job.seed, **settings)
     scratch = job.path(out).with_suffix("")
-    every = max(1, job.decisions // EVALUATIONS)
+    every = max(1, round(job.decisions * algorithm.share) // EVALUATIONS)
     callback = EvaluationCallback(
         scenarios, every=every, seeds=job.validation_seeds, folder=scratch, wandb=False, overwrite=True, verbose=verbose
     )
-    model.learn(job.decisions, callback=callback)
+    model.learn(round(job.decisions * algorithm.share), callback=callback)
     venv.close()
+    tested = judge_by_test(model, scenarios)
     rows, learned_s, before = [], 0.0, 0
     for row in callback.rows:
         speed = float(row.get("time/decisions_per_s", np.inf))
@@ -151,7 +158,23 @@ def train(job: Job, out: Path, verbose: int) -> None:
         writer.writerow(COLUMNS)
         writer.writerows(rows)
     shutil.rmtree(scratch)
+    job.path(out).with_suffix(".json").write_text(json.dumps(tested, indent=2) + "\n", "utf-8")
     unfinished.replace(job.path(out))
+
+
+def judge_by_test(model: Any, scenarios: Sequence[Scenario]) -> dict[str, dict[str, list[float]]]:
+    """Cost saved against each rival on the test seeds, by scenario and rival: percent, and its 95 % interval."""
+    from cace_env.sb3.judging import play_model
+
+    found: dict[str, dict[str, list[float]]] = {}
+    for scenario in scenarios:
+        test = seeds("test")
+        mine = np.array([episode["cost"] for episode in play_model(model, scenario, test, "test")])
+        found[scenario.name] = {
+            name: list(paired_gain(evaluate(policy, scenario, test).column("cost"), mine))
+            for name, policy in RIVAL_POLICIES.items()
+        }
+    return found
 
 
 def run(jobs: Sequence[Job], out: Path, workers: int) -> None:

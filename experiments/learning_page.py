@@ -117,6 +117,27 @@ def result_table(curves: Mapping[str, Curves]) -> str:
     return table(header, rows)
 
 
+def test_table(out: Path, rung: str) -> str:
+    """What the agents at the end of training save on the test seeds, and in how many runs that is for sure.
+
+    A mean over the scenarios of a rung; for sure is what has an interval above 0 on every one of them.
+    """
+    rows = []
+    for agent in AGENTS:
+        runs = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob(f"{rung}--{agent}--*.json"))]
+        cells = []
+        for rival in RIVALS if runs else ():
+            gains = np.array([[each[rival] for each in run.values()] for run in runs])  # (runs, scenarios, 3)
+            mean = gains[:, :, 0].mean(axis=1)
+            sure = int((gains[:, :, 1] > 0).all(axis=1).sum())
+            cells.append(
+                f"{mean.mean():+.1f} % ({mean.min():+.1f} to {mean.max():+.1f}), sure in {sure} of {len(runs)}"
+            )
+        if cells:
+            rows.append([agent, *cells])
+    return table(("algorithm", *(f"saved against {name}" for name in RIVALS.values())), rows)
+
+
 def when(found: Curves, rival: int) -> str:
     """Decisions and seconds until a rival is beaten for good, in the median run; in how many runs it is."""
     ahead = found.saved[:, :, rival] > 0
@@ -152,6 +173,10 @@ def page(out: Path, pictures: Path) -> str:
             f"Saved against LRU on {len(judged)} validation seeds: {levels}.",
             f"![Learning curves on {rung}]({pictures.name}/learning-{rung}.png)",
             result_table(curves),
+            "Agents as they are at the end of training, on the 100 test seeds: mean over runs (worst to best), and in "
+            "how many runs the 95 % paired interval is above 0"
+            + (" on every scenario." if len(training_scenarios(rung, "Eviction-v0")) > 1 else "."),
+            test_table(out, rung),
         ]
     return "\n\n".join([*parts, HYPERPARAMETERS, hyperparameter_table()]) + "\n"
 
@@ -204,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         for rung in RUNGS:
             if curves := found_in(options.out, rung):
-                Console(highlight=False).print(f"{rung}\n\n{result_table(curves)}\n", soft_wrap=True, markup=False)
+                tables = f"{rung}\n\n{result_table(curves)}\n\n{test_table(options.out, rung)}\n"
+                Console(highlight=False).print(tables, soft_wrap=True, markup=False)
         return 0
 
     return exit_status(command)

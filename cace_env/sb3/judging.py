@@ -21,7 +21,7 @@ from cace_env.policies import Policy
 from cace_env.results import published
 from cace_env.sb3.policies import is_slot_policy
 from cace_env.sb3.saving import ENV_OF, agent_of, best_actions
-from cace_env.scenarios import SEEDS, Scenario
+from cace_env.scenarios import SEEDS, Scenario, Split
 from cace_env.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT
 from cace_env.spaces import layout_of
 from cace_env.suite import ENVS, PROSE, TINY, Env, load_suite
@@ -171,13 +171,16 @@ def headroom_percent(scenario: Scenario, env: Env) -> float:
     return np.nan
 
 
-def play_model(model: BaseAlgorithm, scenario: Scenario, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Plays a model's best actions on validation seeds, all side by side.
+def play_model(
+    model: BaseAlgorithm, scenario: Scenario, seeds: Sequence[int], split: Split = "validation"
+) -> list[dict[str, Any]]:
+    """Plays a model's best actions on some seeds, all side by side.
 
     Args:
         model: of SB3, trained on observations of this package.
         scenario: of at most the slots and pending rows that it was trained with.
-        seeds: of the validation split.
+        seeds: of the split.
+        split: whose seeds they are.
 
     Returns:
         Of each seed: every metric of the episode, and `illegal`, how many of its actions were replaced.
@@ -189,7 +192,7 @@ def play_model(model: BaseAlgorithm, scenario: Scenario, seeds: Sequence[int]) -
     env = VECTOR_ENVS[ENV_OF[protocol]](
         len(seeds),
         scenario,
-        "validation",
+        split,
         max_slots=layout.max_slots,
         max_pending=layout.max_pending,
         invalid_penalty=0.0,
