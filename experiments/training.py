@@ -145,7 +145,10 @@ class Training:
     def _tell(self, row: Row, best: Verdict | None, tracking: Tracking) -> None:
         """An evaluation to TensorBoard and W&B; a new best agent with the cost of every case."""
         step = int(row["global_step"])
-        tracking.log(step, {name: float(value) for name, value in row.items() if name not in NOT_DRAWN})
+        numbers = {name: float(value) for name, value in row.items() if name not in NOT_DRAWN}
+        # What the agent has to beat, as straight lines beside its curve.
+        rivals = {"rivals/lru_vs_lru": 1.0, "rivals/cace_vs_lru": self.validation.cace.cost_vs_lru}
+        tracking.log(step, numbers | rivals)
         if tracking.wandb is not None and best is not None:
             tracking.wandb.log_table(step, f"{VALIDATION}cases", COLUMNS, self.validation.table(best))
             tracking.wandb.log_agent(self.folder.path / "best", ["best"], {"global_step": step, COST: best.cost_vs_lru})
