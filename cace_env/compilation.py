@@ -61,6 +61,7 @@ PARTS: Final = {
     "cace_env.kernel.plan.improve": "the clairvoyant reference",
     "cace_env.kernel.rollouts.try_actions": "costs of actions, for imitation",
     "cace_env.kernel.optimum.branch_and_bound": "optima of tiny episodes",
+    "cace_env.kernel.optimum.try_action": "optima of tiny episodes",
 }
 
 

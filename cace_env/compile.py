@@ -22,7 +22,7 @@ from cace_env import compilation
 from cace_env.clairvoyant import Future
 from cace_env.env import EvictionEnv
 from cace_env.evaluation import Case, case_of, evaluate
-from cace_env.optimum import exact_optimum
+from cace_env.optimum import exact_optimum, merged_optimum
 from cace_env.planner import find_reference
 from cace_env.policies import policy, rule_of
 from cace_env.rollouts import Rollouts
@@ -107,6 +107,7 @@ def _costs_of_actions(case: Case) -> None:
 
 def _optima(case: Case) -> None:
     exact_optimum(case.tables, case.workload(SEED), max_nodes=1)
+    merged_optimum(case.tables, case.workload(SEED), max_nodes=1)
 
 
 # What brings which parts to be compiled, by calling them as everybody else does.

@@ -306,7 +306,7 @@ accelerators; it counts hits. The ratio says what simulating all of that costs o
 
 ## First compilation and start
 
-The simulator is compiled once per version of the package (and of Numba and Python), in 18 parts: each when it is
+The simulator is compiled once per version of the package (and of Numba and Python), part by part: each when it is
 first needed, with a line on stderr that says which and how many are done. Each is kept in `~/.cache/cace_env` (or
 `$CACE_ENV_CACHE_DIR`) as soon as it is compiled, for every virtual environment. `python -m cace_env.compile` compiles
 all of them.

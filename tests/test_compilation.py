@@ -44,7 +44,7 @@ from cace_env.acting import Actor
 from cace_env.clairvoyant import Future
 from cace_env.env import EvictionEnv, SwapEnv
 from cace_env.evaluation import case_of, evaluate
-from cace_env.optimum import exact_optimum
+from cace_env.optimum import exact_optimum, merged_optimum
 from cace_env.planner import find_reference
 from cace_env.policies import policy, rule_of
 from cace_env.rollouts import Rollouts
@@ -94,6 +94,7 @@ for single, batch in ((EvictionEnv, EvictionVectorEnv), (SwapEnv, SwapVectorEnv)
     for name in ("lru", f"agent:{single.PROTOCOL}"):
         Rollouts(simulator).costs(rule_of(policy(name), case.tables), (10.0, np.inf))
     exact_optimum(case.tables, workload, max_nodes=10)
+    merged_optimum(case.tables, workload, max_nodes=10)
     run_rule(case.tables, workload, rule_of(policy("lru"), case.tables), trace=True)
 after = signatures()
 print([part for part in after if after[part] != before[part] or len(after[part]) != 1])
