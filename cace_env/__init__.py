@@ -20,15 +20,18 @@ import gymnasium
 if TYPE_CHECKING:
     from cace_env.evaluation import evaluate
 
-__all__ = ["EVICTION_ID", "SWAP_ID", "__version__", "evaluate", "register"]
+__all__ = ["EVICTION_ID", "MO_EVICTION_ID", "MO_SWAP_ID", "SWAP_ID", "__version__", "evaluate", "register"]
 __version__ = "0.1.0"
 
 EVICTION_ID: Final = "cace_env/Eviction-v0"
 SWAP_ID: Final = "cace_env/Swap-v0"
+# The same two with a vector of rewards; their names are as MO-Gymnasium's and Gymnasium's rules for ids allow.
+MO_EVICTION_ID: Final = "cace_env/MO-Eviction-v0"
+MO_SWAP_ID: Final = "cace_env/MO-Swap-v0"
 
 
 def register() -> None:
-    """Makes `EVICTION_ID` and `SWAP_ID` known to Gymnasium; called at import, harmless when called again.
+    """Makes the environments' ids known to Gymnasium; called at import, harmless when called again.
 
     Gymnasium 1.x loads no entry points of installed packages, so a fresh interpreter needs `import cace_env` or the
     module in the id: `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
@@ -39,6 +42,14 @@ def register() -> None:
                 id=env_id,
                 entry_point=f"cace_env.env:{name}Env",
                 vector_entry_point=f"cace_env.vector_env:{name}VectorEnv",
+            )
+    for env_id, name in ((MO_EVICTION_ID, "MOEviction"), (MO_SWAP_ID, "MOSwap")):
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                id=env_id,
+                entry_point=f"cace_env.envs.objectives:{name}Env",
+                vector_entry_point=f"cace_env.envs.objectives:{name}VectorEnv",
+                disable_env_checker=True,  # it wants a reward that is one number
             )
 
 

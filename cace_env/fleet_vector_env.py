@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -156,6 +156,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._began_s = np.zeros(num_envs)
         self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, actions); None before the first reset
         self._writer = InfoWriter(self.simulators, self.scenario_of)
+        self._watchers: list[Callable[[Bools], None]] = []
         self._all_rows = np.arange(num_envs)  # writeable: read-only rows would make Numba compile everything once more
 
     @property
@@ -240,6 +241,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
                 values[again] = 0
             self._begin(rows)
         paid = self.rewards.settle(look, stepped)
+        for watcher in self._watchers:
+            watcher(stepped)
         if self._statistics:
             self._count(look.rewards, stepped)
         if ended:
@@ -250,6 +253,14 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             add(infos, "workload_seed", played, again)
         self._mask = look.masks.copy()
         return look.observations, look.rewards, look.terminated, look.truncated, infos
+
+    def watch(self, watcher: Callable[[Bools], None]) -> None:
+        """Calls `watcher(stepped)` in every step, as soon as the simulations have gone on.
+
+        So it sees the end of an episode under SAME_STEP, too, which then begins the next one. `stepped` is a mask of
+        the environments whose step it was, `(num_envs,)`; the others have just been reset.
+        """
+        self._watchers.append(watcher)
 
     def action_masks(self) -> Bools:
         """Legal actions now, `(num_envs, actions)`.

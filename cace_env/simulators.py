@@ -167,7 +167,7 @@ class Simulators:
 
     def see(self, rows: Int64Array, look: Look) -> None:
         """Observations and masks of `rows` as they stand."""
-        kernel.see_rows(self._batch(), rows, self._scalings[0], self.layout.max_pending, look)
+        kernel.see_rows(self.batch(), rows, self._scalings[0], self.layout.max_pending, look)
 
     def snapshot(self, env: int) -> Snapshot:
         """A simulation as it stands; it has to have been reset."""
@@ -264,7 +264,8 @@ class Simulators:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pool": None}
 
-    def _batch(self) -> Batch:
+    def batch(self) -> Batch:
+        """The arrays as the kernel takes them, to look at; a later `load` may put others in their place."""
         return Batch(
             arena=self._arena,
             at=self._at,
@@ -283,7 +284,7 @@ class Simulators:
 
     def _share(self, work: Callable[..., int], rows: Int64Array, arguments: tuple[Any, ...], look: Look) -> int:
         """Gives each thread a chunk of the rows; the sum of what they return."""
-        batch, pending = self._batch(), self.layout.max_pending
+        batch, pending = self.batch(), self.layout.max_pending
         threads = min(len(self._scalings), len(rows))
         if threads <= 1:
             return work(batch, rows, *arguments, self._scalings[0], pending, look)

@@ -1,4 +1,4 @@
-"""Observations as other libraries want them: with the mask beside the numbers, or as tables of slots and models.
+"""Observations as other libraries want them, and limits on waiting for safe reinforcement learning.
 
 Both environments give a flat vector and put the mask into `info`. Wrap them where a library reads the mask from
 the observation, or where a network shares its weights across slots:
@@ -9,7 +9,8 @@ the observation, or where a network shares its weights across slots:
 | `SlotTableObservation` | `VectorSlotTableObservation` | `slots`, `pending`, `context`, and `action_mask` |
 
 All take the mask from the `info` that came with the observation, so it is never that of another moment; numbers are
-handed on as they are. Everything else Gymnasium's own wrappers do; `docs/environment.md` says which of them serve.
+handed on as they are. `CostLimit` and `VectorCostLimit` put the cost of a constraint into `info["cost"]`. Everything
+else Gymnasium's own wrappers do; `docs/environment.md` says which of them serve.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from cace_env.envs.lateness import Lateness, Limit
+from cace_env.fleet_env import FleetEnv
+from cace_env.fleet_vector_env import FleetVectorEnv
 from cace_env.observation import ObservationLayout
+from cace_env.vector_infos import Bools, add, only
 
 if TYPE_CHECKING:
-    _Wrapper = gymnasium.Wrapper[dict[str, Any], Any, Any, Any]
-    _VectorWrapper = VectorWrapper[dict[str, Any], Any, Any, Any, npt.NDArray[Any]]
+    _Wrapper = gymnasium.Wrapper[Any, Any, Any, Any]
+    _VectorWrapper = VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]
 else:
     _Wrapper = gymnasium.Wrapper
     _VectorWrapper = VectorWrapper  # no generic class before Gymnasium 1.4
@@ -262,6 +267,132 @@ class VectorSlotTableObservation(_VectorMaskedObservation):
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env, _Tables(_layout(env)))
+
+
+class CostLimit(_Wrapper, RecordConstructorArgs):
+    """Puts the cost of a limit on waiting into `info["cost"]`, where libraries for safe reinforcement learning read it.
+
+    The reward stays as it is: the agent shall lower what people wait on the whole, while a constraint holds.
+
+    | `limit`           | `info["cost"]` of a step                            | sum of an episode                      |
+    |-------------------|-----------------------------------------------------|----------------------------------------|
+    | `"late_requests"` | requests whose TTFT has come to be over the         | late requests                          |
+    |                   | threshold                                           |                                        |
+    | `"longest_wait"`  | seconds by which the longest wait for a first token | `max(0, longest_wait_s - threshold_s)` |
+    |                   | has grown beyond the threshold                      |                                        |
+
+    p95 of TTFT is at most `threshold_s` where at most 5 % of the episode's requests are late, so a library's cost limit
+    is 0.05 times their number (p99: 0.01 times); that of the longest wait is 0. `cace_env.envs.lateness.Lateness`
+    defines both. The cost is a float, never below 0; at reset it is 0, and the first step counts from time 0.
+
+    Args:
+        env: any environment of this package, possibly wrapped, but not by `Autoreset`.
+        limit: which of the two.
+        threshold_s: the longest time to first token that is in order [s].
+        task: whose requests; None = all.
+
+    Raises:
+        TypeError: another environment.
+        ValueError: an unknown limit or task, or a threshold below 0.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        limit: Limit = "late_requests",
+        *,
+        threshold_s: float,
+        task: str | None = None,
+    ) -> None:
+        RecordConstructorArgs.__init__(self, limit=limit, threshold_s=threshold_s, task=task)
+        super().__init__(env)
+        if not isinstance(env.unwrapped, FleetEnv):
+            raise TypeError(f"CostLimit is for the environments of cace_env, this is {env.unwrapped}")
+        self._lateness = Lateness(env.unwrapped.simulators, limit, threshold_s, task)
+        self._stepped = np.ones(1, dtype=np.bool_)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {**info, "cost": 0.0}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._lateness.prepare()
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        cost = float(self._lateness.settle(self._stepped)[0])
+        return observation, reward, terminated, truncated, {**info, "cost": cost}
+
+
+class VectorCostLimit(_VectorWrapper):
+    """What `CostLimit` does, for the vector environments of this package: `infos["cost"]` is `(num_envs,)` float64.
+
+    It is 0 where the step has reset an environment; under SAME_STEP the cost of an episode's last step is in
+    `infos["final_info"]["cost"]`. Around a `SyncVectorEnv` or `AsyncVectorEnv`, put `CostLimit` into each environment.
+
+    Args:
+        env: `EvictionVectorEnv`, `SwapVectorEnv` or one with several objectives, possibly wrapped.
+        limit, threshold_s, task: as for `CostLimit`.
+
+    Raises:
+        TypeError: another environment.
+        ValueError: an unknown limit or task, or a threshold below 0.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        limit: Limit = "late_requests",
+        *,
+        threshold_s: float,
+        task: str | None = None,
+    ) -> None:
+        super().__init__(env)
+        base = env.unwrapped
+        if not isinstance(base, FleetVectorEnv):
+            raise TypeError(
+                f"VectorCostLimit is for EvictionVectorEnv, SwapVectorEnv and their MO variants, this is {base}; put "
+                "CostLimit around each of its environments"
+            )
+        self._lateness = Lateness(base.simulators, limit, threshold_s, task)
+        self._base = base
+        self._costs = np.zeros(base.num_envs)
+        base.watch(self._settle)
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """That of the environment; Gymnasium keeps it in `metadata`, TorchRL looks for it here."""
+        return self._base.autoreset_mode
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Legal actions now, `(num_envs, actions)`.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        return self._base.action_masks()
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type] # a list is allowed
+        infos = dict(infos)
+        add(infos, "cost", np.zeros(self.num_envs), infos["_action_mask"].copy())
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, Any]]:
+        self._lateness.prepare()
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        infos = dict(infos)
+        costs = self._costs
+        if "final_info" in infos:
+            over = infos["_final_info"]
+            infos["final_info"] = dict(infos["final_info"])
+            add(infos["final_info"], "cost", only(over, costs), over.copy())
+            costs = only(~over, costs)
+        add(infos, "cost", costs, np.ones(self.num_envs, dtype=np.bool_))
+        return observations, rewards, terminations, truncations, infos
+
+    def _settle(self, stepped: Bools) -> None:
+        self._costs = self._lateness.settle(stepped)
 
 
 def _keys(form: Form) -> Keys:

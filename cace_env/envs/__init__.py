@@ -1,1 +1,1 @@
-"""What stands around the simulations of an environment: for now, the baseline that rewards are measured against."""
+"""What stands around the simulations of an environment: baselines of rewards, several objectives, limits on waiting."""

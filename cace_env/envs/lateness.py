@@ -1,0 +1,176 @@
+"""What a limit on waiting costs, step by step: the constraint of safe reinforcement learning.
+
+`cace_env.wrappers.CostLimit` and `VectorCostLimit` put it into `info["cost"]`; this module counts. A request is looked
+at only while it waits for its first token, in all environments at once, so the work does not grow with the episode.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch
+from cace_env.kernel.state import (
+    CLOCK,
+    COLUMN,
+    DECISIONS,
+    LOG,
+    LOGGED,
+    NONE,
+    REQUEST,
+    Int64Array,
+    State,
+)  # fmt: skip
+from cace_env.simulators import Simulators
+from cace_env.tables import TASKS
+from cace_env.vector_infos import Bools
+
+Limit = Literal["late_requests", "longest_wait"]
+
+LOGS: Final = State._fields.index("log")
+REQUESTS: Final = State._fields.index("requests")
+
+
+class Waiting(NamedTuple):
+    """Requests without a first token at the last look, of all environments; `W` of them."""
+
+    env: Int64Array  # (W,)
+    request: Int64Array  # (W,) row of the environment's workload
+    arrival_us: Int64Array  # (W,)
+    late: Bools  # (W,) it has been counted
+
+    def only(self, kept: Bools) -> Waiting:
+        """Those of a mask."""
+        return Waiting._make(column[kept] for column in self)
+
+    def and_also(self, others: Waiting) -> Waiting:
+        """These and others."""
+        return Waiting._make(np.concatenate(pair) for pair in zip(self, others, strict=True))
+
+
+def _nobody() -> Waiting:
+    none = np.zeros(0, dtype=np.int64)
+    return Waiting(none, none, none, none > 0)
+
+
+class Lateness:
+    """The constraint's cost of each step of some environments.
+
+    `late_requests`: requests whose time to first token has come to exceed the threshold since the last decision.
+    A request counts once, in the step in which it becomes late, whether it has its first token by then or not.
+    An episode's sum is the number of late requests.
+
+    `longest_wait`: seconds by which the longest wait for a first token has grown beyond the threshold since the last
+    decision; waits that still go on count as long as they are. With `W(t)` the longest one until `t`, a step from `t`
+    to `u` costs `max(0, W(u) - threshold) - max(0, W(t) - threshold)`; an episode's sum is
+    `max(0, longest_wait_s - threshold)`.
+
+    As with rewards, the first step also counts what was before it. Refused requests wait for nothing.
+
+    Args:
+        simulators: that are played.
+        limit: which of the two.
+        threshold_s: the longest time to first token that is in order [s].
+        task: whose requests; None = all.
+
+    Raises:
+        ValueError: an unknown limit or task, or a threshold below 0.
+    """
+
+    def __init__(self, simulators: Simulators, limit: Limit, threshold_s: float, task: str | None) -> None:
+        if limit not in get_args(Limit):
+            raise ValueError(f"limit is {limit!r}; it has to be one of {', '.join(get_args(Limit))}")
+        if not threshold_s >= 0:
+            raise ValueError(f"threshold_s is {threshold_s}; it has to be at least 0")
+        if task is not None and task not in TASKS:
+            raise ValueError(f"task is {task!r}; it has to be None or one of {', '.join(TASKS)}")
+        self._simulators = simulators
+        self._counts_requests = limit == "late_requests"
+        self._threshold_us = round(threshold_s * 1e6)
+        self._task = None if task is None else TASKS.index(task)
+        envs = simulators.num_envs
+        # What the simulations had come to at the last look: if one differs, somebody has reset it or set its state.
+        self._known = np.full((envs, NUM_TERMS + 1), NONE, dtype=np.int64)
+        self._seen = np.zeros(envs, dtype=np.int64)  # rows of the log of arrivals
+        self._longest_us = np.zeros(envs, dtype=np.int64)
+        self._waiting = _nobody()
+
+    def prepare(self) -> None:
+        """Before a step: begins anew where an environment was reset, or goes on from a state."""
+        batch = self._simulators.batch()
+        for env in np.flatnonzero((self._now(batch) != self._known).any(axis=1)).tolist():
+            self._begin(batch, env)
+
+    def settle(self, stepped: Bools) -> npt.NDArray[np.float64]:
+        """After a step: what it cost, `(num_envs,)`; 0 for environments that were not `stepped`."""
+        batch = self._simulators.batch()
+        if not stepped.all():
+            self._waiting = self._waiting.only(stepped[self._waiting.env])
+        waiting = self._waiting.and_also(self._arrived(batch, stepped))
+        wait_us, goes_on = _waits(batch, waiting)
+        if self._counts_requests:
+            late = wait_us > self._threshold_us
+            costs = np.bincount(waiting.env[late & ~waiting.late], minlength=len(stepped)).astype(np.float64)
+            waiting = waiting._replace(late=waiting.late | late)
+        else:
+            longest_us = self._longest_us.copy()
+            np.maximum.at(longest_us, waiting.env, wait_us)
+            over_us = np.maximum(longest_us, self._threshold_us) - np.maximum(self._longest_us, self._threshold_us)
+            costs = over_us / 1e6
+            self._longest_us = longest_us
+        self._waiting = waiting.only(goes_on)
+        self._known = self._now(batch)
+        self._known[~stepped] = NONE
+        return costs
+
+    def _now(self, batch: Batch) -> Int64Array:
+        """What tells one moment of a simulation from another, `(num_envs, NUM_TERMS + 1)`."""
+        if not batch.arena.shape[1]:  # there has been no reset
+            return self._known.copy()
+        return np.concatenate([batch.charged, batch.arena[:, DECISIONS, None]], axis=1)
+
+    def _begin(self, batch: Batch, env: int) -> None:
+        """Takes an environment up where it stands: what a step has counted is not counted again."""
+        row = batch.arena[env]
+        fleet, workload, requests, _ = batch.places[env].tolist()
+        columns = batch.columns[workload, :requests]
+        table = row[batch.at[env, REQUESTS] :][: requests * len(REQUEST)].reshape(requests, len(REQUEST))
+        tokens = columns[:, COLUMN.context].astype(np.int64) + columns[:, COLUMN.output]
+        there = table[:, REQUEST.arrival_us] <= row[CLOCK]
+        there &= tokens <= self._simulators.tables[fleet].kv_tokens[columns[:, COLUMN.model]]  # else refused
+        if self._task is not None:
+            there &= columns[:, COLUMN.task] == self._task
+        request = np.flatnonzero(there)
+        arrival_us = table[request, REQUEST.arrival_us]
+        mine = Waiting(np.full_like(request, env), request, arrival_us, np.zeros(len(request), dtype=np.bool_))
+        self._longest_us[env] = 0
+        if row[DECISIONS]:  # else the first step has to count all since time 0, also what has its first token by now
+            wait_us, goes_on = _waits(batch, mine)
+            self._longest_us[env] = wait_us.max(initial=0)
+            mine = mine._replace(late=wait_us > self._threshold_us).only(goes_on)
+        self._waiting = self._waiting.only(self._waiting.env != env).and_also(mine)
+        self._seen[env] = row[LOGGED]  # a state leaves earlier rows of the log out
+
+    def _arrived(self, batch: Batch, stepped: Bools) -> Waiting:
+        """Requests that have arrived since the last look, and were not refused."""
+        logged = batch.arena[:, LOGGED]
+        new = np.where(stepped, logged - self._seen, 0)
+        env = np.repeat(np.arange(len(new)), new)
+        behind = np.arange(len(env)) - np.repeat(new.cumsum() - new, new)  # 0, 1, 2, ... in each environment
+        place = batch.at[env, LOGS] + len(LOG) * (self._seen[env] + behind)
+        self._seen = np.where(stepped, logged, self._seen)
+        request, arrival_us = batch.arena[env, place + LOG.request], batch.arena[env, place + LOG.arrival_us]
+        arrived = Waiting(env, request, arrival_us, np.zeros(len(env), np.bool_))
+        if self._task is None:
+            return arrived
+        return arrived.only(batch.columns[batch.places[env, PLACE.workload], request, COLUMN.task] == self._task)
+
+
+def _waits(batch: Batch, waiting: Waiting) -> tuple[Int64Array, Bools]:
+    """How long each has waited for its first token until now [us], and whether it still does."""
+    env, request, arrival_us, _ = waiting
+    first_us = batch.arena[env, batch.at[env, REQUESTS] + len(REQUEST) * request + REQUEST.first_us]
+    goes_on = first_us == NONE
+    return np.where(goes_on, batch.arena[env, CLOCK], first_us) - arrival_us, goes_on
