@@ -313,6 +313,10 @@ left open. The vector wrappers work with each autoreset mode; under SAME_STEP th
 vectors under DISABLED; under SAME_STEP it cannot stack infos that hold dicts, such as `reward_terms`. sb3-contrib needs
 no wrapper and finds `action_masks()` through all of these; AgileRL takes the mask from `info`.
 
+`CostLimit` and `VectorCostLimit` leave observations alone and put the cost of a limit on waiting into `info["cost"]`,
+for safe reinforcement learning; `cace_env/MO-Eviction-v0` and `cace_env/MO-Swap-v0` reward with a vector, one number
+for each objective: [several objectives, and limits](objectives.md).
+
 ```python
 from cace_env.observation import PENDING, SLOT
 from cace_env.wrappers import DictObservation, SlotTableObservation

@@ -22,7 +22,15 @@ def test_every_relative_link_leads_somewhere(page: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/tables.md", "docs/environment.md", "docs/swap.md", "docs/reference.md", "docs/explanations.md"],
+    [
+        "README.md",
+        "docs/tables.md",
+        "docs/environment.md",
+        "docs/swap.md",
+        "docs/objectives.md",
+        "docs/reference.md",
+        "docs/explanations.md",
+    ],
 )
 def test_the_examples_of_a_page_run(name: str, capsys: pytest.CaptureFixture[str]):
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

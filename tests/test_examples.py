@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,6 +66,37 @@ def test_an_example_learns_and_is_compared_with_lru(
     if masked:
         assert result.invalid_actions == 0
     assert f"LRU {result.lru_cost:.0f}" in capsys.readouterr().out
+
+
+def test_a_pareto_front_is_drawn_of_agents_and_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    example = load("pareto_front")
+    picture = tmp_path / "pictures" / "front.png"
+    arguments = ["--scenario", SCENARIO, "--steps", "1", "--seeds", "2", "--weights", "0.5"]
+    points = example.main([*arguments, "--picture", str(picture)])
+    assert [point.name for point in points] == [*example.RULES, "weight 0.5"]
+    assert picture.stat().st_size > 10_000
+    lru = points[0]
+    found = cace_env.evaluate("lru", SCENARIO, seeds("test", 2))
+    assert lru.amounts[:, 1].tolist() == found.column("system_s").tolist()
+    for point in points:
+        assert (point.amounts > 0.3 * lru.amounts).all() and (point.amounts < 3 * lru.amounts).all()
+    assert "| weight 0.5" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_limit_raises_its_multiplier_while_it_is_broken(capsys: pytest.CaptureFixture[str]):
+    example = load("ppo_lagrangian")
+    arguments = ["--scenario", SCENARIO, "--threshold", "0.5", "--share", "0.001", "--steps", "1", "--seeds", "2"]
+    free, limited = example.main(arguments)
+    assert free == limited  # both have learned from one rollout, before the multiplier was raised
+    assert 0.001 < free.late_share < 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("multiplier 0.00") and not lines[2].endswith("multiplier 0.00")
+
+
+def test_a_point_is_dominated_by_one_that_is_better_and_nowhere_worse():
+    means = np.array([[1.0, 3.0], [2.0, 2.0], [2.0, 2.5], [3.0, 3.0], [1.0, 3.0]])
+    assert load("pareto_front").not_dominated(means).tolist() == [True, True, False, False, True]
 
 
 def test_a_model_that_sb3_saved_is_a_contestant(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
