@@ -128,7 +128,7 @@ def draw(points: Sequence[Point], requests: np.ndarray, title: str, path: Path) 
     axes.set_ylabel("E2E of all requests, mean [s]")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.margins(x=0.12)  # room for names
+    axes.margins(x=0.25)  # room for names
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
