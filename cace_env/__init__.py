@@ -13,6 +13,9 @@ registers the environments and loads nothing heavier than Gymnasium, and Gymnasi
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import gymnasium
@@ -30,8 +33,45 @@ MO_EVICTION_ID: Final = "cace_env/MO-Eviction-v0"
 MO_SWAP_ID: Final = "cace_env/MO-Swap-v0"
 
 
-def register() -> None:
-    """Makes the environments' ids known to Gymnasium; called at import, harmless when called again.
+def register(env_id: str, base: str = EVICTION_ID, *, max_episode_steps: int | None = None, **settings: Any) -> None:
+    """Makes an environment of your own known to Gymnasium, for `gymnasium.make` and `gymnasium.make_vec` alike.
+
+        cace_env.register("MyCompany/Eviction-v0", scenario="my.yaml", baseline="lru")
+        envs = gymnasium.make_vec("MyCompany/Eviction-v0", num_envs=64)
+
+    `gymnasium.register` has to be told of a single and of a vector environment; without the latter, `make_vec` steps
+    single ones in Python, and says nothing of it. Other processes do not know the id: put the call into a module and
+    its name before the id, `gymnasium.make("my_envs:MyCompany/Eviction-v0")`, which RL Zoo calls `--gym-packages`.
+
+    Args:
+        env_id: `NAMESPACE/NAME-vNUMBER`. Registering it again replaces it, with Gymnasium's warning if that changes
+            anything.
+        base: the id whose environment it is: `EVICTION_ID`, `SWAP_ID` or another registered one.
+        max_episode_steps: as for `gymnasium.register`.
+        **settings: arguments of the environment, other than its defaults. `scenario` may be a file; a relative path
+            is meant from the folder where this is called.
+
+    Raises:
+        gymnasium.error.Error: a malformed `env_id`, or an unknown `base`.
+    """
+    spec = gymnasium.spec(base)
+    scenario = settings.get("scenario")
+    if isinstance(scenario, os.PathLike) or (isinstance(scenario, str) and scenario.endswith((".yaml", ".yml"))):
+        settings["scenario"] = str(Path(scenario).resolve())
+    mine = replace(
+        spec,
+        id=env_id,
+        kwargs={**spec.kwargs, **settings},
+        max_episode_steps=spec.max_episode_steps if max_episode_steps is None else max_episode_steps,
+    )
+    if gymnasium.registry.get(mine.id) == mine:
+        return
+    fields = ("entry_point", "vector_entry_point", "disable_env_checker", "max_episode_steps", "kwargs")
+    gymnasium.register(id=env_id, **{field: getattr(mine, field) for field in fields})
+
+
+def _register_all() -> None:
+    """Makes the environments' ids known to Gymnasium.
 
     Gymnasium 1.x loads no entry points of installed packages, so a fresh interpreter needs `import cace_env` or the
     module in the id: `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
@@ -66,4 +106,4 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
-register()
+_register_all()

@@ -216,7 +216,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 @pytest.mark.integration
 def test_the_environment_is_registered_in_a_fresh_interpreter():
-    code = "import cace_env, gymnasium; cace_env.register(); print(gymnasium.spec(cace_env.EVICTION_ID).entry_point)"
+    code = "import cace_env, gymnasium; print(gymnasium.spec(cace_env.EVICTION_ID).entry_point)"
     assert python(code) == "cace_env.env:EvictionEnv"
 
 
