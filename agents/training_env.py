@@ -190,7 +190,7 @@ class TrainingVecEnv(VecEnvWrapper):
             Finished(
                 int(self.envs.scenario_of[env]),
                 metrics["cost"],
-                info.get("baseline_cost", np.nan),
+                metrics.get("baseline_cost", np.nan),
                 requests,
                 int(metrics["decisions"]),
             )

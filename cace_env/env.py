@@ -57,7 +57,7 @@ class EvictionEnv(FleetEnv):
     Minus the cost of the time since the last decision: per task, `w_ttft` for every second that a request waits for its
     first token and `w_e2e` for every second that it is in the system, plus optional prices of loads, missed SLOs and
     refusals (the scenario's `reward`). The first step's reward includes the cost since time 0. `info["reward_terms"]`
-    splits each reward by its source; the terms add up to it.
+    splits each reward by its source, in the order of `cace_env.rewards.REWARD_TERMS`; the terms add up to it.
 
     Without illegal actions the return equals minus the sum of the costs of all requests. Each illegal action costs
     `invalid_penalty` on top, as the term `invalid_action`: it is no cost, and in no metric.
@@ -67,8 +67,24 @@ class EvictionEnv(FleetEnv):
     add up to exactly what is saved, so the best policy stays the same, but bursts and quiet hours no longer hide what a
     decision was worth (input-dependent baselines: Mao et al., ICLR 2019; `cace_env.envs.baselines`). Rewards are then
     divided by `reward_scale`, what LRU pays per decision of the scenario, so that 1 means the same everywhere; the
-    terms stay costs, and add up to reward x `reward_scale`. `info["baseline_cost"]` comes with the last step. A
-    baseline costs one compiled run of each workload, and nothing where workloads are kept (`num_workloads`).
+    terms stay costs, and add up to reward x `reward_scale`. `episode_metrics["baseline_cost"]` is what it pays in all.
+    A baseline costs one compiled run of each workload, and nothing where workloads are kept (`num_workloads`).
+
+    ## Information
+
+    The same keys, types and shapes at every reset and step, numbers all of them; in a vector environment each is an
+    array `(num_envs, ...)`.
+
+    | Key              | Type              | What                                                                   |
+    |------------------|-------------------|------------------------------------------------------------------------|
+    | `action_mask`    | int8 `(actions,)` | 1 = legal; `action_masks()` gives it as bool                           |
+    | `elapsed_s`      | float             | simulated time since the last decision; since time 0 at a reset [s]    |
+    | `time_s`         | float             | simulated time since the episode began [s]                             |
+    | `invalid_action` | int               | illegal actions of the episode so far                                  |
+    | `workload_seed`  | int               | which requests are played; -1 for a `Workload` that was handed in      |
+    | `reward_terms`   | float64 `(16,)`   | what the reward is made of, by `cace_env.rewards.TERM`; 0 at a reset   |
+
+    What is asked, in words, is `env.unwrapped.describe()`.
 
     ## Starting State
 
@@ -84,7 +100,8 @@ class EvictionEnv(FleetEnv):
     1. Termination: all requests have finished. The last step runs on until then.
     2. Truncation: one more decision than the scenario's `max_decisions` would be asked (no limit by default).
 
-    `info["episode_metrics"]` comes with the last step (`cace_env.metrics.METRICS` explains each name). If nothing is
+    From then to the first step of the next episode `env.unwrapped.episode_metrics` has its metrics by name
+    (`cace_env.metrics.METRICS` explains each), so also after an automatic reset; otherwise it is None. If nothing is
     ever asked, reset returns the mask `[1, 0, ...]`, and the only step is a no-op that returns the whole cost.
 
     ## Arguments
@@ -147,7 +164,7 @@ class SwapEnv(FleetEnv):
     ## Action Space
 
     `Discrete(max_slots + max_pending + 1)`: victims by slot, models by their number (`env.unwrapped.tables.model_names`
-    is in this order), and waiting. `info["decision"]` says in words what is asked.
+    is in this order), and waiting. `env.unwrapped.describe()` says in words what is asked.
 
     | Num                     | Action                           | Legal                                               |
     |-------------------------|----------------------------------|-----------------------------------------------------|
@@ -199,8 +216,8 @@ class SwapEnv(FleetEnv):
     2. Truncation: one more decision, of either kind, than the scenario's `max_decisions` would be asked (no limit by
        default).
 
-    `info["episode_metrics"]` comes with the last step. If nothing is ever asked, reset returns the mask `[1, 0, ...]`,
-    and the only step is a no-op that returns the whole cost.
+    Information and `episode_metrics` are as in Eviction-v0. If nothing is ever asked, reset returns the mask
+    `[1, 0, ...]`, and the only step is a no-op that returns the whole cost.
 
     ## Arguments
 

@@ -16,14 +16,13 @@ from gymnasium.error import InvalidAction, ResetNeeded
 
 from cace_env import picture, rendering, undecided
 from cace_env.draws import Draws, whole
-from cace_env.envs.baselines import TERM, Rewards
-from cace_env.kernel.batch import NUM_TERMS
+from cace_env.envs.baselines import Rewards
 from cace_env.metrics import episode_metrics
 from cace_env.observation import ObservationLayout
 from cace_env.policy_base import Policy
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulator import Simulator
-from cace_env.simulators import TERMS, Simulators
+from cace_env.simulators import Simulators
 from cace_env.snapshot import EnvState, Origin, check_origin, origin_of
 from cace_env.tables import FleetTables, slots_per_accelerator
 from cace_env.window import Window
@@ -34,6 +33,7 @@ Observation = npt.NDArray[np.float32]
 OPTIONS: Final = ("workload_seed", "workload")
 ROW: Final = np.zeros(1, dtype=np.int64)  # a single environment is the first row of a batch of one
 ONE: Final = np.ones(1, dtype=np.bool_)  # and it is the one that is stepped
+HANDED_IN: Final = -1  # stands for the seed of a workload that has none: one that was handed in
 
 
 def common_layout(tables: Sequence[FleetTables], max_slots: int | None, max_pending: int | None) -> ObservationLayout:
@@ -57,7 +57,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
     ID: ClassVar[str]  # under which Gymnasium knows it
     PROTOCOL: ClassVar[str]  # what is asked, see `cace_env.tables.PROTOCOLS`
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": rendering.render_modes(), "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self,
@@ -73,9 +73,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         max_pending: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            known = ", ".join(self.metadata["render_modes"])
-            raise ValueError(f"render_mode is {render_mode!r}; it has to be None or one of {known}")
+        rendering.check_render_mode(render_mode)
         if not invalid_penalty >= 0:
             raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
         self.scenario = load_scenario(scenario)
@@ -99,9 +97,9 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         )
         self.observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
         self.action_space = spaces.Discrete(self.simulators.num_actions)
-        self._terms = [(term, TERMS[term]) for term in np.flatnonzero(self.simulators.prices[0]).tolist()]
         self._actions = np.zeros(1, dtype=np.int64)
         self._played: int | Workload | None = None  # the workload, or its seed; None before the first episode
+        self.episode_metrics: dict[str, float] | None = None
         self._look = self.simulators.new_look()
         self._asked = False  # a question is open
         self._over = True
@@ -158,11 +156,10 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._played = played
         self._over = False
         self._last_choice = None
-        observation, info = self._see()
-        if isinstance(played, int):
-            info["workload_seed"] = played
+        self._look.terms[:] = 0.0  # nothing is charged at a reset
+        seen = self._see()
         self._show()
-        return observation, info
+        return seen
 
     def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Does what `action` says and runs to the next question, or to the end.
@@ -188,18 +185,9 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         look = self._look
         self._over = self.simulators.step(ROW, self._actions, look) == 1
         self._asked = not self._over
-        paid = self.rewards.settle(look, ONE)
+        self.rewards.settle(look, ONE)
         observation, info = self._see()
-        amounts = look.terms[:, 0].tolist()
-        info["reward_terms"] = {name: amounts[term] for term, name in self._terms}
-        if look.illegal[0]:
-            info["reward_terms"]["invalid_action"] = amounts[NUM_TERMS]
-        if paid is not None and self.rewards.baseline is not None:
-            info["reward_terms"][TERM] = float(paid[0])
-            if self._over:
-                info["baseline_cost"] = float(self.rewards.baseline.costs[0])
-        if self._over:
-            info["episode_metrics"] = episode_metrics(self.simulator.summary(), self.tables)
+        self.episode_metrics = self._metrics() if self._over else None
         self._show()
         return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
 
@@ -246,6 +234,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._played, self._over, self._last_choice = state.played, state.over, state.choice
         if self.rewards.baseline is not None:
             self.rewards.baseline.resume(0, state.played, self.simulators.charged_until_s(0))
+        self.episode_metrics = self._metrics() if state.over else None
         if state.generator is None:
             self._np_random, self._np_random_seed = None, None
         else:
@@ -266,6 +255,16 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
             raise ResetNeeded("there is no mask before the first reset")
         masks: npt.NDArray[np.bool_] = self._mask == 1
         return masks
+
+    def describe(self) -> str:
+        """What is asked now, in words.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        if self._played is None:
+            raise ResetNeeded("nothing is asked before the first reset")
+        return self.simulators.describe(0, self._mask)
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """The situation now, as text or as a picture `(540, 960, 3)`.
@@ -313,12 +312,24 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         return None
 
     def _see(self) -> tuple[Observation, dict[str, Any]]:
-        """Observation and info of now, in arrays that nobody else has."""
+        """Observation and info of now, in arrays that nobody else has.
+
+        Always the same keys, each of the same type and shape, and all of them numbers: so whatever batches, stacks or
+        stores infos can do so (Gymnasium's vectors, TorchRL, Minari).
+        """
         look = self._look
         return look.observations[0].copy(), {
             "action_mask": self._mask.copy(),
             "elapsed_s": float(look.elapsed_s[0]),
             "time_s": float(look.time_s[0]),
-            "decision": self.simulators.describe(0, self._mask) if self._asked else "nothing is asked",
             "invalid_action": int(look.invalid[0]),
+            "workload_seed": self._played if isinstance(self._played, int) else HANDED_IN,
+            "reward_terms": look.terms[:, 0] + 0.0,  # what has no price is -0.0
         }
+
+    def _metrics(self) -> dict[str, float]:
+        """Of the episode as it stands."""
+        metrics = episode_metrics(self.simulator.summary(), self.tables)
+        if self.rewards.baseline is not None:
+            metrics["baseline_cost"] = float(self.rewards.baseline.costs[0])
+        return metrics

@@ -22,9 +22,10 @@ from gymnasium.vector.utils import batch_space
 from cace_env import undecided
 from cace_env.draws import Draws, whole
 from cace_env.envs.baselines import Rewards
-from cace_env.fleet_env import FleetEnv, common_layout
+from cace_env.fleet_env import HANDED_IN, FleetEnv, common_layout
 from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
+from cace_env.metrics import METRICS
 from cace_env.policy_base import Policy
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulators import Simulators
@@ -41,9 +42,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
     """`num_envs` copies of an environment, stepped together: `EvictionVectorEnv` and `SwapVectorEnv`.
 
     Environment i does, to the bit, what a single one does that was reset with seed `s + i`: actions, observations,
-    rewards and infos are those of `gymnasium.vector.SyncVectorEnv`, but for the text `info["decision"]`, which
-    `describe(i)` gives. Arrays that were returned are never changed later; masks in one step's infos
-    may be the same array. One environment is stepped by one Python thread at a time.
+    rewards and infos are those of `gymnasium.vector.SyncVectorEnv`. Arrays that were returned are never changed later;
+    masks in one step's infos may be the same array. `episode_metrics` is by name, of the episodes that the last step
+    has ended. One environment is stepped by one Python thread at a time.
 
     Args:
         num_envs: number of environments.
@@ -155,6 +156,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._began_s = np.zeros(num_envs)
         self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, actions); None before the first reset
+        self._workload_seeds = np.full(num_envs, HANDED_IN)  # (num_envs,) of what is played
+        self._ended: npt.NDArray[np.float64] | None = None  # (metrics, num_envs) of what the last step ended
+        self._ended_baseline: npt.NDArray[np.float64] | None = None  # (num_envs,) cost of the baseline, if there is one
         self._writer = InfoWriter(self.simulators, self.scenario_of)
         self._watchers: list[Callable[[Bools], None]] = []
         self._all_rows = np.arange(num_envs)  # writeable: read-only rows would make Numba compile everything once more
@@ -197,7 +201,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         for env in rows.tolist():
             if seeds[env] is not None:
                 self._np_randoms[env], self._np_random_seeds[env] = seeding.np_random(seeds[env])
-        played = self._load(rows, seeds, named)
+        self._load(rows, seeds, named)
         look = self.simulators.new_look()
         self.simulators.reset(rows, look)
         if mask is not None:
@@ -205,9 +209,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._begin(rows)
         self._mask = look.masks.copy()
         seen = self._writer.everybody if mask is None else mask.copy()
-        infos = self._writer.infos(look, seen, self._writer.nobody)
-        add(infos, "workload_seed", played, seen)
-        return look.observations, infos
+        return look.observations, self._writer.infos(look, seen, self._writer.nobody, self._workload_seeds)
 
     def step(
         self, actions: npt.ArrayLike
@@ -231,26 +233,24 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         look = self.simulators.new_look()
         if stepped is self._writer.everybody:
             ended = self.simulators.step(self._all_rows, chosen, look)
-            played = None
         else:
             rows = np.flatnonzero(again)
-            played = self._load(rows, None, None)
+            self._load(rows, None, None)
             self.simulators.reset(rows, look)
             ended = self.simulators.step(np.flatnonzero(stepped), chosen, look)
-            for values in (look.rewards, look.terminated, look.truncated, look.illegal):
+            for values in (look.rewards, look.terminated, look.truncated, look.illegal, look.terms.T):
                 values[again] = 0
             self._begin(rows)
-        paid = self.rewards.settle(look, stepped)
+        self.rewards.settle(look, stepped)
         for watcher in self._watchers:
             watcher(stepped)
         if self._statistics:
             self._count(look.rewards, stepped)
+        self._ended = None
         if ended:
-            infos = self._end(look, stepped, paid)
+            infos = self._end(look, stepped)
         else:
-            infos = self._writer.infos(look, self._writer.everybody, stepped, paid)
-        if played is not None:
-            add(infos, "workload_seed", played, again)
+            infos = self._writer.infos(look, self._writer.everybody, stepped, self._workload_seeds)
         self._mask = look.masks.copy()
         return look.observations, look.rewards, look.terminated, look.truncated, infos
 
@@ -272,8 +272,21 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             raise ResetNeeded("there is no mask before the first reset")
         return self._mask.astype(np.bool_)
 
+    @property
+    def episode_metrics(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Metrics of the episodes that the last step has ended, by name, `(num_envs,)` each; NaN for the others.
+
+        As those of a single environment; a reset in the same step leaves them.
+        """
+        ended = np.full((len(METRICS), self.num_envs), np.nan) if self._ended is None else self._ended.copy()
+        metrics = dict(zip(METRICS, ended, strict=True))
+        if self.rewards.baseline is not None:
+            costs = None if self._ended is None else self._ended_baseline
+            metrics["baseline_cost"] = np.full(self.num_envs, np.nan) if costs is None else costs.copy()
+        return metrics
+
     def describe(self, env: int) -> str:
-        """What environment `env` is asked, in words (`info["decision"]` of the single environment).
+        """What environment `env` is asked, in words, as `describe()` of the single environment.
 
         With SAME_STEP and an episode that has just ended, this is the question of the next one.
 
@@ -329,6 +342,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self.simulators.restore(env, state.simulation)
         mask[:] = state.mask
         self._played[env] = state.played
+        self._workload_seeds[env] = state.played if isinstance(state.played, int) else HANDED_IN
         if self.rewards.baseline is not None:
             self.rewards.baseline.resume(env, state.played, self.simulators.charged_until_s(env))
         self._over = self._over.copy()  # infos may hold the array from before
@@ -412,24 +426,22 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
                 self.draws.check(each)
         return mask, named
 
-    def _load(self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None) -> Int64Array:
-        """Gives `rows` their next workloads; the workload seeds, `(num_envs,)`, 0 for the others."""
-        played = np.zeros(self.num_envs, dtype=np.int64)
+    def _load(self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None) -> None:
+        """Gives `rows` their next workloads."""
         # Until all have begun nothing may be stepped: an interrupt leaves workloads without their states.
         self._mask = None
         for env in rows.tolist():
             if named is not None:
-                played[env] = named[env]
+                seed = int(named[env])
             else:
-                played[env] = self.draws.seed(None if seeds is None else seeds[env], self._generator(env))
-            seed, baseline = int(played[env]), self.rewards.baseline
+                seed = self.draws.seed(None if seeds is None else seeds[env], self._generator(env))
+            baseline = self.rewards.baseline
             met = None if baseline is None else partial(baseline.meet, env, seed=seed, keep=self.draws.keeps(seed))
             shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), seed, met)
             self.simulators.load(env, shelf)
             if baseline is not None:
                 baseline.begin(env, seed)
-            self._played[env] = seed
-        return played
+            self._played[env] = self._workload_seeds[env] = seed
 
     def _begin(self, rows: Int64Array) -> None:
         """Episodes of `rows` have begun."""
@@ -467,34 +479,28 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._returns += np.where(stepped, rewards, 0.0)
         self._lengths += stepped
 
-    def _end(self, look: Look, stepped: Bools, paid: npt.NDArray[np.float64] | None) -> Infos:
+    def _end(self, look: Look, stepped: Bools) -> Infos:
         """Infos of a step in which episodes ended; with SAME_STEP the next ones begin."""
         over = look.terminated | look.truncated
         rows = np.flatnonzero(over)
-        metrics = self._writer.metrics(rows, over)
-        baseline_costs = None if self.rewards.baseline is None else only(over, self.rewards.baseline.costs)
+        self._ended = self._writer.metrics(rows)
+        if self.rewards.baseline is not None:
+            self._ended_baseline = np.where(over, self.rewards.baseline.costs, np.nan)
         episodes = self._episodes(over) if self._statistics else {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final_obs = np.full(self.num_envs, None, dtype=object)
             for env in rows.tolist():
                 final_obs[env] = look.observations[env].copy()
-            final_info = self._writer.infos(look, over, over, paid)
-            add(final_info, "episode_metrics", metrics, over)
-            if baseline_costs is not None:
-                add(final_info, "baseline_cost", baseline_costs, over)
-            played = self._load(rows, None, None)
+            final_info = self._writer.infos(look, over, over, self._workload_seeds)
+            self._load(rows, None, None)
             self.simulators.reset(rows, look)
             self._begin(rows)
-            infos = self._writer.infos(look, self._writer.everybody, stepped & ~over, paid)
-            add(infos, "workload_seed", played, over)
+            infos = self._writer.infos(look, self._writer.everybody, stepped & ~over, self._workload_seeds)
             add(infos, "final_obs", final_obs, over)
             add(infos, "final_info", final_info, over)
         else:
             self._over, self._any_over = over.copy(), True
-            infos = self._writer.infos(look, self._writer.everybody, stepped, paid)
-            add(infos, "episode_metrics", metrics, over)
-            if baseline_costs is not None:
-                add(infos, "baseline_cost", baseline_costs, over)
+            infos = self._writer.infos(look, self._writer.everybody, stepped, self._workload_seeds)
         if self._statistics:
             add(infos, "episode", episodes, over)
         return infos

@@ -5,8 +5,9 @@ The history comes from the kernel's event trace; without one (`Simulator(trace=T
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,6 +32,42 @@ PHASES: Final = {
     layout.UNLOADING: "unloading",
 }
 BAR: Final = 48  # characters of an accelerator's memory
+
+
+class Needs(NamedTuple):
+    """What a way to look at an environment needs."""
+
+    modules: tuple[str, ...] = ()
+    libraries: str = ""  # in words
+    extra: str = ""  # that brings them
+
+
+RENDER_MODES: Final[Mapping[str, Needs]] = {
+    "ansi": Needs(),
+    "rgb_array": Needs(("PIL",), "Pillow", "render"),
+    "human": Needs(("PIL", "pygame"), "Pillow and pygame-ce", "human"),
+}
+
+
+def render_modes() -> list[str]:
+    """The modes whose libraries are installed: whoever tries all that an environment names can do so."""
+    return [mode for mode, needs in RENDER_MODES.items() if all(map(find_spec, needs.modules))]
+
+
+def check_render_mode(mode: str | None) -> None:
+    """Refuses a mode that cannot be had.
+
+    Raises:
+        ValueError: there is none of that name.
+        ImportError: what it needs is missing; the message names the extra.
+    """
+    if mode is None:
+        return
+    if mode not in RENDER_MODES:
+        raise ValueError(f"render_mode is {mode!r}; it has to be None or one of {', '.join(RENDER_MODES)}")
+    if mode not in render_modes():
+        needs = RENDER_MODES[mode]
+        raise ImportError(f'render_mode={mode!r} needs {needs.libraries}; pip install "cace-env[{needs.extra}]"')
 
 
 VICTIM_COLUMNS: Final = ("frees GB", "reload s", "unused s", "/min")

@@ -1,14 +1,32 @@
-"""What waiting costs: weights by task, and the presets `ttft`, `e2e` and `balanced`."""
+"""What waiting costs: weights by task, and the presets `ttft`, `e2e` and `balanced`; and the terms of a reward.
+
+The terms come as one array, `info["reward_terms"]`, always all of them and in the order of `REWARD_TERMS`; `TERM` finds
+one by its name:
+
+    info["reward_terms"][TERM.completion_waiting]
+"""
 
 from __future__ import annotations
 
-from typing import Final, Literal, Self
+from collections import namedtuple
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from cace_env.config import Frozen
 from cace_env.tables import FOREVER, TASKS, CostTable
+
+# What is due since the last decision, in the order of the kernel: by task the requests that wait for their first token,
+# those in the system and missed SLOs; loads; refusals; the penalty of an illegal action; what the baseline has paid.
+COST_TERMS: Final = (
+    *(f"{task}_{part}" for task in TASKS for part in ("waiting", "system", "slo")),
+    "loading",
+    "refused",
+)
+REWARD_TERMS: Final = (*COST_TERMS, "invalid_action", "baseline")
+# mypy wants the names of a namedtuple as literals; written twice they would drift apart.
+TERM: Final[Any] = namedtuple("TermColumns", REWARD_TERMS)(*range(len(REWARD_TERMS)))
 
 
 class TaskCost(Frozen):

@@ -34,19 +34,18 @@ from cace_env.kernel.state import (
     state_offsets,
 )
 from cace_env.observation import ObservationLayout
+from cace_env.rewards import REWARD_TERMS, TERM
 from cace_env.simulator import NO_LIMITS, SimulationError, Simulator, trace_rows
 from cace_env.snapshot import MOST_SEATS, Snapshot, fleet_digest, pack, unpack
-from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables
+from cace_env.tables import FOREVER, CostTable, FleetTables
 
 SLACK: Final = 1.1  # room in a row of the arena for a next workload that needs a little more
 SLOTS: Final = State._fields.index("slots")
 SECONDS: Final = 1e-6
-# Terms of the reward, in the order of the kernel.
-TERMS: Final = (*(f"{task}_{part}" for task in TASKS for part in ("waiting", "system", "slo")), "loading", "refused")
 
 
 def prices(cost: CostTable) -> npt.NDArray[np.float64]:
-    """What one unit of each of `TERMS` costs, `(NUM_TERMS,)`: a us of waiting or loading, a missed SLO, a refusal."""
+    """What one unit of each of `COST_TERMS` costs, `(NUM_TERMS,)`: a us of waiting or loading, a missed SLO, ..."""
     per_task = np.stack(
         [cost.w_ttft * SECONDS, cost.w_e2e * SECONDS, np.where(cost.slo_us < FOREVER, cost.w_slo, 0.0)], axis=1
     )
@@ -130,11 +129,13 @@ class Simulators:
     def new_look(self) -> Look:
         """Arrays for what is seen next; nothing is in them."""
         envs = self.num_envs
+        terms = np.empty((len(REWARD_TERMS), envs))
+        terms[TERM.baseline] = 0.0  # the simulator knows of none
         return Look(
             observations=np.empty((envs, self.layout.size), dtype=np.float32),
             masks=np.empty((envs, self.num_actions), dtype=np.int8),
             rewards=np.empty(envs),
-            terms=np.empty((NUM_TERMS + 1, envs)),
+            terms=terms,
             terminated=np.empty(envs, dtype=np.bool_),
             truncated=np.empty(envs, dtype=np.bool_),
             elapsed_s=np.empty(envs),

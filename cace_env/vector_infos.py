@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.envs.baselines import TERM
-from cace_env.kernel.batch import NUM_TERMS, Look
+from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
 from cace_env.metrics import METRICS, episode_metrics
-from cace_env.simulators import TERMS, Simulators
+from cace_env.simulators import Simulators
 
 Bools = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
 Infos = dict[str, Any]
 
 
@@ -34,21 +34,20 @@ class InfoWriter:
         self._scenario_of = scenario_of
         self.everybody: Bools = np.ones(simulators.num_envs, dtype=np.bool_)
         self.nobody: Bools = np.zeros(simulators.num_envs, dtype=np.bool_)
-        priced = simulators.prices[scenario_of] > 0  # (num_envs, NUM_TERMS)
-        self._terms = [(term, TERMS[term]) for term in np.flatnonzero(priced.any(axis=0)).tolist()]
-        self._charged = np.ascontiguousarray(priced.T[[term for term, _ in self._terms]])  # (terms, num_envs)
 
-    def infos(self, look: Look, seen: Bools, stepped: Bools, paid: npt.NDArray[np.float64] | None = None) -> Infos:
-        """What the single environments say: all that were `seen`, and what it cost those that were `stepped`.
+    def infos(self, look: Look, seen: Bools, stepped: Bools, played: Int64Array) -> Infos:
+        """What the single environments say: those that were `seen`, and what it cost those that were `stepped`.
 
         Args:
             look: what was seen.
             seen: which environments say something, `(num_envs,)`.
-            stepped: which of them took a step.
-            paid: the term `baseline` of those, `(num_envs,)`; None without a baseline.
+            stepped: which of them took a step; nothing is charged to the others.
+            played: seeds of the workloads, `(num_envs,)`.
         """
-        everybody = seen is self.everybody and stepped is self.everybody
-        masks = self._charged.copy() if everybody else self._charged & stepped
+        everybody = seen is self.everybody
+        terms = look.terms.T + 0.0  # what has no price is -0.0
+        if stepped is not self.everybody:
+            terms[~stepped] = 0.0
         seen = seen.copy()
         infos: Infos = {}
         for name, values in (
@@ -56,32 +55,19 @@ class InfoWriter:
             ("elapsed_s", look.elapsed_s),
             ("time_s", look.time_s),
             ("invalid_action", look.invalid),
+            ("workload_seed", played.copy()),
+            ("reward_terms", terms),
         ):
             add(infos, name, values if everybody else only(seen, values), seen)
-        if not stepped.any():
-            return infos
-        terms: Infos = {}
-        for (term, name), mask in zip(self._terms, masks, strict=True):
-            if everybody or mask.any():
-                add(terms, name, look.terms[term] if everybody else only(mask, look.terms[term]), mask)
-        if paid is not None:
-            add(terms, TERM, only(stepped, paid), stepped.copy())
-        illegal = look.illegal & stepped
-        if illegal.any():
-            add(terms, "invalid_action", only(illegal, look.terms[NUM_TERMS]), illegal)
-        add(infos, "reward_terms", terms, stepped.copy())
         return infos
 
-    def metrics(self, rows: Int64Array, over: Bools) -> Infos:
-        """Metrics of the episodes of `rows`, which are `over`."""
-        values = np.zeros((len(METRICS), self._simulators.num_envs))
+    def metrics(self, rows: Int64Array) -> FloatArray:
+        """Metrics of the episodes of `rows`, `(metrics, num_envs)` in the order of `METRICS`; NaN for the others."""
+        values = np.full((len(METRICS), self._simulators.num_envs), np.nan)
         for env in rows.tolist():
             tables = self._simulators.tables[self._scenario_of[env]]
             values[:, env] = tuple(episode_metrics(self._simulators.view(env).summary(), tables).values())
-        metrics: Infos = {}
-        for name, row in zip(METRICS, values, strict=True):
-            add(metrics, name, row, over)
-        return metrics
+        return values
 
 
 def add(infos: Infos, name: str, values: Any, mask: Bools) -> None:

@@ -192,7 +192,7 @@ def validate(agent: Agent, args: Args) -> Result:
         observation, _, terminated, truncated, infos = envs.step(policy.logits.argmax(-1).numpy())
         first_end = (terminated | truncated) & np.isnan(costs)
         if first_end.any():
-            costs[first_end] = infos["final_info"]["episode_metrics"]["cost"][first_end]
+            costs[first_end] = envs.unwrapped.episode_metrics["cost"][first_end]  # type: ignore[attr-defined]
     lru = cace_env.evaluate("lru", args.scenario, split).column("cost").mean()
     return Result(float(costs.mean()), float(lru))
 

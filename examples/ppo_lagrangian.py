@@ -112,7 +112,7 @@ def validate(agent: MaskablePPO, scenario: Any, threshold_s: float, episodes: Se
         late += np.where(running, infos["cost"], 0.0)
         over = running & (terminated | truncated)
         if over.any():
-            e2e_s[over] = infos["episode_metrics"]["e2e_mean_s"][over]
+            e2e_s[over] = envs.unwrapped.episode_metrics["e2e_mean_s"][over]  # type: ignore[attr-defined]
         running &= ~over
     envs.close()
     completions = cace_env.evaluate("lru", scenario, episodes).column(f"{TASK}_requests").sum()

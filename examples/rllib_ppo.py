@@ -113,7 +113,7 @@ def validate(module: RLModule, scenario: str, workload_seeds: Iterable[int]) -> 
                 logits = module.forward_inference({Columns.OBS: batch})[Columns.ACTION_DIST_INPUTS]
                 observation, _, terminated, truncated, info = env.step(logits.argmax().item())
                 over = terminated or truncated
-            costs.append(info["episode_metrics"]["cost"])
+            costs.append(env.get_wrapper_attr("episode_metrics")["cost"])
             invalid += info["invalid_action"]
     lru = cace_env.evaluate("lru", scenario, workload_seeds).column("cost").mean()
     return Result(sum(costs) / len(costs), float(lru), invalid)

@@ -145,7 +145,7 @@ def validate(policy: DiscreteQLearningPolicy[SlotValues], scenario: str, workloa
                 batch = Batch(obs=Batch({key: value[None] for key, value in observation.items()}), info=Batch())
                 observation, _, terminated, truncated, info = env.step(policy(batch).act[0])
                 over = terminated or truncated
-            costs.append(info["episode_metrics"]["cost"])
+            costs.append(env.get_wrapper_attr("episode_metrics")["cost"])
             invalid += info["invalid_action"]
     lru = cace_env.evaluate("lru", scenario, workload_seeds).column("cost").mean()
     return Result(sum(costs) / len(costs), float(lru), invalid)

@@ -167,7 +167,7 @@ def validate(actor: ProbabilisticActor, scenario: str, workload_seeds: Iterable[
                 action = actor(TensorDict(observation))["action"].item()
                 observation, _, terminated, truncated, info = env.step(action)
                 over = terminated or truncated
-            costs.append(info["episode_metrics"]["cost"])
+            costs.append(env.get_wrapper_attr("episode_metrics")["cost"])
             invalid += info["invalid_action"]
     lru = cace_env.evaluate("lru", scenario, workload_seeds).column("cost").mean()
     return Result(sum(costs) / len(costs), float(lru), invalid)

@@ -45,7 +45,7 @@ while not over:
     action = env.action_space.sample(info["action_mask"])  # a legal slot
     observation, reward, terminated, truncated, info = env.step(action)
     over = terminated or truncated
-print(info["episode_metrics"]["cost"])
+print(env.unwrapped.episode_metrics["cost"])
 ```
 
 ![Who sat in which slot, who waited for whom, and the last decision with its candidates](images/eviction.png)
@@ -133,7 +133,7 @@ for workload_seed in test_seeds:
         action, _ = agent.predict(observation, action_masks=mask, deterministic=True)
         observation, _, terminated, truncated, info = env.step(int(action))
         over = terminated or truncated
-    costs.append(info["episode_metrics"]["cost"])
+    costs.append(env.unwrapped.episode_metrics["cost"])
 lru = evaluate("lru", "workstation", test_seeds).column("cost")
 print(f"cost saved against LRU: {100 * (1 - sum(costs) / lru.sum()):.1f} %")
 ```"""
@@ -149,8 +149,9 @@ SOURCES = {
 BATCHES = """## Many at once
 
 `EvictionVectorEnv` steps N environments in one compiled call. Environment i does exactly what a single one does that
-was reset with seed `s + i`; infos have the form that `gymnasium.vector.SyncVectorEnv` gives them, without the text
-`decision` (`envs.unwrapped.describe(i)` has it). Arrays that were returned are never changed later.
+was reset with seed `s + i`; infos are those of `gymnasium.vector.SyncVectorEnv`: a flat array for each key, always the
+same keys. `envs.unwrapped.describe(i)` says what is asked in words, `envs.unwrapped.episode_metrics["cost"]` what the
+episodes cost that the last step has ended, NaN for the others. Arrays that were returned are never changed later.
 
 ```python
 import gymnasium as gym
@@ -270,7 +271,7 @@ GYMNASIUM_TABLE = table(
         (
             "`TimeLimit`, `max_episode_steps` of `gymnasium.make`",
             "short episodes",
-            "the last `info` has no `episode_metrics`; with `max_decisions` in the scenario it has",
+            "there are no `episode_metrics` of an episode that it cuts; with `max_decisions` in the scenario there are",
         ),
         (
             "`FlattenObservation`",
@@ -310,8 +311,9 @@ The mask is 1 or True where an action is legal, and always that of the observati
 have finished it is that of the no-op, where the limit on decisions ended the episode that of the question which was
 left open. The vector wrappers work with each autoreset mode; under SAME_STEP the entries of
 `infos["final_obs"]` are Dicts too, under DISABLED a partial reset leaves the masks of the others. TorchRL 0.14 reads
-vectors under DISABLED; under SAME_STEP it cannot stack infos that hold dicts, such as `reward_terms`. sb3-contrib needs
-no wrapper and finds `action_masks()` through all of these; AgileRL takes the mask from `info`.
+these under DISABLED. sb3-contrib needs no wrapper and finds `action_masks()` through all of these; AgileRL takes the
+mask from `info`, and networks of `cace_env.networks` read it from the flat vector. [Integrations](integrations.md) goes
+through library by library.
 
 `CostLimit` and `VectorCostLimit` leave observations alone and put the cost of a limit on waiting into `info["cost"]`,
 for safe reinforcement learning; `cace_env/MO-Eviction-v0` and `cace_env/MO-Swap-v0` reward with a vector, one number

@@ -36,6 +36,7 @@ from cace_env.acting import Actor
 from cace_env.config import ConfigError, dump
 from cace_env.evaluation import PolicyError
 from cace_env.policies import Policy
+from cace_env.rewards import REWARD_TERMS
 from cace_env.scenarios import Scenario, Split, load_scenario, scenario_names, seeds
 from cace_env.simulator import SimulationError
 from cace_env.traces import TraceError
@@ -43,7 +44,6 @@ from experiments.run_folder import surroundings
 
 FORMAT: Final = "parquet"  # a sixth of the size of Minari's "arrow"
 MOST_ROWS: Final = 32_768  # of an episode: pyarrow reads longer ones in parts, which Minari takes for episodes
-INFOS: Final = ("action_mask", "elapsed_s", "time_s")  # taken from `info` as they are
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,11 @@ class Recording(NamedTuple):
     terminations: np.ndarray  # (T,) bool
     truncations: np.ndarray  # (T,) bool
     infos: dict[str, list[Any]]  # (T + 1,) each
-    terms: tuple[str, ...]  # the columns of infos["reward_terms"]
-    metrics: dict[str, float]  # info["episode_metrics"]
+    metrics: dict[str, float]  # of the episode
 
     def buffer(self) -> dict[str, Any]:
         """What Minari takes, under its names."""
-        return {name: value for name, value in self._asdict().items() if name not in ("terms", "metrics")}
+        return {name: value for name, value in self._asdict().items() if name != "metrics"}
 
 
 def record(env: gymnasium.Env[Any, Any], actor: Actor, seed: int) -> Recording:
@@ -96,7 +95,7 @@ def record(env: gymnasium.Env[Any, Any], actor: Actor, seed: int) -> Recording:
     observation, info = env.reset(seed=seed)
     actor.reset(info["workload_seed"])
     observations, infos = [observation], [info]
-    actions, rewards, terminations, truncations, terms = [], [], [], [], []
+    actions, rewards, terminations, truncations = [], [], [], []
     over = False
     while not over:
         actions.append(actor.act())
@@ -106,19 +105,15 @@ def record(env: gymnasium.Env[Any, Any], actor: Actor, seed: int) -> Recording:
         rewards.append(float(reward))
         terminations.append(terminated)
         truncations.append(truncated)
-        terms.append(list(info["reward_terms"].values()))
         over = terminated or truncated
-    kept: dict[str, list[Any]] = {name: [row[name] for row in infos] for name in INFOS}
-    kept["reward_terms"] = list(np.array([[0.0] * len(terms[0]), *terms]))  # nothing is charged at the reset
     return Recording(
         np.array(observations),
         np.array(actions, dtype=np.int64),
         np.array(rewards),
         np.array(terminations),
         np.array(truncations),
-        kept,
-        tuple(info["reward_terms"]),
-        info["episode_metrics"],
+        {name: [row[name] for row in infos] for name in infos[0]},
+        env.get_wrapper_attr("episode_metrics"),
     )
 
 
@@ -157,7 +152,6 @@ def export(options: Options, console: Console) -> tuple[str, Path]:
         draft.mkdir()
         storage = MinariStorage.new(draft / "data", env.observation_space, env.action_space, env.spec, FORMAT)
         costs: list[float] = []
-        terms: tuple[str, ...] = ()
         for episode, seed in enumerate(track(numbers, "recording", console=console)):
             played = record(env, actor, seed)
             if len(played.observations) > MOST_ROWS:
@@ -169,8 +163,7 @@ def export(options: Options, console: Console) -> tuple[str, Path]:
             storage.update_episodes([buffer])
             storage.update_episode_metadata([about_episode(played)], [episode])
             costs.append(played.metrics["cost"])
-            terms = played.terms
-        storage.update_metadata(about(options, scenario, actor, env, costs, terms) | {"dataset_id": dataset_id})
+        storage.update_metadata(about(options, scenario, actor, env, costs) | {"dataset_id": dataset_id})
         storage.update_metadata({"minari_version": minari.__version__})
         put(draft, folder, dataset_id)
     return dataset_id, folder
@@ -225,7 +218,6 @@ def about(
     actor: Actor,
     env: gymnasium.Env[Any, Any],
     costs: Sequence[float],
-    terms: Sequence[str],
 ) -> dict[str, Any]:
     """Metadata of the whole: keys that Minari knows, and ours under "cace_env"."""
     policy = actor.policy
@@ -258,7 +250,7 @@ def about(
                 "clairvoyant": clairvoyant,
                 "choices_only": choices_only,
             },
-            "reward_terms": list(terms),
+            "reward_terms": list(REWARD_TERMS),
             "cost": costs,
             "mean_cost": sum(costs) / len(costs),
             **surroundings(),

@@ -38,7 +38,7 @@ over = False
 while not over:
     observation, reward, terminated, truncated, info = env.step(actor.act())
     over = terminated or truncated
-print(info["episode_metrics"]["cost"], info["episode_metrics"]["longest_wait_s"])
+print(env.unwrapped.episode_metrics["cost"], env.unwrapped.episode_metrics["longest_wait_s"])
 ```
 
 ![Who sat in which slot, who waited for whom, the last decision, and what could be loaded now](images/swap.png)

@@ -33,7 +33,8 @@ def played(policy: Any, env: EvictionEnv, seed: int, **arguments: Any) -> tuple[
         assert info["action_mask"][actions[-1]] == 1
         *_, terminated, truncated, info = env.step(actions[-1])
         over = terminated or truncated
-    return info["episode_metrics"]["cost"], actions
+    assert env.episode_metrics is not None
+    return env.episode_metrics["cost"], actions
 
 
 def drop_first(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
@@ -164,7 +165,7 @@ def test_a_policy_that_acts_sees_in_evaluate_what_it_sees_in_the_environment(kin
         observation, _, terminated, truncated, info = env.step(action)
         over = terminated or truncated
     row = evaluate(theirs, env.scenario, [3], protocol=env.PROTOCOL).rows[0]
-    assert row["cost"] == info["episode_metrics"]["cost"]
+    assert row["cost"] == env.episode_metrics["cost"]
     assert row["decisions"] == len(mine.seen) > 10
     assert row["decision_us"] > 0
     np.testing.assert_array_equal(mine.seen, theirs.seen)

@@ -15,6 +15,7 @@ from cace_env.acting import Actor
 from cace_env.config import ConfigError
 from cace_env.envs.baselines import CURVE_POINTS, cost_curve, scale_of
 from cace_env.policies import policy
+from cace_env.rewards import TERM
 from cace_env.sb3 import EvictionVecEnv
 from cace_env.scenarios import SEEDS, load_scenario
 from cace_env.simulator import Simulator
@@ -38,6 +39,12 @@ def played(env: Any, seed: int | None = None, **options: Any) -> tuple[list[floa
     return rewards, infos
 
 
+def saved_of(env: Any) -> float:
+    """Against the baseline, in the episode that has just ended."""
+    saved: float = env.episode_metrics["baseline_cost"] - env.episode_metrics["cost"]
+    return saved
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What rewards add up to
 
@@ -45,11 +52,11 @@ def played(env: Any, seed: int | None = None, **options: Any) -> tuple[list[floa
 @pytest.mark.parametrize("name", ["lru", "gdsf", "ollama", "random", "static-best", "belady-cost", "agent:eviction"])
 def test_rewards_add_up_to_what_was_saved_against_any_built_in_policy(name: str):
     scenario = short("default", 120)
-    rewards, infos = played(EVICTION.single(scenario, baseline=name, scale_rewards=False), seed=7)
+    env: Any = EVICTION.single(scenario, baseline=name, scale_rewards=False)
+    rewards, _ = played(env, seed=7)
     paid = evaluate(name, scenario, [7]).column("cost")[0]
-    assert infos[-1]["baseline_cost"] == pytest.approx(paid, rel=1e-12)
-    assert sum(rewards) == pytest.approx(paid - infos[-1]["episode_metrics"]["cost"], rel=1e-9, abs=1e-9)
-    assert all("baseline_cost" not in info for info in infos[:-1])
+    assert env.episode_metrics["baseline_cost"] == pytest.approx(paid, rel=1e-12)
+    assert sum(rewards) == pytest.approx(paid - env.episode_metrics["cost"], rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", sorted(set(SMALL) - {"cut"}))
@@ -58,8 +65,8 @@ def test_scaled_rewards_add_up_to_what_was_saved_in_decisions_of_lru(name: str, 
     scale = scale_of(SMALL[name], kind.single.PROTOCOL).cost
     assert env.reward_scale == scale != 1
     for seed in (0, 1):
-        rewards, infos = played(env, seed)
-        saved = infos[-1]["baseline_cost"] - infos[-1]["episode_metrics"]["cost"]
+        rewards, _ = played(env, seed)
+        saved = saved_of(env)
         assert sum(rewards) * scale == pytest.approx(saved, rel=1e-9, abs=1e-9)
 
 
@@ -105,17 +112,14 @@ def test_a_cost_curve_is_what_is_paid_at_each_of_its_points():
 
 
 def test_an_episode_that_is_cut_short_is_held_against_what_the_baseline_had_paid_by_then(kind: Kind):
-    whole = kind.single(short(requests=60), baseline="lru", scale_rewards=False)
-    cut = kind.single(scenarios()["cut"], baseline="lru", scale_rewards=False)
+    whole: Any = kind.single(short(requests=60), baseline="lru", scale_rewards=False)
+    cut: Any = kind.single(scenarios()["cut"], baseline="lru", scale_rewards=False)
     rewards, infos = played(cut, seed=2)
-    whole_rewards, whole_infos = played(whole, seed=2)
+    whole_rewards, _ = played(whole, seed=2)
     assert len(rewards) == 4 < len(whole_rewards)
     assert rewards[:3] == whole_rewards[:3]
-    assert (
-        infos[-1]["baseline_cost"]
-        == whole_infos[-1]["baseline_cost"]
-        > -sum(info["reward_terms"]["baseline"] for info in infos)
-    )
+    assert cut.episode_metrics["baseline_cost"] == whole.episode_metrics["baseline_cost"]
+    assert cut.episode_metrics["baseline_cost"] > sum(info["reward_terms"][TERM.baseline] for info in infos)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -131,9 +135,9 @@ def test_terms_are_costs_and_add_up_to_the_reward_times_its_scale(baseline: str 
     plain_rewards, _ = played(plain, seed=1)
     for reward, info, cost in zip(rewards, infos, plain_rewards, strict=True):
         terms = info["reward_terms"]
-        assert sum(terms.values()) == pytest.approx(reward * env.reward_scale, rel=1e-9, abs=1e-9)
-        assert sum(terms.values()) - terms.get("baseline", 0.0) == pytest.approx(cost, rel=1e-9, abs=1e-9)
-        assert ("baseline" in terms) == (baseline is not None)
+        assert terms.sum() == pytest.approx(reward * env.reward_scale, rel=1e-9, abs=1e-9)
+        assert terms.sum() - terms[TERM.baseline] == pytest.approx(cost, rel=1e-9, abs=1e-9)
+    assert any(info["reward_terms"][TERM.baseline] > 0 for info in infos) == (baseline is not None)
 
 
 def test_a_penalty_is_taken_from_the_scaled_reward():
@@ -143,15 +147,16 @@ def test_a_penalty_is_taken_from_the_scaled_reward():
     illegal = int((~env.action_masks()).argmax())
     rewards, infos = zip(*((step[1], step[4]) for step in (each.step(illegal) for each in (env, other))), strict=True)
     assert rewards[1] == pytest.approx(rewards[0] - 2.5)
-    assert infos[1]["reward_terms"]["invalid_action"] == pytest.approx(-2.5 * other.reward_scale)
+    assert infos[1]["reward_terms"][TERM.invalid_action] == pytest.approx(-2.5 * other.reward_scale)
 
 
 def test_by_default_rewards_are_costs():
-    env = EVICTION.single(short())
+    env: Any = EVICTION.single(short())
     rewards, infos = played(env, seed=0)
     assert env.reward_scale == 1.0
-    assert sum(rewards) == pytest.approx(-infos[-1]["episode_metrics"]["cost"])
-    assert not {"baseline", "baseline_cost"} & {*infos[-1], *infos[-1]["reward_terms"]}
+    assert sum(rewards) == pytest.approx(-env.episode_metrics["cost"])
+    assert "baseline_cost" not in env.episode_metrics
+    assert all(info["reward_terms"][TERM.baseline] == 0 for info in infos)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -190,17 +195,19 @@ def test_a_log_has_a_baseline_like_anything_else(tmp_path: Path):
     names = [model.name for model in load_scenario("default").workload_models()]
     rows = "".join(f"{4 * row},900,80,{names[row * 7 % len(names)]},,u{row % 9},,\n" for row in range(120))
     scenario = load_scenario("default").replace(trace={"path": str(own(tmp_path, rows)), "format": "cace"})
-    rewards, infos = played(EVICTION.single(scenario, baseline="lru", scale_rewards=False), seed=0)
-    assert sum(rewards) == pytest.approx(infos[-1]["baseline_cost"] - infos[-1]["episode_metrics"]["cost"], abs=1e-6)
+    env = EVICTION.single(scenario, baseline="lru", scale_rewards=False)
+    rewards, _ = played(env, seed=0)
+    assert sum(rewards) == pytest.approx(saved_of(env), abs=1e-6)
 
 
 def test_a_workload_that_is_handed_in_has_its_own_baseline():
     scenario = short()
-    env = EVICTION.single(scenario, baseline="lru", scale_rewards=False)
-    by_seed = played(env, workload_seed=5)
+    env: Any = EVICTION.single(scenario, baseline="lru", scale_rewards=False)
+    by_seed, _ = played(env, workload_seed=5)
+    paid = env.episode_metrics["baseline_cost"]
     played(env, workload_seed=6)
-    rewards, infos = played(env, workload=scenario.workload(5))
-    assert rewards == by_seed[0] and infos[-1]["baseline_cost"] == by_seed[1][-1]["baseline_cost"]
+    rewards, _ = played(env, workload=scenario.workload(5))
+    assert rewards == by_seed and env.episode_metrics["baseline_cost"] == paid
 
 
 # ---------------------------------------------------------------------------------------------------------------------

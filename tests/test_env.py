@@ -20,9 +20,11 @@ from gymnasium.error import InvalidAction, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from cace_env.env import EvictionEnv
+from cace_env.fleet_env import FleetEnv
 from cace_env.kernel.state import MODEL, RESIDENT
+from cace_env.metrics import METRICS
 from cace_env.observation import CONTEXT, SLOT
-from cace_env.rewards import Reward, TaskCost
+from cace_env.rewards import REWARD_TERMS, TERM, Reward, TaskCost
 from cace_env.scenarios import SEEDS, Scenario, Split, load_scenario, scenario_names
 from cace_env.tables import NONE
 from cace_env.workload import Workload, WorkloadError
@@ -72,6 +74,12 @@ def rollout(
     return rows
 
 
+def metrics_of(env: FleetEnv) -> dict[str, float]:
+    """Of the episode that has just ended."""
+    assert env.episode_metrics is not None
+    return env.episode_metrics
+
+
 def assert_same(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> None:
     assert len(first) == len(second)
     for a, b in zip(first, second, strict=True):
@@ -85,6 +93,59 @@ def assert_same(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> 
 def test_gymnasium_finds_nothing_to_say(monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # it looks at every render mode, "human" too
     check_env(gymnasium.make(kind.id, disable_env_checker=True).unwrapped)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("missing", [["pygame"], ["PIL", "pygame"]])
+def test_gymnasium_finds_nothing_to_say_where_nothing_can_be_drawn(missing: list[str]) -> None:
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({missing})  # as if not installed
+import gymnasium, cace_env
+from gymnasium.utils.env_checker import check_env
+env = gymnasium.make(cace_env.EVICTION_ID, scenario="workstation", disable_env_checker=True).unwrapped
+check_env(env)
+print(*env.metadata["render_modes"])
+try:
+    type(env)(render_mode="human")
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    modes, refusal = done.stdout.splitlines()
+    assert modes == ("ansi" if "PIL" in missing else "ansi rgb_array")
+    assert refusal.endswith('needs Pillow and pygame-ce; pip install "cace-env[human]"')
+
+
+@pytest.mark.parametrize("baseline", [None, "lru"])
+def test_infos_have_the_same_keys_types_and_shapes_at_every_reset_and_step(baseline: str | None, kind: Kind) -> None:
+    env = kind.single(short(requests=60), baseline=baseline)
+
+    def form(info: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: (type(value), getattr(value, "dtype", None), getattr(value, "shape", None))
+            for name, value in info.items()
+        }
+
+    forms = [form(row[-1]) for seed in (0, 1) for row in rollout(env, seed=seed)]
+    forms.append(form(env.reset(options={"workload": short(requests=20).workload(3)})[1]))
+    assert all(each == forms[0] for each in forms)
+    assert list(forms[0]) == ["action_mask", "elapsed_s", "time_s", "invalid_action", "workload_seed", "reward_terms"]
+    assert all(kind_of in (int, float, np.ndarray) for kind_of, _, _ in forms[0].values())
+
+
+def test_metrics_are_there_from_the_end_of_an_episode_to_the_first_step_of_the_next(kind: Kind) -> None:
+    env = kind.single(short(requests=60))
+    env.reset(seed=0)
+    assert env.episode_metrics is None
+    rollout(env, seed=0)
+    metrics = metrics_of(env)
+    assert list(metrics) == list(METRICS) and metrics["requests"] == 60
+    _, info = env.reset(seed=1)
+    assert env.episode_metrics is metrics  # so that it can be read after an autoreset
+    env.step(first_legal(info))
+    assert env.episode_metrics is None
 
 
 @pytest.mark.integration
@@ -218,7 +279,7 @@ def test_a_log_can_be_played() -> None:
     env = EvictionEnv(short())
     workload = Workload.from_columns(model=[0, 1], context_tokens=[100, 100], output_tokens=[5, 5])
     _, info = env.reset(options={"workload": workload})
-    assert "workload_seed" not in info and env.workload is workload
+    assert info["workload_seed"] == -1 and env.workload is workload
     with pytest.raises(WorkloadError, match="'model', row 0"):
         env.reset(options={"workload": Workload.from_columns(model=[99], context_tokens=[1], output_tokens=[1])})
 
@@ -256,7 +317,7 @@ def test_return_is_minus_the_sum_of_request_costs(name: str, kind: Kind) -> None
     env = kind.single(short(name))
     rows = rollout(env, last_legal, seed=3)
     assert sum(row[1] for row in rows[1:]) == pytest.approx(-costs_of_requests(env), rel=1e-12)
-    assert rows[-1][-1]["episode_metrics"]["cost"] == pytest.approx(costs_of_requests(env), rel=1e-12)
+    assert metrics_of(env)["cost"] == pytest.approx(costs_of_requests(env), rel=1e-12)
 
 
 def test_every_source_of_cost_has_a_term(kind: Kind) -> None:
@@ -269,11 +330,11 @@ def test_every_source_of_cost_has_a_term(kind: Kind) -> None:
     )
     env = kind.single(short(reward=EVERYTHING_COSTS.model_dump(mode="json")))
     rows = rollout(env, options={"workload": workload})
-    total: dict[str, float] = dict.fromkeys(rows[1][-1]["reward_terms"], 0.0)
+    total: dict[str, float] = dict.fromkeys(REWARD_TERMS, 0.0)
     for _, reward, _, _, info in rows[1:]:
         # As the kernel adds, one by one: sum() compensates for rounding from Python 3.12 on.
-        assert reward == functools.reduce(operator.add, info["reward_terms"].values())
-        for name, value in info["reward_terms"].items():
+        assert reward == functools.reduce(operator.add, info["reward_terms"].tolist())
+        for name, value in zip(REWARD_TERMS, info["reward_terms"].tolist(), strict=True):
             assert value <= 0
             total[name] += value
     episode = env.simulator.episode()
@@ -311,11 +372,11 @@ def test_the_mask_allows_what_may_be_evicted(name: str) -> None:
             model = state.models[state.slots[slot]]
             assert model[MODEL.phase] == RESIDENT
             assert env.tables.pinned_on[state.slots[slot]] == NONE
-            assert env.tables.model_names[state.slots[slot]] in info["decision"]
+            assert env.tables.model_names[state.slots[slot]] in env.describe()
         observation, _, terminated, truncated, info = env.step(last_legal(info))
         over = terminated or truncated
     np.testing.assert_array_equal(info["action_mask"], [1] + [0] * (env.layout.max_slots - 1))
-    assert info["decision"] == "nothing is asked"
+    assert env.describe() == "nothing is asked"
     assert env.layout.split(observation).context[CONTEXT.legal] == 0
 
 
@@ -330,8 +391,8 @@ def test_an_illegal_action_is_replaced_counted_and_penalised_apart_from_cost(kin
         np.testing.assert_array_equal(a[0], b[0])
         assert b[1] == pytest.approx(a[1] - 2.5)
         assert a[-1]["invalid_action"] == 0 and b[-1]["invalid_action"] == n
-        assert b[-1]["reward_terms"]["invalid_action"] == -2.5
-    np.testing.assert_equal(legal[-1][-1]["episode_metrics"], illegal[-1][-1]["episode_metrics"])
+        assert b[-1]["reward_terms"][TERM.invalid_action] == -2.5
+    np.testing.assert_equal(metrics_of(good), metrics_of(bad))
 
 
 def test_strict_refuses_an_illegal_action_and_loses_nothing(kind: Kind) -> None:
@@ -360,11 +421,11 @@ def test_where_nothing_is_asked_one_step_returns_the_whole_cost(kind: Kind) -> N
     env = kind.single(roomy())
     _, info = env.reset(seed=1)
     np.testing.assert_array_equal(info["action_mask"], [1] + [0] * (env.simulators.num_actions - 1))
-    assert "episode_metrics" not in info
+    assert env.episode_metrics is None
     observation, reward, terminated, truncated, info = env.step(0)
     assert terminated and not truncated and observation in env.observation_space
     assert reward == pytest.approx(-costs_of_requests(env), rel=1e-12) and reward < 0
-    assert info["episode_metrics"]["evictions"] == 0
+    assert metrics_of(env)["evictions"] == 0
 
 
 def test_the_decision_limit_truncates_and_keeps_the_account(kind: Kind) -> None:

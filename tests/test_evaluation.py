@@ -21,6 +21,7 @@ from cace_env.lower_bound import lower_bound
 from cace_env.metrics import METRICS
 from cace_env.observation import SLOT
 from cace_env.policies import POLICIES
+from cace_env.rewards import TERM
 from cace_env.scenarios import load_scenario
 from cace_env.short_form import rounded
 
@@ -211,7 +212,7 @@ def test_what_the_environment_replaces_is_what_an_evaluation_replaces(small: Cas
     while not over:
         replaced += not info["action_mask"][1]
         _, reward, over, _, info = env.step(1)
-        total += reward - info["reward_terms"].get("invalid_action", 0.0)
+        total += reward - info["reward_terms"][TERM.invalid_action]
     result = evaluate(Blind(1), small, [2_000_000], illegal="replace")
     assert result.column("illegal_actions") == replaced == info["invalid_action"] > 0
     assert -total == pytest.approx(result.column("cost")[0])

@@ -115,7 +115,8 @@ def test_a_model_that_sb3_saved_is_a_contestant(tmp_path: Path, capsys: pytest.C
             action, _ = trained.predict(observation, action_masks=info["action_mask"].astype(bool), deterministic=True)
             observation, _, terminated, truncated, info = env.step(int(action))
             over = terminated or truncated
-        costs.append(info["episode_metrics"]["cost"])
+        assert env.episode_metrics is not None
+        costs.append(env.episode_metrics["cost"])
     lru = cace_env.evaluate("lru", SCENARIO, split).column("cost").sum()
     assert gain.percent == pytest.approx(100 * (1 - sum(costs) / lru))
 

@@ -32,7 +32,7 @@ from cace_env.metrics import METRICS
 from cace_env.rewards import Reward, TaskCost
 from cace_env.scenarios import scenario_names
 from tests.kinds import EVICTION, SWAP, Kind
-from tests.test_env import EVERYTHING_COSTS, last_legal, rollout, roomy, short
+from tests.test_env import EVERYTHING_COSTS, last_legal, metrics_of, rollout, roomy, short
 from tests.vector_runs import MODES, assert_same, scenarios, some_actions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,15 +82,17 @@ def returns(rows: list[tuple[Any, ...]]) -> np.ndarray:
 @pytest.mark.parametrize("name", [*scenario_names(), "priced", "cut", "roomy"])
 def test_an_episode_sums_to_minus_its_metrics(name: str, vector: MOKind) -> None:
     scenario = scenarios()[name] if name in scenarios() else short(name)
-    rows = rollout(vector.single(scenario, objectives=ALL), last_legal, seed=4)
-    metrics = rows[-1][4]["episode_metrics"]
+    env = vector.single(scenario, objectives=ALL)
+    rows = rollout(env, last_legal, seed=4)
+    metrics = metrics_of(env)
     np.testing.assert_allclose(-returns(rows), [metrics[name] for name in ALL], rtol=1e-12)
     assert metrics["system_s"] > 0
 
 
 def test_the_default_scenario_sums_over_thousands_of_requests(vector: MOKind) -> None:
-    rows = rollout(vector.single("workstation"), last_legal, seed=1)
-    metrics = rows[-1][4]["episode_metrics"]
+    env = vector.single("workstation")
+    rows = rollout(env, last_legal, seed=1)
+    metrics = metrics_of(env)
     assert metrics["evictions"] > 100
     expected = [metrics[name] for name in ("completion_waiting_s", "system_s", "load_s", "evictions")]
     np.testing.assert_allclose(-returns(rows), expected, rtol=1e-12)
@@ -137,9 +139,10 @@ def test_an_illegal_action_costs_nothing_by_itself(vector: MOKind) -> None:
 
 
 def test_where_nobody_is_asked_the_only_step_pays_for_all(vector: MOKind) -> None:
-    rows = rollout(vector.single(roomy(), objectives=("waiting_s", "load_s")), seed=0)
+    env = vector.single(roomy(), objectives=("waiting_s", "load_s"))
+    rows = rollout(env, seed=0)
     assert len(rows) == 2
-    metrics = rows[-1][4]["episode_metrics"]
+    metrics = metrics_of(env)
     np.testing.assert_allclose(-rows[1][1], [metrics["waiting_s"], metrics["load_s"]])
 
 

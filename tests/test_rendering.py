@@ -70,7 +70,7 @@ def test_text_names_the_victim_and_why() -> None:
     _, info = env.reset(seed=1)
     slot = first_legal(info)
     victim = env.tables.model_names[env.simulator.state.slots[slot]]
-    target = re.match("make room for (.*): evict", info["decision"])
+    target = re.match("make room for (.*): evict", env.describe())
     assert target is not None
     env.step(slot)
     text = env.render()

@@ -20,7 +20,7 @@ from cace_env.scenarios import scenario_names
 from cace_env.tables import NONE
 from cace_env.vector_env import SwapVectorEnv
 from tests.test_acting import played
-from tests.test_env import first_legal, last_legal, rollout, roomy, short
+from tests.test_env import first_legal, last_legal, metrics_of, rollout, roomy, short
 from tests.vector_runs import scenarios
 
 PREFETCHING = short(rules={"prefetch_limit": 25})
@@ -56,17 +56,15 @@ def test_the_mask_allows_what_may_be_done(name: str) -> None:
             assert not slots.any() and not blocks.pending[:, PENDING.target].any()
             for model in np.flatnonzero(models):
                 assert state.models[model, MODEL.phase] == ABSENT and state.models[model, MODEL.waiting] > 0
-                assert (
-                    f"load {env.tables.model_names[model]} (action {env.layout.max_slots + model})" in info["decision"]
-                )
-            assert ("wait" in info["decision"]) == bool(waiting[0])
+                assert f"load {env.tables.model_names[model]} (action {env.layout.max_slots + model})" in env.describe()
+            assert ("wait" in env.describe()) == bool(waiting[0])
         else:
             assert not models.any() and not waiting[0]
             assert blocks.pending[:, PENDING.target].sum() == 1
             for slot in np.flatnonzero(slots):
                 assert state.models[state.slots[slot], MODEL.phase] == RESIDENT
                 assert env.tables.pinned_on[state.slots[slot]] == NONE
-                assert f"{env.tables.model_names[state.slots[slot]]} (slot {slot})" in info["decision"]
+                assert f"{env.tables.model_names[state.slots[slot]]} (slot {slot})" in env.describe()
         observation, _, terminated, truncated, info = env.step(int(rng.choice(np.flatnonzero(info["action_mask"]))))
         over = terminated or truncated
     assert min(asked.values()) > 5
@@ -116,8 +114,9 @@ def test_time_passes_while_one_waits() -> None:
 
 @pytest.mark.parametrize("name", scenario_names())
 def test_whoever_waits_whenever_he_may_still_gets_to_the_end(name: str) -> None:
-    rows = rollout(SwapEnv(short(name)), last_legal, seed=1)
-    metrics = rows[-1][-1]["episode_metrics"]
+    env = SwapEnv(short(name))
+    rollout(env, last_legal, seed=1)
+    metrics = metrics_of(env)
     assert metrics["answered"] + metrics["refused"] == 300
     assert metrics["waits"] > 0
 
@@ -127,8 +126,9 @@ def test_whoever_waits_whenever_he_may_still_gets_to_the_end(name: str) -> None:
 def test_any_play_comes_to_an_end_and_prefetches_no_more_than_it_may(seed: int, name: str, prefetches: int) -> None:
     rng = np.random.default_rng(seed)
     scenario = scenarios()[name].replace(rules={"prefetch_limit": prefetches})
-    rows = rollout(SwapEnv(scenario), lambda info: int(rng.choice(np.flatnonzero(info["action_mask"]))), seed=seed)
-    assert rows[-1][2] and rows[-1][-1]["episode_metrics"]["prefetches"] <= prefetches
+    env = SwapEnv(scenario)
+    rows = rollout(env, lambda info: int(rng.choice(np.flatnonzero(info["action_mask"]))), seed=seed)
+    assert rows[-1][2] and metrics_of(env)["prefetches"] <= prefetches
 
 
 def test_models_that_nobody_waits_for_may_be_loaded_where_the_scenario_says_so() -> None:
@@ -137,7 +137,7 @@ def test_models_that_nobody_waits_for_may_be_loaded_where_the_scenario_says_so()
     rows = rollout(env, lambda info: int(rng.choice(np.flatnonzero(info["action_mask"]))), seed=1)
     legal = [env.layout.split(env.layout.physical(row[0])).pending for row in rows[:-1]]
     assert any(((pending[:, PENDING.legal] == 1) & (pending[:, PENDING.waiting] == 0)).any() for pending in legal)
-    assert rows[-1][-1]["episode_metrics"]["prefetches"] == 25
+    assert metrics_of(env)["prefetches"] == 25
 
 
 def test_the_same_seed_brings_the_same_users_to_both_environments() -> None:
@@ -275,5 +275,5 @@ def test_the_text_names_the_models_that_could_be_loaded_and_the_choice() -> None
 
 def test_where_everything_fits_nobody_is_evicted() -> None:
     env = SwapEnv(roomy())
-    rows = rollout(env, seed=1)
-    assert rows[-1][-1]["episode_metrics"]["evictions"] == 0
+    rollout(env, seed=1)
+    assert metrics_of(env)["evictions"] == 0

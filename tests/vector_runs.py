@@ -37,10 +37,9 @@ def make(num_envs: int = 3, kind: Kind = EVICTION, **arguments: Any) -> FleetVec
 
 
 def comparable(value: Any, as_bytes: bool = False) -> Any:
-    """What was returned, types included, without the question in words, which only single environments put there."""
+    """What was returned, types included."""
     if isinstance(value, dict):
-        said = ("decision", "_decision")
-        return {name: comparable(each, as_bytes) for name, each in value.items() if name not in said}
+        return {name: comparable(each, as_bytes) for name, each in value.items()}
     if isinstance(value, tuple | list):
         return [comparable(each, as_bytes) for each in value]
     if isinstance(value, np.ndarray):

@@ -26,10 +26,11 @@ import numpy.typing as npt
 
 from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
-from cace_env.kernel.batch import NUM_TERMS, Look
+from cace_env.kernel.batch import Look
 from cace_env.kernel.state import REQUEST
 from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
+from cace_env.rewards import TERM
 from cace_env.scenarios import Scenario, seeds
 from cace_env.simulator import Simulator
 from cace_env.tables import FOREVER, FleetTables
@@ -39,7 +40,6 @@ FloatArray = npt.NDArray[np.float64]
 
 CURVE_POINTS: Final = 1_024  # of a cost over time; between them it is a straight line
 SCALE_SEEDS: Final = 8  # training seeds on which LRU says what a decision costs
-TERM: Final = "baseline"  # among the terms of the reward
 
 
 class Curve(NamedTuple):
@@ -286,25 +286,21 @@ class Rewards:
             self.scales = np.array([each.cost for each in found])[scenario_of]
             self.scale_requests = sum(each.requests for each in found)
 
-    def settle(self, look: Look, stepped: npt.NDArray[np.bool_]) -> FloatArray | None:
+    def settle(self, look: Look, stepped: npt.NDArray[np.bool_]) -> None:
         """Turns the rewards of a step, which are minus costs, into what they have to be.
 
         Terms of the reward stay costs, and so the penalty of an illegal action, which is taken from the scaled reward,
         becomes one: terms add up to reward x scale.
 
         Args:
-            look: what was seen after the step; it is changed.
+            look: what was seen after the step; it is changed. Terms of environments that were not stepped are 0.
             stepped: which environments took a step, `(N,)`.
-
-        Returns:
-            The term `baseline`: what that has paid since the last decision, `(N,)`; None without one.
         """
-        rewards, paid = look.rewards, None
+        rewards, terms = look.rewards, look.terms
         if self.baseline is not None:
-            paid = self.baseline.since_last(look, stepped)
-            rewards += paid
+            terms[TERM.baseline] = self.baseline.since_last(look, stepped)
+            rewards += terms[TERM.baseline]
         if self._scaled:
-            fines = np.where(stepped, look.terms[NUM_TERMS], 0.0)
+            fines = terms[TERM.invalid_action]
             rewards[:] = (rewards - fines) / self.scales + fines
-            look.terms[NUM_TERMS] = fines * self.scales
-        return paid
+            fines *= self.scales

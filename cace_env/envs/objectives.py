@@ -19,14 +19,15 @@ from cace_env.fleet_env import FleetEnv, Observation
 from cace_env.fleet_vector_env import FleetVectorEnv
 from cace_env.kernel.batch import NUM_TERMS
 from cace_env.kernel.state import DECISIONS, EVICTIONS, Int64Array
-from cace_env.simulators import TERMS, Simulators
+from cace_env.rewards import COST_TERMS
+from cace_env.simulators import Simulators
 from cace_env.snapshot import EnvState
 from cace_env.tables import TASKS
 from cace_env.vector_infos import Bools, Infos
 
 FloatArray = npt.NDArray[np.float64]
 
-COUNTERS: Final = (*TERMS, "evictions")  # what is counted exactly: us, requests, evictions
+COUNTERS: Final = (*COST_TERMS, "evictions")  # what is counted exactly: us, requests, evictions
 US: Final = 1_000_000
 
 

@@ -206,7 +206,7 @@ def play_model(
         starts = terminated | truncated
         for number in np.flatnonzero(starts).tolist():
             if number not in episodes:  # those that are over early begin another one, which nobody looks at
-                metrics = {name: float(values[number]) for name, values in infos["episode_metrics"].items()}
+                metrics = {name: float(values[number]) for name, values in env.episode_metrics.items()}
                 episodes[number] = metrics | {"illegal": int(infos["invalid_action"][number])}
     env.close()
     return [episodes[number] for number in range(len(seeds))]

@@ -45,7 +45,6 @@ class FleetVecEnv(VecEnv):
 
     - The info of an environment that has not finished holds nothing but `TimeLimit.truncated`; all of them share one
       dict, a new one at each step. What the environment said is in `step_infos`, as arrays over the environments.
-    - The text `decision` is in no info of a native vector environment, which has `describe(i)`.
 
     Arrays, once returned, are never changed; nothing is copied that the vector environment has made anew.
 
@@ -59,7 +58,7 @@ class FleetVecEnv(VecEnv):
 
     Attributes:
         vector_env: the vector environment.
-        step_infos: its infos of the last reset or step: `{"elapsed_s": (N,), "reward_terms": {...}, ...}`.
+        step_infos: its infos of the last reset or step: `{"elapsed_s": (N,), "reward_terms": (N, terms), ...}`.
 
     Raises:
         TypeError: `vector_env` and what would make another one.
@@ -142,6 +141,8 @@ class FleetVecEnv(VecEnv):
         """The info of an episode that has ended; nobody else holds this dict."""
         infos = self.step_infos
         row = _info_of(infos["final_info"], env)
+        if (metrics := self._metrics_of(env)) is not None:
+            row["episode_metrics"] = metrics
         row[TRUNCATED] = truncated
         row["terminal_observation"] = infos["final_obs"][env]
         if self._monitor:
@@ -154,6 +155,13 @@ class FleetVecEnv(VecEnv):
         self._first_steps[env] = self._steps
         self.reset_infos[env] = _info_of({key: infos[key] for key in infos if key not in ENDED}, env)
         return row
+
+    def _metrics_of(self, env: int) -> dict[str, float] | None:
+        """Metrics of an episode that the last step has ended; None where no environment of ours knows them."""
+        if self._singles is None:
+            return {name: values.item(env) for name, values in self._shared("episode_metrics").items()}
+        metrics: dict[str, float] | None = self._singles[env].get_wrapper_attr("episode_metrics")
+        return metrics
 
     def close(self) -> None:
         """Closes the vector environment; harmless when repeated."""
