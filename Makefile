@@ -17,6 +17,9 @@ CORE_TESTS := $(patsubst %,tests/test_%.py,config scenarios generator kernel sim
   snapshot wrappers rendering window) $(wildcard tests/test_vector_*.py)
 EXTRAS := human
 
+# Other people's libraries, each with an environment of its own in .venvs/NAME and claims in integrations/test_NAME.py.
+LIBRARIES := rlzoo3 skrl torchrl tianshou agilerl minari rllib
+
 # A .venv whose interpreter is gone (moved folder, upgraded system) is made anew.
 ifneq ($(shell $(PY) -c '$(SUITABLE)' >/dev/null 2>&1 && echo yes),yes)
 $(VENV)/.python: FORCE
@@ -25,10 +28,10 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all test-nojit test-video bench bench-long agents lint clean FORCE
-.PHONY: test-integrations test-sb3 test-torchrl test-tianshou test-rllib test-versions $(VERSIONS:%=test-version-%)
+.PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo  ## compare CACE with learned agents and deployed rules on several scenarios (no torch needed)
 	@echo "==> comparing"
@@ -53,23 +56,22 @@ test-video: .venvs/video/.ready  ## write videos and pictures in an environment 
 	@echo "==> testing videos"
 	@.venvs/video/bin/python -m pytest -q -rs tests/test_video.py tests/test_rendering.py $(ARGS)
 
-test-integrations: test-sb3 test-torchrl test-tianshou test-rllib  ## run the tests in all other RL libraries
+test-integrations: test-sb3 $(LIBRARIES:%=test-%)  ## run the tests in all other RL libraries
 
 test-sb3: $(VENV)/.test  ## run the tests in Stable-Baselines3, sb3-contrib and CleanRL's style
 	@echo "==> testing with Stable-Baselines3"
 	@$(PY) -m pytest -q tests/test_sb3.py tests/test_examples.py $(ARGS)
 
+test-rlzoo3: .venvs/rlzoo3/.ready  ## run the tests in RL Zoo, in an environment of its own
+test-skrl: .venvs/skrl/.ready  ## run the tests in skrl, in an environment of its own
 test-torchrl: .venvs/torchrl/.ready  ## run the tests in TorchRL, in an environment of its own
-	@echo "==> testing with TorchRL"
-	@.venvs/torchrl/bin/python -m pytest -q integrations/test_torchrl.py $(ARGS)
-
 test-tianshou: .venvs/tianshou/.ready  ## run the tests in Tianshou, in an environment of its own
-	@echo "==> testing with Tianshou"
-	@.venvs/tianshou/bin/python -m pytest -q integrations/test_tianshou.py $(ARGS)
-
+test-agilerl: .venvs/agilerl/.ready  ## run the tests in AgileRL, in an environment of its own
+test-minari: .venvs/minari/.ready  ## run the tests with Minari's own collector, in an environment of its own
 test-rllib: .venvs/rllib/.ready  ## run the tests in RLlib on a local Ray, in an environment of its own
-	@echo "==> testing with RLlib"
-	@RAY_USAGE_STATS_ENABLED=0 .venvs/rllib/bin/python -m pytest -q integrations/test_rllib.py $(ARGS)
+$(LIBRARIES:%=test-%): test-%:
+	@echo "==> testing with $*"
+	@RAY_USAGE_STATS_ENABLED=0 .venvs/$*/bin/python -m pytest -q integrations/test_$*.py $(ARGS)
 
 test-versions: $(VERSIONS:%=test-version-%)  ## run the core's tests with other versions of Gymnasium and Python
 	@echo "==> in short:"
@@ -147,11 +149,15 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 
 # --- .venvs/NAME: for each library that cannot share .venv, constraints.txt but for the lines it has of its own -----
 
+.venvs/rlzoo3/.ready: LIBRARY := rl_zoo3
+.venvs/skrl/.ready: LIBRARY := skrl
 .venvs/torchrl/.ready: LIBRARY := torchrl
 .venvs/tianshou/.ready: LIBRARY := tianshou
+.venvs/agilerl/.ready: LIBRARY := agilerl peft
+.venvs/minari/.ready: LIBRARY := minari[create,hdf5] pyarrow
 .venvs/rllib/.ready: LIBRARY := ray[rllib]
 
-.venvs/torchrl/.ready .venvs/tianshou/.ready .venvs/rllib/.ready: .venvs/%/.ready: \
+$(LIBRARIES:%=.venvs/%/.ready): .venvs/%/.ready: \
     integrations/constraints-%.txt constraints.txt pyproject.toml $(VENV)/.python
 	@echo "==> installing torch and $(LIBRARY) into $(@D)"
 	@$(PY) -m venv $(@D)
@@ -159,7 +165,7 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c $(@D)/constraints.txt \
 	  "$$(grep '^torch==' constraints.txt)"
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c $(@D)/constraints.txt \
-	  -e . '$(LIBRARY)' pytest
+	  -e . $(LIBRARY:%='%') pytest
 	@touch $@
 
 # --- .venvs/NAME: the core with other versions ---------------------------------------------------------------------

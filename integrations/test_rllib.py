@@ -17,6 +17,7 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.utils.torch_utils import FLOAT_MIN
 
 from examples import rllib_ppo
+from integrations.page import run, snippets
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # warnings of others are no failures
 
@@ -88,3 +89,9 @@ def test_example_trains_plays_legal_actions_only_and_shuts_ray_down(
     assert 0.5 < result.cost / result.lru_cost < 2
     assert "illegal actions" in capsys.readouterr().out
     assert not ray.is_initialized()
+
+
+def test_the_snippet_of_the_page_runs(tmp_path: Path) -> None:
+    ray.shutdown()
+    (code,) = snippets("RLlib")
+    assert "512 decisions" in run(code, tmp_path)

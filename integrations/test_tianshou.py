@@ -17,6 +17,7 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from cace_env.wrappers import DictObservation
 from examples import tianshou_dqn
+from integrations.page import run, snippets
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # warnings of others are no failures
 
@@ -96,3 +97,8 @@ def test_example_trains_and_plays_legal_actions_only(short: Path, capsys: pytest
     assert result.invalid_actions == 0
     assert 0.5 < result.cost / result.lru_cost < 2
     assert "illegal actions" in capsys.readouterr().out
+
+
+def test_the_snippet_of_the_page_runs(tmp_path: Path) -> None:
+    (code,) = snippets("Tianshou")
+    assert "400 decisions" in run(code, tmp_path)

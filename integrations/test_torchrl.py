@@ -13,6 +13,7 @@ from torchrl.envs import EnvBase, GymWrapper, check_env_specs
 
 from cace_env.wrappers import DictObservation, VectorDictObservation
 from examples import torchrl_ppo
+from integrations.page import run, snippets
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # warnings of others are no failures
 
@@ -83,3 +84,43 @@ def test_example_trains_and_plays_legal_actions_only(short: Path, capsys: pytest
     assert result.invalid_actions == 0
     assert 0.5 < result.cost / result.lru_cost < 2
     assert "illegal actions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_snippets_of_the_page_run(number: int, tmp_path: Path) -> None:
+    code = snippets("TorchRL")[number]
+    said = run(code, tmp_path)
+    assert "illegal actions 0" in said if number == 0 else "60, 32" in said
+
+
+def test_processes_of_torchrl_see_what_gymnasium_sees(tmp_path: Path) -> None:
+    """As a script, as TorchRL spawns processes: `GymEnv(id, num_envs)` untouched, through ends of episodes."""
+    code = f"""
+import gymnasium as gym
+import numpy as np
+import torch
+from torchrl.envs import GymEnv
+
+SETTINGS = {{"scenario": "workstation", "max_episode_steps": 5}}
+
+def main():
+    env = GymEnv({EVICTION!r}, num_envs=2, categorical_action_encoding=True, **SETTINGS)
+    data = env.rollout(14, lambda td: td.set("action", td["action_mask"].int().argmax(-1)), break_when_any_done=False)
+    assert data["next", "done"].sum() >= 4, data["next", "done"].sum()
+    plain = [gym.make({EVICTION!r}, **SETTINGS) for _ in range(2)]
+    for i, single in enumerate(plain):
+        for t in range(5):  # the first episode of each
+            if t == 0:
+                observation, info = single.reset(options={{"workload_seed": int(data["workload_seed"][i, 0])}})
+            np.testing.assert_array_equal(data["observation"][i, t], observation)
+            for name, value in info.items():
+                np.testing.assert_allclose(data[name][i, t], value)
+            observation, reward, *_, info = single.step(int(info["action_mask"].argmax()))
+            assert data["next", "reward"][i, t].item() == np.float32(reward)
+    print("equal")
+    env.close()
+
+if __name__ == "__main__":
+    main()
+"""
+    assert "equal" in run(code, tmp_path)
