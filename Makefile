@@ -18,7 +18,7 @@ CORE_TESTS := $(patsubst %,tests/test_%.py,config scenarios generator kernel sim
 EXTRAS := human
 
 # Other people's libraries, each with an environment of its own in .venvs/NAME and claims in integrations/test_NAME.py.
-LIBRARIES := rlzoo3 skrl torchrl tianshou agilerl minari rllib
+LIBRARIES := rlzoo3 skrl torchrl tianshou agilerl minari mogymnasium rllib
 
 # A .venv whose interpreter is gone (moved folder, upgraded system) is made anew.
 ifneq ($(shell $(PY) -c '$(SUITABLE)' >/dev/null 2>&1 && echo yes),yes)
@@ -68,6 +68,7 @@ test-torchrl: .venvs/torchrl/.ready  ## run the tests in TorchRL, in an environm
 test-tianshou: .venvs/tianshou/.ready  ## run the tests in Tianshou, in an environment of its own
 test-agilerl: .venvs/agilerl/.ready  ## run the tests in AgileRL, in an environment of its own
 test-minari: .venvs/minari/.ready  ## run the tests with Minari's own collector, in an environment of its own
+test-mogymnasium: .venvs/mogymnasium/.ready  ## run the tests in MO-Gymnasium, in an environment of its own
 test-rllib: .venvs/rllib/.ready  ## run the tests in RLlib on a local Ray, in an environment of its own
 $(LIBRARIES:%=test-%): test-%:
 	@echo "==> testing with $*"
@@ -155,6 +156,7 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 .venvs/tianshou/.ready: LIBRARY := tianshou
 .venvs/agilerl/.ready: LIBRARY := agilerl peft
 .venvs/minari/.ready: LIBRARY := minari[create,hdf5] pyarrow
+.venvs/mogymnasium/.ready: LIBRARY := mo-gymnasium
 .venvs/rllib/.ready: LIBRARY := ray[rllib]
 
 $(LIBRARIES:%=.venvs/%/.ready): .venvs/%/.ready: \

@@ -1,4 +1,4 @@
-"""Claims about the environments in MO-Gymnasium; collected by `make test-mo-gymnasium` only, which installs it."""
+"""Claims about the environments in MO-Gymnasium; collected by `make test-mogymnasium` only, which installs it."""
 
 from __future__ import annotations
 
