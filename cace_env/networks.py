@@ -3,7 +3,7 @@
     env = gymnasium.make_vec("cace_env:cace_env/Eviction-v0", num_envs=60, baseline="lru")
     net = ActorCritic.of_spaces(env.single_observation_space, env.single_action_space)
     logits, values = net(torch.from_numpy(observations))  # illegal actions have a logit of ILLEGAL
-    network = net.scores.to_network()                     # plays without torch; `cace_env.sb3.save_agent(net, folder)`
+    save_agent(net, "runs/mine", trained_on=("default",))  # `cace_env.saving`: an agent that plays without torch
 
 `ActorCritic` is for PPO and its kin, `ActionValues` for DQN and QR-DQN. Both are made of `ScoreNetwork`, which is
 `cace_env.network.Network` with gradients: the same formula, weight names and shapes, so what is learned here is played
@@ -245,6 +245,10 @@ class ActorCritic(nn.Module):
         values: Tensor = self.values(observations.reshape(-1, observations.shape[-1]), self.layout)
         return values.reshape(*observations.shape[:-1], 1)
 
+    def to_network(self) -> Network:
+        """The scores, as `ScoreNetwork.to_network`."""
+        return self.scores.to_network()
+
 
 class ActionValues(nn.Module):
     """Value of each action: that of the state, plus the action's score (a dueling network, Wang et al., ICML 2016).
@@ -304,6 +308,10 @@ class ActionValues(nn.Module):
         if self.quantiles:
             values = values.transpose(1, 2).contiguous()
         return values.reshape(*observations.shape[:-1], *values.shape[1:])
+
+    def to_network(self) -> Network:
+        """The scores, as `ScoreNetwork.to_network`."""
+        return self.scores.to_network()
 
 
 def split(observations: Tensor, layout: ObservationLayout) -> Blocks:

@@ -31,11 +31,11 @@ from cace_env.config import ConfigError
 from cace_env.files import replace_file
 from cace_env.halfway import halfway
 from cace_env.held_out import Chosen, training_scenarios, validation_seeds
+from cace_env.saving import ENV_OF
 from cace_env.sb3.judging import RIVALS, Costs, Judge
 from cace_env.sb3.plotting import METRICS
 from cace_env.sb3.policies import is_slot_policy
 from cace_env.sb3.saving import (
-    ENV_OF,
     agent_of,
     algorithm_name,
     protocol_of,

@@ -19,8 +19,9 @@ from cace_env.evaluation import Case, case_of, evaluate
 from cace_env.held_out import SUITE, check_choosing
 from cace_env.policies import Policy
 from cace_env.results import published
+from cace_env.saving import ENV_OF
 from cace_env.sb3.policies import is_slot_policy
-from cace_env.sb3.saving import ENV_OF, agent_of, best_actions
+from cace_env.sb3.saving import agent_of, best_actions
 from cace_env.scenarios import SEEDS, Scenario, Split
 from cace_env.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT
 from cace_env.spaces import layout_of

@@ -21,26 +21,25 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from cace_env import agent as agents
-from cace_env.agent import Agent, AgentCard
+from cace_env import saving
+from cace_env.agent import Agent
 from cace_env.config import ConfigError
 from cace_env.fleet_env import FleetEnv
 from cace_env.fleet_vector_env import FleetVectorEnv
-from cace_env.held_out import Chosen, recorded, seeds_text, training_cases
+from cace_env.held_out import Chosen, seeds_text
 from cace_env.network import Network, Protocol
-from cace_env.networks import ActionValues, ActorCritic, ScoreNetwork
+from cace_env.networks import ScoreNetwork
 from cace_env.observation import Float32Array, ObservationLayout
 from cace_env.ranges import feature_ranges
 from cace_env.sb3.policies import NAME, is_slot_policy, score_network
-from cace_env.scenarios import SEEDS, Scenario
-from cace_env.seen import Limits, seen_limits, widened
+from cace_env.scenarios import Scenario
+from cace_env.seen import Limits, widened
 from cace_env.spaces import layout_of
-from cace_env.suite import ENVS, Env
 
 NAMES: Final[dict[type, str]] = {MaskablePPO: "maskable-ppo", PPO: "ppo", DQN: "dqn", QRDQN: "qrdqn"}
 LOOKED_AT: Final = 8_192  # observations of a replay buffer, for the ranges of features
-ENV_OF: Final[dict[str, Env]] = {protocol: env for env, protocol in ENVS.items()}
 
-Trained = BaseAlgorithm | ActorCritic | ActionValues | ScoreNetwork | Network
+Trained = BaseAlgorithm | saving.Trained | Network
 
 
 def save_agent(model: Trained, folder: str | Path, **card: Any) -> Agent:
@@ -70,35 +69,12 @@ def load_agent(folder: str | Path) -> Agent:
 
 def agent_of(model: Trained, **card: Any) -> Agent:
     """What `save_agent` writes; arguments and errors as there."""
-    unknown = sorted(set(card) - set(AgentCard.model_fields))
-    if unknown:
-        raise ConfigError(f"a card has no {unknown[0]!r}; it has {', '.join(AgentCard.model_fields)}")
-    about: dict[str, Any] = {}
-    if isinstance(model, BaseAlgorithm):
-        network = _scores(model).to_network()
-        about = about_model(model)
-    elif isinstance(model, ActorCritic | ActionValues):
-        network = model.scores.to_network()
-    elif isinstance(model, ScoreNetwork):
-        network = model.to_network()
-    elif isinstance(model, Network):
-        network = model
-    else:
-        raise ConfigError(
-            f"a {type(model).__name__} cannot be saved as an agent; a model of SB3 can, and a network of "
-            "cace_env.networks"
-        )
-    env = ENV_OF[network.protocol]
-    fields = {"algorithm": "torch", "env": env, "hidden": network.hidden} | about | card
-    fields["name"] = card.get("name", f"{fields['algorithm']}-{env.lower()}")
-    made = Agent(recorded(AgentCard(**fields)), network)
-    if "limits" in fields:
-        return made
-    played: Sequence[Chosen] = made.card.trained_on
-    if "trained_on" not in card and isinstance(model, BaseAlgorithm):  # its scenarios may have no name that is known
+    if not isinstance(model, BaseAlgorithm):
+        return saving.agent_of(model, **card)
+    played: Sequence[Chosen] | None = None
+    if "trained_on" not in card:  # its scenarios may have no name that is known
         played = [] if model.env is None else [each for each in scenarios_of(model.env) if each.trace is None]
-    limits = seen_limits(made.policy(), training_cases(played, env), SEEDS["train"][0]) if played else {}
-    return Agent(made.card.model_copy(update={"limits": limits}), network)
+    return saving.agent_of(_scores(model), played=played, **about_model(model) | card)
 
 
 def about_model(model: BaseAlgorithm) -> dict[str, Any]:

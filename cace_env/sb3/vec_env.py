@@ -32,11 +32,8 @@ class FleetVecEnv(VecEnv):
     """Many environments as the `VecEnv` that algorithms of SB3 and sb3-contrib take: `EvictionVecEnv`, `SwapVecEnv`.
 
     ```python
-    from sb3_contrib import MaskablePPO
-    from stable_baselines3.common.vec_env import VecNormalize
-
-    venv = VecNormalize(EvictionVecEnv(64, scenario="default"), norm_obs=False)
-    agent = MaskablePPO("MlpPolicy", venv).learn(1_000_000)
+    venv = EvictionVecEnv(scenario="default", baseline="lru")
+    model = MaskablePPO("SlotPolicy", venv, device="cpu", **hyperparameters("maskable-ppo")).learn(150_000)
     ```
 
     Equal, step by step, to `DummyVecEnv` over N single environments with SB3's `Monitor` and the same seeds:
