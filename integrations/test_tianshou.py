@@ -15,6 +15,8 @@ from tianshou.data import Batch, Collector, CollectStats, VectorReplayBuffer
 from tianshou.env import BaseVectorEnv, DummyVectorEnv, SubprocVectorEnv
 from tianshou.utils.torch_utils import policy_within_training_step
 
+from cace_env import evaluate
+from cace_env.saving import save_agent
 from cace_env.wrappers import DictObservation
 from examples import tianshou_dqn
 from integrations.page import run, snippets
@@ -67,7 +69,7 @@ def test_an_illegal_action_would_not_go_unnoticed() -> None:
 def test_policy_chooses_legal_actions_whatever_its_network_says(eps: float) -> None:
     env = tianshou_dqn.make_env()
     policy = tianshou_dqn.make_policy(env, eps_training=eps)
-    with torch.no_grad():  # loves the first slots, legal or not
+    with torch.no_grad():  # loves some slots far more than others, legal or not
         for parameter in policy.model.parameters():
             parameter.copy_(torch.linspace(1e3, -1e3, parameter.numel()).reshape(parameter.shape))
     buffer = VectorReplayBuffer(ENVS * DECISIONS * 10, ENVS)
@@ -86,17 +88,38 @@ def test_every_row_of_a_batch_obeys_its_own_mask() -> None:
     env = tianshou_dqn.make_env()
     policy = tianshou_dqn.make_policy(env)
     observation, _ = env.reset(seed=SEED)
-    masks = np.eye(len(observation["mask"]), dtype=bool)  # each time another action is the only legal one
+    legal = np.flatnonzero(observation["mask"])
+    assert len(legal) > 1
+    masks = np.eye(len(observation["mask"]), dtype=bool)[legal]  # each time another one is all that is left
     observations = np.repeat(observation["obs"][None], len(masks), axis=0)
     chosen = policy(Batch(obs=Batch(obs=observations, mask=masks), info=Batch())).act
-    np.testing.assert_array_equal(chosen, np.arange(len(masks)))
+    np.testing.assert_array_equal(chosen, legal)
 
 
-def test_example_trains_and_plays_legal_actions_only(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = tianshou_dqn.main(["--scenario", str(short), "--steps", "2000"])
-    assert result.invalid_actions == 0
-    assert 0.5 < result.cost / result.lru_cost < 2
-    assert "illegal actions" in capsys.readouterr().out
+def test_the_agent_that_is_saved_plays_as_the_policy_does(tmp_path: Path) -> None:
+    torch.manual_seed(SEED)
+    env = tianshou_dqn.make_env()
+    policy = tianshou_dqn.make_policy(env)
+    for weight in policy.model.scores.weights.values():
+        torch.nn.init.normal_(weight)  # untrained scores are close to one another
+    agent = save_agent(policy.model, tmp_path)
+    observation, _ = env.reset(seed=SEED)
+    for _ in range(50):
+        batch = Batch(obs=Batch({key: value[None] for key, value in observation.items()}), info=Batch())
+        with torch.no_grad():
+            action = policy(batch).act[0]
+        assert action == agent.act(observation["obs"], policy.model.layout)
+        observation, *_ = env.step(action)
+
+
+def test_example_trains_with_legal_actions_and_is_compared_with_lru(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gain = tianshou_dqn.main(["--scenario", str(short), "--steps", "2000", "--folder", str(tmp_path)])
+    assert -100 < gain.percent < 50
+    found = evaluate(f"agent:{tmp_path}", short, tianshou_dqn.VALIDATION)
+    assert found.gain_over(evaluate("lru", short, tianshou_dqn.VALIDATION)) == gain
+    assert f"{gain.percent:+.1f} % saved" in capsys.readouterr().out
 
 
 def test_the_snippet_of_the_page_runs(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import InvalidAction
-from torchrl.envs import EnvBase, GymWrapper, check_env_specs
+from torchrl.envs import ActionMask, EnvBase, GymWrapper, TransformedEnv, check_env_specs
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from cace_env import evaluate
+from cace_env.agent import load_agent
 from cace_env.wrappers import DictObservation, VectorDictObservation
 from examples import torchrl_ppo
 from integrations.page import run, snippets
@@ -35,7 +38,7 @@ def short_vector_env() -> GymWrapper:
 
 @pytest.mark.parametrize("make", [torchrl_ppo.make_env, torchrl_ppo.make_vector_env, short_env, short_vector_env])
 def test_specs_describe_what_the_environment_returns(make) -> None:
-    check_env_specs(torchrl_ppo.masked(make()))  # plays random, masked actions; an illegal one would raise
+    check_env_specs(TransformedEnv(make(), ActionMask()))  # plays random, masked actions; an illegal one would raise
 
 
 @pytest.mark.parametrize(("make", "num_envs"), [(short_env, 1), (short_vector_env, ENVS)])
@@ -72,18 +75,35 @@ def test_an_illegal_action_would_not_go_unnoticed() -> None:
 @pytest.mark.parametrize("make", [torchrl_ppo.make_env, torchrl_ppo.make_vector_env])
 def test_policy_gives_illegal_actions_no_probability(make) -> None:
     env: EnvBase = make()
-    actor = torchrl_ppo.make_actor(torchrl_ppo.layout_of("default"))
+    actor = torchrl_ppo.make_actor(torchrl_ppo.make_network("default"))
     data = env.reset(seed=SEED)
     probabilities = actor.get_dist(data).probs
     assert (probabilities[~data["action_mask"]] == 0).all()
     assert (probabilities[data["action_mask"]] > 0).all()
 
 
-def test_example_trains_and_plays_legal_actions_only(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = torchrl_ppo.main(["--scenario", str(short), "--steps", "8000"])
-    assert result.invalid_actions == 0
-    assert 0.5 < result.cost / result.lru_cost < 2
-    assert "illegal actions" in capsys.readouterr().out
+def test_the_agent_that_is_saved_plays_as_the_actor_does(short: Path, tmp_path: Path) -> None:
+    torchrl_ppo.main(["--scenario", str(short), "--steps", "8000", "--folder", str(tmp_path)])
+    agent, net = load_agent(tmp_path), torchrl_ppo.make_network(str(short))
+    net.scores.begin_as(agent.network)
+    actor, env = torchrl_ppo.make_actor(net), torchrl_ppo.make_env(str(short))
+    data = env.reset(seed=SEED)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        for _ in range(50):
+            observation = data["observation"].numpy()
+            data = actor(data)
+            assert data["action"].item() == agent.act(observation, net.layout)
+            _, data = env.step_and_maybe_reset(data)
+
+
+def test_example_trains_with_legal_actions_and_is_compared_with_lru(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gain = torchrl_ppo.main(["--scenario", str(short), "--steps", "8000", "--folder", str(tmp_path)])
+    assert -100 < gain.percent < 50
+    found = evaluate(f"agent:{tmp_path}", short, torchrl_ppo.VALIDATION)
+    assert found.gain_over(evaluate("lru", short, torchrl_ppo.VALIDATION)) == gain
+    assert f"{gain.percent:+.1f} % saved" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [0, 1])

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-import cace_env
+from cace_env import evaluate
 from cace_env.env import EvictionEnv
-from cace_env.observation import ObservationLayout
+from cace_env.intervals import Gain
+from cace_env.networks import ActorCritic
 from cace_env.scenarios import load_scenario, seeds
 
 pytestmark = pytest.mark.integration
@@ -45,27 +46,42 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def saved(folder: Path, episodes: int) -> Gain:
+    """What the agent in a folder saves against LRU."""
+    split = seeds("validation", episodes)
+    return evaluate(f"agent:{folder}", SCENARIO, split).gain_over(evaluate("lru", SCENARIO, split))
+
+
 @pytest.mark.parametrize(
-    ("name", "arguments", "masked"),
+    ("algorithm", "policy", "steps"),
     [
-        ("sb3_ppo", ["--steps", "1"], False),  # one round of all environments
-        ("sb3_ppo", ["--algorithm", "dqn", "--steps", "1200"], False),
-        ("sb3_contrib_maskable_ppo", ["--steps", "1"], True),
-        ("sb3_contrib_maskable_ppo", ["--algorithm", "qr-dqn", "--steps", "1200"], False),
+        ("maskable-ppo", "SlotPolicy", 1),  # one round of all environments
+        ("ppo", "SlotPolicy", 1),
+        ("dqn", "SlotPolicy", 3_600),
+        ("qrdqn", "SlotPolicy", 3_600),
+        ("maskable-ppo", "MlpPolicy", 1),
+        ("qrdqn", "MlpPolicy", 3_600),
     ],
-    ids=lambda value: value[1].strip("-") if isinstance(value, list) and len(value) > 2 else None,
 )
-def test_an_example_learns_and_is_compared_with_lru(
-    name: str, arguments: list[str], masked: bool, capsys: pytest.CaptureFixture[str]
+def test_an_algorithm_of_sb3_learns_and_is_compared_with_lru(
+    algorithm: str,
+    policy: str,
+    steps: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    example = load(name)
-    result = example.main([*arguments, "--scenario", SCENARIO])
-    split = seeds("validation", example.VALIDATION_EPISODES)
-    assert result.lru_cost == cace_env.evaluate("lru", SCENARIO, split).column("cost").mean()
-    assert 0 < result.cost < 10 * result.lru_cost
-    if masked:
-        assert result.invalid_actions == 0
-    assert f"LRU {result.lru_cost:.0f}" in capsys.readouterr().out
+    example = load("sb3_algorithms")
+    monkeypatch.setattr(example, "VALIDATION", seeds("validation", 3))
+    arguments = ["--algorithm", algorithm, "--policy", policy, "--steps", str(steps), "--scenario", SCENARIO]
+    gain = example.main([*arguments, "--folder", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert -100 < gain.percent < 50
+    assert f"{gain.percent:+.1f} % saved" in said and "cace:tuned-eviction: " in said
+    if policy == "SlotPolicy":
+        assert saved(tmp_path, 3) == gain
+    elif algorithm == "maskable-ppo":
+        assert "  0 illegal actions" in said
 
 
 def test_a_pareto_front_is_drawn_of_agents_and_rules(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -76,7 +92,7 @@ def test_a_pareto_front_is_drawn_of_agents_and_rules(tmp_path: Path, capsys: pyt
     assert [point.name for point in points] == [*example.RULES, "weight 0.5"]
     assert picture.stat().st_size > 10_000
     lru = points[0]
-    found = cace_env.evaluate("lru", SCENARIO, seeds("test", 2))
+    found = evaluate("lru", SCENARIO, seeds("test", 2))
     assert lru.amounts[:, 1].tolist() == found.column("system_s").tolist()
     for point in points:
         assert (point.amounts > 0.3 * lru.amounts).all() and (point.amounts < 3 * lru.amounts).all()
@@ -99,61 +115,21 @@ def test_a_point_is_dominated_by_one_that_is_better_and_nowhere_worse():
     assert load("pareto_front").not_dominated(means).tolist() == [True, True, False, False, True]
 
 
-def test_a_model_that_sb3_saved_is_a_contestant(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    trained = load("sb3_contrib_maskable_ppo").make_agent("maskable-ppo", SCENARIO, seed=0)
-    trained.save(tmp_path / "agent.zip")
-    example = load("sb3_contestant")
-    split = seeds("validation", 2)
-    gain = example.main(["--model", str(tmp_path / "agent.zip"), "--scenario", SCENARIO, "--seeds", "2"])
-    assert "cost saved against LRU" in capsys.readouterr().out
-    # The environment, stepped by the same model, comes to the same cost.
-    env, costs = EvictionEnv(SCENARIO, split="validation", strict=True), []
-    for seed in split:
-        observation, info = env.reset(seed=seed)
-        over = False
-        while not over:
-            action, _ = trained.predict(observation, action_masks=info["action_mask"].astype(bool), deterministic=True)
-            observation, _, terminated, truncated, info = env.step(int(action))
-            over = terminated or truncated
-        assert env.episode_metrics is not None
-        costs.append(env.episode_metrics["cost"])
-    lru = cace_env.evaluate("lru", SCENARIO, split).column("cost").sum()
-    assert gain.percent == pytest.approx(100 * (1 - sum(costs) / lru))
-
-
-def test_cleanrl_ppo_bootstraps_where_episodes_are_cut(monkeypatch: pytest.MonkeyPatch):
+def test_cleanrl_ppo_bootstraps_where_episodes_are_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     example = load("cleanrl_ppo")
-    seen: list[int] = []
-    plain = example.Agent.forward
+    critic, asked = ActorCritic.forward_critic, []
 
-    def forward(self, observation, legal):
-        seen.append(len(observation))
-        return plain(self, observation, legal)
+    def forward_critic(self: ActorCritic, observations: torch.Tensor) -> torch.Tensor:
+        asked.append(len(observations))
+        return critic(self, observations)
 
-    monkeypatch.setattr(example.Agent, "forward", forward)
+    monkeypatch.setattr(ActorCritic, "forward_critic", forward_critic)
     settings = ["--scenario", SCENARIO, "--num-envs", "8", "--num-steps", "32", "--steps", "512", "--minibatches", "2"]
-    result = example.main([*settings, "--max-episode-steps", "20", "--validation-episodes", "2"])
-    assert 0 < result.cost < 10 * result.lru_cost
-    # All 8 are cut together, after 20, 40 and 60 of the 64 steps: 64 + 3 calls, 1 more per update, validation with 2.
-    assert seen.count(8) == 64 + 3 + 2
-
-
-def test_cleanrl_s_network_gives_illegal_slots_nothing_and_does_not_care_how_slots_are_numbered():
-    layout = ObservationLayout(max_slots=5, max_pending=3)
-    agent = load("cleanrl_ppo").Agent(layout)
-    torch.nn.init.normal_(agent.score.weight)
-    observation, legal = torch.rand(4, layout.size), torch.rand(4, 5) < 0.5
-    legal[:, 0] = True
-    order = torch.tensor([3, 0, 4, 2, 1])
-    moved = observation.clone()
-    slots = observation[:, : layout.slots_end].reshape(4, 5, -1)
-    moved[:, : layout.slots_end] = slots[:, order].flatten(1)
-    with torch.no_grad():
-        (policy, value), (moved_policy, moved_value) = agent(observation, legal), agent(moved, legal[:, order])
-    assert (policy.probs[~legal] == 0).all()
-    assert policy.entropy().isfinite().all()
-    torch.testing.assert_close(moved_policy.probs, policy.probs[:, order])
-    torch.testing.assert_close(moved_value, value)
+    more = ["--max-episode-steps", "20", "--validation-episodes", "2", "--folder", str(tmp_path)]
+    gain = example.main([*settings, *more])
+    assert saved(tmp_path, 2) == gain
+    # All 8 are cut together, after 20, 40 and 60 of the 64 steps: 64 + 3 calls, and 1 more per update.
+    assert asked.count(8) == 64 + 3 + 2
 
 
 def test_beam_search_finds_a_plan_that_costs_less_than_lru_and_can_be_played(capsys: pytest.CaptureFixture[str]):
@@ -176,6 +152,6 @@ def test_beam_search_finds_a_plan_that_costs_less_than_lru_and_can_be_played(cap
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_says_how_to_run_it_and_is_listed(path: Path):
-    command = f"python examples/{path.name} --"
+    command = f"python examples/{path.name}"
     assert command in path.read_text(encoding="utf-8").partition('"""')[2].partition('"""')[0]
     assert f"]({path.name})" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
