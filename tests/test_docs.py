@@ -46,7 +46,10 @@ def test_every_relative_link_leads_somewhere(page: Path):
         "docs/customising.md",
     ],
 )
-def test_the_examples_of_a_page_run(name: str, capsys: pytest.CaptureFixture[str], registry: None):
+def test_the_examples_of_a_page_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], registry: None
+):
+    monkeypatch.chdir(tmp_path)  # some save what they have trained
     examples = re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     examples = [example for example in examples if not example.startswith(">>>")]
     examples = [example for example in examples if "150_000" not in example]  # tests/test_quickstart.py runs that one
