@@ -11,7 +11,6 @@ What to take from it:
   holds for random actions, too. Only `collector.collect(random=True)` knows none: explore by `eps_training` instead.
 - Tianshou steps its own vector environments: single ones in this process (`DummyVectorEnv`) or in others
   (`SubprocVectorEnv`). They are created from functions, so each needs nothing but the id.
-- The buffer stores infos, too, and refuses NaN: `WithoutInfo` leaves them out.
 - `strict=True`: an illegal action raises. Training ends without an error because there is none.
 - `save_agent` makes it a policy among others: `agent:FOLDER`, which plays any fleet without torch.
 """
@@ -49,16 +48,6 @@ GAMMA, HORIZON = 0.97, 5  # returns of so many steps
 VALIDATION = seeds("validation", 20)
 
 
-class WithoutInfo(gym.Wrapper[Any, Any, Any, Any]):
-    """Empty infos: Tianshou's buffer stores them and refuses NaN, as metrics of a task without requests are."""
-
-    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
-        return self.env.reset(**arguments)[0], {}
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        return *self.env.step(action)[:4], {}
-
-
 class QValues(ActionValues):
     """`ActionValues` as Tianshou calls a network: with arrays, a state of recurrent ones, and infos."""
 
@@ -69,7 +58,7 @@ class QValues(ActionValues):
 def make_env(scenario: str = "default") -> gym.Env[Any, Any]:
     """One environment, as Tianshou wants it."""
     env = gym.make("cace_env:cace_env/Eviction-v0", scenario=scenario, baseline="lru", strict=True)
-    return WithoutInfo(DictObservation(env, "tianshou"))
+    return DictObservation(env, "tianshou")
 
 
 def make_policy(env: gym.Env[Any, Any], *, eps_training: float = 0.0) -> DiscreteQLearningPolicy[QValues]:
