@@ -172,7 +172,7 @@ def test_the_networks_need_torch_alone():
 )
 def test_every_imported_library_is_declared(package: str, extras: tuple[str, ...]):
     names = declared(*extras)
-    known = set(sys.stdlib_module_names) | set(ORDER) | {"tests"}
+    known = set(sys.stdlib_module_names) | set(ORDER) | {"integrations", "tests"}
     wrong = [
         found
         for path in modules(package)
