@@ -26,6 +26,7 @@ from cace_env.sb3 import (
     TimedRolloutBuffer,
     hyperparameters,
 )
+from cace_env.wrappers import DictObservation
 from tests.test_env import short
 
 BOX, TWO = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
@@ -172,7 +173,16 @@ def test_an_algorithm_learns_by_the_time_that_the_environment_says(algorithm: An
 def test_a_discount_that_cannot_be_is_refused():
     with pytest.raises(ConfigError, match=r"gamma_per_s is 1\.5"):
         DiscountPerSecond(1.5)
+    tables = make_vec_env(
+        cace_env.EVICTION_ID,
+        env_kwargs={"scenario": short("workstation", 80)},
+        wrapper_class=DictObservation,
+        wrapper_kwargs={"form": "rllib"},
+    )
+    for algorithm, sizes in ((PPO, {"n_steps": 20, "batch_size": 20}), (DQN, {"buffer_size": 100})):
+        with pytest.raises(ConfigError, match=f"{algorithm.__name__} on a Dict has no buffer"):
+            algorithm("MultiInputPolicy", tables, device="cpu", **sizes).learn(30, callback=DiscountPerSecond(0.9))
     model = DQN("SlotPolicy", venv_of(), buffer_size=100, learning_starts=90, device="cpu")
     model.learn(30)
-    with pytest.raises(ConfigError, match="nobody noted"):
+    with pytest.raises(ConfigError, match="without a note"):
         model.learn(30, callback=DiscountPerSecond(0.9))

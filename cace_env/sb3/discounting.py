@@ -18,7 +18,7 @@ was cut, with the `gamma` of the algorithm.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,11 @@ class TimedReplayBuffer(NStepReplayBuffer):
         return (self.pos - 1) % self.buffer_size
 
 
+# The kinds that are replaced; those derived from them keep more, or something else.
+ROLLOUTS: Final = (RolloutBuffer, MaskableRolloutBuffer, TimedRolloutBuffer, TimedMaskableRolloutBuffer)
+REPLAYS: Final = (ReplayBuffer, NStepReplayBuffer, TimedReplayBuffer)
+
+
 class DiscountPerSecond(BaseCallback):
     """Makes an algorithm discount by the time that passes between decisions, as the module says.
 
@@ -123,8 +128,9 @@ class DiscountPerSecond(BaseCallback):
         gamma_per_s: above 0 to 1. What is paid in 1 / (1 - gamma_per_s) seconds from now counts 37 %.
 
     Raises:
-        ConfigError: a discount out of range; at the start of training: an algorithm that has no such buffer, or a
-            replay buffer that holds decisions of which nobody noted the time.
+        ConfigError: a discount out of range; at the start of training: an algorithm that has no such buffer or one of
+            its own kind (recurrent, prioritised, of `Dict` observations), or a replay buffer that holds decisions
+            whose times were not noted.
     """
 
     def __init__(self, gamma_per_s: float) -> None:
@@ -137,14 +143,14 @@ class DiscountPerSecond(BaseCallback):
     def _on_training_start(self) -> None:
         """Puts the buffer in."""
         model: Any = self.model
-        if isinstance(getattr(model, "rollout_buffer", None), RolloutBuffer):
+        if type(getattr(model, "rollout_buffer", None)) in ROLLOUTS:
             model.rollout_buffer = self._buffer = self._rollouts(model)
-        elif isinstance(getattr(model, "replay_buffer", None), ReplayBuffer):
+        elif type(getattr(model, "replay_buffer", None)) in REPLAYS:
             model.replay_buffer = self._buffer = self._replay(model)
         else:
             raise ConfigError(
-                f"{type(model).__name__} has no buffer that could discount by time; PPO, A2C, MaskablePPO, DQN and "
-                "QRDQN have, with flat observations"
+                f"{type(model).__name__} on a {type(model.observation_space).__name__} has no buffer that could "
+                "discount by time; PPO, A2C, MaskablePPO, DQN and QRDQN have, with flat observations"
             )
 
     def _on_step(self) -> bool:
@@ -183,8 +189,8 @@ class DiscountPerSecond(BaseCallback):
             return old
         if old.full or old.pos:
             raise ConfigError(
-                "the replay buffer holds decisions of which nobody noted how long they took; give DiscountPerSecond to "
-                "the first call of learn, or make the model anew"
+                "the replay buffer holds decisions without a note of how long they took; give DiscountPerSecond to the "
+                "first call of learn, or make the model anew"
             )
         return TimedReplayBuffer(
             old.buffer_size * old.n_envs,
