@@ -145,7 +145,17 @@ class ScoreNetwork(nn.Module):
         """Takes over the weights of `network`; of quantiles all begin alike.
 
         Hidden layers that it does not have stay as they are: small at first, so that a linear policy goes on as it is.
+
+        Raises:
+            ConfigError: it is for the other environment, or has hidden layers of another size.
         """
+        if network.protocol != self.protocol:
+            raise ConfigError(f"a network for {network.protocol} cannot be where one for {self.protocol} begins")
+        if network.hidden not in (0, self.hidden):
+            raise ConfigError(
+                f"the network has {network.hidden} hidden units, and what begins as it has {self.hidden}; make that "
+                f"with hidden={network.hidden}"
+            )
         with torch.no_grad():
             for name, weight in network.weights.items():
                 self.weights[name].copy_(torch.from_numpy(np.array(weight)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cace_env.config import ConfigError
 from cace_env.network import Protocol, weight_shapes
 from cace_env.networks import LAST, ScoreNetwork, ValueNetwork, finite, legal_actions
 from cace_env.observation import ObservationLayout
@@ -173,3 +174,10 @@ def test_a_network_goes_on_from_a_linear_policy(protocol: Protocol) -> None:
     theirs, mine = logits(linear, what), logits(begun, what)
     np.testing.assert_allclose(mine[what.masks], theirs[what.masks], atol=0.5)  # hidden units add little
     assert not np.array_equal(mine[what.masks], theirs[what.masks])
+
+
+def test_a_network_does_not_go_on_from_one_that_does_not_fit() -> None:
+    with pytest.raises(ConfigError, match="for swap cannot be where one for eviction begins"):
+        ScoreNetwork("eviction", 4).begin_as(ScoreNetwork("swap", 4).to_network())
+    with pytest.raises(ConfigError, match="hidden=1"):  # which would spread over all of them
+        ScoreNetwork("eviction", 4).begin_as(ScoreNetwork("eviction", 1).to_network())

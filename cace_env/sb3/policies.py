@@ -178,7 +178,8 @@ def begin_as(policy: BasePolicy, network: Network) -> None:
     """Makes a policy of this module act as `network` does, before it has learned anything.
 
     Raises:
-        ConfigError: it is another policy.
+        ConfigError: it is another policy, or the network is for the other environment or has hidden layers of another
+            size.
     """
     score_network(policy).begin_as(network)
     if isinstance(policy, DQNPolicy):
