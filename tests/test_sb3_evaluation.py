@@ -133,6 +133,7 @@ def test_other_policies_are_judged_as_they_would_act_in_the_environment(
     replaced = asked.column("illegal_actions").sum()
     decisions = sum(episode["decisions"] for episode in play_model(model, SMALL, SEEDS))
     assert row.get("eval/illegal_share", 0.0) == pytest.approx(replaced / decisions)
+    assert ("eval/illegal_share" in row) == (algorithm is not MaskablePPO)
     assert (replaced > 0) == (algorithm is not MaskablePPO)
     assert callback.best is None and (tmp_path / "best.zip").is_file() and not (tmp_path / "best").exists()
     assert f"{100 * replaced / decisions:.0f} % illegal" in capsys.readouterr().err or not replaced
@@ -147,12 +148,14 @@ def test_a_model_of_the_largest_fleet_is_judged_on_all(tmp_path: Path):
 
 
 def test_models_of_single_environments_and_of_swap_v0_are_judged_as_well(tmp_path: Path):
-    single = make_vec_env(cace_env.EVICTION_ID, 2, env_kwargs={"scenario": SMALL})
+    single = make_vec_env(cace_env.EVICTION_ID, 2, env_kwargs={"scenario": SMALL, "scale_rewards": True})
     ppo(venv=single).learn(32, callback=EvaluationCallback(seeds=2, folder=tmp_path / "a", verbose=0))
     swap = SwapVecEnv(4, scenario=SMALL, baseline="lru")
     callback = EvaluationCallback(seeds=2, folder=tmp_path / "b", verbose=0)
     ppo(venv=swap).learn(32, callback=callback)
-    assert load_agent(tmp_path / "a").card.trained_on == ("small",)
+    card = load_agent(tmp_path / "a").card
+    assert card.trained_on == ("small",)
+    assert 8 * 150 <= card.requests < 2 * 8 * 150  # the scale is found once for both
     assert load_agent(tmp_path / "b").card.env == "Swap-v0"
     assert callback.judge is not None and callback.judge.short == ("lru", "cace", "tuned_cace")
 
@@ -178,7 +181,7 @@ def test_learning_further_goes_on_with_the_curves(tmp_path: Path):
 
 def test_what_must_not_be_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="test seed"):
-        ppo().learn(1, callback=EvaluationCallback(seeds=seeds("test", 3)))
+        EvaluationCallback(seeds=seeds("test", 3))
     with pytest.raises(ConfigError, match="101 validation seeds"):
         EvaluationCallback(seeds=101)
     with pytest.raises(ConfigError, match="every is 0"):

@@ -30,7 +30,7 @@ from cace_env.agent import BEST, Agent
 from cace_env.config import ConfigError
 from cace_env.files import replace_file
 from cace_env.halfway import halfway
-from cace_env.held_out import Chosen, training_scenarios, validation_seeds
+from cace_env.held_out import Chosen, check_choosing, training_scenarios, validation_seeds
 from cace_env.saving import ENV_OF
 from cace_env.sb3.judging import RIVALS, Costs, Judge
 from cace_env.sb3.plotting import METRICS
@@ -63,14 +63,14 @@ class EvaluationCallback(BaseCallback):
     - `rivals/cace_saved_vs_lru` and so on: the same of the rivals, as lines beside it.
     - `eval/score`: the share of what there is to save (0 = LRU, 100 = the clairvoyant reference), where the suite ships
       the costs of the reference; its gap is that of the test seeds, so this is an estimate.
-    - `eval/illegal_share`: share of illegal actions, which are replaced, where the policy does not know better.
+    - `eval/illegal_share`: share of illegal actions, which are replaced, of models that know no masks.
     - `time/decisions_per_s`: since the evaluation before, evaluations left out.
 
     In `folder`, `best/` and `last/` are agent folders without pickle: `agent:FOLDER` wherever a policy is named, and
     the folder itself stands for its best. Models with another policy than `"SlotPolicy"` are kept as SB3's zip files
-    (`best.zip`, `last.zip`), which are pickles. W&B gets besides: hyperparameters and scenarios as configuration, a
-    table with a row per scenario for every new best, the agent as an artifact with the aliases `best` and `last`, and
-    at the end a picture of an episode half way through.
+    (`best.zip`, `last.zip`), which are pickles. W&B gets besides: hyperparameters and scenarios as configuration, and a
+    table with a row per scenario for every new best; of a model with `"SlotPolicy"` also the agent as an artifact with
+    the aliases `best` and `last`, and at the end a picture of an episode half way through.
 
     Test seeds are for the comparison at the end, and refused here.
 
@@ -115,6 +115,7 @@ class EvaluationCallback(BaseCallback):
             raise ConfigError(f"every is {every}; it has to be at least 1 decision")
         self.every, self.threads = every, threads
         self.seeds = validation_seeds(seeds) if isinstance(seeds, int) else tuple(seeds)
+        check_choosing(self.seeds)
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None and (self.folder / METRICS).exists() and not overwrite:
             raise ConfigError(f"{self.folder} holds a training already; give another folder, or overwrite=True")
@@ -278,7 +279,9 @@ class EvaluationCallback(BaseCallback):
         given = [name for kind in type(model).__mro__[:2] for name in inspect.signature(kind).parameters]
         settings = {name: plain(getattr(model, name)) for name in dict.fromkeys(given) if hasattr(model, name)}
         settings = {
-            name: value for name, value in settings.items() if value is not None and name not in ("env", "self")
+            name: value
+            for name, value in settings.items()
+            if value is not None and name not in ("env", "self", "policy")  # of the policy its class is said below
         }
         return {
             "algorithm": algorithm_name(model),

@@ -21,7 +21,7 @@ from cace_env.policies import Policy
 from cace_env.results import published
 from cace_env.saving import ENV_OF
 from cace_env.sb3.policies import is_slot_policy
-from cace_env.sb3.saving import agent_of, best_actions
+from cace_env.sb3.saving import agent_of, best_actions, takes_masks
 from cace_env.scenarios import SEEDS, Scenario, Split
 from cace_env.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT
 from cace_env.spaces import layout_of
@@ -41,7 +41,7 @@ class Costs(NamedTuple):
     """What a model costs on the validation seeds."""
 
     costs: FloatArray  # (scenarios, seeds)
-    illegal: float  # share of decisions where it wanted what it may not do; 0 of a policy that masks itself
+    illegal: float | None  # share of decisions where it wanted what it may not do; None of a model that knows masks
 
 
 class Judge:
@@ -95,14 +95,14 @@ class Judge:
             ConfigError: a model of another environment, or too small for one of the fleets.
         """
         if is_slot_policy(model.policy):
-            return Costs(self.play(agent_of(model, limits={}).policy()), 0.0)
+            return Costs(self.play(agent_of(model, limits={}).policy()), None)
         costs, illegal, decisions = [], 0.0, 0.0
         for scenario in self._scenarios.values():
             episodes = play_model(model, scenario, self.seeds)
             costs.append([episode["cost"] for episode in episodes])
             illegal += sum(episode["illegal"] for episode in episodes)
             decisions += sum(episode["decisions"] for episode in episodes)
-        return Costs(np.array(costs), illegal / max(decisions, 1.0))
+        return Costs(np.array(costs), None if takes_masks(model) else illegal / max(decisions, 1.0))
 
     def saved(self, costs: FloatArray) -> FloatArray:
         """What is saved against each rival [%], `(rivals, scenarios)`; sums over seeds."""
@@ -116,7 +116,7 @@ class Judge:
         scores = [100 * gained / room for gained, room in zip(saved[0], self._headroom, strict=True)]
         if np.isfinite(scores).any():
             numbers["eval/score"] = float(np.nanmean(scores))
-        if found.illegal:
+        if found.illegal is not None:
             numbers["eval/illegal_share"] = found.illegal
         if len(self.names) > 1:
             for column, scenario in enumerate(self.names):

@@ -107,11 +107,13 @@ def scenarios_of(venv: VecEnv) -> list[Scenario]:
 
 def requests_for_rewards(venv: VecEnv) -> int:
     """Requests that environments have simulated for baselines and scales of their rewards."""
-    total = 0
+    total, scales = 0, {}
     for each in environments_of(venv):
         baseline = each.rewards.baseline
-        total += each.rewards.scale_requests + (0 if baseline is None else baseline.requests)
-    return total
+        total += 0 if baseline is None else baseline.requests
+        # Many single environments of the same scenarios find their scales once.
+        scales[tuple(scenario.name for scenario in each.draws.scenarios)] = each.rewards.scale_requests
+    return total + sum(scales.values())
 
 
 def environments_of(venv: VecEnv) -> list[FleetEnv | FleetVectorEnv]:
