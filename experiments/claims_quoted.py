@@ -17,16 +17,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into files, so no screen is needed
-
-import matplotlib.pyplot as plt
 import numpy as np
 import tyro
-from matplotlib.lines import Line2D
 from rich.console import Console
 
 from cace_env.config import ConfigError
@@ -45,7 +39,7 @@ from experiments.claims import (
     usable,
     verdict,
 )
-from experiments.plots import STYLE
+from experiments.claims_quoted_plot import draw
 from experiments.run_folder import BASELINE, Run
 
 REFERENCES: Final = ("cace", "cace-output-kept", "gdsf", "omlx", "belady-cost")
@@ -54,8 +48,6 @@ WAITING, E2E, COMPLETIONS = EFFECTS[0], EFFECTS[1], EFFECTS[3]
 TITLES_OF_GAINS: Final = (*(title if "points" in title else f"{title} [%]" for title in TITLES), "cost [%]")
 TITLES_OF_COUNTS: Final = ("of 5 hold", "of 5 confirmed")
 PICTURE: Final = "quoted.png"
-COLOURS: Final = {"queue": "#0072B2", "forecast": "#D55E00", "future": "#CC79A7"}
-LARGE: Final = 0.001  # a weight of outputs that is drawn with a large mark
 
 
 @dataclass(frozen=True)
@@ -101,6 +93,10 @@ class Judged:
     def ranked(self, policies: Sequence[str]) -> list[str]:
         """Those for which most claims hold first, then the cheapest."""
         return sorted(policies, key=lambda name: (-self.holds(name), -self.gain(name, COST).percent))
+
+    def place(self, policy: str) -> tuple[float, float]:
+        """Where it stands in the picture: TTFT of all requests, and of completions, better than LRU's by [%]."""
+        return self.gain(policy, WAITING).percent, self.gain(policy, COMPLETIONS).percent
 
     def cells(self, policy: str) -> list[str]:
         """Mean gain in each claim and in cost, and how many claims hold and are confirmed."""
@@ -296,10 +292,13 @@ def between(scales: Judged, again: Judged) -> str:
         return "At no scale below do all five hold."
     confirmed = sum(scales.confirmed(name) for name in found)
     counts = " and ".join(f"{again.holds(name)}" for name in found)
+    three = [scales.gain(name, claim).percent for name in found for claim in EFFECTS[:3]]
+    completions = [scales.gain(name, COMPLETIONS).percent for name in found]
     return (
-        f"In between all five hold for {listed(found)}, by 1 to 2 % for TTFT, E2E and evictions and some 4 % for "
-        f"completions; {confirmed or 'none'} of them is confirmed in two thirds of the scenarios. On seeds that did "
-        f"not choose these readings, {counts} of the five hold."
+        f"In between all five hold for {listed(found)}, by {min(three):.1f} to {max(three):.1f} % for TTFT, E2E and "
+        f"evictions and {min(completions):.1f} to {max(completions):.1f} % for completions; {confirmed or 'none'} of "
+        f"them is confirmed in two thirds of the scenarios. On seeds that did not choose these readings, {counts} of "
+        "the five hold."
     )
 
 
@@ -339,74 +338,13 @@ def meaning(judged: Judged, scales: Judged, again: Judged) -> str:
         f"true future and without outputs it costs most of all ({gain('cace-quoted-keep-future-no-output', COST)}). It "
         "comes near LRU where i says nothing and t is an age "
         f"({gain('cace-quoted-keep-age-queue-no-output', COST)}).",
-        "**The queue is no window of upcoming requests here.** Whoever asks for an idle model is admitted at once, so "
-        "i is w for every idle candidate. What loads fast leaves then, the small models of completions (their TTFT "
+        "**The queue is no window of upcoming requests here.** A request for an idle model is admitted at once, so i "
+        "is w for every idle candidate. What loads fast leaves then, the small models of completions (their TTFT "
         f"{gain('cace-quoted-queue-no-output', COMPLETIONS)}).",
         "**A timestamp says little.** By the clock of Unix the term is the same for all, and the means hardly change. "
         "As an age where the highest is evicted, what was just used leaves.",
     ]
     return "\n".join(fill(f"- {bullet}", 116, subsequent_indent="  ", break_on_hyphens=False) for bullet in bullets)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The picture
-
-
-def picture(judged: Judged, path: Path) -> None:
-    """TTFT of all requests against that of completions, one mark per reading; where both claims hold is shaded."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
-        low, high = -48.0, 27.0
-        axes.fill_between([0, high], [0, high], high, color="#009E73", alpha=0.12, linewidth=0)
-        axes.plot([low, high], [low, high], color="black", linewidth=0.6, linestyle=":")
-        axes.axhline(0, color="black", linewidth=0.6)
-        axes.axvline(0, color="black", linewidth=0.6)
-        for name in readings():
-            axes.plot(*place(judged, name), linestyle="", alpha=0.9, **look(name))
-        for name in REFERENCES:
-            axes.plot(*place(judged, name), "*", color="black", markersize=9)
-            axes.annotate(name, place(judged, name), (6, -3), textcoords="offset points", fontsize=8)
-        axes.annotate("LRU", (0, 0), (4, -11), textcoords="offset points", fontsize=8)
-        axes.text(0.5, high - 0.6, "both better than LRU,\ncompletions more so", va="top", fontsize=8)
-        axes.set(xlim=(low, high), ylim=(-65, high), xlabel="TTFT of all requests: better than LRU's by [%]")
-        axes.set_ylabel("TTFT of completions: better than LRU's by [%]")
-        figure.legend(handles=legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
-
-
-def place(judged: Judged, policy: str) -> tuple[float, float]:
-    """Where a policy stands in the picture."""
-    return judged.gain(policy, WAITING).percent, judged.gain(policy, COMPLETIONS).percent
-
-
-def look(reading: str) -> dict[str, Any]:
-    """How the mark of a reading is drawn: colour by what is upcoming, face by direction, shape and size by w_1."""
-    options = QUOTED[reading]
-    weight, colour = options.output_weight, COLOURS[options.upcoming]
-    return {
-        "color": colour,
-        "markerfacecolor": colour if options.evicts == "highest" else "white",
-        "marker": "o" if weight == 0 else "^" if weight > 0 else "v",
-        "markersize": 8 if weight == 0 or abs(weight) >= LARGE else 5,
-    }
-
-
-def legend() -> list[Any]:
-    """What marks mean."""
-    marks = [(f"i from the {name}", "o", colour, colour, 7) for name, colour in COLOURS.items()]
-    marks += [("evicts the highest", "o", "black", "black", 7), ("evicts the lowest", "o", "black", "white", 7)]
-    marks += [
-        ("w_1 > 0", "^", "grey", "grey", 7),
-        ("w_1 = 0", "o", "grey", "grey", 7),
-        ("w_1 < 0", "v", "grey", "grey", 7),
-    ]
-    marks += [("small: w_1 of 0.0001, not 0.001", "^", "grey", "grey", 4)]
-    return [
-        Line2D([], [], linestyle="", marker=marker, color=edge, markerfacecolor=face, markersize=size, label=label)
-        for label, marker, edge, face, size in marks
-    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -435,7 +373,8 @@ def main(options: Options) -> None:
     path = Path(options.write)
     above = (path.read_text(encoding="utf-8") if path.is_file() else "").partition(MARK)[0].rstrip()
     path.write_text(f"{above}\n\n{MARK}\n\n{section(judged, scales, again)}", encoding="utf-8")
-    picture(judged, path.parent / "images" / PICTURE)
+    drawn, others = ({name: judged.place(name) for name in names} for names in (readings(), REFERENCES))
+    draw(drawn, others, path.parent / "images" / PICTURE)
 
 
 if __name__ == "__main__":
