@@ -27,7 +27,7 @@ class Trainer(Protocol):
         requests: simulated in training so far, which is the budget that learned agents and tuned rules share. What it
             took to train the agent that `init` names is part of it.
         batch: steps that are learned at once: a training ends at a multiple of them. 1 where it can end at any step, or
-            where nobody knows beforehand, as with whole episodes.
+            where it is not known beforehand, as with whole episodes.
     """
 
     @property

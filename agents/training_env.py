@@ -51,7 +51,7 @@ class TrainingVecEnv(VecEnvWrapper):
 
     Attributes:
         layout: of the observations.
-        finished: episodes that have ended; whoever reads them may empty the list.
+        finished: episodes that have ended; a reader may empty the list.
 
     Raises:
         ConfigError: a number of environments that leaves some scenario fewer than others, an unknown baseline, or a

@@ -1,8 +1,8 @@
 """Compiles the whole simulator at once: `python -m cace_env.compile`.
 
-Nobody has to: each part is compiled when it is first needed, and kept. But whoever builds an image or measures times
-wants the wait behind them: two to three minutes of one core. What is there already is not compiled again, so an
-interrupted run goes on where it was.
+It is not needed: each part is compiled when it is first used, and kept. But before an image is built or times are
+measured, the wait is better behind: two to three minutes of one core. What is there already is not compiled again, so
+an interrupted run goes on where it was.
 """
 
 from __future__ import annotations

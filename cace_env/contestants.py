@@ -1,7 +1,7 @@
-"""Who takes part in a comparison: whatever somebody means by a policy, under the name that its results stand under.
+"""Who takes part in a comparison: a policy in any form that users give it, and the name that its results stand under.
 
-A name (with an order in front, weights behind, under guard), the address of somebody's Python object, a trained agent,
-a function, or an object that acts.
+Forms are a name (with an order in front, weights behind, under guard), the address of a Python object, a trained agent,
+a function, and an object that acts.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ class Evaluation:
     def summary(self) -> dict[str, float]:
         """Every metric's mean over the seeds that have it (a quantile's mean is that of the seeds' quantiles).
 
-        What no seed has is left out, such as the latencies of a task that nobody asked for. Truncated episodes are left
-        out of all but `truncated`, the share of them.
+        What no seed has is left out, such as the latencies of a task without requests. Truncated episodes are left out
+        of all but `truncated`, the share of them.
         """
         names = [name for name, value in self.rows[0].items() if isinstance(value, float)]
         cut = self.column("truncated")

@@ -1,4 +1,4 @@
-"""Files that whoever reads them finds whole: the old one or the new one, whenever somebody is killed."""
+"""Files that a reader always finds whole: the old one or the new one, even if the writing process is killed."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     validation  which checkpoint, which trial, when to stop
     test        the comparison that is reported, once; nothing here gives them out
 
-Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or has those that somebody typed
+Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or has those that a user typed
 checked by `check_training` and `check_choosing`. `recorded` notes in an agent's card what the suite was, so that
 `problems_of` can say later that an agent was trained on another suite, or on what it is judged by.
 """
@@ -239,8 +239,8 @@ def training_scenarios(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, S
             raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
         if scenario.trace is not None:
             raise ConfigError(
-                f"{scenario.name!r} takes its requests from a log, the same for every seed: whoever trains on them has "
-                "seen those of the test"
+                f"{scenario.name!r} takes its requests from a log, the same for every seed: an agent trained on them "
+                "has seen those of the test; take a scenario whose requests are generated"
             )
         scenarios[scenario.name if isinstance(name, Scenario) else str(name)] = scenario
     if not scenarios:

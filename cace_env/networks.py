@@ -8,7 +8,7 @@
 `ActorCritic` is for PPO and its kin, `ActionValues` for DQN and QR-DQN. Both are made of `ScoreNetwork`, which is
 `cace_env.network.Network` with gradients: the same formula, weight names and shapes, so what is learned here is played
 by NumPy and by the compiled simulator without torch; and of `ValueNetwork`, which says what a state is worth and is
-needed in training only. They read what is legal from the observation, so nobody has to hand them masks.
+needed in training only. They read what is legal from the observation, so they need no masks.
 
 Most rows of an observation that has to hold a large fleet are empty, and most slots may not be evicted. The first layer
 is evaluated only for rows that are there, the second only for legal actions: a batch costs what is in it, not what it
@@ -346,7 +346,7 @@ def legal_actions(observations: Tensor, layout: ObservationLayout, protocol: Pro
     Where nothing is asked, the environment takes action 0 for the no-op that it is, and so it is here.
 
     Raises:
-        ConfigError: flags that are neither 0 nor 1, as in observations that somebody has normalised.
+        ConfigError: flags that are neither 0 nor 1, as in observations that were normalised.
     """
     blocks = split(observations, layout)
     check_flags(blocks)

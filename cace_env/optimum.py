@@ -34,7 +34,6 @@ FIRST_DEPTH: Final = 64
 MOST_BYTES: Final = 1 << 28  # a state is kept for each decision on the way
 DIGEST_BYTES: Final = 16  # of what a state's future hangs on: two that are equal by chance are not to be expected
 
-
 LEGAL: Final = layout.State._fields.index("legal")
 FIRST: Final = b""  # in place of the digest of the first question
 
@@ -164,7 +163,7 @@ def merged_optimum(
     while waiting:
         _, _, until_now, state, parent = heapq.heappop(waiting)
         if cheapest[state] < until_now:
-            continue  # somebody came here for less
+            continue  # another sequence came here for less
         for action in np.flatnonzero(parent[legal]):
             if nodes >= max_nodes:
                 return Optimum(best, False, nodes, _plan(steps, last))

@@ -58,7 +58,7 @@ class Answer(NamedTuple):
     """What is done at a question."""
 
     action: int
-    thought_s: float  # that somebody's Python took
+    thought_s: float  # that the policy's Python took
     replaced: bool = False  # the policy's own action was not legal
 
 

@@ -343,7 +343,7 @@ def scenario_names() -> tuple[str, ...]:
 
 
 def compared_scenarios() -> tuple[str, ...]:
-    """Names of those that policies are compared on where nobody says on which: all but `FOR_DEBUGGING`."""
+    """Names of those that policies are compared on where none is named: all but `FOR_DEBUGGING`."""
     return tuple(name for name in scenario_names() if name not in FOR_DEBUGGING)
 
 

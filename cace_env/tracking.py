@@ -1,6 +1,6 @@
-"""Where numbers of a training go: rows of a CSV file, and Weights & Biases (W&B) where somebody has begun a run.
+"""Where numbers of a training go: rows of a CSV file, and Weights & Biases (W&B) where a run has begun.
 
-Nothing here imports W&B: whoever has a run has imported it. Without a run nothing is sent anywhere.
+Nothing here imports W&B: a script that has begun a run has imported it. Without a run nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class RunLog:
 
 
 def active_run() -> Any | None:
-    """The run that `wandb.init` has begun in this process and nobody has finished; None without one."""
+    """The run that `wandb.init` has begun in this process and that is not finished; None without one."""
     wandb = sys.modules.get("wandb")
     return getattr(wandb, "run", None)
 

@@ -40,7 +40,7 @@ def nothing_to_decide(tables: FleetTables) -> tuple[str, str] | None:
 
 
 def warning(name: str, tables: FleetTables, episodes: int = 0) -> str | None:
-    """What somebody who makes or runs such a scenario has to be told; None if there is something to decide.
+    """What a user who makes or runs such a scenario has to be told; None if there is something to decide.
 
     Args:
         name: of the scenario.

@@ -1,7 +1,7 @@
 """Rewards measured against what another policy had paid by the same moment, on the same requests.
 
 A plain reward is minus the cost since the last decision. Most of that cost is not the agent's doing: in a burst
-everybody waits, in a quiet hour nobody does. A baseline takes this noise out. It plays the episode's requests once by a
+all users wait, in a quiet hour none does. A baseline takes this noise out. It plays the episode's requests once by a
 built-in policy, such as LRU, and its cost is added back:
 
     reward = (cost of the baseline - cost of the agent, both since the last decision) / scale
@@ -136,7 +136,7 @@ def scale_of(scenario: Scenario, protocol: str) -> Scale:
         protocol: "eviction" or "swap".
 
     Raises:
-        ConfigError: nobody is asked anything there, or waiting costs nothing.
+        ConfigError: LRU is asked nothing there, or waiting costs nothing.
     """
     return _scale(scenario.model_dump_json(), protocol)
 
@@ -256,7 +256,7 @@ class Rewards:
         scenarios: that are played.
         tables: their fleets, with the protocol of the environments.
         scenario_of: number of each environment's scenario, `(N,)`.
-        baseline: whose cost is added back; None = nobody's.
+        baseline: the policy whose cost is added back; None = no baseline.
         scale: divide by what LRU pays per decision; None = where there is a baseline.
 
     Attributes:
@@ -265,7 +265,7 @@ class Rewards:
         scale_requests: simulated to find the scales.
 
     Raises:
-        ConfigError: an unknown baseline, or a scenario where nobody is asked anything.
+        ConfigError: an unknown baseline, or a scenario where LRU is asked nothing.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ class Waiting(NamedTuple):
         return Waiting._make(np.concatenate(pair) for pair in zip(self, others, strict=True))
 
 
-def _nobody() -> Waiting:
+def _none_waiting() -> Waiting:
     none = np.zeros(0, dtype=np.int64)
     return Waiting(none, none, none, none > 0)
 
@@ -91,11 +91,11 @@ class Lateness:
         self._threshold_us = round(threshold_s * 1e6)
         self._task = None if task is None else TASKS.index(task)
         envs = simulators.num_envs
-        # What the simulations had come to at the last look: if one differs, somebody has reset it or set its state.
+        # What the simulations had come to at the last look: if one differs, it has been reset or given a state.
         self._known = np.full((envs, NUM_TERMS + 1), NONE, dtype=np.int64)
         self._seen = np.zeros(envs, dtype=np.int64)  # rows of the log of arrivals
         self._longest_us = np.zeros(envs, dtype=np.int64)
-        self._waiting = _nobody()
+        self._waiting = _none_waiting()
 
     def prepare(self) -> None:
         """Before a step: begins anew where an environment was reset, or goes on from a state."""

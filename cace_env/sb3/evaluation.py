@@ -321,7 +321,7 @@ class Forward(KVWriter):
         self._log.log(step, {name: float(value) for name, value in key_values.items() if isinstance(value, kinds)})
 
     def close(self) -> None:
-        """The run is closed by whoever has begun it."""
+        """Does nothing: the script that began the run closes it."""
 
 
 def plain(value: Any) -> Any:

@@ -206,7 +206,7 @@ def play_model(
         observations, _, terminated, truncated, infos = env.step(actions)
         starts = terminated | truncated
         for number in np.flatnonzero(starts).tolist():
-            if number not in episodes:  # those that are over early begin another one, which nobody looks at
+            if number not in episodes:  # those that are over early begin another one, which does not count
                 metrics = {name: float(values[number]) for name, values in env.episode_metrics.items()}
                 episodes[number] = metrics | {"illegal": int(infos["invalid_action"][number])}
     env.close()

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 
 from cace_env import EVICTION_ID, SWAP_ID
 
-NUM_ENVS: Final = 60  # where nobody says how many: a rollout of 128 decisions of each suits PPO's learning rate
+NUM_ENVS: Final = 60  # where no number is given: a rollout of 128 decisions of each suits PPO's learning rate
 ENDED: Final = ("final_obs", "final_info", "episode")  # of the episode that ended; the rest is of the next one
 TRUNCATED: Final = "TimeLimit.truncated"
 
