@@ -307,7 +307,10 @@ class CostLimit(_Wrapper, RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, limit=limit, threshold_s=threshold_s, task=task)
         super().__init__(env)
         if not isinstance(env.unwrapped, FleetEnv):
-            raise TypeError(f"CostLimit is for the environments of cace_env, this is {env.unwrapped}")
+            raise TypeError(
+                f"CostLimit is for the environments of cace_env, this is {env.unwrapped}; wrap what "
+                "gymnasium.make gives for one of their ids"
+            )
         self._lateness = Lateness(env.unwrapped.simulators, limit, threshold_s, task)
         self._stepped = np.ones(1, dtype=np.bool_)
 

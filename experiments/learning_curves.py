@@ -216,9 +216,10 @@ def main(options: Options) -> int:
         for name in split_names(given):
             if name not in known:
                 raise ConfigError(f"no {what} called {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")
-    for name in ("seeds", "num_envs", "workers"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it has to be at least 1")
+    for name in ("seeds", "decisions", "validation_seeds", "num_envs", "workers"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {number}; it has to be at least 1")
     jobs = [
         Job(
             rung, agent, seed, options.decisions or RUNGS[rung].decisions,

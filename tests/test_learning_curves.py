@@ -83,6 +83,7 @@ def test_lines_of_tiny_are_in_order() -> None:
         ({"rungs": ["tinny"]}, "no rung called 'tinny', did you mean 'tiny'"),
         ({"agents": ["A2C"]}, "no agent called 'A2C'.*known are MaskablePPO"),
         ({"seeds": 0}, "--seeds is 0; it has to be at least 1"),
+        ({"decisions": 0}, "--decisions is 0; it has to be at least 1"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:

@@ -73,4 +73,4 @@ def _read(path: Path) -> list[dict[str, Any]]:
         with file.open(encoding="utf-8", newline="") as lines:
             return [dict(row) for row in csv.DictReader(lines)]
     except OSError as error:
-        raise ConfigError(f"{path} holds no {METRICS} ({error.strerror}); give the folder of a training") from error
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); give the folder of a training") from error
