@@ -109,10 +109,9 @@ def result_table(curves: Mapping[str, Curves]) -> str:
     """When each rival is beaten, and what is saved at the end."""
     rows = []
     for name, found in curves.items():
-        last = found.saved[:, -1, 0]
         cells = [when(found, rival) for rival in range(len(RIVALS))]
-        end = f"{last.mean():+.1f} % ({last.min():+.1f} to {last.max():+.1f})"
-        rows.append([name, *cells, f"{found.step[-1]:,.0f} in {np.median(found.learned_s[:, -1]):,.0f} s", end])
+        trained = f"{found.step[-1]:,.0f} in {np.median(found.learned_s[:, -1]):,.0f} s"
+        rows.append([name, *cells, trained, mean_and_range(found.saved[:, -1, 0])])
     header = ("algorithm", *(f"beats {name} after" for name in RIVALS.values()), "trained", "saved against LRU")
     return table(header, rows)
 
@@ -128,14 +127,16 @@ def test_table(out: Path, rung: str) -> str:
         cells = []
         for rival in RIVALS if runs else ():
             gains = np.array([[each[rival] for each in run.values()] for run in runs])  # (runs, scenarios, 3)
-            mean = gains[:, :, 0].mean(axis=1)
             sure = int((gains[:, :, 1] > 0).all(axis=1).sum())
-            cells.append(
-                f"{mean.mean():+.1f} % ({mean.min():+.1f} to {mean.max():+.1f}), sure in {sure} of {len(runs)}"
-            )
+            cells.append(f"{mean_and_range(gains[:, :, 0].mean(axis=1))}, sure in {sure} of {len(runs)}")
         if cells:
             rows.append([agent, *cells])
     return table(("algorithm", *(f"saved against {name}" for name in RIVALS.values())), rows)
+
+
+def mean_and_range(saved: FloatArray) -> str:
+    """What the runs `(R,)` save [%]: mean (worst to best)."""
+    return f"{saved.mean():+.1f} % ({saved.min():+.1f} to {saved.max():+.1f})"
 
 
 def when(found: Curves, rival: int) -> str:

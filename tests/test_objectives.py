@@ -89,7 +89,7 @@ def test_an_episode_sums_to_minus_its_metrics(name: str, vector: MOKind) -> None
     assert metrics["system_s"] > 0
 
 
-def test_the_default_scenario_sums_over_thousands_of_requests(vector: MOKind) -> None:
+def test_a_whole_scenario_sums_over_thousands_of_requests(vector: MOKind) -> None:
     env = vector.single("workstation")
     rows = rollout(env, last_legal, seed=1)
     metrics = metrics_of(env)
