@@ -160,6 +160,17 @@ def test_models_of_single_environments_and_of_swap_v0_are_judged_as_well(tmp_pat
     assert callback.judge is not None and callback.judge.short == ("lru", "cace", "tuned_cace")
 
 
+def test_requests_are_counted_whatever_holds_the_environments():
+    for venv in (
+        make_vec_env(cace_env.EVICTION_ID, 2, env_kwargs={"scenario": SMALL}),
+        EvictionVecEnv(2, scenario=SMALL),
+    ):
+        callback = EvaluationCallback(seeds=2, verbose=0)
+        ppo(venv=venv, n_steps=128).learn(256, callback=callback)
+        requests = callback.rows[-1]["requests"]
+        assert requests >= 150 and requests % 150 == 0  # whole episodes
+
+
 def test_sb3s_own_logger_gets_the_curves(tmp_path: Path):
     from stable_baselines3.common.logger import configure
 

@@ -166,7 +166,11 @@ class EvaluationCallback(BaseCallback):
     def _on_step(self) -> bool:
         """Counts what has been simulated."""
         for env in np.flatnonzero(self.locals["dones"]).tolist():
-            self._requests += int(self.locals["infos"][env].get("episode_metrics", {}).get("requests", 0))
+            metrics = self.locals["infos"][env].get("episode_metrics")
+            if metrics is None:  # single environments in SB3's own VecEnvs know them until their next step
+                (metrics,) = self.training_env.get_attr("episode_metrics", env)
+            if metrics is not None:  # else Gymnasium's TimeLimit has cut it
+                self._requests += int(metrics["requests"])
         return True
 
     def _on_rollout_end(self) -> None:
