@@ -190,6 +190,12 @@ def test_learning_further_goes_on_with_the_curves(tmp_path: Path):
     assert [row["global_step"] for row in curves(tmp_path)] == [0, 64, 64, 128]
 
 
+def test_a_model_that_learns_from_test_seeds_is_refused():
+    model = ppo(venv=EvictionVecEnv(4, scenario=SMALL, split="test"))
+    with pytest.raises(ConfigError, match="trained on split 'test'"):
+        model.learn(64, callback=EvaluationCallback(seeds=SEEDS))
+
+
 def test_what_must_not_be_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="test seed"):
         EvaluationCallback(seeds=seeds("test", 3))

@@ -38,6 +38,7 @@ from cace_env.sb3.policies import is_slot_policy
 from cace_env.sb3.saving import (
     agent_of,
     algorithm_name,
+    environments_of,
     protocol_of,
     requests_for_rewards,
     save_agent,
@@ -94,7 +95,8 @@ class EvaluationCallback(BaseCallback):
 
     Raises:
         ConfigError: seeds of another split, a folder that holds a training; at the start of training: an unknown
-            scenario or rival, or a model that was not made for our observations.
+            scenario or rival, a model that was not made for our observations, or one that learns from another split
+            than "train".
     """
 
     def __init__(
@@ -140,6 +142,12 @@ class EvaluationCallback(BaseCallback):
     def _on_training_start(self) -> None:
         """Runs the rivals, and finds the run of W&B."""
         model: Any = self.model
+        other = sorted({each.split for each in environments_of(self.training_env)} - {"train"})
+        if other:
+            raise ConfigError(
+                f"the model is trained on split {other[0]!r}, whose seeds are for judging what was learned; make its "
+                'environments with split="train"'
+            )
         if self.judge is None:
             env = ENV_OF[protocol_of(model)]
             chosen = self._scenario if self._scenario is not None else scenarios_of(self.training_env)
