@@ -202,14 +202,12 @@ class Announcement(numba_event.Listener):  # type: ignore[misc]
             logger.warning("compiling %s", now)
             return
         self._explained = True
-        later = ", ".join(dict.fromkeys(PARTS[name] for name in PARTS if name not in done and name != part))
         logger.warning(
-            "compiling the simulator, once per version: %s; each part is kept in %s as soon as it is done%s",
+            "compiling the simulator, once per version: %s. A first training or comparison needs about half of the "
+            "parts, some two minutes of one core. Each is kept in %s as soon as it is done; the others are compiled "
+            "when they are first needed, or all at once by: python -m cace_env.compile",
             now,
             CACHE_DIR,
-            later
-            and f", and later ones are compiled when they are first needed ({later}), or all at once by: "
-            "python -m cace_env.compile",
         )
 
     def on_end(self, event: numba_event.Event) -> None:

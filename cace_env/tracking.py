@@ -41,6 +41,10 @@ class RunLog:
         """The summary of a number is its best value, not its last: goal is "min" or "max"."""
         self.run.define_metric(name, step_metric=STEP, summary=goal)
 
+    def summarize(self, numbers: Mapping[str, float]) -> None:
+        """Numbers that stand for the whole run, in the table of runs."""
+        self.run.summary.update(dict(numbers))
+
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Numbers at a global step; those that are not finite are left out."""
         self.run.log({STEP: step, **{name: value for name, value in numbers.items() if math.isfinite(value)}})

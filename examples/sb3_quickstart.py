@@ -16,7 +16,7 @@ from cace_env.sb3 import EvaluationCallback, EvictionVecEnv, hyperparameters, pl
 SCENARIO, DECISIONS, FOLDER = "default", 150_000, "runs/quickstart"
 
 wandb.init(project="cace-env", mode="offline")  # mode="online" sends it to your account
-env = EvictionVecEnv(scenario=SCENARIO, baseline="lru")  # 60 fleets; a reward is what was saved against LRU
+env = EvictionVecEnv(scenario=SCENARIO, baseline="lru")  # 60 at once; a reward is what was saved against LRU
 model = MaskablePPO("SlotPolicy", env, seed=0, device="cpu", **hyperparameters("maskable-ppo"))
 model.learn(DECISIONS, callback=EvaluationCallback(every=10_000, folder=FOLDER, overwrite=True))
 plot_learning_curve(FOLDER, f"{FOLDER}/learning_curve.png", title=f"MaskablePPO on {SCENARIO!r}")

@@ -146,7 +146,7 @@ def test_the_parts_are_the_compiled_functions_of_the_package_and_each_says_what_
 def test_an_announcement_says_which_part_of_how_many_where_it_is_kept_and_what_comes_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second, *_, last = compilation.PARTS
+    first, second, *_ = compilation.PARTS
     done: list[str] = []
     monkeypatch.setattr(compilation, "kept", lambda: done)
     announcement = compilation.Announcement()
@@ -157,16 +157,7 @@ def test_an_announcement_says_which_part_of_how_many_where_it_is_kept_and_what_c
     one, two = caplog.messages
     assert f"part 1 of {len(compilation.PARTS)}, requests of scenarios (generate_rows)" in one
     assert str(compilation.CACHE_DIR) in one and "python -m cace_env.compile" in one
-    assert compilation.PARTS[last] in one.partition("first needed")[2]
     assert two == f"compiling part 2 of {len(compilation.PARTS)}, whole episodes of built-in policies (run_episode)"
-
-
-def test_the_last_part_has_nothing_to_come(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    *others, last = compilation.PARTS
-    monkeypatch.setattr(compilation, "kept", lambda: others)
-    compilation.Announcement().on_start(event(last))
-    assert f"part {len(compilation.PARTS)} of {len(compilation.PARTS)}" in caplog.text
-    assert "first needed" not in caplog.text
 
 
 @pytest.mark.slow

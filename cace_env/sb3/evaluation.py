@@ -24,6 +24,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.utils import ConstantSchedule
 
 import cace_env
 from cace_env.agent import BEST, Agent
@@ -33,7 +34,7 @@ from cace_env.halfway import halfway
 from cace_env.held_out import Chosen, check_choosing, training_scenarios, validation_seeds
 from cace_env.saving import ENV_OF
 from cace_env.sb3.judging import RIVALS, Costs, Judge
-from cace_env.sb3.plotting import METRICS
+from cace_env.sb3.plotting import METRICS, label_of
 from cace_env.sb3.policies import is_slot_policy
 from cace_env.sb3.saving import (
     agent_of,
@@ -115,6 +116,8 @@ class EvaluationCallback(BaseCallback):
         super().__init__(verbose)
         if every < 1:
             raise ConfigError(f"every is {every}; it has to be at least 1 decision")
+        if isinstance(seeds, str):
+            raise ConfigError(f"seeds is {seeds!r}; give how many validation seeds are played, such as 20, or which")
         self.every, self.threads = every, threads
         self.seeds = validation_seeds(seeds) if isinstance(seeds, int) else tuple(seeds)
         check_choosing(self.seeds)
@@ -158,7 +161,6 @@ class EvaluationCallback(BaseCallback):
         run = active_run() if self._wandb is None else self._wandb or None
         if run is not None and self._log is None:
             self._log = RunLog(run, CURVES)
-            self._log.keep_best("eval/saved_vs_lru", "max")
             run.config.update(self._about(), allow_val_change=True)
         if self._log is not None:
             self._writer = Forward(self._log)
@@ -267,6 +269,8 @@ class EvaluationCallback(BaseCallback):
         assert self.judge is not None
         step, home = self.model.num_timesteps, self._home()
         log.log_table(step, "eval/scenarios", *self.judge.table(found.costs))
+        saved = self.judge.saved(found.costs).mean(axis=1)
+        log.summarize({f"best/saved_vs_{name}": float(by) for name, by in zip(self.judge.short, saved, strict=True)})
         if home is not None and self.best is not None:
             log.log_agent(home / BEST, [BEST], {STEP: step, "eval/saved_vs_lru": self.best_saved})
 
@@ -311,9 +315,10 @@ class EvaluationCallback(BaseCallback):
     def _line(self, numbers: Mapping[str, float], is_best: bool) -> str:
         """An evaluation in a line."""
         assert self.judge is not None
-        against = ", ".join(f"{name} {numbers[f'eval/saved_vs_{name}']:+.1f}" for name in self.judge.short)
+        saved = [(label_of(name), numbers[f"eval/saved_vs_{name}"]) for name in self.judge.short]
+        against = ", ".join(f"{abs(by):.1f} % {'below' if by >= 0 else 'above'} {rival}'s" for rival, by in saved)
         speed = numbers.get("time/decisions_per_s")
-        parts = [f"{self.model.num_timesteps:>10,} decisions: cost saved against {against} %"]
+        parts = [f"{self.model.num_timesteps:>10,} decisions: cost {against}"]
         parts += [f"score {numbers['eval/score']:.0f}"] if "eval/score" in numbers else []
         parts += [f"{100 * numbers['eval/illegal_share']:.0f} % illegal"] if "eval/illegal_share" in numbers else []
         parts += [f"{speed:,.0f} decisions/s"] if speed is not None else []
@@ -338,6 +343,9 @@ class Forward(KVWriter):
 
 def plain(value: Any) -> Any:
     """What can stand in a configuration; of schedules and classes how they are written, of the rest None."""
+    value = getattr(value, "value_schedule", value)
+    if isinstance(value, ConstantSchedule):
+        return value.val
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):

@@ -52,11 +52,11 @@ def plot_learning_curve(
     names = [name.removeprefix(RIVAL[0]).removesuffix(RIVAL[1]) for name in rows[0] if name.startswith(RIVAL[0])]
     rivals = [name for name in names if name != "lru"]
     for name, colour in zip(rivals, RIVAL_COLOURS * len(rivals), strict=False):
-        label = name.replace("_", " ").replace("cace", "CACE")
-        axes.axhline(float(rows[-1][name.join(RIVAL)]), color=colour, linewidth=1.5, linestyle="--", label=label)
+        level = float(rows[-1][name.join(RIVAL)])
+        axes.axhline(level, color=colour, linewidth=1.5, linestyle="--", label=label_of(name))
     saved = [float(row[SAVED]) for row in rows]
     axes.plot(steps, saved, color=AGENT_COLOUR, marker="o", markersize=3, label="agent")
-    axes.set(xlabel="decisions [thousands]", ylabel="cost saved against LRU [%]", title=title)
+    axes.set(xlabel="decisions [thousands]", ylabel="cost saved against LRU,\non validation seeds [%]", title=title)
     if max(saved) > 0:  # an agent that has not learned yet is far below; what comes after is what one looks for
         axes.set_ylim(bottom=max(min(*saved, 0.0), -max(saved)) - 0.5)
     axes.legend(frameon=False, fontsize=8)
@@ -64,6 +64,11 @@ def plot_learning_curve(
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     return figure
+
+
+def label_of(name: str) -> str:
+    """A rival as people write it: `tuned_cace` is "tuned CACE"."""
+    return name.replace("_", " ").replace("cace", "CACE").replace("lru", "LRU")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
