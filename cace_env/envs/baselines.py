@@ -96,7 +96,7 @@ def cost_curve(
     slopes = np.concatenate([w_ttft + w_e2e, -w_ttft, -w_e2e])  # cost per second, from each time on
     # At a point of the grid, a slope that began at t has added slope * (point - t): two running sums say so for all.
     grid = np.linspace(0.0, end_s, CURVE_POINTS)
-    first = np.minimum(np.searchsorted(grid, times), CURVE_POINTS - 1)
+    first = np.minimum(np.ceil(times * ((CURVE_POINTS - 1) / end_s)).astype(np.int64), CURVE_POINTS - 1)
     rate = np.cumsum(np.bincount(first, slopes, CURVE_POINTS))
     costs = rate * grid - np.cumsum(np.bincount(first, slopes * times, CURVE_POINTS))
     costs = np.maximum.accumulate(np.maximum(costs, 0.0))
