@@ -89,10 +89,10 @@ def draw(rung: str, curves: Mapping[str, Curves], lines: Mapping[str, float], pa
                 found.step / 1e3, saved.min(axis=0), saved.max(axis=0), color=colour, alpha=0.18, linewidth=0
             )
             axes.plot(found.step / 1e3, saved.mean(axis=0), color=colour, linewidth=1.6, label=name)
-        for name, level in lines.items():
+        for number, (name, level) in enumerate(lines.items()):
             axes.axhline(level, color=LINES[name], linewidth=0.9, linestyle="-" if name == "LRU" else "--")
             axes.annotate(
-                f"{name} {level:+.1f}", (1, level), (-3, 2), xycoords=("axes fraction", "data"),
+                f"{name} {level:+.1f}", (1 - 0.16 * (number % 2), level), (-3, 2), xycoords=("axes fraction", "data"),
                 textcoords="offset points", ha="right", fontsize=7, color=LINES[name],
             )  # fmt: skip
         low = min([0.0, *lines.values(), *(found.saved[:, :, 0].min() for found in curves.values())])
@@ -209,7 +209,9 @@ Each algorithm trains with rewards against LRU and the hyperparameters below, by
 weights across slots, and MaskablePPO by SB3's `"MlpPolicy"`, too (MaskablePPO-MLP). Lines are means over runs from
 different seeds, bands reach from the worst run to the best. A rival is beaten for good where the agent stays cheaper
 at every later evaluation; decisions and seconds of training (evaluations left out) are medians over the runs in which
-it is. Curves are of validation seeds, and of the agent as it was then, not of the best so far."""
+it is. Curves are of validation seeds, and of the agent as it was then, not of the best so far. Seconds are those of one
+core of a machine that other programs were using; a quiet one is faster. DQN and QR-DQN train for a quarter of the
+decisions, as each takes several times as long. An algorithm without a row has not been run on that rung."""
 HYPERPARAMETERS: Final = """## Hyperparameters
 
 `cace_env.sb3.hyperparameters(name)`; with `"MlpPolicy"`, `policy_kwargs` is `{}`."""

@@ -672,8 +672,8 @@ def test_the_page_explains_every_metric_and_its_example_runs():
     page = (Path(__file__).parents[1] / "docs" / "compare.md").read_text()
     tasks = tuple(f"{task}_" for task in TASKS)
     assert [name for name in METRICS if f"`{name}`" not in page and not name.startswith(tasks)] == []
-    example, of_sb3 = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    assert "MaskablePPO" in of_sb3  # tests/test_examples.py runs it
+    example, of_another_library = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    compile(of_another_library, "docs/compare.md", "exec")  # needs a library and a model of somebody's own to run
     exec(compile(example, "docs/compare.md", "exec"), {"__name__": "example"})
 
 
