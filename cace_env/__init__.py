@@ -76,21 +76,16 @@ def _register_all() -> None:
     Gymnasium 1.x loads no entry points of installed packages, so a fresh interpreter needs `import cace_env` or the
     module in the id: `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
     """
-    for env_id, name in ((EVICTION_ID, "Eviction"), (SWAP_ID, "Swap")):
+    for env_id, single, many in (
+        (EVICTION_ID, "cace_env.env:EvictionEnv", "cace_env.vector_env:EvictionVectorEnv"),
+        (SWAP_ID, "cace_env.env:SwapEnv", "cace_env.vector_env:SwapVectorEnv"),
+        (MO_EVICTION_ID, "cace_env.envs.objectives:MOEvictionEnv", "cace_env.envs.objectives:MOEvictionVectorEnv"),
+        (MO_SWAP_ID, "cace_env.envs.objectives:MOSwapEnv", "cace_env.envs.objectives:MOSwapVectorEnv"),
+    ):
         if env_id not in gymnasium.registry:
-            gymnasium.register(
-                id=env_id,
-                entry_point=f"cace_env.env:{name}Env",
-                vector_entry_point=f"cace_env.vector_env:{name}VectorEnv",
-            )
-    for env_id, name in ((MO_EVICTION_ID, "MOEviction"), (MO_SWAP_ID, "MOSwap")):
-        if env_id not in gymnasium.registry:
-            gymnasium.register(
-                id=env_id,
-                entry_point=f"cace_env.envs.objectives:{name}Env",
-                vector_entry_point=f"cace_env.envs.objectives:{name}VectorEnv",
-                disable_env_checker=True,  # it wants a reward that is one number
-            )
+            # Gymnasium's checker wants a reward that is one number.
+            of_vectors = env_id in (MO_EVICTION_ID, MO_SWAP_ID)
+            gymnasium.register(id=env_id, entry_point=single, vector_entry_point=many, disable_env_checker=of_vectors)
 
 
 def __getattr__(name: str) -> Any:

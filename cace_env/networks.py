@@ -202,69 +202,8 @@ class ValueNetwork(nn.Module):
         return values
 
 
-class ActorCritic(nn.Module):
-    """Logits of actions and the value of the state: all that PPO, A2C and the like need.
-
-    Args:
-        layout: of the observations; what is learned plays any other, too.
-        protocol: "eviction" or "swap".
-        hidden: of the `ScoreNetwork`.
-        value_hidden: of the `ValueNetwork`.
-
-    Attributes:
-        scores: the `ScoreNetwork`, which is what plays.
-        values: the `ValueNetwork`.
-    """
-
-    def __init__(
-        self, layout: ObservationLayout, protocol: Protocol, hidden: int = HIDDEN, value_hidden: int = VALUE_HIDDEN
-    ) -> None:
-        super().__init__()
-        self.layout = layout
-        self.scores = ScoreNetwork(protocol, hidden)
-        self.values = ValueNetwork(value_hidden)
-
-    @classmethod
-    def of_spaces(
-        cls,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        *,
-        hidden: int = HIDDEN,
-        value_hidden: int = VALUE_HIDDEN,
-    ) -> Self:
-        """For an environment with these spaces, single ones of a vector environment.
-
-        Raises:
-            ConfigError: as `cace_env.spaces.layout_of`.
-        """
-        return cls(*layout_of(observation_space, action_space), hidden, value_hidden)
-
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `(..., A)` and values `(..., 1)` of observations `(..., layout.size)`."""
-        return self.forward_actor(observations), self.forward_critic(observations)
-
-    def forward_actor(self, observations: Tensor) -> Tensor:
-        """Logits `(..., A)`, `ILLEGAL` for illegal actions."""
-        rows = observations.reshape(-1, observations.shape[-1])
-        legal = legal_actions(rows, self.layout, self.scores.protocol)
-        return finite(self.scores(rows, self.layout), legal).reshape(*observations.shape[:-1], -1)
-
-    def forward_critic(self, observations: Tensor) -> Tensor:
-        """Values `(..., 1)`."""
-        values: Tensor = self.values(observations.reshape(-1, observations.shape[-1]), self.layout)
-        return values.reshape(*observations.shape[:-1], 1)
-
-    def to_network(self) -> Network:
-        """The scores, as `ScoreNetwork.to_network`."""
-        return self.scores.to_network()
-
-
-class ActionValues(nn.Module):
-    """Value of each action: that of the state, plus the action's score (a dueling network, Wang et al., ICML 2016).
-
-    The greedy action is that of the scores alone, which is what plays. Illegal actions have a value of `ILLEGAL`, so
-    low that no maximum finds them: neither the greedy action nor the target of DQN and QR-DQN.
+class ScoresAndValues(nn.Module):
+    """What `ActorCritic` and `ActionValues` are made of.
 
     Args:
         layout: of the observations; what is learned plays any other, too.
@@ -293,21 +232,45 @@ class ActionValues(nn.Module):
         self.values = ValueNetwork(value_hidden, max(quantiles, 1))
 
     @classmethod
-    def of_spaces(
-        cls,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        *,
-        hidden: int = HIDDEN,
-        value_hidden: int = VALUE_HIDDEN,
-        quantiles: int = 0,
-    ) -> Self:
-        """For an environment with these spaces, single ones of a vector environment.
+    def of_spaces(cls, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], **sizes: int) -> Self:
+        """For an environment with these spaces, single ones of a vector environment; `sizes` as in the constructor.
 
         Raises:
             ConfigError: as `cace_env.spaces.layout_of`.
         """
-        return cls(*layout_of(observation_space, action_space), hidden, value_hidden, quantiles)
+        layout, protocol = layout_of(observation_space, action_space)
+        return cls(layout, protocol, **sizes)
+
+    def to_network(self) -> Network:
+        """The scores, as `ScoreNetwork.to_network`."""
+        return self.scores.to_network()
+
+
+class ActorCritic(ScoresAndValues):
+    """Logits of actions and the value of the state: all that PPO, A2C and the like need."""
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits `(..., A)` and values `(..., 1)` of observations `(..., layout.size)`."""
+        return self.forward_actor(observations), self.forward_critic(observations)
+
+    def forward_actor(self, observations: Tensor) -> Tensor:
+        """Logits `(..., A)`, `ILLEGAL` for illegal actions."""
+        rows = observations.reshape(-1, observations.shape[-1])
+        legal = legal_actions(rows, self.layout, self.scores.protocol)
+        return finite(self.scores(rows, self.layout), legal).reshape(*observations.shape[:-1], -1)
+
+    def forward_critic(self, observations: Tensor) -> Tensor:
+        """Values `(..., 1)`."""
+        values: Tensor = self.values(observations.reshape(-1, observations.shape[-1]), self.layout)
+        return values.reshape(*observations.shape[:-1], 1)
+
+
+class ActionValues(ScoresAndValues):
+    """Value of each action: that of the state, plus the action's score (a dueling network, Wang et al., ICML 2016).
+
+    The greedy action is that of the scores alone, which is what plays. Illegal actions have a value of `ILLEGAL`, so
+    low that no maximum finds them: neither the greedy action nor the target of DQN and QR-DQN.
+    """
 
     def forward(self, observations: Tensor) -> Tensor:
         """Values `(..., A)`, or `(..., quantiles, A)`, of observations `(..., layout.size)`."""
@@ -318,10 +281,6 @@ class ActionValues(nn.Module):
         if self.quantiles:
             values = values.transpose(1, 2).contiguous()
         return values.reshape(*observations.shape[:-1], *values.shape[1:])
-
-    def to_network(self) -> Network:
-        """The scores, as `ScoreNetwork.to_network`."""
-        return self.scores.to_network()
 
 
 def split(observations: Tensor, layout: ObservationLayout) -> Blocks:
