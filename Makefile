@@ -54,13 +54,13 @@ test-nojit: $(VENV)/.test  ## run the tests marked nojit as plain Python
 
 test-video: .venvs/video/.ready  ## write videos and pictures in an environment of its own
 	@echo "==> testing videos"
-	@.venvs/video/bin/python -m pytest -q -rs tests/test_video.py tests/test_rendering.py $(ARGS)
+	@.venvs/video/bin/python -m pytest -q -rs tests/rendering/test_video.py tests/rendering/test_rendering.py $(ARGS)
 
 test-integrations: test-sb3 $(LIBRARIES:%=test-%)  ## run the tests in all other RL libraries
 
 test-sb3: $(VENV)/.test  ## run the tests in Stable-Baselines3, sb3-contrib and CleanRL's style
 	@echo "==> testing with Stable-Baselines3"
-	@$(PY) -m pytest -q tests/test_sb3.py tests/test_examples.py $(ARGS)
+	@$(PY) -m pytest -q tests/sb3/test_sb3.py tests/project/test_examples.py $(ARGS)
 
 test-rlzoo3: .venvs/rlzoo3/.ready  ## run the tests in RL Zoo, in an environment of its own
 test-skrl: .venvs/skrl/.ready  ## run the tests in skrl, in an environment of its own
@@ -88,7 +88,7 @@ $(VERSIONS:%=test-version-%): test-version-%: .venvs/%/.ready
 
 # Numba's cache belongs to one version of Numba at a time.
 test-version-lowest: export CACE_ENV_CACHE_DIR := $(CURDIR)/.venvs/lowest/compiled
-test-version-gymnasium-1.1: MORE_TESTS := tests/test_sb3.py
+test-version-gymnasium-1.1: MORE_TESTS := tests/sb3/test_sb3.py
 
 bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about 13 minutes)
 	@$(PY) -m experiments.benchmark $(ARGS)

@@ -9,16 +9,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.cases import Case
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case
-from cace_env.held_out import split_of
+from cace_env.evaluation.held_out import split_of
 from cace_env.kernel import run
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import TRUNCATED
-from cace_env.network import largest
-from cace_env.policies import Policy, rule_of
 from cace_env.policies import policy as find_policy
-from cace_env.simulator import Simulator, new_scratch
+from cace_env.policies.built_in import Policy, rule_of
+from cace_env.simulation import Simulator, new_scratch
+from cace_env.simulation.scratch import largest
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]

@@ -77,8 +77,8 @@ def _register_all() -> None:
     module in the id: `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
     """
     for env_id, single, many in (
-        (EVICTION_ID, "cace_env.env:EvictionEnv", "cace_env.vector_env:EvictionVectorEnv"),
-        (SWAP_ID, "cace_env.env:SwapEnv", "cace_env.vector_env:SwapVectorEnv"),
+        (EVICTION_ID, "cace_env.envs:EvictionEnv", "cace_env.envs:EvictionVectorEnv"),
+        (SWAP_ID, "cace_env.envs:SwapEnv", "cace_env.envs:SwapVectorEnv"),
         (MO_EVICTION_ID, "cace_env.envs.objectives:MOEvictionEnv", "cace_env.envs.objectives:MOEvictionVectorEnv"),
         (MO_SWAP_ID, "cace_env.envs.objectives:MOSwapEnv", "cace_env.envs.objectives:MOSwapVectorEnv"),
     ):

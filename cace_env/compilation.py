@@ -43,7 +43,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 # Every entry point of this package, in the order in which most people need them, and what it is for.
 PARTS: Final = {
-    "cace_env.generator_kernel.generate_rows": "requests of scenarios",
+    "cace_env.generator.rows.generate_rows": "requests of scenarios",
     "cace_env.kernel.run.run_episode": "whole episodes of built-in policies",
     "cace_env.kernel.run.read_cost": "results",
     "cace_env.kernel.summary.summarize": "results",

@@ -19,16 +19,14 @@ from numba.core import config as numba_config
 from numba.core import event as numba_event
 
 from cace_env import compilation
-from cace_env.clairvoyant import Future
-from cace_env.env import EvictionEnv
-from cace_env.evaluation import Case, case_of, evaluate
-from cace_env.optimum import exact_optimum, merged_optimum
-from cace_env.planner import find_reference
-from cace_env.policies import policy, rule_of
-from cace_env.rollouts import Rollouts
+from cace_env.cases import Case, case_of
+from cace_env.envs import EvictionEnv, EvictionVectorEnv
+from cace_env.evaluation import evaluate
+from cace_env.planning import Rollouts, exact_optimum, find_reference, merged_optimum
+from cace_env.policies import Future, policy
+from cace_env.policies.built_in import rule_of
 from cace_env.scenarios import load_scenario
-from cace_env.simulator import Simulator
-from cace_env.vector_env import EvictionVectorEnv
+from cace_env.simulation import Simulator
 
 SEED: Final = 0
 # A small fleet under pressure, so that every question is asked within a few requests.

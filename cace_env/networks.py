@@ -3,12 +3,13 @@
     env = gymnasium.make_vec("cace_env:cace_env/Eviction-v0", num_envs=60, baseline="lru")
     net = ActorCritic.of_spaces(env.single_observation_space, env.single_action_space)
     logits, values = net(torch.from_numpy(observations))  # illegal actions have a logit of ILLEGAL
-    save_agent(net, "runs/mine", trained_on=("default",))  # `cace_env.saving`: an agent that plays without torch
+    save_agent(net, "runs/mine", trained_on=("default",))  # `cace_env.evaluation.agent_folders`: an agent that plays
+    without torch
 
 `ActorCritic` is for PPO and its kin, `ActionValues` for DQN and QR-DQN. Both are made of `ScoreNetwork`, which is
-`cace_env.network.Network` with gradients: the same formula, weight names and shapes, so what is learned here is played
-by NumPy and by the compiled simulator without torch; and of `ValueNetwork`, which says what a state is worth and is
-needed in training only. They read what is legal from the observation, so they need no masks.
+`cace_env.policies.network.Network` with gradients: the same formula, weight names and shapes, so what is learned here
+is played by NumPy and by the compiled simulator without torch; and of `ValueNetwork`, which says what a state is worth
+and is needed in training only. They read what is legal from the observation, so they need no masks.
 
 Most rows of an observation that has to hold a large fleet are empty, and most slots may not be evicted. The first layer
 is evaluated only for rows that are there, the second only for legal actions: a batch costs what is in it, not what it
@@ -23,9 +24,9 @@ import numpy as np
 from gymnasium import spaces
 
 from cace_env.config import ConfigError
-from cace_env.network import Network, Protocol, weight_shapes
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
-from cace_env.spaces import layout_of
+from cace_env.policies.network import Network, Protocol, weight_shapes
+from cace_env.policies.spaces import layout_of
 
 try:
     import torch
@@ -59,7 +60,7 @@ class Rows(NamedTuple):
 
 
 class ScoreNetwork(nn.Module):
-    """Scores of actions: `cace_env.network` has the formula.
+    """Scores of actions: `cace_env.policies.network` has the formula.
 
     Args:
         protocol: "eviction" or "swap".
@@ -67,7 +68,8 @@ class ScoreNetwork(nn.Module):
         quantiles: scores per action, each with its own last layer; 0 = one score.
 
     Attributes:
-        weights: a parameter for each name of `cace_env.network.weight_shapes`; with quantiles those of the last layer
+        weights: a parameter for each name of `cace_env.policies.network.weight_shapes`; with quantiles those of the
+        last layer
             have an axis more in front, `(quantiles, ...)`.
     """
 
@@ -236,7 +238,7 @@ class ScoresAndValues(nn.Module):
         """For an environment with these spaces, single ones of a vector environment; `sizes` as in the constructor.
 
         Raises:
-            ConfigError: as `cace_env.spaces.layout_of`.
+            ConfigError: as `cace_env.policies.spaces.layout_of`.
         """
         layout, protocol = layout_of(observation_space, action_space)
         return cls(layout, protocol, **sizes)

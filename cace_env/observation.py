@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES, Scaling
-from cace_env.markdown import table
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -270,36 +269,7 @@ class ObservationLayout:
         values = np.asarray(observation, dtype=np.float64)
         return np.where(log, np.copysign(np.expm1(np.where(log, np.abs(values), 0.0)), values), values) * scale
 
-    def describe(self) -> str:
-        """The layout as Markdown tables, one per block (what `docs/environment.md` shows)."""
-        blocks = (
-            (f"`{self.max_slots}` slots", 0, self.max_slots, SLOT_FEATURES),
-            (
-                f"`{self.max_pending}` pending models, oldest request first",
-                self.slots_end,
-                self.max_pending,
-                PENDING_FEATURES,
-            ),
-            ("context", self.pending_end, 1, CONTEXT_FEATURES),
-        )
-        return "\n\n".join(
-            f"**{title}**: {rows} x {len(features)} numbers from position {start}\n\n{describe_features(features)}"
-            for title, start, rows, features in blocks
-        )
-
     @cached_property
     def _scale_and_log(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         features = self.features
         return np.array([f.scale for f in features]), np.array([f.log for f in features])
-
-
-def describe_features(features: tuple[Feature, ...]) -> str:
-    """Features as a Markdown table: column, name, unit, how it is scaled, meaning."""
-    rows = []
-    for column, feature in enumerate(features):
-        over = "" if feature.scale == 1.0 else f" / {feature.scale:g}"
-        scaled = f"log1p(x{over})" if feature.log else f"x{over}"
-        if feature.signed and feature.log:
-            scaled = f"sign(x) log1p(abs(x){over})"
-        rows.append((str(column), f"`{feature.name}`", feature.unit, scaled, feature.doc))
-    return table(("column", "feature", "unit", "in the observation", "meaning"), rows)

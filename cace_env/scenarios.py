@@ -17,13 +17,10 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from cace_env.catalogue import CHUNK_TOKENS, MAX_NUM_SEQS, MODELS, RUNTIME_GB
 from cace_env.config import ConfigError, Frozen, did_you_mean, parse, read_yaml
-from cace_env.generator import ServedModel, WorkloadConfig, generate
-from cace_env.hardware import ENGINES, GPUS
-from cace_env.rewards import REWARDS, Reward
-from cace_env.tables import FOREVER, MAX_PREFETCHES, FleetTables, TableError
-from cace_env.tabulate import (
+from cace_env.fleets import ENGINES, GPUS, MODELS, REWARDS, Reward, tabulate
+from cace_env.fleets.catalogue import CHUNK_TOKENS, MAX_NUM_SEQS, RUNTIME_GB
+from cace_env.fleets.tabulation import (
     GB,
     Accelerator,
     HostedModel,
@@ -31,9 +28,10 @@ from cace_env.tabulate import (
     prefill_ns,
     reserve,
     round_ns,
-    tabulate,
     weights_bytes,
 )
+from cace_env.generator import ServedModel, WorkloadConfig, generate
+from cace_env.tables import FOREVER, MAX_PREFETCHES, FleetTables, TableError
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import Workload
 

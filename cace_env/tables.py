@@ -1,7 +1,7 @@
 """Plain integer tables: everything the kernel reads about a fleet, and nothing else.
 
 A scenario is tabulated into a `FleetTables` once (`cace_env.scenarios`); anybody may also build one by hand and hold
-another simulator against this one, event by event (`cace_env.simulator.Simulator`, `docs/tables.md`). All times are
+another simulator against this one, event by event (`cace_env.simulation.Simulator`, `docs/tables.md`). All times are
 whole microseconds unless a name says otherwise, all sizes whole bytes.
 """
 

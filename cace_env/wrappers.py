@@ -28,11 +28,10 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from cace_env.envs import FleetEnv, FleetVectorEnv
 from cace_env.envs.lateness import Lateness, Limit
-from cace_env.fleet_env import FleetEnv
-from cace_env.fleet_vector_env import FleetVectorEnv
+from cace_env.envs.vector_infos import Bools, add, only
 from cace_env.observation import ObservationLayout
-from cace_env.vector_infos import Bools, add, only
 
 if TYPE_CHECKING:
     _Wrapper = gymnasium.Wrapper[Any, Any, Any, Any]

@@ -22,10 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cace_env.env import EvictionEnv
+from cace_env.envs import EnvState, EvictionEnv
 from cace_env.observation import SLOT
 from cace_env.scenarios import load_scenario
-from cace_env.snapshot import EnvState
 
 
 class Node(NamedTuple):

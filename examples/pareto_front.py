@@ -29,8 +29,8 @@ import torch
 from sb3_contrib import MaskablePPO
 
 import cace_env
-from cace_env.intervals import Gain, paired_gain
-from cace_env.rewards import Reward, TaskCost
+from cace_env.evaluation import Gain, paired_gain
+from cace_env.fleets import Reward, TaskCost
 from cace_env.sb3 import EvictionVecEnv, hyperparameters
 from cace_env.scenarios import Scenario, load_scenario, seeds
 from cace_env.tables import TASKS

@@ -31,10 +31,8 @@ from ray.tune.registry import register_env
 from torch import Tensor
 
 from cace_env import evaluate
-from cace_env.held_out import seeds_text
-from cace_env.intervals import Gain
+from cace_env.evaluation import Gain, save_agent, seeds_text
 from cace_env.networks import ActorCritic
-from cace_env.saving import save_agent
 from cace_env.scenarios import SEEDS, seeds
 
 ENV = "cace-eviction"

@@ -27,7 +27,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from cace_env import evaluate
-from cace_env.intervals import Gain
+from cace_env.evaluation import Gain
 from cace_env.sb3 import EvictionVecEnv, MaskableDQN, MaskableQRDQN, contestant, hyperparameters, save_agent
 from cace_env.scenarios import seeds
 

@@ -32,10 +32,8 @@ from tianshou.env import DummyVectorEnv
 from tianshou.trainer import OffPolicyTrainerParams
 
 from cace_env import evaluate
-from cace_env.held_out import seeds_text
-from cace_env.intervals import Gain
+from cace_env.evaluation import Gain, save_agent, seeds_text
 from cace_env.networks import ActionValues
-from cace_env.saving import save_agent
 from cace_env.scenarios import SEEDS, seeds
 from cace_env.wrappers import DictObservation
 

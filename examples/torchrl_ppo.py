@@ -31,10 +31,8 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 
 from cace_env import evaluate
-from cace_env.held_out import seeds_text
-from cace_env.intervals import Gain
+from cace_env.evaluation import Gain, save_agent, seeds_text
 from cace_env.networks import ActorCritic
-from cace_env.saving import save_agent
 from cace_env.scenarios import SEEDS, seeds
 from cace_env.wrappers import DictObservation, VectorDictObservation
 

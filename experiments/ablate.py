@@ -24,27 +24,20 @@ import tyro
 from pydantic import Field
 from rich.console import Console
 
-from cace_env.agent import Agent, load_agent
 from cace_env.config import ConfigError, Frozen
-from cace_env.contestants import Contestant, contestant_of
-from cace_env.evaluation import seed_list
-from cace_env.held_out import WHOLE_SUITE, validation_seeds
-from cace_env.policies import Policy
+from cace_env.evaluation.episodes import seed_list
+from cace_env.evaluation.held_out import WHOLE_SUITE, validation_seeds
+from cace_env.policies import Agent, Contestant, contestant_of, load_agent
+from cace_env.policies.built_in import Policy
 from cace_env.scenarios import Split, seeds
-from experiments.ablate_page import (
-    draw_variants,
-    draw_weighings,
-    judged_costs,
-    variants_page,
-    weighings_page,
-)
-from experiments.cace_ablations import cace_variants
-from experiments.command_line import exit_status, split_names
-from experiments.feature_groups import FEATURE_GROUPS, feature_means, groups_table, neutralised
-from experiments.judged import AS_STATED, Weighing, halved_and_doubled, presets, reward_of
-from experiments.lineup import EVICTION
-from experiments.run_folder import BASELINE, Run, check_new
-from experiments.studies import PROTOCOLS, Chosen, chosen, prepared, run_cases
+from experiments.reading.cace_ablations import cace_variants
+from experiments.reading.feature_groups import FEATURE_GROUPS, feature_means, groups_table, neutralised
+from experiments.reading.reweighed import AS_STATED, Weighing, halved_and_doubled, presets, reward_of
+from experiments.reports.ablation import draw_variants, draw_weighings, judged_costs, variants_page, weighings_page
+from experiments.running.command_line import exit_status, split_names
+from experiments.running.lineup import EVICTION
+from experiments.running.run_folder import BASELINE, Run, check_new
+from experiments.running.studies import PROTOCOLS, Chosen, chosen, prepared, run_cases
 
 DEFAULT_SEEDS: Final = 20
 JUDGED: Final = {
@@ -81,7 +74,7 @@ class Options(Frozen):
         default=None,
         ge=1,
         description="features of a linear agent: also train one without each group, and one with all, so many "
-        "candidates each (minutes each; agents/evolution.py)",
+        "candidates each (minutes each; agents/evolution/trainer.py)",
     )
     order: Annotated[str | None, tyro.conf.arg(metavar="ORDER", help_behavior_hint="")] = Field(
         default=None, description="cace, in Swap-v0: which model is loaded first; fifo by default"
@@ -158,7 +151,7 @@ def ablate_features(options: Options, path: Path, command: str, console: Console
     }
     trained: dict[str, Agent] = {}
     if options.retrain is not None:
-        from experiments.retrained import retrain  # CMA-ES is for those who train
+        from experiments.training.retrained import retrain  # CMA-ES is for those who train
 
         trained = retrain(agent, split_names(options.scenarios) or WHOLE_SUITE, options.retrain, console)
     policies = [full, *variants.values(), *(replace(row.policy(), name=name) for name, row in trained.items())]
@@ -170,7 +163,7 @@ def ablate_features(options: Options, path: Path, command: str, console: Console
     page = variants_page(run, full.name, names, f"What each group of features is worth to {agent.card.name}", about)
     draw_variants(run, full.name, names, path / "parts.png")
     if trained:
-        from experiments.retrained import RETRAINED, write_retrained
+        from experiments.training.retrained import RETRAINED, write_retrained
 
         write_retrained(run, trained, path)
         page += f"\nTrained anew without each group: [{RETRAINED}]({RETRAINED}).\n"

@@ -32,13 +32,13 @@ from rich.table import Table
 from cace_env.config import ConfigError
 from cace_env.policies import POLICIES
 from cace_env.scenarios import compared_scenarios, scenario_names
-from experiments import benchmark_tables as tables
-from experiments.benchmark_page import PICTURE, page
-from experiments.benchmark_parts import EVERYWHERE, PARTS, Effort, jobs
-from experiments.benchmark_plot import draw, draw_overview
-from experiments.benchmark_targets import DEFAULT, LONG, MILLION, judge
-from experiments.command_line import split_names
-from experiments.run_folder import check_new, surroundings
+from experiments.benchmarks import tables as tables
+from experiments.benchmarks.page import PICTURE, page
+from experiments.benchmarks.parts import EVERYWHERE, PARTS, Effort, jobs
+from experiments.benchmarks.plot import draw, draw_overview
+from experiments.benchmarks.targets import DEFAULT, LONG, MILLION, judge
+from experiments.running.command_line import split_names
+from experiments.running.run_folder import check_new, surroundings
 
 Figures = dict[str, Any]
 

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cace_env import tabulate
-from cace_env.catalogue import (
-    CHUNK_TOKENS,
-    KV_TOKENS,
-    MAX_NUM_SEQS,
-    MODELS,
-    MOE_BATCH,
-    RUNTIME_GB,
-    SOURCES,
-    Figure,
-)
-from cace_env.hardware import ENGINES, GPUS
-from cace_env.markdown import table
+from cace_env.fleets import ENGINES, GPUS, MODELS
+from cace_env.fleets import tabulation as tabulate
+from cace_env.fleets.catalogue import CHUNK_TOKENS, KV_TOKENS, MAX_NUM_SEQS, MOE_BATCH, RUNTIME_GB, SOURCES, Figure
 from cace_env.tables import DISK, HOST
-from experiments.calibration import checks_as_markdown, decode_ms, prefill_us
-from experiments.command_line import print_or_write
+from experiments.reading.markdown import table
+from experiments.running.command_line import print_or_write
+from experiments.yardsticks.calibration import checks_as_markdown, decode_ms, prefill_us
 
 INTRODUCTION = """# Catalogue: models, GPUs, engines
 
-Written by `python -m experiments.catalogue_page --write docs/catalogue.md` from `cace_env/catalogue.py` (models) and
-`cace_env/hardware.py` (GPUs, engines): change those, not this page. GB = 1e9 bytes. Every number carries how it was
-come by and a key of the [sources](#sources):
+Written by `python -m experiments.catalogue_page --write docs/catalogue.md` from `cace_env/fleets/catalogue.py` (models)
+and `cace_env/fleets/hardware.py` (GPUs, engines): change those, not this page. GB = 1e9 bytes. Every number carries how
+it was come by and a key of the [sources](#sources):
 
 - **measured**: read off a published measurement;
 - **fit**: computed from published measurements, error in the tables of [accuracy](#accuracy);
@@ -33,8 +24,8 @@ come by and a key of the [sources](#sources):
 - **assumed**: our choice. Vary it before you trust a conclusion that hangs on it."""
 
 ACCURACY = """\
-Predictions of the functions that fill the tables of the simulator (`cace_env/tabulate.py`), against every measured
-figure known to us. *Fitted to* marks figures that went into the prediction: their errors are residuals, not a
+Predictions of the functions that fill the tables of the simulator (`cace_env/fleets/tabulation.py`), against every
+measured figure known to us. *Fitted to* marks figures that went into the prediction: their errors are residuals, not a
 validation. A dash: the model has no such thing; the note says why. The 7,531 production loads of image models in
 Alibaba GenTD26 (10 / 50 / 90 / 99 % in 2.6 / 22.7 / 42.0 / 51.9 s, a third within 5 s, most of the rest 16-50 s) are
 not listed: no sizes are given. Their two humps are what `safetensors` or `fast-loader` beside `cold-engine` look like.
@@ -44,7 +35,8 @@ until that is over. So loads have two columns: the **load alone**, which is what
 and **as charged**, what the simulator takes for load and slow first inference together. The slowness has only been
 measured after a cold start of vLLM: 2.5-3.7 s against 0.5-1.0 s warm, the mid-points 2.35 s apart. That it is the same
 with `safetensors` and `fast-loader` is **assumed**, and of what `fast-loader` is charged it is mostly the larger part
-(in bold): its loads are dominated by that assumption, so vary `first_inference_s` (`cace_env/hardware.py`) before you
+(in bold): its loads are dominated by that assumption, so vary `first_inference_s` (`cace_env/fleets/hardware.py`)
+before you
 trust a conclusion about fast loading."""
 
 GPU_NOTES = """A round at batch 1 takes `overhead + ms per GB x bytes read`; one more decoding request adds `us per 1e9

@@ -6,7 +6,8 @@
     python -m experiments.claims_quoted runs/quoted --scales runs/quoted-scales --again runs/quoted-again --write PAGE
 
 A and B are the readings of the second run for which all claims hold: are they on seeds that did not choose them, too?
-Claims, intervals and the rule for verdicts are those of `experiments.claims`; `cace_env.quoted` says what is read how.
+Claims, intervals and the rule for verdicts are those of `experiments.claims`; `cace_env.policies.quoted` says what is
+read how.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ import tyro
 from rich.console import Console
 
 from cace_env.config import ConfigError
-from cace_env.intervals import Gain
-from cace_env.markdown import table
-from cace_env.quoted import PARTS, QUOTED, is_quoted, load_quoted
-from experiments.claims import (
+from cace_env.evaluation import Gain
+from cace_env.policies.quoted import PARTS, QUOTED, is_quoted, load_quoted
+from experiments.pages.claims import (
     EFFECTS,
     MARK,
     TITLES,
@@ -39,8 +39,9 @@ from experiments.claims import (
     usable,
     verdict,
 )
-from experiments.claims_quoted_plot import draw
-from experiments.run_folder import BASELINE, Run
+from experiments.pages.claims_quoted_plot import draw
+from experiments.reading.markdown import table
+from experiments.running.run_folder import BASELINE, Run
 
 REFERENCES: Final = ("cace", "cace-output-kept", "gdsf", "omlx", "belady-cost")
 COST: Final = Claim("cost", "cost")

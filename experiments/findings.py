@@ -3,7 +3,7 @@
     python -m experiments.findings --out runs/findings
     python -m experiments.findings --results runs/findings/costs.csv --suite runs/suite-v1 --write docs/findings.md
 
-`experiments/findings_grid.py` has what is run, `experiments/findings_page.py` what is said of it.
+`experiments/running/findings_grid.py` has what is run, `experiments/pages/findings.py` what is said of it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import tyro
 from rich.console import Console
 
 from cace_env.scenarios import seeds
-from experiments.command_line import exit_status
-from experiments.findings_grid import read_results, run_grid
-from experiments.findings_page import print_summary, write_page
-from experiments.suite_scores import SuiteRun
+from experiments.pages.findings import print_summary, write_page
+from experiments.reading.suite_scores import SuiteRun
+from experiments.running.command_line import exit_status
+from experiments.running.findings_grid import read_results, run_grid
 
 
 @dataclass(frozen=True)

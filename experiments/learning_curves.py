@@ -22,59 +22,21 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
 from rich.console import Console
 
 from cace_env.config import ConfigError, did_you_mean
-from cace_env.evaluation import evaluate
-from cace_env.held_out import WHOLE_SUITE, training_scenarios
-from cace_env.intervals import paired_gain
+from cace_env.evaluation import evaluate, paired_gain
+from cace_env.evaluation.held_out import training_scenarios
+from cace_env.evaluation.scores import BASELINE
+from cace_env.evaluation.tracking import STEP
 from cace_env.scenarios import Scenario, seeds
-from cace_env.scores import BASELINE
-from cace_env.tracking import STEP
-from experiments.command_line import exit_status, split_names
-from experiments.compare import progress_bar
-
-
-class Rung(NamedTuple):
-    """What is trained on and judged by."""
-
-    decisions: int  # of a training, where nothing else is said
-    seeds: int  # validation seeds that judge it
-
-
-class Algorithm(NamedTuple):
-    """What is trained, by which policy."""
-
-    name: str  # of its hyperparameters
-    kind: str  # class in cace_env.sb3, sb3_contrib or stable_baselines3
-    policy: str
-    colour: str
-    share: float = 1.0  # of the rung's decisions: less of what takes several times as long
-
-
-OUT: Final = Path("runs/learning-curves")
-ABOUT: Final = "about.json"  # what the runs on a rung have in common
-RUNGS: Final = {
-    "tiny": Rung(120_000, 100),
-    "workstation": Rung(600_000, 20),
-    "default": Rung(600_000, 20),
-    WHOLE_SUITE: Rung(1_200_000, 10),
-}
-AGENTS: Final = {
-    "MaskablePPO": Algorithm("maskable-ppo", "sb3_contrib.MaskablePPO", "SlotPolicy", "#882255"),
-    "PPO": Algorithm("ppo", "stable_baselines3.PPO", "SlotPolicy", "#0072B2"),
-    "DQN": Algorithm("dqn", "cace_env.sb3.MaskableDQN", "SlotPolicy", "#009E73", 0.25),
-    "QR-DQN": Algorithm("qrdqn", "cace_env.sb3.MaskableQRDQN", "SlotPolicy", "#56B4E9", 0.25),
-    "MaskablePPO-MLP": Algorithm("maskable-ppo", "sb3_contrib.MaskablePPO", "MlpPolicy", "#E69F00"),
-}
-RIVALS: Final = {"lru": "LRU", "cace": "CACE", "tuned_cace": "tuned CACE"}  # name in curves -> in tables
-RIVAL_POLICIES: Final = {"lru": "lru", "cace": "cace", "tuned_cace": "cace:tuned-eviction"}
-EVALUATIONS: Final = 20  # of a run
-COLUMNS: Final = ("step", "learned_s", *(f"saved_vs_{name}" for name in RIVALS))
+from experiments.running.command_line import exit_status, split_names
+from experiments.running.progress import progress_bar
+from experiments.training.rungs import ABOUT, AGENTS, COLUMNS, EVALUATIONS, OUT, RIVAL_POLICIES, RIVALS, RUNGS
 
 
 @dataclass(frozen=True)

@@ -20,19 +20,20 @@ from rich.console import Console
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from cace_env.cases import case_of
 from cace_env.config import ConfigError
-from cace_env.evaluation import case_of, evaluate
-from cace_env.held_out import training_scenarios, validation_seeds
-from cace_env.markdown import table
-from cace_env.results import published
+from cace_env.evaluation import evaluate, load_suite
+from cace_env.evaluation.held_out import training_scenarios, validation_seeds
+from cace_env.evaluation.results import published
+from cace_env.evaluation.scores import BASELINE, REFERENCE
+from cace_env.evaluation.suite import TINY
 from cace_env.scenarios import FOR_DEBUGGING, Scenario
-from cace_env.scores import BASELINE, REFERENCE
-from cace_env.suite import TINY, load_suite
-from experiments.command_line import exit_status
-from experiments.learning_curves import ABOUT, AGENTS, OUT, RIVALS, RUNGS
-from experiments.plots import GROUP_COLOURS, STYLE
-from experiments.reference_cache import cached_reference, default_folder
-from experiments.reference_rows import DEFAULTS
+from experiments.reading.markdown import table
+from experiments.reading.style import GROUP_COLOURS, STYLE
+from experiments.running.command_line import exit_status
+from experiments.running.reference_cache import cached_reference, default_folder
+from experiments.running.reference_rows import DEFAULTS
+from experiments.training.rungs import ABOUT, AGENTS, OUT, RIVALS, RUNGS
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -1,13 +1,13 @@
 """How far the reference and the rules are from the optimum of tiny episodes: `python -m experiments.optimality_gap`.
 
-The optimum is exact (`cace_env.optimum`), the episodes are random and always the same (`experiments.tiny_episodes`).
-Bases are the rules without keep-alive, count limit or a patience of their own: those play by other rules than an
-optimum of decisions alone. The same goes for `static-best`, which there is nothing to train on.
+The optimum is exact (`cace_env.planning.optimum`), the episodes are random and always the same
+(`experiments.yardsticks.tiny_episodes`). Bases are the rules without keep-alive, count limit or a patience of their
+own: those play by other rules than an optimum of decisions alone. The same goes for `static-best`, which there is
+nothing to train on.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,20 +18,18 @@ import numpy.typing as npt
 import tyro
 from rich.console import Console
 
-from cace_env.clairvoyant import Future
+from cace_env.cases import Case
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case
-from cace_env.lower_bound import lower_bound
-from cace_env.markdown import table
-from cace_env.optimum import MAX_NODES, exact_optimum
-from cace_env.planner import base_names, find_reference
-from cace_env.policies import policy
-from cace_env.tables import FleetTables
+from cace_env.planning import exact_optimum, find_reference
+from cace_env.planning.optimum import MAX_NODES
+from cace_env.policies import Future
+from cace_env.simulation import lower_bound
 from cace_env.workload import Workload
-from experiments.command_line import exit_status, split_names
-from experiments.compare import progress_bar
-from experiments.reference_rows import reference_options
-from experiments.tiny_episodes import tiny_episodes
+from experiments.reading.markdown import table
+from experiments.running.command_line import exit_status, split_names
+from experiments.running.progress import progress_bar
+from experiments.running.reference_rows import reference_options
+from experiments.yardsticks.tiny_episodes import decision_bases, tiny_episodes
 
 # Beside the reference: "eviction" names without an order, "swap" names with one.
 SHOWN: Final = {
@@ -63,18 +61,6 @@ class Gaps(NamedTuple):
     bound: float  # of the lower bound: below 0
     proven: bool
     nodes: int
-
-
-def decision_bases(tables: FleetTables) -> list[str]:
-    """The bases that do nothing but decide: no keep-alive, no count limit, no timer of their own, nothing learned."""
-    names = []
-    for name in base_names(tables):
-        chosen = policy(name)
-        limited = chosen.keep_alive_s is not None or chosen.max_resident is not None
-        timed = chosen.order is not None and chosen.order.patience_s not in (0.0, math.inf)
-        if not (limited or timed or chosen.trained):
-            names.append(name)
-    return names
 
 
 def gaps_of(case: Case, workload: Workload, max_nodes: int, options: dict[str, Any]) -> Gaps:

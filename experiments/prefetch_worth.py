@@ -19,14 +19,15 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from cace_env.clairvoyant import Future
-from cace_env.evaluation import Case, case_of, in_order
-from cace_env.intervals import paired_gain
-from cace_env.markdown import number, percent, table
-from cace_env.planner import find_reference
+from cace_env.cases import Case, case_of
+from cace_env.evaluation import paired_gain
+from cace_env.evaluation.episodes import in_order
+from cace_env.planning import find_reference
+from cace_env.policies import Future
 from cace_env.scenarios import load_scenario, seeds
-from experiments.command_line import exit_status
-from experiments.compare import progress_bar
+from experiments.reading.markdown import number, percent, table
+from experiments.running.command_line import exit_status
+from experiments.running.progress import progress_bar
 
 SCENARIOS: Final = ("cold-start", "default", "fast-loader", "sleep-mode")  # one of each load engine
 REPLAYS: Final = 200_000  # plans with prefetch have more decisions than the planner's default allows for

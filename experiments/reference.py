@@ -19,16 +19,17 @@ import numpy as np
 import tyro
 from rich.console import Console
 
+from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, case_of, in_order
-from cace_env.lower_bound import lower_bound
-from cace_env.markdown import number, table
-from cace_env.planner import Reference
+from cace_env.evaluation.episodes import in_order
+from cace_env.planning import Reference
 from cace_env.scenarios import Split, compared_scenarios, seeds
-from experiments.command_line import exit_status, split_names
-from experiments.compare import progress_bar
-from experiments.reference_cache import cached_reference, default_folder
-from experiments.reference_rows import reference_options
+from cace_env.simulation import lower_bound
+from experiments.reading.markdown import number, table
+from experiments.running.command_line import exit_status, split_names
+from experiments.running.progress import progress_bar
+from experiments.running.reference_cache import cached_reference, default_folder
+from experiments.running.reference_rows import reference_options
 
 BASELINES: Final = {"eviction": "lru", "swap": "fifo+lru"}
 

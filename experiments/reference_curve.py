@@ -1,6 +1,6 @@
 """How the reference's cost falls with the effort spent on it: `python -m experiments.reference_curve`.
 
-On training seeds: the numbers of `cace_env.planner` were chosen by it.
+On training seeds: the numbers of `cace_env.planning.planner` were chosen by it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from cace_env.clairvoyant import Future
+from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, case_of
-from cace_env.markdown import table
-from cace_env.planner import find_reference
+from cace_env.planning import find_reference
+from cace_env.policies import Future
 from cace_env.scenarios import seeds
 from cace_env.workload import Workload
-from experiments.command_line import exit_status, split_names
-from experiments.compare import progress_bar
+from experiments.reading.markdown import table
+from experiments.running.command_line import exit_status, split_names
+from experiments.running.progress import progress_bar
 
 ENVS: Final = {"Eviction-v0": "eviction", "Swap-v0": "swap"}
 EFFORTS: Final[dict[str, dict[str, Any]]] = {

@@ -10,14 +10,14 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 
 from cace_env.config import ConfigError, Frozen
-from cace_env.intervals import paired_gain
-from cace_env.markdown import table
-from cace_env.results import published
-from cace_env.rewards import REWARDS, Reward, TaskCost
+from cace_env.evaluation import load_suite, paired_gain
+from cace_env.evaluation.results import published
+from cace_env.evaluation.scores import BASELINE, REFERENCE
+from cace_env.evaluation.suite import TINY
+from cace_env.fleets import REWARDS, Reward, TaskCost
 from cace_env.scenarios import SEEDS, Accelerators, Hosted, Rules, Scenario, Split, load_scenario, scenario_names, seeds
-from cace_env.scores import BASELINE, REFERENCE
-from cace_env.suite import TINY, load_suite
-from experiments.command_line import print_or_write
+from experiments.reading.markdown import table
+from experiments.running.command_line import print_or_write
 
 SECTIONS: list[tuple[str, str, type[Frozen]]] = [
     ("Top level", "", Scenario),
@@ -35,7 +35,7 @@ SECTIONS: list[tuple[str, str, type[Frozen]]] = [
 INTRODUCTION = """# Scenarios: every key
 
 Written by `python -m experiments.scenario_keys --write docs/scenarios.md` from `cace_env/scenarios.py`: change that,
-not this page. The keys of `workload` stand in `cace_env/generator.py`, each default with its source.
+not this page. The keys of `workload` stand in `cace_env/generator/draw.py`, each default with its source.
 
 `cace_env.scenarios.load_scenario` takes the name of a shipped scenario, the path of a YAML file, a mapping or a
 `Scenario`. Files are strict: an unknown key, a key given twice, a wrong type, a value out of range or a fleet on which

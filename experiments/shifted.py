@@ -13,50 +13,37 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import matplotlib
 import tyro
 from pydantic import Field
 from rich.console import Console
 
-from cace_env.agent import LEARNED
 from cace_env.config import Frozen
-from cace_env.contestants import Contestant, contestant_of
-from cace_env.evaluation import seed_list
-from cace_env.markdown import table
+from cace_env.evaluation.episodes import seed_list
+from cace_env.policies import Contestant, contestant_of
 from cace_env.scenarios import Split, load_scenario, seeds
-from cace_env.scores import interquartile_mean, relative_cost
-from experiments.cases import PreparedCase
-from experiments.command_line import exit_status, split_names
-from experiments.compare import Comparison, trace_section
-from experiments.lineup import ENV_OF, EVICTION, SWAP, able, about_agents, agent_names, contestants_of
-from experiments.plots import GROUP_COLOURS, STYLE
-from experiments.pooled import costs_of, estimate_text
-from experiments.report_agents import card_text
-from experiments.run_folder import BASELINE, Run, check_new
-from experiments.studies import PROTOCOLS, Chosen, chosen, prepared, run_cases
-from experiments.verdicts import FEW_SEEDS, few_seeds
+from experiments.pages.shifted import LOG, draw, page
+from experiments.running.cases import PreparedCase
+from experiments.running.command_line import exit_status, split_names
+from experiments.running.lineup import EVICTION, SWAP, able, about_agents, agent_names, contestants_of
+from experiments.running.options import Comparison, trace_section
+from experiments.running.run_folder import BASELINE, check_new
+from experiments.running.studies import PROTOCOLS, Chosen, chosen, prepared, run_cases
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 SUITE: Final = "shifted-v1"
-LOG: Final = "log"  # the regime of real requests
 DEFAULT_SEEDS: Final = 100
 # By default: what is compared with in every environment; rules without an order load by `fifo` in Swap-v0.
 POLICIES: Final = {
     EVICTION: ("cace", "gdsf", "omlx", "belady-cost"),
     SWAP: ("cace", "wsjf+cace", "patient-wsjf+gdsf", "very-patient-wsjf+cace", "very-patient-wsjf+belady-cost"),
 }
-HOW_TO_READ: Final = """\
-Cost as a share of LRU's on the same requests, sums over seeds: below 1 is better than LRU. In brackets the 95 %
-interval of a paired bootstrap over seeds; **bold** where it leaves out 1, with fewer than 10 seeds nowhere. *Mean* and
-*interquartile mean* are over the regimes (stratified bootstrap); a log is in neither, because its seeds differ in
-nothing but what is attached to it. No regime is in suite v1, on which agents are trained and tuned."""
 
 
 class Options(Frozen):
@@ -154,128 +141,6 @@ def contestants_of_regime(
     rules = [] if options.policies else [contestant_of(name) for name in POLICIES[protocol]]
     both = [contestant_of(BASELINE), *own, *rules]
     return list({contestant.name: contestant for contestant in both}.values())
-
-
-def page(run: Run) -> str:
-    """The report as Markdown."""
-    about = run.about
-    counts = sorted({len(run.columns[scenario, BASELINE]["seed"]) for scenario in run.scenarios})
-    seeds_said = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-    parts = [
-        "# Policies on regimes that they were not made for",
-        f"{len(run.scenarios)} regimes, {seeds_said} {about['split']} seeds each, {about['started'][:10]}, "
-        f"cace-env {about['versions']['cace-env']}.",
-        *([few_seeds(run)] if few_seeds(run) else []),
-        HOW_TO_READ,
-    ]
-    if about["agents"]:
-        parts.append("## Who was trained")
-        parts += [f"**{name}**\n\n{card_text(row)}" for name, row in about["agents"].items()]
-    for env in ENV_OF.values():
-        scenarios = [name for name in run.scenarios if about["scenarios"][name]["env"] == env]
-        if scenarios:
-            parts += [f"## {env}", share_table(run, scenarios), regime_table(run, scenarios)]
-    parts += [
-        "![Cost as a share of LRU's, by regime](shifted.png)",
-        "## How to get these numbers again",
-        f"```console\n{about['command']}\n```",
-        "`rows.csv` has every metric of every episode, `scenarios/` each regime in full.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def share_table(run: Run, scenarios: Sequence[str]) -> str:
-    """Policies by regimes: cost as a share of LRU's."""
-    inner = [name for name in scenarios if not name.endswith(f"-{LOG}")]
-    rows = []
-    for policy in ranked(run, scenarios):
-        mine, lru = ({s: costs_of(run, name, [s]) for s in scenarios} for name in (policy, BASELINE))
-        cells = [_share_text(relative_cost(mine[s], lru[s])) for s in scenarios]
-        whole, theirs = (costs_of(run, name, inner) for name in (policy, BASELINE))
-        means = [relative_cost(whole, theirs), relative_cost(whole, theirs, aggregate=interquartile_mean)]
-        least = min(len(run.columns[name, policy]["seed"]) for name in scenarios)
-        cells = [*map(_share_text, means), *cells] if policy != BASELINE else ["1"] * (len(scenarios) + 2)
-        cells = cells if least >= FEW_SEEDS else [cell.replace("**", "") for cell in cells]
-        rows.append([f"`{policy}`", run.group(policy).lower(), *cells])
-    return table(("cost of LRU's", "kind", "mean", "interquartile mean", *map(short, scenarios)), rows, numbers="right")
-
-
-def regime_table(run: Run, scenarios: Sequence[str]) -> str:
-    """What each regime is."""
-    rows = []
-    for name in scenarios:
-        about = run.about["scenarios"][name]
-        cards: dict[str, int] = {}
-        for accelerator in about["accelerators"]:
-            kind = accelerator.rpartition("-")[0]
-            cards[kind] = cards.get(kind, 0) + 1
-        fleet = ", ".join(f"{count} x {kind}" for kind, count in cards.items())
-        lru = {key: run.mean(name, BASELINE, key) for key in ("ttft_mean_s", "decisions")}
-        said = about["question"] if not name.endswith(f"-{LOG}") else _about_log(about)
-        rows.append(
-            [short(name), said, fleet, about["engine"], str(len(about["models"])), f"{lru['ttft_mean_s']:.2f}",
-             f"{lru['decisions']:.0f}"]
-        )  # fmt: skip
-    return table(("regime", "question", "fleet", "engine", "models", "LRU: mean TTFT [s]", "decisions"), rows)
-
-
-def _about_log(about: Mapping[str, Any]) -> str:
-    """What was attached to a log, and whom to name."""
-    log = about["log"]
-    named = f", {log['attribution']}" if log.get("attribution") else ""
-    return f"real requests ({log['source']}): {about['label']}; licence {log['licence']}{named}"
-
-
-def ranked(run: Run, scenarios: Sequence[str]) -> list[str]:
-    """Policies that ran on all of some scenarios, by mean cost."""
-    ran = [p for p in run.policies(scenarios[0]) if all(p in run.policies(s) for s in scenarios)]
-    lru = costs_of(run, BASELINE, scenarios)
-    return sorted(ran, key=lambda policy: relative_cost(costs_of(run, policy, scenarios), lru).value)
-
-
-def short(name: str) -> str:
-    """A regime without its environment."""
-    return name.removeprefix("eviction-").removeprefix("swap-")
-
-
-def draw(run: Run, path: Path) -> None:
-    """A panel per environment: a point per policy and regime."""
-    envs = list(dict.fromkeys(run.about["scenarios"][name]["env"] for name in run.scenarios))
-    with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(envs), figsize=(6.5 * len(envs), 5.5), layout="constrained", squeeze=False)
-        for axes, env in zip(panels[0], envs, strict=True):
-            scenarios = [name for name in run.scenarios if run.about["scenarios"][name]["env"] == env]
-            _draw_env(run, scenarios, axes)
-            axes.set_title(env)
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
-
-
-def _draw_env(run: Run, scenarios: Sequence[str], axes: Any) -> None:
-    policies = [policy for policy in ranked(run, scenarios) if policy != BASELINE]
-    palette = [plt.get_cmap("tab10")(at) for at in range(10)]
-    rules = [policy for policy in policies if run.group(policy) != LEARNED]
-    colours = {policy: palette[at % len(palette)] for at, policy in enumerate(rules)}
-    axes.axvline(1, color="black", linewidth=0.8)
-    for at, policy in enumerate(policies):
-        shift = 0.7 * ((at + 0.5) / len(policies) - 0.5)
-        for y, scenario in enumerate(scenarios):
-            share = relative_cost(costs_of(run, policy, [scenario]), costs_of(run, BASELINE, [scenario]))
-            colour, marker = colours.get(policy, GROUP_COLOURS[LEARNED]), "o" if policy in colours else "*"
-            axes.plot([share.low, share.high], [y + shift] * 2, color=colour, linewidth=1.3)
-            label = policy if y == 0 else None
-            axes.plot(share.value, y + shift, marker, color=colour, markersize=4 if marker == "o" else 8, label=label)
-    axes.set_yticks(range(len(scenarios)), [short(name) for name in scenarios])
-    axes.set_ylim(len(scenarios) - 0.5, -0.5)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("cost as a share of LRU's, 95 % interval; left of 1 is better")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False, fontsize=7)
-
-
-def _share_text(share: Any) -> str:
-    """A share; bold where its interval leaves out 1."""
-    text = estimate_text(share)
-    return f"**{text}**" if share.high < 1 or share.low > 1 else text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cace_env.agent import Agent, load_agent, save_agent
 from cace_env.config import ConfigError
-from experiments.command_line import exit_status
+from cace_env.policies import Agent, load_agent, write_agent
+from experiments.running.command_line import exit_status
 
 SHIPPED: Final = Path(__file__).resolve().parents[1] / "cace_env" / "data" / "agents"
 DIGITS: Final = 4  # significant ones of feature ranges on a card: it is read by people, too
@@ -39,7 +39,7 @@ def ship(run: Path, name: str, texts: dict[str, str], shipped: Path = SHIPPED) -
         raise ConfigError(f"a card is given description, works, fails and command here, not {unknown[0]!r}")
     limits = {key: (_rounded(low), _rounded(high)) for key, (low, high) in agent.card.limits.items()}
     card = agent.card.model_copy(update={**texts, "name": name, "limits": limits})
-    save_agent(Agent(card, agent.network), shipped / name)
+    write_agent(Agent(card, agent.network), shipped / name)
     return shipped / name
 
 

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.acting import Actor
-from cace_env.env import SwapEnv
-from experiments.command_line import print_or_write
+from cace_env.envs import Actor, SwapEnv
+from experiments.running.command_line import print_or_write
 
 COMMAND = "python -m experiments.swap_page --write docs/swap.md --picture docs/images/swap.png"
 SCENARIO, POLICY = "mixed-gpus", "wsjf+cace"
@@ -21,14 +20,14 @@ DECISIONS = 150  # at least, before the picture is taken
 
 INTRODUCTION = f"""# Swap-v0
 
-Written from `cace_env/env.py` (change that, not this page) by
+Written from `cace_env/envs/eviction.py` (change that, not this page) by
 
     {COMMAND}
 
 ```python
 import gymnasium as gym
 
-from cace_env.acting import Actor
+from cace_env.envs import Actor
 
 env = gym.make("cace_env:cace_env/Swap-v0", scenario="default", render_mode="rgb_array")
 actor = Actor("wsjf+cace", env)  # most waiting weight per second of load first; victims by CACE

@@ -2,7 +2,7 @@
 
 `--write cace_env/data/suites/tiny-v1-costs.csv` writes the costs that ship with the suite tiny-v1: of LRU, of CACE as
 it is and tuned, and of the optimum in place of the reference, on validation and test seeds. The planner's cheapest plan
-of several starts bounds the search for the optimum (`cace_env.optimum.merged_optimum`), and is held against it.
+of several starts bounds the search for the optimum (`cace_env.planning.merged_optimum`), and is held against it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import tyro
 from rich.console import Console
 
 import cace_env
-from cace_env.clairvoyant import Future
-from cace_env.contestants import contestant_of
-from cace_env.evaluation import Case, in_order, run_seed, seed_result
-from cace_env.lower_bound import lower_bound
-from cace_env.optimum import merged_optimum
-from cace_env.planner import find_reference, plan_action
-from cace_env.results import Header, Results, Row, row_of, write_results
+from cace_env.cases import Case
+from cace_env.evaluation import load_suite, run_seed
+from cace_env.evaluation.episodes import in_order, seed_result
+from cace_env.evaluation.results import Header, Results, Row, row_of, write_results
+from cace_env.evaluation.scores import BASELINE, REFERENCE
+from cace_env.evaluation.suite import TINY
+from cace_env.planning import find_reference, merged_optimum
+from cace_env.planning.planner import plan_action
+from cace_env.policies import Future, contestant_of
 from cace_env.scenarios import Split, seeds
-from cace_env.scores import BASELINE, REFERENCE
-from cace_env.simulator import Simulator
-from cace_env.suite import TINY, load_suite
-from experiments.command_line import exit_status
-from experiments.compare import progress_bar
-from experiments.optimality_gap import decision_bases
-from experiments.run_folder import surroundings
+from cace_env.simulation import Simulator, lower_bound
+from experiments.running.command_line import exit_status
+from experiments.running.progress import progress_bar
+from experiments.running.run_folder import surroundings
+from experiments.yardsticks.tiny_episodes import decision_bases
 
 POLICIES: Final = (BASELINE, "cace", "cace:tuned-eviction")
 SPLITS: Final[tuple[Split, ...]] = ("validation", "test")

@@ -22,17 +22,17 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from agents.trainer import algorithm_of, make_trainer
+from agents.algorithms import algorithm_of, make_trainer
 from cace_env.config import ConfigError
-from cace_env.held_out import training_cases
-from cace_env.suite import ENVS
-from experiments.command_line import exit_status
-from experiments.run_folder import check_new, surroundings
-from experiments.tracking import COST, VALIDATION, Tracking, check_wandb, new_run_id, start_wandb
-from experiments.train_options import Options, Resolved, read_options, resolved
-from experiments.training import Patience, Training
-from experiments.training_folder import TrainingFolder
-from experiments.validation import Validation
+from cace_env.evaluation.held_out import training_cases
+from cace_env.evaluation.suite import ENVS
+from experiments.running.command_line import exit_status
+from experiments.running.run_folder import check_new, surroundings
+from experiments.training.folder import TrainingFolder
+from experiments.training.loop import Patience, Training
+from experiments.training.options import Options, Resolved, read_options, resolved
+from experiments.training.tracking import COST, VALIDATION, Tracking, check_wandb, new_run_id, start_wandb
+from experiments.training.validation import Validation
 
 LIBRARIES: Final = ("torch", "stable-baselines3", "sb3-contrib", "cmaes", "safetensors", "wandb")  # versions noted
 

@@ -9,7 +9,7 @@ import minari
 import numpy as np
 import pytest
 
-from cace_env.rewards import REWARD_TERMS
+from cace_env.fleets import REWARD_TERMS
 from integrations.page import run, snippets
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # warnings of others are no failures

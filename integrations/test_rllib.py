@@ -20,7 +20,7 @@ from ray.rllib.examples.rl_modules.classes.action_masking_rlm import ActionMaski
 from ray.rllib.utils.torch_utils import FLOAT_MIN
 
 from cace_env import evaluate
-from cace_env.saving import save_agent
+from cace_env.evaluation import save_agent
 from cace_env.wrappers import DictObservation
 from examples import rllib_ppo
 from integrations.page import run, snippets

@@ -16,7 +16,7 @@ from tianshou.env import BaseVectorEnv, DummyVectorEnv, SubprocVectorEnv
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from cace_env import evaluate
-from cace_env.saving import save_agent
+from cace_env.evaluation import save_agent
 from cace_env.wrappers import DictObservation
 from examples import tianshou_dqn
 from integrations.page import run, snippets

@@ -13,7 +13,7 @@ from torchrl.envs import ActionMask, EnvBase, GymWrapper, TransformedEnv, check_
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from cace_env import evaluate
-from cace_env.agent import load_agent
+from cace_env.policies import load_agent
 from cace_env.wrappers import DictObservation, VectorDictObservation
 from examples import torchrl_ppo
 from integrations.page import run, snippets

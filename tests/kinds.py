@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import cace_env
-from cace_env.env import EvictionEnv, SwapEnv
-from cace_env.fleet_env import FleetEnv
-from cace_env.fleet_vector_env import FleetVectorEnv
-from cace_env.vector_env import EvictionVectorEnv, SwapVectorEnv
+from cace_env.envs import EvictionEnv, EvictionVectorEnv, FleetEnv, FleetVectorEnv, SwapEnv, SwapVectorEnv
 
 
 class Kind(NamedTuple):

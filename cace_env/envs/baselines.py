@@ -24,15 +24,15 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.clairvoyant import Future
 from cace_env.config import ConfigError
+from cace_env.fleets import TERM
 from cace_env.kernel.batch import Look
 from cace_env.kernel.state import REQUEST
-from cace_env.policies import Policy, rule_of
+from cace_env.policies import Future
 from cace_env.policies import policy as find_policy
-from cace_env.rewards import TERM
+from cace_env.policies.built_in import Policy, rule_of
 from cace_env.scenarios import Scenario, seeds
-from cace_env.simulator import Simulator
+from cace_env.simulation import Simulator
 from cace_env.tables import FOREVER, FleetTables
 from cace_env.workload import Workload
 

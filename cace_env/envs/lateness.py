@@ -11,21 +11,11 @@ from typing import Final, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.envs.vector_infos import Bools
 from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch
-from cace_env.kernel.state import (
-    CLOCK,
-    COLUMN,
-    DECISIONS,
-    LOG,
-    LOGGED,
-    NONE,
-    REQUEST,
-    Int64Array,
-    State,
-)  # fmt: skip
-from cace_env.simulators import Simulators
+from cace_env.kernel.state import CLOCK, COLUMN, DECISIONS, LOG, LOGGED, NONE, REQUEST, Int64Array, State
+from cace_env.simulation import Simulators
 from cace_env.tables import TASKS
-from cace_env.vector_infos import Bools
 
 Limit = Literal["late_requests", "longest_wait"]
 

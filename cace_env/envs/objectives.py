@@ -15,15 +15,15 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from cace_env import EVICTION_ID, SWAP_ID
-from cace_env.fleet_env import FleetEnv, Observation
-from cace_env.fleet_vector_env import FleetVectorEnv
+from cace_env.envs.fleet_env import FleetEnv, Observation
+from cace_env.envs.fleet_vector_env import FleetVectorEnv
+from cace_env.envs.states import EnvState
+from cace_env.envs.vector_infos import Bools, Infos
+from cace_env.fleets import COST_TERMS
 from cace_env.kernel.batch import NUM_TERMS
 from cace_env.kernel.state import DECISIONS, EVICTIONS, Int64Array
-from cace_env.rewards import COST_TERMS
-from cace_env.simulators import Simulators
-from cace_env.snapshot import EnvState
+from cace_env.simulation import Simulators
 from cace_env.tables import TASKS
-from cace_env.vector_infos import Bools, Infos
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class Objective(NamedTuple):
 
 
 def _objectives() -> dict[str, Objective]:
-    """Every objective by its name, which is that of a metric of `cace_env.metrics`."""
+    """Every objective by its name, which is that of a metric of `cace_env.simulation.metrics`."""
     kinds = (
         ("waiting_s", "waiting", US, "seconds until the first token, summed over {whose} requests"),
         ("system_s", "system", US, "seconds in the system, summed over {whose} requests"),

@@ -1,7 +1,8 @@
 """A trained scorer inside the kernel: the observation, then a small network, then the legal action scored highest.
 
-The same arithmetic as `cace_env.network`, which says what the weights are, in float32. Weights lie input by input, so
-that what one input adds to all hidden units is one run of memory; inputs that are 0, as most are, cost nothing.
+The same arithmetic as `cace_env.policies.network`, which says what the weights are, in float32. Weights lie input by
+input, so that what one input adds to all hidden units is one run of memory; inputs that are 0, as most are, cost
+nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The cheapest way to play an episode: every decision sequence, less those that cannot be cheaper any more.
 
 `branch_and_bound` is a whole search, for a dozen decisions. `try_action` is one step of a search that visits once what
-many sequences lead to (`cace_env.optimum.merged_optimum`): `write_future` writes down what the rest of an episode hangs
-on, and nothing of what has only happened.
+many sequences lead to (`cace_env.planning.merged_optimum`): `write_future` writes down what the rest of an episode
+hangs on, and nothing of what has only happened.
 """
 
 from __future__ import annotations

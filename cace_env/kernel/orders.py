@@ -1,8 +1,8 @@
 """Which model to load next, or whether to wait: the order of a built-in policy in Swap-v0, compiled.
 
 The pending model with the highest score is loaded; ties go to the one whose oldest request came first. A model that
-would need a busy victim is passed over until it has been pending for the rule's patience. `cace_env.orders` names the
-orders.
+would need a busy victim is passed over until it has been pending for the rule's patience. `cace_env.policies.orders`
+names the orders.
 """
 
 from __future__ import annotations

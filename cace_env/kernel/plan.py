@@ -2,7 +2,7 @@
 
 `improve` goes once along a plan. At each of its decisions it tries every alternative in the simulation itself, plays
 on in several *ways* (below), and goes on from what is cheapest over the whole episode, which may be a new plan.
-`cace_env.planner` chooses where to start, the ways, and when to stop.
+`cace_env.planning.planner` chooses where to start, the ways, and when to stop.
 
 Actions are numbered by slot, and a model lies in another slot if it was loaded at another time. So a plan holds
 *codes*, which mean the same in every run: `m` = evict model m, `M + m` = load model m, `2 M` = wait.

@@ -29,20 +29,9 @@ from cace_env.kernel.features import (
     missing_bytes,
     place_features,
     target_features,
-)  # fmt: skip
-from cace_env.kernel.network import Thought, Weights
-from cace_env.kernel.state import (
-    CLOCK,
-    DECISIONS,
-    FOREVER,
-    MODEL,
-    NONE,
-    REQUEST,
-    SITE,
-    Fleet,
-    Requests,
-    State,
 )
+from cace_env.kernel.network import Thought, Weights
+from cace_env.kernel.state import CLOCK, DECISIONS, FOREVER, MODEL, NONE, REQUEST, SITE, Fleet, Requests, State
 
 Array = Any
 
@@ -66,8 +55,9 @@ Array = Any
 
 TERM_LOAD, TERM_LATENCY, TERM_OUTPUT, TERM_RECENCY, TERM_DEMAND = range(5)
 NUM_TERMS: Final = 5
-# Weights of QUOTED, as `cace_env.quoted.Quoted` names them: -1 = the highest score is evicted, 1 = the lowest; 1 = t is
-# an age; what the clock shows at time 0 [s]; where upcoming requests come from; how many of them; per expected token.
+# Weights of QUOTED, as `cace_env.policies.quoted.Quoted` names them: -1 = the highest score is evicted, 1 = the lowest;
+# 1 = t is an age; what the clock shows at time 0 [s]; where upcoming requests come from; how many of them; per expected
+# token.
 Q_SIGN, Q_AGE, Q_CLOCK_START_S, Q_UPCOMING, Q_WINDOW, Q_OUTPUT = range(6)
 FROM_QUEUE, FROM_FORECAST, FROM_FUTURE = range(3)
 LOAD_SCALE_S: Final = 100.0  # of QUOTED

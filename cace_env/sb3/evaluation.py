@@ -27,12 +27,15 @@ from stable_baselines3.common.logger import KVWriter
 from stable_baselines3.common.utils import ConstantSchedule
 
 import cace_env
-from cace_env.agent import BEST, Agent
 from cace_env.config import ConfigError
+from cace_env.evaluation.agent_folders import ENV_OF
+from cace_env.evaluation.feature_ranges import Limits
+from cace_env.evaluation.held_out import Chosen, check_choosing, training_scenarios, validation_seeds
+from cace_env.evaluation.pictures import halfway
+from cace_env.evaluation.tracking import STEP, Row, RunLog, active_run, table_text
 from cace_env.files import replace_file
-from cace_env.halfway import halfway
-from cace_env.held_out import Chosen, check_choosing, training_scenarios, validation_seeds
-from cace_env.saving import ENV_OF
+from cace_env.policies import Agent
+from cace_env.policies.agent import BEST
 from cace_env.sb3.judging import RIVALS, Costs, Judge
 from cace_env.sb3.plotting import METRICS, label_of
 from cace_env.sb3.policies import is_slot_policy
@@ -46,8 +49,6 @@ from cace_env.sb3.saving import (
     scenarios_of,
     wider,
 )
-from cace_env.seen import Limits
-from cace_env.tracking import STEP, Row, RunLog, active_run, table_text
 
 LAST: Final = "last"
 CURVES: Final = ("eval/", "rivals/", "train/", "rollout/", "time/")  # what SB3 and this module log

@@ -15,7 +15,7 @@ from sb3_contrib import QRDQN
 from stable_baselines3 import DQN
 
 from cace_env.networks import legal_actions
-from cace_env.spaces import layout_of
+from cace_env.policies.spaces import layout_of
 
 
 class LegalExploration:

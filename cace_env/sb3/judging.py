@@ -14,19 +14,20 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
-from cace_env.evaluation import Case, case_of, evaluate
-from cace_env.held_out import SUITE, check_choosing
-from cace_env.policies import Policy
-from cace_env.results import published
-from cace_env.saving import ENV_OF
+from cace_env.envs import EvictionVectorEnv, SwapVectorEnv
+from cace_env.evaluation import evaluate, load_suite
+from cace_env.evaluation.agent_folders import ENV_OF
+from cace_env.evaluation.held_out import SUITE, check_choosing
+from cace_env.evaluation.results import published
+from cace_env.evaluation.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT
+from cace_env.evaluation.suite import ENVS, PROSE, TINY, Env
+from cace_env.policies.built_in import Policy
+from cace_env.policies.spaces import layout_of
 from cace_env.sb3.policies import is_slot_policy
 from cace_env.sb3.saving import agent_of, best_actions, takes_masks
 from cace_env.scenarios import SEEDS, Scenario, Split
-from cace_env.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT
-from cace_env.spaces import layout_of
-from cace_env.suite import ENVS, PROSE, TINY, Env, load_suite
-from cace_env.vector_env import EvictionVectorEnv, SwapVectorEnv
 
 FloatArray = npt.NDArray[np.float64]
 

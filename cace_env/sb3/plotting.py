@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cace_env.config import ConfigError
-from cace_env.tracking import STEP
+from cace_env.evaluation.tracking import STEP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -29,8 +29,8 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 
 from cace_env.config import ConfigError
-from cace_env.network import Network
 from cace_env.networks import HIDDEN, VALUE_HIDDEN, ActionValues, ActorCritic, ScoreNetwork
+from cace_env.policies.network import Network
 
 
 class OwnNetworks:

@@ -20,21 +20,20 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from cace_env import agent as agents
-from cace_env import saving
-from cace_env.agent import Agent
 from cace_env.config import ConfigError
-from cace_env.fleet_env import FleetEnv
-from cace_env.fleet_vector_env import FleetVectorEnv
-from cace_env.held_out import Chosen, seeds_text
-from cace_env.network import Network, Protocol
+from cace_env.envs import FleetEnv, FleetVectorEnv
+from cace_env.evaluation import agent_folders as saving
+from cace_env.evaluation.feature_ranges import Limits, widened
+from cace_env.evaluation.held_out import Chosen, seeds_text
 from cace_env.networks import ScoreNetwork
 from cace_env.observation import Float32Array, ObservationLayout
-from cace_env.ranges import feature_ranges
+from cace_env.policies import Agent
+from cace_env.policies import agent as agents
+from cace_env.policies.network import Network, Protocol
+from cace_env.policies.ranges import feature_ranges
+from cace_env.policies.spaces import layout_of
 from cace_env.sb3.policies import NAME, is_slot_policy, score_network
 from cace_env.scenarios import Scenario
-from cace_env.seen import Limits, widened
-from cace_env.spaces import layout_of
 
 NAMES: Final[dict[type, str]] = {MaskablePPO: "maskable-ppo", PPO: "ppo", DQN: "dqn", QRDQN: "qrdqn"}
 LOOKED_AT: Final = 8_192  # observations of a replay buffer, for the ranges of features
@@ -46,9 +45,10 @@ def save_agent(model: Trained, folder: str | Path, **card: Any) -> Agent:
     """Writes an agent folder: weights as safetensors, and a card; nothing in it is code.
 
     Args:
-        model: a model of SB3 with `"SlotPolicy"`, or a network of `cace_env.networks` or `cace_env.network`.
+        model: a model of SB3 with `"SlotPolicy"`, or a network of `cace_env.networks` or `cace_env.policies.network`.
         folder: is made; an agent that is there already is overwritten.
-        **card: fields of `cace_env.agent.AgentCard`, such as `name`, `trained_on` or `requests`. Of a model everything
+        **card: fields of `cace_env.policies.agent.AgentCard`, such as `name`, `trained_on` or `requests`. Of a model
+        everything
             is found that it knows: algorithm, scenarios, seeds, and the ranges of features in its buffer. For a network
             give `algorithm`, and `trained_on` (scenarios by name), of which an episode each says the ranges.
 
@@ -59,11 +59,11 @@ def save_agent(model: Trained, folder: str | Path, **card: Any) -> Agent:
         ConfigError: a model with another policy, or fields that no card has.
     """
     made = agent_of(model, **card)
-    return Agent(agents.save_agent(made, folder), made.network)
+    return Agent(agents.write_agent(made, folder), made.network)
 
 
 def load_agent(folder: str | Path) -> Agent:
-    """An agent from its folder, or the best one from the folder of a training (`cace_env.agent.load_agent`)."""
+    """An agent from its folder, or the best one from the folder of a training (`cace_env.policies.load_agent`)."""
     return agents.load_agent(folder)
 
 

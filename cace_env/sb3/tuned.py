@@ -9,7 +9,7 @@ import yaml
 from stable_baselines3.common.utils import LinearSchedule
 
 from cace_env.config import ConfigError, did_you_mean
-from cace_env.suite import ENVS, Env
+from cace_env.evaluation.suite import ENVS, Env
 
 Algorithm = Literal["ppo", "maskable-ppo", "dqn", "qrdqn"]
 FILES: Final[dict[Algorithm, str]] = {

@@ -14,17 +14,7 @@ from cace_env.traces.config import REQUIRED_COLUMNS, TraceConfig
 from cace_env.traces.reading import Table, TraceError, read_table
 from cace_env.traces.schema import read_cace
 from cace_env.traces.servegen import read_servegen
-from cace_env.traces.trace import (
-    Int64Array,
-    Trace,
-    chain,
-    codes,
-    in_order,
-    keep_positive,
-    place,
-    prefix_groups,
-    stream,
-)
+from cace_env.traces.trace import Int64Array, Trace, chain, codes, in_order, keep_positive, place, prefix_groups, stream
 
 COMPLETION, CHAT, AGENT = TASKS.index("completion"), TASKS.index("chat"), TASKS.index("agent")
 CHARS_PER_TOKEN = 3.53  # measured: characters per token over the 1,150 completions shown in the CUPS file

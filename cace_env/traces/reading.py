@@ -159,7 +159,9 @@ def read_table(
             else:
                 table = _read_text(path, file, required, optional, skip, limit)
     except FileNotFoundError:
-        raise TraceError(f"{path}: no such file; check the path, or see `python -m cace_env.fetch --list`") from None
+        raise TraceError(
+            f"{path}: no such file; check the path, or see `python -m cace_env.traces.fetch --list`"
+        ) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TraceError(
             f"{path}: the gzip stream is cut short or damaged ({error}); download the file again"

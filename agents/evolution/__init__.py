@@ -1,0 +1,1 @@
+"""Agents found by evolution of weights, and tuned CACE, which is found in the same way."""

@@ -1,0 +1,1 @@
+"""Agents that imitate those who know the future."""

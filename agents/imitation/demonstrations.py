@@ -1,0 +1,247 @@
+"""Labelled decisions: what an agent saw, and either what a teacher did there or what every action would have cost.
+
+The future is known when labels are made, and hidden when they are learned from. To price the actions at a question,
+each is tried in a copy of the simulation, which is played on with the requests to come (`cace_env.planning.rollouts`).
+Such a label says of every action how dear it is, so that decisions between equals weigh nothing.
+
+What a copy costs until the end of its episode is exact, and mostly chance: after some minutes copies differ in all they
+do. So costs are read at horizons of minutes, and the label is their mean over the horizons and over who plays on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.cases import Case
+from cace_env.evaluation.feature_ranges import Limits
+from cace_env.kernel.pick import pick
+from cace_env.kernel.rules import Rule
+from cace_env.observation import ObservationLayout
+from cace_env.planning import Rollouts, find_reference
+from cace_env.planning.planner import plan_action
+from cace_env.policies import Future, policy
+from cace_env.policies.built_in import Policy, rule_of
+from cace_env.policies.ranges import feature_ranges
+from cace_env.simulation import Simulator, new_scratch
+from cace_env.workload import Workload
+
+PARTS: Final = 1000.0  # prices are thousandths of what LRU's whole episode costs, so that all scenarios weigh the same
+PRICE_SEEDS: Final = 4  # episodes of LRU that say how much that is
+SHARE_STREAM: Final = 9  # spawn key of the draws that say which decisions are labelled
+
+
+class Labelled(NamedTuple):
+    """Some decisions of one episode, `n` of them."""
+
+    case: int  # index of the classroom
+    observations: npt.NDArray[np.float16]  # (n, size) in the layout of the classroom; half a float is precise enough
+    # (n, actions): 1 for the action that a teacher took; or what each costs over the mean of the legal ones [PARTS].
+    # 0 where an action is not legal.
+    labels: npt.NDArray[np.float32]
+    limits: Limits  # ranges of the features, seen before they were rounded: a guard allows a constant no more
+
+
+@dataclass(frozen=True)
+class Classroom:
+    """A case, and what labels need to know of it."""
+
+    number: int
+    case: Case
+    layout: ObservationLayout
+    lru_cost: float  # of an episode, mean
+    requests: int  # simulated to find that out
+
+    @classmethod
+    def of(cls, number: int, case: Case, first_seed: int) -> Classroom:
+        """Plays a few episodes by LRU, from this training seed on."""
+        simulator = Simulator(case.tables)
+        rule = rule_of(policy("lru"), case.tables)
+        costs, requests = [], 0
+        for seed in range(first_seed, first_seed + PRICE_SEEDS):
+            workload = case.workload(seed)
+            simulator.run(workload, rule)
+            costs.append(simulator.cost())
+            requests += len(workload)
+        layout = ObservationLayout(simulator.max_slots, case.tables.num_models)
+        return cls(number, case, layout, float(np.mean(costs)), requests)
+
+    @property
+    def actions(self) -> int:
+        """How many a policy has here."""
+        swap = self.case.tables.protocol == "swap"
+        return self.layout.max_slots + (self.layout.max_pending + 1 if swap else 0)
+
+    def rule(self, chosen: Policy, workload: Workload, seed: int, future: Future | None) -> Rule:
+        """A policy as it plays an episode; one that is not clairvoyant is told nothing of the future."""
+        known = future if chosen.clairvoyant else None
+        return rule_of(
+            chosen, self.case.tables, seed=seed, workload=workload, future=known, training=self.case.training
+        )
+
+
+def show_reference(room: Classroom, seed: int, max_replays: int) -> tuple[Labelled, int]:
+    """What the clairvoyant reference does in an episode, and at most how many requests were simulated to find out.
+
+    Where its plan waits for the timer of a patient order, questions are among them that an agent is never asked.
+    """
+    tables, workload = room.case.tables, room.case.workload(seed)
+    reference = find_reference(room.case, workload, Future.of(tables, workload), seed, max_replays=max_replays)
+    simulator = Simulator(tables, policy(reference.start).limits(tables))
+    seen, taken = [], []
+    simulator.reset(workload)
+    for code in reference.plan.tolist():
+        action = plan_action(simulator, code)
+        seen.append(simulator.observation(room.layout))
+        taken.append(action)
+        simulator.answer(action)
+    episodes = 2 + len(reference.costs) + len(reference.rounds) + reference.replays
+    return _labelled(room, seen, _ones(room, taken)), episodes * len(workload)
+
+
+def show_rule(room: Classroom, seed: int, teacher: Policy) -> tuple[Labelled, int]:
+    """What a rule does in an episode without timers, as agents play it; and the requests simulated."""
+    simulator, rule, asked = _begun(room, seed, teacher)
+    scratch = new_scratch(simulator.max_slots, room.case.tables.num_models, rule.network)
+    seen, taken = [], []
+    while asked:
+        action = int(pick(*simulator.arguments, rule, scratch))
+        seen.append(simulator.observation(room.layout))
+        taken.append(action)
+        asked = simulator.answer(action)
+    return _labelled(room, seen, _ones(room, taken)), len(simulator.state.requests)
+
+
+def price_episode(
+    room: Classroom, seed: int, player: Policy, others: Sequence[Policy], horizons_s: Sequence[float], share: float
+) -> tuple[Labelled, int]:
+    """What every action costs at decisions of an episode that `player` plays; and the requests simulated.
+
+    Args:
+        room: where.
+        seed: of the workload.
+        player: who decides in the episode.
+        others: who play on in the copies.
+        horizons_s: ascending times after the decision at which costs are read.
+        share: of the decisions that are labelled.
+    """
+    simulator, rule, asked = _begun(room, seed, player)
+    workload = room.case.workload(seed)
+    future = Future.of(room.case.tables, workload) if any(other.clairvoyant for other in others) else None
+    rules = [room.rule(other, workload, seed, future) for other in others]
+    scratch = new_scratch(simulator.max_slots, room.case.tables.num_models, rule.network)
+    rollouts = Rollouts(simulator)
+    draws = np.random.default_rng(np.random.SeedSequence([seed, room.number], spawn_key=(SHARE_STREAM,)))
+    seen, prices = [], []
+    while asked:
+        if draws.random() < share:
+            seen.append(simulator.observation(room.layout))
+            prices.append(prices_of(room, rollouts, rules, horizons_s))
+        asked = simulator.answer(int(pick(*simulator.arguments, rule, scratch)))
+    episodes = 1 if future is None else 2
+    return _labelled(room, seen, prices), episodes * len(workload) + rollouts.requests
+
+
+def prices_of(
+    room: Classroom, rollouts: Rollouts, rules: Sequence[Rule], horizons_s: Sequence[float]
+) -> npt.NDArray[np.float32]:
+    """What each action at the open question costs over the mean of the legal ones, `(actions,)` [PARTS]."""
+    costs = np.mean([rollouts.costs(rule, horizons_s).mean(axis=1) for rule in rules], axis=0)
+    legal = np.isfinite(costs)
+    prices = np.zeros(len(costs), dtype=np.float32)
+    prices[legal] = (costs[legal] - costs[legal].mean()) * (PARTS / room.lru_cost)
+    return prices
+
+
+def _begun(room: Classroom, seed: int, player: Policy) -> tuple[Simulator, Rule, bool]:
+    """An episode at its first question, if there is one, and the rule that will play it."""
+    workload = room.case.workload(seed)
+    future = Future.of(room.case.tables, workload) if player.clairvoyant else None
+    simulator = Simulator(room.case.tables)
+    return simulator, room.rule(player, workload, seed, future), simulator.reset(workload)
+
+
+def _ones(room: Classroom, taken: Sequence[int]) -> npt.NDArray[np.float32]:
+    return np.eye(room.actions, dtype=np.float32)[np.array(taken, dtype=np.int64)]
+
+
+def _labelled(room: Classroom, seen: Sequence[Any], labels: Any) -> Labelled:
+    """Decisions as they are remembered; there may be none."""
+    observations = np.array(seen, dtype=np.float32).reshape(len(seen), room.layout.size)
+    limits = feature_ranges(observations, room.layout) if len(seen) else {}
+    labels = np.array(labels, dtype=np.float32).reshape(len(seen), room.actions)
+    return Labelled(room.number, observations.astype(np.float16), labels, limits)
+
+
+class Memory:
+    """Labelled decisions to learn from: at most so many, the oldest episodes leave first.
+
+    Args:
+        rooms: the classrooms that episodes may come from.
+        capacity: most decisions; the last episode is kept whole.
+
+    Attributes:
+        layout: that has room for every case: what `draw` returns is laid out by it.
+        size: decisions that are remembered.
+    """
+
+    def __init__(self, rooms: Sequence[Classroom], capacity: int) -> None:
+        self._rooms, self._capacity = rooms, capacity
+        self._episodes: deque[Labelled] = deque()
+        self.size = 0
+        self.layout = ObservationLayout(
+            max(room.layout.max_slots for room in rooms), max(room.layout.max_pending for room in rooms)
+        )
+
+    def add(self, episode: Labelled) -> None:
+        """Remembers an episode, and forgets the oldest where there are too many."""
+        self._episodes.append(episode)
+        self.size += len(episode.labels)
+        while self.size > self._capacity and len(self._episodes) > 1:
+            self.size -= len(self._episodes.popleft().labels)
+
+    def draw(self, draws: np.random.Generator, count: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """So many decisions, with replacement: observations `(count, layout.size)` and labels `(count, actions)`."""
+        ends = np.cumsum([len(episode.labels) for episode in self._episodes])
+        picked = np.sort(draws.integers(self.size, size=count))
+        where = np.searchsorted(ends, picked, side="right")
+        slots, models = self.layout.max_slots, self.layout.max_pending
+        swap = self._rooms[0].case.tables.protocol == "swap"
+        observations = np.zeros((count, self.layout.size), dtype=np.float32)
+        labels = np.zeros((count, slots + (models + 1 if swap else 0)), dtype=np.float32)
+        blocks = self.layout.split(observations)
+        for number, first, end in _runs(where):
+            episode = self._episodes[number]
+            own = self._rooms[episode.case].layout
+            rows = picked[first:end] - (ends[number] - len(episode.labels))
+            seen, known = own.split(episode.observations[rows].astype(np.float32)), episode.labels[rows]
+            blocks.slots[first:end, : own.max_slots] = seen.slots
+            blocks.pending[first:end, : own.max_pending] = seen.pending
+            blocks.context[first:end] = seen.context
+            labels[first:end, : own.max_slots] = known[:, : own.max_slots]
+            if swap:
+                labels[first:end, slots : slots + own.max_pending] = known[:, own.max_slots : -1]
+                labels[first:end, -1] = known[:, -1]
+        return observations, labels
+
+    def state(self) -> list[dict[str, Any]]:
+        """All that is remembered, for `agents.state_files`."""
+        return [episode._asdict() for episode in self._episodes]
+
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Remembers what `state` gave, and nothing else."""
+        self._episodes, self.size = deque(), 0
+        for episode in state:
+            self.add(Labelled(**episode))
+
+
+def _runs(numbers: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """`(number, first, end)` of each run of equal numbers."""
+    edges = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
+    for first, end in zip([0, *edges], [*edges, len(numbers)], strict=True):
+        yield int(numbers[first]), first, end

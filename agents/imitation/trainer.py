@@ -1,0 +1,311 @@
+"""Imitation: an agent learns what those who know the future would do, at last in states of its own.
+
+1. It is shown whole episodes, of the clairvoyant reference by default, and copies what was done (behaviour cloning).
+2. Then it plays itself, and at its own decisions every action is priced with the true future. A clone that sees nothing
+   but good episodes does not learn what follows from its own mistakes (DAgger: Ross et al., 2011); prices in place of
+   right answers let it spend its effort where decisions matter (AggreVaTe: Ross and Bagnell, 2014). Its loss is what
+   its own probabilities of the actions would cost, plus a share of the first loss.
+
+Who plays on in the copies that price an action is the agent itself, or a rule. With the agent alone, and no horizon,
+the gradient would be that of its expected cost (policy gradient theorem), with all actions tried on the same requests.
+
+The agent that is played is a mean over the last few gradient steps: the labels are noisy, and so is each step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from agents.imitation.demonstrations import (
+    PRICE_SEEDS,
+    Classroom,
+    Labelled,
+    Memory,
+    price_episode,
+    show_reference,
+    show_rule,
+)
+from agents.state_files import load_state, save_state
+from cace_env.config import ConfigError, Frozen
+from cace_env.evaluation.feature_ranges import Limits, widened
+from cace_env.evaluation.held_out import check_training, recorded, seeds_text, spent_before, training_cases
+from cace_env.evaluation.suite import Env
+from cace_env.networks import ScoreNetwork
+from cace_env.policies import Agent, load_agent, policy
+from cace_env.policies.agent import AgentCard
+
+LEARNER: Final = "learner"  # among those who play on
+REFERENCE: Final = "reference"  # as a teacher
+PLAY_ON: Final[dict[Env, tuple[str, ...]]] = {
+    "Eviction-v0": (LEARNER, "belady-cost"),
+    "Swap-v0": (LEARNER, "very-patient-wsjf+belady-cost"),
+}
+WEIGHT_DECAY: Final = 1e-4
+MAX_GRADIENT: Final = 1.0
+
+
+class ImitationConfig(Frozen):
+    """How an agent learns by imitation."""
+
+    algorithm: Literal["imitation"] = "imitation"
+    env: Env = Field(default="Eviction-v0", description="Eviction-v0 or Swap-v0")
+    train_on: str | tuple[str, ...] = Field(
+        default="suite", description='"suite" (all its entries of the environment), or names of entries and scenarios'
+    )
+    seed: int = Field(default=0, ge=0, description="of weights, and of the order in which labels are learned from")
+    init: str | None = Field(
+        default=None, description="an agent to begin from: the name of a shipped one, or its folder; none = at random"
+    )
+    hidden: int = Field(default=32, ge=0, le=256, description="hidden units per layer; 0 = linear")
+    first_seed: int = Field(default=0, ge=0, description="the first training seed; each is played once per scenario")
+    teacher: str = Field(default=REFERENCE, description='who is copied at first: "reference", or a policy by its name')
+    shown: int = Field(default=5, ge=0, description="episodes per scenario that the teacher plays; 0 = none")
+    max_replays: int = Field(default=10_000, ge=0, description="of the search for a reference")
+    play_on: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description=f'who plays on behind an action that is priced: policies, or "{LEARNER}"; none = the learner '
+        "and a rule that knows the future",
+    )
+    horizons_s: tuple[float, ...] = Field(
+        default=(300.0, 900.0), min_length=1, description="ascending times after which costs are read [s]"
+    )
+    share: float = Field(default=1.0, gt=0, le=1, description="of the agent's own decisions, which are priced")
+    capacity: int = Field(default=100_000, ge=1, description="priced decisions that are remembered")
+    shown_passes: float = Field(default=10.0, gt=0, description="times that a shown decision is learned from at first")
+    passes: float = Field(default=2.0, gt=0, description="times that a priced decision is learned from, on the average")
+    copying: float = Field(default=0.5, ge=0, description="weight of copying the teacher once decisions are priced")
+    batch_size: int = Field(default=256, ge=1, description="decisions per gradient step")
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="of Adam, at the beginning")
+    final_learning_rate: float = Field(default=2e-4, ge=0, le=1, description="after `decay_steps`, and from then on")
+    decay_steps: int = Field(default=200_000, ge=1, description="decisions over which it goes from one to the other")
+    averaging: float = Field(default=0.998, ge=0, lt=1, description="share of the mean that a gradient step leaves")
+    threads: int = Field(default=1, ge=1, le=64, description="of the simulation and of torch")
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate after so many decisions: a matter of the step alone, so a resumed run has the same."""
+        share = min(step / self.decay_steps, 1.0)
+        return self.learning_rate + share * (self.final_learning_rate - self.learning_rate)
+
+
+class ImitationTrainer:
+    """Labels a training seed in every scenario, learns from what is remembered, and so on.
+
+    Attributes:
+        step: decisions that were shown or priced so far.
+        requests: simulated for them, in episodes, copies and searches; those of the agent it began from besides.
+
+    Raises:
+        ConfigError: unknown scenarios, agents or policies, or one that does not fit the environment.
+    """
+
+    def __init__(self, config: ImitationConfig) -> None:
+        self.config = config
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        cases = training_cases(config.train_on, config.env)
+        check_training(range(config.first_seed, config.first_seed + PRICE_SEEDS))
+        self._names = tuple(cases)
+        self._rooms = [Classroom.of(number, case, config.first_seed) for number, case in enumerate(cases.values())]
+        self._teacher = None if config.teacher == REFERENCE else policy(config.teacher)
+        self._others = [None if name == LEARNER else policy(name) for name in config.play_on or PLAY_ON[config.env]]
+        self._shown = Memory(self._rooms, capacity=1 << 60)
+        self._priced = Memory(self._rooms, config.capacity)
+        self._draws = np.random.default_rng(config.seed)
+        self.network = _first_network(config)
+        self._mean = ScoreNetwork.from_network(self.network.to_network())
+        self._optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY
+        )
+        self.step = 0
+        self.requests = spent_before(config.init) + sum(room.requests for room in self._rooms)
+        self._seeds = 0  # played so far, in every scenario
+        self._due = 0.0  # gradient steps
+        self._updates = 0
+        self._wall_s = 0.0
+        self._limits: Limits = {}
+
+    @property
+    def batch(self) -> int:
+        """Whole episodes are labelled, and how many decisions they have shows when they are played."""
+        return 1
+
+    def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
+        """Labels at least `steps` more decisions, whole episodes in every scenario, and learns from them.
+
+        Returns:
+            Means over gradient steps: `copy`, the cross-entropy of what the teacher did; `price`, what the agent's
+            probabilities would cost over even ones, in thousandths of an episode of LRU per decision. And
+            `learning_rate`, `remembered`.
+        """
+        began_s, end = time.perf_counter(), self.step + steps
+        losses: dict[str, list[float]] = {"copy": [], "price": []}
+        while self.step < end:
+            showing = self._seeds < self.config.shown
+            memory, passes = (self._shown, self.config.shown_passes) if showing else (self._priced, self.config.passes)
+            for episode, requests in self._play(showing):
+                memory.add(episode)
+                self._limits = widened(self._limits, episode.limits)
+                self.step += len(episode.labels)
+                self.requests += requests
+                self._due += len(episode.labels) * passes / self.config.batch_size
+                tick(self.step)
+            self._fit(losses)
+        self._wall_s += time.perf_counter() - began_s
+        return {name: float(np.mean(values)) for name, values in losses.items() if values} | {
+            "learning_rate": self.config.learning_rate_at(self.step),
+            "remembered": float(self._shown.size + self._priced.size),
+        }
+
+    def _play(self, showing: bool) -> list[tuple[Labelled, int]]:
+        """The next training seed in every scenario."""
+        config, seed = self.config, self.config.first_seed + self._seeds
+        check_training([seed])
+        self._seeds += 1
+        learner = self.agent().policy()
+        others = [other or learner for other in self._others]
+
+        def label(room: Classroom) -> tuple[Labelled, int]:
+            if not showing:
+                return price_episode(room, seed, learner, others, config.horizons_s, config.share)
+            if self._teacher is None:
+                return show_reference(room, seed, config.max_replays)
+            return show_rule(room, seed, self._teacher)
+
+        if config.threads == 1:
+            return [label(room) for room in self._rooms]
+        with ThreadPoolExecutor(config.threads) as pool:
+            return list(pool.map(label, self._rooms))
+
+    def _fit(self, losses: dict[str, list[float]]) -> None:
+        """Takes the gradient steps that are due; adds their losses."""
+        config = self.config
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(self.step)
+        while self._due >= 1.0:
+            self._due -= 1.0
+            loss = torch.zeros(())
+            if self._priced.size:
+                term = price_loss(*self._drawn(self._priced))
+                losses["price"].append(term.item())
+                loss = loss + term
+            if self._shown.size and (config.copying or not self._priced.size):
+                term = copy_loss(*self._drawn(self._shown))
+                losses["copy"].append(term.item())
+                loss = loss + (config.copying if self._priced.size else 1.0) * term
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT)
+            self._optimizer.step()
+            self._updates += 1
+            self._average()
+
+    def _drawn(self, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Scores and labels of some remembered decisions."""
+        observations, labels = memory.draw(self._draws, self.config.batch_size)
+        return self.network(torch.from_numpy(observations), memory.layout), torch.from_numpy(labels)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Moves the mean; at first it is that of few steps, so that it does not remember the random beginning."""
+        kept = min(self.config.averaging, self._updates / (self._updates + 10.0))
+        for mean, weight in zip(self._mean.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(weight, 1.0 - kept)
+
+    def agent(self) -> Agent:
+        """The mean agent as it is now, acting greedily."""
+        config = self.config
+        card = AgentCard(
+            name=f"imitation-{config.env.lower()}",
+            env=config.env,
+            algorithm=config.algorithm,
+            hidden=config.hidden,
+            description=f"imitation of those who know the future, {self.step:,} decisions",
+            trained_on=self._names,
+            train_seeds=seeds_text(range(config.first_seed, config.first_seed + max(self._seeds, PRICE_SEEDS))),
+            requests=self.requests,
+            wall_s=round(self._wall_s, 1),
+            limits=self._limits,
+        )
+        return Agent(recorded(card), self._mean.to_network())
+
+    def save(self, folder: Path) -> None:
+        """Writes what a resumed training needs: weights, optimiser, counters, generator, and all labelled decisions."""
+        save_state(
+            {
+                "algorithm": self.config.algorithm,
+                "network": dict(self.network.state_dict()),
+                "mean": dict(self._mean.state_dict()),
+                "optimizer": self._optimizer.state_dict(),
+                "shown": self._shown.state(),
+                "priced": self._priced.state(),
+                "draws": self._draws.bit_generator.state,
+                "limits": self._limits,
+                "counters": [self.step, self.requests, self._seeds, self._due, self._updates, self._wall_s],
+            },
+            folder,
+        )
+
+    def load(self, folder: Path) -> None:
+        """Goes on from what `save` wrote under the same configuration.
+
+        Raises:
+            ConfigError: the folder holds something else.
+        """
+        state = load_state(folder)
+        try:
+            if state["algorithm"] != self.config.algorithm:
+                raise ValueError(f"of algorithm {state['algorithm']!r}")
+            self.network.load_state_dict(state["network"])
+            self._mean.load_state_dict(state["mean"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._shown.restore(state["shown"])
+            self._priced.restore(state["priced"])
+            self._draws.bit_generator.state = state["draws"]
+            self._limits = state["limits"]
+            self.step, self.requests, self._seeds, self._due, self._updates, self._wall_s = state["counters"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{folder}: no state of this training ({problem})") from error
+
+
+def price_loss(scores: Tensor, prices: Tensor) -> Tensor:
+    """What actions drawn by their scores (softmax) would cost in expectation, mean over decisions.
+
+    Args:
+        scores: `(B, A)`, -inf where not legal.
+        prices: `(B, A)` of the actions, over the mean of the legal ones; 0 where not legal.
+    """
+    return (torch.softmax(scores, dim=1) * prices).sum(dim=1).mean()
+
+
+def copy_loss(scores: Tensor, taken: Tensor) -> Tensor:
+    """Cross-entropy of what was done, mean over decisions.
+
+    Args:
+        scores: `(B, A)`, -inf where not legal.
+        taken: `(B, A)` 1 for the action that was taken, else 0.
+    """
+    return torch.nn.functional.cross_entropy(scores, taken.argmax(dim=1))
+
+
+def _first_network(config: ImitationConfig) -> ScoreNetwork:
+    """Random, or that of the agent to begin from."""
+    if config.init is None:
+        return ScoreNetwork("swap" if config.env == "Swap-v0" else "eviction", config.hidden)
+    agent = load_agent(config.init)
+    if (agent.card.env, agent.network.hidden) != (config.env, config.hidden):
+        raise ConfigError(
+            f"init {config.init!r} is an agent for {agent.card.env} with {agent.network.hidden} hidden units, the "
+            f"configuration for {config.env} with {config.hidden}"
+        )
+    return ScoreNetwork.from_network(agent.network)

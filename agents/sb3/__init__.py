@@ -1,0 +1,1 @@
+"""Agents trained by the algorithms of Stable-Baselines3."""

@@ -1,0 +1,45 @@
+"""A scenario as policies meet it: a fleet, and its requests by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cace_env.config import ConfigError
+from cace_env.scenarios import Scenario, load_scenario
+from cace_env.tables import PROTOCOLS, FleetTables
+from cace_env.workload import Workload
+
+
+@dataclass(frozen=True)
+class Case:
+    """What policies are run on: a fleet and its requests by seed. `case_of` makes one of a scenario."""
+
+    name: str
+    tables: FleetTables
+    workload: Callable[[int], Workload]
+    training: Callable[[int], Workload] | None = None  # where trained policies learn; None: nowhere, as with a log
+
+
+def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol: str | None = None) -> Case:
+    """A scenario as policies meet it, tabulated once.
+
+    Args:
+        scenario: anything `load_scenario` takes, or a `Case`.
+        protocol: "eviction" (Eviction-v0: whom to evict) or "swap" (Swap-v0: which model to load, and whom to evict).
+            By default that of the `Case`, and "eviction" of anything else.
+
+    Raises:
+        ConfigError: as `load_scenario`, or no such protocol.
+    """
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol is {protocol!r}; it has to be one of {', '.join(PROTOCOLS)}")
+    if isinstance(scenario, Case):
+        tables = scenario.tables if protocol is None else scenario.tables.replace(protocol=protocol)
+        return replace(scenario, tables=tables)
+    loaded = load_scenario(scenario)
+    tables = loaded.tables().replace(protocol=protocol or "eviction")
+    # Every seed of a log is the log itself: a policy trained on it would know the requests it is judged by.
+    return Case(loaded.name, tables, loaded.workload, None if loaded.trace is not None else loaded.workload)

@@ -1,0 +1,143 @@
+"""`Eviction-v0`: the agent chooses which model makes room. `fleet_env.py` says how it is done."""
+
+from __future__ import annotations
+
+from cace_env import EVICTION_ID
+from cace_env.envs.fleet_env import FleetEnv
+
+
+class EvictionEnv(FleetEnv):
+    """Which resident CodeLLM shall make room for the one that people wait for?
+
+    ## Description
+
+    A fleet of accelerators hosts more code language models than fit into its memory. A request for a model that is not
+    resident waits until the model has been loaded, and often another one must be evicted first. The agent is asked
+    whenever there is more than one model that could go. Between two questions the simulator serves requests by
+    continuous batching, loads and drains (`docs/design.md` has every rule), so steps are unequal in simulated time.
+
+    Everything random is drawn before the episode: for the same seed every policy meets the same users.
+
+    ## Action Space
+
+    `Discrete(max_slots)`: the slot whose model is evicted. Slots are numbered accelerator by accelerator.
+
+    | Num          | Action                                     | Legal                             |
+    |--------------|--------------------------------------------|-----------------------------------|
+    | 0            | evict the model in slot 0                  | `info["action_mask"][0] == 1`     |
+    | ...          |                                            |                                   |
+    | max_slots - 1| evict the model in the last slot           | `info["action_mask"][-1] == 1`    |
+
+    Legal are models without requests; busy ones, which drain first, only when somebody has waited for `drain_after_s`
+    and no idle one helps. `info["action_mask"]` (int8) comes with every reset and step, `action_masks()` (bool) is for
+    sb3-contrib. An illegal action is replaced by the legal one of lowest index, counted in `info["invalid_action"]` and
+    penalised; with `strict=True` it raises `gymnasium.error.InvalidAction` and changes nothing.
+
+    A model may need several victims: the agent picks one per step, all at one instant.
+
+    ## Observation Space
+
+    A flat float32 `Box`: `[slots x 39 | pending models x 20 | context x 16]`, every number scaled by a fixed constant.
+    `layout.names` names each position, `layout.split(observation)` takes it apart, `layout.physical(observation)` gives
+    physical units; `docs/environment.md` lists every feature with unit and scale.
+
+    | Position             | Block                     | What                                                        |
+    |----------------------|---------------------------|-------------------------------------------------------------|
+    | 39 s ... 39 s + 38   | slot s of S               | its model: legal, size, reload time, requests, recency,     |
+    |                      |                           | demand, users, prefix tokens, latency weight, output length |
+    | 39 S + 20 k ... + 19 | k-th oldest pending model | target or not, need, load time, waiting requests, demand    |
+    | the last 16          | context                   | time since the last decision, target, memory, queues        |
+
+    It holds what a real orchestrator can know: no output length of an unfinished request, no arrival to come.
+
+    ## Rewards
+
+    Minus the cost of the time since the last decision: per task, `w_ttft` for every second that a request waits for its
+    first token and `w_e2e` for every second that it is in the system, plus optional prices of loads, missed SLOs and
+    refusals (the scenario's `reward`). The first step's reward includes the cost since time 0. `info["reward_terms"]`
+    splits each reward by its source, in the order of `cace_env.fleets.REWARD_TERMS`; the terms add up to it.
+
+    Without illegal actions the return equals minus the sum of the costs of all requests. Each illegal action costs
+    `invalid_penalty` on top, as the term `invalid_action`: it is no cost, and in no metric.
+
+    With `baseline="lru"`, or any other built-in policy, the reward is what was saved against that policy, which plays
+    the same requests: what it has paid since the last decision is added as the term `baseline`. Over an episode rewards
+    add up to exactly what is saved, so the best policy stays the same, but bursts and quiet hours no longer hide what a
+    decision was worth (input-dependent baselines: Mao et al., ICLR 2019; `cace_env.envs.baselines`). Rewards are then
+    divided by `reward_scale`, what LRU pays per decision of the scenario, so that 1 means the same everywhere; the
+    terms stay costs, and add up to reward x `reward_scale`. `episode_metrics["baseline_cost"]` is what it pays in all.
+    A baseline costs one compiled run of each workload, and nothing where workloads are kept (`num_workloads`).
+
+    ## Information
+
+    The same keys, types and shapes at every reset and step, numbers all of them; in a vector environment each is an
+    array `(num_envs, ...)`.
+
+    | Key              | Type              | What                                                                   |
+    |------------------|-------------------|------------------------------------------------------------------------|
+    | `action_mask`    | int8 `(actions,)` | 1 = legal; `action_masks()` gives it as bool                           |
+    | `elapsed_s`      | float             | simulated time since the last decision; since time 0 at a reset [s]    |
+    | `time_s`         | float             | simulated time since the episode began [s]                             |
+    | `invalid_action` | int               | illegal actions of the episode so far                                  |
+    | `workload_seed`  | int               | which requests are played; -1 for a `Workload` that was handed in      |
+    | `reward_terms`   | float64 `(16,)`   | what the reward is made of, by `cace_env.fleets.TERM`; 0 at a reset   |
+
+    What is asked, in words, is `env.unwrapped.describe()`.
+
+    ## Starting State
+
+    Time 0 up to the first question. Models are resident, cached or asleep as the scenario says.
+
+    `reset(seed=s)` plays the workload of seed `s` if it is one of the split's seeds, else that of the split's seed
+    number `s % len(seeds)`: no seed can lead a training run to test workloads. A reset without seed draws one of the
+    split's seeds with `np_random`. `info["workload_seed"]` says which it was. `options` may say instead
+    `{"workload_seed": s}` (exactly this one; it must belong to the split) or `{"workload": Workload}` (a log, say).
+
+    ## Episode End
+
+    1. Termination: all requests have finished. The last step runs on until then.
+    2. Truncation: one more decision than the scenario's `max_decisions` would be asked (no limit by default).
+
+    From then to the first step of the next episode `env.unwrapped.episode_metrics` has its metrics by name
+    (`cace_env.simulation.METRICS` explains each), so also after an automatic reset; otherwise it is None. If nothing is
+    ever asked, reset returns the mask `[1, 0, ...]`, and the only step is a no-op that returns the whole cost.
+
+    ## Arguments
+
+    ```python
+    >>> import gymnasium as gym
+    >>> env = gym.make("cace_env:cace_env/Eviction-v0", scenario="default")
+
+    ```
+
+    | Parameter         | Type                          | Default     | Description                                    |
+    |-------------------|-------------------------------|-------------|------------------------------------------------|
+    | `scenario`        | **str, Path, dict, Scenario** | `"default"` | name, YAML file, its keys, or a `Scenario`     |
+    | `split`           | **str**                       | `"train"`   | whose seeds are played: train, validation, test|
+    | `baseline`        | **str, Policy or None**       | `None`      | a built-in policy: rewards are what is saved   |
+    |                   |                               |             | against it; `"lru"` makes learning far faster  |
+    | `scale_rewards`   | **bool or None**              | `None`      | divide rewards by what LRU pays per decision;  |
+    |                   |                               |             | `None` = if there is a baseline                |
+    | `strict`          | **bool**                      | `False`     | illegal actions raise                          |
+    | `invalid_penalty` | **float**                     | `1.0`       | taken from the reward for each illegal action  |
+    | `num_workloads`   | **int or None**               | `None`      | play only the split's first so many seeds, and |
+    |                   |                               |             | keep their workloads; `None` = all seeds       |
+    | `max_slots`       | **int or None**               | `None`      | slots; `None` = as many as the fleet can use   |
+    | `max_pending`     | **int or None**               | `None`      | rows of pending models; `None` = one per model |
+    | `render_mode`     | **str or None**               | `None`      | `"ansi"`, `"rgb_array"` (960 x 540), `"human"` |
+
+    Rendering needs the history of the episode, which is kept only if `render_mode` is given. With `"human"`, reset and
+    every step show the picture in a window at `metadata["render_fps"]`; closing the window lets the run go on unseen.
+
+    ## Vectorized environment
+
+    `gym.make_vec("cace_env:cace_env/Eviction-v0", num_envs=64)` makes `cace_env.envs.EvictionVectorEnv`: the same
+    simulations, all in one compiled call.
+
+    ## Version History
+
+    * v0: first release.
+    """
+
+    ID = EVICTION_ID
+    PROTOCOL = "eviction"

@@ -1,0 +1,335 @@
+"""What Eviction-v0 and Swap-v0 share: everything but what is asked, which `env.py` says."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Final, SupportsIndex
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.error import InvalidAction, ResetNeeded
+
+from cace_env.envs.baselines import Rewards
+from cace_env.envs.states import EnvState, Origin, check_origin, origin_of
+from cace_env.envs.workload_seeds import Draws, whole
+from cace_env.fleets import nothing_to_decide as undecided
+from cace_env.observation import ObservationLayout
+from cace_env.policies import Policy
+from cace_env.rendering import picture
+from cace_env.rendering import scenes as rendering
+from cace_env.rendering.window import Window
+from cace_env.scenarios import Scenario, Split, load_scenario
+from cace_env.simulation import Simulator, Simulators, episode_metrics
+from cace_env.tables import FleetTables, slots_per_accelerator
+from cace_env.workload import Workload
+
+Observation = npt.NDArray[np.float32]
+
+OPTIONS: Final = ("workload_seed", "workload")
+ROW: Final = np.zeros(1, dtype=np.int64)  # a single environment is the first row of a batch of one
+ONE: Final = np.ones(1, dtype=np.bool_)  # and it is the one that is stepped
+HANDED_IN: Final = -1  # stands for the seed of a workload that has none: one that was handed in
+
+
+def common_layout(tables: Sequence[FleetTables], max_slots: int | None, max_pending: int | None) -> ObservationLayout:
+    """An observation that holds all the fleets; by default as small as it can be.
+
+    Raises:
+        ValueError: fewer slots than models that can fit together.
+    """
+    needed = max(max(int(slots_per_accelerator(fleet).sum()), fleet.max_slots) for fleet in tables)
+    if max_slots is not None and max_slots < needed:
+        raise ValueError(f"max_slots is {max_slots}, but {needed} models can fit at once; it has to be at least that")
+    most_models = max(fleet.num_models for fleet in tables)
+    return ObservationLayout(
+        needed if max_slots is None else max_slots, most_models if max_pending is None else max_pending
+    )
+
+
+class FleetEnv(gymnasium.Env[Observation, np.int64]):
+    """The implementation of `EvictionEnv` and `SwapEnv`, whose docstrings say what it does."""
+
+    ID: ClassVar[str]  # under which Gymnasium knows it
+    PROTOCOL: ClassVar[str]  # what is asked, see `cace_env.tables.PROTOCOLS`
+
+    metadata: dict[str, Any] = {"render_modes": rendering.render_modes(), "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        scenario: str | Path | Mapping[str, Any] | Scenario = "default",
+        split: Split = "train",
+        *,
+        baseline: str | Policy | None = None,
+        scale_rewards: bool | None = None,
+        strict: bool = False,
+        invalid_penalty: float = 1.0,
+        num_workloads: int | None = None,
+        max_slots: int | None = None,
+        max_pending: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        rendering.check_render_mode(render_mode)
+        if not invalid_penalty >= 0:
+            raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
+        self.scenario = load_scenario(scenario)
+        self.split = split
+        self.draws = Draws((self.scenario,), split, num_workloads)
+        self.strict = strict
+        self.invalid_penalty = float(invalid_penalty)
+        self.render_mode = render_mode
+        self.tables = self.scenario.tables().replace(protocol=self.PROTOCOL)
+        if (idle := undecided.warning(self.scenario.name, self.tables)) is not None:
+            gymnasium.logger.warn("%s", idle, stacklevel=2)
+        self.rewards = Rewards((self.scenario,), (self.tables,), ROW, baseline=baseline, scale=scale_rewards)
+        self.layout = common_layout([self.tables], max_slots, max_pending)
+        self.simulators = Simulators(
+            [self.tables],
+            [0],
+            self.layout,
+            invalid_penalty=self.invalid_penalty,
+            kept=self.draws.num_kept,
+            trace=render_mode is not None,
+        )
+        self.observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
+        self.action_space = spaces.Discrete(self.simulators.num_actions)
+        self._actions = np.zeros(1, dtype=np.int64)
+        self._played: int | Workload | None = None  # the workload, or its seed; None before the first episode
+        self.episode_metrics: dict[str, float] | None = None
+        self._look = self.simulators.new_look()
+        self._asked = False  # a question is open
+        self._over = True
+        self._last_choice: rendering.Choice | None = None
+        human = render_mode == "human"
+        self.window = Window(f"cace-env: {self.scenario.name}", self.metadata["render_fps"]) if human else None
+
+    @property
+    def _mask(self) -> npt.NDArray[np.int8]:
+        mask: npt.NDArray[np.int8] = self._look.masks[0]
+        return mask
+
+    @property
+    def reward_scale(self) -> float:
+        """By which rewards are divided: reward x scale is a cost."""
+        return float(self.rewards.scales[0])
+
+    @property
+    def simulator(self) -> Simulator:
+        """The simulation, to look at; valid until the next reset or `set_state`."""
+        return self.simulators.view(0)
+
+    @property
+    def workload(self) -> Workload | None:
+        """The requests of the episode; None before the first reset."""
+        return self.scenario.workload(self._played) if isinstance(self._played, int) else self._played
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode and runs to its first question.
+
+        Args:
+            seed: seeds `np_random`, and chooses the workload as the class docstring says.
+            options: `{"workload_seed": int}` or `{"workload": Workload}` to say which workload exactly.
+
+        Raises:
+            ValueError: an unknown option, or a workload seed of another split.
+        """
+        named = self._named(options or {})
+        super().reset(seed=seed)
+        played = self.draws.seed(seed, self.np_random) if named is None else named
+        self._over = True  # until the next episode has begun
+        baseline = self.rewards.baseline
+        if isinstance(played, Workload):
+            shelf = self.simulators.bank.put(0, played)
+        else:
+            met = None if baseline is None else partial(baseline.meet, 0, seed=played, keep=self.draws.keeps(played))
+            shelf = self.draws.shelf(self.simulators.bank, 0, 0, played, met)
+        self.simulators.load(0, shelf)
+        if baseline is not None:
+            baseline.begin(0, played)
+        self._asked = self.simulators.reset(ROW, self._look) == 0
+        self._played = played
+        self._over = False
+        self._last_choice = None
+        self._look.terms[:] = 0.0  # nothing is charged at a reset
+        seen = self._see()
+        self._show()
+        return seen
+
+    def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Does what `action` says and runs to the next question, or to the end.
+
+        Raises:
+            InvalidAction: no number, no action, or with `strict` one that is not legal; nothing has changed.
+            ResetNeeded: the episode is over, or has not begun.
+        """
+        if self._over:
+            raise ResetNeeded("the episode is over or has not begun; call reset first")
+        try:
+            number = operator.index(action)
+        except TypeError:
+            raise InvalidAction(f"action is {action!r}; give the number of one action") from None
+        if not 0 <= number < self.simulators.num_actions:
+            raise InvalidAction(f"action {number} is none; actions are 0 to {self.simulators.num_actions - 1}")
+        if self.strict and not self._mask[number]:
+            raise InvalidAction(f"action {number} is not legal now; legal are {np.flatnonzero(self._mask).tolist()}")
+        if self._asked and self.render_mode is not None:
+            picked = number if self._mask[number] else int(self._mask.argmax())
+            self._last_choice = rendering.open_choice(self.simulator, picked)
+        self._actions[0] = number
+        look = self._look
+        self._over = self.simulators.step(ROW, self._actions, look) == 1
+        self._asked = not self._over
+        self.rewards.settle(look, ONE)
+        observation, info = self._see()
+        self.episode_metrics = self._metrics() if self._over else None
+        self._show()
+        return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
+
+    def get_state(self) -> EnvState:
+        """All that decides how the environment goes on: the simulation, its account, and `np_random`.
+
+        It is taken in microseconds, does not change when the environment goes on, and can be pickled. Wrappers and the
+        generator of `action_space.sample()` are not in it. `docs/environment.md` shows what it is good for.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        if self._played is None:
+            raise ResetNeeded("there is no state before the first reset")
+        generator = self._np_random
+        return EnvState(
+            origin=self._origin,
+            simulation=self.simulators.snapshot(0),
+            mask=self._mask.copy(),
+            played=self._played,
+            over=self._over,
+            generator=None if generator is None else (self._np_random_seed, generator.bit_generator.state),
+            statistics=None,
+            choice=self._last_choice,
+        )
+
+    def set_state(self, state: EnvState) -> None:
+        """Goes on from a state of this environment, or of another one of the same scenario, single or in a batch.
+
+        What follows is what followed there, to the bit: observations, rewards, infos, and what later resets draw, if
+        `num_workloads` is the same. `strict` and `invalid_penalty` stay those of this environment. The legal actions
+        are in `action_masks()`, the observation is `simulator.observation(layout)`; wrappers learn of it at the next
+        step, and a window shows it then. An `Actor` has to be reset.
+
+        Raises:
+            TypeError: it is no state.
+            ValueError: it is of another scenario, split, size or version, or lacks the history that is rendered here;
+                nothing has changed.
+        """
+        check_origin(state, self._origin)
+        self.simulators.restore(0, state.simulation)
+        self._look.masks[0] = state.mask
+        self._asked = self.simulators.asked(0)
+        self._played, self._over, self._last_choice = state.played, state.over, state.choice
+        if self.rewards.baseline is not None:
+            self.rewards.baseline.resume(0, state.played, self.simulators.charged_until_s(0))
+        self.episode_metrics = self._metrics() if state.over else None
+        if state.generator is None:
+            self._np_random, self._np_random_seed = None, None
+        else:
+            self.np_random.bit_generator.state = state.generator[1]
+            self._np_random_seed = state.generator[0]
+
+    @cached_property
+    def _origin(self) -> Origin:
+        return origin_of(self.ID, self.scenario, self.split, self.layout, self.PROTOCOL, self.simulators.digest(0))
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Legal actions now, `(actions,)`: the hook of sb3-contrib's `MaskablePPO`.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        if self._played is None:
+            raise ResetNeeded("there is no mask before the first reset")
+        masks: npt.NDArray[np.bool_] = self._mask == 1
+        return masks
+
+    def describe(self) -> str:
+        """What is asked now, in words.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        if self._played is None:
+            raise ResetNeeded("nothing is asked before the first reset")
+        return self.simulators.describe(0, self._mask)
+
+    def render(self) -> str | npt.NDArray[np.uint8] | None:
+        """The situation now, as text or as a picture `(540, 960, 3)`.
+
+        None without `render_mode`, and with `"human"`, where reset and step have shown it already.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        if self.render_mode is None:
+            gymnasium.logger.warn(
+                'nothing is rendered; give render_mode="ansi", "rgb_array" or "human" to gymnasium.make'
+            )
+            return None
+        if self._played is None:
+            raise ResetNeeded("there is nothing to render before the first reset")
+        if self.render_mode == "human":
+            return None
+        return rendering.ansi(self._scene()) if self.render_mode == "ansi" else picture.rgb_array(self._scene())
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        if self.window is not None:
+            self.window.close()
+
+    def _scene(self) -> rendering.Scene:
+        return rendering.scene(self.simulator, self._last_choice, self.scenario.name)
+
+    def _show(self) -> None:
+        """The situation in the window, as long as that is open; nobody pays for pictures that nobody sees."""
+        if self.window is not None and not self.window.closed:
+            self.window.show(picture.rgb_array(self._scene()))
+
+    def _named(self, options: Mapping[str, Any]) -> int | Workload | None:
+        """The seed of the workload to play, or the workload that was handed in, or None if neither is said."""
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown or len(options) > 1:
+            raise ValueError(f"reset options are {sorted(options)}; give at most one of {', '.join(OPTIONS)}")
+        if "workload" in options:
+            workload: Workload = options["workload"]
+            workload.validate(self.tables.num_models)
+            return workload
+        if options.get("workload_seed") is not None:
+            return self.draws.check(whole("workload_seed", options["workload_seed"]))
+        return None
+
+    def _see(self) -> tuple[Observation, dict[str, Any]]:
+        """Observation and info of now, in arrays that nobody else has.
+
+        Always the same keys, each of the same type and shape, and all of them numbers: so whatever batches, stacks or
+        stores infos can do so (Gymnasium's vectors, TorchRL, Minari).
+        """
+        look = self._look
+        return look.observations[0].copy(), {
+            "action_mask": self._mask.copy(),
+            "elapsed_s": float(look.elapsed_s[0]),
+            "time_s": float(look.time_s[0]),
+            "invalid_action": int(look.invalid[0]),
+            "workload_seed": self._played if isinstance(self._played, int) else HANDED_IN,
+            "reward_terms": look.terms[:, 0] + 0.0,  # what has no price is -0.0
+        }
+
+    def _metrics(self) -> dict[str, float]:
+        """Of the episode as it stands."""
+        metrics = episode_metrics(self.simulator.summary(), self.tables)
+        if self.rewards.baseline is not None:
+            metrics["baseline_cost"] = float(self.rewards.baseline.costs[0])
+        return metrics

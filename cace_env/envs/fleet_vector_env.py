@@ -1,0 +1,511 @@
+"""What the vector environments of Eviction-v0 and Swap-v0 share: simulations stepped by one compiled call."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.error import InvalidAction, ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from cace_env.envs.baselines import Rewards
+from cace_env.envs.fleet_env import HANDED_IN, FleetEnv, common_layout
+from cace_env.envs.states import EnvState, Origin, check_origin, origin_of
+from cace_env.envs.vector_infos import Bools, Infos, InfoWriter, add, only
+from cace_env.envs.workload_seeds import Draws, whole
+from cace_env.fleets import nothing_to_decide as undecided
+from cace_env.kernel.batch import Look
+from cace_env.kernel.state import Int64Array
+from cace_env.policies import Policy
+from cace_env.scenarios import Scenario, Split, load_scenario
+from cace_env.simulation import METRICS, Simulators
+from cace_env.workload import Workload
+
+AnyScenario = str | Path | Mapping[str, Any] | Scenario
+
+OPTIONS: Final = ("reset_mask", "workload_seed")
+
+
+class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[Any]]):
+    """`num_envs` copies of an environment, stepped together: `EvictionVectorEnv` and `SwapVectorEnv`.
+
+    Environment i does, to the bit, what a single one does that was reset with seed `s + i`: actions, observations,
+    rewards and infos are those of `gymnasium.vector.SyncVectorEnv`. Arrays that were returned are never changed later;
+    masks in one step's infos may be the same array. `episode_metrics` is by name, of the episodes that the last step
+    has ended. One environment is stepped by one Python thread at a time.
+
+    Args:
+        num_envs: number of environments.
+        scenario: as for a single environment, or a sequence: environment i plays number `i % len(scenario)`.
+            All have slots and pending rows as the one that needs most, and memory as the one with most requests.
+        split: whose seeds are played: train, validation, test.
+        autoreset_mode: what happens where an episode has ended, as the enum or its value. `"NextStep"`: the next step
+            ignores the action, resets and rewards 0. `"SameStep"`: the reset happens in the step that ends the episode;
+            the last observation and info are `infos["final_obs"]` and `infos["final_info"]`. `"Disabled"`: call
+            `reset(options={"reset_mask": terminated | truncated})`.
+        num_workloads: play only the split's first so many seeds, and keep their workloads (about 50 bytes a request
+            each). Resets are several times as fast, but an agent sees no more than these workloads, drawn with
+            replacement. None = all seeds, each workload generated when it is played.
+        threads: how many threads share the simulation; results do not depend on it. New workloads are generated one
+            after the other.
+        baseline: rewards are what is saved against this built-in policy on the same requests, as for a single
+            environment (`cace_env.envs.baselines`).
+        scale_rewards: divide rewards by what LRU pays per decision of the scenario; None = if there is a baseline.
+        strict: illegal actions raise, and nothing has changed.
+        invalid_penalty: taken from the reward for each illegal action.
+        max_slots: slots; None = as many as the largest fleet can use.
+        max_pending: rows of pending models, in Swap-v0 of all models; None = one per model.
+        max_episode_steps: truncates episodes after so many steps, as Gymnasium's `TimeLimit` does; but one that ends by
+            itself in its last step is terminated only, and a truncated one has `episode_metrics`, too.
+        episode_statistics: `infos["episode"]` of finished episodes, as `RecordEpisodeStatistics` gives it: return `r`,
+            length `l`, wall time `t` [s]. Off, so that Gymnasium's wrapper finds the name free.
+        render_mode: None; to look at an episode, make a single environment.
+
+    Raises:
+        ValueError, ConfigError: an argument out of range, or a scenario that cannot be.
+    """
+
+    SINGLE: ClassVar[type[FleetEnv]]  # what each of its environments does
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: AnyScenario | Sequence[AnyScenario] = "default",
+        split: Split = "train",
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        num_workloads: int | None = None,
+        threads: int = 1,
+        baseline: str | Policy | None = None,
+        scale_rewards: bool | None = None,
+        strict: bool = False,
+        invalid_penalty: float = 1.0,
+        max_slots: int | None = None,
+        max_pending: int | None = None,
+        max_episode_steps: int | None = None,
+        episode_statistics: bool = False,
+        render_mode: None = None,
+    ) -> None:
+        for name, value in (("num_envs", num_envs), ("threads", threads), ("max_episode_steps", max_episode_steps)):
+            if value is not None and whole(name, value) < 1:
+                raise ValueError(f"{name} is {value}; it has to be at least 1")
+        if not invalid_penalty >= 0:
+            raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
+        if render_mode is not None:
+            raise ValueError(
+                f"render_mode is {render_mode!r}, but many environments at once are not rendered; look at a single "
+                f'one: gymnasium.make("cace_env:{self.SINGLE.ID}", render_mode=...)'
+            )
+        one = isinstance(scenario, str | Path | Mapping | Scenario)
+        several: Sequence[Any] = [scenario] if one else scenario  # type: ignore[assignment]
+        self.scenarios = tuple(load_scenario(each) for each in several)
+        if not self.scenarios:
+            raise ValueError("scenario is an empty sequence; give at least one")
+        self.num_envs = num_envs
+        self.render_mode = None
+        known = [mode.value for mode in AutoresetMode]
+        if not isinstance(autoreset_mode, AutoresetMode) and autoreset_mode not in known:
+            raise ValueError(f"autoreset_mode is {autoreset_mode!r}; it has to be one of {str(known)[1:-1]}")
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
+        self.split = split
+        self.strict = strict
+        self.draws = Draws(self.scenarios, split, num_workloads)
+        tables = [each.tables().replace(protocol=self.SINGLE.PROTOCOL) for each in self.scenarios]
+        for each, fleet in zip(self.scenarios, tables, strict=True):
+            if (idle := undecided.warning(each.name, fleet)) is not None:
+                gymnasium.logger.warn("%s", idle, stacklevel=2)
+        if max_episode_steps is not None:
+            tables = [replace(each, max_decisions=min(each.max_decisions, max_episode_steps)) for each in tables]
+        self.layout = common_layout(tables, max_slots, max_pending)
+        self.scenario_of = np.arange(num_envs) % len(tables)  # (num_envs,) number of each environment's scenario
+        self.rewards = Rewards(self.scenarios, tables, self.scenario_of, baseline=baseline, scale=scale_rewards)
+        self.simulators = Simulators(
+            tables,
+            self.scenario_of.tolist(),
+            self.layout,
+            invalid_penalty=float(invalid_penalty),
+            kept=self.draws.num_kept,
+            threads=threads,
+        )
+        self.single_observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
+        self.single_action_space = spaces.Discrete(self.simulators.num_actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._statistics = episode_statistics
+        self._np_randoms: list[np.random.Generator | None] = [None] * num_envs
+        self._np_random_seeds = [-1] * num_envs
+        self._played: list[int | Workload] = [
+            -1
+        ] * num_envs  # workload seeds; a workload only from a single one's state
+        self._over = np.ones(num_envs, dtype=np.bool_)  # (num_envs,) no step before a reset
+        self._any_over = True
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, dtype=np.int64)
+        self._began_s = np.zeros(num_envs)
+        self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, actions); None before the first reset
+        self._workload_seeds = np.full(num_envs, HANDED_IN)  # (num_envs,) of what is played
+        self._ended: npt.NDArray[np.float64] | None = None  # (metrics, num_envs) of what the last step ended
+        self._ended_baseline: npt.NDArray[np.float64] | None = None  # (num_envs,) cost of the baseline, if there is one
+        self._writer = InfoWriter(self.simulators, self.scenario_of)
+        self._watchers: list[Callable[[Bools], None]] = []
+        self._all_rows = np.arange(num_envs)  # writeable: read-only rows would make Numba compile everything once more
+
+    @property
+    def reward_scales(self) -> npt.NDArray[np.float64]:
+        """By which the rewards of each environment are divided, `(num_envs,)`: reward x scale is a cost."""
+        return self.rewards.scales.copy()
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of each environment, as `SyncVectorEnv` has it."""
+        return tuple(self._generator(env) for env in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed of each environment's generator."""
+        self.np_random  # noqa: B018  # makes those that are not there yet
+        return tuple(self._np_random_seeds)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: Infos | None = None
+    ) -> tuple[npt.NDArray[np.float32], Infos]:
+        """Starts episodes and runs each to its first question.
+
+        Args:
+            seed: `s` seeds environment i with `s + i`; a sequence has one seed, or None, for each.
+            options: `{"reset_mask": (num_envs,) bool}` resets only these, and leaves the others where they are: infos
+                tell nothing of them (`_action_mask` is False), `action_masks()` does;
+                `{"workload_seed": int or (num_envs,) ints}` says which workloads exactly.
+
+        Raises:
+            ValueError, TypeError: a seed, mask or option that is not as above, or a workload seed of another split;
+                nothing has changed.
+            ResetNeeded: `reset_mask` leaves out environments that have no episode.
+        """
+        seeds = self._seeds(seed)
+        mask, named = self._options(dict(options or {}))
+        rows = self._all_rows if mask is None else np.flatnonzero(mask)
+        for env in rows.tolist():
+            if seeds[env] is not None:
+                self._np_randoms[env], self._np_random_seeds[env] = seeding.np_random(seeds[env])
+        self._load(rows, seeds, named)
+        look = self.simulators.new_look()
+        self.simulators.reset(rows, look)
+        if mask is not None:
+            self.simulators.see(np.flatnonzero(~mask), look)
+        self._begin(rows)
+        self._mask = look.masks.copy()
+        seen = self._writer.everybody if mask is None else mask.copy()
+        return look.observations, self._writer.infos(look, seen, self._writer.nobody, self._workload_seeds)
+
+    def step(
+        self, actions: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], Bools, Bools, Infos]:
+        """Does what `actions[i]` says in each environment and runs to its next question, or to the end.
+
+        Raises:
+            InvalidAction: an action that is none, or with `strict` one that is not legal; nothing has changed.
+            ResetNeeded: an episode is over or has not begun, and nobody resets it; nothing has changed.
+        """
+        if self._mask is None:
+            raise ResetNeeded("no episode is running; call reset first")
+        again = self._over  # episodes that ended in the step before
+        stepped = ~again if self._any_over else self._writer.everybody
+        if self._any_over and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
+            raise ResetNeeded(
+                f"the episodes of environments {np.flatnonzero(again).tolist()} are over; call "
+                'reset(options={"reset_mask": terminated | truncated}) before the next step'
+            )
+        chosen = self._actions(actions, stepped)
+        look = self.simulators.new_look()
+        if stepped is self._writer.everybody:
+            ended = self.simulators.step(self._all_rows, chosen, look)
+        else:
+            rows = np.flatnonzero(again)
+            self._load(rows, None, None)
+            self.simulators.reset(rows, look)
+            ended = self.simulators.step(np.flatnonzero(stepped), chosen, look)
+            for values in (look.rewards, look.terminated, look.truncated, look.illegal, look.terms.T):
+                values[again] = 0
+            self._begin(rows)
+        self.rewards.settle(look, stepped)
+        for watcher in self._watchers:
+            watcher(stepped)
+        if self._statistics:
+            self._count(look.rewards, stepped)
+        self._ended = None
+        if ended:
+            infos = self._end(look, stepped)
+        else:
+            infos = self._writer.infos(look, self._writer.everybody, stepped, self._workload_seeds)
+        self._mask = look.masks.copy()
+        return look.observations, look.rewards, look.terminated, look.truncated, infos
+
+    def watch(self, watcher: Callable[[Bools], None]) -> None:
+        """Calls `watcher(stepped)` in every step, as soon as the simulations have gone on.
+
+        So it sees the end of an episode under SAME_STEP, too, which then begins the next one. `stepped` is a mask of
+        the environments whose step it was, `(num_envs,)`; the others have just been reset.
+        """
+        self._watchers.append(watcher)
+
+    def action_masks(self) -> Bools:
+        """Legal actions now, `(num_envs, actions)`.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        if self._mask is None:
+            raise ResetNeeded("there is no mask before the first reset")
+        return self._mask.astype(np.bool_)
+
+    @property
+    def episode_metrics(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Metrics of the episodes that the last step has ended, by name, `(num_envs,)` each; NaN for the others.
+
+        As those of a single environment; a reset in the same step leaves them.
+        """
+        ended = np.full((len(METRICS), self.num_envs), np.nan) if self._ended is None else self._ended.copy()
+        metrics = dict(zip(METRICS, ended, strict=True))
+        if self.rewards.baseline is not None:
+            costs = None if self._ended is None else self._ended_baseline
+            metrics["baseline_cost"] = np.full(self.num_envs, np.nan) if costs is None else costs.copy()
+        return metrics
+
+    def describe(self, env: int) -> str:
+        """What environment `env` is asked, in words, as `describe()` of the single environment.
+
+        With SAME_STEP and an episode that has just ended, this is the question of the next one.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            IndexError: there is no such environment.
+        """
+        return self.simulators.describe(env, self._mask_of(env))
+
+    def get_state(self, env: int) -> EnvState:
+        """The state of environment `env`, as `FleetEnv.get_state` gives it.
+
+        Where its episode has ended it is that of the episode before the reset under NEXT_STEP and DISABLED, and that of
+        the next one under SAME_STEP.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+            IndexError: there is no such environment.
+        """
+        mask = self._mask_of(env)
+        generator = self._np_randoms[env]
+        return EnvState(
+            origin=self._origins[self.scenario_of[env]],
+            simulation=self.simulators.snapshot(env),
+            mask=mask.copy(),
+            played=self._played[env],
+            over=bool(self._over[env]),
+            generator=None if generator is None else (self._np_random_seeds[env], generator.bit_generator.state),
+            statistics=(float(self._returns[env]), int(self._lengths[env])) if self._statistics else None,
+            choice=None,
+        )
+
+    def set_state(self, env: int, state: EnvState) -> None:
+        """Makes environment `env` go on from a state: its own, another one's of this batch, or a single environment's.
+
+        Nothing is returned: the legal actions are in `action_masks()`, and wrappers learn of it at the next step. What
+        `FleetEnv.set_state` says holds here, too. Where the state's episode has ended, the next step does with it
+        what the autoreset mode says; under SAME_STEP, which knows no such episodes, it asks for a reset.
+
+        Raises:
+            ResetNeeded: there has been no reset; the others would have no episode.
+            IndexError: there is no such environment.
+            TypeError, ValueError: as for `FleetEnv.set_state`; or it does not tell the return and length of its
+                episode, which `episode_statistics=True` needs.
+        """
+        mask = self._mask_of(env)
+        check_origin(state, self._origins[self.scenario_of[env]])
+        if self._statistics and state.statistics is None:
+            raise ValueError(
+                "the state does not tell the return of its episode so far, which episode_statistics=True needs; take "
+                "it from a batch with episode_statistics=True, or make this one without"
+            )
+        self.simulators.restore(env, state.simulation)
+        mask[:] = state.mask
+        self._played[env] = state.played
+        self._workload_seeds[env] = state.played if isinstance(state.played, int) else HANDED_IN
+        if self.rewards.baseline is not None:
+            self.rewards.baseline.resume(env, state.played, self.simulators.charged_until_s(env))
+        self._over = self._over.copy()  # infos may hold the array from before
+        self._over[env] = state.over
+        self._any_over = bool(self._over.any())
+        if state.statistics is not None:
+            self._returns[env], self._lengths[env] = state.statistics
+        if state.generator is None:
+            self._np_randoms[env], self._np_random_seeds[env] = None, -1
+        else:
+            self._generator(env).bit_generator.state = state.generator[1]
+            self._np_random_seeds[env] = -1 if state.generator[0] is None else state.generator[0]
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends the threads."""
+        del kwargs
+        if hasattr(self, "simulators"):  # Gymnasium before 1.2 closes what could not be made, too
+            self.simulators.close()
+
+    def _mask_of(self, env: int) -> npt.NDArray[np.int8]:
+        """The legal actions of an environment that has been reset; not a copy."""
+        if self._mask is None:
+            raise ResetNeeded(f"environment {env} has no episode before the first reset")
+        if not 0 <= env < self.num_envs:
+            raise IndexError(f"environment {env} is none; there are 0 to {self.num_envs - 1}")
+        return self._mask[env]  # type: ignore[no-any-return]
+
+    @cached_property
+    def _origins(self) -> list[Origin]:
+        """Where states come from, for each scenario."""
+        return [
+            origin_of(
+                self.SINGLE.ID, scenario, self.split, self.layout, self.SINGLE.PROTOCOL, self.simulators.digest(number)
+            )
+            for number, scenario in enumerate(self.scenarios)
+        ]
+
+    def _generator(self, env: int) -> np.random.Generator:
+        generator = self._np_randoms[env]
+        if generator is None:
+            generator, self._np_random_seeds[env] = seeding.np_random()
+            self._np_randoms[env] = generator
+        return generator
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        """One seed, or None, for each environment."""
+        if seed is None:
+            return [None] * self.num_envs
+        if np.ndim(seed) == 0:  # type: ignore[arg-type]
+            first = whole("seed", seed)  # type: ignore[arg-type]
+            seeds: list[int | None] = [first + env for env in range(self.num_envs)]
+        else:
+            seeds = [None if each is None else operator.index(each) for each in seed]  # type: ignore[union-attr]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"there are {len(seeds)} seeds for {self.num_envs} environments; give one for each")
+        negative = [each for each in seeds if each is not None and each < 0]
+        if negative:
+            raise ValueError(f"seed {negative[0]} is negative; seeds are at least 0")
+        return seeds
+
+    def _options(self, options: Infos) -> tuple[Bools | None, Int64Array | None]:
+        """The environments to reset, None for all; and their workload seeds, if they are named."""
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown:
+            raise ValueError(f"unknown reset option {unknown[0]!r}; the options are {', '.join(OPTIONS)}")
+        mask = options.get("reset_mask")
+        if mask is not None:
+            if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+                raise TypeError(f"reset_mask is {mask!r}; it has to be a bool array of shape ({self.num_envs},)")
+            if not mask.any():
+                raise ValueError("reset_mask resets no environment; at least one has to be True")
+            if self._mask is None and not mask.all():
+                raise ResetNeeded("reset_mask leaves out environments that have no episode; reset all first")
+        named = options.get("workload_seed")
+        if named is not None:
+            named = np.asarray(named)
+            if named.dtype.kind not in "iu" or named.shape not in ((), (self.num_envs,)):
+                raise ValueError(f"workload_seed has shape {named.shape}; give one integer, or {self.num_envs}")
+            named = np.broadcast_to(named, self.num_envs)
+            for each in np.unique(named if mask is None else named[mask]).tolist():
+                self.draws.check(each)
+        return mask, named
+
+    def _load(self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None) -> None:
+        """Gives `rows` their next workloads."""
+        # Until all have begun nothing may be stepped: an interrupt leaves workloads without their states.
+        self._mask = None
+        for env in rows.tolist():
+            if named is not None:
+                seed = int(named[env])
+            else:
+                seed = self.draws.seed(None if seeds is None else seeds[env], self._generator(env))
+            baseline = self.rewards.baseline
+            met = None if baseline is None else partial(baseline.meet, env, seed=seed, keep=self.draws.keeps(seed))
+            shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), seed, met)
+            self.simulators.load(env, shelf)
+            if baseline is not None:
+                baseline.begin(env, seed)
+            self._played[env] = self._workload_seeds[env] = seed
+
+    def _begin(self, rows: Int64Array) -> None:
+        """Episodes of `rows` have begun."""
+        self._over = self._over.copy()  # infos may hold the array from before
+        self._over[rows] = False
+        self._any_over = bool(self._over.any())
+        self._returns[rows] = 0.0
+        self._lengths[rows] = 0
+        self._began_s[rows] = time.perf_counter()
+
+    def _actions(self, actions: npt.ArrayLike, stepped: Bools) -> Int64Array:
+        """One action for each environment, checked where it is used."""
+        chosen = np.asarray(actions)
+        if chosen.shape != (self.num_envs,) or chosen.dtype.kind not in "iu":
+            raise InvalidAction(
+                f"actions are {chosen.dtype} of shape {chosen.shape}; give an integer for each of {self.num_envs}"
+            )
+        chosen = chosen.astype(np.int64, order="C")  # a copy: Numba would compile once more for read-only actions
+        if stepped is not self._writer.everybody:
+            chosen = np.where(stepped, chosen, 0)
+        most = self.simulators.num_actions
+        if chosen.view(np.uint64).max() >= most:  # a negative number is a large one, too
+            env = int(np.flatnonzero((chosen < 0) | (chosen >= most))[0])
+            raise InvalidAction(f"action {chosen[env]} of environment {env} is none; actions are 0 to {most - 1}")
+        if self.strict:
+            illegal = (self._mask[self._all_rows, chosen] == 0) & stepped  # type: ignore[index]
+            if illegal.any():
+                env = int(illegal.argmax())
+                legal = np.flatnonzero(self._mask[env]).tolist()  # type: ignore[index]
+                raise InvalidAction(f"action {chosen[env]} of environment {env} is not legal now; legal are {legal}")
+        return chosen
+
+    def _count(self, rewards: npt.NDArray[np.float64], stepped: Bools) -> None:
+        """Keeps returns and lengths of the episodes."""
+        self._returns += np.where(stepped, rewards, 0.0)
+        self._lengths += stepped
+
+    def _end(self, look: Look, stepped: Bools) -> Infos:
+        """Infos of a step in which episodes ended; with SAME_STEP the next ones begin."""
+        over = look.terminated | look.truncated
+        rows = np.flatnonzero(over)
+        self._ended = self._writer.metrics(rows)
+        if self.rewards.baseline is not None:
+            self._ended_baseline = np.where(over, self.rewards.baseline.costs, np.nan)
+        episodes = self._episodes(over) if self._statistics else {}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for env in rows.tolist():
+                final_obs[env] = look.observations[env].copy()
+            final_info = self._writer.infos(look, over, over, self._workload_seeds)
+            self._load(rows, None, None)
+            self.simulators.reset(rows, look)
+            self._begin(rows)
+            infos = self._writer.infos(look, self._writer.everybody, stepped & ~over, self._workload_seeds)
+            add(infos, "final_obs", final_obs, over)
+            add(infos, "final_info", final_info, over)
+        else:
+            self._over, self._any_over = over.copy(), True
+            infos = self._writer.infos(look, self._writer.everybody, stepped, self._workload_seeds)
+        if self._statistics:
+            add(infos, "episode", episodes, over)
+        return infos
+
+    def _episodes(self, over: Bools) -> Infos:
+        """Return, length and wall time of the episodes that are `over`."""
+        elapsed_s = np.round(time.perf_counter() - self._began_s, 6)
+        statistics = {"r": self._returns, "l": self._lengths, "t": elapsed_s}
+        return {name: only(over, values) for name, values in statistics.items()}

@@ -1,0 +1,80 @@
+"""Infos of many environments at once, in the form that `gymnasium.vector.SyncVectorEnv` gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.kernel.batch import Look
+from cace_env.kernel.state import Int64Array
+from cace_env.simulation import METRICS, Simulators, episode_metrics
+
+Bools = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+Infos = dict[str, Any]
+
+
+class InfoWriter:
+    """Puts what was seen into infos: arrays of all environments, each with a mask of those that it is about.
+
+    Args:
+        simulators: of all environments.
+        scenario_of: number of each environment's scenario, `(num_envs,)`.
+
+    Attributes:
+        everybody: a mask of all environments; by identity the sign that nothing has to be left out. Never returned.
+        nobody: a mask of none.
+    """
+
+    def __init__(self, simulators: Simulators, scenario_of: Int64Array) -> None:
+        self._simulators = simulators
+        self._scenario_of = scenario_of
+        self.everybody: Bools = np.ones(simulators.num_envs, dtype=np.bool_)
+        self.nobody: Bools = np.zeros(simulators.num_envs, dtype=np.bool_)
+
+    def infos(self, look: Look, seen: Bools, stepped: Bools, played: Int64Array) -> Infos:
+        """What the single environments say: those that were `seen`, and what it cost those that were `stepped`.
+
+        Args:
+            look: what was seen.
+            seen: which environments say something, `(num_envs,)`.
+            stepped: which of them took a step; nothing is charged to the others.
+            played: seeds of the workloads, `(num_envs,)`.
+        """
+        everybody = seen is self.everybody
+        terms = look.terms.T + 0.0  # what has no price is -0.0
+        if stepped is not self.everybody:
+            terms[~stepped] = 0.0
+        seen = seen.copy()
+        infos: Infos = {}
+        for name, values in (
+            ("action_mask", look.masks),
+            ("elapsed_s", look.elapsed_s),
+            ("time_s", look.time_s),
+            ("invalid_action", look.invalid),
+            ("workload_seed", played.copy()),
+            ("reward_terms", terms),
+        ):
+            add(infos, name, values if everybody else only(seen, values), seen)
+        return infos
+
+    def metrics(self, rows: Int64Array) -> FloatArray:
+        """Metrics of the episodes of `rows`, `(metrics, num_envs)` in the order of `METRICS`; NaN for the others."""
+        values = np.full((len(METRICS), self._simulators.num_envs), np.nan)
+        for env in rows.tolist():
+            tables = self._simulators.tables[self._scenario_of[env]]
+            values[:, env] = tuple(episode_metrics(self._simulators.view(env).summary(), tables).values())
+        return values
+
+
+def add(infos: Infos, name: str, values: Any, mask: Bools) -> None:
+    """Puts values under their name, and under `_name` whose they are."""
+    infos[name] = values
+    infos[f"_{name}"] = mask
+
+
+def only(mask: Bools, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values where the mask is True, else 0."""
+    return np.where(mask if values.ndim == 1 else mask[:, None], values, values.dtype.type(0))

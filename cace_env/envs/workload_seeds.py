@@ -1,0 +1,101 @@
+"""Which workload an episode plays: of the split, by the seed of the reset, or drawn."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Final, SupportsIndex
+
+import numpy as np
+
+from cace_env.scenarios import SEEDS, Scenario, Split, seeds
+from cace_env.simulation import Bank
+from cace_env.simulation.bank import Shelf
+from cace_env.workload import Workload
+
+LARGEST_BANK: Final = 1 << 16
+
+
+def whole(name: str, value: SupportsIndex) -> int:
+    """An argument that has to be a whole number.
+
+    Raises:
+        TypeError: it is none; the message names it.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; it has to be a whole number") from None
+
+
+class Draws:
+    """The workloads of a split of some scenarios.
+
+    Args:
+        scenarios: where workloads come from.
+        split: whose seeds are played.
+        num_workloads: play only the split's first so many seeds, and keep their workloads; None = all seeds, each
+            generated when it is played.
+
+    Raises:
+        ValueError: `num_workloads` out of range.
+    """
+
+    def __init__(self, scenarios: Sequence[Scenario], split: Split, num_workloads: int | None) -> None:
+        self.scenarios = scenarios
+        self.split = split
+        self.all_seeds = seeds(split)
+        most = min(LARGEST_BANK, len(self.all_seeds))
+        if num_workloads is not None:
+            num_workloads = whole("num_workloads", num_workloads)
+        if num_workloads is not None and not 1 <= num_workloads <= most:
+            raise ValueError(
+                f"num_workloads is {num_workloads}; it has to be 1 to {most}, or None for all of the split"
+            )
+        self.seeds = seeds(split, num_workloads)
+        self.num_kept = 0 if num_workloads is None else num_workloads * len(scenarios)
+
+    def seed(self, seed: int | None, np_random: np.random.Generator) -> int:
+        """The workload seed for a reset with this seed; without one it is drawn."""
+        if seed is None:
+            return self.seeds[int(np_random.integers(len(self.seeds)))]
+        return seed if seed in self.seeds else self.seeds[seed % len(self.seeds)]
+
+    def check(self, workload_seed: int) -> int:
+        """A workload seed that somebody named.
+
+        Raises:
+            ValueError: it belongs to another split, or to none.
+        """
+        if workload_seed not in self.all_seeds:
+            home = next((split for split, known in SEEDS.items() if workload_seed in known), None)
+            fix = f"make the environment with split={home!r}" if home else f"{self.split} has {self.all_seeds}"
+            raise ValueError(f"workload seed {workload_seed} is not one of split {self.split!r}; {fix}")
+        return workload_seed
+
+    def keeps(self, workload_seed: int) -> bool:
+        """Whether a workload stays in the bank once it has been generated."""
+        return bool(self.num_kept) and workload_seed in self.seeds
+
+    def shelf(
+        self, bank: Bank, env: int, scenario: int, workload_seed: int, met: Callable[[Workload], None] | None = None
+    ) -> Shelf:
+        """The workload in the bank: found there if it is kept, else generated.
+
+        Args:
+            bank: of the simulations.
+            env: who plays it.
+            scenario: number of its scenario.
+            workload_seed: which one.
+            met: called with a workload that has been generated.
+        """
+
+        def generated() -> Workload:
+            workload = self.scenarios[scenario].workload(workload_seed)
+            if met is not None:
+                met(workload)
+            return workload
+
+        if self.keeps(workload_seed):
+            return bank.kept((scenario, workload_seed), generated)
+        return bank.put(env, generated())

@@ -1,0 +1,84 @@
+"""A trained network as an agent folder, whatever library trained it; torch is needed for training alone.
+
+    net = ActorCritic.of_spaces(env.single_observation_space, env.single_action_space)
+    ...  # train it
+    save_agent(net, "runs/mine", algorithm="my-ppo", trained_on=("default",))
+    evaluate("agent:runs/mine", "default")
+
+`cace_env.sb3.save_agent` takes models of Stable-Baselines3 as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from cace_env.config import ConfigError
+from cace_env.evaluation.feature_ranges import seen_limits
+from cace_env.evaluation.held_out import Chosen, recorded, training_cases
+from cace_env.evaluation.suite import ENVS, Env
+from cace_env.policies import Agent
+from cace_env.policies import agent as agents
+from cace_env.policies.agent import AgentCard
+from cace_env.policies.network import Network
+from cace_env.scenarios import SEEDS
+
+ENV_OF: Final[dict[str, Env]] = {protocol: env for env, protocol in ENVS.items()}
+
+
+class Trained(Protocol):
+    """What trains: `ActorCritic`, `ActionValues` and `ScoreNetwork` of `cace_env.networks`."""
+
+    def to_network(self) -> Network:
+        """What plays."""
+        ...
+
+
+def save_agent(net: Trained | Network, folder: str | Path, **card: Any) -> Agent:
+    """Writes an agent folder: weights as safetensors, and a card; nothing in it is code.
+
+    Args:
+        net: of `cace_env.networks` or `cace_env.policies.network`.
+        folder: is made; an agent that is there already is overwritten.
+        **card: fields of `cace_env.policies.agent.AgentCard`. Give `algorithm`, `trained_on` (scenarios by name), of
+        which an
+            episode each says the ranges of features that a guard goes by, and `train_seeds`, without which comparisons
+            call its results not held out.
+
+    Returns:
+        The agent; `agent.policy()` plays.
+
+    Raises:
+        ConfigError: fields that no card has, or something that is no network of ours.
+    """
+    made = agent_of(net, **card)
+    return Agent(agents.write_agent(made, folder), made.network)
+
+
+def agent_of(net: Trained | Network, *, played: Sequence[Chosen] | None = None, **card: Any) -> Agent:
+    """What `save_agent` writes; arguments and errors as there.
+
+    Args:
+        net: as there.
+        played: scenarios whose episodes say the ranges of features; `trained_on` by default.
+        **card: as there.
+    """
+    unknown = sorted(set(card) - set(AgentCard.model_fields))
+    if unknown:
+        raise ConfigError(f"a card has no {unknown[0]!r}; it has {', '.join(AgentCard.model_fields)}")
+    if not isinstance(net, Network) and not hasattr(net, "to_network"):
+        raise ConfigError(
+            f"a {type(net).__name__} cannot be saved as an agent; a network of cace_env.networks can, and of SB3 a "
+            "model (cace_env.sb3.save_agent)"
+        )
+    network = net if isinstance(net, Network) else net.to_network()
+    env = ENV_OF[network.protocol]
+    fields = {"algorithm": "torch", "env": env, "hidden": network.hidden} | card
+    fields["name"] = card.get("name", f"{fields['algorithm']}-{env.lower()}")
+    made = Agent(recorded(AgentCard(**fields)), network)
+    played = made.card.trained_on if played is None else played
+    if "limits" in fields or not played:
+        return made
+    limits = seen_limits(made.policy(), training_cases(played, env), SEEDS["train"][0])
+    return Agent(made.card.model_copy(update={"limits": limits}), network)

@@ -1,0 +1,337 @@
+"""Policies on scenarios: every policy meets the same requests for the same seed, so differences are the policy's.
+
+`evaluate` runs one policy; `run_seed` runs several on one draw of the requests; `Evaluation.gain_over` compares two
+policies, with an interval. Built-in policies run compiled, anybody's Python policy question by question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar, cast, get_args
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.cases import Case, case_of
+from cace_env.config import ConfigError
+from cace_env.evaluation import short_form
+from cace_env.evaluation.intervals import Gain, mean, paired_gain
+from cace_env.fleets import nothing_to_decide as undecided
+from cace_env.policies import Agent, Contestant, Future, Guarded, Player, PythonPolicy, contestant_of
+from cace_env.policies import PolicyError as PolicyError
+from cace_env.policies.built_in import Policy, rule_of
+from cace_env.policies.clairvoyant import without_swapping
+from cace_env.policies.python import Illegal
+from cace_env.scenarios import Scenario, Split, seeds
+from cace_env.simulation import METRICS, Simulator, episode_metrics, lower_bound, ttft_histogram
+from cace_env.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+SPLIT_SEEDS: Final = 100  # of a split that is named: all of "test" and "validation", the first of "train"
+
+
+class SeedResult(NamedTuple):
+    """One policy on the requests of one seed."""
+
+    # policy, scenario, label, seed, decision_us, lower_bound, every name of METRICS; of a guard `fallback_...`; where
+    # actions may be replaced `illegal_actions`.
+    row: dict[str, Any]
+    ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
+
+    @property
+    def whole_ttft_counts(self) -> npt.NDArray[np.int64]:
+        """`ttft_counts`, or none where the episode was cut short: such a one is left out of scores."""
+        return self.ttft_counts * int(not self.row["truncated"])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy on one scenario. `print` shows what matters most, `summary` and `column` have everything."""
+
+    policy: str
+    scenario: str
+    label: str  # of the workload: "generated", "trace ..." or "composite ..."
+    rows: tuple[dict[str, Any], ...]  # one per seed, as in SeedResult
+    ttft_counts: npt.NDArray[np.int64]  # (T, bins of cace_env.simulation.metrics.TTFT_EDGES_S), all whole episodes
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(row["seed"] for row in self.rows)
+
+    def column(self, metric: str) -> FloatArray:
+        """One metric of every seed, `(seeds,)`.
+
+        `column("truncated")` tells which episodes were cut short, `column("lower_bound")` what none can cost less than.
+
+        Raises:
+            ConfigError: no such metric.
+        """
+        if metric not in self.rows[0]:
+            raise ConfigError(f"no metric called {metric!r}; they are listed in cace_env.simulation.METRICS")
+        return np.array([row[metric] for row in self.rows], dtype=np.float64)
+
+    def summary(self) -> dict[str, float]:
+        """Every metric's mean over the seeds that have it (a quantile's mean is that of the seeds' quantiles).
+
+        What no seed has is left out, such as the latencies of a task without requests. Truncated episodes are left out
+        of all but `truncated`, the share of them.
+        """
+        names = [name for name, value in self.rows[0].items() if isinstance(value, float)]
+        cut = self.column("truncated")
+        means = {name: mean(self.column(name)[cut == 0]) for name in names} | {"truncated": mean(cut)}
+        return {name: value for name, value in means.items() if not np.isnan(value)}
+
+    def __str__(self) -> str:
+        return short_form.table(self.policy, self.scenario, self.label, self.seeds, self.summary())
+
+    def __repr__(self) -> str:
+        return short_form.line(self.policy, self.scenario, self.seeds, self.summary())
+
+    def gain_over(self, baseline: Evaluation, metric: str = "cost") -> Gain:
+        """By how much this policy does better than another one on the same scenario and seeds [%].
+
+        Above 0 is better, whether less of the metric is (`paired_gain`) or more. Truncated episodes are left out.
+
+        Raises:
+            ConfigError: the two did not meet the same requests, or neither less nor more of the metric is better.
+        """
+        for what, mine, theirs in (
+            ("scenario", self.scenario, baseline.scenario),
+            ("workload", self.label, baseline.label),
+            ("seeds", self.seeds, baseline.seeds),
+        ):
+            if mine != theirs:
+                raise ConfigError(
+                    f"{self.policy!r} and {baseline.policy!r} were not run on the same {what}: {mine} and {theirs}"
+                )
+        whole = (self.column("truncated") == 0) & (baseline.column("truncated") == 0)
+        return metric_gain(metric, baseline.column(metric)[whole], self.column(metric)[whole])
+
+
+def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray) -> Gain:
+    """`paired_gain` of values of a metric by seed, with the sign that makes above 0 better.
+
+    Raises:
+        ConfigError: no such metric, or neither less nor more of it is better.
+    """
+    if metric not in METRICS:
+        raise ConfigError(f"no metric called {metric!r}; they are listed in cace_env.simulation.METRICS")
+    better = METRICS[metric].better
+    if not better:
+        raise ConfigError(f"neither less nor more {metric!r} is better: there is no gain in it; compare the columns")
+    gain = paired_gain(baseline, policy)
+    return gain if better == "less" else Gain(0.0 - gain.percent, 0.0 - gain.high, 0.0 - gain.low)
+
+
+def evaluate(
+    policy: str | Policy | Agent | PythonPolicy | Guarded,
+    scenario: str | Path | Mapping[str, Any] | Scenario | Case = "default",
+    seeds: str | Iterable[int] = "test",
+    *,
+    protocol: str | None = None,
+    illegal: Illegal = "error",
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Runs a policy on a scenario, once per seed.
+
+    Args:
+        policy: a name of `cace_env.policies.POLICIES` or `READINGS`, or "no-swapping", "cace:FILE.yaml" (CACE with
+            other weights), "cace-quoted:FILE.yaml" (the quoted formula with other options), "agent:FOLDER" (a trained
+            agent), a `Policy`, "package.module:object", or a callable
+            `f(features (S, F), legal (S,)) -> keep-scores (S,)`: the legal slot with the lowest score is evicted, ties
+            go to the least recently used, then to the lowest slot. Where it has a method `reset(seed)`, that is called
+            before every episode. `cace_env.observation.SLOT` finds the features' columns by name. Or an object with a
+            method `act(observation (layout.size,), action_mask (actions,)) -> action`: what an agent sees in the
+            environment of the scenario, and answers (`cace_env.policies.python.Acting`). "guarded:NAME" puts any of
+            them under the guard of `cace_env.policies.guard`.
+        scenario: anything `load_scenario` takes, or a `Case`.
+        seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
+        protocol: "eviction" or "swap", as for `case_of`. In Swap-v0 a built-in policy goes with an order ("wsjf+cace";
+            "cace" is "fifo+cace"), and so does a callable ("wsjf+package.module:object"), unless it has a method
+            `order(features (M, F), legal (M + 1,)) -> scores (M + 1,)`: the legal model with the highest score is
+            loaded, and the last stands for waiting (`cace_env.observation.PENDING` finds the columns).
+        illegal: what becomes of an action of a policy with a method `act` that is not legal. "error" stops with a
+            PolicyError. "replace" is for policies that know no masks: as in the environments, the legal action of
+            lowest index takes its place; `illegal_actions` counts them, a column of the rows and a key of `summary`.
+            A guard takes such an action for an error in either case.
+        workers: threads; compiled code runs in parallel, a Python policy one episode at a time.
+        progress: called with (seeds done, seeds in all).
+
+    Raises:
+        ConfigError: an unknown policy or scenario, a policy that cannot run on this fleet, no seeds, or another
+            `illegal`.
+        PolicyError: the Python policy failed, or answered neither with keep-scores nor with an action that is legal or
+            may be replaced.
+
+    Warns:
+        UserWarning: the policy was not asked a single question; says what to change.
+    """
+    contestant, case, numbers = contestant_of(policy), case_of(scenario, protocol), seed_list(seeds)
+    if illegal not in get_args(Illegal):
+        raise ConfigError(f"illegal is {illegal!r}; it has to be one of {', '.join(get_args(Illegal))}")
+    if illegal != contestant.illegal:
+        contestant = replace(contestant, illegal=illegal)
+    results: list[SeedResult] = []
+    for (result,) in in_order(lambda seed: run_seed(case, [contestant], seed), numbers, workers):
+        results.append(result)
+        if progress is not None:
+            progress(len(results), len(numbers))
+    built_in = contestant.built_in
+    asked = any(result.row["decisions"] for result in results)
+    # Keep-alive and count limit leave a policy without a choice where others have one.
+    if not asked and contestant.swaps and (built_in is None or not built_in.unloads_by_itself):
+        gymnasium.logger.warn("%s", undecided.warning(case.name, case.tables, len(results)), stacklevel=2)
+    return collect(results)
+
+
+def collect(results: Sequence[SeedResult]) -> Evaluation:
+    """The results of one policy on one scenario, seed by seed, as an `Evaluation`."""
+    first = results[0].row
+    counts = np.sum([result.whole_ttft_counts for result in results], axis=0)
+    return Evaluation(first["policy"], first["scenario"], first["label"], tuple(r.row for r in results), counts)
+
+
+def seed_list(which: str | Iterable[int]) -> list[int]:
+    """Seeds as a list.
+
+    Raises:
+        ConfigError: no such split, no seeds, or one that is negative or given twice.
+    """
+    if isinstance(which, str):
+        return list(seeds(cast(Split, which), SPLIT_SEEDS))
+    if not isinstance(which, Iterable):
+        raise ConfigError(
+            f"seeds is {which!r}; give the name of a split or seeds, such as range({which!r}) or [{which!r}]"
+        )
+    numbers = [int(seed) for seed in which]
+    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"seeds have to be whole numbers of at least 0, each once, and one at least; got {numbers}")
+    return numbers
+
+
+def in_order(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
+    """`work` of every job, in the order of the jobs, by so many threads; what has not begun is dropped on an error."""
+    if workers <= 1:
+        yield from map(work, jobs)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield from pool.map(work, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[SeedResult]:
+    """Every contestant on the requests of one seed, which are drawn once; one result each, in their order."""
+    workload = case.workload(seed)
+    bound = lower_bound(case.tables, workload).cost
+    future: Future | None = None
+    results = []
+    for contestant in contestants:
+        if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
+            future = Future.of(case.tables, workload)
+        simulator, thought_s, columns = _play(contestant, case, workload, seed, future, False)
+        result = seed_result(contestant.name, case, workload, seed, simulator, bound, thought_s=thought_s)
+        result.row.update(columns)
+        results.append(result)
+    return results
+
+
+def seed_result(
+    name: str, case: Case, workload: Workload, seed: int, simulator: Simulator, bound: float, *, thought_s: float = 0.0
+) -> SeedResult:
+    """What an episode that has been played says under the name of whoever decided in it.
+
+    Args:
+        name: of the policy.
+        case: the fleet it ran on.
+        workload: its requests.
+        seed: that of the requests.
+        simulator: at the end of the episode.
+        bound: what no policy can cost less than on these requests (`cace_env.simulation.bounds`).
+        thought_s: what a Python policy took to decide.
+    """
+    summary = simulator.summary()
+    decisions = summary.totals.decisions
+    row: dict[str, Any] = {
+        "policy": name,
+        "scenario": case.name,
+        "label": workload.label,
+        "seed": seed,
+        "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
+        "lower_bound": bound,
+    }
+    row |= episode_metrics(summary, case.tables)
+    return SeedResult(row, ttft_histogram(simulator.episode()))
+
+
+def run_episode(
+    contestant: Contestant,
+    case: Case,
+    workload: Workload,
+    seed: int,
+    *,
+    future: Future | None = None,
+    trace: bool = False,
+) -> tuple[Simulator, float]:
+    """A simulator that has played an episode, and the seconds that a Python policy thought.
+
+    A built-in one is compiled in: it takes 0 s.
+
+    Args:
+        contestant: who decides.
+        case: the fleet; `static-best` draws its training requests from it, and cannot run where it has none.
+        workload: the requests.
+        seed: for what the policy itself draws.
+        future: for clairvoyant policies; made here where it is needed and not given.
+        trace: keep the event trace.
+
+    Raises:
+        ConfigError, PolicyError: as `evaluate`.
+    """
+    simulator, thought_s, _ = _play(contestant, case, workload, seed, future, trace)
+    return simulator, thought_s
+
+
+def _play(
+    contestant: Contestant, case: Case, workload: Workload, seed: int, future: Future | None, trace: bool
+) -> tuple[Simulator, float, dict[str, float]]:
+    """`run_episode`, and what a guard or a player has to say of the episode: columns of a row."""
+    policy = contestant.policy
+    tables = case.tables if contestant.swaps else without_swapping(case.tables)
+    if isinstance(policy, Policy):
+        if policy.clairvoyant and future is None:
+            future = Future.of(tables, workload)
+        rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.training)
+        simulator = Simulator(tables, trace=trace)
+        simulator.run(workload, rule)
+        return simulator, 0.0, {}
+    with contestant.lock:
+        if isinstance(policy, Guarded):
+            limits = policy.begin(tables, workload, seed, future=future, training=case.training)
+            simulator, thought_s = _asked(policy, Simulator(tables, limits, trace), workload)
+            return simulator, thought_s, policy.columns()
+        player = Player(
+            contestant.name, policy, tables, workload, seed, order=contestant.order, illegal=contestant.illegal
+        )
+        simulator, thought_s = _asked(player, Simulator(tables, player.limits, trace), workload)
+        return simulator, thought_s, player.columns()
+
+
+def _asked(player: Player | Guarded, simulator: Simulator, workload: Workload) -> tuple[Simulator, float]:
+    """An episode played question by question."""
+    thought_s = 0.0
+    asked = simulator.reset(workload)
+    while asked:
+        action, seconds = player.answer(simulator)
+        thought_s += seconds
+        asked = simulator.answer(action)
+    return simulator, thought_s

@@ -1,0 +1,254 @@
+"""The held-out protocol: which seeds may be learned from, which may be chosen by, and which only judge.
+
+    train       gradients, searches, demonstrations: whatever changes a weight
+    validation  which checkpoint, which trial, when to stop
+    test        the comparison that is reported, once; nothing here gives them out
+
+Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or has those that a user typed
+checked by `check_training` and `check_choosing`. `recorded` notes in an agent's card what the suite was, so that
+`problems_of` can say later that an agent was trained on another suite, or on what it is judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from cace_env.cases import Case, case_of
+from cace_env.config import ConfigError
+from cace_env.evaluation.scores import SMALLEST_HEADROOM_PERCENT
+from cace_env.evaluation.suite import ENVS, Env, load_suite, suite_versions
+from cace_env.policies import load_agent
+from cace_env.policies.agent import AgentCard
+from cace_env.scenarios import SEEDS, Scenario, Split, load_scenario, seeds
+
+WHOLE_SUITE: Final = "suite"
+Chosen = str | Path | Scenario  # an entry of the suite, or what `load_scenario` takes
+SUITE: Final = "v1"  # what agents are trained on and judged by unless something else is said
+
+
+def training_seeds(count: int, first: int = 0) -> range:
+    """Seeds to learn from.
+
+    Args:
+        count: how many.
+        first: the first of them; other runs may take others.
+
+    Raises:
+        ConfigError: fewer than one, or beyond the training split.
+    """
+    known = SEEDS["train"]
+    if count < 1 or first < 0 or first + count > len(known):
+        raise ConfigError(
+            f"{count} training seeds from {first} on were asked for; there are {len(known):,}, from {known[0]} to "
+            f"{known[-1]}"
+        )
+    return known[first : first + count]
+
+
+def validation_seeds(count: int) -> range:
+    """The first so many seeds to choose by.
+
+    Raises:
+        ConfigError: there are not as many.
+    """
+    return seeds("validation", count)
+
+
+def split_of(seed: int) -> Split | None:
+    """The split that a seed belongs to; None: to none."""
+    return next((split for split, known in SEEDS.items() if seed in known), None)
+
+
+def check_training(numbers: Iterable[int]) -> None:
+    """Refuses to learn from anything but training seeds.
+
+    Raises:
+        ConfigError: names the first seed that is none, and where it belongs.
+    """
+    _check(numbers, "train", "learned from")
+
+
+def check_choosing(numbers: Iterable[int]) -> None:
+    """Refuses to choose a checkpoint or a trial by anything but validation seeds.
+
+    Raises:
+        ConfigError: as `check_training`.
+    """
+    _check(numbers, "validation", "chosen by")
+
+
+def _check(numbers: Iterable[int], wanted: Split, use: str) -> None:
+    known = SEEDS[wanted]
+    for seed in numbers:
+        if seed not in known:
+            of = split_of(seed)
+            belongs = f"a {of} seed" if of else "a seed of no split"
+            raise ConfigError(
+                f"seed {seed} is {belongs}: only {wanted} seeds may be {use}, and they are {known[0]} to {known[-1]}"
+            )
+
+
+def seeds_text(numbers: Sequence[int]) -> str:
+    """Seeds as a card names them: `0-999`, or `3,5,8-9`."""
+    if isinstance(numbers, range) and numbers.step == 1 and len(numbers) > 1:
+        return f"{numbers[0]}-{numbers[-1]}"  # a million of them need no sorting
+    parts: list[list[int]] = []
+    for seed in sorted(numbers):
+        if parts and seed == parts[-1][1] + 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def seeds_of(text: str) -> tuple[range, ...]:
+    """What `seeds_text` wrote, as ranges.
+
+    Raises:
+        ConfigError: it is written in another way.
+    """
+    ranges = []
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise ConfigError(f"training seeds are {text!r}; they have to be written like 0-999 or 3,5,8-9")
+        ranges.append(range(int(first), int(last or first) + 1))
+    return tuple(ranges)
+
+
+def learned_from(text: str, numbers: Iterable[int]) -> list[int]:
+    """Those of some seeds that an agent was trained on.
+
+    Args:
+        text: its training seeds, as in its card.
+        numbers: seeds that it is to be judged by.
+
+    Raises:
+        ConfigError: as `seeds_of`.
+    """
+    ranges = seeds_of(text)
+    return [seed for seed in numbers if any(seed in known for known in ranges)]
+
+
+def spent_before(init: str | None) -> int:
+    """Requests simulated to train the agent that a training begins from, which are part of its budget; 0 without one.
+
+    Raises:
+        ConfigError: no such agent, or one that was trained on seeds that only choose or judge.
+    """
+    if init is None:
+        return 0
+    card = load_agent(init).card
+    for split in ("validation", "test") if card.train_seeds else ():
+        known = learned_from(card.train_seeds, SEEDS[split])
+        if known:
+            raise ConfigError(
+                f"init: agent {card.name!r} was trained on {split} seeds (the first is {known[0]}), and so would be "
+                "what begins from it; begin from another one"
+            )
+    return card.requests
+
+
+def recorded(card: AgentCard, version: str = SUITE) -> AgentCard:
+    """The card, with what the suite is now: if it is changed later, the agent's results mean something else.
+
+    Args:
+        card: of an agent; one that was trained on none of the suite's entries is returned as it is.
+        version: of the suite.
+    """
+    if not {name for name, _ in _fingerprints(version, card.env)} & set(card.trained_on):
+        return card
+    known = {
+        "suite": version,
+        "fingerprints": dict(_fingerprints(version, card.env)),
+        "headroom_cut_percent": SMALLEST_HEADROOM_PERCENT,
+    }
+    return card.model_copy(update=known)
+
+
+@lru_cache(maxsize=8)
+def _fingerprints(version: str, env: str) -> tuple[tuple[str, str], ...]:
+    """Of the entries of a suite in an environment; its scenarios are tabulated for that, so once per process."""
+    return tuple((entry.id, entry.fingerprint()) for entry in load_suite(version).entries if entry.env == env)
+
+
+def problems_of(card: AgentCard, judged_by: Iterable[int] = ()) -> list[str]:
+    """Why results of an agent would not be held out, or not of the suite it names; empty where all is well.
+
+    Args:
+        card: the agent's.
+        judged_by: seeds of the comparison.
+    """
+    if not card.train_seeds:
+        return ["its card does not say which seeds it was trained on"]
+    problems = []
+    try:
+        for split in ("validation", "test"):
+            known = learned_from(card.train_seeds, SEEDS[split])
+            if known:
+                problems.append(f"it was trained on {len(known)} {split} seeds (the first is {known[0]})")
+        seen = learned_from(card.train_seeds, judged_by)
+        if seen and not problems:
+            problems.append(f"it was trained on {len(seen)} of the seeds that it is judged by (the first is {seen[0]})")
+    except ConfigError as error:
+        problems.append(str(error))
+    return problems + changed_since(card)
+
+
+def changed_since(card: AgentCard) -> list[str]:
+    """How the suite that an agent was trained on differs from the one that ships now."""
+    if not card.suite or not card.fingerprints:
+        return []
+    if card.suite not in suite_versions():
+        return [f"it was trained on suite {card.suite!r}, which does not ship"]
+    problems, now = [], recorded(card, card.suite)
+    changed = [name for name, known in card.fingerprints.items() if now.fingerprints.get(name) != known]
+    if changed:
+        problems.append(f"entries of suite {card.suite} are others than when it was trained: {', '.join(changed)}")
+    if card.headroom_cut_percent != now.headroom_cut_percent:
+        cuts = f"{card.headroom_cut_percent:g} % then and {now.headroom_cut_percent:g} % now"
+        problems.append(f"entries count in means from another headroom on: {cuts}")
+    return problems
+
+
+def training_scenarios(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, Scenario]:
+    """The scenarios to train on, by what they were called: a card says so, and it can be typed again.
+
+    Args:
+        what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files, or
+            scenarios themselves; one or several.
+        env: Eviction-v0 or Swap-v0.
+
+    Raises:
+        ConfigError: no names, one that is unknown or stands twice, an entry of the other environment, or a scenario
+            whose requests come from a log: every seed of it is the log itself, so it has no training split.
+    """
+    suite = load_suite(SUITE)
+    entries = {entry.id: entry for entry in suite.all_entries()}
+    if what == WHOLE_SUITE:
+        what = [entry.id for entry in suite.entries if entry.env == env]
+    scenarios: dict[str, Scenario] = {}
+    for name in what if isinstance(what, Sequence) and not isinstance(what, str) else [what]:
+        entry = entries.get(name) if isinstance(name, str) else None
+        if entry is not None and entry.env != env:
+            raise ConfigError(f"{name!r} is an entry of {entry.env}, but the agent is trained for {env}")
+        scenario = entry.load() if entry is not None else load_scenario(name)
+        if scenario.name in {other.name for other in scenarios.values()}:
+            raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
+        if scenario.trace is not None:
+            raise ConfigError(
+                f"{scenario.name!r} takes its requests from a log, the same for every seed: an agent trained on them "
+                "has seen those of the test; take a scenario whose requests are generated"
+            )
+        scenarios[scenario.name if isinstance(name, Scenario) else str(name)] = scenario
+    if not scenarios:
+        raise ConfigError('nothing to train on; give "suite" or names of scenarios')
+    return scenarios
+
+
+def training_cases(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, Case]:
+    """What to train on as policies meet it, by name; arguments and errors as for `training_scenarios`."""
+    return {name: case_of(scenario, ENVS[env]) for name, scenario in training_scenarios(what, env).items()}

@@ -1,0 +1,232 @@
+"""Results on a suite as a file that others can read, check and compare: a header in YAML, then a table in CSV.
+
+    # suite: v1
+    # policy: my-policy
+    # ...
+    entry,policy,seed,cost,ttft_mean_s,e2e_mean_s,longest_wait_s,evictions
+    eviction-default,lru,2000000,5480.1234,...
+
+Lines of the header begin with `# `, so `pandas.read_csv(file, comment="#")` reads the table. Beside the policy's rows
+stand those of LRU on the same machine: by them anybody can tell whether it met the same requests in the same simulator.
+The reference costs that ship with a suite are such a file too. `docs/suite.md` describes the format, `python -m
+experiments.submission` writes and checks it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import Field
+
+import cace_env
+from cace_env.config import ConfigError, Frozen, parse
+from cace_env.evaluation.scores import BASELINE, REFERENCE
+from cace_env.evaluation.suite import Entry, Suite
+
+FloatArray = npt.NDArray[np.float64]
+
+MARK: Final = "# "  # begins a line of the header
+KINDS: Final[dict[str, type]] = {"entry": str, "policy": str, "seed": int, "evictions": int}  # other columns: float
+SIGNIFICANT: Final = 7  # digits of everything but the cost, which is exact
+
+
+class Row(NamedTuple):
+    """One episode."""
+
+    entry: str
+    policy: str
+    seed: int
+    cost: float  # exact: equal to the bit wherever the same episode runs
+    ttft_mean_s: float
+    e2e_mean_s: float
+    longest_wait_s: float
+    evictions: int
+
+
+class Header(Frozen):
+    """What the rows are results of."""
+
+    suite: str = Field(description="version of the suite")
+    policy: str = Field(min_length=1, description="name of the policy, as in the column `policy`")
+    description: str = Field(min_length=1, description="what the policy does, in a line")
+    clairvoyant: bool = Field(description="whether it knows the future: then it competes with nobody")
+    trained_on: str = Field(
+        min_length=1, description='what its parameters were fitted to: seeds, scenarios, logs; "nothing" if it has none'
+    )
+    simulated_requests: int = Field(ge=0, description="requests simulated to fit it, over all trials; 0 if none")
+    code: str = Field(min_length=1, description="where its code is: a release, a commit or an address")
+    cace_env: str = Field(description="version of cace-env that the results are from")
+    fingerprints: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{16}$")]] = Field(
+        description="of each entry, see cace_env.evaluation.suite.Entry.fingerprint"
+    )
+    settings: dict[str, Any] = Field(default={}, description="anything else that others may want to know")
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results file."""
+
+    header: Header
+    rows: tuple[Row, ...]
+    source: str = "results"  # opens error messages
+
+    def column(self, entry: str, policy: str, seeds: Sequence[int], name: str = "cost") -> FloatArray:
+        """A column of one policy on one entry, in the order of `seeds`.
+
+        Raises:
+            ConfigError: a seed has no row.
+        """
+        by_seed = self._by_seed.get((entry, policy), {})
+        missing = [seed for seed in seeds if seed not in by_seed]
+        if missing:
+            raise ConfigError(
+                f"{self.source}: {policy} on {entry}: {len(missing)} of {len(seeds)} seeds have no row (the first is "
+                f"{missing[0]})"
+            )
+        return np.array([getattr(by_seed[seed], name) for seed in seeds], dtype=np.float64)
+
+    def has(self, entry: Entry, policy: str, seeds: Iterable[int]) -> bool:
+        """Whether there are rows for all seeds, of an entry that has not changed since."""
+        there = self._by_seed.get((entry.id, policy), {})
+        return set(seeds) <= set(there) and self.header.fingerprints.get(entry.id) == entry.fingerprint()
+
+    def check_fingerprint(self, entry: Entry) -> None:
+        """Refuses results of an entry that was another one then.
+
+        Raises:
+            ConfigError: names both fingerprints.
+        """
+        theirs, ours = self.header.fingerprints.get(entry.id), entry.fingerprint()
+        if theirs is None:
+            raise ConfigError(f"{self.source}: the header has no fingerprint of entry {entry.id!r}; here it is {ours}")
+        if theirs != ours:
+            raise ConfigError(
+                f"{self.source}: entry {entry.id!r} has the fingerprint {theirs}, here it is {ours}: its fleet, "
+                f"workload or rules are others here than under the file's cace-env {self.header.cace_env} (this is "
+                f"{cace_env.__version__}); take the same version and the same suite, or run the policy again"
+            )
+
+    @cached_property
+    def _by_seed(self) -> dict[tuple[str, str], dict[int, Row]]:
+        """By (entry, policy), then by seed."""
+        rows: dict[tuple[str, str], dict[int, Row]] = {}
+        for row in self.rows:
+            rows.setdefault((row.entry, row.policy), {})[row.seed] = row
+        return rows
+
+
+def row_of(entry: str, result: Mapping[str, Any]) -> Row:
+    """A row from the metrics of an episode (`cace_env.evaluation.SeedResult.row`)."""
+    ttft_s, e2e_s, wait_s = (
+        float(f"{result[name]:.{SIGNIFICANT}g}") for name in ("ttft_mean_s", "e2e_mean_s", "longest_wait_s")
+    )
+    seed, cost, evictions = int(result["seed"]), float(result["cost"]), int(result["evictions"])
+    return Row(entry, result["policy"], seed, cost, ttft_s, e2e_s, wait_s, evictions)
+
+
+def write_results(path: str | Path, results: Results) -> None:
+    """Writes a results file; an existing one is replaced."""
+    header = yaml.safe_dump(results.header.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    with Path(path).open("w", newline="", encoding="utf-8") as file:
+        file.writelines(f"{MARK}{line}\n" for line in header.splitlines())
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Row._fields)
+        writer.writerows(results.rows)
+
+
+def read_results(path: str | Path) -> Results:
+    """Reads a results file; what is in it is checked for form, not for truth (`experiments.submission`).
+
+    Raises:
+        ConfigError: no such file, or the line, the column and what is wrong there.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    top = next((at for at, line in enumerate(lines) if not line.startswith(MARK.strip())), len(lines))
+    try:
+        header = yaml.safe_load("\n".join(line.removeprefix(MARK) for line in lines[:top]))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: the header (lines that begin with {MARK!r}) is not YAML ({error})") from error
+    if not isinstance(header, dict):
+        raise ConfigError(f"{path}: it has to begin with a header: lines `{MARK}key: value`, see docs/suite.md")
+    table = csv.reader(lines[top:])
+    columns = next(table, [])
+    if tuple(columns) != Row._fields:
+        raise ConfigError(
+            f"{path}: line {top + 1}: the columns are {','.join(columns)}; they have to be {','.join(Row._fields)}"
+        )
+    rows = tuple(_row(f"{path}: line {top + 1 + number}", cells) for number, cells in enumerate(table, start=1))
+    seen: set[tuple[str, str, int]] = set()
+    for number, row in enumerate(rows, start=1):
+        if row[:3] in seen:
+            raise ConfigError(
+                f"{path}: line {top + 1 + number}: {row.policy} on {row.entry}, seed {row.seed} stands twice; keep one"
+            )
+        seen.add(row[:3])
+    return Results(parse(Header, header, str(path)), rows, str(path))
+
+
+def _row(where: str, cells: Sequence[str]) -> Row:
+    """A row, checked cell by cell."""
+    if len(cells) != len(Row._fields):
+        raise ConfigError(f"{where}: {len(cells)} cells; it has to be {len(Row._fields)}, one per column")
+    values: list[Any] = []
+    for name, cell in zip(Row._fields, cells, strict=True):
+        kind = KINDS.get(name, float)
+        try:
+            value = kind(cell)
+        except ValueError:
+            number = "whole number" if kind is int else "number"
+            raise ConfigError(f"{where}: {name} is {cell!r}; it has to be a {number}") from None
+        if not isinstance(value, str) and not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{where}: {name} is {cell}; it has to be finite and at least 0")
+        values.append(value)
+    return Row(*values)
+
+
+@lru_cache(maxsize=4)
+def published(version: str) -> Results | None:
+    """The costs of LRU and of the reference that ship with a suite; None where none do.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    file = resources.files("cace_env") / "data" / "suites" / f"{version}-costs.csv"
+    if not file.is_file():
+        return None
+    with resources.as_file(file) as path:
+        return read_results(path)
+
+
+def reference_costs(suite: Suite, entry: Entry, seeds: Sequence[int]) -> FloatArray:
+    """Costs of the clairvoyant reference on an entry, from the table that ships with the suite, `(seeds,)`.
+
+    Raises:
+        ConfigError: none ship with it, the entry was another one when they were computed, or a seed is missing.
+    """
+    results = published(suite.version)
+    again = f"python -m experiments.suite --suite {suite.version} computes them"
+    if results is None:
+        raise ConfigError(f"no reference costs ship with suite {suite.version}; {again}")
+    results.check_fingerprint(entry)
+    try:
+        return results.column(entry.id, REFERENCE, seeds)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {again}") from error
+
+
+def policies_of(header: Header) -> tuple[str, ...]:
+    """Whose rows a file with this header has to hold."""
+    return tuple(dict.fromkeys((BASELINE, header.policy)))

@@ -1,0 +1,347 @@
+"""Scores: how much of what could be saved against LRU a policy saves, scenario by scenario and over a whole suite.
+
+`score = 100 * (LRU - policy) / (LRU - reference)`, of costs summed over the same seeds: 0 is as good as LRU, 100 as
+good as the clairvoyant reference (`cace_env.planning.planner`), below 0 worse than LRU. Sums per scenario, not means of
+ratios: a seed on which there is nothing to gain would blow its own ratio up. The headroom `100 * (LRU - reference) /
+LRU` says how much there is to gain at all; a scenario with less than `SMALLEST_HEADROOM_PERCENT` is named and kept out
+of means.
+
+Everything here is a pure function of costs; where they come from is `cace_env.evaluation.suite`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.evaluation.intervals import RESAMPLES, SMALLEST_GAP, Gain, paired_gain, seed_draws, share_of_gap
+
+FloatArray = npt.NDArray[np.float64]
+Costs = Mapping[str, npt.ArrayLike]  # by policy, each (seeds,) in the same order of seeds; NaN: cut short
+ByScenario = Mapping[str, npt.ArrayLike]  # of one policy, each (seeds,) as above
+Aggregate = Callable[[FloatArray], FloatArray]  # over the last axis
+
+BASELINE: Final = "lru"  # scores 0
+REFERENCE: Final = "reference"  # scores 100
+SMALLEST_HEADROOM_PERCENT: Final = 3.0  # below, a scenario tells policies apart by noise: it enters no mean
+TRIMMED: Final = 0.25  # of the scenarios at either end, for the interquartile mean
+LEVEL: Final = 0.95
+
+
+class Score(NamedTuple):
+    """A share of the gap between LRU and the reference [%], and its interval; NaN where nothing is to be said."""
+
+    value: float
+    low: float
+    high: float
+
+
+NO_SCORE: Final = Score(np.nan, np.nan, np.nan)
+
+
+class Estimate(NamedTuple):
+    """A number over scenarios and its interval; NaN where nothing is to be said."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SuiteScores:
+    """Policies on a suite of scenarios."""
+
+    headroom: dict[str, Gain]  # by scenario: what the reference saves against LRU [%]
+    left_out: tuple[str, ...]  # scenarios whose headroom is under SMALLEST_HEADROOM_PERCENT: in no mean
+    scores: dict[str, dict[str, Score]]  # by policy, then by scenario
+    means: dict[str, Score]  # by policy: interquartile mean over the scenarios that are not left out
+
+
+def score(
+    baseline: npt.ArrayLike,
+    policy: npt.ArrayLike,
+    reference: npt.ArrayLike,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Score:
+    """The score of a policy on one scenario, with a percentile bootstrap interval over seeds.
+
+    Seeds are drawn again with replacement, the same for all three, so what a hard seed does to all cancels out.
+
+    Args:
+        baseline: (seeds,) costs of LRU.
+        policy: (seeds,) in the same order; a seed where any of the three is NaN (an episode cut short) is left out.
+        reference: (seeds,) costs of the clairvoyant reference.
+        level: of the interval.
+        resamples: draws.
+
+    Returns:
+        The score: NaN where the gap is under 1 % of LRU's cost. Its bounds are NaN with fewer than two seeds, and where
+        so many of the draws have no such gap that the bounds would depend on how one counts them.
+
+    Raises:
+        ValueError: the three differ in length.
+    """
+    costs = _paired(baseline, policy, reference)
+    return _score(costs, score_draws(*costs, resamples=resamples), level)
+
+
+def score_draws(
+    baseline: npt.ArrayLike,
+    policy: npt.ArrayLike,
+    reference: npt.ArrayLike,
+    *,
+    resamples: int = RESAMPLES,
+    stream: int = 0,
+) -> FloatArray:
+    """The score of each draw of the bootstrap, `(resamples,)`; NaN where a draw has no gap, or with under two seeds.
+
+    Args:
+        baseline: as for `score`.
+        policy: as for `score`.
+        reference: as for `score`.
+        resamples: draws.
+        stream: scenarios of a suite are drawn independently of each other, each by a number of its own.
+
+    Raises:
+        ValueError: the three differ in length.
+    """
+    costs = _paired(baseline, policy, reference)
+    if costs.shape[1] < 2:
+        return np.full(resamples, np.nan)
+    lru, mine, best = (seed_draws(costs.shape[1], resamples, stream) @ costs.T).T
+    gap = lru - best
+    shares = np.full(resamples, np.nan)
+    np.divide(100 * (lru - mine), gap, out=shares, where=(gap >= SMALLEST_GAP * lru) & (gap > 0))
+    return shares
+
+
+def headroom(baseline: npt.ArrayLike, reference: npt.ArrayLike) -> Gain:
+    """What the reference saves against LRU [%], sums over seeds, with a paired bootstrap interval.
+
+    Raises:
+        ValueError: the two differ in length.
+    """
+    return paired_gain(baseline, reference)
+
+
+def interquartile_mean(values: npt.ArrayLike) -> FloatArray:
+    """Mean over the last axis without the lowest and the highest quarter of the values, each rounded down.
+
+    With fewer than four values it is the mean. The same as `scipy.stats.trim_mean(values, 0.25, axis=-1)`, which
+    Agarwal et al. (Deep RL at the Edge of the Statistical Precipice, NeurIPS 2021, `rliable`) recommend: one scenario
+    that is far off moves it less than the mean, and it uses more of the values than the median. NaN if one of the
+    values is NaN: trimmed like a high value, it would hide.
+
+    Raises:
+        ValueError: no values.
+    """
+    ascending = np.sort(np.asarray(values, dtype=np.float64), axis=-1)
+    count = ascending.shape[-1]
+    if not count:
+        raise ValueError("an interquartile mean of no values was asked for; give one at least")
+    cut = int(TRIMMED * count)
+    inner = ascending[..., cut : count - cut].mean(axis=-1)
+    return np.where(np.isnan(ascending[..., -1]), np.nan, inner)  # NaN is sorted to the end
+
+
+def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples: int = RESAMPLES) -> SuiteScores:
+    """Scores of all policies on all scenarios, and their interquartile means.
+
+    The interval of a mean is a stratified bootstrap (Agarwal et al. 2021): within each scenario seeds are drawn again,
+    independently of the other scenarios, and the interquartile mean of the scenarios' scores is taken of every draw. It
+    says how much the mean depends on the requests that were drawn; the scenarios themselves are given.
+
+    Args:
+        costs: by scenario, then by policy. Every scenario needs "lru" and "reference". A policy that is missing in a
+            scenario, or has no score there, has no mean.
+        level: of the intervals.
+        resamples: draws.
+
+    Raises:
+        ValueError: a scenario lacks LRU or the reference, or a policy's seeds are not as many as LRU's.
+    """
+    for scenario, by_policy in costs.items():
+        missing = {BASELINE, REFERENCE} - set(by_policy)
+        if missing:
+            raise ValueError(f"scenario {scenario!r} has no costs of {', '.join(sorted(missing))}: scores need both")
+    room = {name: headroom(by_policy[BASELINE], by_policy[REFERENCE]) for name, by_policy in costs.items()}
+    kept = [name for name in costs if room[name].percent >= SMALLEST_HEADROOM_PERCENT]
+    policies = list(dict.fromkeys(policy for by_policy in costs.values() for policy in by_policy))
+    scores: dict[str, dict[str, Score]] = {policy: {} for policy in policies}
+    draws: dict[str, list[FloatArray]] = {policy: [] for policy in policies}
+    for stream, (scenario, by_policy) in enumerate(costs.items()):
+        for policy in by_policy:
+            paired = _paired(by_policy[BASELINE], by_policy[policy], by_policy[REFERENCE])
+            drawn = score_draws(*paired, resamples=resamples, stream=stream)
+            scores[policy][scenario] = _score(paired, drawn, level)
+            if scenario in kept:
+                draws[policy].append(drawn)
+    means = {}
+    for policy in policies:
+        values = [scores[policy][name].value for name in kept if name in scores[policy]]
+        whole = len(values) == len(kept) > 0 and bool(np.isfinite(values).all())
+        means[policy] = (
+            Score(float(interquartile_mean(values)), *_bounds(interquartile_mean(np.stack(draws[policy], 1)), level))
+            if whole
+            else NO_SCORE
+        )
+    return SuiteScores(room, tuple(name for name in costs if name not in kept), scores, means)
+
+
+def probability_of_improvement(
+    policy: ByScenario, over: ByScenario, *, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Estimate:
+    """How often a policy is cheaper than another one on the same requests, with a stratified bootstrap interval.
+
+    `mean over scenarios of P(policy < over)`, where P is the share of seeds on which the policy costs less, and half of
+    those on which both cost the same: 0.5 is no difference. It says how often, not by how much; `pooled_gain` does.
+    The mean over tasks and the bootstrap are those of Agarwal et al. (Deep RL at the Edge of the Statistical Precipice,
+    NeurIPS 2021, `rliable`). Their runs are independent, so P compares each run of one with each run of
+    the other (Mann and Whitney 1947); here both met the same requests, so seeds are compared one by one.
+
+    Args:
+        policy: by scenario, (seeds,) costs.
+        over: the same scenarios, costs of the other policy in the same order of seeds; a seed where either is NaN (cut
+            short) is left out.
+        level: of the interval.
+        resamples: draws.
+
+    Returns:
+        Between 0 and 1; all NaN where a scenario has no seed of both, bounds NaN where one has fewer than two.
+
+    Raises:
+        ValueError: no scenarios, other scenarios or other seeds.
+    """
+
+    def wins(costs: FloatArray) -> FloatArray:
+        return np.where(costs[0] < costs[1], 1.0, np.where(costs[0] == costs[1], 0.5, 0.0))
+
+    columns = [wins(costs) for costs in _pairs(policy, over)]
+    draws = [_draws(won, resamples, stream) / len(won) for stream, won in enumerate(columns) if len(won) > 1]
+    return _estimate([float(won.mean()) if len(won) else np.nan for won in columns], draws, _mean, level)
+
+
+def relative_cost(
+    policy: ByScenario,
+    baseline: ByScenario,
+    *,
+    aggregate: Aggregate | None = None,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """What a policy costs, as a share of what a baseline costs: 1 is as much, and less is better.
+
+    `aggregate over scenarios of sum(policy) / sum(baseline)`, sums over seeds, so that every scenario counts alike
+    whatever its costs are; a stratified bootstrap interval, as for `suite_scores`.
+
+    Args:
+        policy: as for `probability_of_improvement`.
+        baseline: the costs it is measured by, LRU's as a rule.
+        aggregate: over the last axis: the mean by default ("pooled cost"), or `interquartile_mean`.
+        level: of the interval.
+        resamples: draws.
+
+    Returns:
+        NaN as for `probability_of_improvement`.
+
+    Raises:
+        ValueError: as for `probability_of_improvement`.
+    """
+    pairs = _pairs(policy, baseline)
+    values = [float(mine.sum() / theirs.sum()) if len(mine) else np.nan for mine, theirs in pairs]
+    draws = []
+    for stream, (mine, theirs) in enumerate(pairs):
+        if len(mine) > 1:
+            draws.append(_draws(mine, resamples, stream) / _draws(theirs, resamples, stream))
+    return _estimate(values, draws, aggregate or _mean, level)
+
+
+def pooled_gain(
+    policy: ByScenario, over: ByScenario, baseline: ByScenario, *, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Gain:
+    """By how much a policy's pooled cost is below another one's [%]: above 0 is better.
+
+    `100 * (1 - pooled(policy) / pooled(over))`, pooled = `relative_cost` to the baseline, mean over scenarios. A draw
+    of the bootstrap takes the same seeds for all three, so what a hard seed does to all of them cancels out.
+
+    Args:
+        policy: as for `probability_of_improvement`.
+        over: the policy it is compared with.
+        baseline: what makes scenarios comparable, LRU's costs as a rule.
+        level: of the interval.
+        resamples: draws.
+
+    Returns:
+        NaN as for `probability_of_improvement`.
+
+    Raises:
+        ValueError: as for `probability_of_improvement`.
+    """
+    triples = _pairs(policy, over, baseline)
+    if any(costs.shape[1] == 0 for costs in triples):
+        return Gain(np.nan, np.nan, np.nan)
+    mine, theirs = (np.mean([costs[row].sum() / costs[2].sum() for costs in triples]) for row in (0, 1))
+    value = 100 * (1 - mine / theirs)
+    if any(costs.shape[1] == 1 for costs in triples):
+        return Gain(float(value), np.nan, np.nan)
+    drawn = [[_draws(row, resamples, stream) for row in costs] for stream, costs in enumerate(triples)]
+    pooled = [np.mean([rows[row] / rows[2] for rows in drawn], axis=0) for row in (0, 1)]
+    return Gain(float(value), *_bounds(100 * (1 - pooled[0] / pooled[1]), level))
+
+
+def _mean(values: FloatArray) -> FloatArray:
+    return np.asarray(values.mean(axis=-1))
+
+
+def _pairs(*policies: ByScenario) -> list[FloatArray]:
+    """Scenario by scenario, the costs of all policies on the seeds that none of them cut short."""
+    names = list(policies[0])
+    if not names:
+        raise ValueError("costs of no scenario were given; give one at least")
+    for other in policies[1:]:
+        if set(other) != set(names):
+            raise ValueError(f"costs are of different scenarios: {', '.join(names)} and {', '.join(other)}")
+    return [_paired(*(costs[name] for costs in policies)) for name in names]
+
+
+def _draws(values: FloatArray, resamples: int, stream: int) -> FloatArray:
+    """Sums of values of seeds drawn again, `(resamples,)`; another stream, other draws."""
+    return seed_draws(len(values), resamples, stream) @ values
+
+
+def _estimate(values: Sequence[float], draws: Sequence[FloatArray], aggregate: Aggregate, level: float) -> Estimate:
+    """An aggregate over scenarios; without bounds where a scenario has no draws."""
+    value = float(aggregate(np.array(values)))
+    if len(draws) < len(values):
+        return Estimate(value, np.nan, np.nan)
+    return Estimate(value, *_bounds(aggregate(np.stack(draws, axis=1)), level))
+
+
+def _paired(*costs: npt.ArrayLike) -> FloatArray:
+    """Costs of several policies on the seeds that none of them cut short, `(policies, seeds)`."""
+    columns = [np.asarray(each, dtype=np.float64) for each in costs]
+    if len({column.shape for column in columns}) > 1:
+        counts = ", ".join(str(len(np.atleast_1d(column))) for column in columns)
+        raise ValueError(f"costs of {counts} seeds cannot be paired: give each policy's cost on the same seeds")
+    paired = np.stack(columns)
+    return paired[:, np.isfinite(paired).all(axis=0)]
+
+
+def _score(costs: FloatArray, draws: FloatArray, level: float) -> Score:
+    value = share_of_gap(*costs) if costs.shape[1] else np.nan
+    return Score(float(value), *_bounds(draws, level)) if np.isfinite(value) else NO_SCORE
+
+
+def _bounds(draws: FloatArray, level: float) -> tuple[float, float]:
+    """Quantiles of the draws; NaN where more than a tail of them has no number."""
+    there = draws[np.isfinite(draws)]
+    if len(there) < len(draws) * (1 + level) / 2:
+        return np.nan, np.nan
+    low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,251 @@
+"""Suites: versioned lists of scenarios on which policies are scored, so that two people mean the same by a score.
+
+`load_suite("v1")` is the suite that ships; `docs/suite.md` shows every policy on it. An entry is a shipped scenario, or
+one with some keys changed, in one environment. A suite never changes once it is published: its results would not be
+comparable. A better choice of scenarios is a new version beside the old one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from cace_env.cases import Case, case_of
+from cace_env.config import ConfigError, Frozen, did_you_mean, load, parse
+from cace_env.scenarios import Scenario, load_scenario
+from cace_env.tables import NONE, CostTable, FleetTables
+
+Env = Literal["Eviction-v0", "Swap-v0"]
+ENVS: Final[dict[Env, str]] = {"Eviction-v0": "eviction", "Swap-v0": "swap"}  # env -> protocol of the simulator
+PROSE: Final = ("name", "description", "question")  # keys of a scenario that change no result
+TINY: Final = "tiny-v1"  # the suite of the scenario for debugging, whose reference is the optimum
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+# A shipped scenario by name, or {base: NAME, ...}: that one with keys of `Scenario` changed.
+ScenarioChoice = str | dict[str, Any]
+
+
+class Entry(Frozen):
+    """One scenario of a suite."""
+
+    id: Name = Field(description="its name in results")
+    env: Env = Field(description="who is asked what: " + ", ".join(ENVS))
+    scenario: ScenarioChoice = Field(description="a shipped scenario by name, or {base: NAME, key: value, ...}")
+    question: str = Field(min_length=1, description="what somebody who deploys such a fleet would ask")
+
+    def load(self) -> Scenario:
+        """The scenario, named after the entry.
+
+        Raises:
+            ConfigError: no such scenario, or changes that are refused.
+        """
+        return _changed(self.scenario, {"name": self.id, "question": self.question}, f"entry {self.id!r}")
+
+    def case(self) -> Case:
+        """The entry as policies meet it (`cace_env.evaluate(policy, entry.case())`).
+
+        Raises:
+            ConfigError: as `load`.
+        """
+        return case_of(self.load(), ENVS[self.env])
+
+    def fingerprint(self) -> str:
+        """What results depend on, in 16 hexadecimal digits: fleet, workload and rules; neither prose nor code.
+
+        Costs that were computed on another machine hold for this one where the fingerprints are equal, and where the
+        simulator does the same, which `python -m experiments.submission check` tries out.
+        """
+        scenario = self.load()
+        settings = scenario.model_dump(mode="json", exclude_defaults=True, exclude=set(PROSE))
+        content = {"env": self.env, "scenario": settings, "tables": _numbers(self.case().tables)}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class MemorySweep(Frozen):
+    """One scenario with more and more memory.
+
+    A fraction is the memory left for unpinned models, of all accelerators together, over the weights of all unpinned
+    models. A model needs its weights and a reserve (KV cache and runtime), so at a fraction of 1 not all fit yet.
+    """
+
+    id: Name = Field(description="its name in results; its entries are ID-25 and so on")
+    env: Env = Field(description="as in an entry")
+    scenario: ScenarioChoice = Field(description="as in an entry; its pressure is replaced")
+    fractions: tuple[Annotated[float, Field(ge=0.01, le=10.0)], ...] = Field(
+        min_length=1, description="memory over the weights of all unpinned models"
+    )
+    question: str = Field(min_length=1, description="as in an entry")
+
+    def entries(self) -> tuple[Entry, ...]:
+        """An entry for each fraction.
+
+        Raises:
+            ConfigError: no such scenario, or a fraction at which a model would find no room.
+        """
+        base = _changed(self.scenario, {}, f"memory sweep {self.id!r}")
+        name, changes = _split(self.scenario)
+        return tuple(
+            Entry(
+                id=f"{self.id}-{round(100 * fraction)}",
+                env=self.env,
+                scenario={"base": name, **changes, "pressure": pressure_at(base, fraction)},
+                question=self.question,
+            )
+            for fraction in self.fractions
+        )
+
+
+class Dropped(Frozen):
+    """A scenario that was looked at and left out."""
+
+    scenario: str = Field(min_length=1, description="its name, and what was changed")
+    env: Env = Field(description="as in an entry")
+    why: str = Field(min_length=1, description="in a line")
+
+
+class Suite(Frozen):
+    """A version of the suite."""
+
+    version: Name = Field(description="what results name")
+    description: str = Field(min_length=1, description="how the entries were chosen")
+    entries: tuple[Entry, ...] = Field(min_length=1, description="the scenarios that scores are means over")
+    memory_sweeps: tuple[MemorySweep, ...] = Field(default=(), description="beside them, in no mean")
+    dropped: tuple[Dropped, ...] = Field(default=(), description="what was looked at and left out")
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Self:
+        ids = [entry.id for entry in self.entries]
+        for sweep in self.memory_sweeps:
+            ids += [f"{sweep.id}-{round(100 * fraction)}" for fraction in sweep.fractions]
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        if twice:
+            raise ValueError(f"id {twice[0]!r} stands twice; give each entry its own")
+        return self
+
+    def entry(self, name: str) -> Entry:
+        """An entry by its id, those of memory sweeps too.
+
+        Raises:
+            ConfigError: no such entry.
+        """
+        known = {entry.id: entry for entry in self.all_entries()}
+        if name not in known:
+            raise ConfigError(f"suite {self.version} has no entry {name!r}{did_you_mean(name, known)}")
+        return known[name]
+
+    def all_entries(self) -> tuple[Entry, ...]:
+        """The entries, then those of the memory sweeps."""
+        return (*self.entries, *(entry for sweep in self.memory_sweeps for entry in sweep.entries()))
+
+    def cases(self, env: Env | None = None) -> dict[str, Case]:
+        """The entries, without memory sweeps, as policies meet them: by id.
+
+        Args:
+            env: only those of one environment.
+
+        Raises:
+            ConfigError: an entry whose scenario is refused.
+        """
+        return {entry.id: entry.case() for entry in self.entries if env in (None, entry.env)}
+
+
+def load_suite(what: str | Path | Suite = "v1") -> Suite:
+    """A suite by shipped version, from a YAML file, or as it is.
+
+    Raises:
+        ConfigError: no such version (the known ones are listed), or a file that is refused, one line per problem.
+    """
+    if isinstance(what, Suite):
+        return what
+    shipped = _shipped()
+    if isinstance(what, str) and what in shipped:
+        with resources.as_file(shipped[what]) as path:
+            return load(Suite, path)
+    path = Path(what)
+    if isinstance(what, str) and path.suffix not in (".yaml", ".yml") and not path.is_file():
+        known = ", ".join(shipped)
+        raise ConfigError(
+            f"no suite called {what!r}{did_you_mean(what, shipped)}; known are {known}, or give a YAML file"
+        )
+    return load(Suite, path)
+
+
+def suite_versions() -> tuple[str, ...]:
+    """Suites that ship, by version."""
+    return tuple(_shipped())
+
+
+def pressure_at(scenario: Scenario, fraction: float) -> float:
+    """The pressure at which the memory for unpinned models is `fraction` of their weights.
+
+    `pressure = needs / memory = needs / (fraction * weights)`, sums over unpinned models.
+    """
+    tables = scenario.tables()
+    unpinned = tables.pinned_on == NONE
+    return float(tables.need_bytes[unpinned].sum() / (fraction * tables.weights_bytes[unpinned].sum()))
+
+
+def _changed(choice: ScenarioChoice, prose: Mapping[str, str], source: str) -> Scenario:
+    """The scenario that was chosen; refuses what a suite cannot hold.
+
+    Changes reach into sections: `{workload: {users: 9}}` leaves the rest of the workload as it is.
+    """
+    name, changes = _split(choice)
+    try:
+        base = load_scenario(name)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    scenario = parse(Scenario, _merged(base.model_dump(mode="json"), {**changes, **prose}), source)
+    if scenario.trace is not None:
+        raise ConfigError(f"{source}: its requests come from a log, which others may not have; generate them")
+    if scenario.rules.max_decisions is not None:
+        limit = scenario.rules.max_decisions
+        raise ConfigError(
+            f"{source}: max_decisions is {limit}; episodes that are cut short have no score: leave it out"
+        )
+    return scenario
+
+
+def _split(choice: ScenarioChoice) -> tuple[str, dict[str, Any]]:
+    """Name of the scenario that is built on, and what is changed."""
+    if isinstance(choice, str):
+        return choice, {}
+    changes = dict(choice)
+    if not isinstance(base := changes.pop("base", None), str):
+        raise ConfigError(f"a scenario is a name, or {{base: NAME, key: value, ...}}; base is {base!r}")
+    return base, changes
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
+
+
+def _numbers(tables: FleetTables | CostTable) -> dict[str, Any]:
+    """What the kernel reads, as plain numbers; without defaults, so that a field added later changes nothing."""
+    numbers: dict[str, Any] = {}
+    for column in dataclasses.fields(tables):
+        value = getattr(tables, column.name)
+        if column.name == "label" or (column.default is not dataclasses.MISSING and value == column.default):
+            continue
+        if isinstance(value, CostTable):
+            value = _numbers(value)
+        numbers[column.name] = value.tolist() if isinstance(value, np.ndarray) else value
+    return numbers
+
+
+def _shipped() -> dict[str, Traversable]:
+    folder = resources.files("cace_env") / "data" / "suites"
+    files = {item.name.removesuffix(".yaml"): item for item in folder.iterdir() if item.name.endswith(".yaml")}
+    return dict(sorted(files.items()))

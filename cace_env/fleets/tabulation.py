@@ -1,0 +1,219 @@
+"""From the catalogue to integer tables: the speed and load formulas, one small function each.
+
+The functions take a model, a GPU and an engine and return what the kernel reads: loads in whole microseconds, rounded
+up; speeds in whole nanoseconds or picoseconds, rounded to nearest. `tabulate` fills a `FleetTables` with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cace_env.fleets.catalogue import CHUNK_TOKENS, KV_TOKENS, MAX_NUM_SEQS, RUNTIME_GB, CodeModel
+from cace_env.fleets.hardware import Engine, Gpu
+from cace_env.tables import FOREVER, NONE, TIERS, CostTable, FleetTables, Int64Array, TableError
+
+GB = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One GPU of a fleet; `memory_bytes` may differ from the data sheet."""
+
+    name: str
+    gpu: Gpu
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class HostedModel:
+    """A model as a fleet runs it: its reserve, its limits, and where it is at time 0 (accelerator index, or None)."""
+
+    name: str
+    model: CodeModel
+    reserve_bytes: int  # runtime + KV cache
+    kv_tokens: int
+    max_num_seqs: int = int(MAX_NUM_SEQS.value)
+    chunk_tokens: int = int(CHUNK_TOKENS.value)
+    pinned_on: int | None = None
+    resident_on: int | None = None
+    asleep_on: int | None = None
+    cached: bool = False  # in host RAM
+
+
+def default_kv_tokens(tasks: Sequence[str]) -> int:
+    """KV room for the most demanding of `tasks` (`catalogue.KV_TOKENS`)."""
+    return int(max(KV_TOKENS[task].value for task in tasks))
+
+
+def reserve(
+    model: CodeModel,
+    *,
+    kv_tokens: int | None = None,
+    reserve_gb: float | None = None,
+    runtime_gb: float = RUNTIME_GB.value,
+) -> tuple[int, int]:
+    """Reserve in bytes and KV room in tokens; one follows from the other, without either from the tasks it serves.
+
+    `reserve = runtime + kv_tokens x kv_bytes_per_token`, solved for either.
+
+    Raises:
+        TableError: both are given, or the reserve has no room for a KV cache.
+    """
+    if kv_tokens is not None and reserve_gb is not None:
+        raise TableError(f"model {model.name!r}: give kv_tokens or reserve_gb, not both; one follows from the other")
+    runtime_bytes = round(runtime_gb * GB)
+    if reserve_gb is None:
+        tokens = default_kv_tokens(model.tasks) if kv_tokens is None else kv_tokens
+        return runtime_bytes + tokens * model.kv_bytes_per_token, tokens
+    reserve_bytes = round(reserve_gb * GB)
+    tokens = (reserve_bytes - runtime_bytes) // model.kv_bytes_per_token
+    if tokens < 1:
+        raise TableError(
+            f"model {model.name!r}: reserve_gb is {reserve_gb}, of which the runtime takes {runtime_gb}: "
+            f"no room for a KV cache ({model.kv_bytes_per_token} bytes per token); give more"
+        )
+    return reserve_bytes, tokens
+
+
+def weights_bytes(model: CodeModel) -> int:
+    """Size of the weights."""
+    return round(model.weights_gb.value * GB)
+
+
+def load_us(model: CodeModel, gpu: Gpu, engine: Engine, tier: int) -> int:
+    """Start + slow first inference + weights / min(bandwidth of engine and tier, link of the GPU); at least 1 us."""
+    bandwidth_gb_s = min(engine.bandwidth_gb_s[tier].value, gpu.link_gb_s.value)
+    start_s = engine.start_s[tier].value + engine.first_inference_s[tier].value
+    return max(1, math.ceil((start_s + model.weights_gb.value / bandwidth_gb_s) * 1e6))
+
+
+def unload_us(model: CodeModel, gpu: Gpu, engine: Engine) -> int:
+    """Weights / min(unload bandwidth, link) where unloading copies them to the host, else 0."""
+    if engine.unload_gb_s.value == 0:
+        return 0
+    return math.ceil(model.weights_gb.value / min(engine.unload_gb_s.value, gpu.link_gb_s.value) * 1e6)
+
+
+def round_ns(model: CodeModel, gpu: Gpu) -> int:
+    """A round without requests: `t0 + bytes_per_round / effective bandwidth`.
+
+    The fits were made at batch 1, so one `decode_ns` is taken out again.
+    """
+    overhead_ms, per_gb_ms = gpu.overhead_ms[model.quantisation].value, gpu.ms_per_gb[model.quantisation].value
+    return round((overhead_ms + per_gb_ms * model.round_gb) * 1e6) - decode_ns(model, gpu)
+
+
+def decode_ns(model: CodeModel, gpu: Gpu) -> int:
+    """What one more decoding request adds to a round (`k_b`), proportional to the active parameters."""
+    return round(gpu.decode_us_per_b.value * model.active_b * 1e3)
+
+
+def kv_ps(model: CodeModel, gpu: Gpu) -> int:
+    """Reading one token's keys and values, at the effective bandwidth of bf16 weights (`k_kv`)."""
+    return round(model.kv_bytes_per_token / GB * gpu.ms_per_gb["bf16"].value * 1e9)
+
+
+def prefill_ns(model: CodeModel, gpu: Gpu) -> int:
+    """Work per prompt token: 2 x active parameters / (MFU x peak)."""
+    return round(2 * model.active_b * 1e9 / _prefill_flops(gpu) * 1e9)
+
+
+def attention_ps(model: CodeModel, gpu: Gpu) -> int:
+    """Work per (query, key) pair of the prompt, in picoseconds."""
+    return round(model.attention_flops_per_pair / _prefill_flops(gpu) * 1e12)
+
+
+def _prefill_flops(gpu: Gpu) -> float:
+    return gpu.mfu.value * gpu.peak_tflops.value * 1e12
+
+
+def tabulate(
+    accelerators: Sequence[Accelerator],
+    models: Sequence[HostedModel],
+    engine: Engine,
+    cost: CostTable,
+    *,
+    host_ram_bytes: int = 0,
+    placement: str = "spread",
+    drain_after_us: int = 30_000_000,
+    prefetch_limit: int = 0,
+    prefetch_max_wait_us: int = 30_000_000,
+    max_slots: int = 0,
+    max_decisions: int = FOREVER,
+    label: str = "tables",
+) -> FleetTables:
+    """The integer tables of a fleet, validated.
+
+    Args:
+        accelerators: in the order of their indices.
+        models: in the order of their indices.
+        engine: the load regime of all accelerators.
+        cost: what waiting costs.
+        host_ram_bytes: room of the host cache for weights; 0 = none.
+        placement: where a model goes that fits on several accelerators, `spread` or `pack`.
+        drain_after_us: how long a model is pending before busy models may be drained for it.
+        prefetch_limit: most loads per episode of models that nobody waits for (Swap-v0).
+        prefetch_max_wait_us: how long somebody may have waited for a pending model so that others are prefetched.
+        max_slots: 0 = as many as can be used.
+        max_decisions: the episode is truncated when one more would be asked.
+        label: stands in error messages and reports.
+
+    Raises:
+        TableError: the fleet cannot be simulated (`FleetTables.validate`).
+    """
+    residual_bytes = round(engine.residual_gb.value * GB)
+    weights = _column(weights_bytes(m.model) for m in models)
+    unpinned = np.array([m.pinned_on is None for m in models])
+
+    def each(figure: Callable[[CodeModel, Gpu], int]) -> Int64Array:
+        return np.array([[figure(m.model, a.gpu) for m in models] for a in accelerators], dtype=np.int64)
+
+    def load_from(tier: int) -> Callable[[CodeModel, Gpu], int]:
+        return lambda model, gpu: load_us(model, gpu, engine, tier)
+
+    tables = FleetTables(
+        accelerator_names=tuple(a.name for a in accelerators),
+        model_names=tuple(m.name for m in models),
+        memory_bytes=_column(a.memory_bytes for a in accelerators),
+        need_bytes=weights + _column(m.reserve_bytes for m in models),
+        weights_bytes=weights,
+        residual_bytes=residual_bytes * unpinned.astype(np.int64),
+        kv_tokens=_column(m.kv_tokens for m in models),
+        max_num_seqs=_column(m.max_num_seqs for m in models),
+        chunk_tokens=_column(m.chunk_tokens for m in models),
+        load_us=np.stack([each(load_from(tier)) for tier in range(len(TIERS))], axis=-1),
+        unload_us=each(lambda model, gpu: unload_us(model, gpu, engine)),
+        round_ns=each(round_ns),
+        decode_ns=each(decode_ns),
+        kv_ps=each(kv_ps),
+        prefill_ns=each(prefill_ns),
+        attention_ps=each(attention_ps),
+        cost=cost,
+        pinned_on=_place(m.pinned_on for m in models),
+        resident_on=_place(m.resident_on for m in models),
+        asleep_on=_place(m.asleep_on for m in models),
+        host_cached=np.array([m.cached for m in models], dtype=np.bool_),
+        host_cache_bytes=host_ram_bytes,
+        unload_copies=engine.unload_gb_s.value > 0,
+        placement=placement,
+        drain_after_us=drain_after_us,
+        prefetch_limit=prefetch_limit,
+        prefetch_max_wait_us=prefetch_max_wait_us,
+        max_slots=max_slots,
+        max_decisions=max_decisions,
+        label=label,
+    )
+    tables.validate()
+    return tables
+
+
+def _column(values: Iterable[int]) -> Int64Array:
+    return np.array(list(values), dtype=np.int64)
+
+
+def _place(places: Iterable[int | None]) -> Int64Array:
+    return _column(NONE if place is None else place for place in places)

@@ -1,0 +1,354 @@
+"""The reference: how cheap an episode can be made by somebody who knows all that will happen in it.
+
+Its *bases* are all built-in rules, clairvoyant or not, in Swap-v0 each with every order. Plans are found from the
+cheapest of them: record the decisions of an episode, replace one, replay the rest with the true future, keep what is
+cheaper over the whole episode (a rollout, Bertsekas and Castanon 1999, whose base policies are the rules and the plan
+itself). The reference is the cheapest of all plans and bases: never worse than any base by construction, and no proof
+that nothing is better (`cace_env.planning.optimum` proves that for tiny episodes).
+
+Like every other clairvoyant policy it learns of what will happen through `cace_env.policies.Future` alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from cace_env.cases import Case
+from cace_env.config import ConfigError
+from cace_env.kernel import plan as kernel
+from cace_env.kernel import run
+from cace_env.kernel import state as layout
+from cace_env.kernel.plan import Game, Plan, Search
+from cace_env.kernel.rules import Rule
+from cace_env.kernel.state import Int64Array
+from cace_env.policies import ORDERS, POLICIES, Future, policy
+from cace_env.policies.built_in import rule_of
+from cace_env.policies.orders import JOINT
+from cace_env.simulation import Simulator, new_scratch
+from cace_env.simulation.scratch import largest
+from cace_env.tables import NONE, FleetTables
+from cace_env.workload import Workload
+
+# Chosen by cost against time on training seeds, `python -m experiments.reference_curve`.
+GAIN: Final = 0.01  # of the cost; a round that saves less is the last
+MAX_ROUNDS: Final = 8
+STARTS: Final = 1  # plans that are improved, from the cheapest bases on
+MAX_REPLAYS: Final = 50_000
+RULES: Final = 4  # by which replays go on
+RANDOM: Final = (1, 2, 4)  # some replays draw so many decisions after the change
+SLACK_REQUESTS: Final = 20.0  # a replay is given up when it is dearer than the plan by the cost of so many requests
+CALM: Final = 4  # or when it does as the plan does so often in a row and is no cheaper
+DRAWS: Final = 65_521  # prime, so that they shift against each other when they repeat
+DRAWS_STREAM: Final = 8  # spawn key of the draws
+ROOM: Final = 4  # plans may have so many times as many decisions as the base with most of them
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The cheapest that was found for an episode."""
+
+    cost: float  # of the cheapest of plans and bases
+    base: str  # the cheapest base
+    base_cost: float
+    costs: Mapping[str, float]  # of every base; inf where its episode was truncated
+    rounds: tuple[float, ...]  # the cheapest cost after each round of improvement
+    replays: int
+    plan: Int64Array  # (decisions,) evict model m: `m`; load model m: `M + m`; wait: `2 M`
+    start: str  # the base from which the plan was found: its keep-alives and count limits hold
+    wall_s: float
+
+
+def find_reference(
+    case: Case,
+    workload: Workload,
+    future: Future | None,
+    seed: int,
+    *,
+    gain: float = GAIN,
+    max_rounds: int = MAX_ROUNDS,
+    max_replays: int | None = MAX_REPLAYS,
+    starts: int = STARTS,
+    bases: Sequence[str] | None = None,
+    threads: int = 1,
+) -> Reference:
+    """Looks for the cheapest way to play an episode, knowing all its requests.
+
+    The result does not depend on the number of threads, nor on how fast they are.
+
+    Args:
+        case: the fleet; `static-best` draws its training requests from it.
+        workload: the requests.
+        future: `Future.of(case.tables, workload)`.
+        seed: of the episode, for what `random` and the search draw.
+        gain: the last round is one that lowers the cost by less than this share.
+        max_rounds: and there are no more of them than this; 0 leaves the cheapest base.
+        max_replays: most replays in all, shared out evenly among the starts; None = no limit.
+        starts: how many plans are improved, each from another of the cheapest bases.
+        bases: policies by name; None = all that can run on this fleet, in Swap-v0 each with every order.
+        threads: for the bases and the starts.
+
+    Raises:
+        ConfigError: no future, or that of another workload; no base that can run; or options out of range.
+    """
+    began = time.perf_counter()
+    known = _checked(case, workload, future)
+    _check_options(
+        gain=(gain, 0),
+        max_rounds=(max_rounds, 0),
+        max_replays=(max_replays, 0),
+        starts=(starts, 1),
+        threads=(threads, 1),
+    )
+    rules = _rules_of(case, workload, known, seed, bases)
+    costs, decisions = _run_bases(case.tables, workload, rules, threads)
+    cheapest = _cheapest(costs)
+    base = cheapest[0]
+    if not np.isfinite(costs[base]):
+        raise ConfigError(f"every base is truncated at {case.tables.max_decisions} decisions; allow more of them")
+    room = min(ROOM * max(decisions.values()) + 1, case.tables.max_decisions)
+    draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(DRAWS_STREAM,))).random(DRAWS)
+    chains = [
+        _Chain(case.tables, workload, _variety(rules, cheapest, start), room, draws) for start in cheapest[:starts]
+    ]
+    quota = 1 << 60 if max_replays is None else max_replays // len(chains)
+
+    def improve(chain: _Chain) -> list[float]:
+        return list(chain.rounds(gain, max_rounds, quota))
+
+    histories = _parallel(improve, chains, threads)
+    best = min(chains, key=lambda chain: chain.cost)
+    longest = max(len(history) for history in histories)
+    padded = [
+        history + [chain.cost] * (longest - len(history)) for chain, history in zip(chains, histories, strict=True)
+    ]
+    start = cheapest[chains.index(best)]
+    return Reference(
+        cost=best.cost,
+        base=base,
+        base_cost=costs[base],
+        costs=costs,
+        rounds=tuple(min(each) for each in zip(*padded, strict=True)),
+        replays=sum(chain.replays for chain in chains),
+        plan=best.codes(),
+        start=start,
+        wall_s=time.perf_counter() - began,
+    )
+
+
+def replay(case: Case, workload: Workload, reference: Reference, *, trace: bool = False) -> Simulator:
+    """A simulator that has played the plan of a reference, for metrics, timelines and reports.
+
+    Raises:
+        ConfigError: the plan is of another episode: it decides what is not legal, or too little.
+    """
+    limits = policy(reference.start).limits(case.tables)
+    simulator = Simulator(case.tables, limits, trace=trace)
+    asked = simulator.reset(workload)
+    for number, code in enumerate(reference.plan.tolist()):
+        action = plan_action(simulator, code) if asked else NONE
+        if action == NONE or not simulator.state.legal[action]:
+            raise ConfigError(f"decision {number} of the plan, {code}, is not legal: the plan is of another episode")
+        asked = simulator.answer(action)
+    if asked:
+        raise ConfigError(f"the plan ends after {len(reference.plan)} decisions: it is of another episode")
+    return simulator
+
+
+def plan_action(simulator: Simulator, code: int) -> int:
+    """The action with this code, or NONE where the model to evict is in no slot."""
+    models = simulator.tables.num_models
+    if code < models:
+        return int(simulator.state.models[code, layout.MODEL.slot])
+    actions = len(simulator.state.legal)
+    if actions == simulator.max_slots:
+        return NONE
+    return simulator.max_slots + code - models if code < 2 * models else actions - 1
+
+
+def base_names(tables: FleetTables) -> list[str]:
+    """All built-in policies that can run on a fleet; in Swap-v0 each with every order."""
+    names = []
+    for name in POLICIES:
+        try:
+            POLICIES[name].limits(tables)
+        except ConfigError:
+            continue
+        names += [f"{order}{JOINT}{name}" for order in ORDERS] if tables.protocol == "swap" else [name]
+    return names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Bases
+
+
+def _checked(case: Case, workload: Workload, future: Future | None) -> Future:
+    """The future; refuses to plan without it, or with that of another workload."""
+    if future is None:
+        raise ConfigError("the reference knows the future; pass future=Future.of(case.tables, workload)")
+    known = len(future.nominal_us)
+    fits = known == len(workload) and len(future.start) == case.tables.num_models + 1
+    opened = workload.after == NONE
+    if not fits or not np.array_equal(future.nominal_us[opened], workload.arrival_us[opened]):
+        raise ConfigError(
+            f"the future, of {known} requests, is that of another workload than this one of {len(workload)}; make it "
+            "of this one: Future.of(case.tables, workload)"
+        )
+    return future
+
+
+def _check_options(**given: tuple[float | None, int]) -> None:
+    """Refuses options, given as (value, least), that are too small."""
+    for name, (value, least) in given.items():
+        if value is not None and not value >= least:
+            raise ConfigError(f"{name} is {value}; it has to be at least {least}")
+
+
+def _rules_of(
+    case: Case, workload: Workload, future: Future, seed: int, bases: Sequence[str] | None
+) -> dict[str, Rule]:
+    """The bases as the kernel runs them; all of them know how long their replays' Belady may read."""
+    rules = {}
+    for name in base_names(case.tables) if bases is None else bases:
+        chosen = policy(name)
+        if chosen.trained and case.training is None:
+            if bases is not None:
+                raise ConfigError(f"base {name!r} learns from training seeds, and this case has none")
+            continue
+        rules[name] = rule_of(chosen, case.tables, seed=seed, workload=workload, future=future, training=case.training)
+    if not rules:
+        raise ConfigError("there is no base to start from; name one at least")
+    return {
+        name: rule._replace(future_order=future.order, future_start=future.start, nominal_us=future.nominal_us)
+        for name, rule in rules.items()
+    }
+
+
+def _run_bases(
+    tables: FleetTables, workload: Workload, rules: Mapping[str, Rule], threads: int
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Cost of each base, inf where it was truncated, and how many decisions it took."""
+
+    def run_some(names: Sequence[str]) -> list[tuple[str, float, int]]:
+        simulator = Simulator(tables)
+        simulator.load(workload)
+        scratch = new_scratch(simulator.max_slots, tables.num_models, largest(rules.values()))
+        some = []
+        for name in names:
+            status = run.run_episode(*simulator.arguments, rules[name], simulator.trace, scratch)
+            simulator.check()
+            cost = simulator.cost() if status == layout.DONE else np.inf
+            some.append((name, cost, int(simulator.state.scalars[layout.DECISIONS])))
+        return some
+
+    names = list(rules)
+    found = [row for part in _parallel(run_some, [names[k::threads] for k in range(threads)], threads) for row in part]
+    results = {name: (cost, decisions) for name, cost, decisions in found}
+    return {name: results[name][0] for name in names}, {name: results[name][1] for name in names}
+
+
+def _cheapest(costs: Mapping[str, float]) -> list[str]:
+    """Bases from the cheapest on; of those that cost the same, and so did the same, the first."""
+    first_with: dict[float, str] = {}
+    for name, cost in costs.items():
+        first_with.setdefault(cost, name)
+    finite = [cost for cost in sorted(first_with) if np.isfinite(cost)] or [np.inf]
+    return [first_with[cost] for cost in finite]
+
+
+def _variety(rules: Mapping[str, Rule], cheapest: Sequence[str], start: str) -> tuple[Rule, ...]:
+    """The rules by which replays go on: the start's, and the cheapest others under the limits of the start."""
+    names = [start, *(name for name in cheapest if name != start)]
+    names = [names[k % len(names)] for k in range(RULES)]
+    return tuple(rules[name]._replace(limits=rules[start].limits) for name in names)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Improvement
+
+
+def _ways() -> Int64Array:
+    """`(ways, WAY)`: how replays go on after a change."""
+    ways = [(mode, rule, 0) for rule in range(RULES) for mode in (kernel.RULE, kernel.PLANNED)]
+    ways.append((kernel.RETURN, 0, 0))
+    ways += [(mode, 0, drawn) for drawn in RANDOM for mode in (kernel.PLANNED, kernel.RETURN)]
+    return np.array(ways, dtype=np.int64)
+
+
+class _Chain:
+    """The plan that grows from one base, and the arrays that takes."""
+
+    def __init__(self, tables: FleetTables, workload: Workload, rules: tuple[Rule, ...], room: int, draws: Any) -> None:
+        self._requests, models = len(workload), tables.num_models
+        simulator = Simulator(tables)
+        simulator.load(workload)
+        _, at, fleet, fleet_at, requests = simulator.arguments
+        self._rows = layout.arena(2, int(at[-1]))
+        self._game = Game(at, fleet, fleet_at, requests, rules[0].limits, np.zeros((0, 4), dtype=np.int64))
+        self._rules, self._draws = rules, draws
+        self._scratch = new_scratch(simulator.max_slots, models, largest(rules))
+        self._pointers = np.zeros(models, dtype=np.int64)
+        self._plans = [_new_plan(room, models, self._requests) for _ in range(3)]
+        self._counts = np.zeros(2, dtype=np.int64)
+        by_rule = np.array([(kernel.RULE, 0, 0)], dtype=np.int64)
+        self.cost = float(
+            kernel.first_plan(
+                self._rows[0], self._game, rules, self._scratch, self._plans[0], self._search(by_rule, np.inf, 0)
+            )
+        )
+
+    def rounds(self, gain: float, most: int, max_replays: int) -> Iterator[float]:
+        """Improves the plan; its cost after each round, until one gains less."""
+        ways = _ways()
+        for _ in range(most):
+            before = self.cost
+            slack = SLACK_REQUESTS * before / self._requests
+            self.cost = float(
+                kernel.improve(
+                    self._rows, self._game, self._rules, self._scratch, self._pointers,
+                    self._plans[0], self._plans[1], self._plans[2],
+                    self._search(ways, slack, max_replays), before, self._counts,
+                )
+            )  # fmt: skip
+            yield self.cost
+            if before - self.cost < gain * before or self.replays >= max_replays:
+                return
+
+    @property
+    def replays(self) -> int:
+        """How many there have been so far."""
+        return int(self._counts[0])
+
+    def codes(self) -> Int64Array:
+        """The decisions of the plan; a copy."""
+        plan = self._plans[0]
+        codes: Int64Array = plan.entries[: plan.size[0], kernel.ENTRY.code].copy()
+        return codes
+
+    def _search(self, ways: Int64Array, slack: float, max_replays: int) -> Search:
+        return Search(ways, self._draws, slack, CALM, max_replays)
+
+
+def _new_plan(room: int, models: int, requests: int) -> Plan:
+    """Room for a plan."""
+    return Plan(
+        entries=np.zeros((room, len(kernel.ENTRY)), dtype=np.int64),
+        cost=np.zeros(room),
+        held=np.zeros((room, models), dtype=np.int8),
+        until=np.zeros((room, models), dtype=np.int32),
+        needs=np.full((requests, len(kernel.NEED)), NONE, dtype=np.int64),
+        size=np.zeros(1, dtype=np.int64),
+    )
+
+
+def _parallel(work: Any, jobs: Sequence[Any], threads: int) -> list[Any]:
+    """`work` of every job, in their order."""
+    if threads == 1:
+        return [work(job) for job in jobs]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, jobs))

@@ -1,0 +1,78 @@
+"""What every legal action would cost: tried in a copy of the simulation and played on with the requests to come.
+
+These are labels for learners and answers for planners, not a policy: they know the future.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.kernel import state as layout
+from cace_env.kernel.plan import Game
+from cace_env.kernel.rollouts import try_actions
+from cace_env.kernel.rules import Rule, Scratch
+from cace_env.simulation import SimulationError, Simulator, new_scratch
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Rollouts:
+    """Tries the actions of one simulator's open questions; keeps the room that it takes.
+
+    Args:
+        simulator: whose questions; it stays as it is, and may be stepped and reset in between.
+
+    Attributes:
+        requests: simulated so far, in all copies.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.requests = 0
+        self._simulator = simulator
+        self._room = layout.arena(1, 1)
+        self._scratches: dict[tuple[int, int, int], Scratch] = {}
+
+    def costs(self, rule: Rule, horizons_s: Sequence[float] = (math.inf,)) -> FloatArray:
+        """The cost of the episode until some time after the question, for every action.
+
+        Differences between actions are exact; what both have cost before the question cancels out.
+
+        Args:
+            rule: by which the copies are played on, of the same fleet; its keep-alives and count limit do not hold,
+                those of the simulator do.
+            horizons_s: ascending times from the question on at which the cost is read; inf = at the end.
+
+        Returns:
+            `(actions, horizons)`; inf where an action is not legal.
+
+        Raises:
+            SimulationError: no question is open.
+            ValueError: horizons that do not ascend from above 0.
+        """
+        simulator = self._simulator
+        if simulator.state.scalars[layout.STATUS] != layout.ASKED:
+            raise SimulationError("no question is open; reset first")
+        times = [0.0, *horizons_s]
+        if len(times) == 1 or any(not late > early for early, late in pairwise(times)):
+            raise ValueError(f"horizons are {tuple(horizons_s)} s; they have to ascend from above 0")
+        row, at, fleet, fleet_at, workload = simulator.arguments
+        slots, models = simulator.max_slots, simulator.tables.num_models
+        if self._room.shape[1] != len(row):
+            self._room = layout.arena(1, len(row))
+        room_for = (slots, models, rule.network.hidden if len(rule.network.slot_linear) else -1)
+        if room_for not in self._scratches:
+            self._scratches[room_for] = new_scratch(slots, models, rule.network)
+        now = int(simulator.state.scalars[layout.CLOCK])
+        moments = np.array([now + round(min(time, 1e12) * 1e6) for time in horizons_s], dtype=np.int64)
+        costs = np.empty((len(simulator.state.legal), len(moments)))
+        game = Game(at, fleet, fleet_at, workload, simulator.limits, _NO_TRACE)
+        self.requests += int(try_actions(row, self._room[0], game, rule, self._scratches[room_for], moments, costs))
+        return costs
+
+
+_NO_TRACE = np.zeros((0, 4), dtype=np.int64)

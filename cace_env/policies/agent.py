@@ -1,0 +1,212 @@
+"""A trained agent: a network, and a card that says what it is. Saved without code, played without torch.
+
+```python
+agent = load_agent("runs/my-run/best")      # or the name of one that ships
+evaluate(agent.policy(), "default", seeds("test", 100))
+evaluate("agent:runs/my-run/best", ...)     # the same
+action = agent.act(observation, env.unwrapped.layout)
+```
+
+A folder holds `weights.safetensors` and `agent.json`, the card. Who loads it gets numbers and text, whatever the file
+holds: nothing in it is executed. The card names the hash of the weights and the features that they were trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError, model_validator
+
+from cace_env.config import ConfigError, Frozen, did_you_mean
+from cace_env.files import replace_file
+from cace_env.kernel import rules
+from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature, ObservationLayout
+from cace_env.policies.base import Policy
+from cace_env.policies.network import Network, Protocol
+from cace_env.policies.orders import LEARNED_ORDER
+from cace_env.policies.tensors import pack_tensors, unpack_tensors
+
+CARD_FILE: Final = "agent.json"
+WEIGHTS_FILE: Final = "weights.safetensors"
+BEST: Final = "best"  # the best agent, in the folder of a training
+PREFIX: Final = "agent:"  # of its name among policies
+LEARNED: Final = "Learned"  # their group
+
+
+def features_hash() -> str:
+    """What every number of an observation means, as a hash: names, units, scales and order of all features."""
+
+    def row(feature: Feature) -> tuple[object, ...]:
+        return feature.name, feature.unit, feature.scale, feature.log, feature.signed
+
+    blocks = [[row(feature) for feature in block] for block in (SLOT_FEATURES, PENDING_FEATURES, CONTEXT_FEATURES)]
+    return hashlib.sha256(json.dumps(blocks).encode()).hexdigest()[:16]
+
+
+class AgentCard(Frozen):
+    """What an agent is, and how it was made; `agent.json`."""
+
+    format: Literal["cace-env agent 1"] = "cace-env agent 1"
+    name: str = Field(min_length=1, description="what it is called in tables")
+    env: Literal["Eviction-v0", "Swap-v0"] = Field(description="whose questions it answers")
+    algorithm: str = Field(min_length=1, description="what trained it")
+    hidden: int = Field(ge=0, description="hidden units of each layer of its network; 0 = linear")
+    description: str = Field(default="", description="in a line")
+    trained_on: tuple[str, ...] = Field(default=(), description="scenarios or entries of a suite")
+    suite: str = Field(default="", description="the version of that suite")
+    fingerprints: dict[str, str] = Field(
+        default={}, description="of the suite's entries in its environment, when it was trained"
+    )
+    headroom_cut_percent: float = Field(
+        default=0.0, ge=0, description="headroom from which entries counted in means then [%]; 0 = not noted"
+    )
+    train_seeds: str = Field(default="", description="of the workloads it was trained on")
+    requests: int = Field(default=0, ge=0, description="simulated in training, in all")
+    wall_s: float = Field(default=0.0, ge=0, description="time that training took [s]")
+    command: str = Field(default="", description="what trains it again")
+    works: str = Field(default="", description="where it does well")
+    fails: str = Field(default="", description="where it does not")
+    limits: dict[str, tuple[float, float]] = Field(
+        default={}, description="least and greatest value of features in training, by name, in physical units"
+    )
+    features: str = Field(default_factory=features_hash, description="hash of the features it was trained on")
+    weights_sha256: str = Field(default="", description="hash of the file of weights")
+
+    @model_validator(mode="after")
+    def _has_a_name_for_tables(self) -> Self:
+        if any(letter in self.name for letter in "/\\\n"):
+            raise ValueError(f"name is {self.name!r}; leave out slashes and line breaks")
+        return self
+
+    @property
+    def protocol(self) -> Protocol:
+        """Whose actions its network scores."""
+        return "swap" if self.env == "Swap-v0" else "eviction"
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    """A trained agent.
+
+    Attributes:
+        card: what it is.
+        network: what it decides by.
+
+    Raises:
+        ConfigError: card and network are of different kinds, or it was trained on other features.
+    """
+
+    card: AgentCard
+    network: Network
+
+    def __post_init__(self) -> None:
+        card, network = self.card, self.network
+        if (card.protocol, card.hidden) != (network.protocol, network.hidden):
+            raise ConfigError(
+                f"agent {card.name!r}: the card is of {card.env} with {card.hidden} hidden units, the network of "
+                f"{network.protocol} with {network.hidden}"
+            )
+        if card.features != features_hash():
+            raise ConfigError(
+                f"agent {card.name!r} was trained on other features ({card.features}) than this version shows "
+                f"({features_hash()}); train it again" + (f": {card.command}" if card.command else "")
+            )
+
+    def policy(self) -> Policy:
+        """The agent as a built-in policy, compiled like all others."""
+        return Policy(
+            PREFIX + self.card.name,
+            self.card.description or f"trained by {self.card.algorithm}",
+            source=f"{self.card.algorithm} on {', '.join(self.card.trained_on) or 'workloads its card does not name'}",
+            group=LEARNED,
+            kind=rules.NETWORK,
+            order=LEARNED_ORDER if self.card.env == "Swap-v0" else None,
+            network=self.network,
+        )
+
+    def act(self, observation: npt.NDArray[np.float32], layout: ObservationLayout) -> int:
+        """The action it takes, by NumPy alone; 0 where nothing is legal.
+
+        Args:
+            observation: `(layout.size,)`, as the environment shows it.
+            layout: the environment's: `env.unwrapped.layout`.
+        """
+        return int(self.network.logits(observation, layout).argmax())
+
+
+def load_agent(what: str | Path | Agent) -> Agent:
+    """An agent by the name of one that ships, from its folder, or as it is.
+
+    The folder of a training stands for the best agent in it, `best/`.
+
+    Raises:
+        ConfigError: no such name (those that ship are listed), no such folder, or files that are not what was saved:
+            foreign, changed, cut short, or trained on other features.
+    """
+    if isinstance(what, Agent):
+        return what
+    shipped = resources.files("cace_env") / "data" / "agents"
+    names = sorted(item.name for item in shipped.iterdir() if item.is_dir()) if shipped.is_dir() else []
+    if what in names:
+        with resources.as_file(shipped / str(what)) as folder:
+            return _read(folder)
+    folder = Path(what)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"no agent called {str(what)!r}{did_you_mean(str(what), names)}; shipped are {', '.join(names) or 'none'}, "
+            f"or give the folder with its {CARD_FILE}"
+        )
+    best = folder / BEST
+    return _read(best if (best / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder)
+
+
+def shipped_agents() -> dict[str, Agent]:
+    """The agents that ship, by name."""
+    shipped = resources.files("cace_env") / "data" / "agents"
+    names = sorted(item.name for item in shipped.iterdir() if item.is_dir()) if shipped.is_dir() else []
+    return {name: load_agent(name) for name in names}
+
+
+def write_agent(agent: Agent, folder: str | Path) -> AgentCard:
+    """Writes both files; a folder that holds an agent already is overwritten, file by file, the card last.
+
+    Returns:
+        The card as it was written: with the hash of the weights.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = pack_tensors(agent.network.weights)
+    card = agent.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
+    replace_file(folder / WEIGHTS_FILE, content)
+    replace_file(folder / CARD_FILE, json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
+    return card
+
+
+def _read(folder: Path) -> Agent:
+    """An agent from its folder."""
+    card_file, weights_file = folder / CARD_FILE, folder / WEIGHTS_FILE
+    try:
+        text = card_file.read_text(encoding="utf-8")
+        content = weights_file.read_bytes()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{folder}: an agent is {CARD_FILE} and {WEIGHTS_FILE} ({error})") from error
+    try:
+        card = AgentCard.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConfigError(f"{card_file}: {key}: {first['msg']}; this is no card of an agent") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.weights_sha256:
+        raise ConfigError(
+            f"{weights_file}: its hash is {found[:16]}..., the card says {card.weights_sha256[:16] or 'nothing'}...; "
+            "the weights are not those that were saved with this card: copy both files again"
+        )
+    return Agent(card, Network(card.protocol, card.hidden, unpack_tensors(content, str(weights_file))))

@@ -1,0 +1,88 @@
+"""The one door to the future.
+
+Nothing else in the package looks ahead. A clairvoyant rule gets a `Future`, and without one it is refused
+(`cace_env.policies.built_in.rule_of`): a Belady that quietly lacks its next-use column is the worst policy of all.
+
+When a request will arrive depends on the policy wherever people wait for answers (closed loop). So a clairvoyant rule
+goes by *nominal* arrivals: those of the no-swapping run, in which every accelerator holds everything and nothing is
+evicted. The next use of a model is the least nominal arrival among its requests that have not arrived, at least now.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.kernel import rules
+from cace_env.kernel.orders import ORDER
+from cace_env.kernel.rules import Rule
+from cace_env.simulation import NO_LIMITS, run_rule
+from cace_env.simulation.scratch import NO_NETWORK
+from cace_env.tables import FOREVER, FleetTables
+from cace_env.workload import Workload
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Future:
+    """Who will ask for which model when, had nobody to wait for a swap. `R` requests, `M` models."""
+
+    nominal_us: Int64Array  # (R,) arrival in the no-swapping run
+    order: Int64Array  # requests that are not refused, by (model, nominal arrival, row)
+    start: Int64Array  # (M + 1,) those of model m: order[start[m]:start[m + 1]]
+
+    @classmethod
+    def of(cls, tables: FleetTables, workload: Workload) -> Future:
+        """Runs the workload without swapping and sorts its arrivals by model.
+
+        Requests longer than their model's KV cache are refused on arrival, need no model and are no uses.
+
+        Raises:
+            TableError, WorkloadError: input that cannot be simulated.
+        """
+        nominal_us = run_rule(without_swapping(tables), workload, _never_asked(tables)).arrival_us
+        tokens = workload.context_tokens.astype(np.int64) + workload.output_tokens
+        used = np.flatnonzero(tokens <= tables.kv_tokens[workload.model])
+        order = used[np.lexsort((nominal_us[used], workload.model[used]))].astype(np.int64)
+        counts = np.bincount(workload.model[order], minlength=tables.num_models)
+        return cls(nominal_us, order, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+    def next_use_us(self, arrived: npt.NDArray[np.bool_], now_us: int) -> Int64Array:
+        """Absolute time of each model's next use, `(M,)`; FOREVER where nobody will ask for it again.
+
+        Args:
+            arrived: `(R,)` which requests have arrived in the run that is looked at.
+            now_us: its clock; no use lies before it.
+        """
+        times = np.full(len(self.start) - 1, FOREVER, dtype=np.int64)
+        for m in range(len(times)):
+            mine = self.order[self.start[m] : self.start[m + 1]]
+            waiting = mine[~arrived[mine]]
+            if len(waiting):
+                times[m] = max(int(self.nominal_us[waiting[0]]), now_us)
+        return times
+
+
+def without_swapping(tables: FleetTables) -> FleetTables:
+    """The same fleet with room for everything everywhere: nothing is evicted, nothing is asked."""
+    return tables.replace(unlimited_memory=True, max_slots=0, protocol="eviction")
+
+
+def _never_asked(tables: FleetTables) -> Rule:
+    """Any rule: the run asks for no victim."""
+    no_times = np.zeros(0, dtype=np.int64)
+    starts = np.zeros(tables.num_models + 1, dtype=np.int64)
+    return Rule(
+        rules.VALUES,
+        np.zeros(1),
+        np.zeros(tables.num_models),
+        NO_LIMITS.row(tables),
+        np.zeros(len(ORDER)),
+        no_times,
+        starts,
+        no_times,
+        NO_NETWORK,
+    )

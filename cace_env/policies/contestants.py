@@ -1,0 +1,111 @@
+"""Who takes part in a comparison: a policy in any form that users give it, and the name that its results stand under.
+
+Forms are a name (with an order in front, weights behind, under guard), the address of a Python object, a trained agent,
+a function, and an object that acts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
+
+from cace_env.config import ConfigError
+from cace_env.policies.agent import PREFIX, Agent
+from cace_env.policies.built_in import Policy
+from cace_env.policies.built_in import policy as find_policy
+from cace_env.policies.guard import GUARDED, Guarded
+from cace_env.policies.orders import JOINT, Order, split_order
+from cace_env.policies.python import Illegal, PythonPolicy, acts
+from cace_env.policies.quoted import is_quoted
+
+NO_SWAPPING: Final = "no-swapping"  # stands beside the policies: what is left when nothing has to be evicted
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A policy with the name under which its results stand."""
+
+    name: str
+    policy: Policy | PythonPolicy | Guarded
+    order: Order | None = None  # of a Python policy that has none itself, where Swap-v0 asks for one; None = fifo
+    illegal: Illegal = "error"  # what becomes of an action of a Python policy that is not legal
+    swaps: bool = True  # False: on a fleet with room for everything, where no policy is asked ("no-swapping")
+    # A Python policy may keep a state and holds the interpreter anyway: one episode of it at a time.
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def built_in(self) -> Policy | None:
+        """The built-in policy, under guard or not; None of a Python policy."""
+        inner = self.policy.policy if isinstance(self.policy, Guarded) else self.policy
+        return inner if isinstance(inner, Policy) else None
+
+
+def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contestant) -> Contestant:
+    """A policy under its name: its own, that of the function, or that of the object's class.
+
+    Raises:
+        ConfigError: no such policy or Python object, or something that neither can be called nor acts.
+    """
+    if isinstance(policy, Contestant):
+        return policy
+    if isinstance(policy, Guarded):
+        return Contestant(policy.name, policy, policy.order)
+    if isinstance(policy, str):
+        if policy == NO_SWAPPING:
+            return Contestant(NO_SWAPPING, find_policy("lru"), swaps=False)
+        if policy.startswith(GUARDED + PREFIX):
+            return contestant_of(Guarded(policy.removeprefix(GUARDED)))  # with the ranges of its card
+        if policy.startswith(GUARDED):
+            inner = contestant_of(policy.removeprefix(GUARDED))
+            if not inner.swaps or isinstance(inner.policy, Guarded):
+                raise ConfigError(f"{policy!r}: {inner.name!r} is no policy that a guard could stand behind")
+            return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
+        order, victims = split_order(policy)
+        if ":" not in victims or victims.startswith(("cace:", PREFIX)) or is_quoted(victims):
+            return Contestant(policy, find_policy(policy))
+        found = _imported(victims)
+        found = found.policy() if isinstance(found, Agent) else _checked(found, victims)
+        prefix = f"{order.name}{JOINT}" if order is not None else ""
+        if isinstance(found, Policy):
+            joint = replace(found, name=f"{prefix}{found.name}", order=order or found.order)
+            return Contestant(joint.name, joint)
+        return Contestant(prefix + victims.partition(":")[2], found, order)
+    if isinstance(policy, Agent):
+        policy = policy.policy()
+    if isinstance(policy, Policy):
+        return Contestant(policy.name, policy)
+    return Contestant(getattr(policy, "__name__", type(policy).__name__), _checked(policy, repr(policy)))
+
+
+def _imported(address: str) -> Any:
+    """The object at "package.module:object"; a class is instantiated."""
+    module_name, _, attribute = address.partition(":")
+    try:
+        found = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"policy {address!r}: {error}; is the module on the path of Python?") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigError(f"policy {address!r}: module {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    if not isinstance(found, type):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise ConfigError(
+            f"policy {address!r}: {problem}; a class is made without arguments: give all of them defaults, or name an "
+            "object that is made already"
+        ) from error
+
+
+def _checked(policy: Any, shown: str) -> Policy | PythonPolicy:
+    if isinstance(policy, Policy) or callable(policy) or acts(policy):
+        return cast(Policy | PythonPolicy, policy)
+    raise ConfigError(
+        f"policy {shown} is a {type(policy).__name__}; it has to be a name, a Policy, a callable "
+        "f(features, legal) -> keep-scores, or an object with a method act(observation, action_mask) -> action"
+    )

@@ -1,0 +1,274 @@
+"""A guard: any policy, and LRU in its place where it should not be trusted. Every such decision is counted.
+
+    guarded = Guarded(my_policy, time_limit_s=0.5)
+    cace_env.evaluate(guarded, "default")        # or by name: evaluate("guarded:cace", ...)
+    guarded.counts                               # decisions that LRU took, by reason
+
+It falls back
+
+- `input`: where a number of the observation is NaN, infinite, or out of the range that was seen in training
+  (`cace_env.policies.ranges`; without ranges, out of the bounds of the observation space);
+- `error`: where the policy raises, or answers with what is no legal action or no scores;
+- `late`: where it takes longer than `time_limit_s`. Python cannot stop it: its answer comes, and is thrown away;
+- `forecast`: while demand is not what its features foretold (`ForecastWatch`).
+
+After the last sign of a problem LRU goes on for `hold` decisions, in which the policy is not asked: a policy that fails
+now and then does not take turns with LRU, whose plan is another one. In Swap-v0 the fallback is `patient-fifo+lru`,
+which is LRU of Eviction-v0: oldest request first, and up to 30 s of patience for an idle victim. (The policy keeps its
+own timers: under one without any, patience ends at the first question after 30 s.)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.config import ConfigError
+from cace_env.kernel.features import PER_MINUTE_10
+from cace_env.kernel.state import CLOCK, DEMAND, MODEL
+from cace_env.observation import ObservationLayout
+from cace_env.policies.agent import PREFIX, Agent, load_agent
+from cace_env.policies.built_in import Policy, Training
+from cace_env.policies.built_in import policy as find_policy
+from cace_env.policies.clairvoyant import Future
+from cace_env.policies.orders import Order
+from cace_env.policies.orders import order as find_order
+from cace_env.policies.player import Player
+from cace_env.policies.python import PolicyError, PythonPolicy, layout_for, view
+from cace_env.policies.ranges import Ranges, bounds_of, out_of_range
+from cace_env.simulation import Limits, Simulator
+from cace_env.tables import FleetTables
+from cace_env.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+
+GUARDED: Final = "guarded:"  # in front of a policy's name
+REASONS: Final = ("input", "error", "late", "forecast")
+FALLBACK: Final = {"eviction": "lru", "swap": "patient-fifo+lru"}
+
+
+@dataclass(frozen=True)
+class ForecastWatch:
+    """When the error of the demand forecast is anomalous. Only what has happened enters: it is causal.
+
+    In every window of at least `window_s` the arrivals of each model are held against `rate_10m` at its beginning, the
+    feature that most policies look at, times its length. The error is the root mean square over the models of
+    `sqrt(arrived + 3/8) - sqrt(expected + 3/8)` (Anscombe's transform: about 0.5 for Poisson arrivals of any rate that
+    is known). How bursty demand is differs from place to place, so an error is compared with those before it: how many
+    of their standard deviations it lies above their mean, smoothed over two windows. From `high` on the forecast is
+    anomalous, until it is below `low` again; meanwhile nothing is added to the history.
+
+    Attributes:
+        window_s: least length of a window [s]; it ends with the first question after that.
+        warm_up_s: nothing is counted before: rates begin at 0.
+        history: windows before the first verdict.
+        high: standard deviations at which an anomaly begins.
+        low: at which it ends.
+    """
+
+    window_s: float = 120.0
+    warm_up_s: float = 600.0
+    history: int = 8
+    high: float = 3.0
+    low: float = 1.5
+
+    def __post_init__(self) -> None:
+        if not (self.window_s > 0 and self.warm_up_s >= 0 and self.history >= 2 and self.low <= self.high):
+            raise ConfigError(
+                f"{self} makes no sense: window_s has to be above 0, warm_up_s at least 0, history at least 2, and "
+                "low at most high"
+            )
+
+
+DEFAULT_WATCH: Final = ForecastWatch()
+
+
+class ForecastError:
+    """The running error of one episode's demand forecast, as `ForecastWatch` defines it."""
+
+    def __init__(self, watch: ForecastWatch) -> None:
+        self.watch = watch
+        self.anomalous = False
+        self.score = 0.0  # standard deviations above the mean of the history, smoothed
+        self._window: tuple[float, FloatArray, FloatArray] | None = None  # since, arrivals then, rates then [1/min]
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def see(self, simulator: Simulator) -> None:
+        """Takes note of the arrivals until now; arrays of `(M,)`."""
+        state = simulator.state
+        now_s = float(state.scalars[CLOCK]) * 1e-6
+        if self._window is not None and now_s - self._window[0] < self.watch.window_s:
+            return
+        if now_s < self.watch.warm_up_s:
+            return
+        arrived = state.models[:, MODEL.uses].astype(np.float64)
+        minutes = (now_s - state.models[:, MODEL.last_arrival] * 1e-6) / 60.0
+        rate = state.demand[:, DEMAND.rate_10m] * np.exp2(-minutes / 10.0) * PER_MINUTE_10
+        if self._window is not None:
+            since_s, before, rate_then = self._window
+            self.add(arrived - before, rate_then * (now_s - since_s) / 60.0)
+        self._window = now_s, arrived, rate
+
+    def add(self, arrived: FloatArray, expected: FloatArray) -> None:
+        """A window that is over: requests of each model, as they came and as they were foretold, `(M,)` each."""
+        gaps = np.sqrt(arrived + 0.375) - np.sqrt(expected + 0.375)
+        error = float(np.sqrt(np.mean(gaps**2)))
+        if self._count >= self.watch.history:
+            spread = math.sqrt(self._squares / (self._count - 1))
+            # A history that happens to be even must not make a trifle an anomaly.
+            sigmas = (error - self._mean) / max(spread, 0.25 * self._mean, 1e-9)
+            self.score += (sigmas - self.score) / 2
+            self.anomalous = self.score >= (self.watch.low if self.anomalous else self.watch.high)
+        if not self.anomalous:
+            self._count += 1
+            off = error - self._mean
+            self._mean += off / self._count
+            self._squares += off * (error - self._mean)
+
+
+class Guarded:
+    """A policy under guard; a contestant of `cace_env.evaluate` as any other.
+
+    As long as nothing is wrong it decides as the policy alone would, to the bit. One episode at a time.
+
+    Args:
+        policy: a name of `cace_env.policies.policy`, a `Policy`, an `Agent`, or a Python policy.
+        name: of the policy; by default its own.
+        order: which model a scorer loads in Swap-v0 if it has no method `order`.
+        ranges: of the features in training; None = those of the agent's card (`AgentCard.limits`), or if it has none
+            the bounds of the observation space.
+        margin: by which share of its width each range is widened; the default was not tuned.
+        time_limit_s: longest time to answer [s]; None = none, and results do not depend on the machine.
+        forecast: when the demand forecast counts as anomalous; None = never.
+        hold: decisions that LRU goes on to take after the last sign of a problem.
+        clock: seconds, for the time limit.
+
+    Attributes:
+        counts: decisions that LRU took, by reason; of all episodes.
+        trips: how often it took over, by reason.
+        decisions: all, of all episodes.
+        last: the last problem of each kind in words.
+
+    Raises:
+        ConfigError: no such policy, or numbers that make no sense.
+    """
+
+    def __init__(
+        self,
+        policy: str | Policy | Agent | PythonPolicy,
+        *,
+        name: str | None = None,
+        order: str | Order | None = None,
+        ranges: Ranges | None = None,
+        margin: float = 0.25,
+        time_limit_s: float | None = None,
+        forecast: ForecastWatch | None = DEFAULT_WATCH,
+        hold: int = 10,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if not (margin >= 0 and hold >= 0 and (time_limit_s is None or time_limit_s > 0)):
+            raise ConfigError(
+                f"margin is {margin}, hold {hold}, time_limit_s {time_limit_s}; they have to be at least 0, the limit "
+                "above 0"
+            )
+        if isinstance(policy, str) and policy.startswith(PREFIX):
+            name, policy = name or policy, load_agent(policy.removeprefix(PREFIX))
+        if isinstance(policy, Agent):
+            ranges = policy.card.limits if ranges is None else ranges
+            policy = policy.policy()
+        self.policy = find_policy(policy) if isinstance(policy, str) else policy
+        if name is None:
+            named = self.policy.name if isinstance(self.policy, Policy) else getattr(policy, "__name__", None)
+            name = named or type(policy).__name__
+        self.name = f"{GUARDED}{name}"
+        self.order = None if order is None else find_order(order)
+        self.counts, self.trips = dict.fromkeys(REASONS, 0), dict.fromkeys(REASONS, 0)
+        self.decisions = 0
+        self.last: dict[str, str] = {}
+        self._bounds = bounds_of(ranges or {}, margin)
+        self._time_limit_s, self._forecast, self._hold, self._clock = time_limit_s, forecast, hold, clock
+
+    def begin(
+        self,
+        tables: FleetTables,
+        workload: Workload,
+        seed: int,
+        *,
+        future: Future | None = None,
+        training: Training | None = None,
+    ) -> Limits:
+        """Begins an episode; arguments and errors as for `cace_env.policies.Player`.
+
+        Returns:
+            The limits (keep-alive, count, patience) that the simulator needs for this policy.
+        """
+        name = self.name.removeprefix(GUARDED)
+        self._player = Player(
+            name, self.policy, tables, workload, seed, order=self.order, future=future, training=training
+        )
+        self._fallback = Player("fallback", find_policy(FALLBACK[tables.protocol]), tables, workload, seed)
+        self._error = None if self._forecast is None else ForecastError(self._forecast)
+        self._layout: ObservationLayout | None = None
+        self._reason: str | None = None  # why LRU decides
+        self._held = 0  # decisions that it still will
+        self._episode = dict.fromkeys(REASONS, 0)
+        return self._player.limits
+
+    def answer(self, simulator: Simulator) -> tuple[int, float]:
+        """What is done at the open question, and the seconds that it took to decide, checks included."""
+        began = time.perf_counter()
+        self.decisions += 1
+        problem, action = self._check(simulator), -1
+        if problem is None and self._held == 0:
+            self._reason = None
+            action, problem = self._ask(simulator)
+        if problem is not None:
+            if self._reason is None:
+                self.trips[problem] += 1
+            self._reason, self._held = problem, self._hold
+        elif self._held:
+            self._held -= 1
+        if self._reason is not None:
+            self.counts[self._reason] += 1
+            self._episode[self._reason] += 1
+            action, _ = self._fallback.answer(simulator)
+        return action, time.perf_counter() - began
+
+    def columns(self) -> dict[str, float]:
+        """The decisions that LRU took in this episode, as columns of a row of results."""
+        return {f"fallback_{reason}": float(count) for reason, count in self._episode.items()}
+
+    def _check(self, simulator: Simulator) -> str | None:
+        """What is wrong before the policy has been asked."""
+        if self._error is not None:
+            self._error.see(simulator)
+        if self._layout is None:
+            self._layout = layout_for(self.policy, simulator)
+        said = out_of_range(view(simulator, self._layout).observation, self._layout, self._bounds)
+        if said is not None:
+            self.last["input"] = said
+            return "input"
+        if self._error is not None and self._error.anomalous:
+            self.last["forecast"] = f"the forecast errs {self._error.score:.1f} standard deviations more than before"
+            return "forecast"
+        return None
+
+    def _ask(self, simulator: Simulator) -> tuple[int, str | None]:
+        """The policy's answer, and what is wrong with it."""
+        began = self._clock()
+        try:
+            action, _ = self._player.answer(simulator)
+        except PolicyError as error:
+            self.last["error"] = str(error)
+            return -1, "error"
+        thought_s = self._clock() - began
+        if self._time_limit_s is not None and thought_s > self._time_limit_s:
+            self.last["late"] = f"{thought_s:.3g} s, longer than {self._time_limit_s:g} s"
+            return -1, "late"
+        return action, None

@@ -1,0 +1,188 @@
+"""A trained scorer: a small network whose weights are the same for every slot and for every pending model.
+
+So it is indifferent to their order and their number, and one set of weights plays every fleet. In Eviction-v0 and where
+Swap-v0 asks for a victim it scores slots; where Swap-v0 asks which model to load, pending models and waiting. The legal
+action scored highest is taken. With `x_i` = [slot i, target, context] and `y_j` = [pending model j, context], all as an
+observation has them, and relu(z) = max(z, 0):
+
+    h_i = relu(slot_in x_i + slot_in_bias)             p = mean of h_i over occupied slots
+    k_j = relu(pending_in y_j + pending_in_bias)       q = mean of k_j over pending models
+    slot i:     slot_linear . slot_i       + slot_out    . relu(slot_mix    [h_i, p, q] + slot_mix_bias)
+    pending j:  pending_linear . pending_j + pending_out . relu(pending_mix [k_j, p, q] + pending_mix_bias)
+    wait:       wait_linear . context + wait_bias + wait_out . relu(wait_mix [p, q, context] + wait_mix_bias)
+
+This is the sum of a linear policy and of a network of the kind of Deep Sets (Zaheer et al., NeurIPS 2017). With
+`hidden` 0 only the linear policy is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.config import ConfigError
+from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
+from cace_env.kernel.network import NUM_PENDING_INPUTS, NUM_SLOT_INPUTS, Weights
+from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
+
+Float32Array = npt.NDArray[np.float32]
+Protocol = Literal["eviction", "swap"]
+
+MAX_HIDDEN: Final = 256
+
+
+def weight_shapes(protocol: Protocol, hidden: int) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight by name.
+
+    Args:
+        protocol: "swap" scores pending models and waiting, too.
+        hidden: `H`, hidden units of each layer; 0 = a linear policy.
+    """
+    slots, pending, context = NUM_SLOT_FEATURES, NUM_PENDING_FEATURES, NUM_CONTEXT_FEATURES
+    shapes: dict[str, tuple[int, ...]] = {"slot_linear": (slots,)}
+    if protocol == "swap":
+        shapes |= {"pending_linear": (pending,), "wait_linear": (context,), "wait_bias": (1,)}
+    if hidden == 0:
+        return shapes
+    shapes |= {
+        "slot_in": (hidden, NUM_SLOT_INPUTS),
+        "slot_in_bias": (hidden,),
+        "pending_in": (hidden, NUM_PENDING_INPUTS),
+        "pending_in_bias": (hidden,),
+        "slot_mix": (hidden, 3 * hidden),
+        "slot_mix_bias": (hidden,),
+        "slot_out": (hidden,),
+    }
+    if protocol == "swap":
+        shapes |= {
+            "pending_mix": (hidden, 3 * hidden),
+            "pending_mix_bias": (hidden,),
+            "pending_out": (hidden,),
+            "wait_mix": (hidden, 2 * hidden + context),
+            "wait_mix_bias": (hidden,),
+            "wait_out": (hidden,),
+        }
+    return shapes
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Scores of actions from an observation.
+
+    Attributes:
+        protocol: whose actions: "eviction" (slots) or "swap" (slots, models, wait).
+        hidden: hidden units of each layer; 0 = a linear policy.
+        weights: float32, named and shaped as `weight_shapes` says.
+
+    Raises:
+        ConfigError: a weight that is missing, unknown, of another shape or not finite.
+    """
+
+    protocol: Protocol
+    hidden: int
+    weights: Mapping[str, Float32Array]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hidden <= MAX_HIDDEN:
+            raise ConfigError(f"a network has 0 to {MAX_HIDDEN} hidden units per layer, not {self.hidden}")
+        shapes = weight_shapes(self.protocol, self.hidden)
+        if unknown := sorted(set(self.weights) ^ set(shapes)):
+            what = "misses" if unknown[0] in shapes else "has an unknown"
+            raise ConfigError(
+                f"a network for {self.protocol} with {self.hidden} hidden units {what} weight {unknown[0]!r}; it needs "
+                + ", ".join(shapes)
+            )
+        for name, shape in shapes.items():
+            weight = self.weights[name]
+            if weight.shape != shape or weight.dtype != np.float32:
+                raise ConfigError(f"weight {name!r} is {weight.dtype} {weight.shape}; it has to be float32 {shape}")
+            if not np.isfinite(weight).all():
+                raise ConfigError(f"weight {name!r} holds {weight[~np.isfinite(weight)][0]}; all have to be finite")
+
+    def logits(self, observation: Float32Array, layout: ObservationLayout) -> Float32Array:
+        """Scores of actions, -inf for illegal ones.
+
+        Args:
+            observation: `(..., layout.size)`, as an environment shows it.
+            layout: its layout.
+
+        Returns:
+            `(..., S)`; in Swap-v0 `(..., S + K + 1)`: slots, models, wait.
+        """
+        w = self.weights
+        slots, pending, context = layout.split(observation)
+        slot_scores = slots @ w["slot_linear"]
+        if self.hidden:
+            target = (pending * pending[..., PENDING.target, None]).sum(axis=-2)
+            h, p = self._encode("slot_in", slots, np.concatenate([target, context], axis=-1))
+            k, q = self._encode("pending_in", pending, context)
+            pooled = np.concatenate([p, q], axis=-1)
+            slot_scores = slot_scores + self._mix("slot", h, pooled)
+        slot_scores = _masked(slot_scores, slots[..., SLOT.legal])
+        if self.protocol == "eviction":
+            return slot_scores
+        scores = pending @ w["pending_linear"]
+        wait = context @ w["wait_linear"] + w["wait_bias"][0]
+        if self.hidden:
+            scores = scores + self._mix("pending", k, pooled)
+            units = np.concatenate([pooled, context], axis=-1) @ w["wait_mix"].T + w["wait_mix_bias"]
+            wait = wait + np.maximum(units, 0) @ w["wait_out"]
+        scores = _masked(scores, pending[..., PENDING.legal])
+        wait = _masked(wait, context[..., CONTEXT.wait_legal])
+        return np.concatenate([slot_scores, scores, wait[..., None]], axis=-1)
+
+    def _encode(self, name: str, rows: Float32Array, common: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Hidden units of each row, 0 where there is none, and their mean over those that are there."""
+        weight = self.weights[name]
+        width = rows.shape[-1]
+        shared = common @ weight[:, width:].T + self.weights[f"{name}_bias"]
+        there = rows[..., :1]  # occupied, present
+        units = np.maximum(rows @ weight[:, :width].T + shared[..., None, :], 0) * there
+        return units, units.sum(axis=-2) / np.maximum(there.sum(axis=-2), 1)
+
+    def _mix(self, block: str, units: Float32Array, pooled: Float32Array) -> Float32Array:
+        """What the second layer adds to the score of each row."""
+        weight = self.weights[f"{block}_mix"]
+        shared = pooled @ weight[:, self.hidden :].T + self.weights[f"{block}_mix_bias"]
+        mixed = units @ weight[:, : self.hidden].T + shared[..., None, :]
+        scores: Float32Array = np.maximum(mixed, 0) @ self.weights[f"{block}_out"]
+        return scores
+
+    @cached_property
+    def compiled(self) -> Weights:
+        """The same weights as the kernel reads them."""
+        w, hidden = self.weights, self.hidden
+
+        def flat(name: str, rows: int) -> Float32Array:
+            """Input by input, the bias behind them."""
+            if f"{name}_bias" not in w:
+                return np.zeros((rows + 1) * hidden, dtype=np.float32)
+            return np.concatenate([w[name].T.ravel(), w[f"{name}_bias"]])
+
+        def vector(name: str, length: int) -> Float32Array:
+            return np.ascontiguousarray(w[name]) if name in w else np.zeros(length, dtype=np.float32)
+
+        bias = vector("wait_bias", 1)
+        return Weights(
+            hidden=hidden,
+            slot_linear=vector("slot_linear", NUM_SLOT_FEATURES),
+            pending_linear=vector("pending_linear", NUM_PENDING_FEATURES),
+            wait_linear=np.concatenate([vector("wait_linear", NUM_CONTEXT_FEATURES), bias]),
+            slot_in=flat("slot_in", NUM_SLOT_INPUTS),
+            pending_in=flat("pending_in", NUM_PENDING_INPUTS),
+            slot_mix=flat("slot_mix", 3 * hidden),
+            pending_mix=flat("pending_mix", 3 * hidden),
+            wait_mix=flat("wait_mix", 2 * hidden + NUM_CONTEXT_FEATURES),
+            slot_out=vector("slot_out", hidden),
+            pending_out=vector("pending_out", hidden),
+            wait_out=vector("wait_out", hidden),
+        )
+
+
+def _masked(scores: Float32Array, legal: Float32Array) -> Float32Array:
+    return np.where(legal > 0, scores, np.float32(-np.inf))

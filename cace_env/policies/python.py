@@ -1,0 +1,273 @@
+"""Python policies: what somebody's object is asked, and what becomes of its answer.
+
+There are two kinds:
+
+- Scorers see features in physical units: `f(features (S, F), legal (S,)) -> keep-scores (S,)` chooses victims; where it
+  has a method `order`, that chooses which model to load (Swap-v0).
+- Those with a method `act(observation, action_mask) -> action` see what an agent sees in the environment of the
+  scenario, and answer as it does: any trained model.
+"""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.config import ConfigError
+from cace_env.kernel.pick import pick, read_victims
+from cace_env.kernel.rules import Rule
+from cace_env.observation import SLOT, Float32Array, ObservationLayout
+from cace_env.simulation import Simulator, new_scratch
+from cace_env.tables import NONE
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Int8Array = npt.NDArray[np.int8]
+Scorer = Callable[[FloatArray, BoolArray], npt.ArrayLike]  # (features (S, F), legal (S,)) -> keep-scores (S,)
+# What becomes of an action that is not legal: an error, or the legal one of lowest index, as in the environments.
+Illegal = Literal["error", "replace"]
+
+
+class Acting(Protocol):
+    """A policy that sees what an agent sees.
+
+    `act(observation (layout.size,) float32, action_mask (actions,) int8) -> action`, the number of a legal action; both
+    as the environment of the scenario gives them. One that knows no masks may answer with any action where
+    `illegal="replace"` is said (`cace_env.evaluate`). An attribute `layout` (an `ObservationLayout`) asks for more rows
+    than the fleet needs, as `max_slots` and `max_pending` of an environment do: a network that takes a fixed number of
+    inputs then plays fleets of several sizes.
+    """
+
+    def act(self, observation: Float32Array, action_mask: Int8Array, /) -> SupportsIndex: ...
+
+
+PythonPolicy = Scorer | Acting
+
+
+class PolicyError(RuntimeError):
+    """A Python policy failed or answered nonsense; the message names policy, seed and decision."""
+
+
+class Answer(NamedTuple):
+    """What is done at a question."""
+
+    action: int
+    thought_s: float  # that the policy's Python took
+    replaced: bool = False  # the policy's own action was not legal
+
+
+class View(NamedTuple):
+    """What an agent sees at a question, and may do."""
+
+    observation: Float32Array  # (layout.size,)
+    action_mask: Int8Array  # (S,); in Swap-v0 (S + K + 1,)
+
+
+def acts(policy: Any) -> TypeGuard[Acting]:
+    """Whether a Python policy answers with actions; one that could do both is asked for them."""
+    return callable(getattr(policy, "act", None))
+
+
+@lru_cache(maxsize=32)
+def _layout(slots: int, pending: int) -> ObservationLayout:
+    return ObservationLayout(slots, pending)
+
+
+def layout_for(policy: Any, simulator: Simulator) -> ObservationLayout:
+    """What an acting policy sees of a fleet: its own layout, or the least that holds the fleet.
+
+    Raises:
+        ConfigError: its own layout is too small for the fleet, or none.
+    """
+    slots, models = simulator.max_slots, simulator.tables.num_models
+    own = getattr(policy, "layout", None)
+    if own is None:
+        return _layout(slots, models)
+    if not isinstance(own, ObservationLayout):
+        raise ConfigError(f"the policy's attribute layout is {own!r}; it has to be an ObservationLayout, or missing")
+    least = models if simulator.tables.protocol == "swap" else 0
+    if own.max_slots < slots or own.max_pending < least:
+        raise ConfigError(
+            f"the policy's layout has {own.max_slots} slots and {own.max_pending} pending rows; this fleet needs "
+            f"{slots} and {least} at least"
+        )
+    return own
+
+
+def view(simulator: Simulator, layout: ObservationLayout) -> View:
+    """Observation and mask at the open question; rows that the fleet has not are zero."""
+    slots, legal = simulator.max_slots, simulator.state.legal
+    seen = simulator.observation(_layout(slots, layout.max_pending))
+    observation = np.zeros(layout.size, dtype=np.float32)
+    observation[: slots * (layout.slots_end // layout.max_slots)] = seen[: _layout(slots, 0).slots_end]
+    observation[layout.slots_end :] = seen[_layout(slots, 0).slots_end :]
+    swap = simulator.tables.protocol == "swap"
+    mask = np.zeros(layout.max_slots + (layout.max_pending + 1 if swap else 0), dtype=np.int8)
+    mask[:slots] = legal[:slots]
+    if swap:
+        models = len(legal) - slots - 1
+        mask[layout.max_slots : layout.max_slots + models] = legal[slots:-1]
+        mask[-1] = legal[-1]
+    return View(observation, mask)
+
+
+def python_action(
+    name: str,
+    policy: PythonPolicy,
+    simulator: Simulator,
+    seed: int,
+    rule: Rule,
+    layout: ObservationLayout | None = None,
+    illegal: Illegal = "error",
+) -> Answer:
+    """What a Python policy does at the open question.
+
+    Args:
+        name: stands in errors, as `seed` does.
+        policy: one that acts, or a scorer.
+        simulator: with an open question.
+        seed: of the episode.
+        rule: has the order of a scorer that has none itself (`action_by_scores`).
+        layout: of what an acting policy sees; by default that of `layout_for`.
+        illegal: what becomes of an action that is not legal.
+
+    Raises:
+        PolicyError: it failed, or its answer is no action, or no scores, or not legal and `illegal` is "error".
+    """
+    if not acts(policy):
+        return action_by_scores(name, policy, simulator, seed, rule)  # type: ignore[arg-type]
+    layout = layout or layout_for(policy, simulator)
+    seen = view(simulator, layout)
+    mask = seen.action_mask.copy()  # the policy may do with its own what it likes
+    where = _where(name, simulator, seed)
+    began = time.perf_counter()
+    try:
+        answer = policy.act(*seen)
+    except Exception as error:
+        raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
+    thought_s = time.perf_counter() - began
+    action = _legal_action(answer, mask, where, illegal)
+    replaced = action != operator.index(answer)
+    if action < layout.max_slots:
+        return Answer(action, thought_s, replaced)
+    if action == len(mask) - 1:
+        return Answer(len(simulator.state.legal) - 1, thought_s, replaced)
+    return Answer(simulator.max_slots + action - layout.max_slots, thought_s, replaced)
+
+
+def _legal_action(answer: Any, mask: Int8Array, where: str, illegal: Illegal) -> int:
+    """An answer as the number of a legal action; what the environments replace is replaced alike, if wanted.
+
+    Raises:
+        PolicyError: it is none, or not legal and nothing is replaced.
+    """
+    wanted = f"it has to be the number of one legal action, now one of {np.flatnonzero(mask).tolist()}"
+    try:
+        action = operator.index(answer)
+    except TypeError:
+        hint = "; of what SB3's predict returns give the first" if isinstance(answer, tuple) else ""
+        shape = f" of shape {answer.shape}" if isinstance(answer, np.ndarray) else ""
+        raise PolicyError(
+            f"{where}: the answer {answer!r} is a {type(answer).__name__}{shape}; {wanted}{hint}"
+        ) from None
+    if not 0 <= action < len(mask):
+        raise PolicyError(f"{where}: the answer {action} is none of the actions 0 to {len(mask) - 1}; {wanted}")
+    if mask[action]:
+        return action
+    if illegal == "replace":
+        return int(mask.argmax())
+    raise PolicyError(
+        f"{where}: the answer {action} is not legal; {wanted}; for a policy that knows no masks, "
+        'evaluate(..., illegal="replace"), or experiments.compare --illegal replace, takes the lowest of them in its '
+        "place and counts"
+    )
+
+
+def _where(name: str, simulator: Simulator, seed: int) -> str:
+    return f"policy {name!r}, seed {seed}, decision {simulator.question.decision}"
+
+
+def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int, rule: Rule) -> Answer:
+    """What a Python policy does at the open question.
+
+    Asked for a victim it scores slots. Asked which model to load (Swap-v0), its method `order(features (M, F),
+    legal (M + 1,)) -> scores (M + 1,)` scores models and waiting: the legal one with the highest score is taken, ties
+    go to the lowest number. Without such a method `rule` has the order, and leaves it the victims of that order.
+
+    Raises:
+        PolicyError: it failed, or returned what are not scores; the message names it by `name` and `seed`.
+    """
+    question = simulator.question
+    where = _where(name, simulator, seed)
+    own_order = getattr(policy, "order", None)
+    slots, models = simulator.max_slots, simulator.tables.num_models
+    if question.target == NONE:
+        if not callable(own_order):
+            return Answer(int(pick(*simulator.arguments, rule, new_scratch(slots, models))), 0.0)
+        # An environment may have more rows than models; the last action is to wait in any case.
+        actions = [*range(slots, slots + models), len(question.legal) - 1]
+        legal = question.legal[actions]
+        answer, thought_s = _thought(own_order, simulator.model_features(), legal, where)
+        return Answer(actions[_highest(answer, legal, where)], thought_s)
+    legal = question.legal[:slots]
+    features = simulator.features()
+    if simulator.tables.protocol == "swap" and not callable(own_order):
+        candidates = np.zeros(slots, dtype=np.int64)
+        read_victims(*simulator.arguments[:4], rule, candidates)
+        legal = candidates == 1
+    answer, thought_s = _thought(policy, features, legal, where)
+    return Answer(_lowest(answer, features, legal, where), thought_s)
+
+
+def _thought(
+    scores: Callable[[FloatArray, BoolArray], npt.ArrayLike], features: FloatArray, legal: BoolArray, where: str
+) -> tuple[npt.ArrayLike, float]:
+    """What somebody's function answers, which may do with its arguments what it likes, and how long it took [s]."""
+    began = time.perf_counter()
+    try:
+        answer = scores(features.copy(), legal.copy())
+    except Exception as error:
+        raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
+    return answer, time.perf_counter() - began
+
+
+def _highest(answer: npt.ArrayLike, legal: BoolArray, where: str) -> int:
+    """The legal model with the highest score, or the number of models: wait; ties: lowest number."""
+    scores = _numbers(answer, legal, where, "score", "model (the last is waiting)")
+    rows = np.flatnonzero(legal)
+    return int(rows[np.argmax(scores[rows])])
+
+
+def _lowest(answer: npt.ArrayLike, features: FloatArray, legal: BoolArray, where: str) -> int:
+    """The legal slot with the lowest keep-score; ties: least recently used, then lowest slot."""
+    scores = _numbers(answer, legal, where, "keep-score", "slot")
+    slots = np.flatnonzero(legal)
+    tied = slots[scores[slots] == scores[slots].min()]
+    return int(tied[np.argmax(features[tied, SLOT.since_use_s])])
+
+
+def _numbers(answer: npt.ArrayLike, legal: BoolArray, where: str, score: str, row: str) -> FloatArray:
+    """An answer as numbers, one for each that is legal or not.
+
+    Raises:
+        PolicyError: it holds none, or too few, or NaN where it matters.
+    """
+    wanted = f"it has to be one {score} per {row}, shape {legal.shape}"
+    try:
+        scores = np.asarray(answer, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise PolicyError(
+            f"{where}: the answer is a {type(answer).__name__} that holds no numbers; {wanted}"
+        ) from error
+    if scores.shape != legal.shape:
+        raise PolicyError(f"{where}: the answer has shape {scores.shape}; {wanted}")
+    unknown = np.flatnonzero(legal & np.isnan(scores))
+    if len(unknown):
+        raise PolicyError(f"{where}: the {score} of legal {row} {unknown[0]} is NaN; give every legal {row} a number")
+    return scores

@@ -1,0 +1,68 @@
+"""From the two spaces of an environment back to what lies where: for networks that are given nothing else.
+
+Libraries hand a network the spaces and no environment. With S slots and K pending rows both sizes are known:
+
+    Eviction-v0:  n = S            size = S x slot features + K x pending features + context features
+    Swap-v0:      n = S + K + 1    size = the same
+
+For as many actions, Swap-v0 has a slot less at least and so a shorter observation: one cannot be taken for the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium import spaces
+
+from cace_env.config import ConfigError
+from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
+from cace_env.observation import ObservationLayout
+from cace_env.policies.network import Protocol
+
+
+def layout_of(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> tuple[ObservationLayout, Protocol]:
+    """The layout of the observations of an environment, and whose actions they are for, from its spaces alone.
+
+    Args:
+        observation_space: of a single environment: flat, as `Eviction-v0` and `Swap-v0` have it.
+        action_space: of a single environment: `Discrete`.
+
+    Returns:
+        The layout, and "eviction" or "swap".
+
+    Raises:
+        ConfigError: spaces that no environment of this package has: of a wrapper that adds or stacks features, of many
+            environments, or of something else.
+    """
+    shape = observation_space.shape
+    if not isinstance(observation_space, spaces.Box) or shape is None or len(shape) != 1:
+        raise ConfigError(
+            f"the observation space is {_shown(observation_space)}; it has to be the flat Box of a single environment "
+            "(single_observation_space of a vector environment), without masks in it"
+        )
+    if not isinstance(action_space, spaces.Discrete):
+        raise ConfigError(
+            f"the action space is {_shown(action_space)}; it has to be the Discrete one of a single environment "
+            "(single_action_space of a vector environment)"
+        )
+    size, actions = shape[0], int(action_space.n)
+    rows = size - NUM_CONTEXT_FEATURES
+    pending, rest = divmod(rows - actions * NUM_SLOT_FEATURES, NUM_PENDING_FEATURES)
+    if not rest and pending >= 0:
+        return ObservationLayout(actions, pending), "eviction"
+    # rows = S slot + K pending, K = n - 1 - S
+    slots, rest = divmod(rows - (actions - 1) * NUM_PENDING_FEATURES, NUM_SLOT_FEATURES - NUM_PENDING_FEATURES)
+    if not rest and 1 <= slots < actions:
+        return ObservationLayout(slots, actions - 1 - slots), "swap"
+    raise ConfigError(
+        f"an observation of {size} numbers with {actions} actions belongs to no fleet: there have to be "
+        f"{NUM_SLOT_FEATURES} per slot, {NUM_PENDING_FEATURES} per pending row and {NUM_CONTEXT_FEATURES} of context; "
+        "take the environment without wrappers that add, remove or stack features"
+    )
+
+
+def _shown(space: Any) -> str:
+    shape = getattr(space, "shape", None)
+    return f"{type(space).__name__}{shape or ''}"

@@ -1,0 +1,6 @@
+"""What there is to look at: a scene, as text, as a picture, in a window."""
+
+from cace_env.rendering.picture import rgb_array
+from cace_env.rendering.scenes import Choice, ansi, scene
+
+__all__ = ["Choice", "ansi", "rgb_array", "scene"]

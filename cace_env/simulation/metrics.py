@@ -1,0 +1,197 @@
+"""What an episode was like for the people who waited, and what it cost: flat, named numbers with units.
+
+`METRICS` describes every name. A name ends with its unit where it has one; a name that begins with a task
+(`completion_ttft_p95_s`) counts only that task's requests. What no request can tell is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.kernel.summary import ShareColumns
+from cace_env.simulation.outcome import Episode, Summary
+from cace_env.tables import TASKS, FleetTables
+
+FloatArray = npt.NDArray[np.float64]
+
+QUANTILES: Final = (0.50, 0.95, 0.99)
+WORKING_DAY_S: Final = 8 * 3600  # [s] a day of the load that the episode shows; nobody waits while everybody sleeps
+# Bins of `ttft_histogram` [s], 20 to a decade; what lies outside counts in the first and the last one.
+TTFT_EDGES_S: Final[FloatArray] = np.logspace(-3, 4, 141)
+
+
+class Metric(NamedTuple):
+    """What a number of an episode means."""
+
+    unit: str
+    meaning: str
+    better: str = ""  # "less", "more", or "" where it is neither
+
+
+_LATENCIES = {
+    "ttft": "time to first token, from a request's arrival",
+    "e2e": "end-to-end latency, from a request's arrival to its last token",
+}
+_STATISTICS = {"mean": "mean", "p50": "median", "p95": "95 % quantile", "p99": "99 % quantile"}
+
+
+def _of_requests() -> dict[str, Metric]:
+    """Metrics that exist for all requests together and for those of each task."""
+    rows = {
+        f"{name}_{statistic}_s": Metric("s", f"{meaning}: {words}", "less")
+        for name, meaning in _LATENCIES.items()
+        for statistic, words in _STATISTICS.items()
+    }
+    rows |= {
+        "longest_wait_s": Metric("s", "longest wait for a first token", "less"),
+        "slo_met": Metric("share", "answered requests of tasks with an SLO that met it", "more"),
+        "slo_missed": Metric("requests", "missed their SLO, counted at the first token or the finish", "less"),
+        "requests": Metric("requests", "arrived"),
+        "answered": Metric("requests", "finished"),
+        "refused": Metric("requests", "longer than their model's KV cache: refused on arrival, in no latency", "less"),
+        "waiting_s": Metric("request s", "sum over requests of the time until the first token", "less"),
+        "system_s": Metric("request s", "sum over requests of the time in the system", "less"),
+    }
+    return rows
+
+
+TASK_METRICS: Final[dict[str, Metric]] = _of_requests()
+METRICS: Final[dict[str, Metric]] = {
+    **TASK_METRICS,
+    "cost": Metric("cost", "weighted waiting of all people: what is minimised; minus the sum of rewards", "less"),
+    "cost_per_request": Metric("cost", "cost / requests", "less"),
+    "waited_min_per_day": Metric(
+        "developer min", "minutes that developers together wait for first tokens in 8 hours of this load", "less"
+    ),
+    "evictions": Metric("evictions", "models brought out of memory, keep-alive evictions too", "less"),
+    "forced_evictions": Metric("evictions", "with a single legal victim: nobody was asked"),
+    "keep_alive_evictions": Metric("evictions", "because a rule's keep-alive had run out"),
+    "drains": Metric("evictions", "of models in use: they finish what runs and admit no more", "less"),
+    "waits": Metric("decisions", "Swap-v0: to wait instead of loading a model"),
+    "prefetches": Metric("loads", "Swap-v0: chosen for models that nobody waited for"),
+    "loads": Metric("loads", "models brought into memory", "less"),
+    "load_s": Metric("s", "sum of load times", "less"),
+    "loaded_gb": Metric("GB", "weights brought into memory", "less"),
+    "regret_loads": Metric("loads", "of models evicted less than 60 s before", "less"),
+    "prefix_tokens_lost": Metric("tokens", "prompt tokens computed again because their model had been evicted", "less"),
+    "cold_share": Metric("share", "accepted requests that found their model not resident", "less"),
+    "memory_share": Metric("share", "accelerator memory in use, mean over time and accelerators"),
+    "compute_share": Metric("share", "time that accelerators computed"),
+    "channel_share": Metric("share", "time that swap channels were taken"),
+    "decisions": Metric("decisions", "questions put to the policy"),
+    "decisions_per_request": Metric("decisions per request", "decisions / requests"),
+    "simulated_s": Metric("s", "length of the episode"),
+    "truncated": Metric("0 or 1", "cut by the limit on decisions: left out of comparisons"),
+    **{
+        f"{task}_{name}": metric._replace(meaning=f"{task}: {metric.meaning}")
+        for task in TASKS
+        for name, metric in TASK_METRICS.items()
+    },
+}
+
+
+def episode_metrics(summary: Summary, tables: FleetTables) -> dict[str, float]:
+    """Every metric of `METRICS`, in its order.
+
+    Latencies are those of requests that were answered: refused ones have none, and where an episode was cut short
+    (`truncated`), neither have unfinished ones.
+
+    Args:
+        summary: what the simulator says of the episode (`Simulator.summary`).
+        tables: the fleet it ran on.
+    """
+    totals = summary.totals
+    rows = summary.shares.tolist()
+    everything = ShareColumns(*(sum(column) for column in zip(*rows, strict=True)))
+    ascending_us = [np.sort(latencies_us) for latencies_us in summary.latencies_us]
+    all_ascending_us = np.concatenate(ascending_us, axis=1)
+    all_ascending_us.sort(kind="stable")  # merges what is sorted, in half the time of sorting it anew
+    simulated_us = max(totals.end_us, 1)
+    accelerator_us = simulated_us * tables.num_accelerators
+    values = _request_metrics(everything, all_ascending_us)
+    values |= {
+        "cost": totals.cost,
+        "cost_per_request": _ratio(totals.cost, everything.arrived),
+        "waited_min_per_day": everything.waiting_us / simulated_us * WORKING_DAY_S / 60,
+        "evictions": float(totals.evictions),
+        "forced_evictions": float(totals.forced_evictions),
+        "keep_alive_evictions": float(totals.keep_alive_evictions),
+        "drains": float(totals.drains),
+        "waits": float(totals.waits),
+        "prefetches": float(totals.prefetches),
+        "loads": float(totals.loads),
+        "load_s": totals.load_us_total / 1e6,
+        "loaded_gb": totals.loaded_bytes / 1e9,
+        "regret_loads": float(totals.regret_loads),
+        "prefix_tokens_lost": float(totals.prefix_tokens_lost),
+        "cold_share": _ratio(totals.cold_requests, everything.arrived - everything.refused),
+        "memory_share": totals.memory_byte_us / (simulated_us * float(tables.memory_bytes.sum())),
+        "compute_share": float(totals.busy_us.sum()) / accelerator_us,
+        "channel_share": float(totals.channel_us.sum()) / accelerator_us,
+        "decisions": float(totals.decisions),
+        "decisions_per_request": _ratio(totals.decisions, everything.arrived),
+        "simulated_s": totals.end_us / 1e6,
+        "truncated": float(totals.truncated),
+    }
+    for task, row, task_ascending_us in zip(TASKS, rows, ascending_us, strict=True):
+        mine = _request_metrics(ShareColumns(*row), task_ascending_us)
+        values |= {f"{task}_{name}": value for name, value in mine.items()}
+    return values
+
+
+def ttft_histogram(episode: Episode) -> npt.NDArray[np.int64]:
+    """Answered requests by task and time to first token, `(T, len(TTFT_EDGES_S) - 1)`; histograms of seeds add up."""
+    answered = episode.finish_us >= 0
+    ttft_s = np.clip((episode.first_token_us - episode.arrival_us) / 1e6, TTFT_EDGES_S[0], TTFT_EDGES_S[-1])
+    counts = [np.histogram(ttft_s[answered & (episode.task == t)], TTFT_EDGES_S)[0] for t in range(len(TASKS))]
+    return np.array(counts, dtype=np.int64)
+
+
+def _request_metrics(share: ShareColumns, ascending_us: npt.NDArray[np.int64]) -> dict[str, float]:
+    """The metrics of `TASK_METRICS` of some requests; their TTFTs and E2E latencies are `(2, answered)`, sorted."""
+    ttft_us, e2e_us = ascending_us
+    return {
+        **_statistics_s("ttft", share.ttft_us, ttft_us),
+        **_statistics_s("e2e", share.e2e_us, e2e_us),
+        "longest_wait_s": float(ttft_us[-1]) / 1e6 if share.answered else np.nan,
+        "slo_met": _ratio(share.met, share.limited),
+        "slo_missed": float(share.slo_missed),
+        "requests": float(share.arrived),
+        "answered": float(share.answered),
+        "refused": float(share.refused),
+        "waiting_s": share.waiting_us / 1e6,
+        "system_s": share.system_us / 1e6,
+    }
+
+
+def _statistics_s(name: str, sum_us: int, ascending_us: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Mean and quantiles of a latency."""
+    median_us, p95_us, p99_us = _quantiles(ascending_us)
+    return {
+        f"{name}_mean_s": _ratio(sum_us, len(ascending_us)) / 1e6,
+        f"{name}_p50_s": median_us / 1e6,
+        f"{name}_p95_s": p95_us / 1e6,
+        f"{name}_p99_s": p99_us / 1e6,
+    }
+
+
+def _quantiles(ascending: npt.NDArray[np.int64]) -> list[float]:
+    """`numpy.quantile` of `QUANTILES` in a small part of its time, for which every end of an episode would wait."""
+    last = len(ascending) - 1
+    if last < 0:
+        return [np.nan] * len(QUANTILES)
+    values = []
+    for level in QUANTILES:
+        position = level * last
+        below = int(position)
+        low, high = ascending.item(below), ascending.item(min(below + 1, last))
+        values.append(low + (position - below) * (high - low))
+    return values
+
+
+def _ratio(numerator: float, denominator: int) -> float:
+    """NaN where there is nothing to divide by."""
+    return numerator / denominator if denominator else np.nan

@@ -1,0 +1,91 @@
+"""What a simulation returns: episodes, totals, event traces, errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.kernel.state import Int64Array
+
+
+class SimulationError(RuntimeError):
+    """The simulator could not go on; the message says at which time and why."""
+
+
+class TraceRow(NamedTuple):
+    """One row of the event trace (`docs/design.md`, section 8)."""
+
+    time_us: int
+    kind: str
+    subject: int  # request or model
+    accelerator: int  # NONE where the model is on none
+
+
+class Totals(NamedTuple):
+    """What happened in all, and per accelerator (`A`). Times in us."""
+
+    cost: float
+    end_us: int
+    truncated: bool
+    decisions: int
+    forced_evictions: int  # a single legal victim, applied without asking
+    drains: int  # victims chosen while in use
+    evictions: int
+    keep_alive_evictions: int
+    waits: int  # answers "wait" of Swap-v0
+    prefetches: int  # loads chosen for models that nobody waited for
+    loads: int
+    load_us_total: int
+    loaded_bytes: int
+    regret_loads: int  # of models evicted less than a minute before
+    cold_requests: int  # arrivals whose model was not resident
+    prefix_tokens_lost: int  # prompt tokens computed again because the model had been evicted
+    busy_us: Int64Array  # (A,) engine time
+    channel_us: Int64Array  # (A,) channel time
+    memory_byte_us: float  # bytes in use, integrated over time, all accelerators
+
+
+class Summary(NamedTuple):
+    """What happened as its metrics need it: in sums, and the latencies of answered requests."""
+
+    totals: Totals
+    shares: Int64Array  # (T, SHARE), see cace_env.kernel.summary
+    latencies_us: list[Int64Array]  # of each task, (2, answered requests): their TTFTs and their E2E latencies
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened, per request (`R`), per task (`T`) and in all (`Totals`). Times in us."""
+
+    task: npt.NDArray[np.int8]  # (R,) index into TASKS
+    arrival_us: Int64Array  # (R,) FOREVER where the episode was cut before
+    first_token_us: Int64Array  # (R,) NONE where refused or cut
+    finish_us: Int64Array  # (R,) NONE where refused or cut
+    refused: npt.NDArray[np.bool_]  # (R,)
+    waiting_us: Int64Array  # (T,) request-us until the first token
+    system_us: Int64Array  # (T,) request-us in the system
+    slo_missed: Int64Array  # (T,)
+    cost: float
+    end_us: int
+    truncated: bool
+    decisions: int
+    forced_evictions: int
+    drains: int
+    evictions: int
+    keep_alive_evictions: int
+    waits: int
+    prefetches: int
+    loads: int
+    load_us_total: int
+    loaded_bytes: int
+    regret_loads: int
+    cold_requests: int
+    prefix_tokens_lost: int
+    busy_us: Int64Array
+    channel_us: Int64Array
+    memory_byte_us: float
+    model_loads: Int64Array  # (M,)
+    trace: list[TraceRow]

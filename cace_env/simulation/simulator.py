@@ -1,0 +1,364 @@
+"""The simulator: owns the arrays, calls the kernel, answers in plain Python.
+
+`Simulator` is stepped question by question (the environment, Python policies, other people's simulators held against
+this one); `run_rule` runs a built-in rule's whole episode in one compiled call. Both start from plain integer tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.kernel import run as kernel
+from cace_env.kernel import state as layout
+from cace_env.kernel.features import NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
+from cace_env.kernel.rules import Rule
+from cace_env.kernel.state import (
+    ACCELERATOR,
+    ASKED,
+    CLOCKS,
+    COLUMN,
+    MODEL,
+    REQUEST,
+    TASK,
+    TRACE_KINDS,
+    TRUNCATED,
+    Int64Array,
+    State,
+)
+from cace_env.kernel.summary import SHARE, summarize
+from cace_env.observation import ObservationLayout
+from cace_env.simulation.limits import NO_LIMITS, Limits
+from cace_env.simulation.outcome import Episode, SimulationError, Summary, Totals, TraceRow
+from cace_env.simulation.scratch import new_scratch
+from cace_env.simulation.snapshot import Snapshot, fleet_digest, pack, unpack
+from cace_env.tables import NONE, TASKS, FleetTables
+from cace_env.workload import Workload
+
+# Row, its offsets, fleet row, its offsets, workload: how the kernel's entry points take a simulation.
+Arguments = tuple[Int64Array, Int64Array, Int64Array, Int64Array, layout.Requests]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a policy is asked: which slot's model shall leave for the target; in Swap-v0 also which model to load.
+
+    Valid until the answer. `legal` are the actions: evict each slot; in Swap-v0 then load each model, and wait.
+    """
+
+    now_us: int
+    decision: int  # 0-based
+    target: int  # model to be loaded; NONE where that is asked
+    slot_models: Int64Array  # (S,) model in each slot, NONE where empty
+    legal: npt.NDArray[np.bool_]  # (S,), in Swap-v0 (S + M + 1,)
+    last_use_us: Int64Array  # (M,) last arrival or finish; the load end of a model that nobody has asked for yet
+    features: Callable[
+        [], npt.NDArray[np.float64]
+    ]  # () -> (S, NUM_SLOT_FEATURES), raw, see cace_env.observation.SLOT_FEATURES
+    model_features: Callable[
+        [], npt.NDArray[np.float64]
+    ]  # () -> (M, NUM_PENDING_FEATURES), raw, see cace_env.observation.PENDING_FEATURES
+
+
+def trace_rows(tables: FleetTables, requests: int) -> int:
+    """Rows that no event trace of so many requests exceeds.
+
+    A request has at most four rows, a load two and an eviction three; there are no more loads than requests (each
+    admits at least one) and prefetches, and no more evictions than loads and models.
+    """
+    return 9 * requests + 3 * tables.num_models + 5 * tables.prefetch_limit
+
+
+class Simulator:
+    """One simulation of one fleet, stepped question by question.
+
+    Args:
+        tables: the fleet; checked.
+        limits: keep-alive and count limit of the rule that is simulated, if it has any.
+        trace: keep the event trace (memory grows with the episode).
+    """
+
+    def __init__(self, tables: FleetTables, limits: Limits = NO_LIMITS, trace: bool = False) -> None:
+        tables.validate()
+        self.tables = tables
+        self.limits = limits.row(tables)
+        self.trace = np.zeros((0, 4), dtype=np.int64)
+        self._keep_trace = trace
+        self._requests = -1
+        self._pairs = (-1, -1)
+        self._fleet_digest: bytes | None = None
+
+    @classmethod
+    def over(
+        cls, tables: FleetTables, arguments: Arguments, limits: Int64Array, trace: npt.NDArray[np.int64]
+    ) -> Simulator:
+        """A simulator over arrays that somebody else owns and fills: to look at, and to step on; not to reset."""
+        simulator = cls.__new__(cls)
+        simulator.tables, simulator.limits, simulator.trace = tables, limits, trace
+        simulator._use(arguments)
+        return simulator
+
+    def reset(self, workload: Workload) -> bool:
+        """Starts an episode; True if there is a question, False if it is over already."""
+        self.load(workload)
+        return self._go_on(kernel.reset(*self.arguments, self.limits, self.trace))
+
+    def load(self, workload: Workload) -> None:
+        """Lays out the arrays for a workload; they are kept for the next one of the same size."""
+        workload.validate(self.tables.num_models)
+        requests_row, session_pairs, user_pairs = layout.requests_of(workload)
+        requests = len(workload)
+        if requests != self._requests:
+            self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
+        if requests != self._requests or session_pairs > self._pairs[0] or user_pairs > self._pairs[1]:
+            slots = int(self.fleet[layout.R_MAX_SLOTS])
+            self.at = layout.state_offsets(
+                self.tables, slots, self.tables.num_models, requests, session_pairs, user_pairs, most_seats=requests
+            )
+            self.arena = layout.arena(1, int(self.at[-1]))
+            self._requests, self._pairs = requests, (session_pairs, user_pairs)
+        if self._keep_trace:
+            self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
+        self._use((self.arena[0], self.at, self.fleet, self.fleet_at, requests_row))
+
+    def _use(self, arguments: Arguments) -> None:
+        """Takes rows and offsets as the kernel wants them, and cuts views for Python."""
+        self.arguments = arguments
+        self.row = arguments[0]
+        self.state: State = layout.cut_state(self.row, arguments[1])
+        self.max_slots = len(self.state.slots)
+
+    @property
+    def question(self) -> Question:
+        """The open question; only while there is one."""
+        s = self.state
+        return Question(
+            now_us=int(s.scalars[layout.CLOCK]),
+            decision=int(s.scalars[layout.DECISIONS]),
+            target=int(s.scalars[layout.TARGET]),
+            slot_models=s.slots.copy(),
+            legal=s.legal == 1,
+            last_use_us=s.models[:, MODEL.last_use].copy(),
+            features=self.features,
+            model_features=self.model_features,
+        )
+
+    def features(self) -> npt.NDArray[np.float64]:
+        """Raw slot features at the open question, `(S, NUM_SLOT_FEATURES)`."""
+        out = np.zeros((self.max_slots, NUM_SLOT_FEATURES))
+        kernel.read_features(*self.arguments, out)
+        return out
+
+    def model_features(self) -> npt.NDArray[np.float64]:
+        """Raw features of models at the open question, `(M, NUM_PENDING_FEATURES)`.
+
+        Rows of pending models, of the target, and in Swap-v0 of those that may be prefetched; others are zero.
+        """
+        out = np.zeros((self.tables.num_models, NUM_PENDING_FEATURES))
+        kernel.read_models(*self.arguments[:4], out)
+        return out
+
+    def observation(self, layout: ObservationLayout) -> npt.NDArray[np.float32]:
+        """What an agent sees at the open question, `(layout.size,)`; `layout` has the slots of this simulator."""
+        out = np.empty(layout.size, dtype=np.float32)
+        kernel.observe(*self.arguments, layout.scaling(), layout.max_pending, out)
+        return out
+
+    def answer(self, action: int) -> bool:
+        """Evicts the model in slot `action`; in Swap-v0 also `S + m`: loads model m, and `S + M`: waits.
+
+        Returns:
+            True if there is another question, False if the episode is over.
+
+        Raises:
+            SimulationError: the action is not legal; nothing has changed.
+        """
+        if self.state.scalars[layout.STATUS] != ASKED:
+            raise SimulationError("no question is open; reset first")
+        if not (0 <= action < len(self.state.legal) and self.state.legal[action]):
+            legal = np.flatnonzero(self.state.legal).tolist()
+            raise SimulationError(f"action {action} is not legal now; legal are {legal}")
+        return self._go_on(kernel.step(*self.arguments, self.limits, self.trace, action))
+
+    def cost(self) -> float:
+        """Weighted cost from time 0 until now."""
+        return float(kernel.read_cost(*self.arguments[:4]))
+
+    def _go_on(self, status: int) -> bool:
+        self.check()
+        return bool(status == ASKED)
+
+    def check(self) -> None:
+        """Raises a `SimulationError` if the simulation cannot go on, or if its event trace has overflowed."""
+        if self.state.scalars[layout.STATUS] == layout.STUCK:
+            waiting = np.flatnonzero(self.state.models[:, MODEL.waiting]).tolist()
+            raise SimulationError(
+                f"nothing can happen any more at {self.state.scalars[layout.CLOCK]} us; "
+                f"models {waiting} have waiting requests"
+            )
+        rows = int(self.state.scalars[layout.TRACED])
+        if rows > len(self.trace):
+            raise SimulationError(f"the event trace has {rows} rows, more than the {len(self.trace)} it has room for")
+
+    def run(self, workload: Workload, rule: Rule) -> None:
+        """Plays an episode under a built-in rule in one compiled call, from its start to its end."""
+        self.load(workload)
+        slots, models = self.max_slots, self.tables.num_models
+        self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, new_scratch(slots, models, rule.network)))
+
+    def snapshot(self) -> Snapshot:
+        """The simulation as it stands.
+
+        Raises:
+            SimulationError: it has not begun, or its arrays are an environment's.
+        """
+        self._check_owner()
+        if self._requests < 0:
+            raise SimulationError("there is nothing to take a snapshot of; reset first")
+        trace = self.trace[: self.row.item(layout.TRACED)].copy() if self._keep_trace else None
+        workload: layout.Requests = self.arguments[4]  # laid out anew by every `load`, so nobody changes it
+        at = tuple(self.at.tolist())
+        return Snapshot(self._digest(), at, pack(self.row, at), workload, trace)
+
+    def restore(self, snapshot: Snapshot) -> bool:
+        """Goes on from a snapshot of this or another simulator of the same fleet; True if there is a question.
+
+        Raises:
+            ValueError: it is of another fleet, or lacks the event trace that is kept here; nothing has changed.
+            SimulationError: its arrays are an environment's.
+        """
+        self._check_owner()
+        if snapshot.fleet != self._digest():
+            raise ValueError("the snapshot is of another fleet or other limits, or of another version of the simulator")
+        if self._keep_trace and snapshot.trace is None:
+            raise ValueError("the snapshot lacks the event trace that is kept here; take it with trace=True")
+        if self._requests < 0 or self.arguments[4] is not snapshot.workload:
+            requests = len(snapshot.workload.times)
+            self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
+            self.at = np.array(snapshot.at, dtype=np.int64)
+            self.arena = layout.arena(1, int(self.at[-1]))
+            self._requests, self._pairs = requests, (-1, -1)  # the next workload has a layout of its own
+            if self._keep_trace:
+                self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
+            self._use((self.arena[0], self.at, self.fleet, self.fleet_at, snapshot.workload))
+        unpack(snapshot.words, self.row, snapshot.at)
+        if snapshot.trace is not None and self._keep_trace:
+            self.trace[: len(snapshot.trace)] = snapshot.trace
+        elif not self._keep_trace:
+            self.row[layout.TRACED] = 0
+        return bool(self.row[layout.STATUS] == ASKED)
+
+    def _check_owner(self) -> None:
+        if not hasattr(self, "_requests"):
+            raise SimulationError("this simulator only looks at an environment's arrays; use get_state of that")
+
+    def _digest(self) -> bytes:
+        if self._fleet_digest is None:
+            self._fleet_digest = fleet_digest(self.tables, self.limits)
+        return self._fleet_digest
+
+    def totals(self) -> Totals:
+        """What happened so far in all; a copy."""
+        s = self.state
+        g = s.scalars.tolist()
+        now = g[layout.CLOCK]
+        accelerators = s.accelerators
+        held = self.tables.memory_bytes.sum() - accelerators[:, ACCELERATOR.free].sum()
+        channel_owned = (accelerators[:, ACCELERATOR.swap_target] != NONE) | (
+            accelerators[:, ACCELERATOR.channel] != layout.IDLE
+        )
+        return Totals(
+            cost=self.cost(),
+            end_us=now,
+            truncated=g[layout.STATUS] == TRUNCATED,
+            decisions=g[layout.DECISIONS],
+            forced_evictions=g[layout.FORCED],
+            drains=g[layout.DRAINS],
+            evictions=g[layout.EVICTIONS],
+            keep_alive_evictions=g[layout.LONE_EVICTIONS],
+            waits=g[layout.WAITS],
+            prefetches=g[layout.PREFETCHES],
+            loads=g[layout.LOADS],
+            load_us_total=g[layout.LOAD_US],
+            loaded_bytes=g[layout.LOADED_BYTES],
+            regret_loads=g[layout.REGRETS],
+            cold_requests=g[layout.COLD],
+            prefix_tokens_lost=g[layout.PREFIX_LOST],
+            busy_us=accelerators[:, ACCELERATOR.busy_us] + (accelerators[:, ACCELERATOR.busy] > 0) * now,
+            channel_us=accelerators[:, ACCELERATOR.channel_us] + channel_owned * now,
+            memory_byte_us=float(s.clocks[CLOCKS.memory_use] + float(held) * now),
+        )
+
+    def summary(self) -> Summary:
+        """What happened so far as its metrics need it; a copy."""
+        shares = np.empty((len(TASKS), len(SHARE)), dtype=np.int64)
+        latencies_us = np.empty((len(TASKS), 2, len(self.state.requests)), dtype=np.int64)
+        summarize(*self.arguments, shares, latencies_us)
+        answered = shares[:, SHARE.answered].tolist()
+        return Summary(
+            self.totals(), shares, [each[:, :count] for each, count in zip(latencies_us, answered, strict=True)]
+        )
+
+    def episode(self) -> Episode:
+        """What happened so far; a copy."""
+        s = self.state
+        totals = self.totals()
+        now = totals.end_us
+        requests, tasks = s.requests, s.tasks
+        columns = self.arguments[4].columns
+        tokens = columns[:, COLUMN.context].astype(np.int64) + columns[:, COLUMN.output]
+        too_long = tokens > self.tables.kv_tokens[columns[:, COLUMN.model]]
+        rows = self.trace[: s.scalars[layout.TRACED]].tolist()
+        return Episode(
+            task=columns[:, COLUMN.task].astype(np.int8),
+            arrival_us=requests[:, REQUEST.arrival_us].copy(),
+            first_token_us=requests[:, REQUEST.first_us].copy(),
+            finish_us=requests[:, REQUEST.finish_us].copy(),
+            refused=too_long & (requests[:, REQUEST.arrival_us] <= now),
+            waiting_us=tasks[:, TASK.waiting_sum] + tasks[:, TASK.waiting_count] * now,
+            system_us=tasks[:, TASK.system_sum] + tasks[:, TASK.system_count] * now,
+            slo_missed=tasks[:, TASK.slo_missed].copy(),
+            model_loads=s.models[:, MODEL.loads].copy(),
+            trace=[
+                TraceRow(time, TRACE_KINDS[kind], subject, accelerator) for time, kind, subject, accelerator in rows
+            ],
+            **totals._asdict(),
+        )
+
+
+def simulate(
+    tables: FleetTables,
+    workload: Workload,
+    policy: Callable[[Question], int],
+    *,
+    limits: Limits = NO_LIMITS,
+    trace: bool = False,
+) -> Episode:
+    """Runs an episode under any Python policy, from plain integer tables.
+
+    Args:
+        tables: the fleet.
+        workload: its requests.
+        policy: maps a question to the slot to evict.
+        limits: keep-alive and count limit.
+        trace: keep the event trace (memory grows with the episode).
+
+    Raises:
+        TableError, WorkloadError: input that cannot be simulated.
+        SimulationError: an illegal answer, or a simulation that cannot go on.
+    """
+    simulator = Simulator(tables, limits, trace)
+    open_question = simulator.reset(workload)
+    while open_question:
+        open_question = simulator.answer(policy(simulator.question))
+    return simulator.episode()
+
+
+def run_rule(tables: FleetTables, workload: Workload, rule: Rule, *, trace: bool = False) -> Episode:
+    """Runs an episode under a built-in rule in one compiled call; arguments and errors as for `simulate`."""
+    simulator = Simulator(tables, trace=trace)
+    simulator.run(workload, rule)
+    return simulator.episode()

@@ -1,0 +1,1 @@
+"""Pages of the docs that come from code and runs."""

@@ -1,0 +1,211 @@
+"""The page of `experiments.findings` and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from rich.console import Console
+from rich.table import Table
+
+from cace_env import __version__
+from cace_env.evaluation import Gain, paired_gain
+from cace_env.evaluation.scores import BASELINE, REFERENCE
+from experiments.reading.markdown import number, percent, table
+from experiments.reading.suite_scores import SuiteRun
+from experiments.running.findings_grid import (
+    BASE,
+    CELLS,
+    CONTRASTS,
+    ENGINES,
+    LEFT_OUT,
+    REQUESTS,
+    SUITE_CONTRASTS,
+    Cell,
+    Results,
+)
+from experiments.running.lineup import ENV_OF, EVICTION, SWAP, Contrast
+
+PICTURE: Final = "findings.png"
+FULL_COLOUR: Final = 30.0  # [%] of cost saved: the strongest colour of the picture
+
+
+def gain(results: Results, cell: Cell, contrast: Contrast, metric: str = "cost") -> Gain:
+    """What a contrast saves in a cell [%], paired by seed."""
+    over = results[cell.name, contrast.protocol, contrast.over][metric]
+    return paired_gain(over, results[cell.name, contrast.protocol, contrast.policy][metric])
+
+
+def print_summary(results: Results, console: Console) -> None:
+    """Every contrast: over all cells, and where it is worth most and least."""
+    shown = Table("ingredient", "cost saved, least", "most", "better / worse for sure", title_justify="left")
+    for group, contrasts in CONTRASTS.items():
+        shown.add_row(f"[bold]{group}[/bold]", "", "", "")
+        for contrast in contrasts:
+            shown.add_row(contrast.what, *_range(results, contrast))
+    console.print(shown)
+
+
+def _range(results: Results, contrast: Contrast) -> tuple[str, str, str]:
+    """The least and the greatest gain over the cells, where they are, and in how many cells the sign is sure."""
+    gains = {cell: gain(results, cell, contrast) for cell in CELLS}
+    least = min(gains, key=lambda cell: gains[cell].percent)
+    most = max(gains, key=lambda cell: gains[cell].percent)
+    better = sum(one.low > 0 for one in gains.values())
+    worse = sum(one.high < 0 for one in gains.values())
+    return (
+        f"{gains[least].percent:+.1f} % ({least.name})",
+        f"{gains[most].percent:+.1f} % ({most.name})",
+        f"{better} / {worse} of {len(CELLS)}",
+    )
+
+
+def page(results: Results, suite: SuiteRun | None) -> str:
+    """The page, without the verdicts that are written by hand above it."""
+    count = len(next(iter(results.values()))["cost"])
+    parts = [
+        f"""## How it was measured
+
+The scenario `{BASE}` with {REQUESTS:,} requests and without `{LEFT_OUT}`, which fits on no accelerator
+at the higher pressures, under four load engines and at four pressures each (needs of all models over memory); {count}
+test seeds in every cell, all policies on the same requests, cace-env {__version__}. Cost saved in percent, with 95 %
+paired bootstrap intervals over seeds; **bold** where they exclude zero. Made by
+
+    python -m experiments.findings --out runs/findings --seeds {count} --write docs/findings.md
+
+![Cost saved by each ingredient, engine and pressure](images/{PICTURE})""",
+        "## In short\n\n" + _overview(results),
+    ]
+    for group, contrasts in CONTRASTS.items():
+        parts.append(f"## {group}\n\n" + _cells(results, contrasts))
+    parts.append("## What it was like\n\n" + _absolute(results))
+    if suite is not None:
+        parts += [
+            "## On the suite: Swap-v0\n\n" + _in_suite(suite),
+            "## On the suite: the reference\n\n" + _reference(suite),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _overview(results: Results) -> str:
+    rows = []
+    for group, contrasts in CONTRASTS.items():
+        rows += [(group, contrast.what, *_range(results, contrast)) for contrast in contrasts]
+    return table(("what", "ingredient", "saves least", "saves most", "better / worse for sure"), rows)
+
+
+def _cells(results: Results, contrasts: Sequence[Contrast]) -> str:
+    rows = [
+        (cell.engine, f"{cell.pressure:g}", *(percent(gain(results, cell, contrast)) for contrast in contrasts))
+        for cell in CELLS
+    ]
+    return table(("engine", "pressure", *(contrast.what for contrast in contrasts)), rows)
+
+
+def _absolute(results: Results) -> str:
+    """Cost, TTFT, longest wait and drains of what contrasts start from."""
+    rows = []
+    for cell in CELLS:
+        for protocol, name in ((EVICTION, "lru"), (SWAP, "fifo+lru"), (SWAP, "very-patient-wsjf+gdsf")):
+            mine = results[cell.name, protocol, name]
+            rows.append(
+                (
+                    cell.engine,
+                    f"{cell.pressure:g}",
+                    f"`{name}`",
+                    ENV_OF[protocol],
+                    number(mine["cost"].mean()),
+                    number(mine["ttft_mean_s"].mean()),
+                    number(mine["longest_wait_s"].mean()),
+                    number(mine["drains"].mean()),
+                )
+            )
+    header = ("engine", "pressure", "policy", "env", "cost", "mean TTFT [s]", "longest wait [s]", "drains")
+    return "Means over the seeds.\n\n" + table(header, rows)
+
+
+def _in_suite(suite: SuiteRun) -> str:
+    """The same contrasts on the entries of a suite, each with a fleet and a workload of its own."""
+    rows = []
+    for entry in suite.entries("Swap-v0"):
+        costs = suite.costs(entry.id)
+        rows.append((entry.id, *(percent(paired_gain(costs[c.over], costs[c.policy])) for c in SUITE_CONTRASTS)))
+    return "Cost saved in percent, test seeds of the suite.\n\n" + table(
+        ("entry", *(contrast.what for contrast in SUITE_CONTRASTS)), rows
+    )
+
+
+def _reference(suite: SuiteRun) -> str:
+    """What the reference saves against LRU and against the cheapest Belady rule of each entry."""
+    rows = []
+    for env in suite.envs:
+        for entry in suite.entries(env):
+            costs = suite.costs(entry.id)
+            belady = {name: cost for name, cost in costs.items() if "belady" in name}
+            cheapest = min(belady, key=lambda name: np.nansum(belady[name]))
+            rows.append(
+                (
+                    entry.id,
+                    percent(paired_gain(costs[BASELINE], costs[REFERENCE])),
+                    f"`{cheapest}`",
+                    percent(paired_gain(costs[BASELINE], costs[cheapest])),
+                    percent(paired_gain(costs[cheapest], costs[REFERENCE])),
+                )
+            )
+    header = ("entry", "reference for LRU", "cheapest Belady rule", "that for LRU", "reference for that")
+    return "Cost saved in percent; in Swap-v0 Belady rules go with every order that ran.\n\n" + table(header, rows)
+
+
+def _picture(results: Results, path: Path) -> None:
+    """Rows are contrasts, columns cells; the colour is the gain, a dot says that its sign is not sure."""
+    contrasts = [(group, contrast) for group, row in CONTRASTS.items() for contrast in row]
+    gains = [[gain(results, cell, contrast) for cell in CELLS] for _, contrast in contrasts]
+    values = np.array([[one.percent for one in row] for row in gains])
+    figure, axes = plt.subplots(figsize=(11, 0.34 * len(contrasts) + 1.6), layout="constrained")
+    image = axes.imshow(values, cmap="RdBu", vmin=-FULL_COLOUR, vmax=FULL_COLOUR, aspect="auto")
+    for y, row in enumerate(gains):
+        for x, one in enumerate(row):
+            sure = one.low > 0 or one.high < 0
+            colour = "white" if abs(one.percent) > 0.7 * FULL_COLOUR else "black"
+            text = f"{one.percent:+.0f}" if sure else "·"
+            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
+    axes.set_yticks(range(len(contrasts)), [contrast.what for _, contrast in contrasts], fontsize=8)
+    axes.set_xticks(range(len(CELLS)), [f"{cell.pressure:g}" for cell in CELLS], fontsize=8)
+    axes.set_xlabel("pressure")
+    _separate(axes, [group for group, _ in contrasts], [cell.engine for cell in CELLS])
+    figure.colorbar(image, ax=axes, label="cost saved [%]; a dot: the interval includes 0", pad=0.01)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _separate(axes: Any, groups: Sequence[str], engines: Sequence[str]) -> None:
+    """Lines between the groups of rows and of columns, and the engines' names."""
+    for y in range(1, len(groups)):
+        if groups[y] != groups[y - 1]:
+            axes.axhline(y - 0.5, color="black", linewidth=0.8)
+    for x in range(1, len(engines)):
+        if engines[x] != engines[x - 1]:
+            axes.axvline(x - 0.5, color="black", linewidth=0.8)
+    for engine in ENGINES:
+        places = [x for x, name in enumerate(engines) if name == engine]
+        axes.text(float(np.mean(places)), -0.8, engine, ha="center", va="bottom", fontsize=9)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+MARK: Final = "<!-- what follows is written by experiments.findings -->"
+
+
+def write_page(results: Results, suite: SuiteRun | None, path: Path) -> None:
+    """Writes the generated part behind the mark, and keeps what stands above it; the picture goes to images/ beside."""
+    above = path.read_text(encoding="utf-8").partition(MARK)[0].rstrip() if path.is_file() else "# Findings"
+    path.write_text(f"{above}\n\n{MARK}\n\n{page(results, suite)}", encoding="utf-8")
+    images = path.parent / "images"
+    images.mkdir(exist_ok=True)
+    _picture(results, images / PICTURE)

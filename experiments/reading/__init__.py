@@ -1,0 +1,1 @@
+"""What a run folder says, in numbers and words."""

@@ -1,0 +1,55 @@
+"""Where the gain comes from in Swap-v0: pairs of policies that differ in one thing, on the same requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from experiments.reading.markdown import table
+from experiments.reading.verdicts import saved
+from experiments.running.lineup import ENV_OF, SWAP, Contrast
+from experiments.running.run_folder import BASELINE, Run
+
+CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {  # by part of what a policy decides
+    "victims": (
+        Contrast("CACE's victims instead of LRU's, oldest request first", "cace", BASELINE),
+        Contrast("CACE's victims instead of LRU's, under WSJF", "wsjf+cace", "wsjf+lru"),
+        Contrast("victims chosen knowing who asks next (belady-cost)", "belady-cost", BASELINE),
+    ),
+    "order": (
+        Contrast("shortest load first instead of the oldest request", "shortest-load+lru", BASELINE),
+        Contrast("WSJF instead of the oldest request", "wsjf+lru", BASELINE),
+        Contrast("WSJF instead of the oldest request, CACE's victims", "wsjf+cace", "cace"),
+        Contrast("120 s as the longest wait under WSJF", "wsjf-max-wait+lru", "wsjf+lru"),
+    ),
+    "draining": (
+        Contrast("busy models are drained only where idle ones do not suffice", BASELINE, "fifo-any-victim+lru"),
+        Contrast(
+            "30 s without draining: Eviction-v0 with `drain_after` 30 instead of 0 s", "patient-fifo+lru", BASELINE
+        ),
+        Contrast("nobody is ever drained, instead of after 30 s", "llama-swap+lru", "patient-fifo+lru"),
+    ),
+    "waiting": (
+        Contrast("up to 30 s for an idle victim, under WSJF", "patient-wsjf+lru", "wsjf+lru"),
+        Contrast("up to 120 s instead of 30 s", "very-patient-wsjf+lru", "patient-wsjf+lru"),
+    ),
+    "prefetch": (Contrast("loading ahead where nobody waits", "prefetch-wsjf+lru", "patient-wsjf+lru"),),
+    "together": (Contrast("patient WSJF with CACE's victims instead of LRU", "patient-wsjf+cace", BASELINE),),
+}
+
+
+def swap_scenarios(run: Run) -> list[str]:
+    """Those in which the order was decided, too."""
+    return [name for name in run.scenarios if run.about["scenarios"][name].get("env") == ENV_OF[SWAP]]
+
+
+def gain_table(run: Run, metric: str = "cost") -> str:
+    """How much each thing saves [%], by scenario; empty where no pair of policies ran."""
+    scenarios = swap_scenarios(run)
+    rows = []
+    for part, contrast in ((part, contrast) for part, contrasts in CONTRASTS.items() for contrast in contrasts):
+        ran = [s for s in scenarios if {contrast.policy, contrast.over} <= set(run.policies(s))]
+        if ran:
+            cells = [saved(run, s, contrast.policy, metric, contrast.over) if s in ran else "-" for s in scenarios]
+            rows.append([part, contrast.what, f"`{contrast.policy}` over `{contrast.over}`", *cells])
+    return table(("part", "what", "policies", *scenarios), rows) if rows else ""

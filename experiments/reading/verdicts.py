@@ -1,0 +1,115 @@
+"""What a comparison says in a sentence: who costs less, and where the numbers do not carry that."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from cace_env.fleets.nothing_to_decide import MORE_PRESSURE, MORE_VICTIMS
+from cace_env.policies.agent import LEARNED
+from cace_env.policies.contestants import NO_SWAPPING
+from experiments.reading.markdown import percent
+from experiments.running.run_folder import BASELINE, Run, share_of_cost
+
+FEW_SEEDS: Final = 10  # below, a bootstrap hardly knows more than the least and the greatest value: no verdicts
+NOTHING_TO_DECIDE: Final = "nothing to decide here: no policy is ever asked"
+TO_CHANGE_THAT: Final = (
+    f"All policies are equal, so this compares nothing; to change that, {MORE_PRESSURE}; or if memory holds one model "
+    f"at a time, {MORE_VICTIMS}."
+)
+
+
+def own_policies(run: Run) -> list[str]:
+    """Learned policies, Python policies and other files of weights, in the order in which they ran."""
+    return [policy for policy, about in run.about["policies"].items() if about["group"] in (LEARNED, "Your own")]
+
+
+def seeds_behind(run: Run, scenario: str, policy: str, over: str = BASELINE) -> int:
+    """Seeds that neither of two policies cut short."""
+    return run.costs(scenario, policy, over).shape[1]
+
+
+def saved(run: Run, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> str:
+    """A gain with its interval; bold where that leaves out 0 and seeds are not too few to say so."""
+    text = percent(run.gain(scenario, policy, metric, over))
+    return text.replace("**", "") if seeds_behind(run, scenario, policy, over) < FEW_SEEDS else text
+
+
+def nothing_to_decide(run: Run, scenario: str) -> bool:
+    """Whether no policy was asked anything in any episode."""
+    columns = [run.columns[scenario, policy] for policy in run.policies(scenario)]
+    return all(((each["decisions"] == 0) | np.isnan(each["truncated"])).all() for each in columns)  # NaN: did not run
+
+
+def floor(run: Run, scenario: str) -> str:
+    """What no policy can cost less than, and what is left without swapping; empty where the folder does not say."""
+    least = run.least_cost(scenario)
+    if np.isnan(least):
+        return ""
+    said = (
+        f"No policy can cost less than {least:.1f} % of LRU's cost: each request alone on the fastest accelerator, its "
+        "model resident, its prefix cached."
+    )
+    if NO_SWAPPING not in run.policies(scenario):
+        return said
+    lru, without = run.columns[scenario, BASELINE]["cost"], run.columns[scenario, NO_SWAPPING]["cost"]
+    return (
+        f"{said} Without swapping it is {share_of_cost(without, lru):.1f} %, which is no bound: models that are "
+        "resident together slow each other down."
+    )
+
+
+def few_seeds(run: Run) -> str:
+    """A warning about intervals of few seeds; empty where there are enough everywhere."""
+    counts = {scenario: len(run.columns[scenario, BASELINE]["seed"]) for scenario in run.scenarios}
+    few = {scenario: count for scenario, count in counts.items() if count < FEW_SEEDS}
+    if not few:
+        return ""
+    where = "" if len(few) == len(counts) else f" (in {', '.join(few)})"
+    least, most = min(few.values()), max(few.values())
+    if most == 1:
+        return f"1 seed has no interval{where}: a difference may be the luck of one draw of requests."
+    counted = f"{most}" if least == most else f"{least} to {most}"
+    return (
+        f"{counted} seeds are too few for an interval to mean much{where}; {FEW_SEEDS} are the least, 100 are better."
+    )
+
+
+def against_lru(run: Run, policy: str) -> str:
+    """What a policy costs against LRU, scenario by scenario, without a full stop; empty where nothing is to be said."""
+    kinds = ("costs less in", "costs more in", "cannot be told apart in")
+    sure: dict[str, list[str]] = {kind: [] for kind in kinds}
+    single, few = [], []
+    for scenario in run.scenarios:
+        if policy not in run.policies(scenario) or nothing_to_decide(run, scenario):
+            continue
+        gain, seeds = run.gain(scenario, policy), seeds_behind(run, scenario, policy)
+        if np.isnan(gain.percent):
+            continue
+        if seeds == 1:
+            single.append((f"{abs(gain.percent):.1f} % {'less' if gain.percent > 0 else 'more'}", scenario))
+        elif seeds < FEW_SEEDS:
+            few.append(f"{scenario} ({saved(run, scenario, policy)}, {seeds} seeds)")
+        else:
+            kind = kinds[0] if gain.low > 0 else kinds[1] if gain.high < 0 else kinds[2]
+            sure[kind].append(f"{scenario} ({percent(gain)})")
+    parts = [f"{kind} {', '.join(names)}" for kind, names in sure.items() if names]
+    parts += [f"too few seeds for a verdict in {', '.join(few)}"] if few else []
+    if single and len(run.scenarios) == 1:
+        parts.append(f"costs {single[0][0]} on this one episode (no interval)")
+    elif single:
+        parts.append(f"on one episode each (no interval) costs {', '.join(f'{how} in {name}' for how, name in single)}")
+    return "; ".join(parts)
+
+
+def in_short(run: Run) -> list[str]:
+    """Sentences for a reader in a hurry: CACE and every own policy against LRU, and where nothing is decided."""
+    lines = []
+    named = {"cace": "CACE", "patient-wsjf+lru": "Patient WSJF"} | {policy: policy for policy in own_policies(run)}
+    for policy, name in named.items():
+        said = against_lru(run, policy) if policy in run.about["policies"] else ""
+        lines += [f"**{name} against LRU**: {said}."] if said else []
+    quiet = [scenario for scenario in run.scenarios if nothing_to_decide(run, scenario)]
+    lines += [f"**{', '.join(quiet)}**: {NOTHING_TO_DECIDE}."] if quiet else []
+    return lines

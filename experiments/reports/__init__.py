@@ -1,0 +1,1 @@
+"""Reports of runs: Markdown, terminal and pictures."""

@@ -1,0 +1,103 @@
+"""What the report of a comparison says of trained agents: what they are, and how they stand against everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from cace_env.evaluation.scores import REFERENCE
+from cace_env.policies.contestants import NO_SWAPPING
+from experiments.reading.markdown import percent, table
+from experiments.reading.pooled_gains import costs_of, estimate_text, pooled
+from experiments.reading.verdicts import FEW_SEEDS, saved
+from experiments.reports.plots import notable
+from experiments.running.run_folder import BASELINE, Run
+
+LEARNED_TEXT: Final = """\
+A learned policy against every other one that ran on the same scenarios, over all of them. **Cost of LRU's** is the mean
+over scenarios of the cost over LRU's, the **interquartile mean** the same without a quarter of the scenarios at either
+end (with fewer than four it is the mean). **The agent saves** is by how much its cost is below the other's, of the mean
+over scenarios. **The agent is cheaper** is the share of seeds on which it costs less on the same requests (ties count
+half), mean over scenarios: the probability of improvement (Agarwal et al., NeurIPS 2021; ours is paired, because
+everybody met the same requests). Intervals are 95 %: within each scenario seeds are drawn again, the same for both
+(stratified bootstrap)."""
+BUDGETS: Final = """\
+What it took to find each: requests simulated in training, over all candidates and trials. A tuned rule and a learned
+policy compare fairly where these are alike."""
+
+
+def learned_sections(run: Run) -> list[str]:
+    """The section on agents; empty where none ran."""
+    agents: dict[str, Any] = run.about.get("agents", {})
+    ran = {name: about for name, about in agents.items() if any(name in run.policies(s) for s in run.scenarios)}
+    if not ran:
+        return []
+    parts = ["## Learned policies", LEARNED_TEXT]
+    for name, about in ran.items():
+        parts += [f"### {name}", card_text(about), *_against_all(run, name)]
+    budgets = budget_rows(run)
+    if len(budgets) > 1:
+        parts += ["### Budgets", BUDGETS, table(("policy", "requests simulated", "trained on", "seeds"), budgets)]
+    return parts
+
+
+def card_text(about: dict[str, Any]) -> str:
+    """What an agent is, as a list; what stands against its results in bold."""
+    card = about["card"]
+    kind = f"{card['algorithm']}, " + (f"{card['hidden']} hidden units" if card["hidden"] else "linear")
+    lines = [f"For {card['env']}; {kind}." + (f" {card['description']}" if card["description"] else "")]
+    where = ", ".join(card["trained_on"]) or "what its card does not say"
+    suite = f" of suite {card['suite']}" if card["suite"] else ""
+    seeds = f", seeds {card['train_seeds']}" if card["train_seeds"] else ""
+    lines.append(
+        f"Trained on {where}{suite}{seeds}: {card['requests']:,} simulated requests, {card['wall_s'] / 60:.0f} minutes."
+    )
+    lines += [f"{word}: {card[key]}" for word, key in (("Works", "works"), ("Fails", "fails")) if card[key]]
+    lines += [f"Made by `{card['command']}`."] if card["command"] else []
+    lines += [f"**Not held out: {problem}.**" for problem in about["problems"]]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _against_all(run: Run, agent: str) -> list[str]:
+    """Tables of an agent against everybody who ran wherever it ran."""
+    scenarios = [scenario for scenario in run.scenarios if agent in run.policies(scenario)]
+    others = [
+        policy
+        for policy in run.policies(scenarios[0])
+        if policy not in (agent, NO_SWAPPING, REFERENCE) and all(policy in run.policies(s) for s in scenarios)
+    ]
+    mine, lru = costs_of(run, agent, scenarios), costs_of(run, BASELINE, scenarios)
+    least = min(len(run.columns[scenario, BASELINE]["seed"]) for scenario in scenarios)
+    own = pooled(mine, lru, lru)
+    rows = [(own.cost.value, [f"*`{agent}`*", estimate_text(own.cost), estimate_text(own.typical), "", ""])]
+    for policy in others:
+        theirs = costs_of(run, policy, scenarios)
+        numbers, cost = pooled(mine, theirs, lru), pooled(theirs, lru, lru)
+        gain = percent(numbers.gain) if least >= FEW_SEEDS else percent(numbers.gain).replace("**", "")
+        cells = [f"`{policy}`", estimate_text(cost.cost), estimate_text(cost.typical), gain]
+        rows.append((cost.cost.value, [*cells, estimate_text(numbers.chance, 2)]))
+    header = ("policy", "cost of LRU's", "interquartile mean", "the agent saves", "the agent is cheaper")
+    parts = [table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])], numbers="right")]
+    if len(scenarios) > 1:
+        shown = [p for p in others if any(p in notable(run, s) for s in scenarios)]
+        rows_by = [[f"`{p}`", *(saved(run, s, agent, over=p) for s in scenarios)] for p in shown]
+        parts += ["Scenario by scenario, what the agent saves against:"]
+        parts += [table(("", *scenarios), rows_by, numbers="right")]
+    return parts
+
+
+def budget_rows(run: Run) -> list[list[str]]:
+    """Policies that were trained or tuned, and what that took."""
+    rows = []
+    for name, about in run.about.get("agents", {}).items():
+        card = about["card"]
+        rows.append(_budget(name, card["requests"], card["trained_on"], card["train_seeds"]))
+    for name, about in run.about["policies"].items():
+        tuned = about.get("tuned")
+        if tuned:
+            rows.append(_budget(name, tuned["requests"], tuned["trained_on"], tuned["train_seeds"]))
+    return rows
+
+
+def _budget(name: str, requests: int, trained_on: Iterable[str], seeds: str) -> list[str]:
+    return [f"`{name}`", f"{requests:,}", ", ".join(trained_on) or "-", seeds or "-"]

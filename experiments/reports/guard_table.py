@@ -1,0 +1,32 @@
+"""What guards did in a comparison: how often LRU decided in a policy's place, and why."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from experiments.reading.markdown import table
+from experiments.running.run_folder import FALLBACKS, Run
+
+GUARDS: Final = """\
+A policy called `guarded:...` stands behind a guard, which hands a decision to LRU where the policy's inputs are out of
+range (*input*), where it fails (*error*) or takes too long (*late*), and while demand is not what its features foretold
+(*forecast*). Decisions of all seeds; a policy whose guard never took over costs exactly what it costs alone."""
+
+
+def guard_table(run: Run) -> str:
+    """Decisions that LRU took, by scenario, policy and reason; empty where nobody was guarded."""
+    rows = []
+    for scenario in run.scenarios:
+        for policy in run.policies(scenario):
+            columns = run.columns[scenario, policy]
+            there = [name for name in FALLBACKS if name in columns and np.isfinite(columns[name]).any()]
+            if not there:
+                continue
+            decisions = np.nansum(columns["decisions"])
+            counts = [np.nansum(columns[name]) for name in there]
+            share = f"{100 * sum(counts) / decisions:.1f} %" if decisions else "-"
+            rows.append([scenario, f"`{policy}`", f"{decisions:,.0f}", share, *(f"{count:,.0f}" for count in counts)])
+    header = ["scenario", "policy", "decisions", "by LRU", *FALLBACKS.values()]
+    return table(header, rows, numbers="right") if rows else ""

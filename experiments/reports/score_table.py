@@ -1,0 +1,59 @@
+"""Scores in the report of a comparison, where the clairvoyant reference ran."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cace_env.evaluation import suite_scores
+from cace_env.evaluation.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Score, SuiteScores
+from cace_env.policies.contestants import NO_SWAPPING
+from experiments.reading.markdown import table
+from experiments.reading.verdicts import FEW_SEEDS, saved, seeds_behind
+from experiments.running.lineup import ENV_OF
+from experiments.running.run_folder import Run
+
+
+def score_text(score: Score, *, interval: bool = True) -> str:
+    """A score with its interval, without decimals where it is far below 0; `-` where there is none."""
+    if np.isnan(score.value):
+        return "-"
+    digits = 0 if score.value < -100 else 1
+    bounds = "" if np.isnan(score.low) or not interval else f" [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+    return f"{score.value:.{digits}f}{bounds}"
+
+
+def scenarios_with_reference(run: Run, env: str | None = None) -> list[str]:
+    """Those on which the reference ran, of one environment or of all."""
+    there = [name for name in run.scenarios if REFERENCE in run.policies(name)]
+    return [name for name in there if env in (None, run.about["scenarios"][name].get("env"))]
+
+
+def scores_by_env(run: Run) -> dict[str, SuiteScores]:
+    """Scores on the scenarios of each environment on which the reference ran; empty where it ran nowhere."""
+    scores = {}
+    for env in ENV_OF.values():
+        costs = {
+            name: {policy: run.columns[name, policy]["cost"] for policy in run.policies(name) if policy != NO_SWAPPING}
+            for name in scenarios_with_reference(run, env)
+        }
+        if costs:
+            scores[env] = suite_scores(costs)
+    return scores
+
+
+def score_sections(run: Run) -> list[str]:
+    """A table of headroom and scores for each environment, the best policy on top."""
+    parts = []
+    for env, scores in scores_by_env(run).items():
+        names = list(scores.headroom)
+        sure = all(seeds_behind(run, name, REFERENCE) >= FEW_SEEDS for name in names)
+        rows = [["*headroom: LRU to reference*", "", *(saved(run, name, REFERENCE) for name in names)]]
+        means = {policy: mean.value for policy, mean in scores.means.items() if policy != REFERENCE}
+        for policy in sorted(means, key=lambda policy: (np.isnan(means[policy]), -means[policy])):
+            cells = [score_text(scores.scores[policy].get(name, NO_SCORE), interval=sure) for name in names]
+            rows.append([f"`{policy}`", score_text(scores.means[policy], interval=sure), *cells])
+        parts += [f"### {env}", table(("score", "interquartile mean", *names), rows, numbers="right")]
+        if scores.left_out:
+            under = f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean"
+            parts.append(f"{under}: {', '.join(scores.left_out)}.")
+    return parts

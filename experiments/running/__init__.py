@@ -1,0 +1,1 @@
+"""Who plays what, and the run folder that it leaves."""

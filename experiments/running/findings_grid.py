@@ -1,0 +1,208 @@
+"""The grid of `experiments.findings`: its fleets and policies, what is compared in it, and how it is run.
+
+One fleet and one workload, under every engine and at several pressures; each ingredient is the difference between two
+policies that differ in nothing else, on the same requests.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from cace_env.cases import Case, case_of
+from cace_env.config import ConfigError
+from cace_env.evaluation import run_seed
+from cace_env.evaluation.episodes import in_order
+from cace_env.policies import ORDERS, Contestant, contestant_of, policy
+from cace_env.policies.built_in import Policy
+from cace_env.scenarios import Scenario, load_scenario
+from experiments.running.lineup import EVICTION, SWAP, Contrast
+from experiments.running.progress import progress_bar
+
+BASE: Final = "default"
+LEFT_OUT: Final = "qwen2.5-coder-32b-int4"  # fits on no accelerator at the higher pressures
+REQUESTS: Final = 2000
+ENGINES: Final[Mapping[str, dict[str, Any]]] = {
+    "cold-engine": {},
+    "safetensors": {},
+    "fast-loader": {},
+    "sleep-mode": {"host_ram_gb": 400.0, "start": "asleep"},
+}
+PRESSURES: Final = (1.5, 2.0, 2.7, 3.5)
+# What sleeping models leave behind on an accelerator leaves no room for the largest model at more.
+SLEEPING_PRESSURES: Final = (1.5, 1.75, 2.0, 2.25)
+PREFETCHES: Final = REQUESTS  # as many as there are requests: in effect without a limit
+
+
+def _patient(name: str, order: str, patience_s: float, victims: str = "lru") -> Policy:
+    """A policy whose order waits for an idle victim for so long."""
+    return replace(policy(victims), name=name, order=replace(ORDERS[order], patience_s=patience_s))
+
+
+VERY_PATIENT: Final = _patient("fifo-120s+lru", "fifo", 120.0)
+# Under each protocol, the policies that some contrast needs.
+CONTESTANTS: Final[Mapping[str, tuple[str | Policy, ...]]] = {
+    EVICTION: ("lru", "gdsf", "rate-load-size", "cace", "cace-output-kept", "omlx", "belady", "belady-cost"),
+    SWAP: (
+        "fifo+lru",
+        "patient-fifo+lru",
+        VERY_PATIENT,
+        "llama-swap+lru",
+        "fifo-any-victim+lru",
+        "shortest-load+lru",
+        "wsjf+lru",
+        "patient-wsjf+lru",
+        "very-patient-wsjf+lru",
+        "prefetch-wsjf+lru",
+        "very-patient-wsjf+gdsf",
+        "very-patient-wsjf+omlx",
+    ),
+}
+
+
+KEPT: Final = ("cost", "ttft_mean_s", "longest_wait_s", "drains", "prefetches")  # metrics in costs.csv
+
+
+CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {
+    "Victims": (
+        Contrast("GDSF for LRU", "gdsf", "lru", EVICTION),
+        Contrast("rate x load / size for LRU", "rate-load-size", "lru", EVICTION),
+        Contrast("omlx for LRU", "omlx", "lru", EVICTION),
+        Contrast("CACE for LRU", "cace", "lru", EVICTION),
+        Contrast("CACE, long answers kept, for LRU", "cace-output-kept", "lru", EVICTION),
+        Contrast("Belady for LRU", "belady", "lru", EVICTION),
+        Contrast("Belady, cost-aware, for LRU", "belady-cost", "lru", EVICTION),
+    ),
+    "Order": (
+        Contrast("WSJF for FIFO, nobody waits for idle victims", "wsjf+lru", "fifo+lru"),
+        Contrast("shortest load for FIFO, nobody waits", "shortest-load+lru", "fifo+lru"),
+        Contrast("WSJF for FIFO, both wait up to 30 s", "patient-wsjf+lru", "patient-fifo+lru"),
+        Contrast("WSJF for FIFO, both wait up to 120 s", "very-patient-wsjf+lru", VERY_PATIENT.name),
+    ),
+    "Waiting for an idle victim": (
+        Contrast("30 s instead of draining at once", "patient-fifo+lru", "fifo+lru"),
+        Contrast("120 s instead of draining at once", VERY_PATIENT.name, "fifo+lru"),
+        Contrast("for ever (llama-swap)", "llama-swap+lru", "fifo+lru"),
+        Contrast("idle victims first, for all alike", "fifo+lru", "fifo-any-victim+lru"),
+    ),
+    "Prefetch": (Contrast("with prefetch, under WSJF that waits up to 30 s", "prefetch-wsjf+lru", "patient-wsjf+lru"),),
+    "All together": (
+        Contrast("WSJF, 120 s, GDSF for FIFO, at once, LRU", "very-patient-wsjf+gdsf", "fifo+lru"),
+        Contrast("WSJF, 120 s, GDSF for Eviction-v0 with LRU", "very-patient-wsjf+gdsf", "patient-fifo+lru"),
+        Contrast("WSJF, 120 s, omlx for Eviction-v0 with LRU", "very-patient-wsjf+omlx", "patient-fifo+lru"),
+    ),
+}
+
+
+# The same questions on the entries of a suite in Swap-v0, where "lru" loads by FIFO and drains at once.
+SUITE_CONTRASTS: Final = (
+    Contrast("wait 30 s instead of draining at once", "patient-fifo+lru", "lru"),
+    Contrast("wait for ever", "llama-swap+lru", "lru"),
+    Contrast("WSJF for FIFO, nobody waits", "wsjf+lru", "lru"),
+    Contrast("WSJF for FIFO, both wait up to 30 s", "patient-wsjf+lru", "patient-fifo+lru"),
+    Contrast("GDSF for LRU, FIFO that waits up to 30 s", "patient-fifo+gdsf", "patient-fifo+lru"),
+    Contrast("WSJF, 120 s, GDSF for Eviction-v0 with LRU", "very-patient-wsjf+gdsf", "patient-fifo+lru"),
+    Contrast("reference for Eviction-v0 with LRU", "reference", "patient-fifo+lru"),
+)
+
+
+class Cell(NamedTuple):
+    """One fleet of the grid."""
+
+    engine: str
+    pressure: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} at {self.pressure:g}"
+
+
+CELLS: Final = tuple(
+    Cell(engine, pressure)
+    for engine in ENGINES
+    for pressure in (SLEEPING_PRESSURES if engine == "sleep-mode" else PRESSURES)
+)
+
+
+def scenario_of(cell: Cell) -> Scenario:
+    """The base scenario with the engine and the pressure of a cell, fewer requests, and without its largest model."""
+    base = load_scenario(BASE)
+    workload = {**base.workload_config.model_dump(mode="json"), "requests": REQUESTS}
+    rules = {**base.rules.model_dump(mode="json"), "prefetch_limit": PREFETCHES}
+    return base.replace(
+        name=cell.name,
+        engine=cell.engine,
+        pressure=cell.pressure,
+        catalogue=[model for model in base.catalogue if model != LEFT_OUT],
+        workload=workload,
+        rules=rules,
+        **ENGINES[cell.engine],
+    )
+
+
+# (cell, protocol, policy) -> metric -> (seeds,)
+Results = Mapping[tuple[str, str, str], Mapping[str, npt.NDArray[np.float64]]]
+
+
+def run_grid(path: Path, numbers: Sequence[int], workers: int, console: Console) -> None:
+    """Every policy in every cell, row by row into `path`.
+
+    Raises:
+        ConfigError: the file exists already.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} exists already; name another folder with --out, or read it with --results {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    jobs: list[tuple[Cell, str, Case, list[Contestant], int]] = []
+    with console.status("preparing scenarios"):
+        for cell in CELLS:
+            scenario = scenario_of(cell)
+            for protocol, policies in CONTESTANTS.items():
+                case = case_of(scenario, protocol)
+                contestants = [contestant_of(one) for one in policies]
+                jobs += [(cell, protocol, case, contestants, seed) for seed in numbers]
+    with path.open("x", newline="", encoding="utf-8") as file, progress_bar(console) as progress:
+        writer = csv.writer(file)
+        writer.writerow(["engine", "pressure", "protocol", "policy", "seed", *KEPT])
+        bar = progress.add_task("playing", total=len(jobs))
+        played = in_order(lambda job: run_seed(job[2], job[3], job[4]), jobs, workers)
+        for (cell, protocol, _, _, seed), results in zip(jobs, played, strict=True):
+            for result in results:
+                row = result.row
+                values = [repr(row[key]) for key in KEPT]
+                writer.writerow([cell.engine, cell.pressure, protocol, row["policy"], seed, *values])
+            progress.update(bar, advance=1, description=cell.name)
+
+
+def read_results(path: Path) -> Results:
+    """The metrics of `KEPT` by cell, protocol and policy, in the order of the seeds.
+
+    Raises:
+        ConfigError: no such file, or one of another grid.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}; python -m experiments.findings --out FOLDER writes FOLDER/costs.csv")
+    found: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            key = (Cell(row["engine"], float(row["pressure"])).name, row["protocol"], row["policy"])
+            found.setdefault(key, {})[int(row["seed"])] = [float(row[name]) for name in KEPT]
+    wanted = [
+        (cell.name, p, contestant_of(one).name) for cell in CELLS for p, row in CONTESTANTS.items() for one in row
+    ]
+    for key in wanted:
+        if key not in found:
+            raise ConfigError(f"{path} has no {' / '.join(key)}; it is of another grid, so run it again")
+        if found[key].keys() != found[wanted[0]].keys():
+            raise ConfigError(f"{path}: {' / '.join(key)} has not the seeds of the others; run it again")
+    return {
+        key: dict(zip(KEPT, np.array([rows[seed] for seed in sorted(rows)]).T, strict=True))
+        for key, rows in found.items()
+    }

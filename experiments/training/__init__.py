@@ -1,0 +1,1 @@
+"""Trainings: options, loop, folder, tracking."""

@@ -1,0 +1,1 @@
+"""Searches for weights of CACE and for the numbers of a training."""

@@ -1,0 +1,250 @@
+"""Runs a search, and writes its folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import optuna
+import tyro
+import yaml
+from pydantic import Field
+from rich.console import Console
+
+from agents.algorithms import algorithm_of
+from cace_env.config import ConfigError, Frozen, dump, read_yaml
+from cace_env.evaluation.held_out import validation_seeds
+from cace_env.evaluation.suite import Env
+from cace_env.policies import order
+from cace_env.policies.cace import load_cace
+from cace_env.scenarios import load_scenario
+from experiments.running.command_line import split_names
+from experiments.running.lineup import ENV_OF
+from experiments.running.options import Comparison, trace_section
+from experiments.running.run_folder import surroundings
+from experiments.tuning.cace import FILE, compiled, draw, goal_of, goal_of_log, page, tune
+from experiments.tuning.page import draw_history, draw_importances, importances, search_page
+from experiments.tuning.search_space import read_space
+from experiments.tuning.study import CACE, Search, judge_finalists, run_search, write_trials
+
+TUNED_CACE: Final = "cace"
+ALL_VALIDATION: Final = 100  # seeds that finalists are judged by
+DEFAULT_ORDER: Final = "very-patient-wsjf"
+MUST_AGREE: Final = ("space", "steps", "intervals", "train_seeds", "validation_seeds", "seed")
+
+
+class Options(Frozen):
+    """What is searched, and how much it may cost."""
+
+    what: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FILE.yaml|cace")]] = Field(
+        description="a search space, or cace: its weights by CMA-ES"
+    )
+    trials: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=30, ge=1, description="FILE: trials in all, pruned ones too"
+    )
+    steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = Field(
+        default=None, ge=1, description="FILE: training steps per trial; a fifth of the algorithm's own by default"
+    )
+    intervals: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=8, ge=1, description="FILE: times that a trial is looked at, and may be pruned"
+    )
+    requests: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=100_000_000, ge=1, description="cace: budget, simulated requests of all searches together"
+    )
+    starts: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=3, ge=1, description="cace: searches per order")
+    order: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")] = Field(
+        default=(), description=f"cace, in Swap-v0: orders to tune behind; {DEFAULT_ORDER} by default"
+    )
+    env: Annotated[
+        Literal["eviction", "swap"] | None, tyro.conf.arg(metavar="eviction|swap", help_behavior_hint="")
+    ] = Field(default=None, description="Eviction-v0 or Swap-v0; what FILE says, or eviction, by default")
+    scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")] = Field(
+        default=(),
+        description="scenarios, YAML files or entries of the suite; what FILE says, or the suite, by default",
+    )
+    trace: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = Field(
+        default=None, description="cace: a log, cut in parts to tune on, to choose by and to compare on"
+    )
+    format: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = Field(
+        default=None, description="its format, see docs/traces.md"
+    )
+    trace_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
+        default=(), description="how the log is read and what is attached to it; may be given several times"
+    )
+    train_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=64, ge=1, description="training seeds that weights of CACE are tuned on"
+    )
+    validation_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=10, ge=1, description="validation seeds that trials are judged by; finalists by all of them"
+    )
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=0, ge=0, description="of the search")
+    jobs: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=1, ge=1, description="FILE: trials side by side")
+    threads: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=2, ge=1, description="episodes side by side, in each trial"
+    )
+    out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
+        default=None, description="run folder, new or of the same search; runs/tune-NAME by default"
+    )
+
+
+def tune_weights(options: Options, command: str, console: Console) -> int:
+    """CACE by CMA-ES; returns the exit status.
+
+    Raises:
+        ConfigError, TraceError: options or a log that cannot be used, or a folder of something else.
+    """
+    protocol = options.env or "eviction"
+    env: Env = "Swap-v0" if protocol == "swap" else "Eviction-v0"
+    orders: list[str | None] = [*split_names(options.order)] or ([DEFAULT_ORDER] if protocol == "swap" else [None])
+    for name in orders:
+        if name is not None:
+            order(name)
+            if protocol != "swap":
+                raise ConfigError(f"--order {name} is for Swap-v0: add --env swap")
+    names = split_names(options.scenarios)
+    section = trace_section(Comparison(trace=options.trace, format=options.format, trace_option=options.trace_option))
+    path = Path(options.out or f"runs/tune-cace-{protocol}")
+    resumed(path, {**options.model_dump(mode="json"), "out": None, "threads": 0})
+    with console.status("preparing: scenarios, requests, compiled code"):
+        if section is not None:
+            if len(names) != 1:
+                raise ConfigError("--trace needs one scenario, whose fleet serves the log: --scenarios FLEET.yaml")
+            scenario = load_scenario(names[0])
+            goal, said = goal_of_log(scenario, env, section, options.train_seeds, options.validation_seeds)
+            again = f"--scenarios {names[0]} {goal.compare}"
+        else:
+            goal = goal_of(names, env, options.train_seeds, ALL_VALIDATION)
+            said, again = f"On {', '.join(goal.train)}", goal.compare
+        compiled(goal)
+    about = describe(path, command, goal=said)
+    found, before = tune(
+        goal, orders, options.starts, options.requests, path, env=env, threads=options.threads, seed=options.seed,
+        console=console, command=command,
+    )  # fmt: skip
+    draw(path)
+    again += " --env swap" if protocol == "swap" else ""
+    (path / "report.md").write_text(page(found, before, path, about, again), "utf-8")
+    described(path, status="finished", requests=sum(start.requests for start in found))
+    prefix = f"{found[0].order}+" if found[0].order else ""
+    console.print(
+        f"{found[0].validation:.4f} of LRU's cost on validation seeds, {before:.4f} with the weights that ship: "
+        f"{prefix}cace:{path / FILE}. Report: [bold]{path / 'report.md'}[/bold]",
+        highlight=False,
+    )
+    return 0
+
+
+def search_numbers(options: Options, command: str, console: Console) -> int:
+    """A search space by Optuna; returns the exit status.
+
+    Raises:
+        ConfigError: options or a space that cannot be used, or a folder of another search.
+    """
+    if options.trace is not None or options.order:
+        raise ConfigError("--trace and --order are for `tune cace`; a search space trains on scenarios")
+    space = read_space(options.what)
+    if options.env is not None:
+        space = space.with_value("env", ENV_OF[options.env])
+    if options.scenarios:
+        space = space.with_value("train_on", split_names(options.scenarios))
+    algorithms = space.parameters["algorithm"].values or (space.parameters["algorithm"].value,)
+    steps = options.steps or max(1, min(default_steps(str(name)) for name in algorithms) // 5)
+    path = Path(options.out or f"runs/tune-{Path(options.what).stem}")
+    search = Search(
+        folder=path,
+        space=space,
+        trials=options.trials,
+        steps=steps,
+        intervals=options.intervals,
+        train_seeds=options.train_seeds,
+        validation_seeds=options.validation_seeds,
+        seed=options.seed,
+        threads=options.threads,
+    )
+    kept = {name: getattr(search, name) for name in MUST_AGREE if name != "space"}
+    resumed(path, {**kept, "space": space.model_dump(mode="json", exclude_defaults=True)})
+    about = describe(path, command)
+    run_search(search, options.jobs, console)
+    study = search.study()
+    write_trials(study, space, path / "trials.csv")
+    with console.status("judging the best trials on all validation seeds"):
+        finalists, spent = judge_finalists(search, validation_seeds(ALL_VALIDATION))
+    best = finalists[0]
+    config = yaml.safe_dump(best["config"], sort_keys=False)
+    (path / "best-config.yaml").write_text(config, "utf-8")
+    target = path / "best"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(search.kept(best["trial"]), target)
+    state_budget(target / FILE, study, command)
+    draw_history(study, path / "history.png")
+    found = importances(study, space)
+    if found:
+        draw_importances(found, path / "importance.png")
+    about |= {
+        "best_config": config, "judging_requests": spent, "finalist_seeds": ALL_VALIDATION, "importances": found,
+    }  # fmt: skip
+    (path / "report.md").write_text(search_page(study, space, about, finalists), "utf-8")
+    described(path, status="finished", finalists=finalists)
+    console.print(
+        f"trial {best['trial']}: {best['validation']:.4f} of LRU's cost on {ALL_VALIDATION} validation seeds, in "
+        f"{target}. Report: [bold]{path / 'report.md'}[/bold]",
+        highlight=False,
+    )
+    return 0
+
+
+def state_budget(file: Path, study: optuna.Study, command: str) -> None:
+    """Weights of CACE are found by the whole search: its trials are to them what training is to an agent."""
+    if not file.is_file():
+        return
+    found = load_cace(file)
+    if found.tuned is not None:
+        spent = sum(trial.user_attrs.get("requests", 0) for trial in study.get_trials(deepcopy=False))
+        tuned = found.tuned.model_copy(update={"requests": spent, "command": command})
+        about = f"{found.description}, chosen by validation seeds"
+        file.write_text(dump(found.model_copy(update={"tuned": tuned, "description": about})), "utf-8")
+
+
+def default_steps(algorithm: str) -> int:
+    """Steps that a training takes by default; weights of CACE are not trained."""
+    return 1 if algorithm == CACE else algorithm_of(algorithm).steps
+
+
+def resumed(path: Path, search: Mapping[str, Any]) -> None:
+    """Makes the folder, or checks that it holds the beginning of the same search.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    file = path / "search.yaml"
+    content = json.loads(json.dumps(search))
+    if file.is_file():
+        before = read_yaml(file)
+        other = [key for key in {**before, **content} if before.get(key) != content.get(key)]
+        if other:
+            key = other[0]
+            raise ConfigError(
+                f"{path} holds another search ({key} was {before.get(key)!r}, now {content.get(key)!r}); give another "
+                "--out, or remove the folder"
+            )
+        return
+    if path.exists() and any(path.iterdir()):
+        raise ConfigError(f"{path} exists and is not empty; results are never overwritten: give another --out")
+    path.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+
+
+def describe(path: Path, command: str, **more: Any) -> dict[str, Any]:
+    """Writes run.json anew; returns what it says."""
+    about = {"command": command, **surroundings(), "status": "running", **more}
+    (path / "run.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    return about
+
+
+def described(path: Path, **more: Any) -> None:
+    """Adds to run.json."""
+    about = json.loads((path / "run.json").read_text("utf-8")) | more
+    (path / "run.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")

@@ -1,0 +1,311 @@
+"""A search by Optuna: trials that may be pruned, kept in SQLite, run by one process or by several."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from agents.algorithms import make_trainer, read_config
+from agents.objective import Objective, baseline_costs, pooled
+from cace_env.config import ConfigError, Frozen, dump, parse
+from cace_env.evaluation import seeds_text
+from cace_env.evaluation.held_out import training_cases, training_seeds, validation_seeds
+from cace_env.evaluation.suite import ENVS, Env
+from cace_env.policies import CaceWeights, load_agent, write_agent
+from cace_env.policies.built_in import Policy
+from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
+from experiments.reading.cace_ablations import cace_with
+from experiments.running.lineup import SWAP
+from experiments.running.progress import progress_bar
+from experiments.tuning.cace import FILE
+from experiments.tuning.search_space import Space
+
+DATABASE: Final = "study.db"
+CACE: Final = "cace-weights"  # an "algorithm" that learns nothing: its parameters are the weights of CACE
+STARTUP_TRIALS: Final = 5  # before which no trial is pruned
+FINALISTS: Final = 5  # of the best trials, judged once more on all validation seeds
+JOBS_APART: Final = 1_000_003  # between the seeds of processes
+POLL_S: Final = 0.5  # how often the bar asks the database what other processes have done
+ENDED: Final = (TrialState.COMPLETE, TrialState.PRUNED)
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What every process of a search has to know."""
+
+    folder: Path
+    space: Space
+    trials: int
+    steps: int  # of training, per trial
+    intervals: int  # after each of which a trial may be pruned
+    train_seeds: int  # that weights of CACE are judged by
+    validation_seeds: int  # that an agent is judged by
+    seed: int
+    threads: int
+
+    @property
+    def storage(self) -> str:
+        """Where Optuna keeps its trials."""
+        return f"sqlite:///{(self.folder / DATABASE).resolve()}"
+
+    def study(self, job: int = 0) -> optuna.Study:
+        """The trials; made where there are none yet. A resumed search draws other trials than it has drawn.
+
+        Args:
+            job: number of the process: those that begin at the same moment draw different trials.
+        """
+        study = optuna.create_study(
+            storage=self.storage,
+            study_name="tune",
+            load_if_exists=True,
+            direction="minimize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=1),
+        )
+        study.sampler = optuna.samplers.TPESampler(
+            seed=self.seed + JOBS_APART * job + len(study.get_trials(deepcopy=False))
+        )
+        return study
+
+    def kept(self, number: int) -> Path:
+        """Where a trial puts what it has found."""
+        return self.folder / "trials" / str(number)
+
+
+class CaceWeighing(Frozen):
+    """Weights of CACE as the parameters of a trial."""
+
+    env: Env = "Eviction-v0"
+    train_on: str | tuple[str, ...] = "suite"
+    load_time: float = 1.0
+    latency_sensitivity: float = 1.0
+    output_length: float = 1.0
+    recency: float = 1.0
+    future_demand: float = 1.0
+    order: str | None = None  # in Swap-v0
+
+    def policy(self, name: str = "cace (trial)") -> Policy:
+        """CACE with these weights.
+
+        Raises:
+            ConfigError: all are 0, or an order in Eviction-v0.
+        """
+        if self.order is not None and ENVS[self.env] != SWAP:
+            raise ConfigError(f"order is {self.order!r}, and Eviction-v0 asks for none; leave it out")
+        return cace_with(self.weights(), name, self.order)
+
+    def weights(self) -> CaceWeights:
+        return CaceWeights(**{term: getattr(self, term) for term in TERMS})
+
+
+def weighing_of(config: dict[str, Any]) -> CaceWeighing:
+    """The parameters of a trial as weights of CACE.
+
+    Raises:
+        ConfigError: an unknown key, or a value that is no number.
+    """
+    return parse(CaceWeighing, {key: value for key, value in config.items() if key != "algorithm"}, CACE)
+
+
+def run_search(search: Search, jobs: int, console: Console) -> None:
+    """Runs the trials that are missing; returns when all have ended.
+
+    Raises:
+        ConfigError: a configuration that the space allows is refused.
+        KeyboardInterrupt: Ctrl-C; trials that had ended are kept.
+    """
+    study = search.study()
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a process that was killed
+        study.tell(trial.number, state=TrialState.FAIL)
+    done = len(study.get_trials(deepcopy=False, states=ENDED))
+    with progress_bar(console) as progress:
+        bar = progress.add_task("trials", total=search.trials, completed=done)
+        if done >= search.trials:
+            return
+        if jobs == 1:
+            run_trials(search, told=lambda: show(study, progress, bar))
+            return
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            waiting = {pool.submit(run_trials, search, job) for job in range(jobs)}
+            while waiting:
+                ended, waiting = wait(waiting, timeout=POLL_S, return_when=FIRST_EXCEPTION)
+                show(study, progress, bar)
+                for future in ended:
+                    future.result()
+
+
+def show(study: optuna.Study, progress: Progress, bar: TaskID) -> None:
+    """Trials that have ended, and the best value so far."""
+    trials = study.get_trials(deepcopy=False, states=ENDED)
+    values = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
+    said = f"best {min(values):.4f} of LRU's cost" if values else "trials"
+    progress.update(bar, completed=len(trials), description=said)
+
+
+def run_trials(search: Search, job: int = 0, told: Callable[[], None] | None = None) -> None:
+    """Trials one after the other until there are as many as were asked for; what one process does."""
+    study = search.study(job)
+    enough = optuna.study.MaxTrialsCallback(search.trials, states=ENDED)
+    callbacks: list[Any] = [enough] + ([lambda *_: told()] if told is not None else [])
+    judges: Judges = {}
+    study.optimize(lambda trial: play(search, trial, judges), callbacks=callbacks)
+
+
+def play(search: Search, trial: optuna.Trial, judges: Judges) -> float:
+    """One trial: its value is the pooled cost over LRU's; less is better.
+
+    Raises:
+        optuna.TrialPruned: after an interval it was worse than the median of the others.
+    """
+    config = search.space.suggest(trial)
+    if config.get("algorithm") == CACE:
+        values = weigh_cace(search, config, judges, trial)
+    else:
+        values = train_agent(search, config, judges, trial)
+    value = float("inf")
+    for interval, value in enumerate(values):
+        trial.report(value, interval)
+        if trial.should_prune():
+            shutil.rmtree(search.kept(trial.number), ignore_errors=True)
+            raise optuna.TrialPruned
+    return value
+
+
+def weigh_cace(search: Search, config: dict[str, Any], judges: Judges, trial: optuna.Trial) -> Iterator[float]:
+    """Weights of CACE on more and more training seeds; the last value is that of all."""
+    weighing = weighing_of(config)
+    candidate, costs = weighing.policy(), []
+    spent = 0
+    for part in np.array_split(np.array(training_seeds(search.train_seeds)), search.intervals):
+        judged = judge(search, weighing, [int(seed) for seed in part], judges)
+        before = judged.requests
+        costs.append(judged(candidate))
+        spent += judged.requests - before
+        trial.set_user_attr("requests", spent)
+        yield float(np.mean(costs))
+    tuning = Tuning(
+        env=weighing.env,
+        trained_on=tuple(training_cases(weighing.train_on, weighing.env)),
+        train_seeds=seeds_text(training_seeds(search.train_seeds)),
+        requests=spent,
+        order=weighing.order,
+    )
+    kept = search.kept(trial.number)
+    kept.mkdir(parents=True, exist_ok=True)
+    found = Cace(description=f"trial {trial.number}", weights=weighing.weights(), tuned=tuning)
+    (kept / FILE).write_text(dump(found), "utf-8")
+
+
+def train_agent(search: Search, config: dict[str, Any], judges: Judges, trial: optuna.Trial) -> Iterator[float]:
+    """An agent in training; the value is that of its best moment so far, which is kept."""
+    settings: Any = read_config(config, f"trial {trial.number}")
+    trainer, least = make_trainer(settings), float("inf")
+    judged = judge(search, settings, validation_seeds(search.validation_seeds), judges)
+    for interval in range(search.intervals):
+        trainer.learn(search.steps * (interval + 1) // search.intervals - trainer.step, lambda step: None)
+        agent = trainer.agent()
+        value = judged(agent.policy())
+        trial.set_user_attr("requests", trainer.requests)
+        if value < least:
+            least = value
+            write_agent(agent, search.kept(trial.number) / "agent")
+        yield least
+
+
+class Judge:
+    """Pooled cost over LRU's on some scenarios and seeds, whose LRU is played once.
+
+    Args:
+        train_on: as in an agent's configuration.
+        env: Eviction-v0 or Swap-v0.
+        seeds: of training or validation.
+        threads: episodes side by side.
+    """
+
+    def __init__(self, train_on: str | Sequence[str], env: Env, seeds: Sequence[int], threads: int) -> None:
+        self._objective = Objective(training_cases(train_on, env), seeds, threads=threads)
+        self._baseline = baseline_costs(self._objective)
+
+    def __call__(self, candidate: Policy) -> float:
+        """Less is better; LRU costs 1."""
+        return float(pooled(self._objective.costs([candidate])[0], self._baseline))
+
+    @property
+    def requests(self) -> int:
+        """Simulated so far."""
+        return self._objective.requests
+
+
+Judges = dict[tuple[str, str], Judge]
+
+
+def judge(search: Search, settings: Any, seeds: Sequence[int], judges: Judges) -> Judge:
+    """What judges policies on some seeds; made once per process."""
+    key = f"{settings.env} {settings.train_on}", f"{seeds[0]}-{seeds[-1]}"
+    if key not in judges:
+        judges[key] = Judge(settings.train_on, settings.env, seeds, search.threads)
+    return judges[key]
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Those that ended whole, the best first."""
+    whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(whole, key=lambda trial: (trial.value, trial.number))
+
+
+def judge_finalists(search: Search, seeds: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
+    """The best trials once more, on all validation seeds: the first of them is chosen.
+
+    Returns:
+        Trial, value, value on validation seeds, the best on these first; and the requests that it took.
+
+    Raises:
+        ConfigError: no trial has ended whole.
+    """
+    trials = best_trials(search.study())[:FINALISTS]
+    if not trials:
+        raise ConfigError(f"{search.folder}: no trial has ended whole: ask for more --trials")
+    judges: Judges = {}
+    rows = []
+    for trial in trials:
+        config = {name: row.values[0] if row.values else row.value for name, row in search.space.parameters.items()}
+        config |= trial.params
+        kept = search.kept(trial.number)
+        if config.get("algorithm") == CACE:
+            settings: Any = weighing_of(config)
+            candidate = cace_with(load_cace(kept / FILE).weights, "finalist", settings.order)
+        else:
+            settings = read_config(config)
+            candidate = load_agent(kept / "agent").policy()
+        value = judge(search, settings, seeds, judges)(candidate)
+        rows.append({"trial": trial.number, "value": trial.value, "validation": value, "config": config})
+    spent = sum(judged.requests for judged in judges.values())
+    return sorted(rows, key=lambda row: row["validation"]), spent
+
+
+def write_trials(study: optuna.Study, space: Space, path: Path) -> None:
+    """Every trial as a row: number, state, value, requests simulated, seconds, parameters."""
+    names = space.searched()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", "value", "requests", "wall_s", *names])
+        for trial in study.get_trials(deepcopy=False):
+            wall_s = trial.duration.total_seconds() if trial.duration else ""
+            values = [trial.params.get(name, "") for name in names]
+            value = "" if trial.value is None else trial.value
+            writer.writerow(
+                [trial.number, trial.state.name, value, trial.user_attrs.get("requests", 0), wall_s, *values]
+            )

@@ -1,0 +1,1 @@
+"""What the simulator is held against: measurements, published figures, plain models."""

@@ -1,0 +1,84 @@
+"""The agents that ship: they load without torch, say what they are, and cost less than CACE on what they never saw."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.objective import Objective
+from cace_env.config import ConfigError
+from cace_env.evaluation.held_out import problems_of, training_cases, validation_seeds
+from cace_env.evaluation.scores import relative_cost
+from cace_env.policies import load_agent, policy, write_agent
+from cace_env.policies.agent import shipped_agents
+from cace_env.scenarios import seeds
+from experiments.running.lineup import default_names
+from experiments.ship_agent import ship
+
+AGENTS = shipped_agents()
+LARGEST_BYTES = 3_000_000
+
+
+def test_there_is_one_for_each_environment() -> None:
+    assert {agent.card.env for agent in AGENTS.values()} == {"Eviction-v0", "Swap-v0"}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_card_says_how_it_was_made_and_where_it_fails(name: str) -> None:
+    card = AGENTS[name].card
+    assert card.name == name
+    assert card.requests > 1_000_000
+    assert card.trained_on and card.works and card.fails and card.command and card.limits
+    assert problems_of(card, [*seeds("validation"), *seeds("test")]) == []
+
+
+def test_they_are_small() -> None:
+    folder = Path(str(resources.files("cace_env") / "data" / "agents"))
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < LARGEST_BYTES
+
+
+@pytest.mark.integration
+def test_they_run_without_torch() -> None:
+    program = (
+        "import sys, cace_env\n"
+        "from cace_env.policies.agent import shipped_agents\n"
+        "for name, agent in shipped_agents().items():\n"
+        "    cace_env.evaluate(f'agent:{name}', 'workstation', [1], protocol=agent.card.protocol)\n"
+        "print('torch' in sys.modules, 'stable_baselines3' in sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_they_cost_less_than_cace_on_workloads_they_never_saw(name: str) -> None:
+    env = AGENTS[name].card.env
+    prefix = env.partition("-")[0].lower()
+    cases = training_cases([f"{prefix}-{entry}" for entry in ("fast-loader", "workstation", "default")], env)
+    objective = Objective(cases, validation_seeds(6))
+    mine, cace = objective.costs([policy(f"agent:{name}"), policy("cace")])
+    share = relative_cost(dict(zip(cases, mine, strict=True)), dict(zip(cases, cace, strict=True)))
+    assert share.high < 1.0
+
+
+def test_they_take_part_by_default_where_they_can() -> None:
+    for protocol in ("eviction", "swap"):
+        wanted = {f"agent:{name}" for name, agent in AGENTS.items() if agent.card.protocol == protocol}
+        assert wanted == {name for name in default_names([protocol]) if name.startswith("agent:")}
+
+
+def test_what_ships_is_the_best_checkpoint_under_its_new_name(tmp_path: Path) -> None:
+    name, agent = next(iter(AGENTS.items()))
+    write_agent(agent, tmp_path / "run" / "best")
+    folder = ship(tmp_path / "run", "other", {"fails": "everywhere"}, tmp_path / "shipped")
+    shipped = load_agent(folder)
+    assert (shipped.card.name, shipped.card.fails, shipped.card.works) == ("other", "everywhere", agent.card.works)
+    for key, weight in agent.network.weights.items():
+        assert np.array_equal(shipped.network.weights[key], weight)
+    with pytest.raises(ConfigError, match="not 'requests'"):
+        ship(tmp_path / "run", name, {"requests": "0"}, tmp_path / "shipped")

@@ -1,0 +1,83 @@
+"""The grid of ingredients: what differs between two policies of a contrast, and what becomes of the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cace_env.config import ConfigError
+from cace_env.policies import contestant_of
+from cace_env.policies.built_in import Policy
+from experiments import findings
+from experiments.pages import findings as findings_page
+from experiments.running.findings_grid import (
+    CELLS,
+    CONTESTANTS,
+    CONTRASTS,
+    KEPT,
+    PREFETCHES,
+    Cell,
+    Results,
+    read_results,
+    scenario_of,
+)
+from experiments.running.lineup import SWAP
+
+
+def test_every_contrast_is_between_two_policies_that_are_run() -> None:
+    for contrasts in CONTRASTS.values():
+        for contrast in contrasts:
+            names = [contestant_of(one).name for one in CONTESTANTS[contrast.protocol]]
+            assert contrast.policy in names and contrast.over in names
+
+
+def test_contrasts_of_order_and_waiting_differ_in_nothing_else() -> None:
+    policies = {contestant_of(one).name: contestant_of(one).policy for one in CONTESTANTS[SWAP]}
+    for group, fixed in (("Order", "patience_s"), ("Waiting for an idle victim", "kind")):
+        for contrast in CONTRASTS[group]:
+            mine, other = policies[contrast.policy], policies[contrast.over]
+            assert isinstance(mine, Policy) and isinstance(other, Policy)
+            assert mine.order is not None and other.order is not None
+            assert mine.weights == other.weights
+            assert getattr(mine.order, fixed) == getattr(other.order, fixed)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_every_cell_can_be_simulated(cell: Cell) -> None:
+    scenario = scenario_of(cell)
+    assert (scenario.engine, scenario.pressure) == (cell.engine, cell.pressure)
+    assert scenario.tables().prefetch_limit == PREFETCHES
+
+
+def made_up() -> Results:
+    """Costs of three seeds: the policies of each protocol cost 100, 101, ... in the order in which they stand."""
+    return {
+        (cell.name, protocol, contestant_of(one).name): {name: np.full(3, 100.0 + k) for name in KEPT}
+        for cell in CELLS
+        for protocol, policies in CONTESTANTS.items()
+        for k, one in enumerate(policies)
+    }
+
+
+def test_a_page_is_written_below_what_stands_there(tmp_path: Path) -> None:
+    path = tmp_path / "findings.md"
+    path.write_text(f"# Findings\n\nBy hand.\n\n{findings_page.MARK}\n\nOld.\n", encoding="utf-8")
+    findings_page.write_page(made_up(), None, path)
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# Findings\n\nBy hand.\n") and "Old." not in text
+    assert all(f"| {contrast.what} |" in text for row in CONTRASTS.values() for contrast in row)
+    assert "**-1.0 % [-1.0, -1.0]**" in text  # GDSF, which costs 101, for LRU, which costs 100
+    assert (tmp_path / "images" / findings_page.PICTURE).stat().st_size > 10_000
+
+
+def test_results_of_another_grid_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no"):
+        read_results(tmp_path / "costs.csv")
+    path = tmp_path / "half.csv"
+    rows = ["engine,pressure,protocol,policy,seed", "cold-engine,1.5,eviction,lru,1"]
+    path.write_text("\n".join([f"{rows[0]},{','.join(KEPT)}", rows[1] + ",1" * len(KEPT)]), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"has no cold-engine at 1\.5 / eviction / gdsf"):
+        read_results(path)
+    assert findings.main(["--results", str(path)]) == 2

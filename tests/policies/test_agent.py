@@ -1,0 +1,135 @@
+"""A saved agent: what comes back is what was saved, or it is refused with the reason; nothing in a file is executed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import cace_env
+from cace_env.config import ConfigError
+from cace_env.policies import load_agent, write_agent
+from cace_env.policies.agent import CARD_FILE, WEIGHTS_FILE
+from cace_env.policies.tensors import pack_tensors, unpack_tensors
+from tests.support.agents import agent
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    write_agent(agent(), tmp_path / "some")
+    return tmp_path / "some"
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    original = agent("Swap-v0", requests=12, limits={"slot.running": (0.0, 7.0)})
+    card = write_agent(original, tmp_path)
+    loaded = load_agent(tmp_path)
+    assert loaded.card == card == original.card.model_copy(update={"weights_sha256": card.weights_sha256})
+    assert all(np.array_equal(loaded.network.weights[k], w) for k, w in original.network.weights.items())
+
+
+def test_the_same_agent_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_agent(agent(), tmp_path / name)
+    for file in (CARD_FILE, WEIGHTS_FILE):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_weights_are_a_safetensors_file(saved: Path, tmp_path: Path) -> None:
+    theirs = load_file(saved / WEIGHTS_FILE)
+    ours = load_agent(saved).network.weights
+    assert theirs.keys() == ours.keys()
+    assert all(np.array_equal(theirs[name], ours[name]) for name in ours)
+    save_file(dict(ours), tmp_path / "theirs.safetensors", metadata={"by": "them"})
+    again = unpack_tensors((tmp_path / "theirs.safetensors").read_bytes(), "theirs")
+    assert all(np.array_equal(again[name], ours[name]) for name in ours)
+
+
+def test_an_agent_is_a_policy_by_its_folder(saved: Path) -> None:
+    by_folder = cace_env.evaluate(f"agent:{saved}", "fast-loader", seeds=[1])
+    by_object = cace_env.evaluate(load_agent(saved).policy(), "fast-loader", seeds=[1])
+    assert np.array_equal(by_folder.column("cost"), by_object.column("cost"))
+
+
+@pytest.mark.parametrize("env_id", ["Eviction-v0", "Swap-v0"])
+def test_step_by_step_it_costs_what_it_costs_compiled(env_id: str) -> None:
+    # A large part in double precision would differ in a tie; the weights are drawn, so there is none.
+    player = agent(env_id)
+    env = gymnasium.make(f"cace_env/{env_id}", scenario="fast-loader")
+    layout = env.get_wrapper_attr("layout")
+    observation, info = env.reset(seed=3)
+    total, ended = 0.0, False
+    while not ended:
+        observation, reward, terminated, truncated, step = env.step(player.act(observation, layout))
+        assert not step["invalid_action"]
+        total -= float(reward)
+        ended = terminated or truncated
+    protocol = "swap" if env_id == "Swap-v0" else "eviction"
+    compiled = cace_env.evaluate(player.policy(), "fast-loader", seeds=[info["workload_seed"]], protocol=protocol)
+    assert total == pytest.approx(compiled.column("cost")[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:-4]), "its hash is"),
+        (lambda folder: (folder / WEIGHTS_FILE).unlink(), "an agent is agent.json and weights.safetensors"),
+        (lambda folder: (folder / CARD_FILE).write_text("no json"), "no card of an agent"),
+        (lambda folder: (folder / CARD_FILE).write_text('{"name": "x"}'), "no card of an agent"),
+        (lambda folder: change_card(folder, features="0123"), "trained on other features"),
+        (lambda folder: change_card(folder, hidden=4), "misses weight|has to be float32"),
+        (lambda folder: change_card(folder, env="Swap-v0"), "misses weight"),
+        (lambda folder: change_card(folder, surprise=1), "surprise"),
+    ],
+)
+def test_a_foreign_or_changed_agent_is_refused(saved: Path, damage: Any, said: str) -> None:
+    damage(saved)
+    with pytest.raises(ConfigError, match=said):
+        load_agent(saved)
+
+
+def change_card(folder: Path, **changes: Any) -> None:
+    card = json.loads((folder / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(json.dumps(card | changes))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a safetensors file"),
+        (b"\xff" * 40, "not a safetensors file"),
+        ((2).to_bytes(8, "little") + b"[]", "header is a list"),
+        ((4).to_bytes(8, "little") + b"nope", "no JSON"),
+        ((9).to_bytes(8, "little") + b'{"a": 12}', "not a safetensors file"),
+        (pack_tensors({"a": np.zeros(2, dtype=np.float32)}) + b"more", "4 bytes behind"),
+        (pack_tensors({"a": np.zeros(2, dtype=np.float32)})[:-4], "is not where shape"),
+        (pack_tensors({"a": np.zeros(2, dtype=np.float32)}).replace(b"F32", b"I32"), "'a' is I32"),
+        (pack_tensors({"a": np.zeros(2, dtype=np.float32)}).replace(b"[0,8]", b"[4,8]"), "is not where shape"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(content: bytes, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        unpack_tensors(content, "some file")
+
+
+def test_an_unknown_name_is_answered_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="no agent called 'nobody'"):
+        load_agent("nobody")
+
+
+def test_an_agent_of_the_other_environment_is_refused(tmp_path: Path) -> None:
+    write_agent(agent("Swap-v0"), tmp_path)
+    with pytest.raises(ConfigError, match=r"trained for Swap-v0; this is Eviction-v0"):
+        cace_env.evaluate(f"agent:{tmp_path}", "fast-loader", seeds=[1])
+    with pytest.raises(ConfigError, match="orders by itself"):
+        cace_env.evaluate(f"wsjf+agent:{tmp_path}", "fast-loader", seeds=[1], protocol="swap")
+
+
+def test_an_eviction_agent_plays_swap_v0_with_an_order(saved: Path) -> None:
+    evaluation = cace_env.evaluate(f"wsjf+agent:{saved}", "fast-loader", seeds=[1], protocol="swap")
+    assert evaluation.column("cost")[0] > 0

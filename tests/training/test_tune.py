@@ -1,0 +1,221 @@
+"""Searches: seeds to learn from, budgets that are counted, runs that go on, weights that a comparison takes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytest.importorskip("tyro", reason="needs the extra experiments")
+pytest.importorskip("matplotlib", reason="needs the extra experiments")
+pytest.importorskip("cmaes", reason="needs the extra train")
+pytest.importorskip("optuna", reason="needs the extra train")
+
+import optuna
+
+from cace_env.config import ConfigError
+from cace_env.evaluation import evaluate
+from cace_env.policies import load_agent
+from cace_env.policies.cace import load_cace
+from cace_env.scenarios import load_scenario
+from experiments import compare
+from experiments.running.run_folder import Run
+from experiments.tune import main
+from experiments.tuning.cace import goal_of_log
+from experiments.tuning.search_space import Parameter, Space, read_space
+from experiments.tuning.study import best_trials
+from tests.support.logs import AZURE
+from tests.support.small import small
+
+__all__ = ["small"]  # a fixture
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def space_file(path: Path, **parameters: Any) -> Path:
+    path.write_text(yaml.safe_dump({"parameters": parameters}))
+    return path
+
+
+def weighing(scenario: Path) -> dict[str, Any]:
+    return {
+        "algorithm": {"value": "cace-weights"},
+        "train_on": {"value": str(scenario)},
+        "recency": {"min": 0.0, "max": 1.0},
+        "future_demand": {"min": 0.0, "max": 1.0},
+    }
+
+
+@pytest.fixture(scope="module")
+def tuned(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CACE by CMA-ES on a small scenario, two starts."""
+    out = tmp_path_factory.mktemp("runs") / "cace"
+    assert main(tuning(small, out)) == 0
+    return out
+
+
+def tuning(scenario: Path, out: Path) -> list[str]:
+    asked = ["cace", "--scenarios", str(scenario), "--requests", "60000", "--starts", "2", "--train-seeds", "4"]
+    return [*asked, "--out", str(out), "--threads", "1"]
+
+
+def test_tuned_weights_state_what_they_were_tuned_on_and_what_it_cost(tuned: Path, small: Path):
+    found = load_cace(tuned / "cace.yaml").tuned
+    assert found is not None and found.train_seeds == "0-3" and found.trained_on == (str(small),)
+    starts = [load_cace(file).tuned for file in sorted((tuned / "starts").iterdir())]
+    assert found.requests == sum(start.requests for start in starts if start is not None) >= 60_000
+    report = (tuned / "report.md").read_text()
+    assert f"**Budget: {found.requests:,} simulated requests in training.**" in report
+    assert (tuned / "history.png").is_file()
+    with (tuned / "history.csv").open() as file:
+        assert {row["start"] for row in csv.DictReader(file)} == {"0", "1"}
+
+
+def test_tuned_weights_are_a_policy_and_a_comparison_states_their_budget(tuned: Path, small: Path, tmp_path: Path):
+    name, out = f"cace:{tuned / 'cace.yaml'}", tmp_path / "compared"
+    asked = ["--policies", name, "--scenarios", str(small), "--seeds", "2", "--out", str(out)]
+    assert compare.main(asked) == 0
+    about = Run(out).about["policies"][name]["tuned"]
+    assert about["requests"] >= 60_000 and about["train_seeds"] == "0-3"
+
+
+def test_a_killed_tuning_goes_on_with_the_starts_that_are_missing(tuned: Path, small: Path):
+    first, second = sorted((tuned / "starts").iterdir())
+    kept, weights = first.read_bytes(), load_cace(second).weights
+    second.unlink()
+    assert main(tuning(small, tuned)) == 0
+    assert first.read_bytes() == kept and load_cace(second).weights == weights
+
+
+def test_another_tuning_in_the_same_folder_is_refused(tuned: Path, small: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([*tuning(small, tuned), "--seed", "5"]) == 2
+    assert "holds another search (seed was 0, now 5)" in capsys.readouterr().err
+
+
+def test_a_log_is_cut_into_parts_that_follow_one_another(small: Path, tmp_path: Path):
+    log = tmp_path / "log.csv"
+    log.write_text(AZURE + "".join(f"2023-11-16 18:{i // 60:02}:{i % 60:02}.0,{50 + i},9\n" for i in range(300)))
+    section = {"path": str(log), "format": "azure", "users": 5}
+    goal, said = goal_of_log(load_scenario(small), "Eviction-v0", section, 4, 4)
+    parts = [case.workload(0).context_tokens for case in (*goal.train.values(), *goal.validation.values())]
+    seen = [int(tokens) for part in parts for tokens in part]
+    assert seen == list(range(50, 50 + 3 * 60 + 3 * 20))  # 60 % and 20 % of 300 rows, nothing twice
+    assert "skip=240" in goal.compare and "limit=60" in goal.compare and "300 rows" in said
+    assert len(goal.train_seeds) == 4  # models are drawn anew for each seed
+
+
+def test_trials_are_pruned_counted_and_kept_and_the_best_is_chosen_by_all_validation_seeds(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("experiments.tuning.run.ALL_VALIDATION", 3)
+    file, out = space_file(tmp_path / "space.yaml", **weighing(small)), tmp_path / "search"
+    asked = [str(file), "--trials", "6", "--train-seeds", "4", "--intervals", "2", "--out", str(out), "--threads", "1"]
+    assert main(asked) == 0
+    with (out / "trials.csv").open() as rows:
+        trials = list(csv.DictReader(rows))
+    assert len(trials) == 6 and all(int(row["requests"]) in (600, 1200) for row in trials)
+    found = load_cace(out / "best" / "cace.yaml")
+    assert found.tuned is not None and found.tuned.requests == sum(int(row["requests"]) for row in trials)
+    about = json.loads((out / "run.json").read_text())
+    best = about["finalists"][0]
+    assert best["validation"] == min(row["validation"] for row in about["finalists"])
+    seeds = range(1_000_000, 1_000_003)
+    costs = {p: evaluate(p, small, seeds).column("cost").sum() for p in (f"cace:{out / 'best' / 'cace.yaml'}", "lru")}
+    assert best["validation"] == pytest.approx(costs[f"cace:{out / 'best' / 'cace.yaml'}"] / costs["lru"])
+    assert "## The best trials" in (out / "report.md").read_text()
+    # The same command asks for no more than is there; more trials are added to those.
+    assert main(asked) == 0
+    asked[2] = "8"
+    assert main(asked) == 0
+    study = optuna.load_study(study_name="tune", storage=f"sqlite:///{out / 'study.db'}")
+    assert len(study.get_trials()) == 8 and best_trials(study)[0].value == study.best_value
+
+
+def test_an_agents_numbers_are_searched_and_its_best_moment_is_kept(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("experiments.tuning.run.ALL_VALIDATION", 2)
+    out = tmp_path / "search"
+    file = space_file(
+        tmp_path / "space.yaml",
+        algorithm={"value": "linear"},
+        train_on={"value": str(small)},
+        population={"value": 4},
+        seeds_per_generation={"value": 2},
+        train_seeds={"value": 4},
+        threads={"value": 1},
+        sigma={"distribution": "log_uniform_values", "min": 0.05, "max": 1.0},
+    )
+    asked = [str(file), "--trials", "2", "--steps", "8", "--intervals", "2", "--validation-seeds", "2"]
+    assert main([*asked, "--out", str(out), "--threads", "1"]) == 0
+    agent = load_agent(out / "best" / "agent")
+    assert agent.card.train_seeds == "0-3" and agent.card.env == "Eviction-v0"
+    assert yaml.safe_load((out / "best-config.yaml").read_text())["algorithm"] == "linear"
+
+
+def test_the_spaces_that_ship_can_be_read():
+    files = [*sorted((CONFIGS / "tune").glob("*.yaml")), CONFIGS / "sweep.yaml"]
+    assert len(files) >= 4
+    for file in files:
+        space = read_space(file)
+        assert "algorithm" in space.parameters and space.searched(), file
+
+
+def test_what_a_space_says_is_what_is_suggested():
+    space = Space(
+        parameters={
+            "fixed": Parameter(value=None),
+            "choice": Parameter(values=("a", "b")),
+            "count": Parameter(min=2, max=5),
+            "share": Parameter(min=0.25, max=0.75),
+            "rate": Parameter(min=1e-4, max=1e-2, distribution="log_uniform_values"),
+            "grid": Parameter(min=0.0, max=1.0, distribution="q_uniform", q=0.5),
+        }
+    )
+    assert space.searched() == ["choice", "count", "share", "rate", "grid"]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        found = space.suggest(study.ask())
+        assert found["fixed"] is None and found["choice"] in ("a", "b") and found["count"] in (2, 3, 4, 5)
+        assert 0.25 <= found["share"] <= 0.75 and 1e-4 <= found["rate"] <= 1e-2 and found["grid"] in (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "said"),
+    [
+        ({"value": 1, "values": [1, 2]}, "give one of value, values, or min and max; got value and values"),
+        ({}, "got none"),
+        ({"min": 2.0, "max": 1.0}, "min has to be less"),
+        ({"min": 0.0, "max": 1.0, "distribution": "log_uniform_values"}, "begins above 0"),
+        ({"min": 0.0, "max": 1.0, "distribution": "q_uniform"}, "needs q"),
+        ({"min": 0.0, "max": 1.0, "distribution": "normal"}, "distribution"),
+    ],
+)
+def test_a_space_that_says_nothing_or_two_things_is_refused(parameter: dict[str, Any], said: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=said):
+        read_space(space_file(tmp_path / "space.yaml", algorithm={"value": "linear"}, sigma=parameter))
+
+
+def test_a_space_without_anything_to_search_and_unknown_keys_are_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="nothing to search"):
+        read_space(space_file(tmp_path / "space.yaml", algorithm={"value": "linear"}))
+    (tmp_path / "typo.yaml").write_text("paramters: {sigma: {min: 0.1, max: 1.0}}\n")
+    with pytest.raises(ConfigError, match="unknown key, did you mean 'parameters'"):
+        read_space(tmp_path / "typo.yaml")
+
+
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for asked, said in (
+        (["cace", "--order", "wsjf"], "add --env swap"),
+        (["cace", "--order", "wsfj", "--env", "swap"], "did you mean 'wsjf'"),
+        (["cace", "--trace", "log.csv"], "needs --format"),
+        (["cace", "--trace", "log.csv", "--format", "azure"], "needs one scenario"),
+        ([str(CONFIGS / "tune" / "cace.yaml"), "--order", "wsjf"], "for `tune cace`"),
+        ([str(tmp_path / "nothing.yaml")], "cannot be read"),
+    ):
+        assert main([*asked, "--out", str(tmp_path / "out")]) == 2
+        assert said in capsys.readouterr().err
