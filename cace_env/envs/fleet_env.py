@@ -74,8 +74,6 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         render_mode: str | None = None,
     ) -> None:
         rendering.check_render_mode(render_mode)
-        if not invalid_penalty >= 0:
-            raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
         self.scenario = load_scenario(scenario)
         self.split = split
         self.draws = Draws((self.scenario,), split, num_workloads)
@@ -175,7 +173,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         except TypeError:
             raise InvalidAction(f"action is {action!r}; give the number of one action") from None
         if not 0 <= number < self.simulators.num_actions:
-            raise InvalidAction(f"action {number} is none; actions are 0 to {self.simulators.num_actions - 1}")
+            raise InvalidAction(f"there is no action {number}; use 0 to {self.simulators.num_actions - 1}")
         if self.strict and not self._mask[number]:
             raise InvalidAction(f"action {number} is not legal now; legal are {np.flatnonzero(self._mask).tolist()}")
         if self._asked and self.render_mode is not None:

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import operator
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
-from gymnasium.error import InvalidAction, ResetNeeded
-from gymnasium.utils import seeding
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from cace_env.envs import vector_arguments as arguments
 from cace_env.envs.baselines import Rewards
 from cace_env.envs.fleet_env import HANDED_IN, FleetEnv, common_layout
 from cace_env.envs.states import EnvState, Origin, check_origin, origin_of
-from cace_env.envs.vector_infos import Bools, Infos, InfoWriter, add, only
-from cace_env.envs.workload_seeds import Draws, whole
+from cace_env.envs.vector_infos import Bools, Infos, InfoWriter, Statistics, add
+from cace_env.envs.workload_seeds import Draws, Generators
 from cace_env.fleets import nothing_to_decide as undecided
 from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
 from cace_env.policies import Policy
-from cace_env.scenarios import Scenario, Split, load_scenario
+from cace_env.scenarios import Split
 from cace_env.simulation import METRICS, Simulators
 from cace_env.workload import Workload
-
-AnyScenario = str | Path | Mapping[str, Any] | Scenario
-
-OPTIONS: Final = ("reset_mask", "workload_seed")
 
 
 class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[Any]]):
@@ -81,7 +74,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
     def __init__(
         self,
         num_envs: int = 1,
-        scenario: AnyScenario | Sequence[AnyScenario] = "default",
+        scenario: arguments.AnyScenario | Sequence[arguments.AnyScenario] = "default",
         split: Split = "train",
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
@@ -97,27 +90,12 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         episode_statistics: bool = False,
         render_mode: None = None,
     ) -> None:
-        for name, value in (("num_envs", num_envs), ("threads", threads), ("max_episode_steps", max_episode_steps)):
-            if value is not None and whole(name, value) < 1:
-                raise ValueError(f"{name} is {value}; it has to be at least 1")
-        if not invalid_penalty >= 0:
-            raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
-        if render_mode is not None:
-            raise ValueError(
-                f"render_mode is {render_mode!r}, but many environments at once are not rendered; look at a single "
-                f'one: gymnasium.make("cace_env:{self.SINGLE.ID}", render_mode=...)'
-            )
-        one = isinstance(scenario, str | Path | Mapping | Scenario)
-        several: Sequence[Any] = [scenario] if one else scenario  # type: ignore[assignment]
-        self.scenarios = tuple(load_scenario(each) for each in several)
-        if not self.scenarios:
-            raise ValueError("scenario is an empty sequence; give at least one")
+        arguments.check_counts(num_envs=num_envs, threads=threads, max_episode_steps=max_episode_steps)
+        arguments.check_render_mode(render_mode, self.SINGLE.ID)
+        self.scenarios = arguments.scenarios(scenario)
         self.num_envs = num_envs
         self.render_mode = None
-        known = [mode.value for mode in AutoresetMode]
-        if not isinstance(autoreset_mode, AutoresetMode) and autoreset_mode not in known:
-            raise ValueError(f"autoreset_mode is {autoreset_mode!r}; it has to be one of {str(known)[1:-1]}")
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = arguments.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.split = split
         self.strict = strict
@@ -143,17 +121,12 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self.single_action_space = spaces.Discrete(self.simulators.num_actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._statistics = episode_statistics
-        self._np_randoms: list[np.random.Generator | None] = [None] * num_envs
-        self._np_random_seeds = [-1] * num_envs
-        self._played: list[int | Workload] = [
-            -1
-        ] * num_envs  # workload seeds; a workload only from a single one's state
+        self._statistics = Statistics(num_envs) if episode_statistics else None
+        self._generators = Generators(num_envs)
+        # Workload seeds; a workload only from a single one's state.
+        self._played: list[int | Workload] = [-1] * num_envs
         self._over = np.ones(num_envs, dtype=np.bool_)  # (num_envs,) no step before a reset
         self._any_over = True
-        self._returns = np.zeros(num_envs)
-        self._lengths = np.zeros(num_envs, dtype=np.int64)
-        self._began_s = np.zeros(num_envs)
         self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, actions); None before the first reset
         self._workload_seeds = np.full(num_envs, HANDED_IN)  # (num_envs,) of what is played
         self._ended: npt.NDArray[np.float64] | None = None  # (metrics, num_envs) of what the last step ended
@@ -170,13 +143,12 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each environment, as `SyncVectorEnv` has it."""
-        return tuple(self._generator(env) for env in range(self.num_envs))
+        return tuple(self._generators[env] for env in range(self.num_envs))
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seed of each environment's generator."""
-        self.np_random  # noqa: B018  # makes those that are not there yet
-        return tuple(self._np_random_seeds)
+        return tuple(self._generators.seed(env) for env in range(self.num_envs))
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Infos | None = None
@@ -194,12 +166,12 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
                 nothing has changed.
             ResetNeeded: `reset_mask` leaves out environments that have no episode.
         """
-        seeds = self._seeds(seed)
-        mask, named = self._options(dict(options or {}))
+        seeds = arguments.seeds(seed, self.num_envs)
+        mask, named = arguments.reset_options(options or {}, self.num_envs, self.draws)
+        if mask is not None and self._mask is None and not mask.all():
+            raise ResetNeeded("reset_mask leaves out environments that have no episode; reset all first")
         rows = self._all_rows if mask is None else np.flatnonzero(mask)
-        for env in rows.tolist():
-            if seeds[env] is not None:
-                self._np_randoms[env], self._np_random_seeds[env] = seeding.np_random(seeds[env])
+        self._generators.begin(seeds, rows)
         self._load(rows, seeds, named)
         look = self.simulators.new_look()
         self.simulators.reset(rows, look)
@@ -228,7 +200,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
                 f"the episodes of environments {np.flatnonzero(again).tolist()} are over; call "
                 'reset(options={"reset_mask": terminated | truncated}) before the next step'
             )
-        chosen = self._actions(actions, stepped)
+        chosen = arguments.actions(actions, stepped, self.simulators.num_actions)
+        if self.strict:
+            arguments.check_legal(chosen, self._mask, stepped)
         look = self.simulators.new_look()
         if stepped is self._writer.everybody:
             ended = self.simulators.step(self._all_rows, chosen, look)
@@ -243,8 +217,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self.rewards.settle(look, stepped)
         for watcher in self._watchers:
             watcher(stepped)
-        if self._statistics:
-            self._count(look.rewards, stepped)
+        if self._statistics is not None:
+            self._statistics.count(look.rewards, stepped)
         self._ended = None
         if ended:
             infos = self._end(look, stepped)
@@ -306,15 +280,14 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             IndexError: there is no such environment.
         """
         mask = self._mask_of(env)
-        generator = self._np_randoms[env]
         return EnvState(
             origin=self._origins[self.scenario_of[env]],
             simulation=self.simulators.snapshot(env),
             mask=mask.copy(),
             played=self._played[env],
             over=bool(self._over[env]),
-            generator=None if generator is None else (self._np_random_seeds[env], generator.bit_generator.state),
-            statistics=(float(self._returns[env]), int(self._lengths[env])) if self._statistics else None,
+            generator=self._generators.state(env),
+            statistics=None if self._statistics is None else self._statistics.of(env),
             choice=None,
         )
 
@@ -333,7 +306,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         """
         mask = self._mask_of(env)
         check_origin(state, self._origins[self.scenario_of[env]])
-        if self._statistics and state.statistics is None:
+        if self._statistics is not None and state.statistics is None:
             raise ValueError(
                 "the state does not tell the return of its episode so far, which episode_statistics=True needs; take "
                 "it from a batch with episode_statistics=True, or make this one without"
@@ -347,13 +320,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._over = self._over.copy()  # infos may hold the array from before
         self._over[env] = state.over
         self._any_over = bool(self._over.any())
-        if state.statistics is not None:
-            self._returns[env], self._lengths[env] = state.statistics
-        if state.generator is None:
-            self._np_randoms[env], self._np_random_seeds[env] = None, -1
-        else:
-            self._generator(env).bit_generator.state = state.generator[1]
-            self._np_random_seeds[env] = -1 if state.generator[0] is None else state.generator[0]
+        if self._statistics is not None and state.statistics is not None:
+            self._statistics.resume(env, *state.statistics)
+        self._generators.restore(env, state.generator)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the threads."""
@@ -366,7 +335,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         if self._mask is None:
             raise ResetNeeded(f"environment {env} has no episode before the first reset")
         if not 0 <= env < self.num_envs:
-            raise IndexError(f"environment {env} is none; there are 0 to {self.num_envs - 1}")
+            raise IndexError(f"there is no environment {env}; use 0 to {self.num_envs - 1}")
         return self._mask[env]  # type: ignore[no-any-return]
 
     @cached_property
@@ -379,52 +348,6 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             for number, scenario in enumerate(self.scenarios)
         ]
 
-    def _generator(self, env: int) -> np.random.Generator:
-        generator = self._np_randoms[env]
-        if generator is None:
-            generator, self._np_random_seeds[env] = seeding.np_random()
-            self._np_randoms[env] = generator
-        return generator
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        """One seed, or None, for each environment."""
-        if seed is None:
-            return [None] * self.num_envs
-        if np.ndim(seed) == 0:  # type: ignore[arg-type]
-            first = whole("seed", seed)  # type: ignore[arg-type]
-            seeds: list[int | None] = [first + env for env in range(self.num_envs)]
-        else:
-            seeds = [None if each is None else operator.index(each) for each in seed]  # type: ignore[union-attr]
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"there are {len(seeds)} seeds for {self.num_envs} environments; give one for each")
-        negative = [each for each in seeds if each is not None and each < 0]
-        if negative:
-            raise ValueError(f"seed {negative[0]} is negative; seeds are at least 0")
-        return seeds
-
-    def _options(self, options: Infos) -> tuple[Bools | None, Int64Array | None]:
-        """The environments to reset, None for all; and their workload seeds, if they are named."""
-        unknown = sorted(set(options) - set(OPTIONS))
-        if unknown:
-            raise ValueError(f"unknown reset option {unknown[0]!r}; the options are {', '.join(OPTIONS)}")
-        mask = options.get("reset_mask")
-        if mask is not None:
-            if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-                raise TypeError(f"reset_mask is {mask!r}; it has to be a bool array of shape ({self.num_envs},)")
-            if not mask.any():
-                raise ValueError("reset_mask resets no environment; at least one has to be True")
-            if self._mask is None and not mask.all():
-                raise ResetNeeded("reset_mask leaves out environments that have no episode; reset all first")
-        named = options.get("workload_seed")
-        if named is not None:
-            named = np.asarray(named)
-            if named.dtype.kind not in "iu" or named.shape not in ((), (self.num_envs,)):
-                raise ValueError(f"workload_seed has shape {named.shape}; give one integer, or {self.num_envs}")
-            named = np.broadcast_to(named, self.num_envs)
-            for each in np.unique(named if mask is None else named[mask]).tolist():
-                self.draws.check(each)
-        return mask, named
-
     def _load(self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None) -> None:
         """Gives `rows` their next workloads."""
         # Until all have begun nothing may be stepped: an interrupt leaves workloads without their states.
@@ -433,7 +356,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             if named is not None:
                 seed = int(named[env])
             else:
-                seed = self.draws.seed(None if seeds is None else seeds[env], self._generator(env))
+                seed = self.draws.seed(None if seeds is None else seeds[env], self._generators[env])
             baseline = self.rewards.baseline
             met = None if baseline is None else partial(baseline.meet, env, seed=seed, keep=self.draws.keeps(seed))
             shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), seed, met)
@@ -447,36 +370,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._over = self._over.copy()  # infos may hold the array from before
         self._over[rows] = False
         self._any_over = bool(self._over.any())
-        self._returns[rows] = 0.0
-        self._lengths[rows] = 0
-        self._began_s[rows] = time.perf_counter()
-
-    def _actions(self, actions: npt.ArrayLike, stepped: Bools) -> Int64Array:
-        """One action for each environment, checked where it is used."""
-        chosen = np.asarray(actions)
-        if chosen.shape != (self.num_envs,) or chosen.dtype.kind not in "iu":
-            raise InvalidAction(
-                f"actions are {chosen.dtype} of shape {chosen.shape}; give an integer for each of {self.num_envs}"
-            )
-        chosen = chosen.astype(np.int64, order="C")  # a copy: Numba would compile once more for read-only actions
-        if stepped is not self._writer.everybody:
-            chosen = np.where(stepped, chosen, 0)
-        most = self.simulators.num_actions
-        if chosen.view(np.uint64).max() >= most:  # a negative number is a large one, too
-            env = int(np.flatnonzero((chosen < 0) | (chosen >= most))[0])
-            raise InvalidAction(f"action {chosen[env]} of environment {env} is none; actions are 0 to {most - 1}")
-        if self.strict:
-            illegal = (self._mask[self._all_rows, chosen] == 0) & stepped  # type: ignore[index]
-            if illegal.any():
-                env = int(illegal.argmax())
-                legal = np.flatnonzero(self._mask[env]).tolist()  # type: ignore[index]
-                raise InvalidAction(f"action {chosen[env]} of environment {env} is not legal now; legal are {legal}")
-        return chosen
-
-    def _count(self, rewards: npt.NDArray[np.float64], stepped: Bools) -> None:
-        """Keeps returns and lengths of the episodes."""
-        self._returns += np.where(stepped, rewards, 0.0)
-        self._lengths += stepped
+        if self._statistics is not None:
+            self._statistics.begin(rows)
 
     def _end(self, look: Look, stepped: Bools) -> Infos:
         """Infos of a step in which episodes ended; with SAME_STEP the next ones begin."""
@@ -485,7 +380,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._ended = self._writer.metrics(rows)
         if self.rewards.baseline is not None:
             self._ended_baseline = np.where(over, self.rewards.baseline.costs, np.nan)
-        episodes = self._episodes(over) if self._statistics else {}
+        episodes = None if self._statistics is None else self._statistics.infos(over)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             final_obs = np.full(self.num_envs, None, dtype=object)
             for env in rows.tolist():
@@ -500,12 +395,6 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         else:
             self._over, self._any_over = over.copy(), True
             infos = self._writer.infos(look, self._writer.everybody, stepped, self._workload_seeds)
-        if self._statistics:
+        if episodes is not None:
             add(infos, "episode", episodes, over)
         return infos
-
-    def _episodes(self, over: Bools) -> Infos:
-        """Return, length and wall time of the episodes that are `over`."""
-        elapsed_s = np.round(time.perf_counter() - self._began_s, 6)
-        statistics = {"r": self._returns, "l": self._lengths, "t": elapsed_s}
-        return {name: only(over, values) for name, values in statistics.items()}

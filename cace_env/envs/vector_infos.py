@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,41 @@ class InfoWriter:
             tables = self._simulators.tables[self._scenario_of[env]]
             values[:, env] = tuple(episode_metrics(self._simulators.view(env).summary(), tables).values())
         return values
+
+
+class Statistics:
+    """Returns, lengths and wall times of the episodes of many environments, as `RecordEpisodeStatistics` keeps them."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, dtype=np.int64)
+        self._began_s = np.zeros(num_envs)
+
+    def begin(self, rows: Int64Array) -> None:
+        """Episodes of `rows` begin now."""
+        self._returns[rows] = 0.0
+        self._lengths[rows] = 0
+        self._began_s[rows] = time.perf_counter()
+
+    def count(self, rewards: FloatArray, stepped: Bools) -> None:
+        """Adds a step of those that are `stepped`, `(num_envs,)` both."""
+        self._returns += np.where(stepped, rewards, 0.0)
+        self._lengths += stepped
+
+    def of(self, env: int) -> tuple[float, int]:
+        """Return and length so far of the episode of one environment."""
+        return float(self._returns[env]), int(self._lengths[env])
+
+    def resume(self, env: int, total: float, length: int) -> None:
+        """The episode of one environment goes on with such a return and length."""
+        self._returns[env], self._lengths[env] = total, length
+
+    def infos(self, over: Bools) -> Infos:
+        """Return `r`, length `l` and wall time `t` [s] of the episodes that are `over`, `(num_envs,)` each."""
+        elapsed_s = np.round(time.perf_counter() - self._began_s, 6)
+        return {
+            name: only(over, each) for name, each in zip("rlt", (self._returns, self._lengths, elapsed_s), strict=True)
+        }
 
 
 def add(infos: Infos, name: str, values: Any, mask: Bools) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Final, SupportsIndex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, SupportsIndex
 
 import numpy as np
+from gymnasium.utils import seeding
 
 from cace_env.scenarios import SEEDS, Scenario, Split, seeds
 from cace_env.simulation import Bank
@@ -99,3 +100,43 @@ class Draws:
         if self.keeps(workload_seed):
             return bank.kept((scenario, workload_seed), generated)
         return bank.put(env, generated())
+
+
+class Generators:
+    """A random generator for each of many environments, made when it is first needed, as Gymnasium's `np_random`."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._made: list[tuple[np.random.Generator, int] | None] = [None] * num_envs  # with its seed; -1: unknown
+
+    def begin(self, seeds: Sequence[int | None], rows: Iterable[int]) -> None:
+        """Seeds the generators of `rows` that have a seed; `seeds` has an entry for every environment."""
+        for env in rows:
+            if seeds[env] is not None:
+                self._made[env] = seeding.np_random(seeds[env])
+
+    def __getitem__(self, env: int) -> np.random.Generator:
+        return self._with_seed(env)[0]
+
+    def seed(self, env: int) -> int:
+        """The seed of an environment's generator; -1 where a state brought the generator alone."""
+        return self._with_seed(env)[1]
+
+    def state(self, env: int) -> tuple[int, Mapping[str, Any]] | None:
+        """Seed and state of an environment's generator; None where none has been needed yet."""
+        made = self._made[env]
+        return None if made is None else (made[1], made[0].bit_generator.state)
+
+    def restore(self, env: int, state: tuple[int | None, Any] | None) -> None:
+        """Goes on from what `state` has returned, here or in another environment."""
+        if state is None:
+            self._made[env] = None
+            return
+        generator = self[env]
+        generator.bit_generator.state = state[1]
+        self._made[env] = generator, -1 if state[0] is None else state[0]
+
+    def _with_seed(self, env: int) -> tuple[np.random.Generator, int]:
+        made = self._made[env]
+        if made is None:
+            made = self._made[env] = seeding.np_random()
+        return made

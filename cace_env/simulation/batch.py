@@ -61,7 +61,7 @@ class Simulators:
         tables: the fleets; checked.
         fleet_of: the fleet of each simulation, `(N,)`.
         layout: of the observations; its `max_slots` hold for all fleets; in Swap-v0 `max_pending` are rows of models.
-        invalid_penalty: taken from the reward for an illegal action.
+        invalid_penalty: taken from the reward for an illegal action; at least 0.
         kept: how many workloads the bank can keep.
         threads: how many share the work of a call.
         trace: keep the event trace (memory grows with the episode; for one simulation only).
@@ -78,6 +78,8 @@ class Simulators:
         threads: int = 1,
         trace: bool = False,
     ) -> None:
+        if not invalid_penalty >= 0:
+            raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
         self.tables = tuple(replace(fleet, max_slots=layout.max_slots) for fleet in tables)
         for fleet in self.tables:
             fleet.validate()

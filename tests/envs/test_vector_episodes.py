@@ -185,9 +185,9 @@ def test_a_workload_that_fails_half_way_leaves_no_mixture_to_step_on(
 
 
 REFUSED_STEPS: dict[str, tuple[Any, str]] = {
-    "too large": ([0, 12, 0], "action 12 of environment 1 is none; actions are 0 to 11"),
+    "too large": ([0, 12, 0], "environment 1: there is no action 12; use 0 to 11"),
     "negative": ([0, 0, -1], "action -1 of environment 2 is none"),
-    "beyond 64 bits": (np.array([2**63, 0, 0], dtype=np.uint64), "is none; actions are"),
+    "beyond 64 bits": (np.array([2**63, 0, 0], dtype=np.uint64), "there is no action"),
     "too few": ([0, 0], r"shape \(2,\); give an integer for each of 3"),
     "a column": (np.zeros((3, 1), dtype=np.int64), r"shape \(3, 1\)"),
     "one number": (0, r"shape \(\)"),
@@ -215,7 +215,7 @@ def test_strict_refuses_illegal_actions_and_loses_nothing(kind: Kind) -> None:
     for _ in range(40):
         illegal = legal_actions(lax)
         illegal[1] = strict.action_masks()[1].argmin()
-        with pytest.raises(InvalidAction, match=f"action {illegal[1]} of environment 1 is not legal now; legal"):
+        with pytest.raises(InvalidAction, match=f"environment 1: action {illegal[1]} is not legal now; legal"):
             strict.step(illegal)
         returned = strict.step(legal_actions(lax))
         assert_same(returned, lax.step(legal_actions(lax)))

@@ -23,10 +23,10 @@ from cace_env.scenarios import compared_scenarios
 from cace_env.simulation import METRICS, lower_bound
 from cace_env.simulation.outcome import TraceRow
 from cace_env.tables import NONE, TASKS
+from experiments import report
 from experiments.compare import main
 from experiments.reading.markdown import percent
-from experiments.reports import comparison as report
-from experiments.reports import plots
+from experiments.reports import comparison, plots
 from experiments.reports.comparison import figure
 from experiments.reports.timelines import _lanes, spans_of
 from experiments.running.command_line import split_names
@@ -498,7 +498,7 @@ def test_an_interruption_of_the_drawing_leaves_a_report_with_the_plots_so_far(
         yield next(drawn(run))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "draw", interrupted)
+    monkeypatch.setattr(comparison, "draw", interrupted)
     out = tmp_path / "out"
     assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "1", "--out", str(out)]) == 130
     said = " ".join(capsys.readouterr().out.split())

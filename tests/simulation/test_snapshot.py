@@ -474,7 +474,7 @@ def test_there_is_no_state_before_a_reset_and_none_of_an_environment_that_is_non
             refused()
     batch.reset(seed=1)
     for env in (-1, 2):
-        with pytest.raises(IndexError, match=f"environment {env} is none; there are 0 to 1"):
+        with pytest.raises(IndexError, match=f"there is no environment {env}; use 0 to 1"):
             batch.get_state(env)
 
 

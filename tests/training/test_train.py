@@ -287,7 +287,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     ("name", "survived"),
     [
-        ("save_agent", 0),
+        ("write_agent", 0),
         ("table_text", 1),
         ("_to_disk", 0),  # the checkpoint has no name yet
         ("_to_disk", 1),  # it has one, and the files beside it are those of before

@@ -1,23 +1,35 @@
 """What a limit on waiting costs, step by step: the constraint of safe reinforcement learning.
 
-`cace_env.wrappers.CostLimit` and `VectorCostLimit` put it into `info["cost"]`; this module counts. A request is looked
-at only while it waits for its first token, in all environments at once, so the work does not grow with the episode.
+`CostLimit` and `VectorCostLimit` put it into `info["cost"]`; `Lateness` counts. A request is looked at only while it
+waits for its first token, in all environments at once, so the work does not grow with the episode.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
-from cace_env.envs.vector_infos import Bools
+from cace_env.envs.fleet_env import FleetEnv
+from cace_env.envs.fleet_vector_env import FleetVectorEnv
+from cace_env.envs.vector_infos import Bools, add, only
 from cace_env.kernel.batch import NUM_TERMS, PLACE, Batch
 from cace_env.kernel.state import CLOCK, COLUMN, DECISIONS, LOG, LOGGED, NONE, REQUEST, Int64Array, State
 from cace_env.simulation import Simulators
 from cace_env.tables import TASKS
 
 Limit = Literal["late_requests", "longest_wait"]
+
+if TYPE_CHECKING:
+    AnyWrapper = gymnasium.Wrapper[Any, Any, Any, Any]
+    AnyVectorWrapper = VectorWrapper[Any, Any, Any, Any, npt.NDArray[Any]]
+else:
+    AnyWrapper = gymnasium.Wrapper
+    AnyVectorWrapper = VectorWrapper  # no generic class before Gymnasium 1.4
 
 LOGS: Final = State._fields.index("log")
 REQUESTS: Final = State._fields.index("requests")
@@ -164,3 +176,132 @@ def _waits(batch: Batch, waiting: Waiting) -> tuple[Int64Array, Bools]:
     first_us = batch.arena[env, batch.at[env, REQUESTS] + len(REQUEST) * request + REQUEST.first_us]
     goes_on = first_us == NONE
     return np.where(goes_on, batch.arena[env, CLOCK], first_us) - arrival_us, goes_on
+
+
+class CostLimit(AnyWrapper, RecordConstructorArgs):
+    """Puts the cost of a limit on waiting into `info["cost"]`, where libraries for safe reinforcement learning read it.
+
+    The reward stays as it is: the agent shall lower what people wait on the whole, while a constraint holds.
+
+    | `limit`           | `info["cost"]` of a step                            | sum of an episode                      |
+    |-------------------|-----------------------------------------------------|----------------------------------------|
+    | `"late_requests"` | requests whose TTFT has come to be over the         | late requests                          |
+    |                   | threshold                                           |                                        |
+    | `"longest_wait"`  | seconds by which the longest wait for a first token | `max(0, longest_wait_s - threshold_s)` |
+    |                   | has grown beyond the threshold                      |                                        |
+
+    p95 of TTFT is at most `threshold_s` where at most 5 % of the episode's requests are late, so a library's cost limit
+    is 0.05 times their number (p99: 0.01 times); that of the longest wait is 0. `cace_env.envs.cost_limits.Lateness`
+    defines both. The cost is a float, never below 0; at reset it is 0, and the first step counts from time 0.
+
+    Args:
+        env: any environment of this package, possibly wrapped, but not by `Autoreset`.
+        limit: which of the two.
+        threshold_s: the longest time to first token that is in order [s].
+        task: whose requests; None = all.
+
+    Raises:
+        TypeError: another environment.
+        ValueError: an unknown limit or task, or a threshold below 0.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        limit: Limit = "late_requests",
+        *,
+        threshold_s: float,
+        task: str | None = None,
+    ) -> None:
+        RecordConstructorArgs.__init__(self, limit=limit, threshold_s=threshold_s, task=task)
+        super().__init__(env)
+        if not isinstance(env.unwrapped, FleetEnv):
+            raise TypeError(
+                f"CostLimit is for the environments of cace_env, this is {env.unwrapped}; wrap what "
+                "gymnasium.make gives for one of their ids"
+            )
+        self._lateness = Lateness(env.unwrapped.simulators, limit, threshold_s, task)
+        self._stepped = np.ones(1, dtype=np.bool_)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {**info, "cost": 0.0}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._lateness.prepare()
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        cost = float(self._lateness.settle(self._stepped)[0])
+        return observation, reward, terminated, truncated, {**info, "cost": cost}
+
+
+class VectorCostLimit(AnyVectorWrapper):
+    """What `CostLimit` does, for the vector environments of this package: `infos["cost"]` is `(num_envs,)` float64.
+
+    It is 0 where the step has reset an environment; under SAME_STEP the cost of an episode's last step is in
+    `infos["final_info"]["cost"]`. Around a `SyncVectorEnv` or `AsyncVectorEnv`, put `CostLimit` into each environment.
+
+    Args:
+        env: `EvictionVectorEnv`, `SwapVectorEnv` or one with several objectives, possibly wrapped.
+        limit, threshold_s, task: as for `CostLimit`.
+
+    Raises:
+        TypeError: another environment.
+        ValueError: an unknown limit or task, or a threshold below 0.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        limit: Limit = "late_requests",
+        *,
+        threshold_s: float,
+        task: str | None = None,
+    ) -> None:
+        super().__init__(env)
+        base = env.unwrapped
+        if not isinstance(base, FleetVectorEnv):
+            raise TypeError(
+                f"VectorCostLimit is for EvictionVectorEnv, SwapVectorEnv and their MO variants, this is {base}; put "
+                "CostLimit around each of its environments"
+            )
+        self._lateness = Lateness(base.simulators, limit, threshold_s, task)
+        self._base = base
+        self._costs = np.zeros(base.num_envs)
+        base.watch(self._settle)
+
+    @property
+    def autoreset_mode(self) -> AutoresetMode:
+        """That of the environment; Gymnasium keeps it in `metadata`, TorchRL looks for it here."""
+        return self._base.autoreset_mode
+
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Legal actions now, `(num_envs, actions)`.
+
+        Raises:
+            ResetNeeded: there has been no reset.
+        """
+        return self._base.action_masks()
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type] # a list is allowed
+        infos = dict(infos)
+        add(infos, "cost", np.zeros(self.num_envs), infos["_action_mask"].copy())
+        return observations, infos
+
+    def step(self, actions: Any) -> tuple[Any, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, Any]]:
+        self._lateness.prepare()
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        infos = dict(infos)
+        costs = self._costs
+        if "final_info" in infos:
+            over = infos["_final_info"]
+            infos["final_info"] = dict(infos["final_info"])
+            add(infos["final_info"], "cost", only(over, costs), over.copy())
+            costs = only(~over, costs)
+        add(infos, "cost", costs, np.ones(self.num_envs, dtype=np.bool_))
+        return observations, rewards, terminations, truncations, infos
+
+    def _settle(self, stepped: Bools) -> None:
+        self._costs = self._lateness.settle(stepped)
