@@ -22,6 +22,7 @@ PLACEMENTS: Final = ("spread", "pack")
 PROTOCOLS: Final = ("eviction", "swap")
 FOREVER: Final = 1 << 60  # [us] a time that never comes
 NONE: Final = -1
+MAX_DURATION_US: Final = 1 << 50  # 35 years: of an arrival, a pause to think, a load, an unload
 MAX_PREFETCHES: Final = 1_000_000  # the event trace needs room for all of them
 MAX_ROUND_NS: Final = 1 << 43  # the clock shifts a remainder below one round by 20 bits in int64
 MAX_SERVICE_NS: Final = 1 << 62  # the longest request must end within int64 nanoseconds
@@ -190,7 +191,8 @@ def _check_ranges(tables: FleetTables) -> None:
     lowest |= dict.fromkeys(("round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps"), 0)
     for name, least in lowest.items():
         array = _entry(tables, name)
-        _require(tables, name, (array >= least) & (array <= FOREVER), f"{least} to {FOREVER}")
+        most = MAX_DURATION_US if name in ("load_us", "unload_us") else FOREVER
+        _require(tables, name, (array >= least) & (array <= most), f"{least} to {most}")
     _require(tables, "need_bytes", tables.need_bytes >= tables.weights_bytes, "at least the model's weights_bytes")
     _require(
         tables, "need_bytes", tables.need_bytes <= FOREVER // tables.num_models, "a size; the sum would overflow int64"

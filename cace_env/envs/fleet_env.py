@@ -76,11 +76,11 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         rendering.check_render_mode(render_mode)
         self.scenario = load_scenario(scenario)
         self.split = split
-        self.draws = Draws((self.scenario,), split, num_workloads)
         self.strict = strict
         self.invalid_penalty = float(invalid_penalty)
         self.render_mode = render_mode
         self.tables = self.scenario.tables().replace(protocol=self.PROTOCOL)
+        self.draws = Draws((self.scenario,), (self.tables,), split, num_workloads)
         if (idle := undecided.warning(self.scenario.name, self.tables)) is not None:
             gymnasium.logger.warn("%s", idle, stacklevel=2)
         self.rewards = Rewards((self.scenario,), (self.tables,), ROW, baseline=baseline, scale=scale_rewards)
@@ -303,7 +303,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
             raise ValueError(f"reset options are {sorted(options)}; give at most one of {', '.join(OPTIONS)}")
         if "workload" in options:
             workload: Workload = options["workload"]
-            workload.validate(self.tables.num_models)
+            workload.validate(self.tables)
             return workload
         if options.get("workload_seed") is not None:
             return self.draws.check(whole("workload_seed", options["workload_seed"]))

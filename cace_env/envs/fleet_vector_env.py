@@ -99,8 +99,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.split = split
         self.strict = strict
-        self.draws = Draws(self.scenarios, split, num_workloads)
         tables = [each.tables().replace(protocol=self.SINGLE.PROTOCOL) for each in self.scenarios]
+        self.draws = Draws(self.scenarios, tables, split, num_workloads)
         for each, fleet in zip(self.scenarios, tables, strict=True):
             if (idle := undecided.warning(each.name, fleet)) is not None:
                 gymnasium.logger.warn("%s", idle, stacklevel=2)

@@ -12,6 +12,7 @@ from gymnasium.utils import seeding
 from cace_env.scenarios import SEEDS, Scenario, Split, seeds
 from cace_env.simulation import Bank
 from cace_env.simulation.bank import Shelf
+from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
 LARGEST_BANK: Final = 1 << 16
@@ -34,6 +35,7 @@ class Draws:
 
     Args:
         scenarios: where workloads come from.
+        tables: their fleets, against which the first workload of each is checked.
         split: whose seeds are played.
         num_workloads: play only the split's first so many seeds, and keep their workloads; None = all seeds, each
             generated when it is played.
@@ -42,8 +44,12 @@ class Draws:
         ValueError: `num_workloads` out of range.
     """
 
-    def __init__(self, scenarios: Sequence[Scenario], split: Split, num_workloads: int | None) -> None:
+    def __init__(
+        self, scenarios: Sequence[Scenario], tables: Sequence[FleetTables], split: Split, num_workloads: int | None
+    ) -> None:
         self.scenarios = scenarios
+        self._tables = tables
+        self._checked: set[int] = set()  # scenarios
         self.split = split
         self.all_seeds = seeds(split)
         most = min(LARGEST_BANK, len(self.all_seeds))
@@ -93,6 +99,9 @@ class Draws:
 
         def generated() -> Workload:
             workload = self.scenarios[scenario].workload(workload_seed)
+            if scenario not in self._checked:  # the others are as long
+                workload.check_horizon(self._tables[scenario])
+                self._checked.add(scenario)
             if met is not None:
                 met(workload)
             return workload

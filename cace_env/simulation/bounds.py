@@ -42,7 +42,7 @@ def lower_bound(tables: FleetTables, workload: Workload) -> LowerBound:
     Raises:
         WorkloadError: the workload is not one of this fleet.
     """
-    workload.validate(tables.num_models)
+    workload.validate(tables)
     m = workload.model
     context, new, output = (
         column.astype(np.int64) for column in (workload.context_tokens, workload.new_tokens, workload.output_tokens)

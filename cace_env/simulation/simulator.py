@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,8 @@ from cace_env.simulation.scratch import new_scratch
 from cace_env.simulation.snapshot import Snapshot, fleet_digest, pack, unpack
 from cace_env.tables import NONE, TASKS, FleetTables
 from cace_env.workload import Workload
+
+MAX_SUM_US: Final = (1 << 63) - 1
 
 # Row, its offsets, fleet row, its offsets, workload: how the kernel's entry points take a simulation.
 Arguments = tuple[Int64Array, Int64Array, Int64Array, Int64Array, layout.Requests]
@@ -108,7 +111,7 @@ class Simulator:
 
     def load(self, workload: Workload) -> None:
         """Lays out the arrays for a workload; they are kept for the next one of the same size."""
-        workload.validate(self.tables.num_models)
+        workload.validate(self.tables)
         requests_row, session_pairs, user_pairs = layout.requests_of(workload)
         requests = len(workload)
         if requests != self._requests:
@@ -265,6 +268,8 @@ class Simulator:
         s = self.state
         g = s.scalars.tolist()
         now = g[layout.CLOCK]
+        if now * len(s.requests) > MAX_SUM_US:
+            _check_sums(s.requests, now)
         accelerators = s.accelerators
         held = self.tables.memory_bytes.sum() - accelerators[:, ACCELERATOR.free].sum()
         channel_owned = (accelerators[:, ACCELERATOR.swap_target] != NONE) | (
@@ -326,6 +331,18 @@ class Simulator:
                 TraceRow(time, TRACE_KINDS[kind], subject, accelerator) for time, kind, subject, accelerator in rows
             ],
             **totals._asdict(),
+        )
+
+
+def _check_sums(requests: Int64Array, now_us: int) -> None:
+    """Raises SimulationError where requests were in the system so long that the sum does not fit into int64."""
+    finish_us = requests[:, REQUEST.finish_us]
+    ended_us = np.where(finish_us == NONE, now_us, finish_us)
+    in_system_us = sum(np.maximum(ended_us - requests[:, REQUEST.arrival_us], 0).tolist())
+    if in_system_us > MAX_SUM_US:
+        raise SimulationError(
+            f"{len(requests)} requests were in the system for {in_system_us:.1e} us in all, more than sums can hold "
+            f"({MAX_SUM_US}); check the units of arrival_us, think_us, and of the fleet's load_us and round_ns"
         )
 
 

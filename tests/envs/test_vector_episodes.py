@@ -186,7 +186,7 @@ def test_a_workload_that_fails_half_way_leaves_no_mixture_to_step_on(
 
 REFUSED_STEPS: dict[str, tuple[Any, str]] = {
     "too large": ([0, 12, 0], "environment 1: there is no action 12; use 0 to 11"),
-    "negative": ([0, 0, -1], "action -1 of environment 2 is none"),
+    "negative": ([0, 0, -1], "environment 2: there is no action -1"),
     "beyond 64 bits": (np.array([2**63, 0, 0], dtype=np.uint64), "there is no action"),
     "too few": ([0, 0], r"shape \(2,\); give an integer for each of 3"),
     "a column": (np.zeros((3, 1), dtype=np.int64), r"shape \(3, 1\)"),

@@ -117,6 +117,11 @@ def test_an_impossible_start_is_refused(changes: dict[str, Any], message: str) -
         ({"need_bytes": np.array([3e9, 4e9, 5e9])}, "need_bytes is float64"),
         ({"need_bytes": np.array([GB, 4 * GB, 5 * GB])}, r"need_bytes\[model-0\] is 1000000000; .* weights_bytes"),
         ({"load_us": np.zeros((1, 3, 2), np.int64)}, r"load_us\[gpu-0, model-0, host\] is 0"),
+        (
+            {"load_us": np.full((1, 3, 2), FOREVER)},
+            r"load_us\[gpu-0, model-0, host\] is .* 1 to 1125899906842624",
+        ),
+        ({"unload_us": np.full((1, 3), FOREVER)}, r"unload_us\[gpu-0, model-0\]"),
         ({"prefill_ns": np.array([[1, -1, 1]])}, r"prefill_ns\[gpu-0, model-1\] is -1"),
         ({"memory_bytes": np.array([0])}, r"memory_bytes\[gpu-0\] is 0"),
         ({"residual_bytes": np.array([3 * GB, 0, 0])}, r"residual_bytes\[model-0\]"),

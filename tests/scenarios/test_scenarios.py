@@ -150,7 +150,7 @@ def test_the_same_seed_gives_the_same_requests_within_the_kv_cache() -> None:
     first, again, other = scenario.workload(7), scenario.workload(7), scenario.workload(8)
     assert np.array_equal(first.arrival_us, again.arrival_us)
     assert not np.array_equal(first.arrival_us, other.arrival_us)
-    first.validate(num_models=3)
+    first.validate(scenario.tables())
     room = scenario.tables().kv_tokens[first.model]
     assert (first.context_tokens + first.output_tokens <= room).all()
 
