@@ -9,7 +9,7 @@ from typing import Any
 
 from cace_env.config import ConfigError
 from cace_env.scenarios import Scenario, load_scenario
-from cace_env.tables import PROTOCOLS, FleetTables
+from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 
 
@@ -34,12 +34,12 @@ def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol
     Raises:
         ConfigError: as `load_scenario`, or no such protocol.
     """
-    if protocol is not None and protocol not in PROTOCOLS:
-        raise ConfigError(f"protocol is {protocol!r}; it has to be one of {', '.join(PROTOCOLS)}")
+    if protocol is not None and protocol not in tuple(Protocol):
+        raise ConfigError(f"protocol is {protocol!r}; it has to be one of {', '.join(Protocol)}")
     if isinstance(scenario, Case):
-        tables = scenario.tables if protocol is None else scenario.tables.replace(protocol=protocol)
+        tables = scenario.tables if protocol is None else scenario.tables.replace(protocol=Protocol(protocol))
         return replace(scenario, tables=tables)
     loaded = load_scenario(scenario)
-    tables = loaded.tables().replace(protocol=protocol or "eviction")
+    tables = loaded.tables().replace(protocol=Protocol(protocol or Protocol.EVICTION))
     # Every seed of a log is the log itself: a policy trained on it would know the requests it is judged by.
     return Case(loaded.name, tables, loaded.workload, None if loaded.trace is not None else loaded.workload)

@@ -25,8 +25,9 @@ from gymnasium import spaces
 
 from cace_env.config import ConfigError
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
-from cace_env.policies.network import Network, Protocol, weight_shapes
+from cace_env.policies.network import Network, weight_shapes
 from cace_env.policies.spaces import layout_of
+from cace_env.tables import Protocol
 
 try:
     import torch
@@ -112,7 +113,7 @@ class ScoreNetwork(nn.Module):
             slots, pending = encode_blocks(w, blocks)
             common = torch.cat([slots.pooled, pending.pooled], dim=1)
         scores = [self._block("slot", blocks.slots, legal[0], slots, common if self.hidden else None)]
-        if self.protocol == "swap":
+        if self.protocol == Protocol.SWAP:
             scores.append(self._block("pending", blocks.pending, legal[1], pending, common if self.hidden else None))
             wait = linear(blocks.context, w["wait_linear"]) + w["wait_bias"].squeeze(-1)
             if self.hidden:
@@ -183,7 +184,7 @@ class ValueNetwork(nn.Module):
 
     def __init__(self, hidden: int, outputs: int = 1) -> None:
         super().__init__()
-        shapes = weight_shapes("eviction", hidden)
+        shapes = weight_shapes(Protocol.EVICTION, hidden)
         self.weights = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items() if "_in" in name}
         )
@@ -312,7 +313,7 @@ def legal_actions(observations: Tensor, layout: ObservationLayout, protocol: Pro
     blocks = split(observations, layout)
     check_flags(blocks)
     slots, pending, wait = legal_blocks(blocks)
-    legal = slots if protocol == "eviction" else torch.cat([slots, pending, wait.unsqueeze(1)], dim=1)
+    legal = slots if protocol == Protocol.EVICTION else torch.cat([slots, pending, wait.unsqueeze(1)], dim=1)
     legal = legal.clone()
     legal[:, 0] |= ~legal.any(dim=1)
     return legal

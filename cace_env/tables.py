@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,6 @@ TASKS: Final = ("completion", "chat", "reasoning", "agent")
 TIERS: Final = ("host", "disk")
 HOST, DISK = 0, 1
 PLACEMENTS: Final = ("spread", "pack")
-PROTOCOLS: Final = ("eviction", "swap")
 FOREVER: Final = 1 << 60  # [us] a time that never comes
 NONE: Final = -1
 MAX_DURATION_US: Final = 1 << 50  # 35 years: of an arrival, a pause to think, a load, an unload
@@ -29,6 +29,26 @@ MAX_SERVICE_NS: Final = 1 << 62  # the longest request must end within int64 nan
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+
+
+class Protocol(StrEnum):
+    """What policies are asked: the word for an environment in options, files, suites and functions.
+
+    A member is its own word (`Protocol.SWAP == "swap"`), so `"swap"` may stand wherever a `Protocol` may.
+    """
+
+    EVICTION = "eviction"  # whom to evict for the model whose oldest request has waited longest
+    SWAP = "swap"  # which model to load next, whether to wait, and whom to evict
+
+    @property
+    def env_name(self) -> str:
+        """How people spell it: `Eviction-v0` or `Swap-v0`."""
+        return f"{self.value.capitalize()}-v0"
+
+    @property
+    def env_id(self) -> str:
+        """What Gymnasium calls it: `cace_env/Eviction-v0` or `cace_env/Swap-v0`."""
+        return f"cace_env/{self.env_name}"
 
 
 class TableError(ValueError):
@@ -80,7 +100,7 @@ class FleetTables:
     host_cache_bytes: int = 0
     unload_copies: bool = False  # unloading copies the weights to host RAM (unload_bandwidth > 0)
     placement: str = "spread"
-    protocol: str = "eviction"  # what is asked: whom to evict (Eviction-v0); which model to load, and whom (Swap-v0)
+    protocol: Protocol = Protocol.EVICTION  # what is asked
     drain_after_us: int = 30_000_000  # of Eviction-v0
     prefetch_limit: int = 0  # Swap-v0: most loads per episode of models that nobody waits for
     prefetch_max_wait_us: int = 30_000_000  # no prefetch while somebody has waited for a pending model that long
@@ -221,9 +241,9 @@ def _check_ranges(tables: FleetTables) -> None:
             raise TableError(f"{name} is {value}; it has to be {least} to {FOREVER}")
     if tables.placement not in PLACEMENTS:
         raise TableError(f"placement is {tables.placement!r}; it has to be one of {', '.join(PLACEMENTS)}")
-    if tables.protocol not in PROTOCOLS:
-        raise TableError(f"protocol is {tables.protocol!r}; it has to be one of {', '.join(PROTOCOLS)}")
-    if tables.unlimited_memory and tables.protocol == "swap":
+    if tables.protocol not in tuple(Protocol):
+        raise TableError(f"protocol is {tables.protocol!r}; it has to be one of {', '.join(Protocol)}")
+    if tables.unlimited_memory and tables.protocol == Protocol.SWAP:
         raise TableError("protocol is 'swap', but with unlimited_memory nothing is asked; it has to be 'eviction'")
     if tables.prefetch_limit > MAX_PREFETCHES:
         raise TableError(f"prefetch_limit is {tables.prefetch_limit}; it has to be 0 to {MAX_PREFETCHES}")

@@ -30,19 +30,19 @@ from cace_env.evaluation.held_out import WHOLE_SUITE, validation_seeds
 from cace_env.policies import Agent, Contestant, contestant_of, load_agent
 from cace_env.policies.built_in import Policy
 from cace_env.scenarios import Split, seeds
+from cace_env.tables import Protocol
 from experiments.reading.cace_ablations import cace_variants
 from experiments.reading.feature_groups import FEATURE_GROUPS, feature_means, groups_table, neutralised
 from experiments.reading.reweighed import AS_STATED, Weighing, halved_and_doubled, presets, reward_of
 from experiments.reports.ablation import draw_variants, draw_weighings, judged_costs, variants_page, weighings_page
-from experiments.running.command_line import exit_status, split_names
-from experiments.running.lineup import EVICTION
+from experiments.running.command_line import STYLE, exit_status, split_names
 from experiments.running.run_folder import BASELINE, Run, check_new
-from experiments.running.studies import PROTOCOLS, Chosen, chosen, prepared, run_cases
+from experiments.running.studies import Chosen, chosen, prepared, run_cases
 
 DEFAULT_SEEDS: Final = 20
 JUDGED: Final = {
-    "eviction": ("cace", "gdsf", "omlx", "belady-cost"),
-    "swap": ("cace", "wsjf+cace", "patient-wsjf+gdsf"),
+    Protocol.EVICTION: ("cace", "gdsf", "omlx", "belady-cost"),
+    Protocol.SWAP: ("cace", "wsjf+cace", "patient-wsjf+gdsf"),
 }
 TITLES: Final = {"rewards": "Policies under other presets of the reward", "weights": "Each weight halved and doubled"}
 ABOUT_CACE: Final = (
@@ -90,8 +90,8 @@ class Options(Frozen):
         description="rewards and weights: run the policies under each choice of weights, instead of judging the same "
         "episodes by it; some policies read the weights",
     )
-    env: Annotated[Literal["eviction", "swap"], tyro.conf.arg(metavar="eviction|swap")] = Field(
-        default="eviction", description="Eviction-v0 or Swap-v0"
+    env: Annotated[Protocol, tyro.conf.arg(metavar="eviction|swap")] = Field(
+        default=Protocol.EVICTION, description="Eviction-v0 or Swap-v0"
     )
     scenarios: Said = Field(
         default=(), description="suites, entries of the suite, scenarios or YAML files; all of suite v1 by default"
@@ -124,7 +124,7 @@ def ablate(options: Options, command: str, console: Console) -> int:
 
 def ablate_cace(options: Options, path: Path, command: str, console: Console) -> int:
     """CACE without each of its terms, and each of them alone; as `ablate`."""
-    if options.order is not None and options.env == EVICTION:
+    if options.order is not None and options.env == Protocol.EVICTION:
         raise ConfigError(f"--order {options.order} is for Swap-v0: add --env swap")
     full, variants = cace_variants(options.weights, options.order)
     run = play(options, path, [full, *variants.values()], command, console)
@@ -141,7 +141,7 @@ def ablate_features(options: Options, path: Path, command: str, console: Console
     if options.agent is None:
         raise ConfigError("features needs --agent: the name of a shipped agent, or the folder of one")
     agent = load_agent(options.agent)
-    cases = chosen(split_names(options.scenarios), [agent.card.protocol])
+    cases = chosen(split_names(options.scenarios), [agent.card.env])
     with console.status(f"taking means over the agent's decisions on {options.validation} validation seeds"):
         means = feature_means(agent, [case.scenario for case in cases], validation_seeds(options.validation))
     full = replace(agent.policy(), name=f"{agent.card.name} (full)")
@@ -206,7 +206,7 @@ def play(
 
 def cases_of(options: Options) -> list[Chosen]:
     """The scenarios that were asked for."""
-    return chosen(split_names(options.scenarios), PROTOCOLS[options.env])
+    return chosen(split_names(options.scenarios), [options.env])
 
 
 def play_on(
@@ -293,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         prog="python -m experiments.ablate",
         description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        config=STYLE,
     )
     command = shlex.join(["python", "-m", "experiments.ablate", *arguments])
     return exit_status(lambda: ablate(options, command, console))

@@ -34,6 +34,7 @@ from cace_env.evaluation.held_out import training_scenarios
 from cace_env.evaluation.scores import BASELINE
 from cace_env.evaluation.tracking import STEP
 from cace_env.scenarios import Scenario, seeds
+from cace_env.tables import Protocol
 from experiments.running.command_line import exit_status, split_names
 from experiments.running.progress import progress_bar
 from experiments.training.rungs import ABOUT, AGENTS, COLUMNS, EVALUATIONS, OUT, RIVAL_POLICIES, RIVALS, RUNGS
@@ -97,7 +98,7 @@ def train(job: Job, out: Path, verbose: int) -> None:
     settings: dict[str, Any] = hyperparameters(algorithm.name)  # type: ignore[arg-type]
     if algorithm.policy != "SlotPolicy":
         settings["policy_kwargs"] = {}
-    scenarios = list(training_scenarios(job.rung, "Eviction-v0").values())
+    scenarios = list(training_scenarios(job.rung, Protocol.EVICTION).values())
     module, _, name = algorithm.kind.rpartition(".")
     venv = EvictionVecEnv(job.num_envs, scenario=scenarios, baseline=BASELINE)
     model = getattr(importlib.import_module(module), name)(algorithm.policy, venv, seed=job.seed, **settings)

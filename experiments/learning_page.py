@@ -28,6 +28,7 @@ from cace_env.evaluation.results import published
 from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.evaluation.suite import TINY
 from cace_env.scenarios import FOR_DEBUGGING, Scenario
+from cace_env.tables import Protocol
 from experiments.reading.markdown import table
 from experiments.reading.style import GROUP_COLOURS, STYLE
 from experiments.running.command_line import exit_status
@@ -61,7 +62,7 @@ def level_lines(rung: str, seeds: Sequence[int]) -> dict[str, float]:
     """What the rivals and the reference save against LRU on a rung [%], mean over its scenarios."""
     names = {"CACE": "cace", "tuned CACE": "cace:tuned-eviction"}
     saved: dict[str, list[float]] = {name: [] for name in LINES}
-    for scenario in training_scenarios(rung, "Eviction-v0").values():
+    for scenario in training_scenarios(rung, Protocol.EVICTION).values():
         lru = evaluate(BASELINE, scenario, seeds).column("cost").sum()
         saved["LRU"].append(0.0)
         for name, policy in names.items():
@@ -177,7 +178,7 @@ def page(out: Path, pictures: Path) -> str:
             result_table(curves),
             "Agents as they are at the end of training, on the 100 test seeds: mean over runs (worst to best), and in "
             "how many runs the 95 % paired interval is above 0"
-            + (" on every scenario." if len(training_scenarios(rung, "Eviction-v0")) > 1 else "."),
+            + (" on every scenario." if len(training_scenarios(rung, Protocol.EVICTION)) > 1 else "."),
             test_table(out, rung),
         ]
     return "\n\n".join([*parts, HYPERPARAMETERS, hyperparameter_table()]) + "\n"

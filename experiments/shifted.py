@@ -27,13 +27,14 @@ from cace_env.config import Frozen
 from cace_env.evaluation.episodes import seed_list
 from cace_env.policies import Contestant, contestant_of
 from cace_env.scenarios import Split, load_scenario, seeds
+from cace_env.tables import Protocol
 from experiments.pages.shifted import LOG, draw, page
 from experiments.running.cases import PreparedCase
-from experiments.running.command_line import exit_status, split_names
-from experiments.running.lineup import EVICTION, SWAP, able, about_agents, agent_names, contestants_of
+from experiments.running.command_line import STYLE, exit_status, split_names
+from experiments.running.lineup import able, about_agents, agent_names, contestants_of, protocols_of
 from experiments.running.options import Comparison, trace_section
 from experiments.running.run_folder import BASELINE, check_new
-from experiments.running.studies import PROTOCOLS, Chosen, chosen, prepared, run_cases
+from experiments.running.studies import Chosen, chosen, prepared, run_cases
 
 matplotlib.use("Agg")
 
@@ -41,8 +42,14 @@ SUITE: Final = "shifted-v1"
 DEFAULT_SEEDS: Final = 100
 # By default: what is compared with in every environment; rules without an order load by `fifo` in Swap-v0.
 POLICIES: Final = {
-    EVICTION: ("cace", "gdsf", "omlx", "belady-cost"),
-    SWAP: ("cace", "wsjf+cace", "patient-wsjf+gdsf", "very-patient-wsjf+cace", "very-patient-wsjf+belady-cost"),
+    Protocol.EVICTION: ("cace", "gdsf", "omlx", "belady-cost"),
+    Protocol.SWAP: (
+        "cace",
+        "wsjf+cace",
+        "patient-wsjf+gdsf",
+        "very-patient-wsjf+cace",
+        "very-patient-wsjf+belady-cost",
+    ),
 }
 
 
@@ -58,7 +65,7 @@ class Options(Frozen):
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy besides; may be given several times"
     )
-    env: Annotated[Literal["eviction", "swap", "both"], tyro.conf.arg(metavar="eviction|swap|both")] = Field(
+    env: Annotated[Protocol | Literal["both"], tyro.conf.arg(metavar="eviction|swap|both")] = Field(
         default="both", description="Eviction-v0, Swap-v0 or both"
     )
     suite: Annotated[str, tyro.conf.arg(metavar="VERSION")] = Field(
@@ -95,7 +102,7 @@ def judge(options: Options, command: str, console: Console) -> int:
     """
     path = Path(options.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}-shifted")
     check_new(path)
-    protocols = PROTOCOLS[options.env]
+    protocols = protocols_of(options.env)
     numbers = seed_list(seeds(options.split, options.seeds))
     log = trace_section(Comparison(trace=options.trace, format=options.format, trace_option=options.trace_option))
     named = [*split_names(options.policies), *agent_names(options.agent)]
@@ -133,7 +140,7 @@ def judge(options: Options, command: str, console: Console) -> int:
 
 
 def contestants_of_regime(
-    options: Options, named: Sequence[str], protocols: Sequence[str], protocol: str
+    options: Options, named: Sequence[str], protocols: Sequence[Protocol], protocol: Protocol
 ) -> list[Contestant]:
     """Who takes part in an environment: LRU, those that were named and can answer there, or some of each kind."""
     everybody = contestants_of([*named], options.policy, protocols) if named or options.policy else []
@@ -153,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         prog="python -m experiments.shifted",
         description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        config=STYLE,
     )
     return exit_status(lambda: judge(options, shlex.join(["python", "-m", "experiments.shifted", *arguments]), console))
 

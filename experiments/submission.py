@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cace_env.evaluation.suite import ENVS
+from cace_env.tables import Protocol
 from experiments.running.command_line import exit_status
 from experiments.running.submissions import SPOTS, check, make
 
@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     who.add_argument("--agent", metavar="NAME|FOLDER", help="a trained agent; its card says what it was trained on")
     making.add_argument("--out", required=True, metavar="FILE", help="file to write; it must not exist")
     making.add_argument("--suite", default="v1", metavar="VERSION", help="version, or a YAML file (default: v1)")
-    making.add_argument("--env", choices=tuple(ENVS), help="only the entries of one environment (default: all)")
+    making.add_argument(
+        "--env", type=Protocol, choices=tuple(Protocol), help="only the entries of one environment (default: all)"
+    )
     making.add_argument(
         "--description", metavar="TEXT", help="what it does, in a line (default: its docstring's first)"
     )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import tyro
 from rich.console import Console
 
-from experiments.running.command_line import exit_status
+from experiments.running.command_line import STYLE, exit_status
 from experiments.running.suite_run import Options, run_suite
 
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         prog="python -m experiments.suite",
         description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        config=STYLE,
     )
     command = shlex.join(["python", "-m", "experiments.suite", *arguments])
     return exit_status(lambda: run_suite(options, command, console))

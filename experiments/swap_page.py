@@ -61,7 +61,7 @@ for policy in ("lru", "wsjf+lru", "wsjf+cace"):
 What [the page of Eviction-v0](environment.md) says of batches, wrappers, Stable-Baselines3, states, rendering and the
 features holds here, too: `gym.make_vec("cace_env:cace_env/Swap-v0", num_envs=64)`, `cace_env.wrappers`,
 `cace_env.sb3.SwapVecEnv`, `get_state` and `set_state`. `"SlotPolicy"` and `cace_env.networks` find out from the spaces
-which of the two environments they are for, and `hyperparameters("maskable-ppo", "Swap-v0")` are those that work here.
+which of the two environments they are for, and `hyperparameters("maskable-ppo", "swap")` are those that work here.
 Such a network, which shares its weights, scores the rows of `slots` and those of `pending` (`SlotTableObservation`),
 and waiting from the context:
 

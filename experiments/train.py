@@ -25,7 +25,6 @@ from rich.table import Table
 from agents.algorithms import algorithm_of, make_trainer
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases
-from cace_env.evaluation.suite import ENVS
 from experiments.running.command_line import exit_status
 from experiments.running.run_folder import check_new, surroundings
 from experiments.training.folder import TrainingFolder
@@ -181,7 +180,7 @@ def summarise(training: Training, asked: Resolved, console: Console) -> None:
     ]
     if training.completed:
         policies = f"lru,cace,agent:{shlex.quote(str(path / 'best'))}"
-        lines.append(f"now: python -m experiments.compare --env {ENVS[asked.agent.env]} --policies {policies}")
+        lines.append(f"now: python -m experiments.compare --env {asked.agent.env} --policies {policies}")
     else:
         lines.append(f"go on with: {go_on(path)}")
     for line in lines:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import tyro
 from rich.console import Console
 
-from experiments.running.command_line import exit_status
+from experiments.running.command_line import STYLE, exit_status
 from experiments.tuning.run import TUNED_CACE, Options, search_numbers, tune_weights
 
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         prog="python -m experiments.tune",
         description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        config=STYLE,
     )
     command = shlex.join(["python", "-m", "experiments.tune", *arguments])
     run = tune_weights if options.what == TUNED_CACE else search_numbers

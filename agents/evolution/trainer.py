@@ -23,12 +23,12 @@ from agents.objective import Objective
 from cace_env.config import ConfigError, Frozen
 from cace_env.evaluation.feature_ranges import seen_limits
 from cace_env.evaluation.held_out import WHOLE_SUITE, recorded, seeds_text, spent_before, training_cases, training_seeds
-from cace_env.evaluation.suite import Env
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature
 from cace_env.policies import Agent, load_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.policies.built_in import Policy
-from cace_env.policies.network import Network, Protocol, weight_shapes
+from cace_env.policies.network import Network, weight_shapes
+from cace_env.tables import Protocol
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ START_WAIT: Final = 4.0
 class EvolutionConfig(Frozen):
     """What searches have in common."""
 
-    env: Env = Field(default="Eviction-v0", description="Eviction-v0 or Swap-v0")
+    env: Protocol = Field(default=Protocol.EVICTION, description="what is asked: eviction or swap")
     train_on: str | tuple[str, ...] = Field(
         default=WHOLE_SUITE,
         description='"suite" (all its entries of the environment), or names of entries and scenarios',
@@ -181,8 +181,7 @@ class EvolutionTrainer:
         self._objective.requests, self._wall_s = requests, wall_s
 
     def _network(self, x: FloatArray) -> Network:
-        protocol: Protocol = "swap" if self.config.env == "Swap-v0" else "eviction"
-        return Network(protocol, self._hidden, unflat(x, self._fixed, self._free))
+        return Network(self.config.env, self._hidden, unflat(x, self._fixed, self._free))
 
 
 _DESCRIPTIONS: Final = {
@@ -195,7 +194,7 @@ def as_policy(network: Network) -> Policy:
     """A network as a policy without a name of its own."""
     card = AgentCard(
         name="candidate",
-        env="Swap-v0" if network.protocol == "swap" else "Eviction-v0",
+        env=network.protocol,
         algorithm="evolution",
         hidden=network.hidden,
     )
@@ -229,15 +228,15 @@ def start_of(config: LinearConfig | NetworkConfig) -> tuple[Network, Free]:
     Raises:
         ConfigError: the agent to begin from is of another environment or size, or a feature that does not exist.
     """
-    protocol: Protocol = "swap" if config.env == "Swap-v0" else "eviction"
+    protocol = config.env
     hidden = config.hidden if isinstance(config, NetworkConfig) else 0
     shapes = weight_shapes(protocol, hidden)
     weights = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
     if isinstance(config, NetworkConfig):
         _draw_hidden(weights, np.random.default_rng([config.seed, 1]))
     if config.init is None:
-        _set(weights["slot_linear"], SLOT_FEATURES, START_SLOT_SWAP if protocol == "swap" else START_SLOT)
-        if protocol == "swap":
+        _set(weights["slot_linear"], SLOT_FEATURES, START_SLOT_SWAP if protocol == Protocol.SWAP else START_SLOT)
+        if protocol == Protocol.SWAP:
             _set(weights["pending_linear"], PENDING_FEATURES, START_PENDING)
             weights["wait_bias"][:] = START_WAIT
     else:
@@ -245,7 +244,7 @@ def start_of(config: LinearConfig | NetworkConfig) -> tuple[Network, Free]:
         if first.network.protocol != protocol or first.network.hidden not in (0, hidden):
             raise ConfigError(
                 f"init: agent {first.card.name!r} is for {first.card.env} with {first.network.hidden} hidden units; "
-                f"this training is for {config.env} with {hidden}; linear ones fit any number"
+                f"this training is for {config.env.env_name} with {hidden}; linear ones fit any number"
             )
         weights |= {name: weight.copy() for name, weight in first.network.weights.items()}
     free = {name: np.ones(shape, dtype=bool) for name, shape in shapes.items()}

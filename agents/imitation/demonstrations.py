@@ -29,6 +29,7 @@ from cace_env.policies import Future, policy
 from cace_env.policies.built_in import Policy, rule_of
 from cace_env.policies.ranges import feature_ranges
 from cace_env.simulation import Simulator, new_scratch
+from cace_env.tables import Protocol
 from cace_env.workload import Workload
 
 PARTS: Final = 1000.0  # prices are thousandths of what LRU's whole episode costs, so that all scenarios weigh the same
@@ -74,7 +75,7 @@ class Classroom:
     @property
     def actions(self) -> int:
         """How many a policy has here."""
-        swap = self.case.tables.protocol == "swap"
+        swap = self.case.tables.protocol == Protocol.SWAP
         return self.layout.max_slots + (self.layout.max_pending + 1 if swap else 0)
 
     def rule(self, chosen: Policy, workload: Workload, seed: int, future: Future | None) -> Rule:
@@ -211,7 +212,7 @@ class Memory:
         picked = np.sort(draws.integers(self.size, size=count))
         where = np.searchsorted(ends, picked, side="right")
         slots, models = self.layout.max_slots, self.layout.max_pending
-        swap = self._rooms[0].case.tables.protocol == "swap"
+        swap = self._rooms[0].case.tables.protocol == Protocol.SWAP
         observations = np.zeros((count, self.layout.size), dtype=np.float32)
         labels = np.zeros((count, slots + (models + 1 if swap else 0)), dtype=np.float32)
         blocks = self.layout.split(observations)

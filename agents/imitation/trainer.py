@@ -38,16 +38,16 @@ from agents.state_files import load_state, save_state
 from cace_env.config import ConfigError, Frozen
 from cace_env.evaluation.feature_ranges import Limits, widened
 from cace_env.evaluation.held_out import check_training, recorded, seeds_text, spent_before, training_cases
-from cace_env.evaluation.suite import Env
 from cace_env.networks import ScoreNetwork
 from cace_env.policies import Agent, load_agent, policy
 from cace_env.policies.agent import AgentCard
+from cace_env.tables import Protocol
 
 LEARNER: Final = "learner"  # among those who play on
 REFERENCE: Final = "reference"  # as a teacher
-PLAY_ON: Final[dict[Env, tuple[str, ...]]] = {
-    "Eviction-v0": (LEARNER, "belady-cost"),
-    "Swap-v0": (LEARNER, "very-patient-wsjf+belady-cost"),
+PLAY_ON: Final[dict[Protocol, tuple[str, ...]]] = {
+    Protocol.EVICTION: (LEARNER, "belady-cost"),
+    Protocol.SWAP: (LEARNER, "very-patient-wsjf+belady-cost"),
 }
 WEIGHT_DECAY: Final = 1e-4
 MAX_GRADIENT: Final = 1.0
@@ -57,7 +57,7 @@ class ImitationConfig(Frozen):
     """How an agent learns by imitation."""
 
     algorithm: Literal["imitation"] = "imitation"
-    env: Env = Field(default="Eviction-v0", description="Eviction-v0 or Swap-v0")
+    env: Protocol = Field(default=Protocol.EVICTION, description="what is asked: eviction or swap")
     train_on: str | tuple[str, ...] = Field(
         default="suite", description='"suite" (all its entries of the environment), or names of entries and scenarios'
     )
@@ -301,11 +301,11 @@ def copy_loss(scores: Tensor, taken: Tensor) -> Tensor:
 def _first_network(config: ImitationConfig) -> ScoreNetwork:
     """Random, or that of the agent to begin from."""
     if config.init is None:
-        return ScoreNetwork("swap" if config.env == "Swap-v0" else "eviction", config.hidden)
+        return ScoreNetwork(config.env, config.hidden)
     agent = load_agent(config.init)
     if (agent.card.env, agent.network.hidden) != (config.env, config.hidden):
         raise ConfigError(
             f"init {config.init!r} is an agent for {agent.card.env} with {agent.network.hidden} hidden units, the "
-            f"configuration for {config.env} with {config.hidden}"
+            f"configuration for {config.env.env_name} with {config.hidden}"
         )
     return ScoreNetwork.from_network(agent.network)

@@ -12,13 +12,13 @@ from typing import Literal
 from pydantic import Field
 
 from cace_env.config import Frozen
-from cace_env.evaluation.suite import Env
+from cace_env.tables import Protocol
 
 
 class SB3Config(Frozen):
     """What PPO and the DQN family have in common."""
 
-    env: Env = Field(default="Eviction-v0", description="Eviction-v0 or Swap-v0")
+    env: Protocol = Field(default=Protocol.EVICTION, description="what is asked: eviction or swap")
     train_on: str | tuple[str, ...] = Field(
         default="suite", description='"suite" (all its entries of the environment), or names of entries and scenarios'
     )

@@ -276,9 +276,9 @@ def _begin_from(what: str, config: PPOConfig | DQNConfig) -> Agent:
     agent = load_agent(what)
     if agent.card.env != config.env or agent.network.hidden not in (0, config.hidden):
         raise ConfigError(
-            f"init {what!r} is an agent for {agent.card.env} with {agent.network.hidden} hidden units, the "
-            f"configuration says {config.env} and {config.hidden}; set env and hidden to those of the agent (a linear "
-            "one begins a network of any size)"
+            f"init {what!r} is an agent for {agent.card.env.env_name} with {agent.network.hidden} hidden units, the "
+            f"configuration says {config.env.env_name} and {config.hidden}; set env and hidden to those of the agent "
+            "(a linear one begins a network of any size)"
         )
     return agent
 

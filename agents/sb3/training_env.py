@@ -20,11 +20,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from cace_env.config import ConfigError
 from cace_env.envs import FleetVectorEnv
-from cace_env.evaluation.suite import Env
 from cace_env.sb3 import EvictionVecEnv, FleetVecEnv, SwapVecEnv
 from cace_env.scenarios import Scenario
+from cace_env.tables import Protocol
 
-VEC_ENVS: Final[dict[Env, type[FleetVecEnv]]] = {"Eviction-v0": EvictionVecEnv, "Swap-v0": SwapVecEnv}
+VEC_ENVS: Final[dict[Protocol, type[FleetVecEnv]]] = {
+    Protocol.EVICTION: EvictionVecEnv,
+    Protocol.SWAP: SwapVecEnv,
+}
 
 
 class Finished(NamedTuple):
@@ -42,7 +45,7 @@ class TrainingVecEnv(VecEnvWrapper):
 
     Args:
         scenarios: by name, from `cace_env.evaluation.held_out.training_scenarios`.
-        env: "Eviction-v0" or "Swap-v0".
+        env: what is asked.
         num_envs: how many environments, a multiple of the number of scenarios.
         baseline: a built-in policy whose cost is added back; None = rewards are costs, scaled all the same.
         num_workloads: play only so many training seeds and keep their requests; None = fresh requests in every episode.
@@ -61,7 +64,7 @@ class TrainingVecEnv(VecEnvWrapper):
     def __init__(
         self,
         scenarios: Mapping[str, Scenario],
-        env: Env,
+        env: Protocol,
         num_envs: int,
         *,
         baseline: str | None = "lru",

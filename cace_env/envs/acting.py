@@ -21,7 +21,7 @@ from cace_env.policies import policy as find_policy
 from cace_env.policies.built_in import Policy, rule_of
 from cace_env.policies.python import python_action
 from cace_env.simulation import new_scratch
-from cace_env.tables import FOREVER
+from cace_env.tables import FOREVER, Protocol
 
 
 class Actor:
@@ -64,7 +64,7 @@ class Actor:
         self.policy: Policy | PythonPolicy = contestant.policy
         self._env = env.unwrapped
         self._order = self.policy.order if isinstance(self.policy, Policy) else contestant.order
-        if self._order is not None and self._env.PROTOCOL != "swap":
+        if self._order is not None and self._env.PROTOCOL != Protocol.SWAP:
             raise ConfigError(
                 f"policy {self.name!r} has an order, and Eviction-v0 asks for none; let it act in Swap-v0, or name the "
                 "policy without it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cace_env import EVICTION_ID
 from cace_env.envs.fleet_env import FleetEnv
+from cace_env.tables import Protocol
 
 
 class EvictionEnv(FleetEnv):
@@ -140,4 +141,4 @@ class EvictionEnv(FleetEnv):
     """
 
     ID = EVICTION_ID
-    PROTOCOL = "eviction"
+    PROTOCOL = Protocol.EVICTION

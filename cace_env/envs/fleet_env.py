@@ -25,7 +25,7 @@ from cace_env.rendering import scenes as rendering
 from cace_env.rendering.window import Window
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulation import Simulator, Simulators, episode_metrics
-from cace_env.tables import FleetTables, slots_per_accelerator
+from cace_env.tables import FleetTables, Protocol, slots_per_accelerator
 from cace_env.workload import Workload
 
 Observation = npt.NDArray[np.float32]
@@ -55,7 +55,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
     """The implementation of `EvictionEnv` and `SwapEnv`, whose docstrings say what it does."""
 
     ID: ClassVar[str]  # under which Gymnasium knows it
-    PROTOCOL: ClassVar[str]  # what is asked, see `cace_env.tables.PROTOCOLS`
+    PROTOCOL: ClassVar[Protocol]  # what is asked
 
     metadata: dict[str, Any] = {"render_modes": rendering.render_modes(), "render_fps": 4}  # noqa: RUF012
 

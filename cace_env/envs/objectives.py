@@ -23,7 +23,7 @@ from cace_env.fleets import COST_TERMS
 from cace_env.kernel.batch import NUM_TERMS
 from cace_env.kernel.state import DECISIONS, EVICTIONS, Int64Array
 from cace_env.simulation import Simulators
-from cace_env.tables import TASKS
+from cace_env.tables import TASKS, Protocol
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -189,7 +189,7 @@ class MOEvictionEnv(MOFleetEnv):
     """
 
     ID = EVICTION_ID
-    PROTOCOL = "eviction"
+    PROTOCOL = Protocol.EVICTION
 
 
 class MOSwapEnv(MOFleetEnv):
@@ -201,7 +201,7 @@ class MOSwapEnv(MOFleetEnv):
     """
 
     ID = SWAP_ID
-    PROTOCOL = "swap"
+    PROTOCOL = Protocol.SWAP
 
 
 class MOFleetVectorEnv(FleetVectorEnv):

@@ -14,6 +14,7 @@ from cace_env.rendering import Choice
 from cace_env.scenarios import Scenario
 from cace_env.simulation import Snapshot
 from cace_env.simulation.snapshot import version
+from cace_env.tables import Protocol
 from cace_env.workload import Workload
 
 
@@ -48,7 +49,7 @@ def origin_of(
 ) -> Origin:
     """Where states of an environment come from; half a millisecond, so keep it."""
     settings = hashlib.blake2b(scenario.model_dump_json().encode(), digest_size=16).digest()
-    model_rows = layout.max_pending if protocol == "swap" else 0
+    model_rows = layout.max_pending if protocol == Protocol.SWAP else 0
     return Origin(version(), environment, scenario.name, settings, split, layout.max_slots, model_rows, fleet)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cace_env import SWAP_ID
 from cace_env.envs.fleet_env import FleetEnv
+from cace_env.tables import Protocol
 
 
 class SwapEnv(FleetEnv):
@@ -116,4 +117,4 @@ class SwapEnv(FleetEnv):
     """
 
     ID = SWAP_ID
-    PROTOCOL = "swap"
+    PROTOCOL = Protocol.SWAP

@@ -10,24 +10,22 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any
 
 from cace_env.config import ConfigError
 from cace_env.evaluation.feature_ranges import seen_limits
 from cace_env.evaluation.held_out import Chosen, recorded, training_cases
-from cace_env.evaluation.suite import ENVS, Env
 from cace_env.policies import Agent
 from cace_env.policies import agent as agents
 from cace_env.policies.agent import AgentCard
 from cace_env.policies.network import Network
 from cace_env.scenarios import SEEDS
 
-ENV_OF: Final[dict[str, Env]] = {protocol: env for env, protocol in ENVS.items()}
 
-
-class Trained(Protocol):
+class Trained(typing.Protocol):
     """What trains: `ActorCritic`, `ActionValues` and `ScoreNetwork` of `cace_env.networks`."""
 
     def to_network(self) -> Network:
@@ -73,12 +71,11 @@ def agent_of(net: Trained | Network, *, played: Sequence[Chosen] | None = None, 
             "model (cace_env.sb3.save_agent)"
         )
     network = net if isinstance(net, Network) else net.to_network()
-    env = ENV_OF[network.protocol]
-    fields = {"algorithm": "torch", "env": env, "hidden": network.hidden} | card
-    fields["name"] = card.get("name", f"{fields['algorithm']}-{env.lower()}")
+    fields: dict[str, Any] = {"algorithm": "torch", "env": network.protocol, "hidden": network.hidden} | card
+    fields["name"] = card.get("name", f"{fields['algorithm']}-{network.protocol}")
     made = Agent(recorded(AgentCard(**fields)), network)
     played = made.card.trained_on if played is None else played
     if "limits" in fields or not played:
         return made
-    limits = seen_limits(made.policy(), training_cases(played, env), SEEDS["train"][0])
+    limits = seen_limits(made.policy(), training_cases(played, network.protocol), SEEDS["train"][0])
     return Agent(made.card.model_copy(update={"limits": limits}), network)

@@ -19,10 +19,11 @@ from typing import Final
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
 from cace_env.evaluation.scores import SMALLEST_HEADROOM_PERCENT
-from cace_env.evaluation.suite import ENVS, Env, load_suite, suite_versions
+from cace_env.evaluation.suite import load_suite, suite_versions
 from cace_env.policies import load_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.scenarios import SEEDS, Scenario, Split, load_scenario, seeds
+from cace_env.tables import Protocol
 
 WHOLE_SUITE: Final = "suite"
 Chosen = str | Path | Scenario  # an entry of the suite, or what `load_scenario` takes
@@ -214,13 +215,13 @@ def changed_since(card: AgentCard) -> list[str]:
     return problems
 
 
-def training_scenarios(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, Scenario]:
+def training_scenarios(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[str, Scenario]:
     """The scenarios to train on, by what they were called: a card says so, and it can be typed again.
 
     Args:
         what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files, or
             scenarios themselves; one or several.
-        env: Eviction-v0 or Swap-v0.
+        env: whose entries and actions they are.
 
     Raises:
         ConfigError: no names, one that is unknown or stands twice, an entry of the other environment, or a scenario
@@ -234,7 +235,9 @@ def training_scenarios(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, S
     for name in what if isinstance(what, Sequence) and not isinstance(what, str) else [what]:
         entry = entries.get(name) if isinstance(name, str) else None
         if entry is not None and entry.env != env:
-            raise ConfigError(f"{name!r} is an entry of {entry.env}, but the agent is trained for {env}")
+            raise ConfigError(
+                f"{name!r} is an entry of {entry.env.env_name}, but the agent is trained for {env.env_name}"
+            )
         scenario = entry.load() if entry is not None else load_scenario(name)
         if scenario.name in {other.name for other in scenarios.values()}:
             raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
@@ -249,6 +252,6 @@ def training_scenarios(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, S
     return scenarios
 
 
-def training_cases(what: Chosen | Sequence[Chosen], env: Env) -> dict[str, Case]:
+def training_cases(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[str, Case]:
     """What to train on as policies meet it, by name; arguments and errors as for `training_scenarios`."""
-    return {name: case_of(scenario, ENVS[env]) for name, scenario in training_scenarios(what, env).items()}
+    return {name: case_of(scenario, env) for name, scenario in training_scenarios(what, env).items()}

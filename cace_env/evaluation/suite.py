@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -22,10 +22,8 @@ from pydantic import Field, model_validator
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, Frozen, did_you_mean, load, parse
 from cace_env.scenarios import Scenario, load_scenario
-from cace_env.tables import NONE, CostTable, FleetTables
+from cace_env.tables import NONE, CostTable, FleetTables, Protocol
 
-Env = Literal["Eviction-v0", "Swap-v0"]
-ENVS: Final[dict[Env, str]] = {"Eviction-v0": "eviction", "Swap-v0": "swap"}  # env -> protocol of the simulator
 PROSE: Final = ("name", "description", "question")  # keys of a scenario that change no result
 TINY: Final = "tiny-v1"  # the suite of the scenario for debugging, whose reference is the optimum
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
@@ -37,7 +35,7 @@ class Entry(Frozen):
     """One scenario of a suite."""
 
     id: Name = Field(description="its name in results")
-    env: Env = Field(description="who is asked what: " + ", ".join(ENVS))
+    env: Protocol = Field(description="what is asked: " + " or ".join(Protocol))
     scenario: ScenarioChoice = Field(description="a shipped scenario by name, or {base: NAME, key: value, ...}")
     question: str = Field(min_length=1, description="what somebody who deploys such a fleet would ask")
 
@@ -55,7 +53,7 @@ class Entry(Frozen):
         Raises:
             ConfigError: as `load`.
         """
-        return case_of(self.load(), ENVS[self.env])
+        return case_of(self.load(), self.env)
 
     def fingerprint(self) -> str:
         """What results depend on, in 16 hexadecimal digits: fleet, workload and rules; neither prose nor code.
@@ -65,7 +63,7 @@ class Entry(Frozen):
         """
         scenario = self.load()
         settings = scenario.model_dump(mode="json", exclude_defaults=True, exclude=set(PROSE))
-        content = {"env": self.env, "scenario": settings, "tables": _numbers(self.case().tables)}
+        content = {"env": self.env.env_name, "scenario": settings, "tables": _numbers(self.case().tables)}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -77,7 +75,7 @@ class MemorySweep(Frozen):
     """
 
     id: Name = Field(description="its name in results; its entries are ID-25 and so on")
-    env: Env = Field(description="as in an entry")
+    env: Protocol = Field(description="as in an entry")
     scenario: ScenarioChoice = Field(description="as in an entry; its pressure is replaced")
     fractions: tuple[Annotated[float, Field(ge=0.01, le=10.0)], ...] = Field(
         min_length=1, description="memory over the weights of all unpinned models"
@@ -107,7 +105,7 @@ class Dropped(Frozen):
     """A scenario that was looked at and left out."""
 
     scenario: str = Field(min_length=1, description="its name, and what was changed")
-    env: Env = Field(description="as in an entry")
+    env: Protocol = Field(description="as in an entry")
     why: str = Field(min_length=1, description="in a line")
 
 
@@ -145,7 +143,7 @@ class Suite(Frozen):
         """The entries, then those of the memory sweeps."""
         return (*self.entries, *(entry for sweep in self.memory_sweeps for entry in sweep.entries()))
 
-    def cases(self, env: Env | None = None) -> dict[str, Case]:
+    def cases(self, env: Protocol | None = None) -> dict[str, Case]:
         """The entries, without memory sweeps, as policies meet them: by id.
 
         Args:

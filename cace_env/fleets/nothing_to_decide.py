@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cace_env.tables import NONE, FleetTables, pinned_bytes, slots_per_accelerator
+from cace_env.tables import NONE, FleetTables, Protocol, pinned_bytes, slots_per_accelerator
 
 MORE_PRESSURE: Final = (
     "raise `pressure`, take accelerators out of `fleet`, or add models to `catalogue` that are asked for"
@@ -22,7 +22,7 @@ def nothing_to_decide(tables: FleetTables) -> tuple[str, str] | None:
     pinned = tables.pinned_on != NONE
     if (pinned | (tables.resident_on != NONE)).all():
         return "every model is in memory from the beginning, and none ever has to leave", MORE_PRESSURE
-    if tables.protocol != "eviction":
+    if tables.protocol != Protocol.EVICTION:
         return None  # which model to load first is asked wherever two are waited for
     if tables.unlimited_memory:
         return "memory is unlimited", "give every accelerator a memory of its own"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cace_env import tables as plain
 from cace_env.compilation import inlined
 from cace_env.kernel.processor import float_table, table
-from cace_env.tables import PLACEMENTS, TASKS, FleetTables, slots_per_accelerator
+from cace_env.tables import PLACEMENTS, TASKS, FleetTables, Protocol, slots_per_accelerator
 from cace_env.workload import Workload
 
 Int64Array = npt.NDArray[np.int64]
@@ -413,7 +413,7 @@ def heap_starts(tables: FleetTables, most_seats: int) -> Int64Array:
 
 def num_actions(tables: FleetTables, slots: int, model_rows: int) -> int:
     """Actions of a policy: evict a slot; in Swap-v0 also load a model (one row each, more stay illegal), or wait."""
-    return slots + model_rows + 1 if tables.protocol == "swap" else slots
+    return slots + model_rows + 1 if tables.protocol == Protocol.SWAP else slots
 
 
 def state_offsets(
@@ -462,7 +462,7 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
         rules=[
             tables.placement == PLACEMENTS[0], tables.drain_after_us, tables.max_decisions, tables.unlimited_memory,
             tables.host_cache_bytes, tables.unload_copies, max(int(slot_ends[-1]), tables.max_slots),
-            tables.protocol == "swap", tables.prefetch_limit, tables.prefetch_max_wait_us,
+            tables.protocol == Protocol.SWAP, tables.prefetch_limit, tables.prefetch_max_wait_us,
         ],
         accelerators=np.stack([tables.memory_bytes, np.concatenate([[0], slot_ends[:-1]]), slot_ends], axis=1),
         models=np.stack(

@@ -32,7 +32,7 @@ from cace_env.policies.built_in import rule_of
 from cace_env.policies.orders import JOINT
 from cace_env.simulation import Simulator, new_scratch
 from cace_env.simulation.scratch import largest
-from cace_env.tables import NONE, FleetTables
+from cace_env.tables import NONE, FleetTables, Protocol
 from cace_env.workload import Workload
 
 # Chosen by cost against time on training seeds, `python -m experiments.reference_curve`.
@@ -179,7 +179,7 @@ def base_names(tables: FleetTables) -> list[str]:
             POLICIES[name].limits(tables)
         except ConfigError:
             continue
-        names += [f"{order}{JOINT}{name}" for order in ORDERS] if tables.protocol == "swap" else [name]
+        names += [f"{order}{JOINT}{name}" for order in ORDERS] if tables.protocol == Protocol.SWAP else [name]
     return names
 
 

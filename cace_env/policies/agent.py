@@ -29,9 +29,10 @@ from cace_env.files import replace_file
 from cace_env.kernel import rules
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature, ObservationLayout
 from cace_env.policies.base import Policy
-from cace_env.policies.network import Network, Protocol
+from cace_env.policies.network import Network
 from cace_env.policies.orders import LEARNED_ORDER
 from cace_env.policies.tensors import pack_tensors, unpack_tensors
+from cace_env.tables import Protocol
 
 CARD_FILE: Final = "agent.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
@@ -55,7 +56,7 @@ class AgentCard(Frozen):
 
     format: Literal["cace-env agent 1"] = "cace-env agent 1"
     name: str = Field(min_length=1, description="what it is called in tables")
-    env: Literal["Eviction-v0", "Swap-v0"] = Field(description="whose questions it answers")
+    env: Protocol = Field(description="whose questions it answers")
     algorithm: str = Field(min_length=1, description="what trained it")
     hidden: int = Field(ge=0, description="hidden units of each layer of its network; 0 = linear")
     description: str = Field(default="", description="in a line")
@@ -85,11 +86,6 @@ class AgentCard(Frozen):
             raise ValueError(f"name is {self.name!r}; leave out slashes and line breaks")
         return self
 
-    @property
-    def protocol(self) -> Protocol:
-        """Whose actions its network scores."""
-        return "swap" if self.env == "Swap-v0" else "eviction"
-
 
 @dataclass(frozen=True, eq=False)
 class Agent:
@@ -108,10 +104,10 @@ class Agent:
 
     def __post_init__(self) -> None:
         card, network = self.card, self.network
-        if (card.protocol, card.hidden) != (network.protocol, network.hidden):
+        if (card.env, card.hidden) != (network.protocol, network.hidden):
             raise ConfigError(
-                f"agent {card.name!r}: the card is of {card.env} with {card.hidden} hidden units, the network of "
-                f"{network.protocol} with {network.hidden}"
+                f"agent {card.name!r}: the card is of {card.env.env_name} with {card.hidden} hidden units, the network "
+                f"of {network.protocol.env_name} with {network.hidden}"
             )
         if card.features != features_hash():
             raise ConfigError(
@@ -127,7 +123,7 @@ class Agent:
             source=f"{self.card.algorithm} on {', '.join(self.card.trained_on) or 'workloads its card does not name'}",
             group=LEARNED,
             kind=rules.NETWORK,
-            order=LEARNED_ORDER if self.card.env == "Swap-v0" else None,
+            order=LEARNED_ORDER if self.card.env == Protocol.SWAP else None,
             network=self.network,
         )
 
@@ -209,4 +205,4 @@ def _read(folder: Path) -> Agent:
             f"{weights_file}: its hash is {found[:16]}..., the card says {card.weights_sha256[:16] or 'nothing'}...; "
             "the weights are not those that were saved with this card: copy both files again"
         )
-    return Agent(card, Network(card.protocol, card.hidden, unpack_tensors(content, str(weights_file))))
+    return Agent(card, Network(card.env, card.hidden, unpack_tensors(content, str(weights_file))))

@@ -23,7 +23,7 @@ from cace_env.scenarios import seeds
 from cace_env.simulation import Limits
 from cace_env.simulation.limits import least_max_resident
 from cace_env.simulation.scratch import NO_NETWORK
-from cace_env.tables import DISK, FOREVER, HOST, FleetTables
+from cace_env.tables import DISK, FOREVER, HOST, FleetTables, Protocol
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -163,9 +163,9 @@ def rule_of(
             f"policy {policy.name!r} needs the demand of training seeds: pass training=scenario.workload; a log has "
             "none apart from the requests under test, so leave the policy out there"
         )
-    if policy.network is not None and policy.network.protocol == "swap" and tables.protocol != "swap":
+    if policy.network is not None and policy.network.protocol == Protocol.SWAP and tables.protocol != Protocol.SWAP:
         raise ConfigError(f"policy {policy.name!r} was trained for Swap-v0; this is Eviction-v0")
-    if policy.order is not None and tables.protocol != "swap":
+    if policy.order is not None and tables.protocol != Protocol.SWAP:
         raise ConfigError(
             f"policy {policy.name!r} has the order {policy.order.name!r}, and Eviction-v0 asks for none; run it in "
             "Swap-v0, or name the policy without it"

@@ -21,12 +21,13 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 from pydantic import Field, model_validator
 
 from cace_env.config import ConfigError, Frozen, load
 from cace_env.kernel import rules
+from cace_env.tables import Protocol
 
 
 class CaceWeights(Frozen):
@@ -68,7 +69,7 @@ TERMS: Final = {
 class Tuning(Frozen):
     """How weights were found, so that a comparison can say what they cost to find."""
 
-    env: Literal["Eviction-v0", "Swap-v0"] = Field(description="where they were tuned")
+    env: Protocol = Field(description="where they were tuned")
     trained_on: tuple[str, ...] = Field(description="scenarios, entries of a suite, or parts of a log")
     train_seeds: str = Field(description="of the workloads, such as 0-63")
     requests: int = Field(ge=0, description="simulated to find them, over all searches")

@@ -20,7 +20,7 @@ from cace_env.kernel.orders import ORDER
 from cace_env.kernel.rules import Rule
 from cace_env.simulation import NO_LIMITS, run_rule
 from cace_env.simulation.scratch import NO_NETWORK
-from cace_env.tables import FOREVER, FleetTables
+from cace_env.tables import FOREVER, FleetTables, Protocol
 from cace_env.workload import Workload
 
 Int64Array = npt.NDArray[np.int64]
@@ -68,7 +68,7 @@ class Future:
 
 def without_swapping(tables: FleetTables) -> FleetTables:
     """The same fleet with room for everything everywhere: nothing is evicted, nothing is asked."""
-    return tables.replace(unlimited_memory=True, max_slots=0, protocol="eviction")
+    return tables.replace(unlimited_memory=True, max_slots=0, protocol=Protocol.EVICTION)
 
 
 def _never_asked(tables: FleetTables) -> Rule:

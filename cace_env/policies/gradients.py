@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cace_env.observation import CONTEXT, PENDING, ObservationLayout
 from cace_env.policies.network import Network
+from cace_env.tables import Protocol
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,7 +31,7 @@ class ScoreLine:
         slots, pending, context = (block.astype(np.float64) for block in layout.split(observation))
         self.network = network
         self.w = {name: weight.astype(np.float64) for name, weight in network.weights.items()}
-        self.ordering = network.protocol == "swap" and context[CONTEXT.ordering] > 0
+        self.ordering = network.protocol == Protocol.SWAP and context[CONTEXT.ordering] > 0
         self.context = context
         wait = layout.max_slots + layout.max_pending
         self.wait_weight = float(weights[legal == wait].sum()) if self.ordering else 0.0

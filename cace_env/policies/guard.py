@@ -43,14 +43,14 @@ from cace_env.policies.player import Player
 from cace_env.policies.python import PolicyError, PythonPolicy, layout_for, view
 from cace_env.policies.ranges import Ranges, bounds_of, out_of_range
 from cace_env.simulation import Limits, Simulator
-from cace_env.tables import FleetTables
+from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 
 GUARDED: Final = "guarded:"  # in front of a policy's name
 REASONS: Final = ("input", "error", "late", "forecast")
-FALLBACK: Final = {"eviction": "lru", "swap": "patient-fifo+lru"}
+FALLBACK: Final = {Protocol.EVICTION: "lru", Protocol.SWAP: "patient-fifo+lru"}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,9 @@ from cace_env.config import ConfigError
 from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
 from cace_env.kernel.network import NUM_PENDING_INPUTS, NUM_SLOT_INPUTS, Weights
 from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
+from cace_env.tables import Protocol
 
 Float32Array = npt.NDArray[np.float32]
-Protocol = Literal["eviction", "swap"]
 
 MAX_HIDDEN: Final = 256
 
@@ -45,7 +45,7 @@ def weight_shapes(protocol: Protocol, hidden: int) -> dict[str, tuple[int, ...]]
     """
     slots, pending, context = NUM_SLOT_FEATURES, NUM_PENDING_FEATURES, NUM_CONTEXT_FEATURES
     shapes: dict[str, tuple[int, ...]] = {"slot_linear": (slots,)}
-    if protocol == "swap":
+    if protocol == Protocol.SWAP:
         shapes |= {"pending_linear": (pending,), "wait_linear": (context,), "wait_bias": (1,)}
     if hidden == 0:
         return shapes
@@ -58,7 +58,7 @@ def weight_shapes(protocol: Protocol, hidden: int) -> dict[str, tuple[int, ...]]
         "slot_mix_bias": (hidden,),
         "slot_out": (hidden,),
     }
-    if protocol == "swap":
+    if protocol == Protocol.SWAP:
         shapes |= {
             "pending_mix": (hidden, 3 * hidden),
             "pending_mix_bias": (hidden,),
@@ -124,7 +124,7 @@ class Network:
             pooled = np.concatenate([p, q], axis=-1)
             slot_scores = slot_scores + self._mix("slot", h, pooled)
         slot_scores = _masked(slot_scores, slots[..., SLOT.legal])
-        if self.protocol == "eviction":
+        if self.protocol == Protocol.EVICTION:
             return slot_scores
         scores = pending @ w["pending_linear"]
         wait = context @ w["wait_linear"] + w["wait_bias"][0]

@@ -14,7 +14,7 @@ from cace_env.policies.clairvoyant import Future
 from cace_env.policies.orders import Order
 from cace_env.policies.python import Illegal, PythonPolicy, acts, python_action
 from cace_env.simulation import Limits, Simulator, new_scratch
-from cace_env.tables import FleetTables
+from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 
 ILLEGAL_ACTIONS: Final = "illegal_actions"  # column of rows
@@ -66,7 +66,7 @@ class Player:
             return
         if order is not None and acts(policy):
             raise ConfigError(f"policy {name!r} acts, so it says itself which model to load; name it without an order")
-        if order is not None and tables.protocol != "swap":
+        if order is not None and tables.protocol != Protocol.SWAP:
             raise ConfigError(
                 f"policy {name!r} has an order, and Eviction-v0 asks for none; run it in Swap-v0, or name the policy "
                 "without it"

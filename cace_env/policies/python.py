@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import operator
 import time
+import typing
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, TypeGuard
+from typing import Any, Literal, NamedTuple, SupportsIndex, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from cace_env.kernel.pick import pick, read_victims
 from cace_env.kernel.rules import Rule
 from cace_env.observation import SLOT, Float32Array, ObservationLayout
 from cace_env.simulation import Simulator, new_scratch
-from cace_env.tables import NONE
+from cace_env.tables import NONE, Protocol
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -34,7 +35,7 @@ Scorer = Callable[[FloatArray, BoolArray], npt.ArrayLike]  # (features (S, F), l
 Illegal = Literal["error", "replace"]
 
 
-class Acting(Protocol):
+class Acting(typing.Protocol):
     """A policy that sees what an agent sees.
 
     `act(observation (layout.size,) float32, action_mask (actions,) int8) -> action`, the number of a legal action; both
@@ -91,7 +92,7 @@ def layout_for(policy: Any, simulator: Simulator) -> ObservationLayout:
         return _layout(slots, models)
     if not isinstance(own, ObservationLayout):
         raise ConfigError(f"the policy's attribute layout is {own!r}; it has to be an ObservationLayout, or missing")
-    least = models if simulator.tables.protocol == "swap" else 0
+    least = models if simulator.tables.protocol == Protocol.SWAP else 0
     if own.max_slots < slots or own.max_pending < least:
         raise ConfigError(
             f"the policy's layout has {own.max_slots} slots and {own.max_pending} pending rows; this fleet needs "
@@ -107,7 +108,7 @@ def view(simulator: Simulator, layout: ObservationLayout) -> View:
     observation = np.zeros(layout.size, dtype=np.float32)
     observation[: slots * (layout.slots_end // layout.max_slots)] = seen[: _layout(slots, 0).slots_end]
     observation[layout.slots_end :] = seen[_layout(slots, 0).slots_end :]
-    swap = simulator.tables.protocol == "swap"
+    swap = simulator.tables.protocol == Protocol.SWAP
     mask = np.zeros(layout.max_slots + (layout.max_pending + 1 if swap else 0), dtype=np.int8)
     mask[:slots] = legal[:slots]
     if swap:
@@ -217,7 +218,7 @@ def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int,
         return Answer(actions[_highest(answer, legal, where)], thought_s)
     legal = question.legal[:slots]
     features = simulator.features()
-    if simulator.tables.protocol == "swap" and not callable(own_order):
+    if simulator.tables.protocol == Protocol.SWAP and not callable(own_order):
         candidates = np.zeros(slots, dtype=np.int64)
         read_victims(*simulator.arguments[:4], rule, candidates)
         legal = candidates == 1

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from cace_env.config import ConfigError
 from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
 from cace_env.observation import ObservationLayout
-from cace_env.policies.network import Protocol
+from cace_env.tables import Protocol
 
 
 def layout_of(
@@ -51,11 +51,11 @@ def layout_of(
     rows = size - NUM_CONTEXT_FEATURES
     pending, rest = divmod(rows - actions * NUM_SLOT_FEATURES, NUM_PENDING_FEATURES)
     if not rest and pending >= 0:
-        return ObservationLayout(actions, pending), "eviction"
+        return ObservationLayout(actions, pending), Protocol.EVICTION
     # rows = S slot + K pending, K = n - 1 - S
     slots, rest = divmod(rows - (actions - 1) * NUM_PENDING_FEATURES, NUM_SLOT_FEATURES - NUM_PENDING_FEATURES)
     if not rest and 1 <= slots < actions:
-        return ObservationLayout(slots, actions - 1 - slots), "swap"
+        return ObservationLayout(slots, actions - 1 - slots), Protocol.SWAP
     raise ConfigError(
         f"an observation of {size} numbers with {actions} actions belongs to no fleet: there have to be "
         f"{NUM_SLOT_FEATURES} per slot, {NUM_PENDING_FEATURES} per pending row and {NUM_CONTEXT_FEATURES} of context; "

@@ -28,7 +28,6 @@ from stable_baselines3.common.utils import ConstantSchedule
 
 import cace_env
 from cace_env.config import ConfigError
-from cace_env.evaluation.agent_folders import ENV_OF
 from cace_env.evaluation.feature_ranges import Limits
 from cace_env.evaluation.held_out import Chosen, check_choosing, training_scenarios, validation_seeds
 from cace_env.evaluation.pictures import halfway
@@ -153,7 +152,7 @@ class EvaluationCallback(BaseCallback):
                 'environments with split="train"'
             )
         if self.judge is None:
-            env = ENV_OF[protocol_of(model)]
+            env = protocol_of(model)
             chosen = self._scenario if self._scenario is not None else scenarios_of(self.training_env)
             rivals = RIVALS[env] if self._rivals is None else self._rivals
             self.judge = Judge(training_scenarios(chosen, env), env, self.seeds, rivals, self.threads)

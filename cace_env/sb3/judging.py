@@ -18,24 +18,24 @@ from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
 from cace_env.envs import EvictionVectorEnv, SwapVectorEnv
 from cace_env.evaluation import evaluate, load_suite
-from cace_env.evaluation.agent_folders import ENV_OF
 from cace_env.evaluation.held_out import SUITE, check_choosing
 from cace_env.evaluation.results import published
 from cace_env.evaluation.scores import BASELINE, REFERENCE, SMALLEST_HEADROOM_PERCENT
-from cace_env.evaluation.suite import ENVS, PROSE, TINY, Env
+from cace_env.evaluation.suite import PROSE, TINY
 from cace_env.policies.built_in import Policy
 from cace_env.policies.spaces import layout_of
 from cace_env.sb3.policies import is_slot_policy
 from cace_env.sb3.saving import agent_of, best_actions, takes_masks
 from cace_env.scenarios import SEEDS, Scenario, Split
+from cace_env.tables import Protocol
 
 FloatArray = npt.NDArray[np.float64]
 
-RIVALS: Final[dict[Env, tuple[str, ...]]] = {
-    "Eviction-v0": ("lru", "cace", "cace:tuned-eviction"),
-    "Swap-v0": ("lru", "cace", "very-patient-wsjf+cace:tuned-swap"),
+RIVALS: Final[dict[Protocol, tuple[str, ...]]] = {
+    Protocol.EVICTION: ("lru", "cace", "cace:tuned-eviction"),
+    Protocol.SWAP: ("lru", "cace", "very-patient-wsjf+cace:tuned-swap"),
 }
-VECTOR_ENVS: Final = {"Eviction-v0": EvictionVectorEnv, "Swap-v0": SwapVectorEnv}
+VECTOR_ENVS: Final = {Protocol.EVICTION: EvictionVectorEnv, Protocol.SWAP: SwapVectorEnv}
 
 
 class Costs(NamedTuple):
@@ -50,7 +50,7 @@ class Judge:
 
     Args:
         scenarios: by name.
-        env: "Eviction-v0" or "Swap-v0".
+        env: what is asked.
         seeds: of the validation split.
         rivals: names of policies; LRU is always one.
         threads: that simulate compiled policies.
@@ -67,7 +67,7 @@ class Judge:
     def __init__(
         self,
         scenarios: Mapping[str, Scenario],
-        env: Env,
+        env: Protocol,
         seeds: Sequence[int],
         rivals: Sequence[str],
         threads: int = 1,
@@ -80,7 +80,7 @@ class Judge:
         if len(set(self.short)) < len(self.short):
             raise ConfigError(f"rivals are {', '.join(self.rivals)}; leave out one of those that would be called alike")
         self._scenarios = dict(scenarios)
-        self.cases: dict[str, Case] = {name: case_of(each, ENVS[env]) for name, each in scenarios.items()}
+        self.cases: dict[str, Case] = {name: case_of(each, env) for name, each in scenarios.items()}
         self._of_rivals = np.stack([self.play(rival) for rival in self.rivals])  # (rivals, scenarios, seeds)
         self._headroom = [headroom_percent(each, env) for each in scenarios.values()]
 
@@ -151,7 +151,7 @@ def short_name(policy: str) -> str:
     return "tuned_cace" if re.search(r"\bcace:tuned-", policy) else re.sub(r"\W+", "_", policy).strip("_")
 
 
-def headroom_percent(scenario: Scenario, env: Env) -> float:
+def headroom_percent(scenario: Scenario, env: Protocol) -> float:
     """What the clairvoyant reference saves against LRU on a scenario [%], by the tables that ship with suites.
 
     The table is of test seeds, so a score from validation seeds is an estimate: how much is saved there, as a share of
@@ -191,7 +191,7 @@ def play_model(
         ConfigError: a model of something else, or too small for the fleet.
     """
     layout, protocol = layout_of(model.observation_space, model.action_space)
-    env = VECTOR_ENVS[ENV_OF[protocol]](
+    env = VECTOR_ENVS[protocol](
         len(seeds),
         scenario,
         split,

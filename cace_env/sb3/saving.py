@@ -29,11 +29,12 @@ from cace_env.networks import ScoreNetwork
 from cace_env.observation import Float32Array, ObservationLayout
 from cace_env.policies import Agent
 from cace_env.policies import agent as agents
-from cace_env.policies.network import Network, Protocol
+from cace_env.policies.network import Network
 from cace_env.policies.ranges import feature_ranges
 from cace_env.policies.spaces import layout_of
 from cace_env.sb3.policies import NAME, is_slot_policy, score_network
 from cace_env.scenarios import Scenario
+from cace_env.tables import Protocol
 
 NAMES: Final[dict[type, str]] = {MaskablePPO: "maskable-ppo", PPO: "ppo", DQN: "dqn", QRDQN: "qrdqn"}
 LOOKED_AT: Final = 8_192  # observations of a replay buffer, for the ranges of features

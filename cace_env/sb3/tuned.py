@@ -9,7 +9,7 @@ import yaml
 from stable_baselines3.common.utils import LinearSchedule
 
 from cace_env.config import ConfigError, did_you_mean
-from cace_env.evaluation.suite import ENVS, Env
+from cace_env.tables import Protocol
 
 Algorithm = Literal["ppo", "maskable-ppo", "dqn", "qrdqn"]
 FILES: Final[dict[Algorithm, str]] = {
@@ -23,7 +23,7 @@ LINEAR: Final = "lin_"  # "lin_0.003": from there to 0 at the end of training
 SCHEDULED: Final = ("learning_rate", "clip_range")
 
 
-def hyperparameters(algorithm: Algorithm, env: Env = "Eviction-v0") -> dict[str, Any]:
+def hyperparameters(algorithm: Algorithm, env: Protocol | str = Protocol.EVICTION) -> dict[str, Any]:
     """Arguments with which an algorithm of SB3 learns well here, for `"SlotPolicy"`.
 
         MaskablePPO("SlotPolicy", EvictionVecEnv(baseline="lru"), **hyperparameters("maskable-ppo"))
@@ -33,7 +33,7 @@ def hyperparameters(algorithm: Algorithm, env: Env = "Eviction-v0") -> dict[str,
 
     Args:
         algorithm: "ppo", "maskable-ppo", "dqn" or "qrdqn", for `MaskableDQN` and `MaskableQRDQN` as well.
-        env: "Eviction-v0" or "Swap-v0".
+        env: "eviction" or "swap".
 
     Returns:
         A new dict, to be changed at will: `hyperparameters("ppo") | {"gamma": 0.99}`.
@@ -43,10 +43,12 @@ def hyperparameters(algorithm: Algorithm, env: Env = "Eviction-v0") -> dict[str,
     """
     if algorithm not in FILES:
         raise ConfigError(f"no algorithm called {algorithm!r}{did_you_mean(algorithm, FILES)}; it is {_listed(FILES)}")
-    if env not in ENVS:
-        raise ConfigError(f"no environment called {env!r}{did_you_mean(env, ENVS)}; it is {_listed(ENVS)}")
+    if env not in tuple(Protocol):
+        raise ConfigError(
+            f"no environment called {env!r}{did_you_mean(env, Protocol)}; it is {_listed(map(str, Protocol))}"
+        )
     file = resources.files("cace_env") / "data" / "rl_zoo3" / FILES[algorithm]
-    found = yaml.safe_load(file.read_text(encoding="utf-8"))[f"cace_env/{env}"]
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))[Protocol(env).env_id]
     settings = {name: value for name, value in found.items() if name not in NOT_OF_THE_ALGORITHM}
     for name in SCHEDULED:
         value = settings.get(name)
@@ -56,4 +58,4 @@ def hyperparameters(algorithm: Algorithm, env: Env = "Eviction-v0") -> dict[str,
 
 
 def _listed(names: Any) -> str:
-    return " or ".join(map(repr, names))
+    return " or ".join(f"{str(name)!r}" for name in names)

@@ -39,7 +39,7 @@ from cace_env.simulation.limits import NO_LIMITS
 from cace_env.simulation.outcome import SimulationError
 from cace_env.simulation.simulator import Simulator, trace_rows
 from cace_env.simulation.snapshot import MOST_SEATS, Snapshot, fleet_digest, pack, unpack
-from cace_env.tables import FOREVER, CostTable, FleetTables
+from cace_env.tables import FOREVER, CostTable, FleetTables, Protocol
 
 SLACK: Final = 1.1  # room in a row of the arena for a next workload that needs a little more
 SLOTS: Final = State._fields.index("slots")
@@ -335,7 +335,7 @@ def _common_actions(tables: Sequence[FleetTables], layout: ObservationLayout) ->
     if len(protocols) > 1:
         raise ValueError(f"the fleets have the protocols {', '.join(sorted(protocols))}; give all of them the same")
     most = max(fleet.num_models for fleet in tables)
-    if protocols == {"swap"} and layout.max_pending < most:
+    if protocols == {Protocol.SWAP} and layout.max_pending < most:
         raise ValueError(
             f"max_pending is {layout.max_pending}, but in Swap-v0 each of {most} models has a row; give at least "
             f"{most}, or None for one per model"

@@ -18,7 +18,6 @@ from cace_env.evaluation.scores import (
     probability_of_improvement,
     relative_cost,
 )
-from cace_env.evaluation.suite import Env
 from cace_env.kernel.pick import pick
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, ObservationLayout
 from cace_env.policies import Agent
@@ -26,6 +25,7 @@ from cace_env.policies.agent import LEARNED, shipped_agents
 from cace_env.policies.built_in import rule_of
 from cace_env.policies.network import Network
 from cace_env.simulation import Simulator, new_scratch
+from cace_env.tables import Protocol
 from experiments.pages.shifted import regime_table, share_table
 from experiments.reading.markdown import percent, table
 from experiments.reading.suite_scores import SuiteRun
@@ -34,8 +34,8 @@ from experiments.running.run_folder import Run
 
 # Whom agents are held against besides LRU, where those ran; and every CACE with other weights.
 RIVALS: Final[dict[str, tuple[str, ...]]] = {
-    "Eviction-v0": (BASELINE, "cace", "gdsf", "omlx"),
-    "Swap-v0": (BASELINE, "cace", "wsjf+cace", "very-patient-wsjf+cace", "very-patient-wsjf+gdsf"),
+    Protocol.EVICTION: (BASELINE, "cace", "gdsf", "omlx"),
+    Protocol.SWAP: (BASELINE, "cace", "wsjf+cace", "very-patient-wsjf+cace", "very-patient-wsjf+gdsf"),
 }
 HEAVIEST: Final = 12  # weights of a linear agent that its card shows
 INTRO: Final = """\
@@ -89,15 +89,20 @@ def page(suite: SuiteRun, shifted: Run | None) -> str:
     parts = [INTRO.format(first=next(iter(agents))), f"{seeds} {about['split']} seeds of each scenario.", HOW_TO_READ]
     for env in suite.envs:
         if not learned(suite, env):
-            raise ConfigError(f"{suite.path}: no agent took part in {env}; run it with --agent NAME")
-        parts += [f"## {env}", results_table(suite, env), "**Saved against** (pooled cost):", gains_table(suite, env)]
+            raise ConfigError(f"{suite.path}: no agent took part in {env.env_name}; run it with --agent NAME")
+        parts += [
+            f"## {env.env_name}",
+            results_table(suite, env),
+            "**Saved against** (pooled cost):",
+            gains_table(suite, env),
+        ]
         parts += ["**By scenario**, cost as a share of LRU's:", entries_table(suite, env)]
     if shifted is not None:
         parts += ["## Where nothing was trained", SHIFTED]
-        for env in ("Eviction-v0", "Swap-v0"):
+        for env in Protocol:
             regimes = [name for name in shifted.scenarios if shifted.about["scenarios"][name]["env"] == env]
             if regimes:
-                parts += [f"### {env}", share_table(shifted, regimes), regime_table(shifted, regimes)]
+                parts += [f"### {env.env_name}", share_table(shifted, regimes), regime_table(shifted, regimes)]
     parts += ["## How long a decision takes", LATENCY, latency_table(agents.values())]
     parts += ["## Cards", *(card(agent) for agent in agents.values())]
     parts += ["## How to get these numbers again", COMMANDS.format(suite=about["command"])]
@@ -126,7 +131,7 @@ def latency_table(agents: Iterable[Agent]) -> str:
     """How long each agent takes for a decision, by NumPy and compiled."""
     rows = []
     for agent in agents:
-        case = case_of("default", protocol=agent.card.protocol)
+        case = case_of("default", protocol=agent.card.env)
         workload = case.workload(0)
         rule = rule_of(agent.policy(), case.tables)
         simulator = Simulator(case.tables)
@@ -149,18 +154,18 @@ def latency_table(agents: Iterable[Agent]) -> str:
     return table(header, rows, numbers="right")
 
 
-def learned(suite: SuiteRun, env: Env) -> list[str]:
+def learned(suite: SuiteRun, env: Protocol) -> list[str]:
     """Agents that took part, by the names of their policies."""
     policies: dict[str, Any] = suite.run.about["policies"]
     return [name for name in suite.policies(env) if policies[name]["group"] == LEARNED]
 
 
-def tuned(suite: SuiteRun, env: Env) -> list[str]:
+def tuned(suite: SuiteRun, env: Protocol) -> list[str]:
     """CACE with tuned weights."""
     return [name for name in suite.policies(env) if "tuned" in suite.run.about["policies"][name]]
 
 
-def by_entry(suite: SuiteRun, env: Env, policy: str) -> dict[str, Any]:
+def by_entry(suite: SuiteRun, env: Protocol, policy: str) -> dict[str, Any]:
     """Costs of a policy on the entries of an environment, by entry."""
     return {entry.id: suite.costs(entry.id)[policy] for entry in suite.entries(env)}
 
@@ -179,7 +184,7 @@ def budget(suite: SuiteRun, policy: str) -> str:
     return f"{agent['card']['requests'] / 1e6:,.0f} M" if agent else "-"
 
 
-def results_table(suite: SuiteRun, env: Env) -> str:
+def results_table(suite: SuiteRun, env: Protocol) -> str:
     """Score, pooled cost, worst scenario and budget of every policy, the best on top."""
     scores = suite.scores(env)
     rivals = [name for name in suite.ranking(scores) if name in tuned(suite, env)]  # held against the best of them
@@ -204,7 +209,7 @@ def results_table(suite: SuiteRun, env: Env) -> str:
     return table(header, rows, numbers="right")
 
 
-def gains_table(suite: SuiteRun, env: Env) -> str:
+def gains_table(suite: SuiteRun, env: Protocol) -> str:
     """By how much each agent's pooled cost is below that of others."""
     there = suite.policies(env)
     rivals = [name for name in (*RIVALS[env], *tuned(suite, env)) if name in there]
@@ -217,7 +222,7 @@ def gains_table(suite: SuiteRun, env: Env) -> str:
     return table(("agent", *(f"`{rival}`" for rival in rivals)), rows, numbers="right")
 
 
-def entries_table(suite: SuiteRun, env: Env) -> str:
+def entries_table(suite: SuiteRun, env: Protocol) -> str:
     """Scenario by scenario, with intervals for the agents."""
     agents = learned(suite, env)
     others = [name for name in (*RIVALS[env][1:], *tuned(suite, env), REFERENCE) if name in suite.policies(env)]

@@ -17,6 +17,7 @@ from rich.table import Table
 from cace_env import __version__
 from cace_env.evaluation import Gain, paired_gain
 from cace_env.evaluation.scores import BASELINE, REFERENCE
+from cace_env.tables import Protocol
 from experiments.reading.markdown import number, percent, table
 from experiments.reading.suite_scores import SuiteRun
 from experiments.running.findings_grid import (
@@ -30,7 +31,7 @@ from experiments.running.findings_grid import (
     Cell,
     Results,
 )
-from experiments.running.lineup import ENV_OF, EVICTION, SWAP, Contrast
+from experiments.running.lineup import Contrast
 
 PICTURE: Final = "findings.png"
 FULL_COLOUR: Final = 30.0  # [%] of cost saved: the strongest colour of the picture
@@ -112,14 +113,18 @@ def _absolute(results: Results) -> str:
     """Cost, TTFT, longest wait and drains of what contrasts start from."""
     rows = []
     for cell in CELLS:
-        for protocol, name in ((EVICTION, "lru"), (SWAP, "fifo+lru"), (SWAP, "very-patient-wsjf+gdsf")):
+        for protocol, name in (
+            (Protocol.EVICTION, "lru"),
+            (Protocol.SWAP, "fifo+lru"),
+            (Protocol.SWAP, "very-patient-wsjf+gdsf"),
+        ):
             mine = results[cell.name, protocol, name]
             rows.append(
                 (
                     cell.engine,
                     f"{cell.pressure:g}",
                     f"`{name}`",
-                    ENV_OF[protocol],
+                    protocol.env_name,
                     number(mine["cost"].mean()),
                     number(mine["ttft_mean_s"].mean()),
                     number(mine["longest_wait_s"].mean()),
@@ -133,7 +138,7 @@ def _absolute(results: Results) -> str:
 def _in_suite(suite: SuiteRun) -> str:
     """The same contrasts on the entries of a suite, each with a fleet and a workload of its own."""
     rows = []
-    for entry in suite.entries("Swap-v0"):
+    for entry in suite.entries(Protocol.SWAP):
         costs = suite.costs(entry.id)
         rows.append((entry.id, *(percent(paired_gain(costs[c.over], costs[c.policy])) for c in SUITE_CONTRASTS)))
     return "Cost saved in percent, test seeds of the suite.\n\n" + table(

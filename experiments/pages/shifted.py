@@ -10,12 +10,12 @@ import matplotlib.pyplot as plt
 
 from cace_env.evaluation.scores import interquartile_mean, relative_cost
 from cace_env.policies.agent import LEARNED
+from cace_env.tables import Protocol
 from experiments.reading.markdown import table
 from experiments.reading.pooled_gains import costs_of, estimate_text
 from experiments.reading.style import GROUP_COLOURS, STYLE
 from experiments.reading.verdicts import FEW_SEEDS, few_seeds
 from experiments.reports.agents import card_text
-from experiments.running.lineup import ENV_OF
 from experiments.running.run_folder import BASELINE, Run
 
 LOG: Final = "log"  # the regime of real requests
@@ -41,10 +41,10 @@ def page(run: Run) -> str:
     if about["agents"]:
         parts.append("## Who was trained")
         parts += [f"**{name}**\n\n{card_text(row)}" for name, row in about["agents"].items()]
-    for env in ENV_OF.values():
+    for env in Protocol:
         scenarios = [name for name in run.scenarios if about["scenarios"][name]["env"] == env]
         if scenarios:
-            parts += [f"## {env}", share_table(run, scenarios), regime_table(run, scenarios)]
+            parts += [f"## {env.env_name}", share_table(run, scenarios), regime_table(run, scenarios)]
     parts += [
         "![Cost as a share of LRU's, by regime](shifted.png)",
         "## How to get these numbers again",
@@ -116,7 +116,7 @@ def draw(run: Run, path: Path) -> None:
         for axes, env in zip(panels[0], envs, strict=True):
             scenarios = [name for name in run.scenarios if run.about["scenarios"][name]["env"] == env]
             _draw_env(run, scenarios, axes)
-            axes.set_title(env)
+            axes.set_title(Protocol(env).env_name)
         figure.savefig(path, dpi=120)
         plt.close(figure)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cace_env.evaluation.scores import BASELINE, NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, SuiteScores
-from cace_env.evaluation.suite import Entry, Env, MemorySweep
+from cace_env.evaluation.suite import Entry, MemorySweep
 from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.tables import Protocol
 from experiments.pages.suite_plots import ALONG_MEMORY, draw_memory, draw_scores
 from experiments.pages.suite_text import FORMAT, MEMORY, SCORES, THE_SUITE, WAITS
 from experiments.reading.markdown import number, percent, table
@@ -33,12 +34,12 @@ def page(suite: SuiteRun, pictures: dict[str, str]) -> str:
         SCORES,
     ]
     for env, scores in scores_by_env.items():
-        parts += [f"## {env}", _entries(suite, env, scores)]
+        parts += [f"## {env.env_name}", _entries(suite, env, scores)]
         if scores.left_out:
             parts.append(
                 f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean: {', '.join(scores.left_out)}."
             )
-        parts += [f"![Scores on {env}]({pictures[env]})"] if env in pictures else []
+        parts += [f"![Scores on {env.env_name}]({pictures[env]})"] if env in pictures else []
         parts += ["### Scores", _scores(suite, env, scores)]
         parts += ["### Waiting: mean time to first token / longest wait [s]", WAITS, _waits(suite, env, scores)]
     sweeps = [sweep for env in suite.envs for sweep in suite.sweeps(env)]
@@ -46,9 +47,9 @@ def page(suite: SuiteRun, pictures: dict[str, str]) -> str:
         parts += ["## How much memory", MEMORY]
         parts += [f"![Cost along the memory]({pictures['memory']})"] if "memory" in pictures else []
         for sweep in sweeps:
-            parts += [f"**{sweep.id}** ({sweep.env}): *{sweep.question}*", _sweep(suite, sweep)]
+            parts += [f"**{sweep.id}** ({sweep.env.env_name}): *{sweep.question}*", _sweep(suite, sweep)]
     if suite.suite.dropped:
-        rows = [(row.scenario, row.env, row.why) for row in suite.suite.dropped]
+        rows = [(row.scenario, row.env.env_name, row.why) for row in suite.suite.dropped]
         parts += ["## What was left out", table(("scenario", "env", "why"), rows)]
     commands = "\n".join(about.get("commands", [about["command"]]))
     parts += [FORMAT, "## How to get these numbers again", f"```console\n{commands}\n```"]
@@ -84,7 +85,7 @@ def _about_run(suite: SuiteRun) -> str:
     return " ".join(said)
 
 
-def _entries(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
+def _entries(suite: SuiteRun, env: Protocol, scores: SuiteScores) -> str:
     """What each entry asks, and how much there is to gain."""
     rows = []
     for entry in suite.entries(env):
@@ -105,7 +106,7 @@ def _entries(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
     return table(header, rows)
 
 
-def _scores(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
+def _scores(suite: SuiteRun, env: Protocol, scores: SuiteScores) -> str:
     """Every policy on every entry."""
     entries = suite.entries(env)
     rows = []
@@ -117,10 +118,10 @@ def _scores(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
 
 def _short(entries: Sequence[Entry]) -> list[str]:
     """Ids without the environment, under whose heading they stand."""
-    return [entry.id.removeprefix(f"{entry.env.partition('-')[0].lower()}-") for entry in entries]
+    return [entry.id.removeprefix(f"{entry.env}-") for entry in entries]
 
 
-def _waits(suite: SuiteRun, env: Env, scores: SuiteScores) -> str:
+def _waits(suite: SuiteRun, env: Protocol, scores: SuiteScores) -> str:
     """How long people wait under every policy."""
     entries = suite.entries(env)
     rows = []
@@ -162,7 +163,7 @@ def write_page(suite: SuiteRun, path: Path) -> None:
     Raises:
         ConfigError: as `page`.
     """
-    pictures: dict[str, str] = {env: f"images/suite-{env.lower().removesuffix('-v0')}.png" for env in suite.envs}
+    pictures: dict[str, str] = {env: f"images/suite-{env}.png" for env in suite.envs}
     for env in suite.envs:
         draw_scores(suite, env, suite.scores(env), path.parent / pictures[env])
     sweeps = [sweep for env in suite.envs for sweep in suite.sweeps(env)]

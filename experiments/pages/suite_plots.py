@@ -15,8 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from cace_env.evaluation.scores import BASELINE, REFERENCE, SuiteScores
-from cace_env.evaluation.suite import Env, MemorySweep
+from cace_env.evaluation.suite import MemorySweep
 from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.tables import Protocol
 from experiments.reading.style import GROUP_COLOURS, STYLE
 from experiments.reading.suite_scores import SuiteRun
 
@@ -24,7 +25,7 @@ FURTHEST: Final = -60.0  # scores below stand at the edge, as an arrow with thei
 ALONG_MEMORY: Final = (BASELINE, "cace", "patient-wsjf+cace", REFERENCE, NO_SWAPPING)  # those that ran
 
 
-def draw_scores(suite: SuiteRun, env: Env, scores: SuiteScores, path: Path) -> None:
+def draw_scores(suite: SuiteRun, env: Protocol, scores: SuiteScores, path: Path) -> None:
     """Interquartile mean and interval of every policy, the best on top, with its score on each entry behind."""
     policies = [policy for policy in suite.ranking(scores) if np.isfinite(scores.means[policy].value)][::-1]
     with plt.rc_context(STYLE):
@@ -48,7 +49,7 @@ def draw_scores(suite: SuiteRun, env: Env, scores: SuiteScores, path: Path) -> N
         axes.set_ylim(-0.7, len(policies) - 0.3)
         axes.set_xlim(FURTHEST - 3, 105)
         axes.grid(axis="x", alpha=0.3)
-        axes.set(xlabel="score: 0 = LRU, 100 = clairvoyant reference; ticks: single scenarios", title=env)
+        axes.set(xlabel="score: 0 = LRU, 100 = clairvoyant reference; ticks: single scenarios", title=env.env_name)
         groups = [g for g in GROUP_COLOURS if any(suite.run.group(policy) == g for policy in policies)]
         handles = [Line2D([], [], marker="o", linestyle="", color=GROUP_COLOURS[g], label=g.lower()) for g in groups]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(groups), frameon=False, fontsize=8)
@@ -70,7 +71,7 @@ def draw_memory(suite: SuiteRun, sweeps: Sequence[MemorySweep], path: Path) -> N
                 y = [suite.cost_per_request(name, policy) for name in names]
                 style = ":" if policy == NO_SWAPPING else "--" if policy == REFERENCE else "-"
                 left.plot(x, y, style, marker="o", markersize=4, color=_colour(suite, policy), label=policy)
-            left.set(yscale="log", ylabel="cost per request", title=f"{sweep.env}, {sweep.id}")
+            left.set(yscale="log", ylabel="cost per request", title=f"{sweep.env.env_name}, {sweep.id}")
             for ticks in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
                 ticks(FuncFormatter(lambda value, _: f"{value:g}"))
             left.tick_params(axis="y", which="both", labelsize=7)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from cace_env.tables import Protocol
 from experiments.reading.markdown import table
 from experiments.reading.verdicts import saved
-from experiments.running.lineup import ENV_OF, SWAP, Contrast
+from experiments.running.lineup import Contrast
 from experiments.running.run_folder import BASELINE, Run
 
 CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {  # by part of what a policy decides
@@ -40,7 +41,7 @@ CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {  # by part of what a po
 
 def swap_scenarios(run: Run) -> list[str]:
     """Those in which the order was decided, too."""
-    return [name for name in run.scenarios if run.about["scenarios"][name].get("env") == ENV_OF[SWAP]]
+    return [name for name in run.scenarios if run.about["scenarios"][name].get("env") == Protocol.SWAP]
 
 
 def gain_table(run: Run, metric: str = "cost") -> str:

@@ -23,6 +23,7 @@ from cace_env.observation import CONTEXT, CONTEXT_FEATURES, PENDING, PENDING_FEA
 from cace_env.policies import Agent
 from cace_env.policies.network import Network
 from cace_env.scenarios import Scenario
+from cace_env.tables import Protocol
 from experiments.reading.markdown import table
 
 FloatArray = npt.NDArray[np.float64]
@@ -84,7 +85,7 @@ def feature_means(agent: Agent, scenarios: Iterable[Scenario], seeds: Iterable[i
         scenarios: where.
         seeds: of the episodes; validation seeds, so that test seeds stay unseen.
     """
-    make = EvictionEnv if agent.card.env == "Eviction-v0" else SwapEnv
+    make = EvictionEnv if agent.card.env == Protocol.EVICTION else SwapEnv
     sums = {name: np.zeros(len(features)) for name, features in (*BLOCKS.items(), ("target", PENDING_FEATURES))}
     counts = dict.fromkeys(sums, 0)
     for scenario in scenarios:
@@ -126,7 +127,7 @@ def neutralised(network: Network, means: Means, group: str) -> Network:
     slots, pending, context = (columns(group, block) for block in BLOCKS)
     w = {name: np.array(weight, dtype=np.float64) for name, weight in network.weights.items()}
     w["slot_linear"][slots] = 0.0
-    if network.protocol == "swap":
+    if network.protocol == Protocol.SWAP:
         # Pending models are compared with waiting: what the constant part adds to one has to reach the other.
         w["wait_bias"] += w["wait_linear"][context] @ means.context[context]
         w["wait_bias"] -= w["pending_linear"][pending] @ means.pending[pending]
@@ -139,7 +140,7 @@ def neutralised(network: Network, means: Means, group: str) -> Network:
         seen = np.concatenate([means.pending, means.context])
         fixed = np.concatenate([pending, num_pending + context])
         _fix(w["pending_in"], w["pending_in_bias"], fixed, seen[fixed])
-        if network.protocol == "swap":
+        if network.protocol == Protocol.SWAP:
             _fix(w["wait_mix"], w["wait_mix_bias"], 2 * network.hidden + context, means.context[context])
     return dataclasses.replace(network, weights={name: weight.astype(np.float32) for name, weight in w.items()})
 

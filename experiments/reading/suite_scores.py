@@ -15,9 +15,10 @@ from cace_env.evaluation import Suite, load_suite, suite_scores
 from cace_env.evaluation.episodes import seed_list
 from cace_env.evaluation.results import Header, Results, Row, row_of
 from cace_env.evaluation.scores import BASELINE, REFERENCE, SuiteScores
-from cace_env.evaluation.suite import Entry, Env, MemorySweep, suite_versions
+from cace_env.evaluation.suite import Entry, MemorySweep, suite_versions
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.simulation import lower_bound
+from cace_env.tables import Protocol
 from experiments.running.run_folder import Run, share_of_cost
 
 FloatArray = npt.NDArray[np.float64]
@@ -51,20 +52,20 @@ class SuiteRun:
         return shipped if same else ran
 
     @cached_property
-    def envs(self) -> list[Env]:
+    def envs(self) -> list[Protocol]:
         """Environments of which anything ran, in the order of the suite."""
         return list(dict.fromkeys(entry.env for entry in self.suite.entries if entry.id in self.run.scenarios))
 
-    def entries(self, env: Env) -> list[Entry]:
+    def entries(self, env: Protocol) -> list[Entry]:
         """Entries of an environment that ran, without memory sweeps."""
         return [entry for entry in self.suite.entries if entry.env == env and entry.id in self.run.scenarios]
 
-    def sweeps(self, env: Env) -> list[MemorySweep]:
+    def sweeps(self, env: Protocol) -> list[MemorySweep]:
         """Memory sweeps of an environment that ran."""
         there = set(self.run.scenarios)
         return [s for s in self.suite.memory_sweeps if s.env == env and {e.id for e in s.entries()} <= there]
 
-    def policies(self, env: Env) -> list[str]:
+    def policies(self, env: Protocol) -> list[str]:
         """Those that ran on any entry of an environment, in the order in which they ran."""
         return list(dict.fromkeys(policy for entry in self.entries(env) for policy in self.run.policies(entry.id)))
 
@@ -103,7 +104,7 @@ class SuiteRun:
         bounds = [lower_bound(case.tables, case.workload(int(seed))).cost for seed in columns["seed"]]
         return share_of_cost(np.array(bounds), columns["cost"])
 
-    def scores(self, env: Env) -> SuiteScores:
+    def scores(self, env: Protocol) -> SuiteScores:
         """Scores on the entries of an environment.
 
         Raises:

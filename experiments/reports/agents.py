@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cace_env.evaluation.scores import REFERENCE
 from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.tables import Protocol
 from experiments.reading.markdown import percent, table
 from experiments.reading.pooled_gains import costs_of, estimate_text, pooled
 from experiments.reading.verdicts import FEW_SEEDS, saved
@@ -45,7 +46,9 @@ def card_text(about: dict[str, Any]) -> str:
     """What an agent is, as a list; what stands against its results in bold."""
     card = about["card"]
     kind = f"{card['algorithm']}, " + (f"{card['hidden']} hidden units" if card["hidden"] else "linear")
-    lines = [f"For {card['env']}; {kind}." + (f" {card['description']}" if card["description"] else "")]
+    lines = [
+        f"For {Protocol(card['env']).env_name}; {kind}." + (f" {card['description']}" if card["description"] else "")
+    ]
     where = ", ".join(card["trained_on"]) or "what its card does not say"
     suite = f" of suite {card['suite']}" if card["suite"] else ""
     seeds = f", seeds {card['train_seeds']}" if card["train_seeds"] else ""

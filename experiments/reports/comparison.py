@@ -10,6 +10,7 @@ import numpy as np
 from cace_env.evaluation.intervals import share_of_gap
 from cace_env.evaluation.scores import REFERENCE
 from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.tables import Protocol
 from experiments.reading.contrasts import gain_table
 from experiments.reading.markdown import table
 from experiments.reading.verdicts import (
@@ -195,7 +196,7 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
         requests += f". Log: {log['source']}, times divided by {log['time_compression']:g}, licence {log['licence']}"
         requests += f", {log['attribution']}" if log["attribution"] else ""
     lines = [
-        f"- Asked ({about['env']}): {ASKED[about['env']]}.",
+        f"- Asked ({Protocol(about['env']).env_name}): {ASKED[about['env']]}.",
         f"- Fleet: {fleet}; load engine {about['engine']}.",
         f"- Models, memory needed [GB]: {models}.",
         f"- Requests: {requests}.",

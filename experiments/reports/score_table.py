@@ -7,9 +7,9 @@ import numpy as np
 from cace_env.evaluation import suite_scores
 from cace_env.evaluation.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Score, SuiteScores
 from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.tables import Protocol
 from experiments.reading.markdown import table
 from experiments.reading.verdicts import FEW_SEEDS, saved, seeds_behind
-from experiments.running.lineup import ENV_OF
 from experiments.running.run_folder import Run
 
 
@@ -22,16 +22,16 @@ def score_text(score: Score, *, interval: bool = True) -> str:
     return f"{score.value:.{digits}f}{bounds}"
 
 
-def scenarios_with_reference(run: Run, env: str | None = None) -> list[str]:
+def scenarios_with_reference(run: Run, env: Protocol | None = None) -> list[str]:
     """Those on which the reference ran, of one environment or of all."""
     there = [name for name in run.scenarios if REFERENCE in run.policies(name)]
     return [name for name in there if env in (None, run.about["scenarios"][name].get("env"))]
 
 
-def scores_by_env(run: Run) -> dict[str, SuiteScores]:
+def scores_by_env(run: Run) -> dict[Protocol, SuiteScores]:
     """Scores on the scenarios of each environment on which the reference ran; empty where it ran nowhere."""
     scores = {}
-    for env in ENV_OF.values():
+    for env in Protocol:
         costs = {
             name: {policy: run.columns[name, policy]["cost"] for policy in run.policies(name) if policy != NO_SWAPPING}
             for name in scenarios_with_reference(run, env)
@@ -52,7 +52,7 @@ def score_sections(run: Run) -> list[str]:
         for policy in sorted(means, key=lambda policy: (np.isnan(means[policy]), -means[policy])):
             cells = [score_text(scores.scores[policy].get(name, NO_SCORE), interval=sure) for name in names]
             rows.append([f"`{policy}`", score_text(scores.means[policy], interval=sure), *cells])
-        parts += [f"### {env}", table(("score", "interquartile mean", *names), rows, numbers="right")]
+        parts += [f"### {env.env_name}", table(("score", "interquartile mean", *names), rows, numbers="right")]
         if scores.left_out:
             under = f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean"
             parts.append(f"{under}: {', '.join(scores.left_out)}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from cace_env.tables import Protocol
+
 WHAT_THIS_IS: Final = """\
 A company hosts its own code language models on a few accelerators. Small models complete code while somebody types;
 large ones chat, reason and work as agents. Together they do not fit into accelerator memory. A request for a model
@@ -17,8 +19,8 @@ could find: what ran here is a reconstruction from these factors. **LRU** evicts
 longest, and is what all are compared with."""
 
 ASKED: Final = {
-    "Eviction-v0": "which model makes room; the model whose oldest request has waited longest is loaded",
-    "Swap-v0": "which waiting model is loaded next, or none now; then which model makes room",
+    Protocol.EVICTION: "which model makes room; the model whose oldest request has waited longest is loaded",
+    Protocol.SWAP: "which waiting model is loaded next, or none now; then which model makes room",
 }
 
 SCORES: Final = """\

@@ -14,10 +14,10 @@ from cace_env.config import ConfigError, parse
 from cace_env.evaluation import run_episode
 from cace_env.policies import Contestant
 from cace_env.scenarios import Scenario
-from cace_env.tables import FOREVER, TASKS, FleetTables
+from cace_env.tables import FOREVER, TASKS, FleetTables, Protocol
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import COLUMNS, Workload
-from experiments.running.lineup import ENV_OF, EVICTION, SWAP, able, can_answer, card_of
+from experiments.running.lineup import able, can_answer, card_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def prepare(
     contestants: Sequence[Contestant],
     seeds: Sequence[int],
     trace: dict[str, Any] | None,
-    protocol: str = EVICTION,
+    protocol: Protocol = Protocol.EVICTION,
 ) -> PreparedCase:
     """Tabulates a scenario, reads or draws its first requests, and sorts out who cannot run on its fleet.
 
@@ -48,13 +48,13 @@ def prepare(
         contestants: who wants to take part.
         seeds: of the episodes. A log to which nothing is attached is the same for every seed: then only the first runs.
         trace: a section of `TraceConfig`, whose log takes the place of the workload; None: generated requests.
-        protocol: "eviction" or "swap": what is asked. In Swap-v0 the case is called after the scenario, with `-swap`.
+        protocol: what is asked. In Swap-v0 the case is called after the scenario, with `-swap`.
 
     Raises:
         ConfigError, TraceError: options or a log that cannot be used.
     """
     case = case_of(scenario, protocol)
-    if protocol == SWAP:
+    if protocol == Protocol.SWAP:
         case = dataclasses.replace(case, name=f"{case.name}-swap")
     if trace is not None:
         case = Case(case.name, case.tables, log_workload(scenario, parse(TraceConfig, trace, "--trace")))
@@ -82,8 +82,8 @@ def unable(contestant: Contestant, case: Case) -> str | None:
     if not can_answer(contestant, case.tables.protocol):
         card = card_of(contestant)
         if card is not None:
-            return f"agent {card.name!r} was trained for {card.env}"
-    if policy.order is not None and case.tables.protocol != SWAP:
+            return f"agent {card.name!r} was trained for {card.env.env_name}"
+    if policy.order is not None and case.tables.protocol != Protocol.SWAP:
         return f"policy {policy.name!r} has an order, and Eviction-v0 asks for none"
     if policy.order is not None and policy.order.prefetch and not case.tables.prefetch_limit:
         return f"policy {policy.name!r} prefetches, and prefetch_limit is 0 here"
@@ -125,7 +125,7 @@ def describe(scenario: Scenario, tables: FleetTables, workload: Workload) -> dic
         "question": scenario.question,
         "description": scenario.description,
         "version": scenario.version,
-        "env": ENV_OF[tables.protocol],
+        "env": tables.protocol,
         "engine": scenario.engine,
         "accelerators": dict(zip(tables.accelerator_names, gb, strict=True)),
         "models": {

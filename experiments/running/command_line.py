@@ -6,14 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import tyro
 
 from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import PolicyError
 from cace_env.simulation import SimulationError
 from cace_env.traces import TraceError
+
+# No --no-FLAG beside every --FLAG; an enum is spelled as in files, by its values.
+STYLE: Final = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
 
 
 def split_names(values: Sequence[str]) -> list[str]:

@@ -23,7 +23,8 @@ from cace_env.evaluation.episodes import in_order
 from cace_env.policies import ORDERS, Contestant, contestant_of, policy
 from cace_env.policies.built_in import Policy
 from cace_env.scenarios import Scenario, load_scenario
-from experiments.running.lineup import EVICTION, SWAP, Contrast
+from cace_env.tables import Protocol
+from experiments.running.lineup import Contrast
 from experiments.running.progress import progress_bar
 
 BASE: Final = "default"
@@ -48,9 +49,9 @@ def _patient(name: str, order: str, patience_s: float, victims: str = "lru") -> 
 
 VERY_PATIENT: Final = _patient("fifo-120s+lru", "fifo", 120.0)
 # Under each protocol, the policies that some contrast needs.
-CONTESTANTS: Final[Mapping[str, tuple[str | Policy, ...]]] = {
-    EVICTION: ("lru", "gdsf", "rate-load-size", "cace", "cace-output-kept", "omlx", "belady", "belady-cost"),
-    SWAP: (
+CONTESTANTS: Final[Mapping[Protocol, tuple[str | Policy, ...]]] = {
+    Protocol.EVICTION: ("lru", "gdsf", "rate-load-size", "cace", "cace-output-kept", "omlx", "belady", "belady-cost"),
+    Protocol.SWAP: (
         "fifo+lru",
         "patient-fifo+lru",
         VERY_PATIENT,
@@ -72,13 +73,13 @@ KEPT: Final = ("cost", "ttft_mean_s", "longest_wait_s", "drains", "prefetches") 
 
 CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {
     "Victims": (
-        Contrast("GDSF for LRU", "gdsf", "lru", EVICTION),
-        Contrast("rate x load / size for LRU", "rate-load-size", "lru", EVICTION),
-        Contrast("omlx for LRU", "omlx", "lru", EVICTION),
-        Contrast("CACE for LRU", "cace", "lru", EVICTION),
-        Contrast("CACE, long answers kept, for LRU", "cace-output-kept", "lru", EVICTION),
-        Contrast("Belady for LRU", "belady", "lru", EVICTION),
-        Contrast("Belady, cost-aware, for LRU", "belady-cost", "lru", EVICTION),
+        Contrast("GDSF for LRU", "gdsf", "lru", Protocol.EVICTION),
+        Contrast("rate x load / size for LRU", "rate-load-size", "lru", Protocol.EVICTION),
+        Contrast("omlx for LRU", "omlx", "lru", Protocol.EVICTION),
+        Contrast("CACE for LRU", "cace", "lru", Protocol.EVICTION),
+        Contrast("CACE, long answers kept, for LRU", "cace-output-kept", "lru", Protocol.EVICTION),
+        Contrast("Belady for LRU", "belady", "lru", Protocol.EVICTION),
+        Contrast("Belady, cost-aware, for LRU", "belady-cost", "lru", Protocol.EVICTION),
     ),
     "Order": (
         Contrast("WSJF for FIFO, nobody waits for idle victims", "wsjf+lru", "fifo+lru"),
@@ -160,7 +161,7 @@ def run_grid(path: Path, numbers: Sequence[int], workers: int, console: Console)
     if path.exists():
         raise ConfigError(f"{path} exists already; name another folder with --out, or read it with --results {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    jobs: list[tuple[Cell, str, Case, list[Contestant], int]] = []
+    jobs: list[tuple[Cell, Protocol, Case, list[Contestant], int]] = []
     with console.status("preparing scenarios"):
         for cell in CELLS:
             scenario = scenario_of(cell)
@@ -192,7 +193,7 @@ def read_results(path: Path) -> Results:
     found: dict[tuple[str, str, str], dict[int, list[float]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            key = (Cell(row["engine"], float(row["pressure"])).name, row["protocol"], row["policy"])
+            key = Cell(row["engine"], float(row["pressure"])).name, Protocol(row["protocol"]), row["policy"]
             found.setdefault(key, {})[int(row["seed"])] = [float(row[name]) for name in KEPT]
     wanted = [
         (cell.name, p, contestant_of(one).name) for cell in CELLS for p, row in CONTESTANTS.items() for one in row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import problems_of
@@ -16,11 +16,9 @@ from cace_env.policies.cace import load_cace
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.policies.orders import JOINT
 from cace_env.policies.python import Illegal
+from cace_env.tables import Protocol
 from experiments.running.run_folder import BASELINE
 
-EVICTION: Final = "eviction"
-SWAP: Final = "swap"
-ENV_OF: Final = {EVICTION: "Eviction-v0", SWAP: "Swap-v0"}  # by protocol
 ORDERED: Final = "Order"  # the kind of policies that load by another order than that of the oldest request
 OWN: Final = "Your own"
 CACE_PREFIX: Final = "cace:"  # of CACE with other weights, among names of policies
@@ -28,12 +26,17 @@ PARTNERS: Final = (BASELINE, "cace")  # whose victims every order goes with, by 
 WITHOUT_SWAPPING: Final = "room for every model: nothing is evicted, nobody is asked"
 
 
-def default_names(protocols: Iterable[str], partners: Sequence[str] = PARTNERS) -> list[str]:
+def protocols_of(env: Protocol | Literal["both"]) -> tuple[Protocol, ...]:
+    """One environment, or both."""
+    return tuple(Protocol) if env == "both" else (Protocol(env),)
+
+
+def default_names(protocols: Iterable[Protocol], partners: Sequence[str] = PARTNERS) -> list[str]:
     """Every built-in policy and the agents that ship; in Swap-v0, where rules load by `fifo`, other orders, too."""
     protocols = set(protocols)
     joint = [f"{order}{JOINT}{victims}" for victims in partners for order in ORDERS if order != "fifo"]
-    agents = [PREFIX + name for name, agent in shipped_agents().items() if agent.card.protocol in protocols]
-    return [*POLICIES, *(joint if SWAP in protocols else []), *agents]
+    agents = [PREFIX + name for name, agent in shipped_agents().items() if agent.card.env in protocols]
+    return [*POLICIES, *(joint if Protocol.SWAP in protocols else []), *agents]
 
 
 def spelled_out(names: Iterable[str]) -> list[str]:
@@ -57,7 +60,7 @@ def agent_names(agents: Iterable[str]) -> list[str]:
 
 
 def contestants_of(
-    names: Sequence[str], addresses: Sequence[str], protocols: Sequence[str], illegal: Illegal = "error"
+    names: Sequence[str], addresses: Sequence[str], protocols: Sequence[Protocol], illegal: Illegal = "error"
 ) -> list[Contestant]:
     """The baseline, built-in policies and agents by name, Python policies by address, and the run without swapping.
 
@@ -84,29 +87,30 @@ def contestants_of(
     for contestant in contestants:
         card = card_of(contestant)
         if card is not None and not any(can_answer(contestant, protocol) for protocol in protocols):
-            ran = " and ".join(ENV_OF[protocol] for protocol in protocols)
+            ran = " and ".join(protocol.env_name for protocol in protocols)
             raise ConfigError(
-                f"agent {card.name!r} was trained for {card.env}, and {ran} is run; run it with --env {card.protocol}"
-                + (f", or name an order: wsjf+{contestant.name}" if card.protocol == EVICTION else "")
+                f"agent {card.name!r} was trained for {card.env.env_name}, and {ran} is run; "
+                f"run it with --env {card.env}"
+                + (f", or name an order: wsjf+{contestant.name}" if card.env == Protocol.EVICTION else "")
             )
-        if SWAP not in protocols and order_of(contestant) is not None:
+        if Protocol.SWAP not in protocols and order_of(contestant) is not None:
             raise ConfigError(
                 f"policy {contestant.name!r} has an order, and Eviction-v0 asks for none; run it with --env swap"
             )
     return contestants
 
 
-def able(contestants: Iterable[Contestant], protocol: str) -> list[Contestant]:
+def able(contestants: Iterable[Contestant], protocol: Protocol) -> list[Contestant]:
     """Those that can answer what an environment asks."""
     return [contestant for contestant in contestants if can_answer(contestant, protocol)]
 
 
-def can_answer(contestant: Contestant, protocol: str) -> bool:
+def can_answer(contestant: Contestant, protocol: Protocol) -> bool:
     """Whether a contestant answers all that is asked; an agent of Eviction-v0 needs an order for Swap-v0."""
     ordered, card = order_of(contestant) is not None, card_of(contestant)
-    if protocol != SWAP:
+    if protocol != Protocol.SWAP:
         return not ordered
-    return ordered or card is None or card.protocol == SWAP
+    return ordered or card is None or card.env == Protocol.SWAP
 
 
 def card_of(contestant: Contestant) -> AgentCard | None:
@@ -183,4 +187,4 @@ class Contrast(NamedTuple):
     what: str  # does the first and not the second
     policy: str
     over: str
-    protocol: str = SWAP  # under which both run
+    protocol: Protocol = Protocol.SWAP  # under which both run

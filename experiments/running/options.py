@@ -16,8 +16,9 @@ from pydantic import Field
 from cace_env.config import ConfigError, Frozen, load
 from cace_env.policies.python import Illegal
 from cace_env.scenarios import FOR_DEBUGGING, Split, compared_scenarios
-from experiments.running.command_line import split_names
-from experiments.running.lineup import EVICTION, SWAP
+from cace_env.tables import Protocol
+from experiments.running.command_line import STYLE, split_names
+from experiments.running.lineup import protocols_of
 
 DEFAULT_SEEDS: Final = 20
 DEMO_SEEDS: Final = 15
@@ -59,7 +60,7 @@ class Comparison(Frozen):
         default=None, description=f"episodes of each policy on each scenario; {DEFAULT_SEEDS} by default"
     )
     split: Split = Field(default="test", description="where the seeds come from")
-    env: Annotated[Literal["eviction", "swap", "both"] | None, _said("eviction|swap|both")] = Field(
+    env: Annotated[Protocol | Literal["both"] | None, _said("eviction|swap|both")] = Field(
         default=None,
         description="eviction (default): which model makes room (Eviction-v0); swap: which model is loaded next, too "
         "(Swap-v0)",
@@ -120,17 +121,17 @@ def read_options(arguments: Sequence[str]) -> Comparison:
         default=base,
         prog="python -m experiments.compare",
         description=f"{__doc__}\n--config FILE.yaml sets any of the options below; the command line wins.",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        config=STYLE,
     )
     return options
 
 
-def pairs_of(options: Comparison) -> list[tuple[str, str]]:
-    """Scenarios by name, each with what is asked there: "eviction" or "swap"."""
+def pairs_of(options: Comparison) -> list[tuple[str, Protocol]]:
+    """Scenarios by name, each with what is asked there."""
     named = split_names(options.scenarios)
-    protocols = {None: [EVICTION], "both": [EVICTION, SWAP]}.get(options.env) or [str(options.env)]
+    protocols = protocols_of(options.env or Protocol.EVICTION)
     if options.demo and not named:
-        demo = {EVICTION: DEMO_SCENARIOS, SWAP: DEMO_SWAP}
+        demo = {Protocol.EVICTION: DEMO_SCENARIOS, Protocol.SWAP: DEMO_SWAP}
         return [(name, protocol) for protocol in (protocols if options.env else demo) for name in demo[protocol]]
     return [(name, protocol) for protocol in protocols for name in named or compared_scenarios()]
 

@@ -8,29 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from cace_env.config import ConfigError, Frozen, did_you_mean, dump
 from cace_env.evaluation import load_suite, run_seed
 from cace_env.evaluation.episodes import PolicyError, in_order
-from cace_env.evaluation.suite import ENVS, Entry, suite_versions
+from cace_env.evaluation.suite import Entry, suite_versions
 from cace_env.policies import Contestant
 from cace_env.scenarios import Scenario, load_scenario, scenario_names
 from cace_env.simulation import SimulationError
+from cace_env.tables import Protocol
 from experiments.running.cases import PreparedCase, prepare
-from experiments.running.lineup import EVICTION, SWAP, about_policy, check_names
+from experiments.running.lineup import about_policy, check_names
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import BASELINE, Run, RunFolder, surroundings
-
-PROTOCOLS: Final[Mapping[str, tuple[str, ...]]] = {
-    "eviction": (EVICTION,),
-    "swap": (SWAP,),
-    "both": (EVICTION, SWAP),
-}
 
 
 class Chosen(NamedTuple):
@@ -38,10 +33,10 @@ class Chosen(NamedTuple):
 
     name: str  # in results
     scenario: Scenario
-    protocol: str
+    protocol: Protocol
 
 
-def chosen(what: Sequence[str], protocols: Sequence[str], suite: str = "v1") -> list[Chosen]:
+def chosen(what: Sequence[str], protocols: Sequence[Protocol], suite: str = "v1") -> list[Chosen]:
     """Scenarios by what somebody typed.
 
     Args:
@@ -57,12 +52,12 @@ def chosen(what: Sequence[str], protocols: Sequence[str], suite: str = "v1") -> 
     found: list[Chosen] = []
     for name in what or [suite]:
         if name in suite_versions():
-            found += [_of_entry(entry) for entry in load_suite(name).entries if ENVS[entry.env] in protocols]
+            found += [_of_entry(entry) for entry in load_suite(name).entries if entry.env in protocols]
         elif name in entries:
             found.append(_of_entry(entries[name]))
         elif name in scenario_names() or name.endswith((".yaml", ".yml")):
             scenario = load_scenario(name)
-            suffix = {EVICTION: "", SWAP: "-swap"}
+            suffix = {Protocol.EVICTION: "", Protocol.SWAP: "-swap"}
             found += [Chosen(scenario.name + suffix[protocol], scenario, protocol) for protocol in protocols]
         else:
             known = [*suite_versions(), *entries, *scenario_names()]
@@ -72,15 +67,14 @@ def chosen(what: Sequence[str], protocols: Sequence[str], suite: str = "v1") -> 
             )
     other = [row.name for row in found if row.protocol not in protocols]
     if other or not found:
-        raise ConfigError(
-            f"{other[0] if other else ', '.join(what)} is nothing of {' and '.join(protocols)}; name another --env"
-        )
+        asked = " and ".join(one.env_name for one in protocols)
+        raise ConfigError(f"{other[0] if other else ', '.join(what)} is nothing of {asked}; name another --env")
     check_names(row.name for row in found)
     return found
 
 
 def _of_entry(entry: Entry) -> Chosen:
-    return Chosen(entry.id, entry.load(), ENVS[entry.env])
+    return Chosen(entry.id, entry.load(), entry.env)
 
 
 def prepared(

@@ -30,10 +30,11 @@ from cace_env.evaluation.results import (
     write_results,
 )
 from cace_env.evaluation.scores import BASELINE, REFERENCE, SuiteScores
-from cace_env.evaluation.suite import ENVS, Entry, Env
+from cace_env.evaluation.suite import Entry
 from cace_env.policies import Contestant, contestant_of
 from cace_env.simulation import lower_bound
-from experiments.running.lineup import SWAP, about_policy, agent_names, can_answer, card_of, order_of
+from cace_env.tables import Protocol
+from experiments.running.lineup import about_policy, agent_names, can_answer, card_of, order_of
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
 
@@ -58,11 +59,11 @@ def make(options: argparse.Namespace, console: Console) -> int:
     if card is not None and options.env is None:
         options.env = card.env
     entries = [entry for entry in suite.entries if options.env in (None, entry.env)]
-    if card is not None and not all(can_answer(contestant, ENVS[entry.env]) for entry in entries):
-        raise ConfigError(f"agent {card.name!r} was trained for {card.env}; make results of --env {card.env}")
-    if order_of(contestant) is not None and any(ENVS[entry.env] != SWAP for entry in entries):
+    if card is not None and not all(can_answer(contestant, entry.env) for entry in entries):
+        raise ConfigError(f"agent {card.name!r} was trained for {card.env.env_name}; make results of --env {card.env}")
+    if order_of(contestant) is not None and any(entry.env != Protocol.SWAP for entry in entries):
         raise ConfigError(
-            f"policy {contestant.name!r} has an order, and Eviction-v0 asks for none; make results of --env Swap-v0"
+            f"policy {contestant.name!r} has an order, and Eviction-v0 asks for none; make results of --env swap"
         )
     header = header_of(options, suite, contestant, entries)
     contestants = [contestant_of(name) for name in (BASELINE,)] + ([contestant] if contestant.name != BASELINE else [])
@@ -140,7 +141,7 @@ def check(options: argparse.Namespace, console: Console) -> int:
     console.print(
         escape(f"{kind}; simulated requests: {said.simulated_requests:,}; code: {said.code}"), highlight=False
     )
-    for env in ENVS:
+    for env in Protocol:
         print_scores(results, suite, env, console)
     return 0
 
@@ -175,7 +176,7 @@ def wrong_with(results: Results, suite: Suite) -> list[str]:
             for policy in policies_of(header):
                 results.column(entry.id, policy, seeds)
         except ConfigError as error:
-            problems.append(f"{error}; every entry of {entry.env} needs all {len(seeds)} test seeds")
+            problems.append(f"{error}; every entry of {entry.env.env_name} needs all {len(seeds)} test seeds")
     problems += [
         f"{source}: {row.policy} on {row.entry}: seed {row.seed} is no test seed; they are {seeds[0]} to {seeds[-1]}"
         for row in results.rows
@@ -271,7 +272,7 @@ def shortened(problems: Sequence[str]) -> list[str]:
     return [*problems[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])]
 
 
-def scores_of(results: Results, suite: Suite, env: Env) -> SuiteScores | None:
+def scores_of(results: Results, suite: Suite, env: Protocol) -> SuiteScores | None:
     """Scores on the entries of an environment; None where the file has none of them, or no reference costs ship.
 
     Raises:
@@ -287,13 +288,13 @@ def scores_of(results: Results, suite: Suite, env: Env) -> SuiteScores | None:
     return suite_scores(costs)
 
 
-def print_scores(results: Results, suite: Suite, env: Env, console: Console) -> None:
+def print_scores(results: Results, suite: Suite, env: Protocol, console: Console) -> None:
     """The scores of a file on one environment, entry by entry, and their interquartile mean."""
     scores = scores_of(results, suite, env)
     if scores is None:
         return
     policy = results.header.policy
-    table = Table(title=f"{policy} on {env}, suite {suite.version}", title_justify="left")
+    table = Table(title=f"{policy} on {env.env_name}, suite {suite.version}", title_justify="left")
     for heading in ("entry", "score", "95 %", "headroom [%]", "mean TTFT [s]", "longest wait [s]"):
         table.add_column(escape(heading), justify="left" if heading == "entry" else "right")
     seeds = seed_list("test")

@@ -18,10 +18,11 @@ from cace_env.evaluation import Suite, load_suite, run_seed
 from cace_env.evaluation.episodes import PolicyError, in_order, seed_list
 from cace_env.evaluation.results import Results, published
 from cace_env.evaluation.scores import REFERENCE
-from cace_env.evaluation.suite import ENVS, Entry, Env
+from cace_env.evaluation.suite import Entry
 from cace_env.policies import Contestant
 from cace_env.scenarios import Split, seeds
 from cace_env.simulation import SimulationError
+from cace_env.tables import Protocol
 from experiments.running.cases import describe, unable
 from experiments.running.command_line import split_names
 from experiments.running.lineup import about_agents, about_policy, agent_names, contestants_of, default_names
@@ -41,7 +42,7 @@ class Options(Frozen):
     """What is run."""
 
     suite: Annotated[str, tyro.conf.arg(metavar="VERSION")] = Field(default="v1", description="version, or a YAML file")
-    env: Env | None = Field(default=None, description="only the entries of one environment")
+    env: Protocol | None = Field(default=None, description="only the entries of one environment")
     quick: bool = Field(default=False, description=f"{QUICK_SEEDS} seeds")
     seeds: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = Field(
         default=None, description=f"episodes of each policy on each entry; {ALL_SEEDS} by default"
@@ -88,7 +89,7 @@ def run_suite(options: Options, command: str, console: Console) -> int:
     if workers < 1:
         raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
     entries = [entry for entry in suite.all_entries() if options.env in (None, entry.env)]
-    protocols = list(dict.fromkeys(ENVS[entry.env] for entry in entries))
+    protocols = list(dict.fromkeys(entry.env for entry in entries))
     agents = agent_names(options.agent)
     names = split_names(options.policies) or ([] if options.policy or agents else default_names(protocols, PARTNERS))
     names += agents

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agents.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, algorithm_of, chosen, config_class
 from cace_env.config import ConfigError, Frozen, dump, parse, read_yaml
-from experiments.running.command_line import split_names
+from experiments.running.command_line import STYLE, split_names
 from experiments.training.tracking import Mode
 
 EVALUATIONS: Final = 20  # of a training by default, besides that of its beginning
@@ -141,7 +141,7 @@ def read_options(arguments: Sequence[str], about: str) -> Options:
         description=f"{about}\nA YAML file with any of the options below may stand first; the command line wins. "
         f"Algorithms: {', '.join(ALGORITHMS)}; {DEFAULT_ALGORITHM} by default. The options are those of {name}: "
         "--algorithm NAME --help shows another one's.",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands),
+        config=STYLE,
     )
     return options
 

@@ -19,10 +19,10 @@ from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, dump, parse
 from cace_env.evaluation import seeds_text
 from cace_env.evaluation.held_out import training_cases, training_seeds, validation_seeds
-from cace_env.evaluation.suite import ENVS, Env
 from cace_env.policies import CaceWeights
 from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
 from cace_env.scenarios import Scenario
+from cace_env.tables import Protocol
 from cace_env.traces import TraceConfig, load_config
 from experiments.reading.cace_ablations import cace_with
 from experiments.reading.markdown import table
@@ -63,7 +63,7 @@ class Start(NamedTuple):
         return f"{self.order}, start {self.number}" if self.order else f"start {self.number}"
 
 
-def goal_of(scenarios: Sequence[str], env: Env, train: int, validation: int) -> Goal:
+def goal_of(scenarios: Sequence[str], env: Protocol, train: int, validation: int) -> Goal:
     """Scenarios, entries of the suite or all of them, by training and validation seeds.
 
     Raises:
@@ -75,7 +75,7 @@ def goal_of(scenarios: Sequence[str], env: Env, train: int, validation: int) -> 
 
 
 def goal_of_log(
-    scenario: Scenario, env: Env, section: Mapping[str, Any], train: int, validation: int
+    scenario: Scenario, env: Protocol, section: Mapping[str, Any], train: int, validation: int
 ) -> tuple[Goal, str]:
     """A log in three parts, one after the other: to tune on, to choose by, and one that is left for the comparison.
 
@@ -119,11 +119,11 @@ def goal_of_log(
     return Goal(parts["train"], parts["validation"], *numbers, held_out), said
 
 
-def _window(scenario: Scenario, env: Env, config: TraceConfig, skip: int, limit: int) -> Case:
+def _window(scenario: Scenario, env: Protocol, config: TraceConfig, skip: int, limit: int) -> Case:
     """Some rows of a log on a fleet."""
     part = config.model_copy(update={"skip": config.skip + skip, "limit": limit})
     load = partial(load_config, part, scenario.workload_models())
-    return Case(scenario.name, case_of(scenario, ENVS[env]).tables, lambda seed: load(seed))
+    return Case(scenario.name, case_of(scenario, env).tables, lambda seed: load(seed))
 
 
 def tune(
@@ -133,7 +133,7 @@ def tune(
     requests: int,
     folder: Path,
     *,
-    env: Env,
+    env: Protocol,
     threads: int,
     seed: int,
     console: Console,
@@ -147,7 +147,7 @@ def tune(
         starts: searches of each order, from the same weights with other draws.
         requests: budget of all together.
         folder: run folder, which gets a file per start, history.csv and the chosen weights.
-        env: Eviction-v0 or Swap-v0.
+        env: what is asked.
         threads: episodes side by side.
         seed: of the first start.
         console: to be told about progress.
@@ -209,7 +209,7 @@ def tune(
     return found, before_tuning
 
 
-def write_chosen(goal: Goal, found: Sequence[Start], folder: Path, env: Env, command: str) -> None:
+def write_chosen(goal: Goal, found: Sequence[Start], folder: Path, env: Protocol, command: str) -> None:
     """The best start's weights, with the budget of all: none of them could have been left out beforehand."""
     best = found[0]
     tuning = Tuning(

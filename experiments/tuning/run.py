@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import optuna
 import tyro
@@ -17,12 +17,11 @@ from rich.console import Console
 from agents.algorithms import algorithm_of
 from cace_env.config import ConfigError, Frozen, dump, read_yaml
 from cace_env.evaluation.held_out import validation_seeds
-from cace_env.evaluation.suite import Env
 from cace_env.policies import order
 from cace_env.policies.cace import load_cace
 from cace_env.scenarios import load_scenario
+from cace_env.tables import Protocol
 from experiments.running.command_line import split_names
-from experiments.running.lineup import ENV_OF
 from experiments.running.options import Comparison, trace_section
 from experiments.running.run_folder import surroundings
 from experiments.tuning.cace import FILE, compiled, draw, goal_of, goal_of_log, page, tune
@@ -58,9 +57,9 @@ class Options(Frozen):
     order: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")] = Field(
         default=(), description=f"cace, in Swap-v0: orders to tune behind; {DEFAULT_ORDER} by default"
     )
-    env: Annotated[
-        Literal["eviction", "swap"] | None, tyro.conf.arg(metavar="eviction|swap", help_behavior_hint="")
-    ] = Field(default=None, description="Eviction-v0 or Swap-v0; what FILE says, or eviction, by default")
+    env: Annotated[Protocol | None, tyro.conf.arg(metavar="eviction|swap", help_behavior_hint="")] = Field(
+        default=None, description="Eviction-v0 or Swap-v0; what FILE says, or eviction, by default"
+    )
     scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")] = Field(
         default=(),
         description="scenarios, YAML files or entries of the suite; what FILE says, or the suite, by default",
@@ -96,17 +95,16 @@ def tune_weights(options: Options, command: str, console: Console) -> int:
     Raises:
         ConfigError, TraceError: options or a log that cannot be used, or a folder of something else.
     """
-    protocol = options.env or "eviction"
-    env: Env = "Swap-v0" if protocol == "swap" else "Eviction-v0"
-    orders: list[str | None] = [*split_names(options.order)] or ([DEFAULT_ORDER] if protocol == "swap" else [None])
+    env = options.env or Protocol.EVICTION
+    orders: list[str | None] = [*split_names(options.order)] or ([DEFAULT_ORDER] if env == Protocol.SWAP else [None])
     for name in orders:
         if name is not None:
             order(name)
-            if protocol != "swap":
+            if env != Protocol.SWAP:
                 raise ConfigError(f"--order {name} is for Swap-v0: add --env swap")
     names = split_names(options.scenarios)
     section = trace_section(Comparison(trace=options.trace, format=options.format, trace_option=options.trace_option))
-    path = Path(options.out or f"runs/tune-cace-{protocol}")
+    path = Path(options.out or f"runs/tune-cace-{env}")
     resumed(path, {**options.model_dump(mode="json"), "out": None, "threads": 0})
     with console.status("preparing: scenarios, requests, compiled code"):
         if section is not None:
@@ -125,7 +123,7 @@ def tune_weights(options: Options, command: str, console: Console) -> int:
         console=console, command=command,
     )  # fmt: skip
     draw(path)
-    again += " --env swap" if protocol == "swap" else ""
+    again += " --env swap" if env == Protocol.SWAP else ""
     (path / "report.md").write_text(page(found, before, path, about, again), "utf-8")
     described(path, status="finished", requests=sum(start.requests for start in found))
     prefix = f"{found[0].order}+" if found[0].order else ""
@@ -147,7 +145,7 @@ def search_numbers(options: Options, command: str, console: Console) -> int:
         raise ConfigError("--trace and --order are for `tune cace`; a search space trains on scenarios")
     space = read_space(options.what)
     if options.env is not None:
-        space = space.with_value("env", ENV_OF[options.env])
+        space = space.with_value("env", str(options.env))
     if options.scenarios:
         space = space.with_value("train_on", split_names(options.scenarios))
     algorithms = space.parameters["algorithm"].values or (space.parameters["algorithm"].value,)

@@ -22,12 +22,11 @@ from agents.objective import Objective, baseline_costs, pooled
 from cace_env.config import ConfigError, Frozen, dump, parse
 from cace_env.evaluation import seeds_text
 from cace_env.evaluation.held_out import training_cases, training_seeds, validation_seeds
-from cace_env.evaluation.suite import ENVS, Env
 from cace_env.policies import CaceWeights, load_agent, write_agent
 from cace_env.policies.built_in import Policy
 from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
+from cace_env.tables import Protocol
 from experiments.reading.cace_ablations import cace_with
-from experiments.running.lineup import SWAP
 from experiments.running.progress import progress_bar
 from experiments.tuning.cace import FILE
 from experiments.tuning.search_space import Space
@@ -88,7 +87,7 @@ class Search:
 class CaceWeighing(Frozen):
     """Weights of CACE as the parameters of a trial."""
 
-    env: Env = "Eviction-v0"
+    env: Protocol = Protocol.EVICTION
     train_on: str | tuple[str, ...] = "suite"
     load_time: float = 1.0
     latency_sensitivity: float = 1.0
@@ -103,7 +102,7 @@ class CaceWeighing(Frozen):
         Raises:
             ConfigError: all are 0, or an order in Eviction-v0.
         """
-        if self.order is not None and ENVS[self.env] != SWAP:
+        if self.order is not None and self.env != Protocol.SWAP:
             raise ConfigError(f"order is {self.order!r}, and Eviction-v0 asks for none; leave it out")
         return cace_with(self.weights(), name, self.order)
 
@@ -230,12 +229,12 @@ class Judge:
 
     Args:
         train_on: as in an agent's configuration.
-        env: Eviction-v0 or Swap-v0.
+        env: what is asked.
         seeds: of training or validation.
         threads: episodes side by side.
     """
 
-    def __init__(self, train_on: str | Sequence[str], env: Env, seeds: Sequence[int], threads: int) -> None:
+    def __init__(self, train_on: str | Sequence[str], env: Protocol, seeds: Sequence[int], threads: int) -> None:
         self._objective = Objective(training_cases(train_on, env), seeds, threads=threads)
         self._baseline = baseline_costs(self._objective)
 

@@ -18,7 +18,7 @@ from cace_env.planning.planner import base_names
 from cace_env.policies import policy
 from cace_env.policies.built_in import rule_of
 from cace_env.simulation import run_rule
-from cace_env.tables import FOREVER, NONE, TASKS, CostTable, FleetTables
+from cace_env.tables import FOREVER, NONE, TASKS, CostTable, FleetTables, Protocol
 from cace_env.workload import Workload
 
 GB: Final = 1_000_000_000
@@ -26,12 +26,12 @@ STREAM: Final = 9  # spawn key of their draws
 DECISIONS: Final = (6, 15)  # that LRU takes, at least and at most
 
 
-def tiny_episodes(count: int, protocol: str = "eviction") -> Iterator[tuple[Case, Workload]]:
+def tiny_episodes(count: int, protocol: str = Protocol.EVICTION) -> Iterator[tuple[Case, Workload]]:
     """The first `count` episodes of a fixed list.
 
     Args:
         count: how many.
-        protocol: "eviction" or "swap".
+        protocol: what is asked.
     """
     number = 0
     while count > 0:
@@ -90,7 +90,7 @@ def _fleet(rng: np.random.Generator, protocol: str) -> FleetTables:
             np.zeros(tasks, dtype=bool),
         ),
         drain_after_us=10_000_000,
-        protocol=protocol,
+        protocol=Protocol(protocol),
     )
     tables.validate()
     return tables

@@ -20,6 +20,7 @@ from cace_env.evaluation.held_out import training_cases, training_seeds
 from cace_env.observation import SLOT
 from cace_env.policies import CaceWeights, policy, write_agent
 from cace_env.scenarios import load_scenario
+from cace_env.tables import Protocol
 from tests.support.agents import agent
 
 SMALL = load_scenario("fast-loader").replace(workload={"requests": 150})
@@ -66,13 +67,13 @@ def test_nothing_is_learned_from_test_seeds() -> None:
 
 
 def test_the_suite_is_what_agents_are_trained_on() -> None:
-    assert "eviction-drift" in training_cases("suite", "Eviction-v0")
-    assert list(training_cases(["swap-drift", "fast-loader"], "Swap-v0")) == ["swap-drift", "fast-loader"]
-    assert training_cases("fast-loader", "Swap-v0")["fast-loader"].tables.protocol == "swap"
+    assert "eviction-drift" in training_cases("suite", Protocol.EVICTION)
+    assert list(training_cases(["swap-drift", "fast-loader"], Protocol.SWAP)) == ["swap-drift", "fast-loader"]
+    assert training_cases("fast-loader", Protocol.SWAP)["fast-loader"].tables.protocol == "swap"
     with pytest.raises(ConfigError, match="'swap-drift' is an entry of Swap-v0"):
-        training_cases(["swap-drift"], "Eviction-v0")
+        training_cases(["swap-drift"], Protocol.EVICTION)
     with pytest.raises(ConfigError, match="stands twice"):
-        training_cases(["agents", "agents"], "Eviction-v0")
+        training_cases(["agents", "agents"], Protocol.EVICTION)
 
 
 def test_a_log_has_no_training_split(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_log_has_no_training_split(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(dump(SMALL.replace(trace={"path": str(log), "format": "cace"})))
     with pytest.raises(ConfigError, match="from a log, the same for every seed"):
-        training_cases([str(file)], "Eviction-v0")
+        training_cases([str(file)], Protocol.EVICTION)
 
 
 @pytest.mark.parametrize("separable", [False, True])
@@ -151,7 +152,7 @@ def test_a_network_begins_as_the_linear_agent_it_is_given(scenario: str, tmp_pat
     costs = judge.costs([first.policy(), trainer.agent().policy()])
     assert np.array_equal(costs[0], costs[1])
     with pytest.raises(ConfigError, match="is for Eviction-v0"):
-        EvolutionTrainer(linear(scenario, env="Swap-v0", init=str(tmp_path)))
+        EvolutionTrainer(linear(scenario, env=Protocol.SWAP, init=str(tmp_path)))
 
 
 def test_the_card_says_what_features_were_like(scenario: str) -> None:

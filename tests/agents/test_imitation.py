@@ -21,6 +21,7 @@ from cace_env.planning import find_reference
 from cace_env.policies import Future, policy
 from cace_env.policies.built_in import rule_of
 from cace_env.simulation import Simulator, new_scratch
+from cace_env.tables import Protocol
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -45,8 +46,7 @@ SMALL: dict[str, Any] = {
     },
 }
 LARGER = {**SMALL, "name": "larger", "fleet": [{"gpu": "l40s", "count": 2}], "pressure": 1.5}
-PROTOCOLS = ("eviction", "swap")
-ENVS = ("Eviction-v0", "Swap-v0")
+PROTOCOLS = tuple(Protocol)
 
 
 def room_of(protocol: str, scenario: dict[str, Any] = SMALL, number: int = 0) -> Classroom:
@@ -157,13 +157,13 @@ def test_losses_are_the_textbook_s() -> None:
 # Learning
 
 
-@pytest.mark.parametrize(("env", "teacher"), [("Eviction-v0", "lru"), ("Swap-v0", "fifo+lru")])
+@pytest.mark.parametrize(("env", "teacher"), [(Protocol.EVICTION, "lru"), (Protocol.SWAP, "fifo+lru")])
 def test_a_clone_does_what_a_simple_teacher_does(scenarios: tuple[str, ...], env: Any, teacher: str) -> None:
     config = quick(scenarios[:1], env=env, teacher=teacher, shown=20, shown_passes=60.0, hidden=16, decay_steps=2_000)
     trainer = ImitationTrainer(config)
     while trainer.step < 600:
         metrics = trainer.learn(600, lambda step: None)
-    room = room_of("swap" if env == "Swap-v0" else "eviction")
+    room = room_of(env)
     agent = trainer.agent()
     same = []
     for seed in (500, 501, 502):
@@ -173,7 +173,7 @@ def test_a_clone_does_what_a_simple_teacher_does(scenarios: tuple[str, ...], env
     assert np.mean(same) > 0.93, (np.mean(same), len(same), trainer.step, metrics)
 
 
-@pytest.mark.parametrize("env", ENVS)
+@pytest.mark.parametrize("env", PROTOCOLS)
 def test_a_resumed_training_goes_on_exactly(scenarios: tuple[str, ...], env: Any, tmp_path: Path) -> None:
     config = quick(scenarios, env=env)
     whole = learned(config, 1, 1, 1)

@@ -15,17 +15,17 @@ from agents.state_files import load_state, save_state
 from cace_env import evaluate
 from cace_env.config import ConfigError, dump
 from cace_env.evaluation.held_out import training_scenarios
-from cace_env.evaluation.suite import Env
 from cace_env.networks import ScoreNetwork
 from cace_env.policies import Agent, write_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.policies.network import weight_shapes
 from cace_env.policies.ranges import bounds_of, out_of_range
 from cace_env.scenarios import SEEDS, Scenario
+from cace_env.tables import Protocol
 from tests.kinds import EVICTION, SWAP
 from tests.support.envs import EVERYTHING_COSTS, short
 
-ENVS: tuple[Env, ...] = ("Eviction-v0", "Swap-v0")
+ENVS = tuple(Protocol)
 ALGORITHMS = ("maskable-ppo", "ppo", "dqn", "qrdqn")
 NUM_ENVS = 4
 
@@ -47,7 +47,9 @@ def files(tmp_path: Path) -> tuple[str, ...]:
     return tuple(map(str, paths))
 
 
-def config(algorithm: str, files: tuple[str, ...], env: Env = "Eviction-v0", **changes: Any) -> PPOConfig | DQNConfig:
+def config(
+    algorithm: str, files: tuple[str, ...], env: Protocol = Protocol.EVICTION, **changes: Any
+) -> PPOConfig | DQNConfig:
     """A training that takes a second."""
     common: dict[str, Any] = {"env": env, "train_on": files, "num_envs": NUM_ENVS, "hidden": 6, "value_hidden": 6}
     common["algorithm"] = algorithm
@@ -78,9 +80,9 @@ def observations_of(trainer: SB3Trainer) -> Any:
 
 
 @pytest.mark.parametrize("env", ENVS)
-def test_scenarios_side_by_side_play_as_each_does_alone(env: Env):
+def test_scenarios_side_by_side_play_as_each_does_alone(env: Protocol):
     """Observations are those of a fleet alone with room for more; actions and masks as well."""
-    kind = EVICTION if env == "Eviction-v0" else SWAP
+    kind = EVICTION if env == Protocol.EVICTION else SWAP
     venv = TrainingVecEnv(fleets(), env, NUM_ENVS, baseline=None, strict=True)
     venv.seed(5)
     observations: Any = venv.reset()
@@ -100,7 +102,7 @@ def test_scenarios_side_by_side_play_as_each_does_alone(env: Env):
 
 @pytest.mark.parametrize("baseline", [None, "lru", "gdsf"])
 def test_rewards_of_an_episode_add_up_to_what_was_saved_against_the_baseline(baseline: str | None):
-    venv = TrainingVecEnv(fleets(), "Eviction-v0", NUM_ENVS, baseline=baseline)
+    venv = TrainingVecEnv(fleets(), Protocol.EVICTION, NUM_ENVS, baseline=baseline)
     venv.seed(0)
     venv.reset()
     returns, seeds = np.zeros(NUM_ENVS), venv.base.step_infos["workload_seed"]
@@ -122,7 +124,7 @@ def test_rewards_of_an_episode_add_up_to_what_was_saved_against_the_baseline(bas
 
 @pytest.mark.parametrize("workloads", [None, 3])
 def test_requests_are_counted_as_they_are_simulated(workloads: int | None):
-    venv = TrainingVecEnv(fleets(), "Eviction-v0", NUM_ENVS, num_workloads=workloads)
+    venv = TrainingVecEnv(fleets(), Protocol.EVICTION, NUM_ENVS, num_workloads=workloads)
     scale = 2 * 8 * 150  # LRU on eight seeds of each
     assert venv.requests == scale
     venv.seed(0)
@@ -139,12 +141,12 @@ def test_requests_are_counted_as_they_are_simulated(workloads: int | None):
 
 def test_what_cannot_be_trained_on_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="entry of Swap-v0"):
-        training_scenarios("swap-default", "Eviction-v0")
+        training_scenarios("swap-default", Protocol.EVICTION)
     with pytest.raises(ConfigError, match="stands twice"):
-        training_scenarios(("default", "default"), "Eviction-v0")
+        training_scenarios(("default", "default"), Protocol.EVICTION)
     with pytest.raises(ConfigError, match="multiple"):
-        TrainingVecEnv(fleets(), "Eviction-v0", 3)
-    assert len(training_scenarios("suite", "Swap-v0")) == 10
+        TrainingVecEnv(fleets(), Protocol.EVICTION, 3)
+    assert len(training_scenarios("suite", Protocol.SWAP)) == 10
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("env", ENVS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_algorithm_learns_and_its_export_acts_as_it_does(
-    algorithm: str, env: Env, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    algorithm: str, env: Protocol, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ):
     """Illegal actions raise while it explores and learns; what is exported takes the very actions of the SB3 policy."""
     trainer = SB3Trainer(config(algorithm, files, env))
@@ -212,7 +214,7 @@ def test_a_training_without_its_buffer_collects_anew_before_it_learns(files: tup
 
 def test_a_training_begins_from_an_agent(files: tuple[str, ...], tmp_path: Path):
     network = ScoreNetwork("eviction", 6).to_network()
-    card = AgentCard(name="first", env="Eviction-v0", algorithm="none", hidden=6)
+    card = AgentCard(name="first", env=Protocol.EVICTION, algorithm="none", hidden=6)
     write_agent(Agent(card, network), tmp_path / "first")
     for algorithm in ALGORITHMS:
         trainer = SB3Trainer(config(algorithm, files, init=str(tmp_path / "first")))
@@ -244,7 +246,7 @@ def test_schedules_depend_on_the_step_alone(files: tuple[str, ...]):
 
 
 def test_exploration_is_of_each_environment_and_legal(files: tuple[str, ...]):
-    trainer = SB3Trainer(config("dqn", files, "Swap-v0"))
+    trainer = SB3Trainer(config("dqn", files, Protocol.SWAP))
     trainer.learn(60, ignore)
     algorithm, observations = trainer.algorithm, trainer.algorithm._last_obs
     algorithm.exploration_rate = 0.5

@@ -17,6 +17,7 @@ from cace_env.evaluation.scores import relative_cost
 from cace_env.policies import load_agent, policy, write_agent
 from cace_env.policies.agent import shipped_agents
 from cace_env.scenarios import seeds
+from cace_env.tables import Protocol
 from experiments.running.lineup import default_names
 from experiments.ship_agent import ship
 
@@ -25,7 +26,7 @@ LARGEST_BYTES = 3_000_000
 
 
 def test_there_is_one_for_each_environment() -> None:
-    assert {agent.card.env for agent in AGENTS.values()} == {"Eviction-v0", "Swap-v0"}
+    assert {agent.card.env for agent in AGENTS.values()} == set(Protocol)
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -48,7 +49,7 @@ def test_they_run_without_torch() -> None:
         "import sys, cace_env\n"
         "from cace_env.policies.agent import shipped_agents\n"
         "for name, agent in shipped_agents().items():\n"
-        "    cace_env.evaluate(f'agent:{name}', 'workstation', [1], protocol=agent.card.protocol)\n"
+        "    cace_env.evaluate(f'agent:{name}', 'workstation', [1], protocol=agent.card.env)\n"
         "print('torch' in sys.modules, 'stable_baselines3' in sys.modules)\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -67,8 +68,8 @@ def test_they_cost_less_than_cace_on_workloads_they_never_saw(name: str) -> None
 
 
 def test_they_take_part_by_default_where_they_can() -> None:
-    for protocol in ("eviction", "swap"):
-        wanted = {f"agent:{name}" for name, agent in AGENTS.items() if agent.card.protocol == protocol}
+    for protocol in Protocol:
+        wanted = {f"agent:{name}" for name, agent in AGENTS.items() if agent.card.env == protocol}
         assert wanted == {name for name in default_names([protocol]) if name.startswith("agent:")}
 
 

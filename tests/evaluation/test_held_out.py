@@ -13,6 +13,7 @@ from cace_env.evaluation import held_out
 from cace_env.policies import write_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.scenarios import SEEDS
+from cace_env.tables import Protocol
 from tests.support.agents import agent_of, lru_network
 
 
@@ -60,7 +61,7 @@ def test_seeds_written_in_another_way_are_refused():
 
 
 def card(train_seeds: str = "0-999", **more: Any) -> AgentCard:
-    return AgentCard(name="mine", env="Eviction-v0", algorithm="hand", hidden=0, train_seeds=train_seeds, **more)
+    return AgentCard(name="mine", env=Protocol.EVICTION, algorithm="hand", hidden=0, train_seeds=train_seeds, **more)
 
 
 def test_an_agent_that_was_trained_on_test_seeds_is_found_out():

@@ -15,6 +15,7 @@ from cace_env.config import ConfigError
 from cace_env.evaluation.agent_folders import agent_of, save_agent
 from cace_env.networks import ActionValues, ActorCritic, ScoreNetwork
 from cace_env.policies import load_agent
+from cace_env.tables import Protocol
 
 
 @pytest.mark.parametrize("kind", [ActorCritic, ActionValues])
@@ -39,7 +40,7 @@ def test_the_agent_that_is_saved_plays_as_the_network_does(kind: type[ActorCriti
 def test_a_card_names_what_the_network_was_trained_on_and_the_ranges_it_saw():
     net = ScoreNetwork("eviction", 4)
     card = agent_of(net, algorithm="mine", trained_on=("workstation",), train_seeds="0-99").card
-    assert (card.name, card.env, card.hidden) == ("mine-eviction-v0", "Eviction-v0", 4)
+    assert (card.name, card.env, card.hidden) == ("mine-eviction", Protocol.EVICTION, 4)
     assert len(card.limits) > 50
     assert not agent_of(net, algorithm="mine").card.limits
     assert agent_of(net, limits={"slot.reload_s": (0.0, 1.0)}).card.limits == {"slot.reload_s": (0.0, 1.0)}

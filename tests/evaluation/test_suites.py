@@ -14,21 +14,22 @@ from cace_env.evaluation import Suite, evaluate, load_suite, run_seed
 from cace_env.evaluation import results as results_module
 from cace_env.evaluation.episodes import seed_list
 from cace_env.evaluation.results import Header, Results, Row, read_results, reference_costs, row_of, write_results
-from cace_env.evaluation.suite import ENVS, pressure_at
 from cace_env.evaluation.suite import TINY as TINY_SUITE
+from cace_env.evaluation.suite import pressure_at
 from cace_env.planning import merged_optimum
 from cace_env.policies import contestant_of
 from cace_env.scenarios import load_scenario
 from cace_env.simulation import lower_bound
+from cace_env.tables import Protocol
 
 TINY: dict[str, Any] = {
     "version": "tiny",
     "description": "Two scenarios.",
     "entries": [
-        {"id": "desk", "env": "Eviction-v0", "scenario": "workstation", "question": "Is LRU good enough?"},
+        {"id": "desk", "env": "eviction", "scenario": "workstation", "question": "Is LRU good enough?"},
         {
             "id": "tight",
-            "env": "Eviction-v0",
+            "env": "eviction",
             "scenario": {"base": "workstation", "pressure": 3.5, "workload": {"requests": 300}},
             "question": "And with less memory?",
         },
@@ -36,7 +37,7 @@ TINY: dict[str, Any] = {
     "memory_sweeps": [
         {
             "id": "memory",
-            "env": "Eviction-v0",
+            "env": "eviction",
             "scenario": {"base": "fast-loader", "workload": {"requests": 300}},
             "fractions": [0.25, 1.0],
             "question": "How much memory?",
@@ -70,7 +71,7 @@ def test_every_entry_of_the_shipped_suite_can_be_simulated():
         case = entry.case()
         assert case.name == entry.id and len(case.workload(0)) > 0
         assert case.training is not None  # trained policies take part everywhere
-    assert {entry.env for entry in suite.entries} == set(ENVS)
+    assert {entry.env for entry in suite.entries} == set(Protocol)
 
 
 def test_an_entry_is_a_scenario_with_some_keys_changed(tmp_path: Path):
@@ -109,7 +110,7 @@ def test_fingerprints_change_with_what_changes_results_and_with_nothing_else(tmp
     [
         ({"entries": [TINY["entries"][0]] * 2}, "id 'desk' stands twice"),
         ({"entries": []}, "at least 1 item"),
-        ({"entries": [{**TINY["entries"][0], "env": "Eviction-v7"}]}, "Eviction-v0"),
+        ({"entries": [{**TINY["entries"][0], "env": "eviction-v7"}]}, "eviction"),
         ({"entries": [{**TINY["entries"][0], "id": "My desk"}]}, "pattern"),
         ({"seeds": 3}, "unknown key"),
     ],

@@ -19,6 +19,7 @@ from cace_env.fleets import REWARDS
 from cace_env.policies import policy
 from cace_env.policies.cace import load_cace
 from cace_env.scenarios import load_scenario
+from cace_env.tables import Protocol
 from experiments.ablate import main
 from experiments.reading.cace_ablations import cace_variants
 from experiments.reading.reweighed import AS_STATED, halved_and_doubled, judged, presets, reward_of
@@ -131,16 +132,16 @@ def test_policies_can_be_told_the_weights_they_are_judged_by(small: Path, tmp_pa
 
 
 def test_scenarios_are_chosen_by_suite_entry_name_and_file(small: Path):
-    assert len(chosen([], ["eviction"])) == 12 and len(chosen(["shifted-v1"], ["swap"])) == 10
-    assert [row.name for row in chosen(["swap-agents", "light-pressure", str(small)], ["swap"])] == [
+    assert len(chosen([], [Protocol.EVICTION])) == 12 and len(chosen(["shifted-v1"], [Protocol.SWAP])) == 10
+    assert [row.name for row in chosen(["swap-agents", "light-pressure", str(small)], [Protocol.SWAP])] == [
         "swap-agents",
         "light-pressure-swap",
         "small-swap",
     ]
-    with pytest.raises(ConfigError, match="swap-agents is nothing of eviction"):
-        chosen(["swap-agents"], ["eviction"])
+    with pytest.raises(ConfigError, match="swap-agents is nothing of Eviction-v0"):
+        chosen(["swap-agents"], [Protocol.EVICTION])
     with pytest.raises(ConfigError, match="called 'defualt', did you mean 'default'"):
-        chosen(["defualt"], ["eviction"])
+        chosen(["defualt"], [Protocol.EVICTION])
 
 
 def test_options_that_do_not_go_together_are_refused(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

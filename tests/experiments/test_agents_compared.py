@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.evaluation.scores import pooled_gain, probability_of_improvement
 from cace_env.policies.agent import LEARNED
+from cace_env.tables import Protocol
 from experiments import shifted, suite
 from experiments.compare import main
 from experiments.reading.pooled_gains import estimate_text
@@ -82,7 +83,7 @@ def test_an_agent_of_the_other_environment_is_refused(
 
 def test_each_agent_plays_its_own_environment_where_both_are_run(small: Path, evicting: Path, swapping: Path):
     names = [f"agent:{folder}" for folder in (evicting, swapping)]
-    contestants = contestants_of(names, [], ["eviction", "swap"])
+    contestants = contestants_of(names, [], list(Protocol))
     assert [contestant.name for contestant in contestants] == ["lru", *names, "no-swapping"]
 
 
@@ -106,9 +107,9 @@ def test_an_eviction_agent_goes_with_an_order_in_swap_v0(small: Path, evicting: 
 
 
 def test_agents_stand_in_runs_of_the_suite_and_of_shifted_regimes(small: Path, evicting: Path, tmp_path: Path):
-    asked = ["--agent", str(evicting), "--env", "Eviction-v0", "--seeds", "1", "--reference", "none"]
+    asked = ["--agent", str(evicting), "--env", "eviction", "--seeds", "1", "--reference", "none"]
     tiny = tmp_path / "tiny.yaml"
-    entry = "{id: desk, env: Eviction-v0, scenario: {base: workstation, workload: {requests: 300}}, question: Why}"
+    entry = "{id: desk, env: eviction, scenario: {base: workstation, workload: {requests: 300}}, question: Why}"
     tiny.write_text(f"version: tiny\ndescription: One.\nentries: [{entry}]\n")
     assert suite.main([*asked, "--suite", str(tiny), "--out", str(tmp_path / "suite")]) == 0
     about = json.loads((tmp_path / "suite" / "run.json").read_text())
@@ -126,7 +127,7 @@ def test_results_of_an_agent_say_what_it_was_trained_on(
     monkeypatch.setattr("experiments.running.submissions.seed_list", lambda split: [2_000_000])
     out = tmp_path / "results.csv"
     tiny = tmp_path / "tiny.yaml"
-    entry = "{id: desk, env: Eviction-v0, scenario: {base: workstation, workload: {requests: 300}}, question: Why}"
+    entry = "{id: desk, env: eviction, scenario: {base: workstation, workload: {requests: 300}}, question: Why}"
     tiny.write_text(f"version: tiny\ndescription: One.\nentries: [{entry}]\n")
     assert submission(["make", "--agent", str(evicting), "--suite", str(tiny), "--out", str(out)]) == 0
     text = out.read_text()

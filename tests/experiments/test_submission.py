@@ -26,7 +26,7 @@ SUITE: dict[str, Any] = {
     "entries": [
         {
             "id": "desk",
-            "env": "Eviction-v0",
+            "env": "eviction",
             "scenario": {"base": "workstation", "workload": {"requests": 120}},
             "question": "Is LRU good enough?",
         }
@@ -197,13 +197,13 @@ def test_ones_own_policy_says_where_it_comes_from(suite: Path, tmp_path: Path, c
 
 def test_results_may_be_of_one_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     both = yaml.safe_load(yaml.safe_dump(SUITE))
-    both["entries"].append(both["entries"][0] | {"id": "desk-swap", "env": "Swap-v0"})
+    both["entries"].append(both["entries"][0] | {"id": "desk-swap", "env": "swap"})
     suite, out = tmp_path / "tiny.yaml", tmp_path / "wsjf.csv"
     suite.write_text(yaml.safe_dump(both))
     arguments = ["make", "--policy", "wsjf+cace", "--suite", str(suite), "--out", str(out)]
     assert main(arguments) == 2
-    assert "make results of --env Swap-v0" in capsys.readouterr().err
-    assert main([*arguments, "--env", "Swap-v0"]) == 0
+    assert "make results of --env swap" in capsys.readouterr().err
+    assert main([*arguments, "--env", "swap"]) == 0
     assert {row.entry for row in read_results(out).rows} == {"desk-swap"}
     assert main(["check", str(out), "--suite", str(suite), "--spots", "2"]) == 0
 

@@ -36,7 +36,7 @@ SUITE: dict[str, Any] = {
     "entries": [
         {
             "id": name,
-            "env": "Eviction-v0",
+            "env": "eviction",
             "scenario": {"base": "workstation", "pressure": pressure, "workload": {"requests": 300}},
             "question": "Is LRU good enough?",
         }
@@ -45,13 +45,13 @@ SUITE: dict[str, Any] = {
     "memory_sweeps": [
         {
             "id": "memory",
-            "env": "Eviction-v0",
+            "env": "eviction",
             "scenario": {"base": "fast-loader", "workload": {"requests": 300}},
             "fractions": [0.25, 1.0],
             "question": "How much memory?",
         }
     ],
-    "dropped": [{"scenario": "light-pressure", "env": "Eviction-v0", "why": "nothing to gain"}],
+    "dropped": [{"scenario": "light-pressure", "env": "eviction", "why": "nothing to gain"}],
 }
 
 
@@ -170,21 +170,21 @@ def test_the_hash_of_the_code_sees_every_module(tmp_path: Path):
 
 def test_environments_that_ran_one_after_the_other_stand_on_one_page(tmp_path: Path):
     both = yaml.safe_load(yaml.safe_dump({key: SUITE[key] for key in ("version", "description", "entries")}))
-    both["entries"][1]["env"] = "Swap-v0"
+    both["entries"][1]["env"] = "swap"
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(both))
     run = [*arguments(tmp_path / "tiny.yaml", tmp_path / "out"), "--reference", "compute"]
     run += ["--reference-option", "max_rounds=1"]
-    assert main([*run, "--env", "Eviction-v0"]) == 0
-    assert main([*run, "--env", "Swap-v0", "--seeds", "2"]) == 0
+    assert main([*run, "--env", "eviction"]) == 0
+    assert main([*run, "--env", "swap", "--seeds", "2"]) == 0
     about = json.loads((tmp_path / "out" / "run.json").read_text())
     assert {name: said["env"] for name, said in about["scenarios"].items()} == {
-        "desk": "Eviction-v0",
-        "tight": "Swap-v0",
+        "desk": "eviction",
+        "tight": "swap",
     }
     assert suite_page.main([str(tmp_path / "out"), "--write", str(tmp_path / "suite.md")]) == 0
     text = (tmp_path / "suite.md").read_text()
     assert "2 to 3 test seeds per policy and entry" in text
-    assert "--env Eviction-v0\n" in text and "--env Swap-v0 --seeds 2\n" in text
+    assert "--env eviction\n" in text and "--env swap --seeds 2\n" in text
 
 
 def test_more_policies_and_seeds_join_a_finished_run(suite: Path, tmp_path: Path):

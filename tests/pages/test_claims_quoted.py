@@ -9,6 +9,7 @@ import pytest
 
 from cace_env.config import ConfigError
 from cace_env.policies.quoted import QUOTED
+from cace_env.tables import Protocol
 from experiments import claims_quoted, compare
 from experiments.claims_quoted import Judged, Options, main, readings_table
 from experiments.pages.claims import EFFECTS, MARK, NEEDED
@@ -94,7 +95,7 @@ def test_a_run_that_lacks_readings_is_refused(run: Run, monkeypatch: pytest.Monk
 def test_the_configurations_name_all_that_the_pages_need() -> None:
     def named(file: str) -> set[str]:
         options = read_options(["--config", str(ROOT / "configs" / "experiment" / file)])
-        return {contestant.name for contestant in contestants_of(options.policies, (), ["eviction"])}
+        return {contestant.name for contestant in contestants_of(options.policies, (), [Protocol.EVICTION])}
 
     assert named("claims.yaml") >= NEEDED
     assert {BASELINE, *claims_quoted.REFERENCES, *QUOTED} <= named("quoted.yaml")

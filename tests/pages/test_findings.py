@@ -10,6 +10,7 @@ import pytest
 from cace_env.config import ConfigError
 from cace_env.policies import contestant_of
 from cace_env.policies.built_in import Policy
+from cace_env.tables import Protocol
 from experiments import findings
 from experiments.pages import findings as findings_page
 from experiments.running.findings_grid import (
@@ -23,7 +24,6 @@ from experiments.running.findings_grid import (
     read_results,
     scenario_of,
 )
-from experiments.running.lineup import SWAP
 
 
 def test_every_contrast_is_between_two_policies_that_are_run() -> None:
@@ -34,7 +34,7 @@ def test_every_contrast_is_between_two_policies_that_are_run() -> None:
 
 
 def test_contrasts_of_order_and_waiting_differ_in_nothing_else() -> None:
-    policies = {contestant_of(one).name: contestant_of(one).policy for one in CONTESTANTS[SWAP]}
+    policies = {contestant_of(one).name: contestant_of(one).policy for one in CONTESTANTS[Protocol.SWAP]}
     for group, fixed in (("Order", "patience_s"), ("Waiting for an idle victim", "kind")):
         for contrast in CONTRASTS[group]:
             mine, other = policies[contrast.policy], policies[contrast.over]

@@ -28,9 +28,9 @@ def test_no_shifted_regime_is_in_the_suite_that_is_trained_on():
 
 def test_both_environments_have_the_same_regimes():
     by_env = {env: [short(e.id) for e in load_suite("shifted-v1").entries if e.env == env] for env in
-              ("Eviction-v0", "Swap-v0")}  # fmt: skip
-    assert by_env["Eviction-v0"] == by_env["Swap-v0"]
-    assert {"pressure-high", "engine-cold", "fleet-six", "gpu-a100", "drift-strong", "mixed"} < {*by_env["Swap-v0"]}
+              ("eviction", "swap")}  # fmt: skip
+    assert by_env["eviction"] == by_env["swap"]
+    assert {"pressure-high", "engine-cold", "fleet-six", "gpu-a100", "drift-strong", "mixed"} < {*by_env["swap"]}
 
 
 @pytest.mark.parametrize("regime", ["drift-strong", "gpu-a100", "engine-cold", "pressure-high"])

@@ -16,6 +16,7 @@ from cace_env.config import ConfigError
 from cace_env.policies import load_agent, write_agent
 from cace_env.policies.agent import CARD_FILE, WEIGHTS_FILE
 from cace_env.policies.tensors import pack_tensors, unpack_tensors
+from cace_env.tables import Protocol
 from tests.support.agents import agent
 
 
@@ -26,7 +27,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
-    original = agent("Swap-v0", requests=12, limits={"slot.running": (0.0, 7.0)})
+    original = agent(Protocol.SWAP, requests=12, limits={"slot.running": (0.0, 7.0)})
     card = write_agent(original, tmp_path)
     loaded = load_agent(tmp_path)
     assert loaded.card == card == original.card.model_copy(update={"weights_sha256": card.weights_sha256})
@@ -56,11 +57,11 @@ def test_an_agent_is_a_policy_by_its_folder(saved: Path) -> None:
     assert np.array_equal(by_folder.column("cost"), by_object.column("cost"))
 
 
-@pytest.mark.parametrize("env_id", ["Eviction-v0", "Swap-v0"])
-def test_step_by_step_it_costs_what_it_costs_compiled(env_id: str) -> None:
+@pytest.mark.parametrize("protocol", Protocol)
+def test_step_by_step_it_costs_what_it_costs_compiled(protocol: Protocol) -> None:
     # A large part in double precision would differ in a tie; the weights are drawn, so there is none.
-    player = agent(env_id)
-    env = gymnasium.make(f"cace_env/{env_id}", scenario="fast-loader")
+    player = agent(protocol)
+    env = gymnasium.make(protocol.env_id, scenario="fast-loader")
     layout = env.get_wrapper_attr("layout")
     observation, info = env.reset(seed=3)
     total, ended = 0.0, False
@@ -69,7 +70,6 @@ def test_step_by_step_it_costs_what_it_costs_compiled(env_id: str) -> None:
         assert not step["invalid_action"]
         total -= float(reward)
         ended = terminated or truncated
-    protocol = "swap" if env_id == "Swap-v0" else "eviction"
     compiled = cace_env.evaluate(player.policy(), "fast-loader", seeds=[info["workload_seed"]], protocol=protocol)
     assert total == pytest.approx(compiled.column("cost")[0], rel=1e-6)
 
@@ -83,7 +83,7 @@ def test_step_by_step_it_costs_what_it_costs_compiled(env_id: str) -> None:
         (lambda folder: (folder / CARD_FILE).write_text('{"name": "x"}'), "no card of an agent"),
         (lambda folder: change_card(folder, features="0123"), "trained on other features"),
         (lambda folder: change_card(folder, hidden=4), "misses weight|has to be float32"),
-        (lambda folder: change_card(folder, env="Swap-v0"), "misses weight"),
+        (lambda folder: change_card(folder, env="swap"), "misses weight"),
         (lambda folder: change_card(folder, surprise=1), "surprise"),
     ],
 )
@@ -123,7 +123,7 @@ def test_an_unknown_name_is_answered_with_what_there_is() -> None:
 
 
 def test_an_agent_of_the_other_environment_is_refused(tmp_path: Path) -> None:
-    write_agent(agent("Swap-v0"), tmp_path)
+    write_agent(agent(Protocol.SWAP), tmp_path)
     with pytest.raises(ConfigError, match=r"trained for Swap-v0; this is Eviction-v0"):
         cace_env.evaluate(f"agent:{tmp_path}", "fast-loader", seeds=[1])
     with pytest.raises(ConfigError, match="orders by itself"):

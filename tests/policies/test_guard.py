@@ -21,6 +21,7 @@ from cace_env.policies.guard import REASONS, ForecastError, ForecastWatch
 from cace_env.policies.network import Network
 from cace_env.policies.ranges import bounds_of, feature_ranges, out_of_range, space_bounds
 from cace_env.simulation import Simulator
+from cace_env.tables import Protocol
 from tests.support.small import SMALL, lru_in_python
 
 NEVER = dict.fromkeys(REASONS, 0)
@@ -182,7 +183,7 @@ def test_an_agent_brings_the_ranges_of_its_card(small: Case, tmp_path: Path):
     weights = {"slot_linear": np.zeros(len(SLOT), dtype=np.float32)}
     weights["slot_linear"][SLOT.since_use_s] = 1.0
     card = AgentCard(
-        name="tiny", env="Eviction-v0", algorithm="none", hidden=0, limits={"context.memory_gb": (20.0, 30.0)}
+        name="tiny", env=Protocol.EVICTION, algorithm="none", hidden=0, limits={"context.memory_gb": (20.0, 30.0)}
     )
     agent = Agent(card, Network("eviction", 0, weights))
     write_agent(agent, tmp_path / "agent")

@@ -19,17 +19,17 @@ from cace_env.planning import find_reference
 from cace_env.policies import Agent, Future, policy, write_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.policies.built_in import Policy, rule_of
-from cace_env.policies.network import MAX_HIDDEN, Network, Protocol
+from cace_env.policies.network import MAX_HIDDEN, Network
 from cace_env.policies.orders import LEARNED_ORDER
 from cace_env.scenarios import load_scenario
 from cace_env.simulation import Simulator, new_scratch
-from cace_env.tables import FleetTables
+from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 from tests.specification.strategies import cases, swap_cases
 from tests.support.agents import network
 
 QUESTIONS = 60
-PROTOCOLS: tuple[Protocol, ...] = ("eviction", "swap")
+PROTOCOLS = tuple(Protocol)
 
 
 def as_policy(scorer: Network) -> Policy:
@@ -156,7 +156,7 @@ def test_trained_agents_of_any_size_can_be_bases_of_the_reference(tmp_path: Path
     simulator = Simulator(case.tables)
     costs = {}
     for hidden in (3, 0, 40):  # they share the room of the largest
-        card = AgentCard(name="net", env="Eviction-v0", algorithm="none", hidden=hidden)
+        card = AgentCard(name="net", env=Protocol.EVICTION, algorithm="none", hidden=hidden)
         write_agent(Agent(card, network("eviction", hidden)), tmp_path / str(hidden))
         name = f"agent:{tmp_path / str(hidden)}"
         simulator.run(workload, rule_of(policy(name), case.tables))

@@ -18,7 +18,7 @@ from cace_env.policies import POLICIES, READINGS, Future, policy
 from cace_env.policies.built_in import AS_QUOTED, CLAIRVOYANT, Policy, rule_of
 from cace_env.policies.quoted import PARTS, QUOTED, Quoted
 from cace_env.simulation import Episode, Simulator, run_rule
-from cace_env.tables import FleetTables
+from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 from experiments.pages.docs_tables import options_table
 from experiments.running.lineup import default_names, spelled_out
@@ -235,7 +235,7 @@ def test_every_combination_of_options_has_a_name_and_no_two_are_the_same() -> No
 
 def test_readings_compete_only_where_they_are_named() -> None:
     assert not set(READINGS) & set(POLICIES)
-    assert not [name for name in default_names(["eviction", "swap"]) if "quoted" in name]
+    assert not [name for name in default_names(Protocol) if "quoted" in name]
     assert spelled_out(["lru", "cace-quoted*"]) == ["lru", *READINGS]
     assert spelled_out(["cace-quoted-keep-age*"]) == [
         name for name in READINGS if name.startswith("cace-quoted-keep-age")

@@ -12,12 +12,13 @@ import torch
 from cace_env.config import ConfigError
 from cace_env.networks import LAST, ScoreNetwork, ValueNetwork, finite, legal_actions
 from cace_env.observation import ObservationLayout
-from cace_env.policies.network import Protocol, weight_shapes
+from cace_env.policies.network import weight_shapes
+from cace_env.tables import Protocol
 from tests.kinds import EVICTION, SWAP, Kind
 from tests.support.envs import roomy
 from tests.support.vector_runs import scenarios
 
-KINDS: dict[Protocol, Kind] = {"eviction": EVICTION, "swap": SWAP}
+KINDS: dict[Protocol, Kind] = {Protocol.EVICTION: EVICTION, Protocol.SWAP: SWAP}
 HIDDEN = 5
 
 

@@ -38,6 +38,7 @@ from cace_env.sb3 import (
 )
 from cace_env.sb3.judging import Judge, headroom_percent, play_model, short_name
 from cace_env.scenarios import load_scenario, seeds
+from cace_env.tables import Protocol
 from tests.support.envs import short
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,7 +108,7 @@ def test_a_card_knows_scenarios_seeds_ranges_and_requests(tmp_path: Path):
     model = ppo()
     model.learn(320, callback=EvaluationCallback(every=64, seeds=2, folder=tmp_path, verbose=0))
     card = load_agent(tmp_path).card
-    assert (card.algorithm, card.trained_on, card.env) == ("ppo", ("small",), "Eviction-v0")
+    assert (card.algorithm, card.trained_on, card.env) == ("ppo", ("small",), Protocol.EVICTION)
     assert card.requests >= 8 * 150  # of the scale alone
     assert problems_of(card) == []
     last = load_agent(tmp_path / "last")
@@ -156,7 +157,7 @@ def test_models_of_single_environments_and_of_swap_v0_are_judged_as_well(tmp_pat
     card = load_agent(tmp_path / "a").card
     assert card.trained_on == ("small",)
     assert 8 * 150 <= card.requests < 2 * 8 * 150  # the scale is found once for both
-    assert load_agent(tmp_path / "b").card.env == "Swap-v0"
+    assert load_agent(tmp_path / "b").card.env == Protocol.SWAP
     assert callback.judge is not None and callback.judge.short == ("lru", "cace", "tuned_cace")
 
 
@@ -215,16 +216,17 @@ def test_names_of_curves_are_short():
     names = ("lru", "cace:tuned-eviction", "very-patient-wsjf+cace:tuned-swap", "fifo+lru", "agent:eviction")
     assert [short_name(name) for name in names] == ["lru", "tuned_cace", "tuned_cace", "fifo_lru", "agent_eviction"]
     with pytest.raises(ConfigError, match="called alike"):
-        Judge({"small": SMALL}, "Swap-v0", SEEDS, ("cace:tuned-swap", "very-patient-wsjf+cace:tuned-swap"))
+        Judge({"small": SMALL}, Protocol.SWAP, SEEDS, ("cace:tuned-swap", "very-patient-wsjf+cace:tuned-swap"))
 
 
 def test_scores_go_by_what_the_suite_says_there_is_to_save():
     entry = next(each for each in load_suite().entries if each.id == "eviction-default")
-    assert 5 < headroom_percent(entry.load(), "Eviction-v0") < 50
-    assert headroom_percent(load_scenario("workstation"), "Eviction-v0") > 5
-    assert headroom_percent(load_scenario("tiny"), "Eviction-v0") > 20  # that of the optimum
-    assert np.isnan(headroom_percent(entry.load().replace(pressure=1.9), "Eviction-v0"))  # only its name is the suite's
-    assert np.isnan(headroom_percent(SMALL, "Swap-v0"))
+    assert 5 < headroom_percent(entry.load(), Protocol.EVICTION) < 50
+    assert headroom_percent(load_scenario("workstation"), Protocol.EVICTION) > 5
+    assert headroom_percent(load_scenario("tiny"), Protocol.EVICTION) > 20  # that of the optimum
+    tighter = entry.load().replace(pressure=1.9)  # only its name is the suite's
+    assert np.isnan(headroom_percent(tighter, Protocol.EVICTION))
+    assert np.isnan(headroom_percent(SMALL, Protocol.SWAP))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def test_a_networks_card_learns_its_ranges_from_what_it_was_trained_on(tmp_path:
     network = ScoreNetwork("eviction", 4)
     agent = save_agent(network, tmp_path, algorithm="cleanrl", trained_on=("workstation",), train_seeds="0-99")
     assert len(agent.card.limits) > 50
-    assert (agent.card.algorithm, agent.card.name) == ("cleanrl", "cleanrl-eviction-v0")
+    assert (agent.card.algorithm, agent.card.name) == ("cleanrl", "cleanrl-eviction")
     with pytest.raises(ConfigError, match="no 'trained'"):
         save_agent(network, tmp_path, trained=("workstation",))
 

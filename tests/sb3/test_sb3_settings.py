@@ -26,6 +26,7 @@ from cace_env.sb3 import (
     TimedRolloutBuffer,
     hyperparameters,
 )
+from cace_env.tables import Protocol
 from cace_env.wrappers import DictObservation
 from tests.support.envs import short
 
@@ -40,13 +41,13 @@ def venv_of(num_envs: int = 3, **settings: Any) -> EvictionVecEnv:
 # Hyperparameters
 
 
-@pytest.mark.parametrize("env", ["Eviction-v0", "Swap-v0"])
+@pytest.mark.parametrize("env", Protocol)
 @pytest.mark.parametrize(
     ("name", "algorithm"),
     [("ppo", PPO), ("maskable-ppo", MaskablePPO), ("dqn", MaskableDQN), ("qrdqn", MaskableQRDQN)],
 )
 def test_hyperparameters_are_arguments_of_their_algorithm(name: Any, algorithm: Any, env: Any):
-    kind = EvictionVecEnv if env == "Eviction-v0" else SwapVecEnv
+    kind = EvictionVecEnv if env == Protocol.EVICTION else SwapVecEnv
     model = algorithm("SlotPolicy", kind(6, scenario="workstation"), device="cpu", **hyperparameters(name, env))
     assert model.gamma == hyperparameters(name, env)["gamma"]
     assert model.lr_schedule(1.0) > 0 == model.lr_schedule(0.0)

@@ -10,7 +10,8 @@ import numpy as np
 from cace_env.observation import SLOT
 from cace_env.policies import Agent, write_agent
 from cace_env.policies.agent import AgentCard
-from cace_env.policies.network import Network, Protocol, weight_shapes
+from cace_env.policies.network import Network, weight_shapes
+from cace_env.tables import Protocol
 
 
 def random_network(protocol: Any, hidden: int, seed: int = 0) -> Network:
@@ -26,14 +27,14 @@ def lru_network() -> Network:
     """Evicts what was used longest ago."""
     weights = {"slot_linear": np.zeros(weight_shapes("eviction", 0)["slot_linear"], dtype=np.float32)}
     weights["slot_linear"][SLOT.since_use_s] = 1.0
-    return Network("eviction", 0, weights)
+    return Network(Protocol.EVICTION, 0, weights)
 
 
 def agent_of(network: Network, **card: Any) -> Agent:
     """A network with a card; trained on seeds 0 to 9 unless something else is said."""
     known = {
         "name": "mine",
-        "env": "Swap-v0" if network.protocol == "swap" else "Eviction-v0",
+        "env": network.protocol,
         "algorithm": "hand",
         "hidden": network.hidden,
         "train_seeds": "0-9",
@@ -49,9 +50,8 @@ def saved(agent: Agent, folder: Path) -> Path:
     return folder
 
 
-def agent(env: str = "Eviction-v0", hidden: int = 3, **card: Any) -> Agent:
-    protocol = "swap" if env == "Swap-v0" else "eviction"
-    return Agent(AgentCard(name="some", env=env, algorithm="none", hidden=hidden, **card), network(protocol, hidden))
+def agent(env: Protocol = Protocol.EVICTION, hidden: int = 3, **card: Any) -> Agent:
+    return Agent(AgentCard(name="some", env=env, algorithm="none", hidden=hidden, **card), network(env, hidden))
 
 
 def network(protocol: Protocol, hidden: int, seed: int = 0) -> Network:

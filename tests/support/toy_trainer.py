@@ -19,15 +19,15 @@ from safetensors.numpy import load_file, save_file
 
 from agents import algorithms as trainer
 from cace_env.config import ConfigError, Frozen
-from cace_env.evaluation.suite import ENVS, Env
 from cace_env.policies import Agent
 from cace_env.policies.agent import AgentCard
 from cace_env.policies.network import Network, weight_shapes
+from cace_env.tables import Protocol
 
 
 class ToyConfig(Frozen):
     algorithm: Literal["toy"] = "toy"
-    env: Env = "Eviction-v0"
+    env: Protocol = Protocol.EVICTION
     train_on: str = "workstation"
     seed: int = Field(default=0, ge=0)
     scale: float = Field(default=1.0, gt=0, description="of a random step")
@@ -42,7 +42,7 @@ class ToyTrainer:
 
     def __init__(self, config: ToyConfig) -> None:
         self.config = config
-        self.protocol = ENVS[config.env]
+        self.protocol = config.env
         self.step = self.requests = 0
         self.batch = config.batch
         self.rng = np.random.default_rng(config.seed)

@@ -22,6 +22,7 @@ from cace_env.evaluation import evaluate
 from cace_env.policies import load_agent
 from cace_env.policies.cace import load_cace
 from cace_env.scenarios import load_scenario
+from cace_env.tables import Protocol
 from experiments import compare
 from experiments.running.run_folder import Run
 from experiments.tune import main
@@ -100,7 +101,7 @@ def test_a_log_is_cut_into_parts_that_follow_one_another(small: Path, tmp_path: 
     log = tmp_path / "log.csv"
     log.write_text(AZURE + "".join(f"2023-11-16 18:{i // 60:02}:{i % 60:02}.0,{50 + i},9\n" for i in range(300)))
     section = {"path": str(log), "format": "azure", "users": 5}
-    goal, said = goal_of_log(load_scenario(small), "Eviction-v0", section, 4, 4)
+    goal, said = goal_of_log(load_scenario(small), Protocol.EVICTION, section, 4, 4)
     parts = [case.workload(0).context_tokens for case in (*goal.train.values(), *goal.validation.values())]
     seen = [int(tokens) for part in parts for tokens in part]
     assert seen == list(range(50, 50 + 3 * 60 + 3 * 20))  # 60 % and 20 % of 300 rows, nothing twice
@@ -153,7 +154,7 @@ def test_an_agents_numbers_are_searched_and_its_best_moment_is_kept(
     asked = [str(file), "--trials", "2", "--steps", "8", "--intervals", "2", "--validation-seeds", "2"]
     assert main([*asked, "--out", str(out), "--threads", "1"]) == 0
     agent = load_agent(out / "best" / "agent")
-    assert agent.card.train_seeds == "0-3" and agent.card.env == "Eviction-v0"
+    assert agent.card.train_seeds == "0-3" and agent.card.env == Protocol.EVICTION
     assert yaml.safe_load((out / "best-config.yaml").read_text())["algorithm"] == "linear"
 
 
