@@ -1,8 +1,10 @@
-"""What an agent sees: every feature with unit, scale and meaning, and how the flat vector is laid out.
+"""What an agent sees: the table of features, and how the flat vector is laid out.
 
-The kernel computes raw features in physical units (`cace_env/kernel/features.py`) and scales them by the constants of
-this table on the way into the observation. The scales are fixed: a trained agent needs no running statistics beside it,
-and a feature means the same in every scenario. Python policies get the raw features and find a column by name:
+The table is the one place that says what there is: name, unit, scale, meaning, group, phrase. The kernel computes raw
+features in physical units (`cace_env/kernel/features.py`, which finds its columns by name) and scales them by the
+constants of this table on the way into the observation. The scales are fixed: a trained agent needs no running
+statistics beside it, and a feature means the same in every scenario. Python policies get the raw features and find a
+column by name:
 
     features[:, SLOT.since_use_s]
 """
@@ -10,19 +12,28 @@ and a feature means the same in every scenario. Python policies get the raw feat
 from __future__ import annotations
 
 from collections import namedtuple
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-
-from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES, Scaling
 
 Float32Array = npt.NDArray[np.float32]
 
 LOG_LIMIT: Final = 50.0  # log1p of any number of microseconds, bytes or tokens that fits int64 stays below
 LINEAR_LIMIT: Final = 1e9  # so does any number of GB over its scale
+
+# Features of one group say similar things; `experiments.ablate features` takes a group away at a time.
+Group = Literal[
+    "states and legality", "sizes", "room", "load time", "speed", "work in progress", "recency", "demand", "users",
+    "prefix", "latency and outputs", "scores of known rules", "queue",
+]  # fmt: skip
+GROUPS: Final[tuple[Group, ...]] = get_args(Group)
+# What computes a feature: `place_features` and so on in `cace_env/kernel/features.py`. Those of a slot read the results
+# of the ones before them; demand costs exponentials, so rules that do not need it leave it out.
+Part = Literal["place", "demand", "target", "pending", "context"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,10 @@ class Feature:
         scale: in `unit`; what one unit of the observation stands for.
         log: True = `sign(x) * log1p(|x| / scale)`, so that seconds and hours fit one range; False = `x / scale`.
         doc: its meaning in one line.
+        group: which features say similar things.
+        phrase: what it is called in an explanation, before its value.
         signed: it may be below 0.
+        part: the function of the kernel that computes it.
     """
 
     name: str
@@ -43,7 +57,10 @@ class Feature:
     scale: float
     log: bool
     doc: str
+    group: Group
+    phrase: str
     signed: bool = False
+    part: Part = "place"
 
     @property
     def limit(self) -> float:
@@ -51,129 +68,184 @@ class Feature:
         return 1.0 if self.unit == "flag" else LOG_LIMIT if self.log else LINEAR_LIMIT
 
 
-def _flag(name: str, doc: str) -> Feature:
-    return Feature(name, "flag", 1.0, False, doc)
+def _log(
+    name: str, group: Group, unit: str, doc: str, scale: float = 1.0, *, phrase: str = "", signed: bool = False
+) -> Feature:
+    """Without a phrase of its own, a feature is called by its name without the unit."""
+    said = phrase or name.replace("_", " ").removesuffix(f" {unit.lower()}")
+    return Feature(name, unit, scale, True, doc, group, said, signed)
 
 
-def _size(name: str, doc: str, scale_gb: float = 20.0) -> Feature:
+def _time(name: str, group: Group, doc: str, scale_s: float = 1.0, *, phrase: str = "") -> Feature:
+    return _log(name, group, "s", doc, scale_s, phrase=phrase)
+
+
+def _size(name: str, group: Group, doc: str, scale_gb: float = 20.0, *, phrase: str = "") -> Feature:
     """Sizes stay linear: whether two models fit together is a matter of sums."""
-    return Feature(name, "GB", scale_gb, False, doc)
+    return replace(_log(name, group, "GB", doc, scale_gb, phrase=phrase), log=False)
 
 
-def _time(name: str, doc: str, scale_s: float = 1.0) -> Feature:
-    return Feature(name, "s", scale_s, True, doc)
+def _flag(name: str, group: Group, doc: str) -> Feature:
+    return replace(_log(name, group, "flag", doc), log=False)
 
 
-def _log(name: str, unit: str, doc: str, scale: float = 1.0) -> Feature:
-    return Feature(name, unit, scale, True, doc)
+def _part(part: Part, *features: Feature) -> tuple[Feature, ...]:
+    return tuple(replace(feature, part=part) for feature in features)
 
 
+# fmt: off
 SLOT_FEATURES: Final[tuple[Feature, ...]] = (
-    _flag("occupied", "the slot holds a model, in any state; a row of zeros is an empty slot"),
-    _flag("legal", "the model may be evicted now (the action mask)"),
-    _flag("loading", "the model is being loaded"),
-    _flag("leaving", "the model drains or unloads: it was chosen as a victim, or its keep-alive ran out"),
-    _flag("pinned", "the model is never evicted"),
-    _size("freed_gb", "memory that its eviction frees: need less what stays behind asleep"),
-    _size("weights_gb", "weights of the model"),
-    _time(
-        "reload_s",
-        "load time if it were evicted now and wanted again on this accelerator, from the tier it would be in",
+    *_part(
+        "place",
+        _flag("occupied", "states and legality",
+             "the slot holds a model, in any state; a row of zeros is an empty slot"),
+        _flag("legal", "states and legality", "the model may be evicted now (the action mask)"),
+        _flag("loading", "states and legality", "the model is being loaded"),
+        _flag("leaving", "states and legality",
+             "the model drains or unloads: it was chosen as a victim, or its keep-alive ran out"),
+        _flag("pinned", "states and legality", "the model is never evicted"),
+        _size("freed_gb", "sizes",
+             "memory that its eviction frees: need less what stays behind asleep", phrase="frees"),
+        _size("weights_gb", "sizes", "weights of the model"),
+        _time("reload_s", "load time",
+             "load time if it were evicted now and wanted again on this accelerator, from the tier it would be in",
+             phrase="reload takes"),
+        _log("decode_ms", "speed", "ms", "time per output token when it runs alone, without KV cache"),
+        _log("running", "work in progress", "requests", "admitted requests"),
+        _log("waiting", "queue", "requests", "requests that wait for their model, a seat or KV room"),
+        _time("running_age_s", "work in progress", "mean time since the arrival of the admitted requests"),
+        _log("emitted_tokens", "work in progress", "tokens",
+             "output tokens that the admitted requests have emitted so far", 100.0),
+        _time("since_use_s", "recency",
+             "time since the last arrival or finish; since its load if it has never been used", phrase="not used for"),
+        _time("since_second_use_s", "recency",
+             "time since the arrival before the last (LRU-2); 1e6 if there is none", 10.0,
+             phrase="last use but one before"),
+        _time("since_load_s", "recency", "time since its load ended; 0 while it loads", 10.0, phrase="loaded for"),
+        _log("uses_since_load", "demand", "requests", "arrivals since its load, those that waited for it included"),
+        _log("uses", "demand", "requests", "arrivals since time 0", 10.0),
     ),
-    Feature("decode_ms", "ms", 1.0, True, "time per output token when it runs alone, without KV cache"),
-    _log("running", "requests", "admitted requests"),
-    _log("waiting", "requests", "requests that wait for their model, a seat or KV room"),
-    _time("running_age_s", "mean time since the arrival of the admitted requests"),
-    _log("emitted_tokens", "tokens", "output tokens that the admitted requests have emitted so far", 100.0),
-    _time("since_use_s", "time since the last arrival or finish; since its load if it has never been used"),
-    _time("since_second_use_s", "time since the arrival before the last (LRU-2); 1e6 if there is none", 10.0),
-    _time("since_load_s", "time since its load ended; 0 while it loads", 10.0),
-    _log("uses_since_load", "requests", "arrivals since its load, those that waited for it included"),
-    _log("uses", "requests", "arrivals since time 0", 10.0),
-    _log("window_requests", "requests", "arrivals in the last 5 minutes"),
-    _log("rate_1m", "1/min", "rate of arrivals, exponentially weighted with a half-life of 1 minute"),
-    _log("rate_10m", "1/min", "the same, 10 minutes"),
-    _log("rate_60m", "1/min", "the same, 60 minutes"),
-    _log("window_users", "users", "different users in the last 5 minutes"),
-    _log("window_sessions", "sessions", "different sessions in the last 5 minutes"),
-    _log(
-        "prefix_tokens", "tokens", "cached prompt tokens of its sessions, halved every 10 minutes without use", 1000.0
+    *_part(
+        "demand",
+        _log("window_requests", "demand", "requests", "arrivals in the last 5 minutes", phrase="requests in 5 min"),
+        _log("rate_1m", "demand", "1/min",
+             "rate of arrivals, exponentially weighted with a half-life of 1 minute", phrase="demand of 1 min"),
+        _log("rate_10m", "demand", "1/min", "the same, 10 minutes", phrase="demand of 10 min"),
+        _log("rate_60m", "demand", "1/min", "the same, 60 minutes", phrase="demand of 60 min"),
+        _log("window_users", "users", "users", "different users in the last 5 minutes", phrase="users in 5 min"),
+        _log("window_sessions", "users", "sessions",
+             "different sessions in the last 5 minutes", phrase="sessions in 5 min"),
+        _log("prefix_tokens", "prefix", "tokens",
+             "cached prompt tokens of its sessions, halved every 10 minutes without use", 1000.0,
+             phrase="cached prompts"),
+        _log("latency_weight", "latency and outputs", "cost/s",
+             "moving mean of the cost weight (TTFT and E2E) of its requests", 0.1),
+        _log("expected_output_tokens", "latency and outputs", "tokens",
+             "moving mean of finished outputs; 0 before the first", 100.0, phrase="expected output"),
+        _time("mean_gap_s", "demand",
+             "moving mean of the time between arrivals; 1e6 before the second", 10.0, phrase="asked for every"),
+        _log("gap_cv", "demand", "1",
+             "coefficient of variation of that time: 0 = like clockwork, 1 = Poisson, more = bursts",
+             phrase="irregularity"),
     ),
-    _log("latency_weight", "cost/s", "moving mean of the cost weight (TTFT and E2E) of its requests", 0.1),
-    _log("expected_output_tokens", "tokens", "moving mean of finished outputs; 0 before the first", 100.0),
-    _time("mean_gap_s", "moving mean of the time between arrivals; 1e6 before the second", 10.0),
-    _log("gap_cv", "1", "coefficient of variation of that time: 0 = like clockwork, 1 = Poisson, more = bursts"),
-    _size("missing_gb", "what must still come free on its accelerator for the target, beyond the victims chosen"),
-    _size("free_gb", "free memory on its accelerator"),
-    Feature("greedy_dual", "s/GB", 1.0, True, "GreedyDual-Size-Frequency priority, relative to its clock", signed=True),
-    _log("worth", "1/min s/GB", "rate_10m x reload_s / freed_gb: what its presence saves", 0.01),
-    _time(
-        "drain_s",
-        "guess of what its running requests still take: expected_output_tokens less emitted ones (a tenth of them at "
-        "least) x decode_ms x busy_here",
+    *_part(
+        "place",
+        _size("missing_gb", "room",
+             "what must still come free on its accelerator for the target, beyond the victims chosen"),
+        _size("free_gb", "room", "free memory on its accelerator"),
+        _log("greedy_dual", "scores of known rules", "s/GB",
+             "GreedyDual-Size-Frequency priority, relative to its clock", signed=True),
     ),
-    _log("busy_here", "models", "models on its accelerator that have admitted requests"),
-    _flag("suffices", "its eviction alone makes room for the target"),
-    _size("spare_gb", "memory that would be left over then"),
-    _time("target_load_s", "load time of the target on this accelerator; 0 without a target"),
-    Feature("target_decode_ms", "ms", 1.0, True, "the target's time per output token here; 0 without a target"),
+    *_part(
+        "target",
+        _log("worth", "scores of known rules", "1/min s/GB",
+             "rate_10m x reload_s / freed_gb: what its presence saves", 0.01),
+        _time("drain_s", "work in progress",
+             "guess of what its running requests still take: expected_output_tokens less emitted ones (a tenth of "
+             "them at least) x decode_ms x busy_here"),
+        _log("busy_here", "work in progress", "models", "models on its accelerator that have admitted requests"),
+        _flag("suffices", "room", "its eviction alone makes room for the target"),
+        _size("spare_gb", "room", "memory that would be left over then"),
+        _time("target_load_s", "load time", "load time of the target on this accelerator; 0 without a target"),
+        _log("target_decode_ms", "speed", "ms", "the target's time per output token here; 0 without a target"),
+    ),
 )
 
-PENDING_FEATURES: Final[tuple[Feature, ...]] = (
-    _flag(
-        "present", "a pending model stands here, or the target, or one that may be prefetched; a row of zeros is none"
-    ),
-    _flag("target", "it is the model that room is made for"),
-    _size("need_gb", "memory it needs: weights and reserve"),
-    _size("weights_gb", "weights of the model"),
-    _time("load_s", "its load time on the fastest accelerator, from the tier it is in now"),
-    _log("waiting", "requests", "requests that wait for it"),
-    _log("waiting_weight", "cost/s", "waiting requests times their mean cost weight", 0.1),
-    _time("oldest_wait_s", "how long the first of them has waited"),
-    _time("pending_s", "how long it has been pending; at drain_after, busy models become legal victims"),
-    _log("rate_1m", "1/min", "rate of arrivals, exponentially weighted with a half-life of 1 minute"),
-    _log("rate_10m", "1/min", "the same, 10 minutes"),
-    _log("rate_60m", "1/min", "the same, 60 minutes"),
-    _log("window_users", "users", "different users in the last 5 minutes"),
-    _log("window_sessions", "sessions", "different sessions in the last 5 minutes"),
-    _log("latency_weight", "cost/s", "moving mean of the cost weight (TTFT and E2E) of its requests", 0.1),
-    _log("expected_output_tokens", "tokens", "moving mean of finished outputs; 0 before the first", 100.0),
-    _time("since_eviction_s", "time since it was evicted; 1e6 if it never was", 10.0),
-    _flag("legal", "it may be chosen to be loaded now (the action mask of Swap-v0; 0 in Eviction-v0)"),
-    _flag("fits", "free memory suffices for it on an accelerator whose channel is idle"),
-    _flag(
-        "idle_suffices", "free memory and that of idle models suffice for it on an accelerator whose channel is idle"
-    ),
+PENDING_FEATURES: Final[tuple[Feature, ...]] = _part(
+    "pending",
+    _flag("present", "states and legality",
+         "a pending model stands here, or the target, or one that may be prefetched; a row of zeros is none"),
+    _flag("target", "states and legality", "it is the model that room is made for"),
+    _size("need_gb", "sizes", "memory it needs: weights and reserve", phrase="needs"),
+    _size("weights_gb", "sizes", "weights of the model"),
+    _time("load_s", "load time",
+         "its load time on the fastest accelerator, from the tier it is in now", phrase="load takes"),
+    _log("waiting", "queue", "requests", "requests that wait for it"),
+    _log("waiting_weight", "queue", "cost/s",
+         "waiting requests times their mean cost weight", 0.1, phrase="weight of who waits"),
+    _time("oldest_wait_s", "queue", "how long the first of them has waited", phrase="waited for"),
+    _time("pending_s", "queue", "how long it has been pending; at drain_after, busy models become legal victims"),
+    _log("rate_1m", "demand", "1/min",
+         "rate of arrivals, exponentially weighted with a half-life of 1 minute", phrase="demand of 1 min"),
+    _log("rate_10m", "demand", "1/min", "the same, 10 minutes", phrase="demand of 10 min"),
+    _log("rate_60m", "demand", "1/min", "the same, 60 minutes", phrase="demand of 60 min"),
+    _log("window_users", "users", "users", "different users in the last 5 minutes", phrase="users in 5 min"),
+    _log("window_sessions", "users", "sessions",
+         "different sessions in the last 5 minutes", phrase="sessions in 5 min"),
+    _log("latency_weight", "latency and outputs", "cost/s",
+         "moving mean of the cost weight (TTFT and E2E) of its requests", 0.1),
+    _log("expected_output_tokens", "latency and outputs", "tokens",
+         "moving mean of finished outputs; 0 before the first", 100.0, phrase="expected output"),
+    _time("since_eviction_s", "recency",
+         "time since it was evicted; 1e6 if it never was", 10.0, phrase="evicted before"),
+    _flag("legal", "states and legality",
+         "it may be chosen to be loaded now (the action mask of Swap-v0; 0 in Eviction-v0)"),
+    _flag("fits", "room", "free memory suffices for it on an accelerator whose channel is idle"),
+    _flag("idle_suffices", "room",
+         "free memory and that of idle models suffice for it on an accelerator whose channel is idle"),
 )
 
-CONTEXT_FEATURES: Final[tuple[Feature, ...]] = (
-    _time("elapsed_s", "time since the last decision; since time 0 at the first"),
-    _log("legal", "actions", "legal actions"),
-    _log("chosen", "models", "victims already chosen for this target that have not left"),
-    _size("target_need_gb", "memory that the target needs"),
-    _time("target_load_s", "load time of the target on the fastest accelerator"),
-    _size("missing_gb", "what must still come free, on the accelerator with legal victims that lacks least"),
-    _size("free_gb", "free memory of all accelerators", 80.0),
-    _size("memory_gb", "memory of all accelerators", 80.0),
-    _log("pending", "models", "pending models; the target counts until its first victim is chosen"),
-    _log("waiting", "requests", "waiting requests, of all models"),
-    _log("running", "requests", "admitted requests, of all models"),
-    _log("loading", "accelerators", "accelerators whose channel loads or unloads"),
-    _log("idle_models", "models", "resident models without a request"),
-    _size("host_cache_gb", "size of the host cache for weights", 80.0),
-    _flag("ordering", "asked which model to load; in Eviction-v0, and where victims are asked for, 0"),
-    _flag("wait_legal", "waiting is legal"),
+CONTEXT_FEATURES: Final[tuple[Feature, ...]] = _part(
+    "context",
+    _time("elapsed_s", "queue", "time since the last decision; since time 0 at the first"),
+    _log("legal", "states and legality", "actions", "legal actions"),
+    _log("chosen", "room", "models", "victims already chosen for this target that have not left"),
+    _size("target_need_gb", "sizes", "memory that the target needs"),
+    _time("target_load_s", "load time", "load time of the target on the fastest accelerator"),
+    _size("missing_gb", "room", "what must still come free, on the accelerator with legal victims that lacks least"),
+    _size("free_gb", "room", "free memory of all accelerators", 80.0),
+    _size("memory_gb", "room", "memory of all accelerators", 80.0),
+    _log("pending", "queue", "models", "pending models; the target counts until its first victim is chosen"),
+    _log("waiting", "queue", "requests", "waiting requests, of all models"),
+    _log("running", "work in progress", "requests", "admitted requests, of all models"),
+    _log("loading", "work in progress", "accelerators", "accelerators whose channel loads or unloads"),
+    _log("idle_models", "work in progress", "models", "resident models without a request"),
+    _size("host_cache_gb", "room", "size of the host cache for weights", 80.0),
+    _flag("ordering", "states and legality",
+         "asked which model to load; in Eviction-v0, and where victims are asked for, 0"),
+    _flag("wait_legal", "states and legality", "waiting is legal"),
 )
+# fmt: on
 
 
 def _columns(name: str, features: tuple[Feature, ...]) -> Any:
-    """A named tuple that holds each feature's column."""
+    """A named tuple that holds each feature's column; compiled code takes them for constants."""
     return namedtuple(name, [feature.name for feature in features])(*range(len(features)))
 
 
 SLOT: Final = _columns("SlotColumns", SLOT_FEATURES)
 PENDING: Final = _columns("PendingColumns", PENDING_FEATURES)
 CONTEXT: Final = _columns("ContextColumns", CONTEXT_FEATURES)
+THERE: Final = 0  # the column `SLOT.occupied` and `PENDING.present`: 1 = the row holds a model
+BLOCKS: Final = {"slot": SLOT_FEATURES, "pending": PENDING_FEATURES, "context": CONTEXT_FEATURES}
+
+
+class Scaling(NamedTuple):
+    """How raw features become an observation, and room to compute them; one per thread. `size` numbers in all."""
+
+    factors: npt.NDArray[np.float64]  # (size,) one over the scale
+    logarithmic: npt.NDArray[np.float64]  # (size,) 1 = sign(x) ln(1 + |x| factor), 0 = x factor
+    raw: npt.NDArray[np.float64]  # (size,) features in physical units
 
 
 class Blocks(NamedTuple):
@@ -205,17 +277,17 @@ class ObservationLayout:
     @property
     def size(self) -> int:
         """Length of the observation."""
-        return self.pending_end + NUM_CONTEXT_FEATURES
+        return self.pending_end + len(CONTEXT)
 
     @property
     def slots_end(self) -> int:
         """Where the slot rows end and the pending rows begin."""
-        return self.max_slots * NUM_SLOT_FEATURES
+        return self.max_slots * len(SLOT)
 
     @property
     def pending_end(self) -> int:
         """Where the pending rows end and the context begins."""
-        return self.slots_end + self.max_pending * NUM_PENDING_FEATURES
+        return self.slots_end + self.max_pending * len(PENDING)
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -258,8 +330,8 @@ class ObservationLayout:
             )
         front = observation.shape[:-1]
         return Blocks(
-            observation[..., : self.slots_end].reshape(*front, self.max_slots, NUM_SLOT_FEATURES),
-            observation[..., self.slots_end : self.pending_end].reshape(*front, self.max_pending, NUM_PENDING_FEATURES),
+            observation[..., : self.slots_end].reshape(*front, self.max_slots, len(SLOT)),
+            observation[..., self.slots_end : self.pending_end].reshape(*front, self.max_pending, len(PENDING)),
             observation[..., self.pending_end :],
         )
 

@@ -31,7 +31,7 @@ from cace_env.fleets.tabulation import (
     weights_bytes,
 )
 from cace_env.generator import ServedModel, WorkloadConfig, generate
-from cace_env.tables import FOREVER, MAX_PREFETCHES, FleetTables, TableError
+from cace_env.tables import DRAIN_AFTER_US, FOREVER, MAX_PREFETCHES, PREFETCH_MAX_WAIT_US, FleetTables, TableError
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import Workload
 
@@ -140,7 +140,7 @@ class Rules(Frozen):
         default="spread", description="of accelerators that fit: most or least left over"
     )
     drain_after_s: float = Field(
-        default=30.0,
+        default=DRAIN_AFTER_US / 1e6,
         ge=0,
         le=1e9,
         description="pending time after which busy models may be evicted [s]; Eviction-v0 only",
@@ -152,7 +152,7 @@ class Rules(Frozen):
         description="Swap-v0: most loads per episode of models that nobody waits for; 0 = no prefetch",
     )
     prefetch_max_wait_s: float = Field(
-        default=30.0,
+        default=PREFETCH_MAX_WAIT_US / 1e6,
         ge=0,
         le=1e9,
         description="Swap-v0: no prefetch while somebody has waited for a pending model so long [s]",

@@ -21,6 +21,8 @@ TIERS: Final = ("host", "disk")
 HOST, DISK = 0, 1
 PLACEMENTS: Final = ("spread", "pack")
 FOREVER: Final = 1 << 60  # [us] a time that never comes
+DRAIN_AFTER_US: Final = 30_000_000  # the default of a scenario
+PREFETCH_MAX_WAIT_US: Final = 30_000_000  # the same
 NONE: Final = -1
 MAX_DURATION_US: Final = 1 << 50  # 35 years: of an arrival, a pause to think, a load, an unload
 MAX_PREFETCHES: Final = 1_000_000  # the event trace needs room for all of them
@@ -101,9 +103,9 @@ class FleetTables:
     unload_copies: bool = False  # unloading copies the weights to host RAM (unload_bandwidth > 0)
     placement: str = "spread"
     protocol: Protocol = Protocol.EVICTION  # what is asked
-    drain_after_us: int = 30_000_000  # of Eviction-v0
+    drain_after_us: int = DRAIN_AFTER_US  # of Eviction-v0
     prefetch_limit: int = 0  # Swap-v0: most loads per episode of models that nobody waits for
-    prefetch_max_wait_us: int = 30_000_000  # no prefetch while somebody has waited for a pending model that long
+    prefetch_max_wait_us: int = PREFETCH_MAX_WAIT_US  # no prefetch while a pending model was waited for that long
     max_slots: int = 0  # 0 = as many as can be used; more adds rows that stay empty
     max_decisions: int = FOREVER
     unlimited_memory: bool = False  # "no swapping": every accelerator holds everything, nothing is evicted

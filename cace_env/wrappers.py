@@ -225,12 +225,12 @@ class VectorDictObservation(_VectorMaskedObservation):
 class SlotTableObservation(_MaskedObservation, RecordConstructorArgs):
     """Observations of a single environment as tables, for networks that treat all slots alike (sets, attention).
 
-    | Key             | Shape             | Type    | What                                                        |
-    |-----------------|-------------------|---------|-------------------------------------------------------------|
-    | `"slots"`       | `(S, 32)`         | float32 | a row for each slot, a column for each of `SLOT_FEATURES`   |
-    | `"pending"`     | `(K, 20)`         | float32 | a row for each pending model, columns of `PENDING_FEATURES` |
-    | `"context"`     | `(16,)`           | float32 | `CONTEXT_FEATURES`                                          |
-    | `"action_mask"` | `(actions,)`      | bool    | legal actions                                               |
+    | Key             | Shape               | Type    | What                                                        |
+    |-----------------|---------------------|---------|-------------------------------------------------------------|
+    | `"slots"`       | `(S, len(SLOT))`    | float32 | a row for each slot, a column for each of `SLOT_FEATURES`   |
+    | `"pending"`     | `(K, len(PENDING))` | float32 | a row for each pending model, columns of `PENDING_FEATURES` |
+    | `"context"`     | `(len(CONTEXT),)`   | float32 | `CONTEXT_FEATURES`                                          |
+    | `"action_mask"` | `(actions,)`        | bool    | legal actions                                               |
 
     Row `s` of `slots` is action `s`; in Swap-v0 row `m` of `pending` is action `S + m`, and the last action is to wait.
     Empty rows are zero: `slots[:, SLOT.occupied]` and `pending[:, PENDING.present]` are the padding masks of attention.

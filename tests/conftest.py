@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,17 @@ settings.load_profile("cace-env")
 
 # Gymnasium's checker renders in every mode: nobody wants to see the windows, and CI has no screen.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small networks of torch gain nothing from threads, which other test processes need."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=[EVICTION, SWAP], ids=["eviction", "swap"], scope="session")

@@ -23,7 +23,7 @@ from agents.objective import Objective
 from cace_env.config import ConfigError, Frozen
 from cace_env.evaluation.feature_ranges import seen_limits
 from cace_env.evaluation.held_out import WHOLE_SUITE, recorded, seeds_text, spent_before, training_cases, training_seeds
-from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature
+from cace_env.observation import BLOCKS, PENDING_FEATURES, SLOT_FEATURES, Feature
 from cace_env.policies import Agent, load_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.policies.built_in import Policy
@@ -249,11 +249,10 @@ def start_of(config: LinearConfig | NetworkConfig) -> tuple[Network, Free]:
         weights |= {name: weight.copy() for name, weight in first.network.weights.items()}
     free = {name: np.ones(shape, dtype=bool) for name, shape in shapes.items()}
     without = config.without if isinstance(config, LinearConfig) else ()
-    known = {feature.name for feature in (*SLOT_FEATURES, *PENDING_FEATURES, *CONTEXT_FEATURES)}
+    known = {feature.name for features in BLOCKS.values() for feature in features}
     if unknown := sorted(set(without) - known):
         raise ConfigError(f"without: no feature is called {unknown[0]!r}; docs/environment.md lists them")
-    blocks = {"slot_linear": SLOT_FEATURES, "pending_linear": PENDING_FEATURES, "wait_linear": CONTEXT_FEATURES}
-    for name, features in blocks.items():
+    for name, features in zip(("slot_linear", "pending_linear", "wait_linear"), BLOCKS.values(), strict=True):
         if name in free:
             free[name] = np.array([f.name not in (*SAME, *without) for f in features])
             weights[name][[f.name in without for f in features]] = 0.0

@@ -58,4 +58,4 @@ def tune_cace(
         if progress is not None:
             progress(objective.requests - began, metrics)
     found = search.best / np.linalg.norm(search.best)
-    return CaceWeights(**{term: float(found[column]) for term, column in TERMS.items()})
+    return CaceWeights(**dict(zip(TERMS, found.tolist(), strict=True)))

@@ -38,16 +38,17 @@ class EvictionEnv(FleetEnv):
 
     ## Observation Space
 
-    A flat float32 `Box`: `[slots x 39 | pending models x 20 | context x 16]`, every number scaled by a fixed constant.
-    `layout.names` names each position, `layout.split(observation)` takes it apart, `layout.physical(observation)` gives
-    physical units; `docs/environment.md` lists every feature with unit and scale.
+    A flat float32 `Box`: `[slots x F | pending models x P | context x C]`, every number scaled by a fixed constant.
+    `F`, `P` and `C` are how many features `cace_env.observation` has: the lengths of `SLOT`, `PENDING` and `CONTEXT`,
+    which find columns by name. `layout.names` names each position, `layout.split(observation)` takes it apart,
+    `layout.physical(observation)` gives physical units; `docs/environment.md` lists every feature with unit and scale.
 
-    | Position             | Block                     | What                                                        |
-    |----------------------|---------------------------|-------------------------------------------------------------|
-    | 39 s ... 39 s + 38   | slot s of S               | its model: legal, size, reload time, requests, recency,     |
-    |                      |                           | demand, users, prefix tokens, latency weight, output length |
-    | 39 S + 20 k ... + 19 | k-th oldest pending model | target or not, need, load time, waiting requests, demand    |
-    | the last 16          | context                   | time since the last decision, target, memory, queues        |
+    | Position          | Block                     | What                                                           |
+    |-------------------|---------------------------|----------------------------------------------------------------|
+    | from `F s`        | slot s of S               | its model: legal, size, reload time, requests, recency,        |
+    |                   |                           | demand, users, prefix tokens, latency weight, output length    |
+    | from `F S + P k`  | k-th oldest pending model | target or not, need, load time, waiting requests, demand       |
+    | the last `C`      | context                   | time since the last decision, target, memory, queues           |
 
     It holds what a real orchestrator can know: no output length of an unfinished request, no arrival to come.
 

@@ -7,7 +7,7 @@ MO-Gymnasium's conventions (`reward_space`, `mo_gymnasium.make`, its wrappers), 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, SupportsIndex
 
 import numpy as np
@@ -101,22 +101,41 @@ class Ledger:
         return rewards
 
 
-def reward_space(names: Sequence[str]) -> spaces.Box:
-    """Of so many objectives; float64, so that sums stay exact."""
-    return spaces.Box(-np.inf, 0.0, (len(names),), dtype=np.float64)
+class VectorRewards:
+    """What a single environment with vector rewards and a vector of them share; the first of their bases.
 
+    Args:
+        arguments: of the environment with one reward.
+        objectives: names of `OBJECTIVES`.
+        named: of the environment with one reward.
 
-class MOFleetEnv(FleetEnv):
-    """The implementation of `MOEvictionEnv` and `MOSwapEnv`, whose docstrings say what it does."""
+    Attributes:
+        reward_space: of one environment, `(objectives,)` float64, so that sums stay exact.
+        reward_dim: how many objectives there are.
+
+    Raises:
+        ValueError: unknown objectives, or an argument about a reward that is one number.
+    """
+
+    simulators: Simulators
 
     def __init__(self, *arguments: Any, objectives: Sequence[str] = DEFAULT_OBJECTIVES, **named: Any) -> None:
-        _refuse_scalar(named)
+        for name in ("invalid_penalty", "baseline", "scale_rewards", "episode_statistics"):
+            if name in named:
+                raise ValueError(
+                    f"{name} is about a reward that is one number, and this environment rewards with amounts of the "
+                    "world; leave it out, or take the id without MO-"
+                )
         super().__init__(*arguments, **named)
         self.objectives = tuple(objectives)
-        self._ledger = Ledger(self.simulators, self.objectives)
-        self.reward_space = reward_space(self.objectives)
         self.reward_dim = len(self.objectives)
+        self.reward_space = spaces.Box(-np.inf, 0.0, (self.reward_dim,), dtype=np.float64)
+        self._ledger = Ledger(self.simulators, self.objectives)
         self._due = self._ledger.due()
+
+
+class MOFleetEnv(VectorRewards, FleetEnv):
+    """The implementation of `MOEvictionEnv` and `MOSwapEnv`, whose docstrings say what it does."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -204,7 +223,7 @@ class MOSwapEnv(MOFleetEnv):
     PROTOCOL = Protocol.SWAP
 
 
-class MOFleetVectorEnv(FleetVectorEnv):
+class MOFleetVectorEnv(VectorRewards, FleetVectorEnv):
     """`num_envs` environments with vector rewards, stepped together: `MOEvictionVectorEnv` and `MOSwapVectorEnv`.
 
     Environment i does what a single one does that was reset with seed `s + i`. Rewards are `(num_envs, objectives)`
@@ -215,19 +234,10 @@ class MOFleetVectorEnv(FleetVectorEnv):
         objectives: as for a single environment.
         named: as for `FleetVectorEnv`, but for those about the one reward, `episode_statistics` among them:
             `mo_gymnasium.wrappers.vector.MORecordEpisodeStatistics` keeps them.
-
-    Attributes:
-        reward_space: of one environment, `(objectives,)`, as MO-Gymnasium's vectors have it.
     """
 
-    def __init__(self, *arguments: Any, objectives: Sequence[str] = DEFAULT_OBJECTIVES, **named: Any) -> None:
-        _refuse_scalar(named)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.objectives = tuple(objectives)
-        self._ledger = Ledger(self.simulators, self.objectives)
-        self.reward_space = reward_space(self.objectives)
-        self.reward_dim = len(self.objectives)
-        self._due = self._ledger.due()
         self._vectors: FloatArray = np.zeros((self.num_envs, self.reward_dim))
         self.watch(self._settle)
 
@@ -252,17 +262,3 @@ class MOSwapVectorEnv(MOFleetVectorEnv):
     """Many `MOSwapEnv`; arguments and everything else as `MOFleetVectorEnv` says."""
 
     SINGLE = MOSwapEnv
-
-
-def _refuse_scalar(arguments: Iterable[str]) -> None:
-    """Arguments about a reward that is one number.
-
-    Raises:
-        ValueError: one of them is given.
-    """
-    for name in ("invalid_penalty", "baseline", "scale_rewards", "episode_statistics"):
-        if name in arguments:
-            raise ValueError(
-                f"{name} is about a reward that is one number, and this environment rewards with amounts of the world; "
-                "leave it out, or take the id without MO-"
-            )

@@ -48,18 +48,18 @@ class SwapEnv(FleetEnv):
 
     ## Observation Space
 
-    The flat float32 `Box` of Eviction-v0, `[slots x 39 | models x 20 | context x 16]`, with the same features. Row m of
+    The flat float32 `Box` of Eviction-v0, `[slots x F | models x P | context x C]`, with the same features. Row m of
     the second block is model m, whoever waits for it; it is zero (`present` = 0) unless the model is pending, the
     target, or may be loaded. `legal` of slots and models and `wait_legal` of the context are the action mask;
     `ordering` says which of the two questions is asked.
 
-    | Position             | Block           | What                                                                  |
-    |----------------------|-----------------|-----------------------------------------------------------------------|
-    | 39 s ... 39 s + 38   | slot s of S     | its model: legal, size, reload time, requests, recency, demand,       |
-    |                      |                 | users, prefix tokens, latency weight, output length                   |
-    | 39 S + 20 m ... + 19 | model m         | legal, need, load time, whether it fits or idle victims suffice,      |
-    |                      |                 | waiting requests and their weight, demand                             |
-    | the last 16          | context         | which question, time since the last decision, target, memory, queues  |
+    | Position          | Block           | What                                                                     |
+    |-------------------|-----------------|--------------------------------------------------------------------------|
+    | from `F s`        | slot s of S     | its model: legal, size, reload time, requests, recency, demand,          |
+    |                   |                 | users, prefix tokens, latency weight, output length                      |
+    | from `F S + P m`  | model m         | legal, need, load time, whether it fits or idle victims suffice,         |
+    |                   |                 | waiting requests and their weight, demand                                |
+    | the last `C`      | context         | which question, time since the last decision, target, memory, queues     |
 
     ## Rewards
 

@@ -14,7 +14,17 @@ import numpy as np
 
 from cace_env.fleets.catalogue import CHUNK_TOKENS, KV_TOKENS, MAX_NUM_SEQS, RUNTIME_GB, CodeModel
 from cace_env.fleets.hardware import Engine, Gpu
-from cace_env.tables import FOREVER, NONE, TIERS, CostTable, FleetTables, Int64Array, TableError
+from cace_env.tables import (
+    DRAIN_AFTER_US,
+    FOREVER,
+    NONE,
+    PREFETCH_MAX_WAIT_US,
+    TIERS,
+    CostTable,
+    FleetTables,
+    Int64Array,
+    TableError,
+)
 
 GB = 1_000_000_000
 
@@ -139,9 +149,9 @@ def tabulate(
     *,
     host_ram_bytes: int = 0,
     placement: str = "spread",
-    drain_after_us: int = 30_000_000,
+    drain_after_us: int = DRAIN_AFTER_US,
     prefetch_limit: int = 0,
-    prefetch_max_wait_us: int = 30_000_000,
+    prefetch_max_wait_us: int = PREFETCH_MAX_WAIT_US,
     max_slots: int = 0,
     max_decisions: int = FOREVER,
     label: str = "tables",

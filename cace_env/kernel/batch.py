@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from cace_env.compilation import compiled, inlined
 from cace_env.kernel.events import slide_window
-from cace_env.kernel.features import SECONDS, Scaling, write_observation
+from cace_env.kernel.features import SECONDS, write_observation
 from cace_env.kernel.processor import prefetch
 from cace_env.kernel.run import advance, answer, reset_state
 from cace_env.kernel.state import (
@@ -31,6 +31,7 @@ from cace_env.kernel.state import (
     int64,
     state_views,
 )
+from cace_env.observation import Scaling
 
 Array = Any
 
@@ -76,7 +77,7 @@ class Batch(NamedTuple):
     marks: Array  # (N, MARK)
     fleets: Array  # (F, longest row) int64
     fleet_at: Array  # (F, len(Fleet) + 1)
-    limits: Array  # (F, most models + 3)
+    limits: Array  # (F, LIMIT.keep_alive_us + most models)
     prices: Array  # (F, NUM_TERMS) float
     times: Array  # (B, R, TIME) int64
     columns: Array  # (B, R, COLUMN) int32

@@ -30,7 +30,7 @@ from cace_env.kernel.state import (
     NEXT_OPEN,
     NONE,
     PAIR,
-    PENDING,
+    PENDING_MODELS,
     PREFIX_LOST,
     R_DRAIN_AFTER,
     R_SWAP,
@@ -437,7 +437,7 @@ def turn_pending(s: State, f: Fleet, m: int) -> None:
     """An absent model has its first waiting request: it may be placed now, and in Eviction-v0 drain others later."""
     now = s.scalars[CLOCK]
     s.models[m, MODEL.pending_since] = now
-    s.scalars[PENDING] += 1
+    s.scalars[PENDING_MODELS] += 1
     s.scalars[DIRTY] = 1
     if f.rules[R_SWAP] == 0:
         s.scalars[TIMER] = min(s.scalars[TIMER], now + f.rules[R_DRAIN_AFTER])

@@ -1,12 +1,12 @@
 """What a policy may know: features of slots, of pending models and of the whole, in physical units.
 
 Nothing here reads the future: no output length of an unfinished request, no arrival that has not happened. Names,
-units and scales stand in `cace_env.observation`; the order of the indices below is the order there.
+units, scales and columns stand in the table of `cace_env.observation`; each function writes the part named after it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from cace_env.kernel.state import (
     LOADING,
     MODEL,
     NONE,
-    PENDING,
+    PENDING_MODELS,
     R_CACHE_BYTES,
     R_SWAP,
     REQUEST,
@@ -42,31 +42,9 @@ from cace_env.kernel.state import (
     int64,
 )
 from cace_env.kernel.swaps import channel_idle, greedy_dual, own_residual, tier_after_eviction, tier_of
+from cace_env.observation import CONTEXT, PENDING, SLOT, Scaling
 
 Array = Any
-(
-    F_OCCUPIED, F_LEGAL, F_LOADING, F_LEAVING, F_PINNED, F_FREED_GB, F_WEIGHTS_GB, F_RELOAD_S, F_DECODE_MS,
-    F_RUNNING, F_WAITING, F_RUNNING_AGE_S, F_EMITTED_TOKENS, F_SINCE_USE_S, F_SINCE_SECOND_USE_S, F_SINCE_LOAD_S,
-    F_USES_SINCE_LOAD, F_USES, F_WINDOW_REQUESTS, F_RATE_1M, F_RATE_10M, F_RATE_60M, F_WINDOW_USERS,
-    F_WINDOW_SESSIONS, F_PREFIX_TOKENS, F_LATENCY_WEIGHT, F_EXPECTED_OUTPUT_TOKENS, F_MEAN_GAP_S, F_GAP_CV,
-    F_MISSING_GB, F_FREE_GB, F_GREEDY_DUAL, F_WORTH, F_DRAIN_S, F_BUSY_HERE, F_SUFFICES, F_SPARE_GB, F_TARGET_LOAD_S,
-    F_TARGET_DECODE_MS,
-) = range(39)  # fmt: skip
-NUM_SLOT_FEATURES: Final = 39
-
-(
-    P_PRESENT, P_TARGET, P_NEED_GB, P_WEIGHTS_GB, P_LOAD_S, P_WAITING, P_WAITING_WEIGHT, P_OLDEST_WAIT_S,
-    P_PENDING_S, P_RATE_1M, P_RATE_10M, P_RATE_60M, P_WINDOW_USERS, P_WINDOW_SESSIONS, P_LATENCY_WEIGHT,
-    P_EXPECTED_OUTPUT_TOKENS, P_SINCE_EVICTION_S, P_LEGAL, P_FITS, P_IDLE_SUFFICES,
-) = range(20)  # fmt: skip
-NUM_PENDING_FEATURES: Final = 20
-
-(
-    C_ELAPSED_S, C_LEGAL, C_CHOSEN, C_TARGET_NEED_GB, C_TARGET_LOAD_S, C_MISSING_GB, C_FREE_GB, C_MEMORY_GB,
-    C_PENDING, C_WAITING, C_RUNNING, C_LOADING, C_IDLE_MODELS, C_HOST_CACHE_GB, C_ORDERING, C_WAIT_LEGAL,
-) = range(16)  # fmt: skip
-NUM_CONTEXT_FEATURES: Final = 16
-
 GB: Final = 1e-9
 SECONDS: Final = 1e-6
 NEVER_S: Final = 1e6  # [s] stands for a time since something that never happened
@@ -77,8 +55,8 @@ PER_MINUTE_60: Final = np.log(2.0) / 60.0
 
 
 @inlined
-def demand_rates(s: State, m: int, out: Array, column: int) -> None:
-    """Requests per minute of model m at half-lives of 1, 10 and 60 minutes, into `out[column:column + 3]`."""
+def demand_rates(s: State, m: int) -> tuple[float, float, float]:
+    """Requests per minute of model m at half-lives of 1, 10 and 60 minutes."""
     minutes = (s.scalars[CLOCK] - s.models[m, MODEL.last_arrival]) * SECONDS / 60.0
     slow = np.exp2(-minutes / 60.0)
     middle = slow * slow * slow
@@ -86,9 +64,11 @@ def demand_rates(s: State, m: int, out: Array, column: int) -> None:
     fast = middle * middle
     fast = fast * fast * middle
     fast *= fast
-    out[column] = s.demand[m, DEMAND.rate_1m] * fast * PER_MINUTE_1
-    out[column + 1] = s.demand[m, DEMAND.rate_10m] * middle * PER_MINUTE_10
-    out[column + 2] = s.demand[m, DEMAND.rate_60m] * slow * PER_MINUTE_60
+    return (
+        s.demand[m, DEMAND.rate_1m] * fast * PER_MINUTE_1,
+        s.demand[m, DEMAND.rate_10m] * middle * PER_MINUTE_10,
+        s.demand[m, DEMAND.rate_60m] * slow * PER_MINUTE_60,
+    )
 
 
 @inlined
@@ -103,7 +83,7 @@ def missing_bytes(s: State, f: Fleet, a: int) -> int:
 
 @inlined
 def slot_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
-    """Features of one occupied slot, `out` (NUM_SLOT_FEATURES,) float64; `missing` bytes on its accelerator."""
+    """Features of one occupied slot, `out` (len(SLOT),) float64; `missing` bytes on its accelerator."""
     place_features(s, f, slot, missing, out)
     demand_features(s, s.slots[slot], out)
     target_features(s, f, slot, missing, out)
@@ -117,55 +97,57 @@ def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> N
     a = s.models[m, MODEL.place]
     am = a * len(f.models) + m
     running = s.models[m, MODEL.running]
-    out[F_OCCUPIED] = 1.0
-    out[F_LEGAL] = s.legal[slot]
-    out[F_LOADING] = s.models[m, MODEL.phase] == LOADING
-    out[F_LEAVING] = s.models[m, MODEL.phase] == DRAINING or s.models[m, MODEL.phase] == UNLOADING
-    out[F_PINNED] = f.models[m, SPEC.pinned_on] != NONE
-    out[F_FREED_GB] = (f.models[m, SPEC.need] - f.models[m, SPEC.residual]) * GB
-    out[F_WEIGHTS_GB] = f.models[m, SPEC.weights] * GB
-    out[F_RELOAD_S] = f.speeds[am, SPEED.load_host + tier_after_eviction(s, f, m)] * SECONDS
-    out[F_DECODE_MS] = (f.speeds[am, SPEED.round_ns] + f.speeds[am, SPEED.decode_ns]) * 1e-6
-    out[F_RUNNING] = running
-    out[F_WAITING] = s.models[m, MODEL.waiting]
-    out[F_RUNNING_AGE_S] = (now - s.models[m, MODEL.running_arrivals] / running) * SECONDS if running > 0 else 0.0
+    out[SLOT.occupied] = 1.0
+    out[SLOT.legal] = s.legal[slot]
+    out[SLOT.loading] = s.models[m, MODEL.phase] == LOADING
+    out[SLOT.leaving] = s.models[m, MODEL.phase] == DRAINING or s.models[m, MODEL.phase] == UNLOADING
+    out[SLOT.pinned] = f.models[m, SPEC.pinned_on] != NONE
+    out[SLOT.freed_gb] = (f.models[m, SPEC.need] - f.models[m, SPEC.residual]) * GB
+    out[SLOT.weights_gb] = f.models[m, SPEC.weights] * GB
+    out[SLOT.reload_s] = f.speeds[am, SPEED.load_host + tier_after_eviction(s, f, m)] * SECONDS
+    out[SLOT.decode_ms] = (f.speeds[am, SPEED.round_ns] + f.speeds[am, SPEED.decode_ns]) * 1e-6
+    out[SLOT.running] = running
+    out[SLOT.waiting] = s.models[m, MODEL.waiting]
+    out[SLOT.running_age_s] = (now - s.models[m, MODEL.running_arrivals] / running) * SECONDS if running > 0 else 0.0
     decoding = s.models[m, MODEL.decoding]
-    out[F_EMITTED_TOKENS] = (
+    out[SLOT.emitted_tokens] = (
         decoding + ((decoding * rounds_now(s, m) - s.models[m, MODEL.decode_start_sum]) >> 20) if decoding > 0 else 0
     )
-    out[F_SINCE_USE_S] = (now - s.models[m, MODEL.last_use]) * SECONDS
-    out[F_SINCE_SECOND_USE_S] = (
+    out[SLOT.since_use_s] = (now - s.models[m, MODEL.last_use]) * SECONDS
+    out[SLOT.since_second_use_s] = (
         (now - s.models[m, MODEL.second_use]) * SECONDS if s.models[m, MODEL.second_use] >= 0 else NEVER_S
     )
-    out[F_SINCE_LOAD_S] = (now - s.models[m, MODEL.loaded_at]) * SECONDS if s.models[m, MODEL.phase] != LOADING else 0.0
-    out[F_USES_SINCE_LOAD] = s.models[m, MODEL.uses_since_load]
-    out[F_USES] = s.models[m, MODEL.uses]
-    out[F_MISSING_GB] = missing * GB
-    out[F_FREE_GB] = s.accelerators[a, ACCELERATOR.free] * GB
+    out[SLOT.since_load_s] = (
+        (now - s.models[m, MODEL.loaded_at]) * SECONDS if s.models[m, MODEL.phase] != LOADING else 0.0
+    )
+    out[SLOT.uses_since_load] = s.models[m, MODEL.uses_since_load]
+    out[SLOT.uses] = s.models[m, MODEL.uses]
+    out[SLOT.missing_gb] = missing * GB
+    out[SLOT.free_gb] = s.accelerators[a, ACCELERATOR.free] * GB
     # Relative to the clock: what is due to be evicted next under GreedyDual has the least.
-    out[F_GREEDY_DUAL] = greedy_dual(s, f, m) - s.clocks[CLOCKS.inflation]
+    out[SLOT.greedy_dual] = greedy_dual(s, f, m) - s.clocks[CLOCKS.inflation]
 
 
 @inlined
 def demand_features(s: State, m: int, out: Array) -> None:
     """The part of a slot's features that describes who asks for its model."""
     now = s.scalars[CLOCK]
-    out[F_WINDOW_REQUESTS] = s.models[m, MODEL.window_requests]
-    demand_rates(s, m, out, F_RATE_1M)
-    out[F_WINDOW_USERS] = s.models[m, MODEL.window_users]
-    out[F_WINDOW_SESSIONS] = s.models[m, MODEL.window_sessions]
+    out[SLOT.window_requests] = s.models[m, MODEL.window_requests]
+    out[SLOT.rate_1m], out[SLOT.rate_10m], out[SLOT.rate_60m] = demand_rates(s, m)
+    out[SLOT.window_users] = s.models[m, MODEL.window_users]
+    out[SLOT.window_sessions] = s.models[m, MODEL.window_sessions]
     # Sums and differences of decayed tokens may miss 0 by a rounding error.
-    out[F_PREFIX_TOKENS] = max(s.demand[m, DEMAND.prefix_tokens], 0.0) * np.exp2(
+    out[SLOT.prefix_tokens] = max(s.demand[m, DEMAND.prefix_tokens], 0.0) * np.exp2(
         -(now - s.models[m, MODEL.prefix_at]) / PREFIX_HALF_LIFE_US
     )
-    out[F_LATENCY_WEIGHT] = s.demand[m, DEMAND.mean_weight]
-    out[F_EXPECTED_OUTPUT_TOKENS] = (
+    out[SLOT.latency_weight] = s.demand[m, DEMAND.mean_weight]
+    out[SLOT.expected_output_tokens] = (
         s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
     )
     mean = s.demand[m, DEMAND.gap_s]
-    out[F_MEAN_GAP_S] = mean if mean > 0.0 else NEVER_S
+    out[SLOT.mean_gap_s] = mean if mean > 0.0 else NEVER_S
     variance = s.demand[m, DEMAND.gap_squared] - mean * mean
-    out[F_GAP_CV] = np.sqrt(max(variance, 0.0)) / mean if mean > 0.0 else 0.0
+    out[SLOT.gap_cv] = np.sqrt(max(variance, 0.0)) / mean if mean > 0.0 else 0.0
 
 
 @inlined
@@ -176,23 +158,23 @@ def target_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> 
     target = s.scalars[TARGET]
     busy = s.accelerators[a, ACCELERATOR.busy]
     freed = f.models[m, SPEC.need] - f.models[m, SPEC.residual]
-    out[F_WORTH] = out[F_RATE_10M] * out[F_RELOAD_S] / out[F_FREED_GB]
+    out[SLOT.worth] = out[SLOT.rate_10m] * out[SLOT.reload_s] / out[SLOT.freed_gb]
     left = 0.0
-    if out[F_RUNNING] > 0.0:
-        expected = out[F_EXPECTED_OUTPUT_TOKENS]
-        left = max(expected - out[F_EMITTED_TOKENS] / out[F_RUNNING], LEAST_LEFT * expected)
-    out[F_DRAIN_S] = left * out[F_DECODE_MS] * 1e-3 * busy
-    out[F_BUSY_HERE] = busy
+    if out[SLOT.running] > 0.0:
+        expected = out[SLOT.expected_output_tokens]
+        left = max(expected - out[SLOT.emitted_tokens] / out[SLOT.running], LEAST_LEFT * expected)
+    out[SLOT.drain_s] = left * out[SLOT.decode_ms] * 1e-3 * busy
+    out[SLOT.busy_here] = busy
     suffices = target != NONE and freed >= missing
-    out[F_SUFFICES] = suffices
-    out[F_SPARE_GB] = (freed - missing) * GB if suffices else 0.0
+    out[SLOT.suffices] = suffices
+    out[SLOT.spare_gb] = (freed - missing) * GB if suffices else 0.0
     if target != NONE:
         at = a * len(f.models) + target
-        out[F_TARGET_LOAD_S] = f.speeds[at, SPEED.load_host + tier_of(s, f, target, a)] * SECONDS
-        out[F_TARGET_DECODE_MS] = (f.speeds[at, SPEED.round_ns] + f.speeds[at, SPEED.decode_ns]) * 1e-6
+        out[SLOT.target_load_s] = f.speeds[at, SPEED.load_host + tier_of(s, f, target, a)] * SECONDS
+        out[SLOT.target_decode_ms] = (f.speeds[at, SPEED.round_ns] + f.speeds[at, SPEED.decode_ns]) * 1e-6
     else:
-        out[F_TARGET_LOAD_S] = 0.0
-        out[F_TARGET_DECODE_MS] = 0.0
+        out[SLOT.target_load_s] = 0.0
+        out[SLOT.target_decode_ms] = 0.0
 
 
 @inlined
@@ -206,28 +188,28 @@ def fastest_load_us(s: State, f: Fleet, m: int) -> int:
 
 @inlined
 def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
-    """Features of one pending model (or the target, or one to prefetch), `out` (NUM_PENDING_FEATURES,) float64."""
+    """Features of one pending model (or the target, or one to prefetch), `out` (len(PENDING),) float64."""
     now = s.scalars[CLOCK]
     waited_for = s.models[m, MODEL.waiting] > 0
-    out[P_PRESENT] = 1.0
-    out[P_TARGET] = m == s.scalars[TARGET]
-    out[P_NEED_GB] = f.models[m, SPEC.need] * GB
-    out[P_WEIGHTS_GB] = f.models[m, SPEC.weights] * GB
-    out[P_LOAD_S] = fastest_load_us(s, f, m) * SECONDS
-    out[P_WAITING] = s.models[m, MODEL.waiting]
-    out[P_WAITING_WEIGHT] = s.models[m, MODEL.waiting] * s.demand[m, DEMAND.mean_weight]
+    out[PENDING.present] = 1.0
+    out[PENDING.target] = m == s.scalars[TARGET]
+    out[PENDING.need_gb] = f.models[m, SPEC.need] * GB
+    out[PENDING.weights_gb] = f.models[m, SPEC.weights] * GB
+    out[PENDING.load_s] = fastest_load_us(s, f, m) * SECONDS
+    out[PENDING.waiting] = s.models[m, MODEL.waiting]
+    out[PENDING.waiting_weight] = s.models[m, MODEL.waiting] * s.demand[m, DEMAND.mean_weight]
     oldest = s.models[m, MODEL.queue_head]
-    out[P_OLDEST_WAIT_S] = (now - s.requests[oldest, REQUEST.arrival_us]) * SECONDS if waited_for else 0.0
-    out[P_PENDING_S] = (now - s.models[m, MODEL.pending_since]) * SECONDS if waited_for else 0.0
-    demand_rates(s, m, out, P_RATE_1M)
-    out[P_WINDOW_USERS] = s.models[m, MODEL.window_users]
-    out[P_WINDOW_SESSIONS] = s.models[m, MODEL.window_sessions]
-    out[P_LATENCY_WEIGHT] = s.demand[m, DEMAND.mean_weight]
-    out[P_EXPECTED_OUTPUT_TOKENS] = (
+    out[PENDING.oldest_wait_s] = (now - s.requests[oldest, REQUEST.arrival_us]) * SECONDS if waited_for else 0.0
+    out[PENDING.pending_s] = (now - s.models[m, MODEL.pending_since]) * SECONDS if waited_for else 0.0
+    out[PENDING.rate_1m], out[PENDING.rate_10m], out[PENDING.rate_60m] = demand_rates(s, m)
+    out[PENDING.window_users] = s.models[m, MODEL.window_users]
+    out[PENDING.window_sessions] = s.models[m, MODEL.window_sessions]
+    out[PENDING.latency_weight] = s.demand[m, DEMAND.mean_weight]
+    out[PENDING.expected_output_tokens] = (
         s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
     )
-    out[P_SINCE_EVICTION_S] = min((now - s.models[m, MODEL.evicted_at]) * SECONDS, NEVER_S)
-    out[P_LEGAL] = s.legal[len(s.slots) + m] if f.rules[R_SWAP] == 1 else 0
+    out[PENDING.since_eviction_s] = min((now - s.models[m, MODEL.evicted_at]) * SECONDS, NEVER_S)
+    out[PENDING.legal] = s.legal[len(s.slots) + m] if f.rules[R_SWAP] == 1 else 0
     fits = False
     idle_suffices = False
     for a in range(len(f.accelerators)):
@@ -236,22 +218,22 @@ def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
             room, _ = room_without(s, f, a, IDLE_ONLY)
             fits = fits or s.accelerators[a, ACCELERATOR.free] >= missing
             idle_suffices = idle_suffices or room >= missing
-    out[P_FITS] = fits
-    out[P_IDLE_SUFFICES] = idle_suffices
+    out[PENDING.fits] = fits
+    out[PENDING.idle_suffices] = idle_suffices
 
 
 @inlined
 def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
-    """Features of the whole, `out` (NUM_CONTEXT_FEATURES,) float64; `missing` bytes where least is missing."""
+    """Features of the whole, `out` (len(CONTEXT),) float64; `missing` bytes where least is missing."""
     now = s.scalars[CLOCK]
     target = s.scalars[TARGET]
-    out[C_ELAPSED_S] = (now - s.scalars[LAST_ASKED]) * SECONDS
-    out[C_LEGAL] = s.scalars[LEGAL]
-    out[C_CHOSEN] = s.accelerators[s.scalars[FIXED], ACCELERATOR.leaving] if s.scalars[FIXED] != NONE else 0
-    out[C_TARGET_NEED_GB] = f.models[target, SPEC.need] * GB if target != NONE else 0.0
-    out[C_TARGET_LOAD_S] = fastest_load_us(s, f, target) * SECONDS if target != NONE else 0.0
-    out[C_MISSING_GB] = missing * GB
-    out[C_PENDING] = s.scalars[PENDING]
+    out[CONTEXT.elapsed_s] = (now - s.scalars[LAST_ASKED]) * SECONDS
+    out[CONTEXT.legal] = s.scalars[LEGAL]
+    out[CONTEXT.chosen] = s.accelerators[s.scalars[FIXED], ACCELERATOR.leaving] if s.scalars[FIXED] != NONE else 0
+    out[CONTEXT.target_need_gb] = f.models[target, SPEC.need] * GB if target != NONE else 0.0
+    out[CONTEXT.target_load_s] = fastest_load_us(s, f, target) * SECONDS if target != NONE else 0.0
+    out[CONTEXT.missing_gb] = missing * GB
+    out[CONTEXT.pending] = s.scalars[PENDING_MODELS]
     free = 0
     memory = 0
     loading = 0
@@ -259,9 +241,9 @@ def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
         free += s.accelerators[a, ACCELERATOR.free]
         memory += f.accelerators[a, SITE.memory]
         loading += s.accelerators[a, ACCELERATOR.channel] != IDLE
-    out[C_FREE_GB] = free * GB
-    out[C_MEMORY_GB] = memory * GB
-    out[C_LOADING] = loading
+    out[CONTEXT.free_gb] = free * GB
+    out[CONTEXT.memory_gb] = memory * GB
+    out[CONTEXT.loading] = loading
     idle = 0
     waiting = 0
     running = 0
@@ -271,42 +253,34 @@ def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
         idle += (
             s.models[m, MODEL.phase] == RESIDENT and s.models[m, MODEL.running] == 0 and s.models[m, MODEL.waiting] == 0
         )
-    out[C_WAITING] = waiting
-    out[C_RUNNING] = running
-    out[C_IDLE_MODELS] = idle
-    out[C_HOST_CACHE_GB] = f.rules[R_CACHE_BYTES] * GB
+    out[CONTEXT.waiting] = waiting
+    out[CONTEXT.running] = running
+    out[CONTEXT.idle_models] = idle
+    out[CONTEXT.host_cache_gb] = f.rules[R_CACHE_BYTES] * GB
     ordering = f.rules[R_SWAP] == 1 and target == NONE and s.scalars[LEGAL] > 0
-    out[C_ORDERING] = ordering
-    out[C_WAIT_LEGAL] = ordering and s.legal[len(s.legal) - 1] == 1
-
-
-class Scaling(NamedTuple):
-    """How raw features become an observation, and room to compute them; one per thread. `size` numbers in all."""
-
-    factors: Array  # (size,) one over the scale
-    logarithmic: Array  # (size,) 1 = sign(x) ln(1 + |x| factor), 0 = x factor; float
-    raw: Array  # (size,) features in physical units
+    out[CONTEXT.ordering] = ordering
+    out[CONTEXT.wait_legal] = ordering and s.legal[len(s.legal) - 1] == 1
 
 
 @inner
 def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, out: Array) -> None:
     """The flat observation: every slot, the pending models (oldest first; in Swap-v0 by number), the context.
 
-    `out` float32 of `max_slots * NUM_SLOT_FEATURES + pending_rows * NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES`.
+    `out` float32 of `max_slots * len(SLOT) + pending_rows * len(PENDING) + len(CONTEXT)`.
     """
     raw = scaling.raw
-    pending_at = len(s.slots) * NUM_SLOT_FEATURES
+    pending_at = len(s.slots) * len(SLOT)
     least = int64(-1)
     for a in range(len(f.accelerators)):
         missing = missing_bytes(s, f, a)
         legal_here = False
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
             legal_here = legal_here or s.legal[slot] == 1
-            at = slot * NUM_SLOT_FEATURES
+            at = slot * len(SLOT)
             if s.slots[slot] != NONE:
                 slot_features(s, f, slot, missing, raw[at:])
             else:
-                clear(raw, at, at + NUM_SLOT_FEATURES)
+                clear(raw, at, at + len(SLOT))
         if legal_here and (least < 0 or missing < least):
             least = missing
     target = s.scalars[TARGET]
@@ -316,8 +290,8 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
             if is_pending(s, m) or m == target or s.legal[len(s.slots) + m] == 1:
                 pending_features(s, f, m, raw[end:])
             else:
-                clear(raw, end, end + NUM_PENDING_FEATURES)
-            end += NUM_PENDING_FEATURES
+                clear(raw, end, end + len(PENDING))
+            end += len(PENDING)
     else:
         m = NONE
         for _ in range(pending_rows):
@@ -325,8 +299,8 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
             if m == NONE:
                 break
             pending_features(s, f, m, raw[end:])
-            end += NUM_PENDING_FEATURES
-    context_at = pending_at + pending_rows * NUM_PENDING_FEATURES
+            end += len(PENDING)
+    context_at = pending_at + pending_rows * len(PENDING)
     context_features(s, f, max(least, 0), raw[context_at:])
     # The lowest free slot is taken first, so that behind an accelerator's last model there is nothing but zeros.
     done = int64(0)
@@ -334,14 +308,14 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
         last = f.accelerators[a, SITE.end_slot]
         while last > f.accelerators[a, SITE.first_slot] and s.slots[last - 1] == NONE:
             last -= 1
-        first_at = f.accelerators[a, SITE.first_slot] * NUM_SLOT_FEATURES
+        first_at = f.accelerators[a, SITE.first_slot] * len(SLOT)
         clear(out, done, first_at)
-        done = last * NUM_SLOT_FEATURES
+        done = last * len(SLOT)
         compress(scaling, first_at, done, out)
     clear(out, done, pending_at)
     compress(scaling, pending_at, end, out)
     clear(out, end, context_at)
-    compress(scaling, context_at, context_at + NUM_CONTEXT_FEATURES, out)
+    compress(scaling, context_at, context_at + len(CONTEXT), out)
 
 
 @inlined

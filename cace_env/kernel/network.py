@@ -11,34 +11,28 @@ from typing import Any, Final, NamedTuple
 
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import slide_window
-from cace_env.kernel.features import (
-    NUM_CONTEXT_FEATURES,
-    NUM_PENDING_FEATURES,
-    NUM_SLOT_FEATURES,
-    P_TARGET,
-    Scaling,
-    write_observation,
-)
+from cace_env.kernel.features import write_observation
 from cace_env.kernel.state import NONE, R_SWAP, TARGET, Fleet, Requests, State, int64
+from cace_env.observation import CONTEXT, PENDING, SLOT, THERE, Scaling
 
 Array = Any
 
-NUM_SLOT_INPUTS: Final = NUM_SLOT_FEATURES + NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES
-NUM_PENDING_INPUTS: Final = NUM_PENDING_FEATURES + NUM_CONTEXT_FEATURES
+NUM_SLOT_INPUTS: Final = len(SLOT) + len(PENDING) + len(CONTEXT)
+NUM_PENDING_INPUTS: Final = len(PENDING) + len(CONTEXT)
 
 
 class Weights(NamedTuple):
     """A network as the kernel reads it, float32; matrices are flat, a row of `H` numbers for each input."""
 
     hidden: int  # H; 0 = only the linear part
-    slot_linear: Array  # (NUM_SLOT_FEATURES,)
-    pending_linear: Array  # (NUM_PENDING_FEATURES,)
-    wait_linear: Array  # (NUM_CONTEXT_FEATURES + 1,), the last is the bias
+    slot_linear: Array  # (len(SLOT),)
+    pending_linear: Array  # (len(PENDING),)
+    wait_linear: Array  # (len(CONTEXT) + 1,), the last is the bias
     slot_in: Array  # (NUM_SLOT_INPUTS + 1) * H: slot, target, context; the last row is the bias
     pending_in: Array  # (NUM_PENDING_INPUTS + 1) * H: pending model, context
     slot_mix: Array  # (3 H + 1) * H: own hidden units, mean of the slots', mean of the pending models'
     pending_mix: Array  # the same
-    wait_mix: Array  # (2 H + NUM_CONTEXT_FEATURES + 1) * H: both means, context
+    wait_mix: Array  # (2 H + len(CONTEXT) + 1) * H: both means, context
     slot_out: Array  # (H,)
     pending_out: Array  # (H,)
     wait_out: Array  # (H,)
@@ -96,14 +90,14 @@ def activated(weights: Array, values: Array) -> float:
 def encode(
     inputs: Array, first: int, width: int, rows: int, weights: Array, shared: Array, out: Array, mean: Array
 ) -> None:
-    """Hidden units of a block's rows that are there, `out` (rows * H,), and their mean; the first feature tells."""
+    """Hidden units of a block's rows that are there, `out` (rows * H,), and their mean."""
     hidden = len(mean)
     count = 0
     for h in range(hidden):
         mean[h] = 0.0
     for i in range(rows):
         own = inputs[first + i * width : first + (i + 1) * width]
-        if own[0] == 0.0:
+        if own[THERE] == 0.0:
             continue
         units = out[i * hidden : (i + 1) * hidden]
         copy(shared, 0, units)
@@ -129,8 +123,8 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
     pooled, shared, unit = thought.pooled[: 2 * hidden], thought.shared[:hidden], thought.unit[:hidden]
     slide_window(s, w)
     write_observation(s, f, thought.scaling, models, observation)
-    pending_at = int64(slots * NUM_SLOT_FEATURES)
-    context = observation[pending_at + models * NUM_PENDING_FEATURES :]
+    pending_at = int64(slots * len(SLOT))
+    context = observation[pending_at + models * len(PENDING) :]
     ordering = f.rules[R_SWAP] == 1 and s.scalars[TARGET] == NONE
     slot_units = thought.hidden[: slots * hidden]
     pending_units = thought.hidden[slots * hidden : (slots + models) * hidden]
@@ -139,15 +133,15 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
     if hidden > 0:
         copy(net.slot_in, NUM_SLOT_INPUTS * hidden, shared)
         for k in range(models):
-            row = pending_at + k * NUM_PENDING_FEATURES
-            pending = observation[row : row + NUM_PENDING_FEATURES]
-            if pending[P_TARGET] != 0.0:
-                add_inputs(net.slot_in, NUM_SLOT_FEATURES, pending, hidden, shared)
-        add_inputs(net.slot_in, NUM_SLOT_FEATURES + NUM_PENDING_FEATURES, context, hidden, shared)
-        encode(observation, 0, NUM_SLOT_FEATURES, slots, net.slot_in, shared, slot_units, of_slots)
+            row = pending_at + k * len(PENDING)
+            pending = observation[row : row + len(PENDING)]
+            if pending[PENDING.target] != 0.0:
+                add_inputs(net.slot_in, len(SLOT), pending, hidden, shared)
+        add_inputs(net.slot_in, len(SLOT) + len(PENDING), context, hidden, shared)
+        encode(observation, 0, len(SLOT), slots, net.slot_in, shared, slot_units, of_slots)
         copy(net.pending_in, NUM_PENDING_INPUTS * hidden, shared)
-        add_inputs(net.pending_in, NUM_PENDING_FEATURES, context, hidden, shared)
-        encode(observation, pending_at, NUM_PENDING_FEATURES, models, net.pending_in, shared, pending_units, of_pending)
+        add_inputs(net.pending_in, len(PENDING), context, hidden, shared)
+        encode(observation, pending_at, len(PENDING), models, net.pending_in, shared, pending_units, of_pending)
         mix = net.pending_mix if ordering else net.slot_mix
         copy(mix, 3 * hidden * hidden, shared)
         add_inputs(mix, hidden, pooled, hidden, shared)
@@ -159,11 +153,11 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
             continue
         i = action - first
         if ordering:
-            row = pending_at + i * NUM_PENDING_FEATURES
-            score = weighted(net.pending_linear, observation[row : row + NUM_PENDING_FEATURES])
+            row = pending_at + i * len(PENDING)
+            score = weighted(net.pending_linear, observation[row : row + len(PENDING)])
         else:
-            row = i * NUM_SLOT_FEATURES
-            score = weighted(net.slot_linear, observation[row : row + NUM_SLOT_FEATURES])
+            row = i * len(SLOT)
+            score = weighted(net.slot_linear, observation[row : row + len(SLOT)])
         if hidden > 0:
             copy(shared, 0, unit)
             add_inputs(mix, 0, (pending_units if ordering else slot_units)[i * hidden : (i + 1) * hidden], hidden, unit)
@@ -172,9 +166,9 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
             best, best_score = int64(action), score
     wait = int64(len(s.legal) - 1)
     if ordering and s.legal[wait] == 1:
-        score = weighted(net.wait_linear[:NUM_CONTEXT_FEATURES], context) + net.wait_linear[NUM_CONTEXT_FEATURES]
+        score = weighted(net.wait_linear[: len(CONTEXT)], context) + net.wait_linear[len(CONTEXT)]
         if hidden > 0:
-            copy(net.wait_mix, (2 * hidden + NUM_CONTEXT_FEATURES) * hidden, unit)
+            copy(net.wait_mix, (2 * hidden + len(CONTEXT)) * hidden, unit)
             add_inputs(net.wait_mix, 0, pooled, hidden, unit)
             add_inputs(net.wait_mix, 2 * hidden, context, hidden, unit)
             score += activated(net.wait_out, unit)

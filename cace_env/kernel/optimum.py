@@ -27,6 +27,7 @@ from cace_env.kernel.state import (
     FOREVER,
     HEAP,
     IDLE,
+    LIMIT,
     LOADING,
     MODEL,
     NEXT_OPEN,
@@ -50,7 +51,6 @@ from cace_env.kernel.state import (
     int64,
     state_views,
 )
-from cace_env.kernel.swaps import any_keep_alive
 
 Array = Any
 PROVEN, OUT_OF_NODES, OUT_OF_DEPTH = (int64(end) for end in range(3))
@@ -221,7 +221,7 @@ def write_model(s: State, f: Fleet, limits: Array, m: int, words: Array, n: int)
         words[n + 6] = leaving_rank(s, m)
     elif phase == ABSENT and s.models[m, MODEL.waiting] > 0:
         words[n + 6] = s.models[m, MODEL.pending_since]
-    elif phase == RESIDENT and any_keep_alive(f, limits):
+    elif phase == RESIDENT and limits[LIMIT.any_keep_alive] == 1:
         words[n + 6] = s.models[m, MODEL.idle_since]
     n += 8
     r = s.models[m, MODEL.queue_head]

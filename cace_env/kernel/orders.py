@@ -22,7 +22,7 @@ from cace_env.kernel.state import (
     FIXED,
     MODEL,
     NONE,
-    PENDING,
+    PENDING_MODELS,
     R_SWAP,
     REQUEST,
     SITE,
@@ -104,7 +104,7 @@ def pick_model(s: State, f: Fleet, rule: Rule) -> int:
         if best == NONE or score > best_score or (score == best_score and older(s, m, best)):
             best = m
             best_score = score
-    if best == NONE and rule.order[ORDER.prefetch] == 1.0 and s.scalars[PENDING] == 0:
+    if best == NONE and rule.order[ORDER.prefetch] == 1.0 and s.scalars[PENDING_MODELS] == 0:
         best = most_wanted(s, f)
     if best != NONE:
         return len(s.slots) + best

@@ -22,9 +22,10 @@ from cace_env.kernel.state import (
     FORCED,
     FOREVER,
     LEGAL,
+    LIMIT,
     MODEL,
     NONE,
-    PENDING,
+    PENDING_MODELS,
     PREFETCHES,
     R_DRAIN_AFTER,
     R_PREFETCH_LIMIT,
@@ -49,7 +50,6 @@ from cace_env.kernel.swaps import (
     channel_idle,
     greedy_dual,
     is_idle,
-    most_resident,
     own_channel,
     own_residual,
     start_load,
@@ -99,7 +99,7 @@ def room_without(s: State, f: Fleet, a: int, who: int) -> tuple[int, int]:
 def would_fit(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) -> bool:
     """Model m fits on accelerator a once those have left who are leaving or may leave."""
     room, held = room_without(s, f, a, who)
-    return room + own_residual(s, f, m, a) >= f.models[m, SPEC.need] and held + 1 <= most_resident(f, limits)
+    return room + own_residual(s, f, m, a) >= f.models[m, SPEC.need] and held + 1 <= limits[LIMIT.most_resident]
 
 
 @inner
@@ -130,7 +130,7 @@ def roomiest(s: State, f: Fleet, limits: Array, m: int) -> int:
                 or left > best_left
                 or (left == best_left and s.accelerators[a, ACCELERATOR.held] < s.accelerators[best, ACCELERATOR.held])
             )
-        elif left < 0 or s.accelerators[a, ACCELERATOR.held] + 1 > most_resident(f, limits):
+        elif left < 0 or s.accelerators[a, ACCELERATOR.held] + 1 > limits[LIMIT.most_resident]:
             continue
         elif f.rules[R_SPREAD] == 1:
             better = best == NONE or left > best_left
@@ -203,7 +203,7 @@ def next_pending(s: State, f: Fleet, last: int, target: int) -> int:
 def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
     """Eviction-v0: loads the oldest pending model that can be placed, or makes it the target and marks its victims."""
     now = s.scalars[CLOCK]
-    if s.scalars[PENDING] == 0:
+    if s.scalars[PENDING_MODELS] == 0:
         return False
     any_idle = False
     for a in range(len(f.accelerators)):
@@ -300,7 +300,7 @@ def offer(s: State, f: Fleet, limits: Array) -> bool:
     """Marks the models that may be loaded, and whether waiting is legal; False if there is nothing to choose from."""
     clear_legal(s)
     prefetching = f.rules[R_PREFETCH_LIMIT] > 0 and may_prefetch(s, f)
-    if s.scalars[PENDING] == 0 and not prefetching:
+    if s.scalars[PENDING_MODELS] == 0 and not prefetching:
         return False
     candidates = 0
     wanted = False
@@ -308,7 +308,7 @@ def offer(s: State, f: Fleet, limits: Array) -> bool:
         if not channel_idle(s, a):
             continue
         room, held = room_without(s, f, a, BUSY_TOO)
-        if held + 1 > most_resident(f, limits):
+        if held + 1 > limits[LIMIT.most_resident]:
             continue
         for m in range(len(f.models)):
             row = len(s.slots) + m

@@ -5,33 +5,17 @@ Ties go to the least recently used, then to the lowest slot. `cace_env.policies`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import slide_window
-from cace_env.kernel.features import (
-    F_EXPECTED_OUTPUT_TOKENS,
-    F_FREED_GB,
-    F_GAP_CV,
-    F_LATENCY_WEIGHT,
-    F_MISSING_GB,
-    F_RATE_10M,
-    F_RELOAD_S,
-    F_SINCE_LOAD_S,
-    F_SINCE_USE_S,
-    F_USES_SINCE_LOAD,
-    F_WINDOW_REQUESTS,
-    F_WORTH,
-    SECONDS,
-    demand_features,
-    missing_bytes,
-    place_features,
-    target_features,
-)
+from cace_env.kernel.features import SECONDS, demand_features, missing_bytes, place_features, target_features
 from cace_env.kernel.network import Thought, Weights
 from cace_env.kernel.state import CLOCK, DECISIONS, FOREVER, MODEL, NONE, REQUEST, SITE, Fleet, Requests, State
+from cace_env.observation import PARTS, SLOT, SLOT_FEATURES
 
 Array = Any
 
@@ -53,26 +37,45 @@ Array = Any
     QUOTED,
 ) = range(13)
 
-TERM_LOAD, TERM_LATENCY, TERM_OUTPUT, TERM_RECENCY, TERM_DEMAND = range(5)
-NUM_TERMS: Final = 5
+# The parts of a slot's features that a rule reads: each needs those before it.
+OF_PLACE, OF_DEMAND, OF_TARGET = (PARTS.index(part) for part in ("place", "demand", "target"))
+
+
+class Term(NamedTuple):
+    """A term of CACE: the feature that it is made of, and whether little of it is a reason to keep."""
+
+    feature: str
+    falling: bool
+
+
+# In the order of the weights of TERMS.
+CACE_TERMS: Final = {
+    "load_time": Term("reload_s", falling=False),
+    "latency_sensitivity": Term("latency_weight", falling=False),
+    "output_length": Term("expected_output_tokens", falling=True),
+    "recency": Term("since_use_s", falling=True),
+    "future_demand": Term("window_requests", falling=False),
+}
+TERM_COLUMNS: Final = tuple(SLOT._fields.index(term.feature) for term in CACE_TERMS.values())
+TERM_FALLS: Final = tuple(term.falling for term in CACE_TERMS.values())
 # Weights of QUOTED, as `cace_env.policies.quoted.Quoted` names them: -1 = the highest score is evicted, 1 = the lowest;
 # 1 = t is an age; what the clock shows at time 0 [s]; where upcoming requests come from; how many of them; per expected
 # token.
 Q_SIGN, Q_AGE, Q_CLOCK_START_S, Q_UPCOMING, Q_WINDOW, Q_OUTPUT = range(6)
 FROM_QUEUE, FROM_FORECAST, FROM_FUTURE = range(3)
 LOAD_SCALE_S: Final = 100.0  # of QUOTED
-APART: Final = 1e9  # [s] parts two groups of scores: whoever a churn guard protects, whoever makes enough room alone
+APART: Final = 1e9  # [s] offset that separates protected from other models, and victims that suffice alone from others
 
 
 class Rule(NamedTuple):
     """A built-in policy as the kernel reads it. `M` models, `R` requests."""
 
     kind: int  # FEATURES ... QUOTED
-    # float: (NUM_SLOT_FEATURES,) for FEATURES, (NUM_TERMS,) for TERMS, (1,) seconds for CHURN_GUARD, (6,) for QUOTED
+    reads: int  # OF_PLACE, OF_DEMAND or OF_TARGET, from `parts_read`
+    # float: (len(SLOT),) for FEATURES, (len(CACE_TERMS),) for TERMS, (1,) seconds for CHURN_GUARD, (6,) for QUOTED
     weights: Array
     values: Array  # float: (M,) for VALUES; uniform draws for RANDOM
-    # (M + 3,) keep-alive of each model [us], most models per accelerator, 1 = any keep-alive is finite, patience [us]
-    limits: Array
+    limits: Array  # (LIMIT.keep_alive_us + M,)
     order: Array  # (ORDER,) float: which model to load, where that is asked (`cace_env.kernel.orders`)
     future_order: (
         Array  # (R,) requests by (model, nominal arrival, row); empty for a rule that does not know the future
@@ -82,10 +85,18 @@ class Rule(NamedTuple):
     network: Weights  # for NETWORK; empty arrays for the others
 
 
+def parts_read(kind: int, weights: Sequence[float]) -> int:
+    """The last part of a slot's features that a rule reads: those of demand cost exponentials, most rules read none."""
+    if kind == FEATURES:
+        used = [PARTS.index(feature.part) for feature, weight in zip(SLOT_FEATURES, weights, strict=True) if weight]
+        return max(used, default=OF_PLACE)
+    return OF_DEMAND if kind in (TERMS, RATE_LOAD_SIZE, QUOTED) else OF_PLACE
+
+
 class Scratch(NamedTuple):
     """Room for one question. `S` slots, `M` models."""
 
-    rows: Array  # (S, NUM_SLOT_FEATURES) float
+    rows: Array  # (S, len(SLOT)) float
     scores: Array  # (S,) float
     candidates: Array  # (S,) int64: 1 = may be picked
     next_pointer: Array  # (M,) how far each model's future has been read
@@ -97,8 +108,6 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
     """The candidate with the lowest keep-score."""
     rows, scores, candidates, next_pointer, _ = scratch
     slide_window(s, w)
-    with_demand = reads_demand(rule)
-    with_target = reads_target(rule)
     for a in range(len(f.accelerators)):
         missing = NONE
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
@@ -106,9 +115,9 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
                 if missing == NONE:
                     missing = missing_bytes(s, f, a)
                 place_features(s, f, slot, missing, rows[slot])
-                if with_demand:
+                if rule.reads >= OF_DEMAND:
                     demand_features(s, s.slots[slot], rows[slot])
-                if with_target:
+                if rule.reads >= OF_TARGET:
                     target_features(s, f, slot, missing, rows[slot])
     score_slots(s, f, rule, candidates, next_pointer, rows, scores)
     best = NONE
@@ -116,32 +125,9 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
         if candidates[slot] == 1:
             if best == NONE or scores[slot] < scores[best]:
                 best = slot
-            elif scores[slot] == scores[best] and rows[slot, F_SINCE_USE_S] > rows[best, F_SINCE_USE_S]:
+            elif scores[slot] == scores[best] and rows[slot, SLOT.since_use_s] > rows[best, SLOT.since_use_s]:
                 best = slot
     return best
-
-
-@inlined
-def reads_target(rule: Rule) -> bool:
-    """Whether the rule reads features of `target_features`, which read those of demand."""
-    if rule.kind == FEATURES:
-        for i in range(F_WORTH, len(rule.weights)):
-            if rule.weights[i] != 0.0:
-                return True
-    return False
-
-
-@inlined
-def reads_demand(rule: Rule) -> bool:
-    """Whether the rule reads features that cost exponentials."""
-    if rule.kind == FEATURES:
-        if reads_target(rule):
-            return True
-        for i in range(F_WINDOW_REQUESTS, F_GAP_CV + 1):
-            if rule.weights[i] != 0.0:
-                return True
-        return False
-    return rule.kind == TERMS or rule.kind == RATE_LOAD_SIZE or rule.kind == QUOTED
 
 
 @inlined
@@ -167,15 +153,17 @@ def score_slots(
         elif rule.kind == RANDOM:
             score = rule.values[(s.scalars[DECISIONS] * len(s.slots) + slot) % len(rule.values)]
         elif rule.kind == HYPERBOLIC:
-            score = row[F_USES_SINCE_LOAD] / max(row[F_SINCE_LOAD_S], 1e-6)
+            score = row[SLOT.uses_since_load] / max(row[SLOT.since_load_s], 1e-6)
         elif rule.kind == RATE_LOAD_SIZE:
-            score = row[F_RATE_10M] * row[F_RELOAD_S] / row[F_FREED_GB]
+            score = row[SLOT.rate_10m] * row[SLOT.reload_s] / row[SLOT.freed_gb]
         elif rule.kind == CHURN_GUARD:
-            score = -row[F_SINCE_USE_S]
-            if row[F_SINCE_LOAD_S] < rule.weights[0]:
+            score = -row[SLOT.since_use_s]
+            if row[SLOT.since_load_s] < rule.weights[0]:
                 score += APART
         elif rule.kind == SINGLE_VICTIM:
-            score = -row[F_SINCE_USE_S] - APART if row[F_FREED_GB] >= row[F_MISSING_GB] else -row[F_FREED_GB]
+            score = (
+                -row[SLOT.since_use_s] - APART if row[SLOT.freed_gb] >= row[SLOT.missing_gb] else -row[SLOT.freed_gb]
+            )
         elif rule.kind == QUOTED:
             score = quoted_score(s, rule, next_pointer, m, row)
         else:
@@ -183,9 +171,9 @@ def score_slots(
             if rule.kind == BELADY:
                 score = -next_use_s
             elif rule.kind == BELADY_SIZE:
-                score = -next_use_s * row[F_FREED_GB]
+                score = -next_use_s * row[SLOT.freed_gb]
             else:
-                score = row[F_RELOAD_S] / (max(next_use_s, 1e-6) * row[F_FREED_GB])
+                score = row[SLOT.reload_s] / (max(next_use_s, 1e-6) * row[SLOT.freed_gb])
         scores[slot] = score
 
 
@@ -194,11 +182,8 @@ def score_terms(weights: Array, candidates: Array, rows: Array, scores: Array) -
     """CACE: named terms in [0, 1] over the candidates (min-max), times weights."""
     for slot in range(len(candidates)):
         scores[slot] = 0.0
-    add_term(candidates, weights[TERM_LOAD], rows, F_RELOAD_S, False, scores)
-    add_term(candidates, weights[TERM_LATENCY], rows, F_LATENCY_WEIGHT, False, scores)
-    add_term(candidates, weights[TERM_OUTPUT], rows, F_EXPECTED_OUTPUT_TOKENS, True, scores)
-    add_term(candidates, weights[TERM_RECENCY], rows, F_SINCE_USE_S, True, scores)
-    add_term(candidates, weights[TERM_DEMAND], rows, F_WINDOW_REQUESTS, False, scores)
+    for term in range(len(TERM_COLUMNS)):
+        add_term(candidates, weights[term], rows, TERM_COLUMNS[term], TERM_FALLS[term], scores)
 
 
 @inlined
@@ -240,13 +225,13 @@ def quoted_score(s: State, rule: Rule, next_pointer: Array, m: int, row: Array) 
     Below 1 s the logarithm would be negative, and the first term grow over all bounds: t counts as at least 1 s.
     """
     weights = rule.weights
-    t_s = row[F_SINCE_USE_S]
+    t_s = row[SLOT.since_use_s]
     if weights[Q_AGE] == 0.0:
         t_s = weights[Q_CLOCK_START_S] + s.models[m, MODEL.last_use] * SECONDS
     score = 1.0 / (1.0 + np.log(max(t_s, 1.0)))
-    score += 1.0 / (1.0 + row[F_RELOAD_S] / LOAD_SCALE_S)
+    score += 1.0 / (1.0 + row[SLOT.reload_s] / LOAD_SCALE_S)
     score += upcoming_index(s, rule, next_pointer, m) / weights[Q_WINDOW]
-    score += weights[Q_OUTPUT] * row[F_EXPECTED_OUTPUT_TOKENS]
+    score += weights[Q_OUTPUT] * row[SLOT.expected_output_tokens]
     return weights[Q_SIGN] * score
 
 

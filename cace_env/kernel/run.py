@@ -11,7 +11,7 @@ import numpy as np
 
 from cace_env.compilation import compiled, inlined
 from cace_env.kernel.events import arrive, heap_pop, next_open_arrival, settle, slide_window, token_end
-from cace_env.kernel.features import Scaling, missing_bytes, pending_features, slot_features, write_observation
+from cace_env.kernel.features import missing_bytes, pending_features, slot_features, write_observation
 from cace_env.kernel.orders import decide
 from cace_env.kernel.placement import act, clear_legal, is_pending, place
 from cace_env.kernel.rules import Rule, Scratch
@@ -32,6 +32,7 @@ from cace_env.kernel.state import (
     FOREVER,
     HEAP,
     LAST_ASKED,
+    LIMIT,
     LOAD,
     LOAD_US,
     MODEL,
@@ -39,7 +40,7 @@ from cace_env.kernel.state import (
     NONE,
     NUM_TASKS,
     PAIR,
-    PENDING,
+    PENDING_MODELS,
     R_MAX_DECISIONS,
     R_PREFETCH_LIMIT,
     R_SWAP,
@@ -66,7 +67,6 @@ from cace_env.kernel.state import (
     state_views,
 )
 from cace_env.kernel.swaps import (
-    any_keep_alive,
     any_timer,
     channel_done,
     expire,
@@ -75,6 +75,7 @@ from cace_env.kernel.swaps import (
     timer_due,
     work_channel,
 )
+from cace_env.observation import Scaling
 
 Array = Any
 # Priorities of simultaneous events (`docs/design.md`, section 1); an alarm is the timer's.
@@ -178,13 +179,13 @@ def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> Non
                 return
             if s.scalars[DIRTY] == 1:
                 s.scalars[DIRTY] = 0
-                if any_keep_alive(f, limits):
+                if limits[LIMIT.any_keep_alive] == 1:
                     expire(s, f, limits, trace)
                 if any_timer(f, limits):
                     set_timer(s, f, limits)
-                if (s.scalars[PENDING] > 0 or s.scalars[TARGET] != NONE or f.rules[R_PREFETCH_LIMIT] > 0) and place(
-                    s, f, limits, trace
-                ):
+                if (
+                    s.scalars[PENDING_MODELS] > 0 or s.scalars[TARGET] != NONE or f.rules[R_PREFETCH_LIMIT] > 0
+                ) and place(s, f, limits, trace):
                     s.scalars[DIRTY] = 1
                     s.scalars[STATUS] = ASKED
                     if s.scalars[DECISIONS] >= f.rules[R_MAX_DECISIONS]:
@@ -295,7 +296,7 @@ def read_cost(row: Array, at: Array, fleet: Array, fleet_at: Array) -> float:
 
 @compiled
 def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, out: Array) -> None:
-    """Raw slot features at a question, `out` (S, NUM_SLOT_FEATURES) float64; rows of empty slots are zero."""
+    """Raw slot features at a question, `out` (S, len(SLOT)) float64; rows of empty slots are zero."""
     s = state_views(row, at)
     f = fleet_views(fleet, fleet_at)
     slide_window(s, w)
@@ -309,7 +310,7 @@ def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Reque
 
 @compiled
 def read_models(row: Array, at: Array, fleet: Array, fleet_at: Array, out: Array) -> None:
-    """Raw features of models at a question, `out` (M, NUM_PENDING_FEATURES) float64; those not asked about are zero."""
+    """Raw features of models at a question, `out` (M, len(PENDING)) float64; those not asked about are zero."""
     s = state_views(row, at)
     f = fleet_views(fleet, fleet_at)
     out[:] = 0.0

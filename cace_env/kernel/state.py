@@ -15,7 +15,7 @@ import numpy.typing as npt
 from cace_env import tables as plain
 from cace_env.compilation import inlined
 from cace_env.kernel.processor import float_table, table
-from cace_env.tables import PLACEMENTS, TASKS, FleetTables, Protocol, slots_per_accelerator
+from cace_env.tables import DISK, HOST, PLACEMENTS, TASKS, FleetTables, Protocol, slots_per_accelerator
 from cace_env.workload import Workload
 
 Int64Array = npt.NDArray[np.int64]
@@ -56,7 +56,7 @@ REGRET_US: Final = 60_000_000  # a load this soon after the model's eviction is 
 (
     CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, TIMER, TARGET, FIXED, LEGAL, DRAINS, DECISIONS,
     FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
-    LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING, WAITS, PREFETCHES,
+    LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING_MODELS, WAITS, PREFETCHES,
 ) = range(32)  # fmt: skip
 NUM_SCALARS: Final = 32  # whole cache lines of 8
 
@@ -277,6 +277,15 @@ class TimeColumns(NamedTuple):
     think_us: int
 
 
+class LimitColumns(NamedTuple):
+    """`Rule.limits`: what a rule carries beside its choice of victim; behind these columns one for each model."""
+
+    most_resident: int  # models per accelerator
+    any_keep_alive: int  # 1 = some keep-alive is finite
+    patience_us: int
+    keep_alive_us: int  # of the first model; FOREVER = never
+
+
 def _columns(names: Any) -> Any:
     """The instance of a class of columns: each name with its number."""
     return names(*range(len(names._fields)))
@@ -298,6 +307,7 @@ SLO: Final[SloColumns] = _columns(SloColumns)
 WEIGHT: Final[WeightColumns] = _columns(WeightColumns)
 COLUMN: Final[WorkloadColumns] = _columns(WorkloadColumns)
 TIME: Final[TimeColumns] = _columns(TimeColumns)
+LIMIT: Final[LimitColumns] = _columns(LimitColumns)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -454,36 +464,63 @@ def arena(rows: int, width: int) -> Int64Array:
     return words[first : first + rows * width].reshape(rows, width)
 
 
+def _stacked(names: Any, **columns: Array) -> Array:
+    """Columns by name as one array, `(..., columns)`; `names` is the class that says their order."""
+    return np.stack(names(**columns), axis=-1)
+
+
 def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Array]:
     """The constant row of a fleet and its offsets; `most_seats` as for `state_offsets`."""
     slot_ends = np.cumsum(slots_per_accelerator(tables))
+    rules = np.zeros(NUM_RULES, dtype=np.int64)
+    rules[R_SPREAD] = tables.placement == PLACEMENTS[0]
+    rules[R_DRAIN_AFTER] = tables.drain_after_us
+    rules[R_MAX_DECISIONS] = tables.max_decisions
+    rules[R_UNLIMITED] = tables.unlimited_memory
+    rules[R_CACHE_BYTES] = tables.host_cache_bytes
+    rules[R_UNLOAD_COPIES] = tables.unload_copies
+    rules[R_MAX_SLOTS] = max(int(slot_ends[-1]), tables.max_slots)
+    rules[R_SWAP] = tables.protocol == Protocol.SWAP
+    rules[R_PREFETCH_LIMIT] = tables.prefetch_limit
+    rules[R_PREFETCH_MAX_WAIT] = tables.prefetch_max_wait_us
     cost = tables.cost
     pieces = Fleet(
-        rules=[
-            tables.placement == PLACEMENTS[0], tables.drain_after_us, tables.max_decisions, tables.unlimited_memory,
-            tables.host_cache_bytes, tables.unload_copies, max(int(slot_ends[-1]), tables.max_slots),
-            tables.protocol == Protocol.SWAP, tables.prefetch_limit, tables.prefetch_max_wait_us,
-        ],
-        accelerators=np.stack([tables.memory_bytes, np.concatenate([[0], slot_ends[:-1]]), slot_ends], axis=1),
-        models=np.stack(
-            [
-                tables.need_bytes, tables.weights_bytes, tables.residual_bytes, tables.kv_tokens, tables.max_num_seqs,
-                tables.chunk_tokens, tables.pinned_on, tables.resident_on, tables.asleep_on, tables.host_cached,
-                heap_starts(tables, most_seats)[:-1],
-            ],
-            axis=1,
+        rules=rules,
+        accelerators=_stacked(
+            SiteColumns,
+            memory=tables.memory_bytes,
+            first_slot=np.concatenate([[0], slot_ends[:-1]]),
+            end_slot=slot_ends,
         ),
-        speeds=np.stack(
-            [
-                tables.load_us[:, :, 0], tables.load_us[:, :, 1], tables.unload_us, tables.round_ns, tables.decode_ns,
-                tables.kv_ps, tables.prefill_ns, tables.attention_ps,
-            ],
-            axis=2,
+        models=_stacked(
+            SpecColumns,
+            need=tables.need_bytes,
+            weights=tables.weights_bytes,
+            residual=tables.residual_bytes,
+            kv_tokens=tables.kv_tokens,
+            max_num_seqs=tables.max_num_seqs,
+            chunk_tokens=tables.chunk_tokens,
+            pinned_on=tables.pinned_on,
+            resident_on=tables.resident_on,
+            asleep_on=tables.asleep_on,
+            host_cached=tables.host_cached,
+            heap_start=heap_starts(tables, most_seats)[:-1],
         ),
-        slos=np.stack([cost.slo_us, cost.slo_on_e2e], axis=1),
-        weights=np.stack([cost.w_ttft, cost.w_e2e], axis=1).astype(np.float64).view(np.int64),
+        speeds=_stacked(
+            SpeedColumns,
+            load_host=tables.load_us[:, :, HOST],
+            load_disk=tables.load_us[:, :, DISK],
+            unload_us=tables.unload_us,
+            round_ns=tables.round_ns,
+            decode_ns=tables.decode_ns,
+            kv_ps=tables.kv_ps,
+            prefill_ns=tables.prefill_ns,
+            attention_ps=tables.attention_ps,
+        ),
+        slos=_stacked(SloColumns, limit_us=cost.slo_us, on_e2e=cost.slo_on_e2e),
+        weights=_stacked(WeightColumns, ttft=cost.w_ttft, e2e=cost.w_e2e).astype(np.float64).view(np.int64),
         prices=np.array([cost.w_load, cost.w_slo, cost.w_refused], dtype=np.float64).view(np.int64),
-    )  # fmt: skip
+    )
     flat = [np.asarray(piece).ravel().astype(np.int64) for piece in pieces]
     return np.concatenate(flat), np.concatenate([[0], np.cumsum([len(piece) for piece in flat])]).astype(np.int64)
 
@@ -491,7 +528,7 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
 def requests_of(workload: Workload) -> tuple[Requests, int, int]:
     """A workload as the kernel reads it, and how many session and user pairs it has."""
     rows = len(workload)
-    times = np.stack([workload.arrival_us, workload.think_us], axis=1)
+    times = _stacked(TimeColumns, arrival_us=workload.arrival_us, think_us=workload.think_us)
     columns = np.full((rows, len(COLUMN)), NONE, dtype=np.int32)
     columns[:, COLUMN.model] = workload.model
     columns[:, COLUMN.task] = workload.task

@@ -18,6 +18,7 @@ from cace_env.kernel.state import (
     EVICTIONS,
     FOREVER,
     IDLE,
+    LIMIT,
     LOAD,
     LOAD_US,
     LOADED_BYTES,
@@ -26,7 +27,7 @@ from cace_env.kernel.state import (
     LONE_EVICTIONS,
     MODEL,
     NONE,
-    PENDING,
+    PENDING_MODELS,
     PLANNED,
     PREFETCHES,
     R_CACHE_BYTES,
@@ -191,7 +192,7 @@ def own_channel(s: State, a: int, m: int) -> None:
     s.accelerators[a, ACCELERATOR.channel_us] -= s.scalars[CLOCK]
     s.models[m, MODEL.phase] = PLANNED
     if s.models[m, MODEL.waiting] > 0:
-        s.scalars[PENDING] -= 1
+        s.scalars[PENDING_MODELS] -= 1
     else:
         s.scalars[PREFETCHES] += 1
 
@@ -302,27 +303,15 @@ def channel_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
 
 
 @inlined
-def most_resident(f: Fleet, limits: Array) -> int:
-    """How many models a rule allows on an accelerator; stands behind its keep-alives."""
-    return limits[len(f.models)]
-
-
-@inlined
-def any_keep_alive(f: Fleet, limits: Array) -> bool:
-    """Whether a rule's keep-alives can ever run out."""
-    return limits[len(f.models) + 1] == 1
-
-
-@inlined
 def patience_us(f: Fleet, limits: Array) -> int:
     """How long a model is pending until time alone matters: busy victims are legal, or a rule thinks again."""
-    return limits[len(f.models) + 2] if f.rules[R_SWAP] == 1 else f.rules[R_DRAIN_AFTER]
+    return limits[LIMIT.patience_us] if f.rules[R_SWAP] == 1 else f.rules[R_DRAIN_AFTER]
 
 
 @inlined
 def any_timer(f: Fleet, limits: Array) -> bool:
     """Whether the timer has to be set where an instant ends, not only where a model turns pending."""
-    return any_keep_alive(f, limits) or (f.rules[R_SWAP] == 1 and limits[len(f.models) + 2] < FOREVER)
+    return limits[LIMIT.any_keep_alive] == 1 or (f.rules[R_SWAP] == 1 and limits[LIMIT.patience_us] < FOREVER)
 
 
 @inlined
@@ -349,21 +338,15 @@ def expire(s: State, f: Fleet, limits: Array, trace: Array) -> None:
     for a in range(len(f.accelerators)):
         while channel_idle(s, a):
             first = NONE
+            first_due = FOREVER
             for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
                 m = s.slots[slot]
-                if (
-                    m != NONE
-                    and limits[m] < FOREVER
-                    and is_idle(s, f, m)
-                    and s.models[m, MODEL.idle_since] + limits[m] <= now
-                ):
-                    due = s.models[m, MODEL.idle_since] + limits[m]
-                    if (
-                        first == NONE
-                        or due < s.models[first, MODEL.idle_since] + limits[first]
-                        or (due == s.models[first, MODEL.idle_since] + limits[first] and m < first)
-                    ):
-                        first = m
+                if m == NONE or limits[LIMIT.keep_alive_us + m] == FOREVER or not is_idle(s, f, m):
+                    continue
+                due = s.models[m, MODEL.idle_since] + limits[LIMIT.keep_alive_us + m]
+                if due <= now and (due < first_due or (due == first_due and m < first)):
+                    first = m
+                    first_due = due
             if first == NONE:
                 break
             s.models[first, MODEL.lone] = 1
@@ -377,8 +360,8 @@ def timer_of(s: State, f: Fleet, limits: Array, m: int) -> int:
     """When time alone may matter for model m: the end of its drain_after or patience, or of its keep-alive."""
     if s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] > 0:
         return s.models[m, MODEL.pending_since] + patience_us(f, limits)
-    if limits[m] < FOREVER and is_idle(s, f, m):
-        return s.models[m, MODEL.idle_since] + limits[m]
+    if limits[LIMIT.keep_alive_us + m] < FOREVER and is_idle(s, f, m):
+        return s.models[m, MODEL.idle_since] + limits[LIMIT.keep_alive_us + m]
     return FOREVER
 
 

@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, model_validator
 from cace_env.config import ConfigError, Frozen, did_you_mean
 from cace_env.files import replace_file
 from cace_env.kernel import rules
-from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature, ObservationLayout
+from cace_env.observation import BLOCKS, Feature, ObservationLayout
 from cace_env.policies.base import Policy
 from cace_env.policies.network import Network
 from cace_env.policies.orders import LEARNED_ORDER
@@ -47,7 +47,7 @@ def features_hash() -> str:
     def row(feature: Feature) -> tuple[object, ...]:
         return feature.name, feature.unit, feature.scale, feature.log, feature.signed
 
-    blocks = [[row(feature) for feature in block] for block in (SLOT_FEATURES, PENDING_FEATURES, CONTEXT_FEATURES)]
+    blocks = [[row(feature) for feature in block] for block in BLOCKS.values()]
     return hashlib.sha256(json.dumps(blocks).encode()).hexdigest()[:16]
 
 

@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel import rules
-from cace_env.kernel.features import NUM_SLOT_FEATURES
-from cace_env.kernel.rules import Rule
+from cace_env.kernel.rules import Rule, parts_read
 from cace_env.observation import SLOT
 from cace_env.policies.clairvoyant import Future
 from cace_env.policies.network import Network
@@ -116,7 +115,7 @@ def weigh(**weights: float) -> tuple[float, ...]:
     Raises:
         ConfigError: no such feature.
     """
-    row = [0.0] * NUM_SLOT_FEATURES
+    row = [0.0] * len(SLOT)
     for name, weight in weights.items():
         if name not in SLOT._fields:
             raise ConfigError(f"no slot feature called {name!r}{did_you_mean(name, SLOT._fields)}")
@@ -175,7 +174,18 @@ def rule_of(
     values = _values(policy, tables, seed, training)
     network = NO_NETWORK if policy.network is None else policy.network.compiled
     limits = policy.limits(tables).row(tables)
-    return Rule(policy.kind, weights, values, limits, by_order, order, start, nominal_us, network)
+    return Rule(
+        kind=policy.kind,
+        reads=parts_read(policy.kind, policy.weights),
+        weights=weights,
+        values=values,
+        limits=limits,
+        order=by_order,
+        future_order=order,
+        future_start=start,
+        nominal_us=nominal_us,
+        network=network,
+    )
 
 
 def _values(policy: Policy, tables: FleetTables, seed: int, training: Training | None) -> FloatArray:

@@ -29,6 +29,8 @@ from cace_env.config import ConfigError, Frozen, load
 from cace_env.kernel import rules
 from cace_env.tables import Protocol
 
+TERMS: Final = tuple(rules.CACE_TERMS)  # names, in the order of the kernel's weights
+
 
 class CaceWeights(Frozen):
     """One weight per term; 0 leaves the term out, a negative one turns it round."""
@@ -47,23 +49,11 @@ class CaceWeights(Frozen):
 
     def row(self) -> tuple[float, ...]:
         """The weights in the kernel's order of terms."""
-        row = [0.0] * rules.NUM_TERMS
-        for term, index in TERMS.items():
-            row[index] = getattr(self, term)
-        return tuple(row)
+        return tuple(getattr(self, term) for term in TERMS)
 
     def without(self, term: str) -> CaceWeights:
         """The leave-one-out ablation: the same weights, but 0 for `term`."""
         return CaceWeights(**(self.model_dump() | {term: 0.0}))
-
-
-TERMS: Final = {
-    "load_time": rules.TERM_LOAD,
-    "latency_sensitivity": rules.TERM_LATENCY,
-    "output_length": rules.TERM_OUTPUT,
-    "recency": rules.TERM_RECENCY,
-    "future_demand": rules.TERM_DEMAND,
-}
 
 
 class Tuning(Frozen):

@@ -76,13 +76,14 @@ def _never_asked(tables: FleetTables) -> Rule:
     no_times = np.zeros(0, dtype=np.int64)
     starts = np.zeros(tables.num_models + 1, dtype=np.int64)
     return Rule(
-        rules.VALUES,
-        np.zeros(1),
-        np.zeros(tables.num_models),
-        NO_LIMITS.row(tables),
-        np.zeros(len(ORDER)),
-        no_times,
-        starts,
-        no_times,
-        NO_NETWORK,
+        kind=rules.VALUES,
+        reads=rules.OF_PLACE,
+        weights=np.zeros(1),
+        values=np.zeros(tables.num_models),
+        limits=NO_LIMITS.row(tables),
+        order=np.zeros(len(ORDER)),
+        future_order=no_times,
+        future_start=starts,
+        nominal_us=no_times,
+        network=NO_NETWORK,
     )

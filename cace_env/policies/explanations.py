@@ -35,7 +35,6 @@ from cace_env.observation import PENDING_FEATURES, SLOT, SLOT_FEATURES, Feature,
 from cace_env.policies.agent import Agent
 from cace_env.policies.built_in import Policy, rule_of
 from cace_env.policies.built_in import policy as find_policy
-from cace_env.policies.cace import TERMS
 from cace_env.policies.gradients import ScoreLine
 from cace_env.policies.network import Network
 from cace_env.policies.python import layout_for, view
@@ -45,39 +44,7 @@ from cace_env.tables import NONE
 FloatArray = npt.NDArray[np.float64]
 Against = Literal["mean", "rival"]
 
-# By term of CACE: the feature that it is made of, and whether little of it is a reason to keep.
-TERM_FEATURES: Final = {
-    "load_time": ("reload_s", False),
-    "latency_sensitivity": ("latency_weight", False),
-    "output_length": ("expected_output_tokens", True),
-    "recency": ("since_use_s", True),
-    "future_demand": ("window_requests", False),
-}
-# How a feature is named in a sentence, where its name alone would not do.
-PHRASES: Final = {
-    "since_use_s": "not used for",
-    "since_second_use_s": "last use but one before",
-    "since_load_s": "loaded for",
-    "reload_s": "reload takes",
-    "load_s": "load takes",
-    "freed_gb": "frees",
-    "need_gb": "needs",
-    "running": "running",
-    "waiting": "waiting",
-    "window_requests": "requests in 5 min",
-    "window_users": "users in 5 min",
-    "window_sessions": "sessions in 5 min",
-    "rate_1m": "demand of 1 min",
-    "rate_10m": "demand of 10 min",
-    "rate_60m": "demand of 60 min",
-    "prefix_tokens": "cached prompts",
-    "expected_output_tokens": "expected output",
-    "mean_gap_s": "asked for every",
-    "gap_cv": "irregularity",
-    "oldest_wait_s": "waited for",
-    "waiting_weight": "weight of who waits",
-    "since_eviction_s": "evicted before",
-}
+_PHRASES: Final = {feature.name: feature.phrase for feature in (*SLOT_FEATURES, *PENDING_FEATURES)}
 BEFORE: Final = "before any feature of the models"  # how `base` is named
 NEVER_S: Final = 1e6  # stands for the time since what never happened
 
@@ -101,10 +68,9 @@ class Contribution:
     amount: float
 
     def __str__(self) -> str:
-        name = PHRASES.get(self.feature) or self.feature.replace("_", " ").removesuffix(f" {self.unit.lower()}")
         compared = "" if np.isnan(self.others) else f" (others {quantity(self.others, self.unit)})"
         said = compared.strip() if np.isnan(self.value) else f"{quantity(self.value, self.unit)}{compared}"
-        return f"{name} {said} {self.amount:+.3g}"
+        return f"{_PHRASES[self.feature]} {said} {self.amount:+.3g}"
 
 
 @dataclass(frozen=True)
@@ -241,13 +207,12 @@ def _parts(policy: Policy, rows: FloatArray) -> tuple[FloatArray, list[Feature]]
         used = [column for column, weight in enumerate(policy.weights) if weight != 0]
         return -rows[:, used] * np.array(policy.weights)[used], [SLOT_FEATURES[column] for column in used]
     parts, features = [], []
-    for term, index in TERMS.items():
-        name, falling = TERM_FEATURES[term]
+    for (name, falling), weight in zip(rules.CACE_TERMS.values(), policy.weights, strict=True):
         values = rows[:, SLOT._fields.index(name)]
         low, high = values.min(), values.max()
         share = (values - low) / (high - low) if high > low else np.zeros(len(values))
-        if policy.weights[index] != 0:
-            parts.append(-policy.weights[index] * (1.0 - share if falling and high > low else share))
+        if weight != 0:
+            parts.append(-weight * (1.0 - share if falling and high > low else share))
             features.append(SLOT_FEATURES[SLOT._fields.index(name)])
     return np.stack(parts, axis=1), features
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.observation import CONTEXT, PENDING, ObservationLayout
+from cace_env.observation import CONTEXT, PENDING, THERE, ObservationLayout
 from cace_env.policies.network import Network
 from cace_env.tables import Protocol
 
@@ -45,7 +45,7 @@ class ScoreLine:
         if self.wait_weight:
             self.step[self.candidates] = mine
             self.step[:, [PENDING.present, PENDING.legal]] = 0.0  # they are there, and may be loaded
-        self.there = self.rows[:, :1]  # occupied, present
+        self.there = self.rows[:, THERE, None]
         if network.hidden:
             target = (pending * pending[:, PENDING.target, None]).sum(axis=0)
             slot_common, other = np.concatenate([target, context]), slots if self.ordering else pending
@@ -59,7 +59,7 @@ class ScoreLine:
     def _mean(self, name: str, rows: FloatArray, common: FloatArray) -> FloatArray:
         """Mean hidden units of the rows that do not change, `(H,)`."""
         units = np.maximum(rows @ self.w[name][:, : rows.shape[1]].T + self._shared(name, rows.shape[1], common), 0)
-        mean: FloatArray = (units * rows[:, :1]).sum(axis=0) / max(rows[:, 0].sum(), 1.0)
+        mean: FloatArray = (units * rows[:, THERE, None]).sum(axis=0) / max(rows[:, THERE].sum(), 1.0)
         return mean
 
     def _shared(self, name: str, width: int, common: FloatArray) -> FloatArray:

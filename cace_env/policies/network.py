@@ -26,9 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.config import ConfigError
-from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
 from cace_env.kernel.network import NUM_PENDING_INPUTS, NUM_SLOT_INPUTS, Weights
-from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
+from cace_env.observation import CONTEXT, PENDING, SLOT, THERE, ObservationLayout
 from cace_env.tables import Protocol
 
 Float32Array = npt.NDArray[np.float32]
@@ -43,7 +42,7 @@ def weight_shapes(protocol: Protocol, hidden: int) -> dict[str, tuple[int, ...]]
         protocol: "swap" scores pending models and waiting, too.
         hidden: `H`, hidden units of each layer; 0 = a linear policy.
     """
-    slots, pending, context = NUM_SLOT_FEATURES, NUM_PENDING_FEATURES, NUM_CONTEXT_FEATURES
+    slots, pending, context = len(SLOT), len(PENDING), len(CONTEXT)
     shapes: dict[str, tuple[int, ...]] = {"slot_linear": (slots,)}
     if protocol == Protocol.SWAP:
         shapes |= {"pending_linear": (pending,), "wait_linear": (context,), "wait_bias": (1,)}
@@ -141,7 +140,7 @@ class Network:
         weight = self.weights[name]
         width = rows.shape[-1]
         shared = common @ weight[:, width:].T + self.weights[f"{name}_bias"]
-        there = rows[..., :1]  # occupied, present
+        there = rows[..., THERE, None]
         units = np.maximum(rows @ weight[:, :width].T + shared[..., None, :], 0) * there
         return units, units.sum(axis=-2) / np.maximum(there.sum(axis=-2), 1)
 
@@ -170,14 +169,14 @@ class Network:
         bias = vector("wait_bias", 1)
         return Weights(
             hidden=hidden,
-            slot_linear=vector("slot_linear", NUM_SLOT_FEATURES),
-            pending_linear=vector("pending_linear", NUM_PENDING_FEATURES),
-            wait_linear=np.concatenate([vector("wait_linear", NUM_CONTEXT_FEATURES), bias]),
+            slot_linear=vector("slot_linear", len(SLOT)),
+            pending_linear=vector("pending_linear", len(PENDING)),
+            wait_linear=np.concatenate([vector("wait_linear", len(CONTEXT)), bias]),
             slot_in=flat("slot_in", NUM_SLOT_INPUTS),
             pending_in=flat("pending_in", NUM_PENDING_INPUTS),
             slot_mix=flat("slot_mix", 3 * hidden),
             pending_mix=flat("pending_mix", 3 * hidden),
-            wait_mix=flat("wait_mix", 2 * hidden + NUM_CONTEXT_FEATURES),
+            wait_mix=flat("wait_mix", 2 * hidden + len(CONTEXT)),
             slot_out=vector("slot_out", hidden),
             pending_out=vector("pending_out", hidden),
             wait_out=vector("wait_out", hidden),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel.orders import FIRST_COME, LEARNED, SHORTEST_LOAD, WEIGHT_PER_LOAD
-from cace_env.tables import FOREVER
+from cace_env.tables import DRAIN_AFTER_US, FOREVER
 
 JOINT: Final = "+"  # between an order and the policy that chooses its victims
 
@@ -64,6 +64,8 @@ def _microseconds(time_s: float) -> int:
     return FOREVER if time_s * 1e6 >= FOREVER else round(time_s * 1e6)
 
 
+PATIENCE_S: Final = DRAIN_AFTER_US / 1e6  # of the patient ones
+
 ORDERS: Final[dict[str, Order]] = {
     row.name: row
     for row in (
@@ -72,7 +74,7 @@ ORDERS: Final[dict[str, Order]] = {
             "patient-fifo",
             "oldest waiting request first; waits up to 30 s for an idle victim",
             source="Eviction-v0 with its default `drain_after`",
-            patience_s=30.0,
+            patience_s=PATIENCE_S,
         ),
         Order(
             "fifo-any-victim",
@@ -103,7 +105,7 @@ ORDERS: Final[dict[str, Order]] = {
             "patient-wsjf",
             "wsjf; waits up to 30 s for an idle victim",
             kind=WEIGHT_PER_LOAD,
-            patience_s=30.0,
+            patience_s=PATIENCE_S,
         ),
         Order(
             "very-patient-wsjf",
@@ -115,7 +117,7 @@ ORDERS: Final[dict[str, Order]] = {
             "prefetch-wsjf",
             "patient-wsjf; where nobody waits, the model that would save most load seconds per minute and GB",
             kind=WEIGHT_PER_LOAD,
-            patience_s=30.0,
+            patience_s=PATIENCE_S,
             prefetch=True,
         ),
     )

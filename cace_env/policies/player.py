@@ -8,6 +8,7 @@ from typing import Final
 from cace_env.config import ConfigError
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Scratch
+from cace_env.kernel.state import LIMIT
 from cace_env.policies.built_in import Policy, Training, rule_of
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.clairvoyant import Future
@@ -73,7 +74,7 @@ class Player:
             )
         # Its order, with the timer of its patience; the victims of this rule are never asked for.
         self._rule = rule_of(replace(find_policy("lru"), order=order), tables)
-        self.limits = Limits(patience_us=int(self._rule.limits[-1]))
+        self.limits = Limits(patience_us=int(self._rule.limits[LIMIT.patience_us]))
         if callable(reset := getattr(policy, "reset", None)):
             reset(seed)
 

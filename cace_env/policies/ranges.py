@@ -7,22 +7,14 @@ Ranges are plain numbers by name, in the feature's own unit, so that they can st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cace_env.config import ConfigError, did_you_mean
-from cace_env.observation import (
-    CONTEXT_FEATURES,
-    PENDING_FEATURES,
-    SLOT_FEATURES,
-    Feature,
-    Float32Array,
-    ObservationLayout,
-)
+from cace_env.observation import BLOCKS, THERE, Feature, Float32Array, ObservationLayout
 
 Ranges = Mapping[str, tuple[float, float]]  # by "block.feature": least and greatest, in its unit
-FEATURES: Final = {"slot": SLOT_FEATURES, "pending": PENDING_FEATURES, "context": CONTEXT_FEATURES}
 
 
 class Bounds(NamedTuple):
@@ -44,10 +36,10 @@ def feature_ranges(observations: Float32Array, layout: ObservationLayout) -> dic
     """
     physical = layout.physical(np.asarray(observations).reshape(-1, layout.size)).astype(np.float32)
     ranges: dict[str, tuple[float, float]] = {}
-    for (block, features), rows in zip(FEATURES.items(), layout.split(physical), strict=True):
+    for (block, features), rows in zip(BLOCKS.items(), layout.split(physical), strict=True):
         table = rows.reshape(-1, len(features))
         if block != "context":
-            table = table[table[:, 0] > 0]  # occupied, present
+            table = table[table[:, THERE] > 0]
         if len(table):
             ends = zip(table.min(axis=0).tolist(), table.max(axis=0).tolist(), strict=True)
             ranges |= {f"{block}.{f.name}": pair for f, pair in zip(features, ends, strict=True)}
@@ -64,14 +56,14 @@ def bounds_of(ranges: Ranges, margin: float) -> Bounds:
     Raises:
         ConfigError: no such feature, or a range that is not finite or does not ascend.
     """
-    known = [f"{block}.{feature.name}" for block, features in FEATURES.items() for feature in features]
+    known = [f"{block}.{feature.name}" for block, features in BLOCKS.items() for feature in features]
     for name, (least, greatest) in ranges.items():
         if name not in known:
             raise ConfigError(f"ranges: no feature called {name!r}{did_you_mean(name, known)}")
         if not (np.isfinite(least) and np.isfinite(greatest) and least <= greatest):
             raise ConfigError(f"ranges: that of {name!r} is {least} to {greatest}; it has to be finite and ascend")
     bounds = space_bounds()
-    for block, features in FEATURES.items():
+    for block, features in BLOCKS.items():
         for column, feature in enumerate(features):
             if f"{block}.{feature.name}" in ranges:
                 low, high = (_scaled(feature, end) for end in ranges[f"{block}.{feature.name}"])
@@ -83,8 +75,8 @@ def bounds_of(ranges: Ranges, margin: float) -> Bounds:
 
 def space_bounds() -> Bounds:
     """The bounds of the observation space: what the environments promise of any fleet."""
-    low = {b: np.array([-f.limit if f.signed else 0.0 for f in fs], dtype=np.float32) for b, fs in FEATURES.items()}
-    return Bounds(low, {b: np.array([f.limit for f in fs], dtype=np.float32) for b, fs in FEATURES.items()})
+    low = {b: np.array([-f.limit if f.signed else 0.0 for f in fs], dtype=np.float32) for b, fs in BLOCKS.items()}
+    return Bounds(low, {b: np.array([f.limit for f in fs], dtype=np.float32) for b, fs in BLOCKS.items()})
 
 
 def _scaled(feature: Feature, value: float) -> float:
@@ -100,11 +92,11 @@ def out_of_range(observation: Float32Array, layout: ObservationLayout, bounds: B
     if not np.isfinite(observation).all():
         at = int(np.flatnonzero(~np.isfinite(observation))[0])
         return f"{layout.names[at]} is {observation[at]}"
-    for (block, features), rows in zip(FEATURES.items(), layout.split(observation), strict=True):
+    for (block, features), rows in zip(BLOCKS.items(), layout.split(observation), strict=True):
         low, high = bounds.low[block], bounds.high[block]
         wrong = (rows < low) | (rows > high)
         if block != "context":
-            wrong &= rows[:, :1] > 0
+            wrong &= rows[:, THERE, None] > 0
         if wrong.any():
             *row, column = np.argwhere(wrong)[0].tolist()
             return (

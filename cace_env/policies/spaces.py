@@ -15,8 +15,7 @@ from typing import Any
 from gymnasium import spaces
 
 from cace_env.config import ConfigError
-from cace_env.kernel.features import NUM_CONTEXT_FEATURES, NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
-from cace_env.observation import ObservationLayout
+from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
 from cace_env.tables import Protocol
 
 
@@ -48,17 +47,17 @@ def layout_of(
             "(single_action_space of a vector environment)"
         )
     size, actions = shape[0], int(action_space.n)
-    rows = size - NUM_CONTEXT_FEATURES
-    pending, rest = divmod(rows - actions * NUM_SLOT_FEATURES, NUM_PENDING_FEATURES)
+    rows = size - len(CONTEXT)
+    pending, rest = divmod(rows - actions * len(SLOT), len(PENDING))
     if not rest and pending >= 0:
         return ObservationLayout(actions, pending), Protocol.EVICTION
     # rows = S slot + K pending, K = n - 1 - S
-    slots, rest = divmod(rows - (actions - 1) * NUM_PENDING_FEATURES, NUM_SLOT_FEATURES - NUM_PENDING_FEATURES)
+    slots, rest = divmod(rows - (actions - 1) * len(PENDING), len(SLOT) - len(PENDING))
     if not rest and 1 <= slots < actions:
         return ObservationLayout(slots, actions - 1 - slots), Protocol.SWAP
     raise ConfigError(
         f"an observation of {size} numbers with {actions} actions belongs to no fleet: there have to be "
-        f"{NUM_SLOT_FEATURES} per slot, {NUM_PENDING_FEATURES} per pending row and {NUM_CONTEXT_FEATURES} of context; "
+        f"{len(SLOT)} per slot, {len(PENDING)} per pending row and {len(CONTEXT)} of context; "
         "take the environment without wrappers that add, remove or stack features"
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cace_env.kernel.state import Int64Array
+from cace_env.kernel.state import LIMIT, Int64Array
 from cace_env.simulation.outcome import SimulationError
 from cace_env.tables import FOREVER, NONE, FleetTables, pinned_bytes
 
@@ -21,7 +21,7 @@ class Limits:
     patience_us: int = FOREVER  # Swap-v0: asked again when a model has been pending for so long
 
     def row(self, tables: FleetTables) -> Int64Array:
-        """`(M + 3,)` as the kernel reads it.
+        """`(LIMIT.keep_alive_us + M,)` as the kernel reads it.
 
         Raises:
             SimulationError: a limit under which some model could never be loaded (`least_max_resident`).
@@ -43,8 +43,12 @@ class Limits:
             )
         if not 0 <= self.patience_us <= FOREVER:
             raise SimulationError(f"patience_us is {self.patience_us}; it has to be 0 to {FOREVER}")
-        others = [most, int((keep_alive < FOREVER).any()), self.patience_us]
-        return np.concatenate([keep_alive, others]).astype(np.int64)
+        row = np.empty(LIMIT.keep_alive_us + models, dtype=np.int64)
+        row[LIMIT.most_resident] = most
+        row[LIMIT.any_keep_alive] = (keep_alive < FOREVER).any()
+        row[LIMIT.patience_us] = self.patience_us
+        row[LIMIT.keep_alive_us :] = keep_alive
+        return row
 
 
 NO_LIMITS = Limits()

@@ -8,10 +8,9 @@ from typing import Final
 
 import numpy as np
 
-from cace_env.kernel.features import NUM_SLOT_FEATURES, Scaling
 from cace_env.kernel.network import Thought, Weights
 from cace_env.kernel.rules import Rule, Scratch
-from cace_env.observation import Float32Array, ObservationLayout
+from cace_env.observation import SLOT, Float32Array, ObservationLayout, Scaling
 
 _NOTHING: Final = np.zeros(0, dtype=np.float32)
 NO_NETWORK: Final = Weights(0, *[_NOTHING] * (len(Weights._fields) - 1))
@@ -50,7 +49,7 @@ def new_thought(slots: int, models: int, network: Weights) -> Thought:
 def new_scratch(slots: int, models: int, network: Weights = NO_NETWORK) -> Scratch:
     """Room for a built-in rule to think in; `network` is the rule's, or the largest one of several."""
     return Scratch(
-        np.zeros((slots, NUM_SLOT_FEATURES)),
+        np.zeros((slots, len(SLOT))),
         np.zeros(slots),
         np.zeros(slots, dtype=np.int64),
         np.zeros(models, dtype=np.int64),

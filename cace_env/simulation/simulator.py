@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from cace_env.kernel import run as kernel
 from cace_env.kernel import state as layout
-from cace_env.kernel.features import NUM_PENDING_FEATURES, NUM_SLOT_FEATURES
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -31,7 +30,7 @@ from cace_env.kernel.state import (
     State,
 )
 from cace_env.kernel.summary import SHARE, summarize
-from cace_env.observation import ObservationLayout
+from cace_env.observation import PENDING, SLOT, ObservationLayout
 from cace_env.simulation.limits import NO_LIMITS, Limits
 from cace_env.simulation.outcome import Episode, SimulationError, Summary, Totals, TraceRow
 from cace_env.simulation.scratch import new_scratch
@@ -58,12 +57,9 @@ class Question:
     slot_models: Int64Array  # (S,) model in each slot, NONE where empty
     legal: npt.NDArray[np.bool_]  # (S,), in Swap-v0 (S + M + 1,)
     last_use_us: Int64Array  # (M,) last arrival or finish; the load end of a model that nobody has asked for yet
-    features: Callable[
-        [], npt.NDArray[np.float64]
-    ]  # () -> (S, NUM_SLOT_FEATURES), raw, see cace_env.observation.SLOT_FEATURES
-    model_features: Callable[
-        [], npt.NDArray[np.float64]
-    ]  # () -> (M, NUM_PENDING_FEATURES), raw, see cace_env.observation.PENDING_FEATURES
+    # Raw, in physical units; the columns are SLOT and PENDING of cace_env.observation.
+    features: Callable[[], npt.NDArray[np.float64]]  # () -> (S, len(SLOT))
+    model_features: Callable[[], npt.NDArray[np.float64]]  # () -> (M, len(PENDING))
 
 
 def trace_rows(tables: FleetTables, requests: int) -> int:
@@ -150,17 +146,17 @@ class Simulator:
         )
 
     def features(self) -> npt.NDArray[np.float64]:
-        """Raw slot features at the open question, `(S, NUM_SLOT_FEATURES)`."""
-        out = np.zeros((self.max_slots, NUM_SLOT_FEATURES))
+        """Raw slot features at the open question, `(S, len(SLOT))`."""
+        out = np.zeros((self.max_slots, len(SLOT)))
         kernel.read_features(*self.arguments, out)
         return out
 
     def model_features(self) -> npt.NDArray[np.float64]:
-        """Raw features of models at the open question, `(M, NUM_PENDING_FEATURES)`.
+        """Raw features of models at the open question, `(M, len(PENDING))`.
 
         Rows of pending models, of the target, and in Swap-v0 of those that may be prefetched; others are zero.
         """
-        out = np.zeros((self.tables.num_models, NUM_PENDING_FEATURES))
+        out = np.zeros((self.tables.num_models, len(PENDING)))
         kernel.read_models(*self.arguments[:4], out)
         return out
 

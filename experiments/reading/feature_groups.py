@@ -1,4 +1,4 @@
-"""Which features say similar things, and a learned policy that is not told some of them.
+"""A learned policy that is not told a group of features: the groups stand in the table of `cace_env.observation`.
 
 A group is neutralised by fixing its features to their means over the decisions of validation episodes. The first layer
 is linear in its inputs, so that is a change of weights alone, and exact: columns of the group are set to 0, and what
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.envs import Actor, EvictionEnv, SwapEnv
-from cace_env.observation import CONTEXT, CONTEXT_FEATURES, PENDING, PENDING_FEATURES, SLOT, SLOT_FEATURES
+from cace_env.observation import BLOCKS, GROUPS, PENDING, PENDING_FEATURES, SLOT, SLOT_FEATURES
 from cace_env.policies import Agent
 from cace_env.policies.network import Network
 from cace_env.scenarios import Scenario
@@ -28,43 +28,11 @@ from experiments.reading.markdown import table
 
 FloatArray = npt.NDArray[np.float64]
 
-BLOCKS: Final = {"slot": SLOT_FEATURES, "pending": PENDING_FEATURES, "context": CONTEXT_FEATURES}
-# Every feature stands in exactly one group, as BLOCK.FEATURE.
+# By group, its features as BLOCK.FEATURE.
 FEATURE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
-    "states and legality": (
-        "slot.occupied", "slot.legal", "slot.loading", "slot.leaving", "slot.pinned", "pending.present",
-        "pending.target", "pending.legal", "context.legal", "context.ordering", "context.wait_legal",
-    ),
-    "sizes": (
-        "slot.freed_gb", "slot.weights_gb", "pending.need_gb", "pending.weights_gb", "context.target_need_gb",
-    ),
-    "room": (
-        "slot.missing_gb", "slot.free_gb", "slot.suffices", "slot.spare_gb", "pending.fits", "pending.idle_suffices",
-        "context.missing_gb", "context.free_gb", "context.memory_gb", "context.host_cache_gb", "context.chosen",
-    ),
-    "load time": ("slot.reload_s", "slot.target_load_s", "pending.load_s", "context.target_load_s"),
-    "speed": ("slot.decode_ms", "slot.target_decode_ms"),
-    "work in progress": (
-        "slot.running", "slot.running_age_s", "slot.emitted_tokens", "slot.drain_s", "slot.busy_here",
-        "context.running", "context.loading", "context.idle_models",
-    ),
-    "recency": ("slot.since_use_s", "slot.since_second_use_s", "slot.since_load_s", "pending.since_eviction_s"),
-    "demand": (
-        "slot.uses_since_load", "slot.uses", "slot.window_requests", "slot.rate_1m", "slot.rate_10m", "slot.rate_60m",
-        "slot.mean_gap_s", "slot.gap_cv", "pending.rate_1m", "pending.rate_10m", "pending.rate_60m",
-    ),
-    "users": ("slot.window_users", "slot.window_sessions", "pending.window_users", "pending.window_sessions"),
-    "prefix": ("slot.prefix_tokens",),
-    "latency and outputs": (
-        "slot.latency_weight", "slot.expected_output_tokens", "pending.latency_weight",
-        "pending.expected_output_tokens",
-    ),
-    "scores of known rules": ("slot.greedy_dual", "slot.worth"),
-    "queue": (
-        "slot.waiting", "pending.waiting", "pending.waiting_weight", "pending.oldest_wait_s", "pending.pending_s",
-        "context.pending", "context.waiting", "context.elapsed_s",
-    ),
-}  # fmt: skip
+    group: tuple(f"{block}.{f.name}" for block, features in BLOCKS.items() for f in features if f.group == group)
+    for group in GROUPS
+}
 
 
 class Means(NamedTuple):
@@ -153,9 +121,7 @@ def _fix(weight: FloatArray, bias: FloatArray, columns: npt.NDArray[np.int64], v
 
 def columns(group: str, block: str) -> npt.NDArray[np.int64]:
     """Columns of a group's features within a block: "slot", "pending" or "context"."""
-    by_name = {"slot": SLOT, "pending": PENDING, "context": CONTEXT}[block]
-    names = [name.partition(".")[2] for name in FEATURE_GROUPS[group] if name.startswith(f"{block}.")]
-    return np.array([getattr(by_name, name) for name in names], dtype=np.int64)
+    return np.flatnonzero([feature.group == group for feature in BLOCKS[block]])
 
 
 def groups_table() -> str:

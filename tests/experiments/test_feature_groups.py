@@ -12,11 +12,11 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.evaluation import evaluate
-from cace_env.observation import CONTEXT, PENDING, SLOT, ObservationLayout
+from cace_env.observation import BLOCKS, CONTEXT, PENDING, SLOT, ObservationLayout
 from cace_env.policies import load_agent
 from cace_env.scenarios import load_scenario
 from experiments.ablate import main
-from experiments.reading.feature_groups import BLOCKS, FEATURE_GROUPS, Means, columns, feature_means, neutralised
+from experiments.reading.feature_groups import FEATURE_GROUPS, Means, columns, feature_means, neutralised
 from experiments.running.run_folder import Run
 from tests.support.agents import agent_of, lru_network, random_network, saved
 from tests.support.small import SMALL, small

@@ -16,6 +16,7 @@ import cace_env
 from cace_env.cases import case_of
 from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import PolicyError
+from cace_env.kernel.state import LIMIT
 from cace_env.observation import PENDING, SLOT
 from cace_env.policies import ORDERS, POLICIES, Order, order, policy, split_order
 from cace_env.policies.built_in import rule_of
@@ -298,4 +299,4 @@ def test_costs_of_swap_v0_count_what_eviction_v0_counts() -> None:
     assert episode.load_us_total == 10 * SECOND
     waited = (episode.first_token_us - episode.arrival_us).sum() + (episode.finish_us - episode.arrival_us).sum()
     assert episode.cost == pytest.approx(waited / SECOND + 10.0)
-    assert rule_of(policy("wsjf+lru"), tables).limits[-1] == 0
+    assert rule_of(policy("wsjf+lru"), tables).limits[LIMIT.patience_us] == 0

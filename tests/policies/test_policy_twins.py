@@ -35,7 +35,7 @@ Score = Callable[[Any], np.ndarray]  # of a look at the question, see `Look`
 class Look:
     """What a twin may look at: the raw features, who is in which slot, and the rest of the world."""
 
-    x: np.ndarray  # (S, NUM_SLOT_FEATURES)
+    x: np.ndarray  # (S, len(SLOT))
     models: np.ndarray  # (S,)
     legal: np.ndarray  # (S,)
     decision: int
@@ -64,8 +64,8 @@ def cace(look: Look) -> np.ndarray:
     }
     total = np.zeros(len(look.x))
     for name, term in terms.items():
-        if look.rule.weights[TERMS[name]] != 0 and not np.isnan(term[look.legal]).any():
-            total += look.rule.weights[TERMS[name]] * term
+        if look.rule.weights[TERMS.index(name)] != 0 and not np.isnan(term[look.legal]).any():
+            total += look.rule.weights[TERMS.index(name)] * term
     return total
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,19 +20,10 @@ from cace_env.evaluation import Gain
 from cace_env.networks import ActorCritic
 from cace_env.scenarios import load_scenario, seeds
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCENARIO = "workstation"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from threads, which other test processes need."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def load(name: str) -> ModuleType:

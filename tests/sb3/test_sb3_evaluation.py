@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +45,7 @@ SMALL = short("workstation", 150).replace(name="small")
 LARGE = short("default", 150).replace(name="large")
 SEEDS = seeds("validation", 3)
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from threads, which other test processes need."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ppo(algorithm: Any = PPO, policy: str = "SlotPolicy", venv: Any = None, **settings: Any) -> Any:

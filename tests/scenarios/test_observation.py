@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cace_env.envs import EvictionEnv, FleetEnv, SwapEnv
+from cace_env.envs import EvictionEnv
 from cace_env.kernel import features as kernel
+from cace_env.kernel import rules
+from cace_env.kernel.rules import parts_read
 from cace_env.kernel.state import CLOCK
 from cace_env.observation import (
+    BLOCKS,
     CONTEXT,
-    CONTEXT_FEATURES,
+    GROUPS,
+    PARTS,
     PENDING,
     PENDING_FEATURES,
     SLOT,
     SLOT_FEATURES,
+    THERE,
     Feature,
     ObservationLayout,
+    Part,
 )
+from cace_env.policies.base import weigh
 from cace_env.simulation import Simulator
 from cace_env.tables import FleetTables
 from cace_env.workload import COLUMNS, Workload
@@ -32,30 +41,95 @@ from tests.support.envs import first_legal, rollout, short
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SCENARIOS = ("default", "agents", "sleep-mode", "reasoning-heavy")
 
-BLOCKS = (("F_", SLOT_FEATURES), ("P_", PENDING_FEATURES), ("C_", CONTEXT_FEATURES))
+BY_NAME: dict[str, Any] = {"slot": SLOT, "pending": PENDING, "context": CONTEXT}
+KERNEL = Path(kernel.__file__).parent
 
 
-@pytest.mark.parametrize(("prefix", "features"), BLOCKS)
-def test_features_stand_in_the_kernels_order(prefix: str, features: tuple[Feature, ...]) -> None:
-    indices = {name: value for name, value in vars(kernel).items() if name.startswith(prefix)}
-    assert {f"{prefix}{feature.name.upper()}": column for column, feature in enumerate(features)} == indices
+def every_feature() -> list[Feature]:
+    return [feature for features in BLOCKS.values() for feature in features]
 
 
-def test_columns_are_found_by_name() -> None:
-    assert SLOT.since_use_s == kernel.F_SINCE_USE_S
-    assert PENDING.waiting_weight == kernel.P_WAITING_WEIGHT
-    assert CONTEXT.elapsed_s == kernel.C_ELAPSED_S
+def stored_by(function: ast.FunctionDef) -> list[str]:
+    """What a function of the kernel writes to `out`: `SLOT.reload_s` of `out[SLOT.reload_s] = ...`."""
+    return [
+        ast.unparse(node.slice)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "out"
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table: a new row needs a formula in the kernel and one in the reference, and nothing else.
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_columns_stand_in_the_tables_order(block: str) -> None:
+    names = [feature.name for feature in BLOCKS[block]]
+    assert BY_NAME[block]._fields == tuple(names) and tuple(BY_NAME[block]) == tuple(range(len(names)))
+    assert len(set(names)) == len(names)
+
+
+def test_the_first_column_tells_whether_a_row_holds_a_model() -> None:
+    assert SLOT.occupied == PENDING.present == THERE
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_kernel_computes_a_feature_in_the_function_that_the_table_names(part: Part) -> None:
+    block = part if part in BLOCKS else "slot"
+    functions = {node.name: node for node in ast.parse(Path(kernel.__file__).read_text()).body if hasattr(node, "name")}
+    # A branch for a target and one without write the same two features.
+    stored = set(stored_by(functions[f"{part}_features"]))
+    assert stored == {f"{block.upper()}.{feature.name}" for feature in BLOCKS[block] if feature.part == part}
+
+
+def test_every_feature_is_of_a_part_of_its_block() -> None:
+    parts = {block: {feature.part for feature in features} for block, features in BLOCKS.items()}
+    assert parts == {"slot": {"place", "demand", "target"}, "pending": {"pending"}, "context": {"context"}}
+
+
+def test_every_feature_has_a_group_and_every_group_features() -> None:
+    assert {feature.group for feature in every_feature()} == set(GROUPS)
+
+
+def test_a_feature_is_called_the_same_wherever_it_stands() -> None:
+    said = {(feature.name, feature.unit, feature.group, feature.phrase) for feature in every_feature()}
+    explained = {name: phrase for name, _, _, phrase in said}
+    assert all(explained.values())
+    shared = [name for name in SLOT._fields if name in PENDING._fields]
+    for name in shared:
+        mine, other = SLOT_FEATURES[getattr(SLOT, name)], PENDING_FEATURES[getattr(PENDING, name)]
+        assert (mine.phrase, mine.group, mine.unit) == (other.phrase, other.group, other.unit), name
+
+
+def test_the_kernel_counts_no_features_by_hand() -> None:
+    sizes = {len(features) for features in BLOCKS.values()}
+    for path in KERNEL.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "range" and len(node.args) == 1:
+                size = node.args[0]
+                assert not (isinstance(size, ast.Constant) and size.value in sizes), f"{path.name}:{node.lineno}"
+
+
+def test_a_rule_reads_no_further_than_its_features() -> None:
+    def reads(name: str) -> int:
+        return parts_read(rules.FEATURES, weigh(**{name: 1.0}))
+
+    assert [reads(name) for name in ("greedy_dual", "rate_1m", "worth")] == [
+        rules.OF_PLACE, rules.OF_DEMAND, rules.OF_TARGET,
+    ]  # fmt: skip
+    assert parts_read(rules.TERMS, ()) == rules.OF_DEMAND and parts_read(rules.BELADY, ()) == rules.OF_PLACE
 
 
 def test_every_number_has_a_unit_a_scale_and_a_meaning() -> None:
-    for feature in (*SLOT_FEATURES, *PENDING_FEATURES, *CONTEXT_FEATURES):
+    for feature in every_feature():
         assert feature.unit and feature.scale > 0 and feature.doc
         assert feature.unit != "flag" or (feature.scale == 1.0 and not feature.log)
 
 
 def test_layout_splits_what_it_names() -> None:
     layout = ObservationLayout(max_slots=3, max_pending=2)
-    assert len(layout.names) == len(set(layout.names)) == layout.size == 3 * 39 + 2 * 20 + 16
+    assert len(layout.names) == len(set(layout.names)) == layout.size
+    assert layout.size == 3 * len(SLOT) + 2 * len(PENDING) + len(CONTEXT)
     numbers = np.arange(layout.size, dtype=np.float32)
     slots, pending, context = layout.split(np.stack([numbers, -numbers]))
     assert (
@@ -203,12 +277,3 @@ def test_the_output_length_of_what_runs_does_not_show(name: str, seed: int, shar
 @pytest.mark.parametrize(("name", "source"), [("environment.md", environment_page), ("swap.md", swap_page)])
 def test_the_page_is_written_from_the_code(name: str, source: ModuleType) -> None:
     assert (DOCS / name).read_text(encoding="utf-8") == source.page(), f"run {source.COMMAND}"
-
-
-@pytest.mark.parametrize(("env", "rows", "row"), [(EvictionEnv, "pending models", "k"), (SwapEnv, "models", "m")])
-def test_the_class_docstring_counts_the_features(env: type[FleetEnv], rows: str, row: str) -> None:
-    text = env.__doc__ or ""
-    assert f"[slots x {len(SLOT)} | {rows} x {len(PENDING)} | context x {len(CONTEXT)}]" in text
-    assert f"| {len(SLOT)} s ... {len(SLOT)} s + {len(SLOT) - 1} " in text
-    assert f"| {len(SLOT)} S + {len(PENDING)} {row} ... + {len(PENDING) - 1} |" in text
-    assert f"| the last {len(CONTEXT)} " in text

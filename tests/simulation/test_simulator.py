@@ -174,8 +174,9 @@ def test_an_edit_in_any_file_that_compiled_code_can_see_starts_a_new_cache(tmp_p
 # A model that was never used: `NEVER_S`, from a function of kernel/features.py that is inlined into kernel/run.py.
 READ_NEVER_S = """
 import cace_env
-from cace_env.kernel import features, run
+from cace_env.kernel import run
 from cace_env.kernel.state import MODEL, NONE
+from cace_env.observation import SLOT
 from cace_env.scenarios import load_scenario
 from cace_env.simulation import Simulator
 from cace_env.workload import Workload
@@ -186,9 +187,9 @@ simulator.load(Workload.from_columns(model=[0], task=[0], arrival_us=[0], contex
 simulator.state.slots[:] = NONE
 simulator.state.slots[0] = 0
 simulator.state.models[0, MODEL.second_use] = NONE
-out = np.empty((simulator.max_slots, features.NUM_SLOT_FEATURES))
+out = np.empty((simulator.max_slots, len(SLOT)))
 run.read_features(*simulator.arguments, out)
-print(cace_env.__file__, out[0, features.F_SINCE_SECOND_USE_S])
+print(cace_env.__file__, out[0, SLOT.since_second_use_s])
 """
 
 
