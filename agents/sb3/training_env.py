@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from cace_env.config import ConfigError
 from cace_env.envs import FleetVectorEnv
 from cace_env.sb3 import EvictionVecEnv, FleetVecEnv, SwapVecEnv
+from cace_env.sb3.saving import requests_for_rewards
 from cace_env.scenarios import Scenario
 from cace_env.tables import Protocol
 
@@ -100,9 +101,7 @@ class TrainingVecEnv(VecEnvWrapper):
     @property
     def requests(self) -> int:
         """Requests simulated so far, those of the baseline, of its scale and of running episodes included."""
-        rewards = self.envs.rewards
-        baseline = 0 if rewards.baseline is None else rewards.baseline.requests
-        return self._requests + self._running + baseline + rewards.scale_requests
+        return self._requests + self._running + requests_for_rewards(self.venv)
 
     @property
     def base(self) -> FleetVecEnv:

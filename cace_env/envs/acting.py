@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -13,14 +12,10 @@ import gymnasium
 from cace_env.cases import case_of
 from cace_env.config import ConfigError
 from cace_env.envs.fleet_env import FleetEnv
-from cace_env.kernel.pick import pick
-from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import LEGAL
-from cace_env.policies import Agent, Future, Guarded, PythonPolicy, contestant_of
-from cace_env.policies import policy as find_policy
-from cace_env.policies.built_in import Policy, rule_of
-from cace_env.policies.python import python_action
-from cace_env.simulation import new_scratch
+from cace_env.policies import Agent, Guarded, PythonPolicy, contestant_of
+from cace_env.policies.built_in import Policy
+from cace_env.policies.player import Player
 from cace_env.tables import FOREVER, Protocol
 
 
@@ -76,8 +71,7 @@ class Actor:
                 "asked for, so this would be another policy; choices_only=True plays its choices alone"
             )
         self._training = case_of(self._env.scenario).training
-        self._seed = 0
-        self._thinking: tuple[Rule, Scratch] | None = None  # since `reset`
+        self._player: Player | None = None  # since `reset`
 
     @property
     def has_limits(self) -> bool:
@@ -95,20 +89,20 @@ class Actor:
         Raises:
             ConfigError: the environment has not been reset, or the policy needs what this scenario does not have.
         """
-        env, policy = self._env, self.policy
+        env = self._env
         workload = env.workload  # generated anew whenever it is asked for
         if workload is None:
             raise ConfigError("there is no episode to act in; reset the environment first")
-        self._seed = seed
-        if isinstance(policy, Policy):
-            future = Future.of(env.tables, workload) if policy.clairvoyant else None
-            rule = rule_of(policy, env.tables, seed=seed, workload=workload, future=future, training=self._training)
-        else:
-            rule = rule_of(replace(find_policy("lru"), order=self._order), env.tables)  # victims are its own
-            if callable(reset := getattr(policy, "reset", None)):
-                reset(seed)
-        scratch = new_scratch(env.simulator.max_slots, env.tables.num_models, rule.network)
-        self._thinking = rule, scratch._replace(next_pointer=rule.future_start[:-1].copy())
+        self._player = Player(
+            self.name,
+            self.policy,
+            env.tables,
+            workload,
+            seed,
+            order=self._order,
+            training=self._training,
+            layout=env.layout,  # in Eviction-v0 it may have fewer rows of pending models than there are models
+        )
 
     def act(self) -> int:
         """What to do now; 0, the no-op, where nothing is asked.
@@ -117,14 +111,7 @@ class Actor:
             PolicyError: the Python policy failed, or answered neither with keep-scores nor with a legal action.
             ConfigError: no `reset` before.
         """
-        if self._thinking is None:
+        if self._player is None:
             raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
         simulator = self._env.simulator
-        if simulator.state.scalars[LEGAL] == 0:
-            return 0
-        rule, scratch = self._thinking
-        if isinstance(self.policy, Policy):
-            return int(pick(*simulator.arguments, rule, scratch))
-        # In Eviction-v0 an environment may have fewer rows of pending models than there are models.
-        layout = None if hasattr(self.policy, "layout") else self._env.layout
-        return python_action(self.name, self.policy, simulator, self._seed, rule, layout).action
+        return 0 if simulator.state.scalars[LEGAL] == 0 else self._player.answer(simulator)[0]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.observation import CONTEXT, PENDING, THERE, ObservationLayout
-from cace_env.policies.network import Network
+from cace_env.policies.network import Network, encode, mix, mix_wait
 from cace_env.tables import Protocol
 
 FloatArray = npt.NDArray[np.float64]
@@ -45,25 +45,16 @@ class ScoreLine:
         if self.wait_weight:
             self.step[self.candidates] = mine
             self.step[:, [PENDING.present, PENDING.legal]] = 0.0  # they are there, and may be loaded
-        self.there = self.rows[:, THERE, None]
         if network.hidden:
             target = (pending * pending[:, PENDING.target, None]).sum(axis=0)
-            slot_common, other = np.concatenate([target, context]), slots if self.ordering else pending
-            self.common = context if self.ordering else slot_common
-            self.other = self._mean(
-                "slot_in" if self.ordering else "pending_in", other, slot_common if self.ordering else context
-            )
+            of_slots = np.concatenate([target, context])  # what all slots share
+            if self.ordering:
+                self.common, other = context, encode(self.w, "slot_in", slots, of_slots)
+            else:
+                self.common, other = of_slots, encode(self.w, "pending_in", pending, context)
+            self.other = other.mean  # over the rows that do not change
         self.start = float(self.at(np.zeros(1))[0][0])
         self.base = self.start if self.wait_weight else 0.0  # without waiting it is 0 but for rounding
-
-    def _mean(self, name: str, rows: FloatArray, common: FloatArray) -> FloatArray:
-        """Mean hidden units of the rows that do not change, `(H,)`."""
-        units = np.maximum(rows @ self.w[name][:, : rows.shape[1]].T + self._shared(name, rows.shape[1], common), 0)
-        mean: FloatArray = (units * rows[:, THERE, None]).sum(axis=0) / max(rows[:, THERE].sum(), 1.0)
-        return mean
-
-    def _shared(self, name: str, width: int, common: FloatArray) -> FloatArray:
-        return common @ self.w[name][:, width:].T + self.w[f"{name}_bias"]
 
     def at(self, share: FloatArray) -> tuple[FloatArray, FloatArray]:
         """`D` and what it gains per feature of the candidates, at shares `(T,)` of the line: `(T,)` and `(T, F)`."""
@@ -76,36 +67,25 @@ class ScoreLine:
         if self.ordering:
             value = value + self.wait_weight * (self.context @ w["wait_linear"] + w["wait_bias"][0])
         if hidden:
-            width = rows.shape[-1]
-            inner = w[f"{block}_in"][:, :width]
-            before = rows @ inner.T + self._shared(f"{block}_in", width, self.common)
-            units = np.maximum(before, 0) * self.there
-            count = max(self.there.sum(), 1.0)
-            mean = units.sum(axis=1) / count  # (T, H)
-            pooled = (
-                [np.broadcast_to(self.other, mean.shape), mean]
-                if self.ordering
-                else [mean, np.broadcast_to(self.other, mean.shape)]
-            )
-            both = np.concatenate(pooled, axis=-1)
-            mix = w[f"{block}_mix"]
-            mixed = units @ mix[:, :hidden].T + (both @ mix[:, hidden:].T + w[f"{block}_mix_bias"])[:, None, :]
+            encoded = encode(w, f"{block}_in", rows, self.common)
+            other = np.broadcast_to(self.other, encoded.mean.shape)  # (T, H)
+            both = np.concatenate([other, encoded.mean] if self.ordering else [encoded.mean, other], axis=-1)
+            mixed = mix(w, block, encoded.units, both)
             value = value + (np.maximum(mixed, 0) @ w[f"{block}_out"]) @ self.weights
             # Backwards: from the second layer to the hidden units of each row, and to those of all by the mean.
             mine = slice(2 * hidden, 3 * hidden) if self.ordering else slice(hidden, 2 * hidden)
             back = self.weights[:, None] * w[f"{block}_out"] * (mixed > 0)
-            to_mean = back.sum(axis=1) @ mix[:, mine]
+            weight, there = w[f"{block}_mix"], rows[..., THERE, None]
+            to_mean = back.sum(axis=1) @ weight[:, mine]
             if self.ordering and self.wait_weight:
-                waiting = w["wait_mix"]
-                units_wait = (
-                    both @ waiting[:, : 2 * hidden].T + self.context @ waiting[:, 2 * hidden :].T + w["wait_mix_bias"]
-                )
-                value = value + self.wait_weight * (np.maximum(units_wait, 0) @ w["wait_out"])
-                to_mean = (
-                    to_mean + self.wait_weight * (w["wait_out"] * (units_wait > 0)) @ waiting[:, hidden : 2 * hidden]
-                )
-            to_units = (back @ mix[:, :hidden] + to_mean[:, None, :] / count) * self.there
-            slope = slope + (to_units * (before > 0)) @ inner
+                context = np.broadcast_to(self.context, (len(both), len(self.context)))
+                waiting = mix_wait(w, both, context)
+                value = value + self.wait_weight * (np.maximum(waiting, 0) @ w["wait_out"])
+                back_wait = self.wait_weight * w["wait_out"] * (waiting > 0)
+                to_mean = to_mean + back_wait @ w["wait_mix"][:, hidden : 2 * hidden]
+            count = np.maximum(there.sum(axis=1), 1)[:, None, :]
+            to_units = (back @ weight[:, :hidden] + to_mean[:, None, :] / count) * there
+            slope = slope + (to_units * (encoded.before > 0)) @ w[f"{block}_in"][:, : rows.shape[-1]]
         return value, (slope * self.step).sum(axis=1)
 
     def attribute(self) -> tuple[FloatArray, float]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from cace_env.observation import CONTEXT, PENDING, SLOT, THERE, ObservationLayou
 from cace_env.tables import Protocol
 
 Float32Array = npt.NDArray[np.float32]
+Weighting = Mapping[str, npt.NDArray[Any]]
 
 MAX_HIDDEN: Final = 256
 
@@ -118,39 +119,21 @@ class Network:
         slot_scores = slots @ w["slot_linear"]
         if self.hidden:
             target = (pending * pending[..., PENDING.target, None]).sum(axis=-2)
-            h, p = self._encode("slot_in", slots, np.concatenate([target, context], axis=-1))
-            k, q = self._encode("pending_in", pending, context)
-            pooled = np.concatenate([p, q], axis=-1)
-            slot_scores = slot_scores + self._mix("slot", h, pooled)
+            of_slots = encode(w, "slot_in", slots, np.concatenate([target, context], axis=-1))
+            of_pending = encode(w, "pending_in", pending, context)
+            pooled = np.concatenate([of_slots.mean, of_pending.mean], axis=-1)
+            slot_scores = slot_scores + np.maximum(mix(w, "slot", of_slots.units, pooled), 0) @ w["slot_out"]
         slot_scores = _masked(slot_scores, slots[..., SLOT.legal])
         if self.protocol == Protocol.EVICTION:
             return slot_scores
         scores = pending @ w["pending_linear"]
         wait = context @ w["wait_linear"] + w["wait_bias"][0]
         if self.hidden:
-            scores = scores + self._mix("pending", k, pooled)
-            units = np.concatenate([pooled, context], axis=-1) @ w["wait_mix"].T + w["wait_mix_bias"]
-            wait = wait + np.maximum(units, 0) @ w["wait_out"]
+            scores = scores + np.maximum(mix(w, "pending", of_pending.units, pooled), 0) @ w["pending_out"]
+            wait = wait + np.maximum(mix_wait(w, pooled, context), 0) @ w["wait_out"]
         scores = _masked(scores, pending[..., PENDING.legal])
         wait = _masked(wait, context[..., CONTEXT.wait_legal])
         return np.concatenate([slot_scores, scores, wait[..., None]], axis=-1)
-
-    def _encode(self, name: str, rows: Float32Array, common: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """Hidden units of each row, 0 where there is none, and their mean over those that are there."""
-        weight = self.weights[name]
-        width = rows.shape[-1]
-        shared = common @ weight[:, width:].T + self.weights[f"{name}_bias"]
-        there = rows[..., THERE, None]
-        units = np.maximum(rows @ weight[:, :width].T + shared[..., None, :], 0) * there
-        return units, units.sum(axis=-2) / np.maximum(there.sum(axis=-2), 1)
-
-    def _mix(self, block: str, units: Float32Array, pooled: Float32Array) -> Float32Array:
-        """What the second layer adds to the score of each row."""
-        weight = self.weights[f"{block}_mix"]
-        shared = pooled @ weight[:, self.hidden :].T + self.weights[f"{block}_mix_bias"]
-        mixed = units @ weight[:, : self.hidden].T + shared[..., None, :]
-        scores: Float32Array = np.maximum(mixed, 0) @ self.weights[f"{block}_out"]
-        return scores
 
     @cached_property
     def compiled(self) -> Weights:
@@ -181,6 +164,38 @@ class Network:
             pending_out=vector("pending_out", hidden),
             wait_out=vector("wait_out", hidden),
         )
+
+
+class Encoded(NamedTuple):
+    """The first layer of the rows of a block, in the type of the weights."""
+
+    before: npt.NDArray[Any]  # (..., rows, H) without the activation
+    units: npt.NDArray[Any]  # (..., rows, H); 0 where no row is
+    mean: npt.NDArray[Any]  # (..., H) over the rows that are there
+
+
+def encode(w: Weighting, name: str, rows: npt.NDArray[Any], common: npt.NDArray[Any]) -> Encoded:
+    """The first layer, `name` "slot_in" or "pending_in"; `common` `(..., inputs)` is what all rows share."""
+    width = rows.shape[-1]
+    shared = common @ w[name][:, width:].T + w[f"{name}_bias"]
+    before = rows @ w[name][:, :width].T + shared[..., None, :]
+    there = rows[..., THERE, None]
+    units = np.maximum(before, 0) * there
+    return Encoded(before, units, units.sum(axis=-2) / np.maximum(there.sum(axis=-2), 1))
+
+
+def mix(w: Weighting, block: str, units: npt.NDArray[Any], pooled: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The second layer of each row without the activation, `(..., rows, H)`, of a block: "slot" or "pending"."""
+    weight, hidden = w[f"{block}_mix"], units.shape[-1]
+    shared = pooled @ weight[:, hidden:].T + w[f"{block}_mix_bias"]
+    mixed: npt.NDArray[Any] = units @ weight[:, :hidden].T + shared[..., None, :]
+    return mixed
+
+
+def mix_wait(w: Weighting, pooled: npt.NDArray[Any], context: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The second layer of waiting without the activation, `(..., H)`."""
+    units: npt.NDArray[Any] = np.concatenate([pooled, context], axis=-1) @ w["wait_mix"].T + w["wait_mix_bias"]
+    return units
 
 
 def _masked(scores: Float32Array, legal: Float32Array) -> Float32Array:

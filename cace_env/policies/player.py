@@ -9,6 +9,7 @@ from cace_env.config import ConfigError
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Scratch
 from cace_env.kernel.state import LIMIT
+from cace_env.observation import ObservationLayout
 from cace_env.policies.built_in import Policy, Training, rule_of
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.clairvoyant import Future
@@ -34,6 +35,7 @@ class Player:
         future: for clairvoyant policies; made here where it is needed and not given.
         training: for policies that learn from training requests.
         illegal: what becomes of a Python policy's action that is not legal.
+        layout: of what an acting policy sees that has none of its own; None = the least that holds the fleet.
 
     Attributes:
         replaced: actions that were not legal, so far.
@@ -54,10 +56,11 @@ class Player:
         future: Future | None = None,
         training: Training | None = None,
         illegal: Illegal = "error",
+        layout: ObservationLayout | None = None,
     ) -> None:
         self.name, self.policy, self.seed = name, policy, seed
         self.replaced = 0
-        self._illegal = illegal
+        self._illegal, self._layout = illegal, layout
         self._scratch: Scratch | None = None  # made at the first question, which knows the number of slots
         if isinstance(policy, Policy):
             if policy.clairvoyant and future is None:
@@ -85,7 +88,9 @@ class Player:
             PolicyError: the Python policy failed, or answered nonsense.
         """
         if not isinstance(self.policy, Policy):
-            answer = python_action(self.name, self.policy, simulator, self.seed, self._rule, illegal=self._illegal)
+            answer = python_action(
+                self.name, self.policy, simulator, self.seed, self._rule, self._layout, self._illegal
+            )
             self.replaced += answer.replaced
             return answer.action, answer.thought_s
         if self._scratch is None:

@@ -80,8 +80,8 @@ def _layout(slots: int, pending: int) -> ObservationLayout:
     return ObservationLayout(slots, pending)
 
 
-def layout_for(policy: Any, simulator: Simulator) -> ObservationLayout:
-    """What an acting policy sees of a fleet: its own layout, or the least that holds the fleet.
+def layout_for(policy: Any, simulator: Simulator, default: ObservationLayout | None = None) -> ObservationLayout:
+    """What an acting policy sees of a fleet: its own layout, else `default`, else the least that holds the fleet.
 
     Raises:
         ConfigError: its own layout is too small for the fleet, or none.
@@ -89,7 +89,7 @@ def layout_for(policy: Any, simulator: Simulator) -> ObservationLayout:
     slots, models = simulator.max_slots, simulator.tables.num_models
     own = getattr(policy, "layout", None)
     if own is None:
-        return _layout(slots, models)
+        return default or _layout(slots, models)
     if not isinstance(own, ObservationLayout):
         raise ConfigError(f"the policy's attribute layout is {own!r}; it has to be an ObservationLayout, or missing")
     least = models if simulator.tables.protocol == Protocol.SWAP else 0
@@ -135,7 +135,7 @@ def python_action(
         simulator: with an open question.
         seed: of the episode.
         rule: has the order of a scorer that has none itself (`action_by_scores`).
-        layout: of what an acting policy sees; by default that of `layout_for`.
+        layout: of what an acting policy sees that has none of its own.
         illegal: what becomes of an action that is not legal.
 
     Raises:
@@ -143,7 +143,7 @@ def python_action(
     """
     if not acts(policy):
         return action_by_scores(name, policy, simulator, seed, rule)  # type: ignore[arg-type]
-    layout = layout or layout_for(policy, simulator)
+    layout = layout_for(policy, simulator, layout)
     seen = view(simulator, layout)
     mask = seen.action_mask.copy()  # the policy may do with its own what it likes
     where = _where(name, simulator, seed)

@@ -36,7 +36,9 @@ class Bank:
         self._kept: dict[tuple[int, int], Shelf] = {}
         self._held: dict[int, Requests] = {}  # by row: what snapshots share
         self._home: dict[int, int] = {}  # row of what is held of a workload that is kept, by its id
-        self._make_room(0)
+        self.times: npt.NDArray[Any] = np.zeros((self._rows, 0, len(TIME)), dtype=np.int64)
+        self.columns: npt.NDArray[Any] = np.zeros((self._rows, 0, len(COLUMN)), dtype=np.int32)
+        self.open_order: npt.NDArray[Any] = np.zeros((self._rows, 0), dtype=np.int32)
 
     def kept(self, key: tuple[int, int], workload: Callable[[], Workload]) -> Shelf:
         """The row of a workload that is kept; `workload` makes it the first time."""
@@ -87,13 +89,15 @@ class Bank:
 
     def _make_room(self, requests: int) -> None:
         """Rows of at least `requests`; what is there stays."""
-        before = [self.times, self.columns, self.open_order] if hasattr(self, "times") else []
-        used = slice(0, self._next)  # the system provides only the memory that is written: nothing for the others
-        self.times: npt.NDArray[Any] = np.zeros((self._rows, requests, len(TIME)), dtype=np.int64)
-        self.columns: npt.NDArray[Any] = np.zeros((self._rows, requests, len(COLUMN)), dtype=np.int32)
-        self.open_order: npt.NDArray[Any] = np.zeros((self._rows, requests), dtype=np.int32)
-        for old, new in zip(before, (self.times, self.columns, self.open_order), strict=False):
-            new[used, : old.shape[1]] = old[used]
+        self.times = self._wider(self.times, requests)
+        self.columns = self._wider(self.columns, requests)
+        self.open_order = self._wider(self.open_order, requests)
+
+    def _wider(self, old: npt.NDArray[Any], requests: int) -> npt.NDArray[Any]:
+        """The system provides only the memory that is written: nothing for rows that have not been used."""
+        new = np.zeros((self._rows, requests, *old.shape[2:]), dtype=old.dtype)
+        new[: self._next, : old.shape[1]] = old[: self._next]
+        return new
 
     def __getstate__(self) -> dict[str, Any]:
         used = {name: getattr(self, name)[: self._next] for name in ("times", "columns", "open_order")}

@@ -39,7 +39,7 @@ from cace_env.simulation.limits import NO_LIMITS
 from cace_env.simulation.outcome import SimulationError
 from cace_env.simulation.simulator import Simulator, trace_rows
 from cace_env.simulation.snapshot import MOST_SEATS, Snapshot, fleet_digest, pack, unpack
-from cace_env.tables import FOREVER, CostTable, FleetTables, Protocol
+from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables, Protocol
 
 SLACK: Final = 1.1  # room in a row of the arena for a next workload that needs a little more
 SLOTS: Final = State._fields.index("slots")
@@ -48,10 +48,15 @@ SECONDS: Final = 1e-6
 
 def prices(cost: CostTable) -> npt.NDArray[np.float64]:
     """What one unit of each of `COST_TERMS` costs, `(NUM_TERMS,)`: a us of waiting or loading, a missed SLO, ..."""
-    per_task = np.stack(
-        [cost.w_ttft * SECONDS, cost.w_e2e * SECONDS, np.where(cost.slo_us < FOREVER, cost.w_slo, 0.0)], axis=1
-    )
-    return np.concatenate([per_task.ravel(), [cost.w_load * SECONDS, cost.w_refused]])
+    found = np.empty(NUM_TERMS)
+    for number, task in enumerate(TASKS):
+        has_slo = cost.slo_us[number] < FOREVER
+        found[getattr(TERM, f"{task}_waiting")] = cost.w_ttft[number] * SECONDS
+        found[getattr(TERM, f"{task}_system")] = cost.w_e2e[number] * SECONDS
+        found[getattr(TERM, f"{task}_slo")] = cost.w_slo if has_slo else 0.0
+    found[TERM.loading] = cost.w_load * SECONDS
+    found[TERM.refused] = cost.w_refused
+    return found
 
 
 class Simulators:

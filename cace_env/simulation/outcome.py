@@ -24,7 +24,8 @@ class TraceRow(NamedTuple):
     accelerator: int  # NONE where the model is on none
 
 
-class Totals(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Totals:
     """What happened in all, and per accelerator (`A`). Times in us."""
 
     cost: float
@@ -56,9 +57,9 @@ class Summary(NamedTuple):
     latencies_us: list[Int64Array]  # of each task, (2, answered requests): their TTFTs and their E2E latencies
 
 
-@dataclass(frozen=True)
-class Episode:
-    """What happened, per request (`R`), per task (`T`) and in all (`Totals`). Times in us."""
+@dataclass(frozen=True, kw_only=True)
+class Episode(Totals):
+    """What happened in all, per request (`R`), per task (`T`) and per model (`M`). Times in us."""
 
     task: npt.NDArray[np.int8]  # (R,) index into TASKS
     arrival_us: Int64Array  # (R,) FOREVER where the episode was cut before
@@ -68,24 +69,5 @@ class Episode:
     waiting_us: Int64Array  # (T,) request-us until the first token
     system_us: Int64Array  # (T,) request-us in the system
     slo_missed: Int64Array  # (T,)
-    cost: float
-    end_us: int
-    truncated: bool
-    decisions: int
-    forced_evictions: int
-    drains: int
-    evictions: int
-    keep_alive_evictions: int
-    waits: int
-    prefetches: int
-    loads: int
-    load_us_total: int
-    loaded_bytes: int
-    regret_loads: int
-    cold_requests: int
-    prefix_tokens_lost: int
-    busy_us: Int64Array
-    channel_us: Int64Array
-    memory_byte_us: float
     model_loads: Int64Array  # (M,)
     trace: list[TraceRow]

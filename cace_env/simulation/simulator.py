@@ -82,10 +82,20 @@ class Simulator:
 
     def __init__(self, tables: FleetTables, limits: Limits = NO_LIMITS, trace: bool = False) -> None:
         tables.validate()
-        self.tables = tables
-        self.limits = limits.row(tables)
-        self.trace = np.zeros((0, 4), dtype=np.int64)
-        self._keep_trace = trace
+        self._begin(tables, limits.row(tables), np.zeros((0, 4), dtype=np.int64), keep_trace=trace, owner=True)
+
+    def _begin(
+        self,
+        tables: FleetTables,
+        limits: Int64Array,
+        trace: npt.NDArray[np.int64],
+        *,
+        keep_trace: bool = False,
+        owner: bool = False,
+    ) -> None:
+        self.tables, self.limits, self.trace = tables, limits, trace
+        self._keep_trace = keep_trace
+        self._owns_arrays = owner
         self._requests = -1
         self._pairs = (-1, -1)
         self._fleet_digest: bytes | None = None
@@ -96,7 +106,7 @@ class Simulator:
     ) -> Simulator:
         """A simulator over arrays that somebody else owns and fills: to look at, and to step on; not to reset."""
         simulator = cls.__new__(cls)
-        simulator.tables, simulator.limits, simulator.trace = tables, limits, trace
+        simulator._begin(tables, limits, trace)
         simulator._use(arguments)
         return simulator
 
@@ -106,7 +116,13 @@ class Simulator:
         return self._go_on(kernel.reset(*self.arguments, self.limits, self.trace))
 
     def load(self, workload: Workload) -> None:
-        """Lays out the arrays for a workload; they are kept for the next one of the same size."""
+        """Lays out the arrays for a workload; they are kept for the next one of the same size.
+
+        Raises:
+            WorkloadError: it cannot be simulated on this fleet.
+            SimulationError: the arrays are an environment's.
+        """
+        self._check_owner()
         workload.validate(self.tables)
         requests_row, session_pairs, user_pairs = layout.requests_of(workload)
         requests = len(workload)
@@ -251,8 +267,11 @@ class Simulator:
         return bool(self.row[layout.STATUS] == ASKED)
 
     def _check_owner(self) -> None:
-        if not hasattr(self, "_requests"):
-            raise SimulationError("this simulator only looks at an environment's arrays; use get_state of that")
+        if not self._owns_arrays:
+            raise SimulationError(
+                "this simulator only looks at an environment's arrays; use reset, get_state and set_state of the "
+                "environment"
+            )
 
     def _digest(self) -> bytes:
         if self._fleet_digest is None:
@@ -326,7 +345,7 @@ class Simulator:
             trace=[
                 TraceRow(time, TRACE_KINDS[kind], subject, accelerator) for time, kind, subject, accelerator in rows
             ],
-            **totals._asdict(),
+            **vars(totals),
         )
 
 
