@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-nojit test-video bench bench-long agents lint clean FORCE
+.PHONY: help demo test test-all test-nojit test-video bench agents lint clean FORCE
 .PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -90,11 +90,8 @@ $(VERSIONS:%=test-version-%): test-version-%: .venvs/%/.ready
 test-version-lowest: export CACE_ENV_CACHE_DIR := $(CURDIR)/.venvs/lowest/compiled
 test-version-gymnasium-1.1: MORE_TESTS := tests/sb3/test_sb3.py
 
-bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about 13 minutes)
+bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about ten minutes)
 	@$(PY) -m experiments.benchmark $(ARGS)
-
-bench-long: $(VENV)/.test  ## watch the memory over a hundred million decisions
-	@$(PY) -m experiments.benchmark --only long --long 100000000 $(ARGS)
 
 agents: $(VENV)/.test  ## train the agents that ship again and put them into the package (about an hour)
 	@for env in eviction swap; do \

@@ -1,14 +1,13 @@
-"""How fast the simulator is: whole episodes, batches of environments, latency, growth, compilation, memory.
+"""How fast the simulator is: whole episodes, batches, latency, growth, start, compiling, memory, training.
 
-    python -m experiments.benchmark                            everything, about 13 minutes
-    python -m experiments.benchmark --quick                    rough figures in seconds, nothing compiled anew
-    python -m experiments.benchmark --only vector,cartpole     some parts
-    python -m experiments.benchmark --write docs/benchmarks.md
-    python -m experiments.benchmark --results runs/benchmark-.../benchmark.json --write docs/benchmarks.md
-    python -m experiments.benchmark --only long --long 100000000    memory over a hundred million decisions
+    python -m experiments.benchmark                                 everything, about ten minutes
+    python -m experiments.benchmark --only episodes,batches         some probes
+    python -m experiments.benchmark --against ../other-checkout     and how this code compares with another checkout
+    python -m experiments.benchmark --write docs/benchmarks.md      and the table of the page
 
-Prints tables; writes `benchmark.json` and plots into a new folder. What each figure means stands in
-`docs/benchmarks.md`. One core but where threads are said; the other cores should be idle.
+Every probe (`experiments/yardsticks/speed.py`) runs in a new process, `--rounds` times; with `--against` the same
+probe of the other checkout follows at once. Prints one table and writes JSON. Everything runs on one core, but where
+threads are said; the other cores should be idle.
 """
 
 from __future__ import annotations
@@ -17,264 +16,229 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
+import numpy as np
 import tyro
+from pydantic import Field
+from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cace_env.config import ConfigError
-from cace_env.policies import POLICIES
-from cace_env.scenarios import compared_scenarios, scenario_names
-from experiments.benchmarks import tables as tables
-from experiments.benchmarks.page import PICTURE, page
-from experiments.benchmarks.parts import EVERYWHERE, PARTS, Effort, jobs
-from experiments.benchmarks.plot import draw, draw_overview
-from experiments.benchmarks.targets import DEFAULT, LONG, MILLION, judge
-from experiments.running.command_line import split_names
-from experiments.running.run_folder import check_new, surroundings
+from cace_env.config import ConfigError, Frozen
+from experiments.reading.markdown import number, table
+from experiments.running.command_line import exit_status, split_names
+from experiments.running.progress import progress_bar
+from experiments.running.run_folder import surroundings
+from experiments.yardsticks import speed
+from experiments.yardsticks.speed import PROBES
 
-Figures = dict[str, Any]
+ROOT: Final = Path(__file__).resolve().parents[1]
+ONCE: Final = ("compiling", "memory", "batch_memory", "sb3")  # slow, and hardly different from one time to the next
+REGION: Final = ("<!-- benchmark: begin -->", "<!-- benchmark: end -->")
+# What the project promises: at least, where more is better, else at most.
+PROMISED: Final = {
+    "whole episodes, lru": 1e6,
+    "whole episodes, cace": 1e6,
+    "Swap-v0 over LRU in Eviction-v0": 0.7,
+    "64 environments, one thread over LRU": 0.6,
+    "1,024 environments, one thread over LRU": 0.6,
+    "64 environments, one thread over CartPole": 0.6,
+    "1,024 environments, one thread over CartPole": 0.8,
+    "one environment over CartPole": 0.3,
+    "time of a decision, exponent in slots": 1.0,
+    "time of a decision, exponent in models": 1.0,
+    "time of a decision, exponent in accelerators": 1.0,
+    "import to first step": 2.0,
+    "compiling, all of these": 40.0,
+    "a state taken and put back, 16 slots": 20.0,
+    "peak memory of 1,000,000 requests": 500.0,
+    "memory after 2,560,000 decisions over the first fifth": 1.01,
+    "PPO, defaults: share of the environment": 0.15,
+}
 
-WIDTH: Final = 110  # columns of the terminal that the tables need
-FORMAT: Final = 2  # of benchmark.json, raised when a key changes its meaning
 
-
-@dataclass(frozen=True)
-class Options:
+class Benchmark(Frozen):
     """What is measured, and where the results go."""
 
-    quick: bool = False
-    """few rounds, the default scenario only, small batches, short runs, nothing compiled anew"""
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = ()
-    """parts to measure; all by default"""
-    policies: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = ()
-    """built-in policies on the default scenario; all by default"""
-    scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = ()
-    """scenarios on which lru, cace and batches run; all shipped ones by default"""
-    rounds: int | None = None
-    """how often whole episodes are repeated, and other things at most; 40 by default, 3 with --quick"""
-    requests: int | None = None
-    """length of the episode whose memory is measured; 1,000,000 by default, 50,000 with --quick"""
-    long: int | None = None
-    """decisions over which memory is watched; 10,000,000 by default, 100,000 with --quick"""
-    out: Path | None = None
-    """new folder for the results; runs/benchmark-<time> by default"""
-    write: Path | None = None
-    """also write the page of the docs, and its picture into images/ beside it"""
-    results: Path | None = None
-    """benchmark.json of an earlier run to show or write, instead of measuring"""
-
-
-def names_of(values: Sequence[str], known: Sequence[str], what: str) -> list[str]:
-    """`a,b c` and `a b c` alike.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    names = split_names(values)
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"no {what} called {name!r}; known are {', '.join(known)}")
-    return names
-
-
-def effort_of(options: Options) -> Effort:
-    """How much the options ask for.
-
-    Raises:
-        ConfigError: an unknown name, or a number below 1.
-    """
-    for name in ("rounds", "requests", "long"):
-        number = getattr(options, name)
-        if number is not None and number < 1:
-            raise ConfigError(f"--{name} is {number}; it has to be at least 1")
-    quick = options.quick
-    scenarios = names_of(options.scenarios, scenario_names(), "scenario") or ([] if quick else compared_scenarios())
-    return Effort(
-        quick=quick,
-        rounds=options.rounds or (3 if quick else 40),
-        requests=options.requests or (50_000 if quick else MILLION),
-        long=options.long or (100_000 if quick else LONG),
-        policies=list(
-            dict.fromkeys([*EVERYWHERE, *(names_of(options.policies, list(POLICIES), "policy") or POLICIES)])
-        ),
-        scenarios=list(dict.fromkeys([DEFAULT, *scenarios])),
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+        default=(), description=f"probes to run, all by default: {', '.join(PROBES)}"
+    )
+    rounds: int = Field(default=3, ge=1, description="processes that run each probe; slow probes run once")
+    quick: bool = Field(default=False, description="next to nothing is measured: does it run?")
+    against: Annotated[Path | None, tyro.conf.arg(metavar="CHECKOUT")] = Field(
+        default=None, description="another checkout, measured in turns with this one; ratios are this one over it"
+    )
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = Field(
+        default=None, description="new file for the results; runs/benchmark-<time>.json by default"
+    )
+    write: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = Field(
+        default=None, description="page whose table is replaced"
     )
 
 
-def measure(options: Options, command: str, folder: Path, console: Console) -> Figures:
-    """Runs every measurement; benchmark.json in the new `folder` grows with each.
+class Row(NamedTuple):
+    """One measured thing."""
+
+    probe: str
+    what: str
+    unit: str
+    best: float  # of the rounds
+    median: float
+    ratio: float | None  # to the other checkout, the median of the rounds
+    promised: str  # "yes", "no", or "" where nothing is promised
+
+
+def more_is_better(unit: str) -> bool:
+    """Whether of two values the larger one is better."""
+    return unit.endswith("/s") or unit == "x"
+
+
+def run_probe(probe: str, checkout: Path, quick: bool) -> list[tuple[str, float, str]]:
+    """What a probe measures in a new process that imports from `checkout`.
 
     Raises:
-        ConfigError: an unknown name, or the folder is not empty.
+        ConfigError: it failed; the last line that it said is in the message.
     """
-    parts = names_of(options.only, list(PARTS), "part")
-    todo = jobs(effort_of(options), parts)
-    check_new(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    figures: Figures = {"format": FORMAT, "command": command, "quick": options.quick, "machine": machine()}
-    columns = (BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=sum(job.weight for job in todo))
-        for job in todo:
-            progress.update(bar, description=job.label)
-            job.run(figures)
-            progress.advance(bar, job.weight)
-            keep(figures, folder)
-    figures["targets"] = [judged._asdict() for judged in judge(figures)]
-    keep(figures, folder)
-    return figures
+    command = [sys.executable, "-P", speed.__file__, probe, *(["--quick"] if quick else [])]
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise ConfigError(f"the probe {probe} failed in {checkout}: {said}")
+    return [(what, value, unit) for what, value, unit in json.loads(done.stdout)]
 
 
-def keep(figures: Figures, folder: Path) -> None:
-    """Writes benchmark.json."""
-    text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
-    (folder / "benchmark.json").write_text(text, encoding="utf-8")
+def rows_of(probe: str, here: Sequence[Any], there: Sequence[Any]) -> Iterator[Row]:
+    """What the rounds of a probe say together; `there` are those of the other checkout, none without one."""
+    others = [{what: value for what, value, _ in one} for one in there]
+    for place, (what, _, unit) in enumerate(here[0]):
+        values = [one[place][1] for one in here]
+        ratios = [value / other[what] for value, other in zip(values, others, strict=False) if other.get(what)]
+        upward = more_is_better(unit)
+        best = max(values) if upward else min(values)
+        limit, promised = PROMISED.get(what), ""
+        if limit is not None:
+            promised = "yes" if (best >= limit if upward else best <= limit) else "no"
+        yield Row(
+            probe, what, unit, best, float(np.median(values)), float(np.median(ratios)) if ratios else None, promised
+        )
 
 
-def machine() -> Figures:
+def measure(options: Benchmark, console: Console) -> list[Row]:
+    """Runs the probes.
+
+    Raises:
+        ConfigError: an unknown probe, one that failed, or --against is no checkout.
+    """
+    if options.against is not None and not (options.against / "cace_env").is_dir():
+        raise ConfigError(f"--against {options.against}: there is no cace_env in it; give the folder of a checkout")
+    names = split_names(options.only) or list(PROBES)
+    if unknown := [name for name in names if name not in PROBES]:
+        raise ConfigError(f"there is no probe {unknown[0]!r}; use {', '.join(PROBES)}")
+    jobs = [(name, 1 if name in ONCE else options.rounds) for name in names]
+    rows: list[Row] = []
+    with progress_bar(console) as progress:
+        bar = progress.add_task("", total=sum(rounds for _, rounds in jobs))
+        for name, rounds in jobs:
+            here, there = [], []
+            for _ in range(rounds):
+                progress.update(bar, description=name)
+                here.append(run_probe(name, ROOT, options.quick))
+                if options.against is not None:
+                    there.append(run_probe(name, options.against.resolve(), options.quick))
+                progress.advance(bar)
+            rows += rows_of(name, here, there)
+    return rows
+
+
+def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table, as text."""
+    compared = any(row.ratio is not None for row in rows)
+    header = ["", "best", "median", "unit", "promised", "kept", *(["over the other"] if compared else [])]
+    lines = []
+    for row in rows:
+        limit = PROMISED.get(row.what)
+        bound = "" if limit is None else f"at {'least' if more_is_better(row.unit) else 'most'} {number(limit)}"
+        ratio = [] if not compared else ["" if row.ratio is None else f"{row.ratio:.2f}"]
+        kept = f"**{row.promised}**" if row.promised == "no" else row.promised
+        lines.append([row.what, number(row.best), number(row.median), row.unit, bound, kept, *ratio])
+    return header, lines
+
+
+def machine() -> dict[str, Any]:
     """Where it was measured; the load average says how idle that was."""
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    about = surroundings() | {"cpu": cpu_model(), "cores": os.cpu_count(), "load_average_1min": load}
-    about.pop("git")
-    return about
-
-
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
+    about = surroundings()
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text("utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    names = [line for line in (info.read_text("utf-8") if info.is_file() else "").splitlines() if "model name" in line]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    cpu = names[0].partition(":")[2].strip() if names else platform.machine()
+    return about | {"cpu": cpu, "cores": os.cpu_count(), "load_average_1min": load}
 
 
-def read_results(path: Path) -> Figures:
-    """An earlier benchmark.json.
+def page_table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
+    """What stands in the region of the page."""
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    measured = (
+        f"Measured on {about['started'][:10]}: {about['cpu']}, {about['cores']} cores, {about['platform']}, "
+        f"load average at the start {about['load_average_1min']:.1f};\n{versions}."
+    )
+    return f"{measured}\n\n{table(*cells(rows), numbers='right')}"
+
+
+def fill_region(page: Path, text: str) -> None:
+    """Replaces what stands between the marks of `REGION`.
 
     Raises:
-        ConfigError: there is none, or it is of another format.
+        ConfigError: the page has no such region.
     """
-    try:
-        figures: Figures = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as results of a benchmark: {error}") from error
-    if not isinstance(figures, dict) or figures.get("format") != FORMAT:
-        raise ConfigError(f"{path} is no benchmark.json of format {FORMAT}; measure again")
-    return figures
+    begin, end = REGION
+    before, mark, rest = page.read_text("utf-8").partition(begin)
+    _, closing, after = rest.partition(end)
+    if not mark or not closing:
+        raise ConfigError(f"{page} has no region {begin} ... {end}; put both lines where the table shall stand")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Showing
-
-
-def show(figures: Figures, console: Console) -> None:
-    """Tables in the terminal, of the parts that were measured."""
-    for part, title, grid in tables.SHOWN:
-        if part in figures and not isinstance(figures[part].get("skipped"), str):
-            _print(console, title, grid(figures[part]))
-    for line in summary(figures):
-        console.print(line, highlight=False)
-    if figures.get("targets"):
-        _print(console, "Targets", tables.targets(figures))
-
-
-def _print(console: Console, title: str, grid: tables.Grid) -> None:
-    shown = Table(title=title, title_justify="left")
-    for number, header in enumerate(grid.header):
-        shown.add_column(header, justify="right" if number else "left")
-    for row in grid.rows:
-        shown.add_row(*(_rich(cell) for cell in row))
+def run(options: Benchmark, command: str, console: Console) -> int:
+    """Measures, prints the table, and writes the results; the exit status."""
+    out = options.out or Path("runs") / f"benchmark-{datetime.now():%Y%m%d-%H%M%S}.json"
+    if out.exists():
+        raise ConfigError(f"{out} is there already; name another --out, or remove it")
+    about = machine()
+    rows = measure(options, console)
+    header, lines = cells(rows)
+    shown = Table(*header, box=box.SIMPLE)
+    for line in lines:
+        shown.add_row(*line)
     console.print(shown)
-
-
-def _rich(cell: str) -> str:
-    """Markdown's bold and code as the terminal shows them."""
-    text = cell.replace("`", "")
-    return f"[bold]{text[2:-2]}[/]" if text.startswith("**") and text.endswith("**") else text.replace("**", "")
-
-
-def summary(figures: Figures) -> Iterator[str]:
-    """One line for each measurement that is no table."""
-    if "features" in figures:
-        yield (
-            f"reading all features of all candidates: {figures['features']['ns_per_decision']:.0f} ns per decision, "
-            f"{figures['features']['share_of_episode']:.0%} of an episode"
-        )
-    other = figures.get("libcachesim", {"skipped": "not asked for"})
-    if "skipped" not in other:
-        yield (
-            f"libCacheSim {other['version']}, LRU, {other['slots']} equal slots, same models in the same order: "
-            f"{other['requests_per_s']['best'] / 1e6:.1f} million requests/s; ours over theirs "
-            f"{other['ours_over_theirs']:.3f} (a pure cache: no time, no queues, no loads, no serving)"
-        )
-    for part in ("libcachesim", "sb3", "compile"):
-        if "skipped" in figures.get(part, {}):
-            yield f"{part}: not measured, {figures[part]['skipped']}"
-    if "cartpole" in figures and "skipped" in figures["cartpole"]["envpool"]:
-        yield f"EnvPool: not measured, {figures['cartpole']['envpool']['skipped']}"
-    for reason in figures.get("vector", {}).get("skipped", ()):
-        yield f"batch not measured: {reason}"
-    if "all_s" in figures.get("compile", {}):
-        compiling = figures["compile"]
-        yield (
-            f"first compilation: {compiling['first_result_s']:.1f} s to the first episode, {compiling['all_s']:.1f} s "
-            f"with the environment (lines of notice: {compiling['notices']})"
-        )
-    if "start" in figures:
-        yield f"import to first env step: {figures['start']['median']['first_step_s']:.2f} s"
-    if "memory" in figures:
-        yield f"peak memory of {figures['memory']['requests']:,} requests: {figures['memory']['peak_mb']:.0f} MB"
-    if "long" in figures:
-        run = figures["long"]
-        yield (
-            f"{run['decisions']:,} decisions of {run['num_envs']} environments in {run['seconds']:.0f} s: "
-            f"{run['settled_mb']:.1f} MB in the first fifth, {run['last_mb']:.1f} MB in the last"
-        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results = {"command": command, "quick": options.quick, "machine": about, "rows": [row._asdict() for row in rows]}
+    out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if options.write is not None:
+        fill_region(options.write, page_table(rows, about))
+    console.print(f"Results: [bold]{out}[/bold]", highlight=False)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = tyro.cli(
-        Options,
+        Benchmark,
         args=arguments,
         prog="python -m experiments.benchmark",
         description=__doc__,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    console = Console()
-    console.width = max(console.width, WIDTH)
-    folder = options.out or Path("runs") / f"benchmark-{datetime.now():%Y%m%d-%H%M%S}"
+    console = Console(width=None if sys.stdout.isatty() else 120)
     command = shlex.join(["python", "-m", "experiments.benchmark", *arguments])
-    try:
-        if options.results is not None:
-            figures = read_results(options.results)
-        else:
-            figures = measure(options, command, folder, console)
-            if "scenarios" in figures:
-                draw(figures, folder / "rates.png")
-            draw_overview(figures, folder / "overview.png")
-        show(figures, console)
-        if options.write is not None:
-            options.write.write_text(page(figures), encoding="utf-8")
-            picture = options.write.parent / PICTURE
-            picture.parent.mkdir(exist_ok=True)
-            draw_overview(figures, picture)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if options.results is None:
-        console.print(f"Results: [bold]{folder}[/bold]", highlight=False)
-    return 0
+    return exit_status(lambda: run(options, command, console), "interrupted; nothing was written")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
-PLAIN = ("calibration", "benchmark_probes")  # without options; a part of another command
+PLAIN = ("calibration",)  # without options
 COMMANDS = sorted(
     path.stem
     for path in (Path(__file__).resolve().parents[2] / "experiments").glob("*.py")

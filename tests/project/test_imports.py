@@ -55,7 +55,6 @@ WINGS = {
     "experiments/running": "cace_env",
     "experiments/reading": "cace_env experiments/running",
     "experiments/reports": "cace_env experiments/running experiments/reading",
-    "experiments/benchmarks": "cace_env experiments/running experiments/reading",
     "experiments/yardsticks": "cace_env experiments/running experiments/reading",
     "experiments/training": "cace_env agents experiments/running experiments/reading experiments/reports",
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
@@ -65,9 +64,6 @@ MOST_MODULES = 17  # in a folder; more want a folder of their own
 MOST_LINES = 400  # of a file
 # Where the name to import differs from the name to install.
 INSTALLED_AS = {"PIL": "pillow", "pygame": "pygame-ce", "sb3_contrib": "sb3-contrib", "yaml": "pyyaml"}
-# Measured where somebody has it, never asked for: EnvPool brings 850 MB of other games' files for one row of CartPole.
-# It may be imported by this one module, which says what was skipped where it is missing.
-PROBED = {"envpool": "experiments/benchmarks/cartpole.py"}
 
 
 class Import(NamedTuple):
@@ -117,11 +113,6 @@ def knows_torch(path: Path) -> bool:
     """Whether a module of the package may import torch: its networks, and all that is for Stable-Baselines3."""
     inside = path.relative_to(ROOT).as_posix()
     return inside == "cace_env/networks.py" or inside.startswith("cace_env/sb3/")
-
-
-def is_probed(found: Import) -> bool:
-    """Whether it is an import, inside a function, that its module can do without."""
-    return not found.at_import and found.where.partition(":")[0] == PROBED.get(found.top)
 
 
 def declared(*extras: str) -> set[str]:
@@ -322,9 +313,7 @@ def test_every_imported_library_is_declared(package: str, extras: tuple[str, ...
         found
         for path in modules(package)
         for found in imports_of(path)
-        if found.top not in known
-        and not is_probed(found)
-        and INSTALLED_AS.get(found.top, found.top.replace("_", "-")).lower() not in names
+        if found.top not in known and INSTALLED_AS.get(found.top, found.top.replace("_", "-")).lower() not in names
     ]
     assert not wrong, f"not in pyproject.toml's dependencies or extras {extras}"
 

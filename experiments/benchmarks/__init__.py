@@ -1,1 +1,0 @@
-"""How fast the simulator and the environments are."""
