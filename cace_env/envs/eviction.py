@@ -128,8 +128,8 @@ class EvictionEnv(FleetEnv):
     | `max_pending`     | **int or None**               | `None`      | rows of pending models; `None` = one per model |
     | `render_mode`     | **str or None**               | `None`      | `"ansi"`, `"rgb_array"` (960 x 540), `"human"` |
 
-    Rendering needs the history of the episode, which is kept only if `render_mode` is given. With `"human"`, reset and
-    every step show the picture in a window at `metadata["render_fps"]`; closing the window lets the run go on unseen.
+    Rendering needs the history of the episode, which is kept only if `render_mode` is given. `"human"` is for
+    `gym.make`, which shows the picture of reset and every step in a window at `metadata["render_fps"]`.
 
     ## Vectorized environment
 

@@ -22,7 +22,6 @@ from cace_env.observation import ObservationLayout
 from cace_env.policies import Policy
 from cace_env.rendering import picture
 from cace_env.rendering import scenes as rendering
-from cace_env.rendering.window import Window
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulation import Simulator, Simulators, episode_metrics
 from cace_env.tables import FleetTables, Protocol, slots_per_accelerator
@@ -102,8 +101,6 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._asked = False  # a question is open
         self._over = True
         self._last_choice: rendering.Choice | None = None
-        human = render_mode == "human"
-        self.window = Window(f"cace-env: {self.scenario.name}", self.metadata["render_fps"]) if human else None
 
     @property
     def _mask(self) -> npt.NDArray[np.int8]:
@@ -155,9 +152,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._over = False
         self._last_choice = None
         self._look.terms[:] = 0.0  # nothing is charged at a reset
-        seen = self._see()
-        self._show()
-        return seen
+        return self._see()
 
     def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Does what `action` says and runs to the next question, or to the end.
@@ -186,7 +181,6 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self.rewards.settle(look, ONE)
         observation, info = self._see()
         self.episode_metrics = self._metrics() if self._over else None
-        self._show()
         return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
 
     def get_state(self) -> EnvState:
@@ -267,7 +261,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """The situation now, as text or as a picture `(540, 960, 3)`.
 
-        None without `render_mode`, and with `"human"`, where reset and step have shown it already.
+        None without `render_mode`.
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -279,22 +273,10 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
             return None
         if self._played is None:
             raise ResetNeeded("there is nothing to render before the first reset")
-        if self.render_mode == "human":
-            return None
         return rendering.ansi(self._scene()) if self.render_mode == "ansi" else picture.rgb_array(self._scene())
-
-    def close(self) -> None:
-        """Closes the window, if there is one."""
-        if self.window is not None:
-            self.window.close()
 
     def _scene(self) -> rendering.Scene:
         return rendering.scene(self.simulator, self._last_choice, self.scenario.name)
-
-    def _show(self) -> None:
-        """The situation in the window, as long as that is open; nobody pays for pictures that nobody sees."""
-        if self.window is not None and not self.window.closed:
-            self.window.show(picture.rgb_array(self._scene()))
 
     def _named(self, options: Mapping[str, Any]) -> int | Workload | None:
         """The seed of the workload to play, or the workload that was handed in, or None if neither is said."""

@@ -5,7 +5,7 @@ The history comes from the kernel's event trace; without one (`Simulator(trace=T
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final, NamedTuple
@@ -34,24 +34,13 @@ PHASES: Final = {
 BAR: Final = 48  # characters of an accelerator's memory
 
 
-class Needs(NamedTuple):
-    """What a way to look at an environment needs."""
-
-    modules: tuple[str, ...] = ()
-    libraries: str = ""  # in words
-    extra: str = ""  # that brings them
-
-
-RENDER_MODES: Final[Mapping[str, Needs]] = {
-    "ansi": Needs(),
-    "rgb_array": Needs(("PIL",), "Pillow", "render"),
-    "human": Needs(("PIL", "pygame"), "Pillow and pygame-ce", "human"),
-}
+RENDER_MODES: Final = {"ansi": (), "rgb_array": ("PIL",)}  # modules that each needs
+HUMAN: Final = "human"  # Gymnasium's: `make` puts its window, `HumanRendering`, around "rgb_array"
 
 
 def render_modes() -> list[str]:
     """The modes whose libraries are installed: whoever tries all that an environment names can do so."""
-    return [mode for mode, needs in RENDER_MODES.items() if all(map(find_spec, needs.modules))]
+    return [mode for mode, needs in RENDER_MODES.items() if all(map(find_spec, needs))]
 
 
 def check_render_mode(mode: str | None) -> None:
@@ -63,11 +52,16 @@ def check_render_mode(mode: str | None) -> None:
     """
     if mode is None:
         return
+    if mode in (HUMAN, "rgb_array") and "rgb_array" not in render_modes():
+        extra = HUMAN if mode == HUMAN else "render"
+        raise ImportError(f'render_mode={mode!r} needs Pillow; pip install "cace-env[{extra}]"')
+    if mode == HUMAN:
+        raise ValueError(
+            'the environment itself has no window; use gymnasium.make(..., render_mode="human"), which opens one, or '
+            'gymnasium.wrappers.HumanRendering around an environment with render_mode="rgb_array"'
+        )
     if mode not in RENDER_MODES:
         raise ValueError(f"render_mode is {mode!r}; it has to be None or one of {', '.join(RENDER_MODES)}")
-    if mode not in render_modes():
-        needs = RENDER_MODES[mode]
-        raise ImportError(f'render_mode={mode!r} needs {needs.libraries}; pip install "cace-env[{needs.extra}]"')
 
 
 VICTIM_COLUMNS: Final = ("frees GB", "reload s", "unused s", "/min")

@@ -41,9 +41,9 @@ timeline is a slot, hatched while its model loads or leaves; below are the waiti
 right: the memory now, the last decision (the red line) with its candidates, and the open question."""
 WATCHING = """## Watching and recording
 
-`render_mode="human"` (extra `human`) opens a window and shows reset and every step in it, four decisions a second, or
-more with `env.unwrapped.window.fps = 20`. The window can be resized. Space stops the time and lets it go on, the right
-arrow shows one more decision; after closing it (Escape and Q do, too) the run goes on unseen and at full speed.
+`gymnasium.make(..., render_mode="human")` (extra `human`) opens Gymnasium's window and shows reset and every step in
+it, four decisions a second, or more with `env.metadata["render_fps"] = 20`: `make` puts `HumanRendering` around the
+environment, and says so.
 `render_mode="ansi"` gives the same situation as text, for a terminal or a log.
 
 Gymnasium's `RecordVideo` writes videos of `render_mode="rgb_array"` (extra `video`):
