@@ -56,7 +56,7 @@ class Trainer(Protocol):
     def save(self, folder: Path) -> None:
         """Writes all that a resumed training needs into an empty folder.
 
-        Weights, optimiser, counters and random generators; as safetensors, npz without pickle, and JSON: what is read
+        Weights, optimiser, counters and random generators; as npz without pickle, and JSON: what is read
         back runs no code.
         """
 

@@ -1,4 +1,4 @@
-"""The state of a training in two files that hold no code: tensors in safetensors, the rest in JSON.
+"""The state of a training in two files that hold no code: arrays as npz, the rest in JSON.
 
 `torch.save` and SB3's zip files are pickles, which run what they contain when they are read. Here anything that is made
 of dicts, lists, tuples, numbers, text, tensors and arrays can be put away, and comes back as it was: the state of an
@@ -8,17 +8,16 @@ optimiser has integer keys and tuples, which plain JSON would change.
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from cace_env.config import ConfigError
 
-TENSORS: Final = "training.safetensors"
+ARRAYS: Final = "training.npz"
 REST: Final = "training.json"
 
 
@@ -28,9 +27,9 @@ def save_state(state: Any, folder: Path) -> None:
     Raises:
         TypeError: it holds something else than the module says.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    rest = _taken_apart(state, tensors)
-    save_file(tensors, folder / TENSORS)
+    arrays: dict[str, Any] = {}
+    rest = _taken_apart(state, arrays)
+    np.savez(folder / ARRAYS, **arrays)
     (folder / REST).write_text(json.dumps(rest), encoding="utf-8")
 
 
@@ -41,38 +40,39 @@ def load_state(folder: Path) -> Any:
         ConfigError: a file is missing, damaged, or something else.
     """
     try:
-        tensors = load_file(folder / TENSORS)
+        with np.load(folder / ARRAYS, allow_pickle=False) as file:
+            arrays = dict(file)
         rest = json.loads((folder / REST).read_text(encoding="utf-8"))
-        return _put_together(rest, tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        return _put_together(rest, arrays)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         problem = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{folder}: no state of a training can be read from it ({problem})") from error
 
 
-def _taken_apart(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """What JSON can say of a value; its tensors and arrays go to `tensors`."""
+def _taken_apart(value: Any, arrays: dict[str, Any]) -> Any:
+    """What JSON can say of a value; its tensors and arrays go to `arrays`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
-        return {"dict": [[_taken_apart(each, tensors) for each in item] for item in value.items()]}
+        return {"dict": [[_taken_apart(each, arrays) for each in item] for item in value.items()]}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_taken_apart(each, tensors) for each in value]}
+        return {type(value).__name__: [_taken_apart(each, arrays) for each in value]}
     if isinstance(value, torch.Tensor | np.ndarray):
-        name = str(len(tensors))
-        tensors[name] = torch.as_tensor(value).detach().clone(memory_format=torch.contiguous_format)
+        name = str(len(arrays))
+        arrays[name] = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         return {"tensor" if isinstance(value, torch.Tensor) else "array": name}
     raise TypeError(f"{value!r} is a {type(value).__name__}, which a state may not hold")
 
 
-def _put_together(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _put_together(value: Any, arrays: dict[str, Any]) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "tensor":
-        return tensors[content]
+        return torch.from_numpy(arrays[content])
     if kind == "array":
-        return tensors[content].numpy()
-    items = [_put_together(each, tensors) for each in content] if kind != "dict" else content
+        return arrays[content]
+    items = [_put_together(each, arrays) for each in content] if kind != "dict" else content
     if kind == "dict":
-        return {_put_together(key, tensors): _put_together(each, tensors) for key, each in items}
+        return {_put_together(key, arrays): _put_together(each, arrays) for key, each in items}
     return {"list": list, "tuple": tuple}[kind](items)

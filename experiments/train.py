@@ -33,7 +33,7 @@ from experiments.training.options import Options, Resolved, read_options, resolv
 from experiments.training.tracking import COST, VALIDATION, Tracking, check_wandb, new_run_id, start_wandb
 from experiments.training.validation import Validation
 
-LIBRARIES: Final = ("torch", "stable-baselines3", "sb3-contrib", "cmaes", "safetensors", "wandb")  # versions noted
+LIBRARIES: Final = ("torch", "stable-baselines3", "sb3-contrib", "cmaes", "wandb")  # versions noted
 
 
 def train(options: Options, command: str, console: Console) -> int:

@@ -34,7 +34,7 @@ class Trained(typing.Protocol):
 
 
 def save_agent(net: Trained | Network, folder: str | Path, **card: Any) -> Agent:
-    """Writes an agent folder: weights as safetensors, and a card; nothing in it is code.
+    """Writes an agent folder: weights as NumPy's arrays, and a card; nothing in it is code.
 
     Args:
         net: of `cace_env.networks` or `cace_env.policies.network`.

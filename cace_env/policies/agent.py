@@ -7,18 +7,21 @@ evaluate("agent:runs/my-run/best", ...)     # the same
 action = agent.act(observation, env.unwrapped.layout)
 ```
 
-A folder holds `weights.safetensors` and `agent.json`, the card. Who loads it gets numbers and text, whatever the file
-holds: nothing in it is executed. The card names the hash of the weights and the features that they were trained on.
+A folder holds `weights.npz`, NumPy's arrays without pickle, and `agent.json`, the card. Who loads it gets numbers and
+text, whatever the file holds: nothing in it is executed. The card names the hash of the weights and the features that
+they were trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +34,10 @@ from cace_env.observation import BLOCKS, Feature, ObservationLayout
 from cace_env.policies.base import Policy
 from cace_env.policies.network import Network
 from cace_env.policies.orders import LEARNED_ORDER
-from cace_env.policies.tensors import pack_tensors, unpack_tensors
 from cace_env.tables import Protocol
 
 CARD_FILE: Final = "agent.json"
-WEIGHTS_FILE: Final = "weights.safetensors"
+WEIGHTS_FILE: Final = "weights.npz"
 BEST: Final = "best"  # the best agent, in the folder of a training
 PREFIX: Final = "agent:"  # of its name among policies
 LEARNED: Final = "Learned"  # their group
@@ -178,7 +180,9 @@ def write_agent(agent: Agent, folder: str | Path) -> AgentCard:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    content = pack_tensors(agent.network.weights)
+    packed, arrays = io.BytesIO(), dict[str, Any](agent.network.weights)
+    np.savez(packed, **arrays)  # the same arrays give the same bytes
+    content = packed.getvalue()
     card = agent.card.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
     replace_file(folder / WEIGHTS_FILE, content)
     replace_file(folder / CARD_FILE, json.dumps(card.model_dump(mode="json"), indent=2) + "\n")
@@ -205,4 +209,9 @@ def _read(folder: Path) -> Agent:
             f"{weights_file}: its hash is {found[:16]}..., the card says {card.weights_sha256[:16] or 'nothing'}...; "
             "the weights are not those that were saved with this card: copy both files again"
         )
-    return Agent(card, Network(card.env, card.hidden, unpack_tensors(content, str(weights_file))))
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            weights = dict(arrays)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{weights_file}: this is no file of weights ({error})") from error
+    return Agent(card, Network(card.env, card.hidden, weights))

@@ -43,7 +43,7 @@ Trained = BaseAlgorithm | saving.Trained | Network
 
 
 def save_agent(model: Trained, folder: str | Path, **card: Any) -> Agent:
-    """Writes an agent folder: weights as safetensors, and a card; nothing in it is code.
+    """Writes an agent folder: weights as NumPy's arrays, and a card; nothing in it is code.
 
     Args:
         model: a model of SB3 with `"SlotPolicy"`, or a network of `cace_env.networks` or `cace_env.policies.network`.

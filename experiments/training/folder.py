@@ -5,7 +5,7 @@ config.yaml    every option as resolved; `python -m experiments.train config.yam
 metrics.csv    one row per evaluation
 tensorboard/   the same numbers as event files; wandb/ offline runs of W&B
 best/, last/   the agent with the least validation cost, and the newest: `agent:FOLDER` wherever a policy is named
-checkpoint/    one folder, named after its step: all that a resumed training needs. No pickle: JSON, safetensors, npz
+checkpoint/    one folder, named after its step: all that a resumed training needs. No pickle: JSON, CSV, npz
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from experiments.running.run_folder import check_new
 
 COUNTS: Final = ("interval", "global_step", "requests", "is_best")  # columns of whole numbers
 MANIFEST: Final = "manifest.json"
-DATA: Final = (".json", ".csv", ".npz", ".safetensors")  # what a checkpoint may hold: nothing that could run
+DATA: Final = (".json", ".csv", ".npz")  # what a checkpoint may hold: nothing that could run
 
 
 class Progress(Frozen):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 
 import cace_env
 from cace_env.config import ConfigError
 from cace_env.policies import load_agent, write_agent
 from cace_env.policies.agent import CARD_FILE, WEIGHTS_FILE
-from cace_env.policies.tensors import pack_tensors, unpack_tensors
 from cace_env.tables import Protocol
 from tests.support.agents import agent
 
@@ -39,16 +39,6 @@ def test_the_same_agent_gives_the_same_bytes(tmp_path: Path) -> None:
         write_agent(agent(), tmp_path / name)
     for file in (CARD_FILE, WEIGHTS_FILE):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-
-
-def test_the_weights_are_a_safetensors_file(saved: Path, tmp_path: Path) -> None:
-    theirs = load_file(saved / WEIGHTS_FILE)
-    ours = load_agent(saved).network.weights
-    assert theirs.keys() == ours.keys()
-    assert all(np.array_equal(theirs[name], ours[name]) for name in ours)
-    save_file(dict(ours), tmp_path / "theirs.safetensors", metadata={"by": "them"})
-    again = unpack_tensors((tmp_path / "theirs.safetensors").read_bytes(), "theirs")
-    assert all(np.array_equal(again[name], ours[name]) for name in ours)
 
 
 def test_an_agent_is_a_policy_by_its_folder(saved: Path) -> None:
@@ -78,7 +68,7 @@ def test_step_by_step_it_costs_what_it_costs_compiled(protocol: Protocol) -> Non
     ("damage", "said"),
     [
         (lambda folder: (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:-4]), "its hash is"),
-        (lambda folder: (folder / WEIGHTS_FILE).unlink(), "an agent is agent.json and weights.safetensors"),
+        (lambda folder: (folder / WEIGHTS_FILE).unlink(), "an agent is agent.json and weights.npz"),
         (lambda folder: (folder / CARD_FILE).write_text("no json"), "no card of an agent"),
         (lambda folder: (folder / CARD_FILE).write_text('{"name": "x"}'), "no card of an agent"),
         (lambda folder: change_card(folder, features="0123"), "trained on other features"),
@@ -98,23 +88,19 @@ def change_card(folder: Path, **changes: Any) -> None:
     (folder / CARD_FILE).write_text(json.dumps(card | changes))
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "not a safetensors file"),
-        (b"\xff" * 40, "not a safetensors file"),
-        ((2).to_bytes(8, "little") + b"[]", "header is a list"),
-        ((4).to_bytes(8, "little") + b"nope", "no JSON"),
-        ((9).to_bytes(8, "little") + b'{"a": 12}', "not a safetensors file"),
-        (pack_tensors({"a": np.zeros(2, dtype=np.float32)}) + b"more", "4 bytes behind"),
-        (pack_tensors({"a": np.zeros(2, dtype=np.float32)})[:-4], "is not where shape"),
-        (pack_tensors({"a": np.zeros(2, dtype=np.float32)}).replace(b"F32", b"I32"), "'a' is I32"),
-        (pack_tensors({"a": np.zeros(2, dtype=np.float32)}).replace(b"[0,8]", b"[4,8]"), "is not where shape"),
-    ],
-)
-def test_a_file_of_something_else_is_refused(content: bytes, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        unpack_tensors(content, "some file")
+def pickled() -> bytes:
+    """A file of weights that would run code if it were read as a pickle."""
+    file = io.BytesIO()
+    np.savez(file, slot_linear=np.array([print], dtype=object))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"no weights", pickled()])
+def test_a_file_of_something_else_is_refused_even_with_its_hash_on_the_card(saved: Path, content: bytes) -> None:
+    (saved / WEIGHTS_FILE).write_bytes(content)
+    change_card(saved, weights_sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(ConfigError, match="this is no file of weights"):
+        load_agent(saved)
 
 
 def test_an_unknown_name_is_answered_with_what_there_is() -> None:

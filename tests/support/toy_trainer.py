@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from safetensors.numpy import load_file, save_file
 
 from agents import algorithms as trainer
 from cace_env.config import ConfigError, Frozen
@@ -76,7 +75,7 @@ class ToyTrainer:
         return Agent(card, Network(self.protocol, 0, {name: weight.copy() for name, weight in self.weights.items()}))
 
     def save(self, folder: Path) -> None:
-        save_file(self.weights, folder / "weights.safetensors")
+        np.savez(folder / "weights.npz", **self.weights)
         state = {"step": self.step, "requests": self.requests, "generator": self.rng.bit_generator.state}
         (folder / "state.json").write_text(json.dumps(state))
 
@@ -86,7 +85,8 @@ class ToyTrainer:
             raise ConfigError(f"{folder} is of another trainer")
         self.step, self.requests = state["step"], state["requests"]
         self.rng.bit_generator.state = state["generator"]
-        self.weights = load_file(folder / "weights.safetensors")
+        with np.load(folder / "weights.npz") as file:
+            self.weights = dict(file)
 
 
 def add() -> None:

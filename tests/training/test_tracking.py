@@ -16,7 +16,7 @@ import yaml
 
 pytest.importorskip("tyro", reason="needs the extra train")
 pytest.importorskip("matplotlib", reason="needs the extra train")
-pytest.importorskip("safetensors", reason="needs the extra train")
+pytest.importorskip("optuna", reason="needs the extra train")
 pytest.importorskip("tensorboard", reason="needs the extra train")
 pytest.importorskip("wandb", reason="needs the extra train")
 

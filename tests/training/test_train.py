@@ -19,7 +19,7 @@ import yaml
 
 pytest.importorskip("tyro", reason="needs the extra train")
 pytest.importorskip("matplotlib", reason="needs the extra train")
-pytest.importorskip("safetensors", reason="needs the extra train")
+pytest.importorskip("optuna", reason="needs the extra train")
 pytest.importorskip("tensorboard", reason="needs the extra train")
 
 from rich.progress import Progress
@@ -389,7 +389,7 @@ def test_two_processes_never_train_in_one_folder(finished: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda home: (home / "trainer" / "weights.safetensors").write_bytes(b"mine"), "trainer/weights.safetensors"),
+        (lambda home: (home / "trainer" / "weights.npz").write_bytes(b"mine"), "trainer/weights.npz"),
         (lambda home: (home / "trainer" / "model.pkl").write_bytes(b"mine"), "trainer/model.pkl"),
         (lambda home: (home / "progress.json").unlink(), "progress.json"),
         (lambda home: (home / "manifest.json").write_text("mine"), "manifest.json"),
@@ -415,7 +415,7 @@ def test_an_agent_that_was_tampered_with_is_refused_by_a_comparison(
     shutil.copytree(finished / "best", tmp_path / "agent")
     arguments = ["--scenarios", str(small), "--seeds", "1", "--policies", f"lru,agent:{tmp_path / 'agent'}"]
     assert compare([*arguments, "--out", str(tmp_path / "whole")]) == 0
-    weights = tmp_path / "agent" / "weights.safetensors"
+    weights = tmp_path / "agent" / "weights.npz"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
@@ -423,7 +423,7 @@ def test_an_agent_that_was_tampered_with_is_refused_by_a_comparison(
     assert compare([*arguments, "--out", str(tmp_path / "spoilt")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
-    assert "weights.safetensors" in said
+    assert "weights.npz" in said
     assert not (tmp_path / "spoilt").exists()
 
 
