@@ -1,8 +1,7 @@
 """Searches the numbers of an agent's training, or tunes CACE to a workload.
 
     python -m experiments.tune configs/sweep.yaml --trials 30 --steps 200000 --jobs 2     an agent's numbers, by Optuna
-    python -m experiments.tune configs/tune/cace.yaml --trials 300                        the weights of CACE, by Optuna
-    python -m experiments.tune cace --requests 50000000                                   the same by CMA-ES
+    python -m experiments.tune cace --requests 50000000                                   the weights of CACE, by CMA-ES
     python -m experiments.tune cace --env swap --order very-patient-wsjf                  behind an order, in Swap-v0
     python -m experiments.tune cace --scenarios my_fleet.yaml                             for a fleet of your own
     python -m experiments.tune cace --scenarios my_fleet.yaml --trace log.csv --format cace     and its log

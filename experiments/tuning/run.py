@@ -8,17 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import optuna
 import tyro
 import yaml
 from pydantic import Field
 from rich.console import Console
 
 from agents.algorithms import algorithm_of
-from cace_env.config import ConfigError, Frozen, dump, read_yaml
+from cace_env.config import ConfigError, Frozen, read_yaml
 from cace_env.evaluation.held_out import validation_seeds
 from cace_env.policies import order
-from cace_env.policies.cace import load_cace
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
 from experiments.running.command_line import split_names
@@ -27,12 +25,12 @@ from experiments.running.run_folder import surroundings
 from experiments.tuning.cace import FILE, compiled, draw, goal_of, goal_of_log, page, tune
 from experiments.tuning.page import draw_history, draw_importances, importances, search_page
 from experiments.tuning.search_space import read_space
-from experiments.tuning.study import CACE, Search, judge_finalists, run_search, write_trials
+from experiments.tuning.study import Search, judge_finalists, run_search, write_trials
 
 TUNED_CACE: Final = "cace"
 ALL_VALIDATION: Final = 100  # seeds that finalists are judged by
 DEFAULT_ORDER: Final = "very-patient-wsjf"
-MUST_AGREE: Final = ("space", "steps", "intervals", "train_seeds", "validation_seeds", "seed")
+MUST_AGREE: Final = ("space", "steps", "intervals", "validation_seeds", "seed")
 
 
 class Options(Frozen):
@@ -74,7 +72,7 @@ class Options(Frozen):
         default=(), description="how the log is read and what is attached to it; may be given several times"
     )
     train_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
-        default=64, ge=1, description="training seeds that weights of CACE are tuned on"
+        default=64, ge=1, description="cace: training seeds that its weights are tuned on"
     )
     validation_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=10, ge=1, description="validation seeds that trials are judged by; finalists by all of them"
@@ -149,7 +147,7 @@ def search_numbers(options: Options, command: str, console: Console) -> int:
     if options.scenarios:
         space = space.with_value("train_on", split_names(options.scenarios))
     algorithms = space.parameters["algorithm"].values or (space.parameters["algorithm"].value,)
-    steps = options.steps or max(1, min(default_steps(str(name)) for name in algorithms) // 5)
+    steps = options.steps or max(1, min(algorithm_of(str(name)).steps for name in algorithms) // 5)
     path = Path(options.out or f"runs/tune-{Path(options.what).stem}")
     search = Search(
         folder=path,
@@ -157,7 +155,6 @@ def search_numbers(options: Options, command: str, console: Console) -> int:
         trials=options.trials,
         steps=steps,
         intervals=options.intervals,
-        train_seeds=options.train_seeds,
         validation_seeds=options.validation_seeds,
         seed=options.seed,
         threads=options.threads,
@@ -176,7 +173,6 @@ def search_numbers(options: Options, command: str, console: Console) -> int:
     target = path / "best"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(search.kept(best["trial"]), target)
-    state_budget(target / FILE, study, command)
     draw_history(study, path / "history.png")
     found = importances(study, space)
     if found:
@@ -192,23 +188,6 @@ def search_numbers(options: Options, command: str, console: Console) -> int:
         highlight=False,
     )
     return 0
-
-
-def state_budget(file: Path, study: optuna.Study, command: str) -> None:
-    """Weights of CACE are found by the whole search: its trials are to them what training is to an agent."""
-    if not file.is_file():
-        return
-    found = load_cace(file)
-    if found.tuned is not None:
-        spent = sum(trial.user_attrs.get("requests", 0) for trial in study.get_trials(deepcopy=False))
-        tuned = found.tuned.model_copy(update={"requests": spent, "command": command})
-        about = f"{found.description}, chosen by validation seeds"
-        file.write_text(dump(found.model_copy(update={"tuned": tuned, "description": about})), "utf-8")
-
-
-def default_steps(algorithm: str) -> int:
-    """Steps that a training takes by default; weights of CACE are not trained."""
-    return 1 if algorithm == CACE else algorithm_of(algorithm).steps
 
 
 def resumed(path: Path, search: Mapping[str, Any]) -> None:

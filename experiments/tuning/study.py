@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
@@ -19,20 +18,15 @@ from rich.progress import Progress, TaskID
 
 from agents.algorithms import make_trainer, read_config
 from agents.objective import Objective, baseline_costs, pooled
-from cace_env.config import ConfigError, Frozen, dump, parse
-from cace_env.evaluation import seeds_text
-from cace_env.evaluation.held_out import training_cases, training_seeds, validation_seeds
-from cace_env.policies import CaceWeights, load_agent, write_agent
+from cace_env.config import ConfigError
+from cace_env.evaluation.held_out import training_cases, validation_seeds
+from cace_env.policies import load_agent, write_agent
 from cace_env.policies.built_in import Policy
-from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
 from cace_env.tables import Protocol
-from experiments.reading.cace_ablations import cace_with
 from experiments.running.progress import progress_bar
-from experiments.tuning.cace import FILE
 from experiments.tuning.search_space import Space
 
 DATABASE: Final = "study.db"
-CACE: Final = "cace-weights"  # an "algorithm" that learns nothing: its parameters are the weights of CACE
 STARTUP_TRIALS: Final = 5  # before which no trial is pruned
 FINALISTS: Final = 5  # of the best trials, judged once more on all validation seeds
 JOBS_APART: Final = 1_000_003  # between the seeds of processes
@@ -51,7 +45,6 @@ class Search:
     trials: int
     steps: int  # of training, per trial
     intervals: int  # after each of which a trial may be pruned
-    train_seeds: int  # that weights of CACE are judged by
     validation_seeds: int  # that an agent is judged by
     seed: int
     threads: int
@@ -82,41 +75,6 @@ class Search:
     def kept(self, number: int) -> Path:
         """Where a trial puts what it has found."""
         return self.folder / "trials" / str(number)
-
-
-class CaceWeighing(Frozen):
-    """Weights of CACE as the parameters of a trial."""
-
-    env: Protocol = Protocol.EVICTION
-    train_on: str | tuple[str, ...] = "suite"
-    load_time: float = 1.0
-    latency_sensitivity: float = 1.0
-    output_length: float = 1.0
-    recency: float = 1.0
-    future_demand: float = 1.0
-    order: str | None = None  # in Swap-v0
-
-    def policy(self, name: str = "cace (trial)") -> Policy:
-        """CACE with these weights.
-
-        Raises:
-            ConfigError: all are 0, or an order in Eviction-v0.
-        """
-        if self.order is not None and self.env != Protocol.SWAP:
-            raise ConfigError(f"order is {self.order!r}, and Eviction-v0 asks for none; leave it out")
-        return cace_with(self.weights(), name, self.order)
-
-    def weights(self) -> CaceWeights:
-        return CaceWeights(**{term: getattr(self, term) for term in TERMS})
-
-
-def weighing_of(config: dict[str, Any]) -> CaceWeighing:
-    """The parameters of a trial as weights of CACE.
-
-    Raises:
-        ConfigError: an unknown key, or a value that is no number.
-    """
-    return parse(CaceWeighing, {key: value for key, value in config.items() if key != "algorithm"}, CACE)
 
 
 def run_search(search: Search, jobs: int, console: Console) -> None:
@@ -170,42 +128,13 @@ def play(search: Search, trial: optuna.Trial, judges: Judges) -> float:
         optuna.TrialPruned: after an interval it was worse than the median of the others.
     """
     config = search.space.suggest(trial)
-    if config.get("algorithm") == CACE:
-        values = weigh_cace(search, config, judges, trial)
-    else:
-        values = train_agent(search, config, judges, trial)
     value = float("inf")
-    for interval, value in enumerate(values):
+    for interval, value in enumerate(train_agent(search, config, judges, trial)):
         trial.report(value, interval)
         if trial.should_prune():
             shutil.rmtree(search.kept(trial.number), ignore_errors=True)
             raise optuna.TrialPruned
     return value
-
-
-def weigh_cace(search: Search, config: dict[str, Any], judges: Judges, trial: optuna.Trial) -> Iterator[float]:
-    """Weights of CACE on more and more training seeds; the last value is that of all."""
-    weighing = weighing_of(config)
-    candidate, costs = weighing.policy(), []
-    spent = 0
-    for part in np.array_split(np.array(training_seeds(search.train_seeds)), search.intervals):
-        judged = judge(search, weighing, [int(seed) for seed in part], judges)
-        before = judged.requests
-        costs.append(judged(candidate))
-        spent += judged.requests - before
-        trial.set_user_attr("requests", spent)
-        yield float(np.mean(costs))
-    tuning = Tuning(
-        env=weighing.env,
-        trained_on=tuple(training_cases(weighing.train_on, weighing.env)),
-        train_seeds=seeds_text(training_seeds(search.train_seeds)),
-        requests=spent,
-        order=weighing.order,
-    )
-    kept = search.kept(trial.number)
-    kept.mkdir(parents=True, exist_ok=True)
-    found = Cace(description=f"trial {trial.number}", weights=weighing.weights(), tuned=tuning)
-    (kept / FILE).write_text(dump(found), "utf-8")
 
 
 def train_agent(search: Search, config: dict[str, Any], judges: Judges, trial: optuna.Trial) -> Iterator[float]:
@@ -282,14 +211,8 @@ def judge_finalists(search: Search, seeds: Sequence[int]) -> tuple[list[dict[str
     for trial in trials:
         config = {name: row.values[0] if row.values else row.value for name, row in search.space.parameters.items()}
         config |= trial.params
-        kept = search.kept(trial.number)
-        if config.get("algorithm") == CACE:
-            settings: Any = weighing_of(config)
-            candidate = cace_with(load_cace(kept / FILE).weights, "finalist", settings.order)
-        else:
-            settings = read_config(config)
-            candidate = load_agent(kept / "agent").policy()
-        value = judge(search, settings, seeds, judges)(candidate)
+        candidate = load_agent(search.kept(trial.number) / "agent").policy()
+        value = judge(search, read_config(config), seeds, judges)(candidate)
         rows.append({"trial": trial.number, "value": trial.value, "validation": value, "config": config})
     spent = sum(judged.requests for judged in judges.values())
     return sorted(rows, key=lambda row: row["validation"]), spent

@@ -42,12 +42,16 @@ def space_file(path: Path, **parameters: Any) -> Path:
     return path
 
 
-def weighing(scenario: Path) -> dict[str, Any]:
+def linear(scenario: Path) -> dict[str, Any]:
+    """A linear policy with next to nothing to learn from, whose first step is searched."""
     return {
-        "algorithm": {"value": "cace-weights"},
+        "algorithm": {"value": "linear"},
         "train_on": {"value": str(scenario)},
-        "recency": {"min": 0.0, "max": 1.0},
-        "future_demand": {"min": 0.0, "max": 1.0},
+        "population": {"value": 4},
+        "seeds_per_generation": {"value": 2},
+        "train_seeds": {"value": 4},
+        "threads": {"value": 1},
+        "sigma": {"distribution": "log_uniform_values", "min": 0.05, "max": 1.0},
     }
 
 
@@ -113,20 +117,22 @@ def test_trials_are_pruned_counted_and_kept_and_the_best_is_chosen_by_all_valida
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("experiments.tuning.run.ALL_VALIDATION", 3)
-    file, out = space_file(tmp_path / "space.yaml", **weighing(small)), tmp_path / "search"
-    asked = [str(file), "--trials", "6", "--train-seeds", "4", "--intervals", "2", "--out", str(out), "--threads", "1"]
+    file, out = space_file(tmp_path / "space.yaml", **linear(small)), tmp_path / "search"
+    asked = [str(file), "--trials", "6", "--steps", "8", "--intervals", "2", "--validation-seeds", "2"]
+    asked += ["--out", str(out), "--threads", "1"]
     assert main(asked) == 0
     with (out / "trials.csv").open() as rows:
         trials = list(csv.DictReader(rows))
-    assert len(trials) == 6 and all(int(row["requests"]) in (600, 1200) for row in trials)
-    found = load_cace(out / "best" / "cace.yaml")
-    assert found.tuned is not None and found.tuned.requests == sum(int(row["requests"]) for row in trials)
+    assert len(trials) == 6 and all(int(row["requests"]) > 0 for row in trials)
     about = json.loads((out / "run.json").read_text())
     best = about["finalists"][0]
     assert best["validation"] == min(row["validation"] for row in about["finalists"])
-    seeds = range(1_000_000, 1_000_003)
-    costs = {p: evaluate(p, small, seeds).column("cost").sum() for p in (f"cace:{out / 'best' / 'cace.yaml'}", "lru")}
-    assert best["validation"] == pytest.approx(costs[f"cace:{out / 'best' / 'cace.yaml'}"] / costs["lru"])
+    found = f"agent:{out / 'best' / 'agent'}"
+    costs = {p: evaluate(p, small, range(1_000_000, 1_000_003)).column("cost").sum() for p in (found, "lru")}
+    assert best["validation"] == pytest.approx(costs[found] / costs["lru"])
+    card = load_agent(out / "best" / "agent").card
+    assert card.train_seeds == "0-3" and card.env == "Eviction-v0"
+    assert yaml.safe_load((out / "best-config.yaml").read_text())["algorithm"] == "linear"
     assert "## The best trials" in (out / "report.md").read_text()
     # The same command asks for no more than is there; more trials are added to those.
     assert main(asked) == 0
@@ -136,31 +142,9 @@ def test_trials_are_pruned_counted_and_kept_and_the_best_is_chosen_by_all_valida
     assert len(study.get_trials()) == 8 and best_trials(study)[0].value == study.best_value
 
 
-def test_an_agents_numbers_are_searched_and_its_best_moment_is_kept(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("experiments.tuning.run.ALL_VALIDATION", 2)
-    out = tmp_path / "search"
-    file = space_file(
-        tmp_path / "space.yaml",
-        algorithm={"value": "linear"},
-        train_on={"value": str(small)},
-        population={"value": 4},
-        seeds_per_generation={"value": 2},
-        train_seeds={"value": 4},
-        threads={"value": 1},
-        sigma={"distribution": "log_uniform_values", "min": 0.05, "max": 1.0},
-    )
-    asked = [str(file), "--trials", "2", "--steps", "8", "--intervals", "2", "--validation-seeds", "2"]
-    assert main([*asked, "--out", str(out), "--threads", "1"]) == 0
-    agent = load_agent(out / "best" / "agent")
-    assert agent.card.train_seeds == "0-3" and agent.card.env == Protocol.EVICTION
-    assert yaml.safe_load((out / "best-config.yaml").read_text())["algorithm"] == "linear"
-
-
 def test_the_spaces_that_ship_can_be_read():
     files = [*sorted((CONFIGS / "tune").glob("*.yaml")), CONFIGS / "sweep.yaml"]
-    assert len(files) >= 4
+    assert len(files) >= 2
     for file in files:
         space = read_space(file)
         assert "algorithm" in space.parameters and space.searched(), file
@@ -215,7 +199,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, capsys: pyt
         (["cace", "--order", "wsfj", "--env", "swap"], "did you mean 'wsjf'"),
         (["cace", "--trace", "log.csv"], "needs --format"),
         (["cace", "--trace", "log.csv", "--format", "azure"], "needs one scenario"),
-        ([str(CONFIGS / "tune" / "cace.yaml"), "--order", "wsjf"], "for `tune cace`"),
+        ([str(CONFIGS / "tune" / "linear.yaml"), "--order", "wsjf"], "for `tune cace`"),
         ([str(tmp_path / "nothing.yaml")], "cannot be read"),
     ):
         assert main([*asked, "--out", str(tmp_path / "out")]) == 2
