@@ -1,159 +1,52 @@
-"""Looks for the reference of scenarios and prints how much better than LRU it is possible to be.
+"""Looks for the clairvoyant reference, and holds it against effort, optimum and prefetch.
 
-    python -m experiments.reference --scenarios fast-loader agents --seeds 10
-    python -m experiments.reference --env swap --seeds 3 --out reference.csv
+    python -m experiments.reference find --scenarios fast-loader,agents --seeds 10     how much is to be gained
+    python -m experiments.reference find --env swap --seeds 3 --out reference.csv
+    python -m experiments.reference curve      cost against effort
+    python -m experiments.reference gap        reference, rules and optimum of tiny episodes
+    python -m experiments.reference prefetch   what prefetch is worth to somebody who knows the future
+    python -m experiments.reference tiny       optimum of all episodes of the scenario `tiny`
 
-What was found is kept, so that the same command goes on where it was stopped, and costs nothing the next time. The
-suite's references are those of `python -m experiments.suite`.
+`docs/reference.md` has what they found.
 """
 
 from __future__ import annotations
 
-import csv
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Annotated
 
-import numpy as np
 import tyro
 from rich.console import Console
+from tyro.conf import subcommand
 
-from cace_env.cases import Case, case_of
-from cace_env.config import ConfigError
-from cace_env.evaluation.episodes import in_order
-from cace_env.planning import Reference
-from cace_env.scenarios import Split, compared_scenarios, seeds
-from cace_env.simulation import lower_bound
-from experiments.reading.markdown import number, table
-from experiments.running.command_line import exit_status, split_names
-from experiments.running.progress import progress_bar
-from experiments.running.reference_cache import cached_reference, default_folder
-from experiments.running.reference_rows import reference_options
+from experiments.running.command_line import exit_status
+from experiments.yardsticks.effort import Curve
+from experiments.yardsticks.headroom import Headroom
+from experiments.yardsticks.optimality import Gap
+from experiments.yardsticks.prefetch import Prefetch
+from experiments.yardsticks.tiny_costs import Tiny
 
-BASELINES: Final = {"eviction": "lru", "swap": "fifo+lru"}
-
-
-@dataclass(frozen=True)
-class Options:
-    """Look for the reference of scenarios."""
-
-    scenarios: list[str] = field(default_factory=list)
-    """By name or YAML file; all shipped ones by default."""
-    env: Literal["eviction", "swap"] = "eviction"
-    """What is decided: whom to evict, or also which model to load."""
-    seeds: int = 10
-    """Episodes of each scenario."""
-    split: Split = "train"
-    """Where the seeds come from."""
-    workers: int = 1
-    """Threads; an episode each."""
-    reference_option: Annotated[list[str], tyro.conf.arg(metavar="KEY=VALUE")] = field(default_factory=list)
-    """How hard it is looked for: starts, max_rounds, max_replays, gain of find_reference."""
-    cache: Path | None = None
-    """Where references are kept; $XDG_CACHE_HOME/cace_env/reference by default."""
-    out: Path | None = None
-    """A CSV file with a row for each episode; must not exist."""
+Command = (
+    Annotated[Headroom, subcommand("find")]
+    | Annotated[Curve, subcommand("curve")]
+    | Annotated[Gap, subcommand("gap")]
+    | Annotated[Prefetch, subcommand("prefetch")]
+    | Annotated[Tiny, subcommand("tiny")]
+)
 
 
-class Found(NamedTuple):
-    """A row of the CSV file."""
-
-    scenario: str
-    env: str
-    seed: int
-    lru: float
-    base: str
-    base_cost: float
-    reference: float
-    lower_bound: float
-    rounds: int
-    replays: int
-    decisions: int
-    wall_s: float
-
-
-def found_of(case: Case, seed: int, options: dict[str, Any], folder: Path) -> Found:
-    """Looks for the reference of one episode, unless it is kept.
-
-    Raises:
-        ConfigError: options out of range.
-    """
-    workload = case.workload(seed)
-    reference, _ = cached_reference(folder, case, workload, seed, options)
-    return _row(case, seed, reference, lower_bound(case.tables, workload).cost)
-
-
-def _row(case: Case, seed: int, reference: Reference, least: float) -> Found:
-    return Found(
-        scenario=case.name,
-        env=case.tables.protocol,
-        seed=seed,
-        lru=reference.costs[BASELINES[case.tables.protocol]],
-        base=reference.base,
-        base_cost=reference.base_cost,
-        reference=reference.cost,
-        lower_bound=least,
-        rounds=len(reference.rounds),
-        replays=reference.replays,
-        decisions=len(reference.plan),
-        wall_s=reference.wall_s,
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    command: Headroom | Curve | Gap | Prefetch | Tiny = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        args=arguments,
+        prog="python -m experiments.reference",
+        description=__doc__,
     )
-
-
-def summary(rows: list[Found]) -> str:
-    """Costs summed over the seeds of each scenario, as Markdown."""
-    lines = []
-    for name in dict.fromkeys(row.scenario for row in rows):
-        mine = [row for row in rows if row.scenario == name]
-        lru, base, reference, least = (
-            sum(getattr(row, column) for row in mine) for column in ("lru", "base_cost", "reference", "lower_bound")
-        )
-        often = max({row.base for row in mine}, key=[row.base for row in mine].count)
-        lines.append(
-            [
-                name,
-                str(len(mine)),
-                *(number(cost / len(mine)) for cost in (lru, base, reference, least)),
-                f"`{often}`",
-                f"{100 * (lru - base) / lru:.1f} %",
-                f"{100 * (lru - reference) / lru:.1f} %",
-                f"{np.mean([row.wall_s for row in mine]):.1f}",
-            ]
-        )
-    header = (
-        "scenario", "seeds", "LRU", "cheapest base", "reference", "lower bound", "most often the cheapest base",
-        "LRU to base", "headroom", "s per episode",
-    )  # fmt: skip
-    return table(header, lines, numbers="right")
-
-
-def main(options: Options) -> int:
-    """Looks for what is not kept yet; prints the table and writes the rows; the exit status."""
-    if options.seeds < 1 or options.workers < 1:
-        raise ConfigError(f"--seeds is {options.seeds} and --workers {options.workers}; both have to be at least 1")
-    if options.out is not None and options.out.exists():
-        raise ConfigError(f"{options.out} is there already; name another file, or remove it")
-    search = reference_options(split_names(options.reference_option))
-    folder = options.cache if options.cache is not None else default_folder()
-    names = split_names(options.scenarios) or compared_scenarios()
-    cases = [case_of(name, options.env) for name in names]
-    jobs = [(case, seed) for case in cases for seed in seeds(options.split, options.seeds)]
-    rows = []
-    with progress_bar(Console(stderr=True)) as progress:
-        bar = progress.add_task("reference", total=len(jobs))
-        for found in in_order(lambda job: found_of(*job, search, folder), jobs, options.workers):
-            rows.append(found)
-            progress.update(bar, advance=1, description=found.scenario)
-    Console(highlight=False).print(summary(rows), soft_wrap=True, markup=False)
-    if options.out is not None:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(Found._fields)
-            writer.writerows(rows)
-    return 0
+    console = Console(highlight=False)
+    return exit_status(lambda: command.run(console), "interrupted; the same command goes on")
 
 
 if __name__ == "__main__":
-    given = tyro.cli(Options, prog="python -m experiments.reference", description=__doc__)
-    sys.exit(exit_status(lambda: main(given), "interrupted; the same command goes on"))
+    sys.exit(main())

@@ -64,7 +64,8 @@ Everybody asks once or twice and is gone, so delays die out and few states lead 
 solves the whole episode ([optimum](reference.md#against-the-optimum)). Five models, 300 requests, some 75 decisions
 an episode. It stands in no comparison unless it is named (`compare --scenarios tiny`), and what policies save on it
 says nothing of other fleets: it was chosen so that they come apart. The optimum is proven on every validation and test
-seed (`python -m experiments.tiny_costs`). The costs ship with the suite `tiny-v1`, whose score of 100 is the optimum.
+seed (`python -m experiments.reference tiny`). The costs ship with the suite `tiny-v1`, whose score of 100 is the
+optimum.
 
 Cost saved against LRU, 95 % paired intervals:"""
 
@@ -104,7 +105,7 @@ def _tiny() -> str:
     """What policies save on the scenario `tiny`, from the costs that ship with its suite."""
     suite, results = load_suite(TINY), published(TINY)
     if results is None:
-        raise ConfigError(f"no costs ship with suite {TINY}; python -m experiments.tiny_costs computes them")
+        raise ConfigError(f"no costs ship with suite {TINY}; python -m experiments.reference tiny computes them")
     entry = suite.entries[0].id
     names = ("cace", "cace:tuned-eviction", REFERENCE)
     rows = []

@@ -5,7 +5,7 @@ of the number of decisions: a dozen decisions take milliseconds, some dozens mor
 `merged_optimum` goes on once from what many sequences lead to. Where delays die out, as when people ask once and no
 answer makes the next question later, there are few such states at any time, and hundreds of requests can be solved: the
 scenario `tiny` is made so. Both say how good the reference (`cace_env.planning.planner`) is where that can be known:
-`python -m experiments.optimality_gap`.
+`python -m experiments.reference gap`.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from cace_env.simulation.scratch import largest
 from cace_env.tables import NONE, FleetTables, Protocol
 from cace_env.workload import Workload
 
-# Chosen by cost against time on training seeds, `python -m experiments.reference_curve`.
+# Chosen by cost against time on training seeds, `python -m experiments.reference curve`.
 GAIN: Final = 0.01  # of the cost; a round that saves less is the last
 MAX_ROUNDS: Final = 8
 STARTS: Final = 1  # plans that are improved, from the cheapest bases on

@@ -11,7 +11,7 @@ from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import PolicyError
 from cace_env.simulation import SimulationError
 from cace_env.traces import TraceError
-from experiments import compare, findings, prefetch_worth, report, submission, suite
+from experiments import compare, findings, report, submission, suite
 from experiments.running.command_line import exit_status
 
 
@@ -47,7 +47,6 @@ def test_a_bug_is_not_hidden():
     [
         (compare, "compare", []),
         (findings, "run_grid", ["--out", "nowhere"]),
-        (prefetch_worth, "measure", []),
         (report, "write_report", ["."]),
         (submission, "check", ["check", "mine.csv"]),
         (suite, "run_suite", []),

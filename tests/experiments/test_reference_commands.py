@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
-from cace_env.config import ConfigError, dump
+from cace_env.config import dump
 from cace_env.planning import replay
 from cace_env.scenarios import load_scenario
-from experiments import optimality_gap, reference, reference_curve
+from experiments import reference
 from experiments.running import reference_cache
 from experiments.running.reference_cache import cached_reference, default_folder, key_of
+from experiments.yardsticks import effort, optimality, prefetch
 from tests.planning.test_planner import SCENARIO, episode
 
 QUICK: dict[str, Any] = {"starts": 1, "max_rounds": 1}
@@ -64,10 +66,10 @@ def test_references_are_kept_where_caches_are(monkeypatch: pytest.MonkeyPatch, t
 def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenario = tmp_path / "small.yaml"
     scenario.write_text(dump(load_scenario(SCENARIO)), "utf-8")
-    options = reference.Options(
-        scenarios=[str(scenario)], seeds=2, cache=tmp_path / "cache", reference_option=["starts=1", "max_rounds=1"]
-    )
-    reference.main(replace(options, out=tmp_path / "rows.csv"))
+    options = ["find", "--scenarios", str(scenario), "--seeds", "2", "--cache", str(tmp_path / "cache")]
+    options += ["--reference-option", "starts=1", "--reference-option", "max_rounds=1"]
+    rows_file = ["--out", str(tmp_path / "rows.csv")]
+    assert reference.main(options + rows_file) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("| scenario | seeds | LRU | cheapest base | reference |")
     assert printed.splitlines()[2].startswith("| small | 2 | ")
@@ -76,18 +78,18 @@ def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path, capsys: pyte
     assert len(rows) == 2
     for row in rows:
         assert float(row["lower_bound"]) < float(row["reference"]) <= float(row["base_cost"]) <= float(row["lru"])
-    with pytest.raises(ConfigError, match=r"rows\.csv is there already"):
-        reference.main(replace(options, out=tmp_path / "rows.csv"))
-    reference.main(replace(options, workers=2))  # from the cache
+    assert reference.main(options + rows_file) == 2
+    assert "rows.csv is there already" in capsys.readouterr().err
+    assert reference.main([*options, "--workers", "2"]) == 0  # from the cache
     assert capsys.readouterr().out == printed
 
 
 def test_the_curve_falls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenario = tmp_path / "small.yaml"
     scenario.write_text(dump(load_scenario(SCENARIO)), "utf-8")
-    reference_curve.main(reference_curve.Options(scenarios=[str(scenario)], seeds=1))
+    assert reference.main(["curve", "--scenarios", str(scenario), "--seeds", "1"]) == 0
     printed = capsys.readouterr().out
-    for env in reference_curve.ENVS:
+    for env in effort.ENVS:
         assert f"{env}: {scenario}; 1 training seeds each" in printed
     shares = {
         line.split("|")[1].strip(): float(line.split("|")[2].rstrip(" %"))
@@ -99,22 +101,37 @@ def test_the_curve_falls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_gap_is_printed_for_both_environments(capsys: pytest.CaptureFixture[str]) -> None:
-    optimality_gap.main(optimality_gap.Options(episodes=2))
+    assert reference.main(["gap", "--episodes", "2"]) == 0
     printed = capsys.readouterr().out
-    for protocol, shown in optimality_gap.SHOWN.items():
+    for protocol, shown in optimality.SHOWN.items():
         assert f"{protocol}: 2 episodes" in printed
         assert all(f"| `{name}` |" in printed for name in shown)
 
 
+def test_prefetch_with_the_true_future_is_priced_on_every_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reference.main(["prefetch", "--seeds", "1", "--requests", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in prefetch.SCENARIOS)
+
+
+def test_the_planner_is_held_against_the_optima_of_tiny(capsys: pytest.CaptureFixture[str]) -> None:
+    assert reference.main(["tiny", "--seeds", "1"]) == 0
+    assert "2 episodes, 0 of them unproven" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("arguments", "message"),
     [
-        (lambda: optimality_gap.main(optimality_gap.Options(episodes=0)), "--episodes is 0"),
-        (lambda: reference_curve.main(reference_curve.Options(seeds=0)), "--seeds is 0"),
-        (lambda: reference.main(reference.Options(workers=0)), "--workers 0"),
-        (lambda: reference.main(reference.Options(reference_option=["start=1"])), "did you mean 'starts'"),
+        (["gap", "--episodes", "0"], "greater than or equal to 1"),
+        (["curve", "--seeds", "0"], "greater than or equal to 1"),
+        (["find", "--workers", "0"], "greater than or equal to 1"),
+        (["find", "--reference-option", "start=1"], "did you mean 'starts'"),
     ],
 )
-def test_options_out_of_range_are_refused(call: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        call()
+def test_options_out_of_range_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        sys.exit(reference.main(arguments))
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err

@@ -23,7 +23,7 @@ from cace_env.scenarios import seeds
 from cace_env.simulation import NO_LIMITS, Limits, Simulator, lower_bound, run_rule
 from cace_env.tables import FOREVER, FleetTables
 from cace_env.workload import Workload
-from experiments.optimality_gap import SHOWN, gaps_of
+from experiments.yardsticks.optimality import SHOWN, gaps_of
 from experiments.yardsticks.tiny_episodes import DECISIONS, tiny_episodes
 from tests.specification import strategies
 from tests.specification.examples import fleet

@@ -1,28 +1,27 @@
-"""How the reference's cost falls with the effort spent on it: `python -m experiments.reference_curve`.
+"""How the reference's cost falls with the effort spent on it.
 
 On training seeds: the numbers of `cace_env.planning.planner` were chosen by it.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import tyro
+from pydantic import Field
 from rich.console import Console
 
 from cace_env.cases import Case, case_of
-from cace_env.config import ConfigError
+from cace_env.config import Frozen
 from cace_env.planning import find_reference
 from cace_env.policies import Future
 from cace_env.scenarios import seeds
 from cace_env.workload import Workload
 from experiments.reading.markdown import table
-from experiments.running.command_line import exit_status, split_names
+from experiments.running.command_line import split_names
 from experiments.running.progress import progress_bar
 
 ENVS: Final = {"Eviction-v0": "eviction", "Swap-v0": "swap"}
@@ -39,14 +38,30 @@ EFFORTS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
-    """Measure cost against effort."""
+class Curve(Frozen):
+    """Measure the reference's cost against the effort spent on it."""
 
-    scenarios: list[str] = field(default_factory=lambda: ["fast-loader", "workstation", "cold-start", "sleep-mode"])
-    """By name or YAML file."""
-    seeds: int = 2
-    """Training seeds of each."""
+    scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+        default=("fast-loader", "workstation", "cold-start", "sleep-mode"), description="by name or YAML file"
+    )
+    seeds: int = Field(default=2, ge=1, description="training seeds of each")
+
+    def run(self, console: Console) -> int:
+        """Prints a curve for each environment; the exit status."""
+        names = split_names(self.scenarios)
+        for env, protocol in ENVS.items():
+            points: dict[str, list[Point]] = {name: [] for name in EFFORTS}
+            jobs = [(case_of(name, protocol), seed) for name in names for seed in seeds("train", self.seeds)]
+            with progress_bar(Console(stderr=True)) as progress:
+                for case, seed in progress.track(jobs, description=env):
+                    workload = case.workload(seed)
+                    future = Future.of(case.tables, workload)
+                    find_reference(case, workload, future, seed, max_replays=1)  # compiles, and trains static-best
+                    for effort, settings in EFFORTS.items():
+                        points[effort].append(point_of(case, workload, future, seed, settings))
+            about = f"{env}: {', '.join(names)}; {self.seeds} training seeds each"
+            console.print(f"\n{about}\n\n{curve(points)}", soft_wrap=True, markup=False)
+        return 0
 
 
 class Point(NamedTuple):
@@ -71,32 +86,3 @@ def curve(points: Mapping[str, list[Point]]) -> str:
         share, replays, cpu_s = np.mean(some, axis=0)
         rows.append([name, f"{100 * share:.1f} %", f"{replays:,.0f}", f"{cpu_s:.2f}"])
     return table(("effort", "cost, of the cheapest base's", "replays", "CPU s per episode"), rows, numbers="right")
-
-
-def main(options: Options) -> int:
-    """Prints a curve for each environment; the exit status."""
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds is {options.seeds}; it has to be at least 1")
-    names = split_names(options.scenarios)
-    console = Console(highlight=False)
-    for env, protocol in ENVS.items():
-        points: dict[str, list[Point]] = {name: [] for name in EFFORTS}
-        with progress_bar(Console(stderr=True)) as progress:
-            bar = progress.add_task(env, total=len(names) * options.seeds * len(EFFORTS))
-            for name in names:
-                case = case_of(name, protocol)
-                for seed in seeds("train", options.seeds):
-                    workload = case.workload(seed)
-                    future = Future.of(case.tables, workload)
-                    find_reference(case, workload, future, seed, max_replays=1)  # compiles, and trains static-best
-                    for effort, settings in EFFORTS.items():
-                        points[effort].append(point_of(case, workload, future, seed, settings))
-                        progress.update(bar, advance=1, description=f"{env}: {case.name}")
-        about = f"{env}: {', '.join(names)}; {options.seeds} training seeds each"
-        console.print(f"\n{about}\n\n{curve(points)}", soft_wrap=True, markup=False)
-    return 0
-
-
-if __name__ == "__main__":
-    given = tyro.cli(Options, prog="python -m experiments.reference_curve", description=__doc__)
-    sys.exit(exit_status(lambda: main(given)))

@@ -1,4 +1,4 @@
-"""The optimum of the scenario `tiny`, and the costs beside it: `python -m experiments.tiny_costs`.
+"""The optimum of the scenario `tiny`, and the costs beside it.
 
 `--write cace_env/data/suites/tiny-v1-costs.csv` writes the costs that ship with the suite tiny-v1: of LRU, of CACE as
 it is and tuned, and of the optimum in place of the reference, on validation and test seeds. The planner's cheapest plan
@@ -7,17 +7,16 @@ of several starts bounds the search for the optimum (`cace_env.planning.merged_o
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import tyro
+from pydantic import Field
 from rich.console import Console
 
 import cace_env
 from cace_env.cases import Case
+from cace_env.config import Frozen
 from cace_env.evaluation import load_suite, run_seed
 from cace_env.evaluation.episodes import in_order, seed_result
 from cace_env.evaluation.results import Header, Results, Row, row_of, write_results
@@ -28,7 +27,6 @@ from cace_env.planning.planner import plan_action
 from cace_env.policies import Future, contestant_of
 from cace_env.scenarios import Split, seeds
 from cace_env.simulation import Simulator, lower_bound
-from experiments.running.command_line import exit_status
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
 from experiments.yardsticks.tiny_episodes import decision_bases
@@ -39,18 +37,53 @@ STARTS: Final = 4  # of the plan that bounds the search
 ABOVE: Final = 1e-9  # so much above the planner's cost the search begins, so that it finds a plan of its own
 
 
-@dataclass(frozen=True)
-class Options:
+class Tiny(Frozen):
     """Solve the episodes of the scenario tiny."""
 
-    seeds: int = 100
-    """How many of each split."""
-    max_nodes: int = 4_000_000
-    """Decisions after which a search ends unproven; nothing is written then."""
-    workers: int = 1
-    """Threads."""
-    write: Path | None = None
-    """File for the costs; an existing one is replaced."""
+    seeds: int = Field(default=100, ge=1, description="how many of each split")
+    max_nodes: int = Field(
+        default=4_000_000, description="decisions after which a search ends unproven; nothing is written then"
+    )
+    workers: int = Field(default=1, ge=1, description="threads")
+    write: Path | None = Field(default=None, description="file for the costs; an existing one is replaced")
+
+    def run(self, console: Console) -> int:
+        """Solves, prints what was found, and writes the costs; the exit status."""
+        entry = load_suite(TINY).entries[0]
+        case = entry.case()
+        jobs = [seed for split in SPLITS for seed in seeds(split, self.seeds)]
+        with progress_bar(Console(stderr=True)) as progress:
+            found = in_order(lambda seed: solve(case, seed, self.max_nodes), jobs, self.workers)
+            solved = list(progress.track(found, total=len(jobs), description="optimum"))
+        planned, optimum = (np.array([getattr(row, name) for row in solved]) for name in ("planned", "optimum"))
+        nodes = sorted(row.nodes for row in solved)
+        unproven = sum(not row.proven for row in solved)
+        gap = planned / optimum - 1.0
+        console.print(
+            f"{len(solved)} episodes, {unproven} of them unproven; {nodes[len(nodes) // 2]:,} decisions tried in the "
+            f"median, {nodes[-1]:,} at most. The planner with {STARTS} starts finds the optimum of "
+            f"{100 * np.mean(gap <= ABOVE):.0f} %; it is {100 * np.mean(gap):.2f} % above it on average, "
+            f"{100 * np.max(gap):.1f} % at most.",
+            soft_wrap=True,
+        )
+        if unproven or self.write is None:
+            return int(unproven > 0)
+        git = surroundings()["git"]
+        commit = f", commit {git['commit'][:12]}" if git else ""
+        header = Header(
+            suite=TINY,
+            policy=REFERENCE,
+            description="the optimum: the cheapest of all sequences of decisions, proven on every seed",
+            clairvoyant=True,
+            trained_on="nothing",
+            simulated_requests=0,
+            code=f"cace-env {cace_env.__version__}{commit}",
+            cace_env=cace_env.__version__,
+            fingerprints={entry.id: entry.fingerprint()},
+        )
+        rows = sorted((row for one in solved for row in one.rows), key=lambda row: (row.policy, row.seed))
+        write_results(self.write, Results(header, tuple(rows)))
+        return 0
 
 
 class Solved(NamedTuple):
@@ -80,50 +113,3 @@ def solve(case: Case, seed: int, max_nodes: int) -> Solved:
         results.append(seed_result(REFERENCE, case, workload, seed, simulator, bound))
     rows = tuple(row_of(case.name, result.row) for result in results)
     return Solved(rows, planned, optimum.cost, optimum.nodes, optimum.proven)
-
-
-def main(options: Options) -> int:
-    """Solves, prints what was found, and writes the costs; the exit status."""
-    numbers = {split: seeds(split, options.seeds) for split in SPLITS}
-    entry = load_suite(TINY).entries[0]
-    case = entry.case()
-    jobs = [seed for split in SPLITS for seed in numbers[split]]
-    solved: list[Solved] = []
-    with progress_bar(Console(stderr=True)) as progress:
-        bar = progress.add_task("optimum", total=len(jobs))
-        for found in in_order(lambda seed: solve(case, seed, options.max_nodes), jobs, options.workers):
-            solved.append(found)
-            progress.update(bar, advance=1)
-    planned, optimum = (np.array([getattr(row, name) for row in solved]) for name in ("planned", "optimum"))
-    nodes = sorted(row.nodes for row in solved)
-    unproven = sum(not row.proven for row in solved)
-    gap = planned / optimum - 1.0
-    Console(highlight=False).print(
-        f"{len(solved)} episodes, {unproven} of them unproven; {nodes[len(nodes) // 2]:,} decisions tried in the "
-        f"median, {nodes[-1]:,} at most. The planner with {STARTS} starts finds the optimum of "
-        f"{100 * np.mean(gap <= ABOVE):.0f} %; it is {100 * np.mean(gap):.2f} % above it on average, "
-        f"{100 * np.max(gap):.1f} % at most.",
-        soft_wrap=True,
-    )
-    if unproven or options.write is None:
-        return int(unproven > 0)
-    about = surroundings()
-    header = Header(
-        suite=TINY,
-        policy=REFERENCE,
-        description="the optimum: the cheapest of all sequences of decisions, proven on every seed",
-        clairvoyant=True,
-        trained_on="nothing",
-        simulated_requests=0,
-        code=f"cace-env {cace_env.__version__}" + (f", commit {about['git']['commit'][:12]}" if about["git"] else ""),
-        cace_env=cace_env.__version__,
-        fingerprints={entry.id: entry.fingerprint()},
-    )
-    rows = sorted((row for found in solved for row in found.rows), key=lambda row: (row.policy, row.seed))
-    write_results(options.write, Results(header, tuple(rows)))
-    return 0
-
-
-if __name__ == "__main__":
-    given = tyro.cli(Options, prog="python -m experiments.tiny_costs", description=__doc__)
-    sys.exit(exit_status(lambda: main(given)))

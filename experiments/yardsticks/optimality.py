@@ -1,4 +1,4 @@
-"""How far the reference and the rules are from the optimum of tiny episodes: `python -m experiments.optimality_gap`.
+"""How far the reference and the rules are from the optimum of tiny episodes.
 
 The optimum is exact (`cace_env.planning.optimum`), the episodes are random and always the same
 (`experiments.yardsticks.tiny_episodes`). Bases are the rules without keep-alive, count limit or a patience of their
@@ -8,25 +8,24 @@ nothing to train on.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import tyro
+from pydantic import Field
 from rich.console import Console
 
 from cace_env.cases import Case
-from cace_env.config import ConfigError
+from cace_env.config import Frozen
 from cace_env.planning import exact_optimum, find_reference
 from cace_env.planning.optimum import MAX_NODES
 from cace_env.policies import Future
 from cace_env.simulation import lower_bound
 from cace_env.workload import Workload
 from experiments.reading.markdown import table
-from experiments.running.command_line import exit_status, split_names
+from experiments.running.command_line import split_names
 from experiments.running.progress import progress_bar
 from experiments.running.reference_rows import reference_options
 from experiments.yardsticks.tiny_episodes import decision_bases, tiny_episodes
@@ -38,18 +37,39 @@ SHOWN: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Options:
+class Gap(Frozen):
     """Hold the reference and the rules against the optimum of tiny episodes."""
 
-    episodes: int = 200
-    """How many of the fixed list, in each environment."""
-    env: Literal["both", "eviction", "swap"] = "both"
-    """In which."""
-    max_nodes: int = 4 * MAX_NODES
-    """Decisions after which a search for the optimum ends unproven; such episodes are left out."""
-    reference_option: Annotated[list[str], tyro.conf.arg(metavar="KEY=VALUE")] = field(default_factory=list)
-    """How hard the reference is looked for: starts, max_rounds, max_replays, gain of find_reference."""
+    episodes: int = Field(default=200, ge=1, description="how many of the fixed list, in each environment")
+    env: Literal["both", "eviction", "swap"] = Field(default="both", description="in which")
+    max_nodes: int = Field(
+        default=4 * MAX_NODES,
+        description="decisions after which a search for the optimum ends unproven; such episodes are left out",
+    )
+    reference_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
+        default=(), description="how hard it is looked for: starts, max_rounds, max_replays, gain of find_reference"
+    )
+
+    def run(self, console: Console) -> int:
+        """Prints a table for each environment; the exit status."""
+        search = reference_options(split_names(self.reference_option))
+        for protocol in SHOWN if self.env == "both" else (self.env,):
+            with progress_bar(Console(stderr=True)) as progress:
+                episodes = progress.track(
+                    tiny_episodes(self.episodes, protocol), total=self.episodes, description=protocol
+                )
+                found = [gaps_of(case, workload, self.max_nodes, search) for case, workload in episodes]
+            proven = [gaps for gaps in found if gaps.proven]
+            left_out = len(found) - len(proven)
+            console.print(
+                f"\n{protocol}: {len(proven)} episodes"
+                + (f"; {left_out} more are left out, their optimum was not proven" if left_out else "")
+                + f"; at most {max(gaps.nodes for gaps in found):,} decisions tried; "
+                f"the lower bound is {100 * np.mean([1 + gaps.bound for gaps in proven]):.0f} % of the optimum\n",
+                soft_wrap=True,
+            )
+            console.print(gap_table(protocol, proven), soft_wrap=True, markup=False)
+        return 0
 
 
 class Gaps(NamedTuple):
@@ -99,34 +119,3 @@ def gap_table(protocol: str, gaps: Sequence[Gaps]) -> str:
     rows += [row(f"`{name}`", [gap.shown[k] for gap in gaps]) for k, name in enumerate(SHOWN[protocol])]
     header = ("costs more than the optimum by", "mean", "median", "90 %", "most", "optimal")
     return table(header, rows, numbers="right")
-
-
-def main(options: Options) -> int:
-    """Prints a table for each environment; the exit status."""
-    console = Console(highlight=False)
-    if options.episodes < 1:
-        raise ConfigError(f"--episodes is {options.episodes}; it has to be at least 1")
-    search = reference_options(split_names(options.reference_option))
-    for protocol in SHOWN if options.env == "both" else (options.env,):
-        found = []
-        with progress_bar(Console(stderr=True)) as progress:
-            bar = progress.add_task(protocol, total=options.episodes)
-            for case, workload in tiny_episodes(options.episodes, protocol):
-                found.append(gaps_of(case, workload, options.max_nodes, search))
-                progress.update(bar, advance=1)
-        proven = [gaps for gaps in found if gaps.proven]
-        left_out = len(found) - len(proven)
-        console.print(
-            f"\n{protocol}: {len(proven)} episodes"
-            + (f"; {left_out} more are left out, their optimum was not proven" if left_out else "")
-            + f"; at most {max(gaps.nodes for gaps in found):,} decisions tried; "
-            f"the lower bound is {100 * np.mean([1 + gaps.bound for gaps in proven]):.0f} % of the optimum\n",
-            soft_wrap=True,
-        )
-        console.print(gap_table(protocol, proven), soft_wrap=True, markup=False)
-    return 0
-
-
-if __name__ == "__main__":
-    given = tyro.cli(Options, prog="python -m experiments.optimality_gap", description=__doc__)
-    sys.exit(exit_status(lambda: main(given)))
