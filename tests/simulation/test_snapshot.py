@@ -526,6 +526,8 @@ def test_snapshots_of_another_fleet_or_without_a_trace_are_refused() -> None:
             stranger.restore(snapshot)
     with pytest.raises(ValueError, match="lacks the event trace"):
         Simulator(tables, trace=True).restore(snapshot)
-    for use in (began(1).simulator.snapshot, lambda: began(1).simulator.restore(snapshot)):
+    looking = began(1).simulator
+    workload = requests({}, {"model": 1})
+    for use in (looking.snapshot, lambda: looking.restore(snapshot), lambda: looking.reset(workload)):
         with pytest.raises(SimulationError, match="only looks at an environment's arrays"):
             use()
