@@ -34,7 +34,7 @@ def agent(kind: type[FleetEnv], hidden: int, seed: int = 0) -> Agent:
         name: (draws.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
         for name, shape in weight_shapes(protocol, hidden).items()
     }
-    card = AgentCard(name="dice", env=kind.ID.partition("/")[2], algorithm="none", hidden=hidden)
+    card = AgentCard(name="dice", env=protocol, algorithm="none", hidden=hidden)
     return Agent(card, Network(protocol, hidden, weights))
 
 
