@@ -243,8 +243,8 @@ def start_of(config: LinearConfig | NetworkConfig) -> tuple[Network, Free]:
         first = load_agent(config.init)
         if first.network.protocol != protocol or first.network.hidden not in (0, hidden):
             raise ConfigError(
-                f"init: agent {first.card.name!r} is for {first.card.env} with {first.network.hidden} hidden units; "
-                f"this training is for {config.env.env_name} with {hidden}; linear ones fit any number"
+                f"init: agent {first.card.name!r} is for {first.card.env.env_name} with {first.network.hidden} hidden "
+                f"units; this training is for {config.env.env_name} with {hidden}; linear ones fit any number"
             )
         weights |= {name: weight.copy() for name, weight in first.network.weights.items()}
     free = {name: np.ones(shape, dtype=bool) for name, shape in shapes.items()}

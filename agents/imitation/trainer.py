@@ -305,7 +305,7 @@ def _first_network(config: ImitationConfig) -> ScoreNetwork:
     agent = load_agent(config.init)
     if (agent.card.env, agent.network.hidden) != (config.env, config.hidden):
         raise ConfigError(
-            f"init {config.init!r} is an agent for {agent.card.env} with {agent.network.hidden} hidden units, the "
-            f"configuration for {config.env.env_name} with {config.hidden}"
+            f"init {config.init!r} is an agent for {agent.card.env.env_name} with {agent.network.hidden} hidden units, "
+            f"the configuration for {config.env.env_name} with {config.hidden}"
         )
     return ScoreNetwork.from_network(agent.network)
