@@ -18,10 +18,7 @@ from collections.abc import Sequence
 import tyro
 from rich.console import Console
 
-from cace_env.config import ConfigError
-from cace_env.evaluation.episodes import PolicyError
-from cace_env.simulation import SimulationError
-from cace_env.traces import TraceError
+from experiments.running.command_line import exit_status
 from experiments.running.datasets import Options, export
 
 
@@ -29,24 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     console = Console(highlight=False)
     sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
-    try:
-        options = tyro.cli(
-            Options,
-            args=arguments,
-            prog="python -m experiments.export_dataset",
-            description=__doc__,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-        dataset_id, folder = export(options, console)
-    except (ConfigError, TraceError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (PolicyError, SimulationError) as error:
-        print(f"error: {error}; nothing is kept", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing is kept", file=sys.stderr)
-        return 130
+    options = tyro.cli(
+        Options,
+        args=arguments,
+        prog="python -m experiments.export_dataset",
+        description=__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    return exit_status(lambda: write(options, console), "interrupted; nothing is kept")
+
+
+def write(options: Options, console: Console) -> int:
+    """Writes the dataset and says how to load it; the exit status."""
+    dataset_id, folder = export(options, console)
     facts = json.loads((folder / "data" / "metadata.json").read_text(encoding="utf-8"))
     episodes, steps, mean_cost = facts["total_episodes"], facts["total_steps"], facts["cace_env"]["mean_cost"]
     console.print(f"{episodes} episodes, {steps} decisions, mean cost {mean_cost:.1f}, {facts['dataset_size']} MB")

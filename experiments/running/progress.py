@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar(console: Console) -> Progress:
-    """Bar, count, time gone and time left."""
+    """Bar, count, time gone and time left; nothing where nobody looks."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -16,4 +16,5 @@ def progress_bar(console: Console) -> Progress:
         TextColumn("left:"),
         TimeRemainingColumn(),
         console=console,
+        disable=not console.is_terminal,
     )

@@ -11,13 +11,13 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
 from agents.algorithms import Trainer
 from cace_env.evaluation.pictures import halfway
 from cace_env.evaluation.tracking import Row
 from cace_env.policies import Agent, load_agent
+from experiments.running.progress import progress_bar
 from experiments.training.folder import Progress, TrainingFolder
 from experiments.training.tracking import COST, VALIDATION, Tracking
 from experiments.training.validation import Validation, Verdict
@@ -85,11 +85,11 @@ class Training:
             self._tell(self.folder.rows[-1], self.validation.judge(policy) if is_best else None, tracking)
         trainer = self.trainer
         with progress_bar(console) as progress:
-            bar = progress.add_task("training", total=self.goal, completed=min(trainer.step, self.goal), best="")
+            bar = progress.add_task("training", total=self.goal, completed=min(trainer.step, self.goal))
             while trainer.step < self.steps and not patience.asked:
                 before = trainer.step
                 goal = min((before // self.interval + 1) * self.interval, self.steps)
-                progress.update(bar, completed=before, best=f"best {self.best_cost:.3f} of LRU's cost")
+                progress.update(bar, completed=before, description=f"best {self.best_cost:.3f} of LRU's cost")
                 metrics = trainer.learn(goal - before, _mover(progress, bar, self.goal))
                 if trainer.step <= before:
                     raise RuntimeError(f"{type(trainer).__name__} stood still at step {before}")
@@ -186,21 +186,6 @@ class Patience:
             raise KeyboardInterrupt
         self.asked = True
         self._console.print("stopping: this interval is finished and saved first; once more stops at once, without it")
-
-
-def progress_bar(console: Console) -> ProgressBar:
-    """Steps, best cost, time gone and time left; nothing where nobody looks."""
-    return ProgressBar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,} of {task.total:,}"),
-        TextColumn("{task.fields[best]}"),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
 
 
 def _mover(progress: ProgressBar, bar: Any, total: int) -> Callable[[int], None]:

@@ -2,69 +2,49 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
-import numpy as np
 import optuna
+import optuna.visualization.matplotlib as plots
 from optuna.trial import TrialState
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from experiments.reading.markdown import number, table
-from experiments.reading.style import STYLE
 from experiments.tuning.search_space import Space
 
 LEAST: Final = 10  # whole trials for importances
 
 
-def importances(study: optuna.Study, space: Space) -> dict[str, float]:
-    """How much each parameter decides whether a trial is among the better ones; empty with few trials.
+def draw(study: optuna.Study, space: Space, folder: Path) -> bool:
+    """The value of every trial (`history.png`), and with enough of them what mattered (`importance.png`).
 
-    PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023), as Optuna computes it.
+    What mattered is how much each parameter decides whether a trial is among the better ones: PED-ANOVA (Watanabe,
+    Bansal and Hutter, IJCAI 2023), as Optuna computes it.
+
+    Returns:
+        Whether there were enough trials to say what mattered.
     """
     whole = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     varied = [name for name in space.searched() if len({str(trial.params.get(name)) for trial in whole}) > 1]
-    if len(whole) < LEAST or len(varied) < 2:
-        return {}
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
-    return dict(found)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        _save(plots.plot_optimization_history(study, target_name="pooled cost, of LRU's"), folder / "history.png")
+        if len(whole) < LEAST or len(varied) < 2:
+            return False
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        _save(plots.plot_param_importances(study, evaluator=evaluator, params=varied), folder / "importance.png")
+    return True
 
 
-def draw_history(study: optuna.Study, path: Path) -> None:
-    """The value of every trial, and the best so far."""
-    by_state: dict[TrialState, dict[int, float]] = {TrialState.COMPLETE: {}, TrialState.PRUNED: {}}
-    for trial in study.get_trials(deepcopy=False, states=tuple(by_state)):
-        if trial.value is not None:
-            by_state[trial.state][trial.number] = trial.value
-    whole, pruned = by_state.values()
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-        axes.plot(list(pruned), list(pruned.values()), "x", color="#bbbbbb", label="pruned")
-        axes.plot(list(whole), list(whole.values()), "o", color="#0072B2", markersize=4, label="whole")
-        best = np.minimum.accumulate(np.array(list(whole.values())))
-        axes.step(list(whole), best, where="post", color="#D55E00", label="best so far")
-        axes.axhline(1, color="black", linewidth=0.8)
-        axes.set(xlabel="trial", ylabel="pooled cost, of LRU's")
-        axes.grid(alpha=0.3)
-        figure.legend(loc="outside upper center", ncols=3, frameon=False)
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
-
-
-def draw_importances(found: Mapping[str, float], path: Path) -> None:
-    """A bar per parameter."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 1.0 + 0.3 * len(found)), layout="constrained")
-        names = sorted(found, key=lambda name: found[name])
-        axes.barh(names, [found[name] for name in names], color="#0072B2")
-        axes.set_xlabel("share of what decides whether a trial is among the better ones (PED-ANOVA)")
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
+def _save(axes: Any, path: Path) -> None:
+    axes.figure.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(axes.figure)
 
 
 def search_page(

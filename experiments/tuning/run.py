@@ -22,8 +22,8 @@ from cace_env.tables import Protocol
 from experiments.running.command_line import split_names
 from experiments.running.options import Comparison, trace_section
 from experiments.running.run_folder import surroundings
+from experiments.tuning import page as search_report
 from experiments.tuning.cace import FILE, compiled, draw, goal_of, goal_of_log, page, tune
-from experiments.tuning.page import draw_history, draw_importances, importances, search_page
 from experiments.tuning.search_space import read_space
 from experiments.tuning.study import Search, judge_finalists, run_search, write_trials
 
@@ -173,14 +173,11 @@ def search_numbers(options: Options, command: str, console: Console) -> int:
     target = path / "best"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(search.kept(best["trial"]), target)
-    draw_history(study, path / "history.png")
-    found = importances(study, space)
-    if found:
-        draw_importances(found, path / "importance.png")
+    importances = search_report.draw(study, space, path)
     about |= {
-        "best_config": config, "judging_requests": spent, "finalist_seeds": ALL_VALIDATION, "importances": found,
+        "best_config": config, "judging_requests": spent, "finalist_seeds": ALL_VALIDATION, "importances": importances,
     }  # fmt: skip
-    (path / "report.md").write_text(search_page(study, space, about, finalists), "utf-8")
+    (path / "report.md").write_text(search_report.search_page(study, space, about, finalists), "utf-8")
     described(path, status="finished", finalists=finalists)
     console.print(
         f"trial {best['trial']}: {best['validation']:.4f} of LRU's cost on {ALL_VALIDATION} validation seeds, in "

@@ -22,29 +22,9 @@ from cace_env.policies import Future, policy
 from cace_env.policies.built_in import rule_of
 from cace_env.simulation import Simulator, new_scratch
 from cace_env.tables import Protocol
+from tests.support.small import SEVEN
 
-SMALL: dict[str, Any] = {
-    "name": "small",
-    "description": "seven models on one card",
-    "fleet": [{"gpu": "l40s", "count": 1}],
-    "pressure": 2.0,
-    "engine": "fast-loader",
-    "host_ram_gb": 64,
-    "catalogue": [
-        "qwen2.5-coder-0.5b",
-        "deepseek-coder-1.3b",
-        "qwen2.5-coder-1.5b",
-        "granite-code-3b",
-        "starcoder2-3b",
-        "mellum-4b",
-        "r1-distill-qwen-7b",
-    ],
-    "workload": {
-        "requests": 200,
-        "users": 8,
-        "shares": {"completion": 0.6, "chat": 0.3, "reasoning": 0.1, "agent": 0.0},
-    },
-}
+SMALL = SEVEN | {"description": "seven models on one card", "workload": SEVEN["workload"] | {"requests": 200}}
 LARGER = {**SMALL, "name": "larger", "fleet": [{"gpu": "l40s", "count": 2}], "pressure": 1.5}
 PROTOCOLS = tuple(Protocol)
 

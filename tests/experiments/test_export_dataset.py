@@ -158,7 +158,7 @@ def test_what_fails_leaves_the_old_dataset_and_nothing_else(
     monkeypatch.setattr("tests.experiments.test_export_dataset.broken", broken, raising=False)
     status = exported(tmp_path, "--policy", "tests.experiments.test_export_dataset:broken", "--dataset", OLD, "--force")
     assert status == (1 if mistake is ValueError else 130)
-    assert "nothing is kept" in capsys.readouterr().err
+    assert ("error: " if mistake is ValueError else "nothing is kept") in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
     assert minari.load_dataset(OLD).total_episodes == 1
 

@@ -21,7 +21,8 @@ from experiments import reference
 from experiments.running import reference_cache
 from experiments.running.reference_cache import cached_reference, default_folder, key_of
 from experiments.yardsticks import effort, optimality, prefetch
-from tests.planning.test_planner import SCENARIO, episode
+from tests.planning.test_planner import episode
+from tests.support.small import SEVEN
 
 QUICK: dict[str, Any] = {"starts": 1, "max_rounds": 1}
 
@@ -65,7 +66,7 @@ def test_references_are_kept_where_caches_are(monkeypatch: pytest.MonkeyPatch, t
 
 def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenario = tmp_path / "small.yaml"
-    scenario.write_text(dump(load_scenario(SCENARIO)), "utf-8")
+    scenario.write_text(dump(load_scenario(SEVEN)), "utf-8")
     options = ["find", "--scenarios", str(scenario), "--seeds", "2", "--cache", str(tmp_path / "cache")]
     options += ["--reference-option", "starts=1", "--reference-option", "max_rounds=1"]
     rows_file = ["--out", str(tmp_path / "rows.csv")]
@@ -86,7 +87,7 @@ def test_the_command_prints_a_table_and_writes_rows(tmp_path: Path, capsys: pyte
 
 def test_the_curve_falls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scenario = tmp_path / "small.yaml"
-    scenario.write_text(dump(load_scenario(SCENARIO)), "utf-8")
+    scenario.write_text(dump(load_scenario(SEVEN)), "utf-8")
     assert reference.main(["curve", "--scenarios", str(scenario), "--seeds", "1"]) == 0
     printed = capsys.readouterr().out
     for env in effort.ENVS:

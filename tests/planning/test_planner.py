@@ -18,28 +18,8 @@ from cace_env.workload import Workload
 from tests.specification.examples import fleet, requests
 from tests.specification.invariants import check_run
 from tests.support.policy_runs import ask
+from tests.support.small import SEVEN
 
-SCENARIO: dict[str, Any] = {
-    "name": "small",
-    "fleet": [{"gpu": "l40s", "count": 1}],
-    "pressure": 2.0,
-    "engine": "fast-loader",
-    "host_ram_gb": 64,
-    "catalogue": [
-        "qwen2.5-coder-0.5b",
-        "deepseek-coder-1.3b",
-        "qwen2.5-coder-1.5b",
-        "granite-code-3b",
-        "starcoder2-3b",
-        "mellum-4b",
-        "r1-distill-qwen-7b",
-    ],
-    "workload": {
-        "requests": 300,
-        "users": 8,
-        "shares": {"completion": 0.6, "chat": 0.3, "reasoning": 0.1, "agent": 0.0},
-    },
-}
 PROTOCOLS = ("eviction", "swap")
 SOME_BASES = {"eviction": ["lru", "gdsf", "belady"], "swap": ["fifo+lru", "patient-wsjf+gdsf", "wsjf+belady"]}
 
@@ -47,7 +27,7 @@ SOME_BASES = {"eviction": ["lru", "gdsf", "belady"], "swap": ["fifo+lru", "patie
 @lru_cache
 def episode(protocol: str, seed: int = 5) -> tuple[Case, Workload, Future]:
     """A fleet, requests, and what will happen."""
-    case = case_of(SCENARIO, protocol)
+    case = case_of(SEVEN, protocol)
     workload = case.workload(seed)
     return case, workload, Future.of(case.tables, workload)
 

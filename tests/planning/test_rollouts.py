@@ -17,28 +17,8 @@ from cace_env.policies.built_in import rule_of
 from cace_env.simulation import SimulationError, Simulator, new_scratch
 from cace_env.tables import NONE
 from cace_env.workload import Workload
+from tests.support.small import SEVEN
 
-SCENARIO: dict[str, Any] = {
-    "name": "small",
-    "fleet": [{"gpu": "l40s", "count": 1}],
-    "pressure": 2.0,
-    "engine": "fast-loader",
-    "host_ram_gb": 64,
-    "catalogue": [
-        "qwen2.5-coder-0.5b",
-        "deepseek-coder-1.3b",
-        "qwen2.5-coder-1.5b",
-        "granite-code-3b",
-        "starcoder2-3b",
-        "mellum-4b",
-        "r1-distill-qwen-7b",
-    ],
-    "workload": {
-        "requests": 300,
-        "users": 8,
-        "shares": {"completion": 0.6, "chat": 0.3, "reasoning": 0.1, "agent": 0.0},
-    },
-}
 RULES = {"eviction": ("gdsf", "belady-cost"), "swap": ("wsjf+gdsf", "fifo+belady-cost")}
 
 
@@ -81,7 +61,7 @@ def some_questions(case: Case, workload: Workload, every: int = 9) -> Any:
 
 @pytest.mark.parametrize("protocol", RULES)
 def test_a_price_is_what_the_episode_costs_if_one_acts_so(protocol: str) -> None:
-    case = case_of(SCENARIO, protocol)
+    case = case_of(SEVEN, protocol)
     workload = case.workload(3)
     future = Future.of(case.tables, workload)
     tried = 0
@@ -103,7 +83,7 @@ def test_a_price_is_what_the_episode_costs_if_one_acts_so(protocol: str) -> None
 
 
 def test_requests_are_counted_in_every_copy() -> None:
-    case = case_of(SCENARIO)
+    case = case_of(SEVEN)
     workload = case.workload(3)
     simulator = next(some_questions(case, workload))
     rollouts = Rollouts(simulator)
@@ -115,7 +95,7 @@ def test_requests_are_counted_in_every_copy() -> None:
 
 
 def test_rollouts_go_on_with_the_next_episode_of_a_simulator() -> None:
-    case = case_of(SCENARIO)
+    case = case_of(SEVEN)
     rule = rule_of(policy("gdsf"), case.tables)
     simulator = Simulator(case.tables)
     rollouts = Rollouts(simulator)
@@ -125,7 +105,7 @@ def test_rollouts_go_on_with_the_next_episode_of_a_simulator() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    case = case_of(SCENARIO)
+    case = case_of(SEVEN)
     rule = rule_of(policy("lru"), case.tables)
     simulator = Simulator(case.tables)
     simulator.run(case.workload(3), rule)

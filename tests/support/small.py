@@ -32,6 +32,25 @@ SMALL: dict[str, Any] = {
     },
 }
 
+# Seven models, so small that a plan of a whole episode is found in a moment.
+SEVEN: dict[str, Any] = {
+    "name": "small",
+    "fleet": [{"gpu": "l40s", "count": 1}],
+    "pressure": 2.0,
+    "engine": "fast-loader",
+    "host_ram_gb": 64,
+    "catalogue": [
+        "qwen2.5-coder-0.5b",
+        "deepseek-coder-1.3b",
+        "qwen2.5-coder-1.5b",
+        "granite-code-3b",
+        "starcoder2-3b",
+        "mellum-4b",
+        "r1-distill-qwen-7b",
+    ],
+    "workload": SMALL["workload"],
+}
+
 
 def lru_in_python(features: np.ndarray, legal: np.ndarray) -> np.ndarray:
     """Keeps what was used last, as the built-in rule does."""
