@@ -40,7 +40,7 @@ from experiments.yardsticks.speed import PROBES
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 ONCE: Final = ("compiling", "memory", "batch_memory", "sb3")  # slow, and hardly different from one time to the next
-REGION: Final = ("<!-- benchmark: begin -->", "<!-- benchmark: end -->")
+REGION: Final = ("<!-- generated: benchmark -->", "<!-- end -->")
 # What the project promises: at least, where more is better, else at most.
 PROMISED: Final = {
     "whole episodes, lru": 1e6,
@@ -202,7 +202,7 @@ def fill_region(page: Path, text: str) -> None:
     _, closing, after = rest.partition(end)
     if not mark or not closing:
         raise ConfigError(f"{page} has no region {begin} ... {end}; put both lines where the table shall stand")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def run(options: Benchmark, command: str, console: Console) -> int:

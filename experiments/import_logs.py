@@ -8,17 +8,35 @@ result with `cace_env.traces.load_trace(OUT, "cace", models=...)`.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tyro
+from pydantic import Field
 
+from cace_env.config import Frozen
 from cace_env.tables import NONE, TASKS
-from cace_env.traces import FORMATS, Trace, TraceError, read_trace, write_cace
+from cace_env.traces import FORMATS, Trace, read_trace, write_cace
+from experiments.running.command_line import exit_status
 
 QUANTILES = (10, 50, 90, 99)
+
+
+class Options(Frozen):
+    """Which log is read, and where it is written."""
+
+    file: tyro.conf.Positional[Path] = Field(description="the log")
+    format: str = Field(description=f"one of {', '.join(FORMATS)}")
+    out: Path | None = Field(
+        default=None, description=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet; without it: the summary only"
+    )
+    limit: int | None = Field(default=None, description="at most this many rows")
+    skip: int = Field(default=0, description="rows passed over at the start")
+    sort: bool = Field(default=False, description="sort by time instead of refusing rows out of order")
+    seed: int = Field(default=0, description="of what the loader draws: session starts, ServeGen arrivals")
+    tokens: str | None = Field(default=None, description="ServeGen: the table of token quantiles per client")
 
 
 def summary(trace: Trace) -> list[tuple[str, str]]:
@@ -63,39 +81,23 @@ def summary(trace: Trace) -> list[tuple[str, str]]:
     return lines
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.import_logs", description="Convert a log to our schema."
+def convert(options: Options) -> int:
+    """Reads a log, prints what it holds, and writes it in our schema; the exit status.
+
+    Raises:
+        TraceError: the log cannot be read, or --out cannot be written.
+    """
+    trace = read_trace(
+        options.file,
+        options.format,
+        limit=options.limit,
+        skip=options.skip,
+        sort=options.sort,
+        seed=options.seed,
+        tokens_path=options.tokens,
     )
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--format", required=True, help=f"one of {', '.join(FORMATS)}")
-    parser.add_argument(
-        "--out", type=Path, help=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet; without it: the summary only"
-    )
-    parser.add_argument("--limit", type=int, help="at most this many rows")
-    parser.add_argument("--skip", type=int, default=0, help="rows passed over at the start")
-    parser.add_argument("--sort", action="store_true", help="sort by time instead of refusing rows out of order")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of what the loader draws: session starts, ServeGen arrivals"
-    )
-    parser.add_argument("--tokens", help="ServeGen: the table of token quantiles per client")
-    options = parser.parse_args(arguments)
-    try:
-        trace = read_trace(
-            options.file,
-            options.format,
-            limit=options.limit,
-            skip=options.skip,
-            sort=options.sort,
-            seed=options.seed,
-            tokens_path=options.tokens,
-        )
-        if options.out is not None:
-            write_cace(trace, options.out, origin=options.format)
-    except TraceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.out is not None:
+        write_cace(trace, options.out, origin=options.format)
     lines = summary(trace)
     width = max(len(what) for what, _ in lines)
     for what, how_much in lines:
@@ -107,5 +109,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = tyro.cli(
+        Options,
+        args=arguments,
+        prog="python -m experiments.import_logs",
+        description=__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    return exit_status(lambda: convert(options))
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

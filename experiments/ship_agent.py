@@ -8,13 +8,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cace_env.config import ConfigError
+import tyro
+from pydantic import Field
+
+from cace_env.config import ConfigError, Frozen
 from cace_env.policies import Agent, load_agent, write_agent
 from experiments.running.command_line import exit_status
 
@@ -47,20 +49,23 @@ def _rounded(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
+class Options(Frozen):
+    """Which agent ships, and what its card says."""
+
+    run: tyro.conf.Positional[Path] = Field(description="folder of `python -m experiments.train`")
+    name: str = Field(description="what it is called among those that ship")
+    description: str | None = Field(default=None, description="what it is, in a line")
+    works: str | None = Field(default=None, description="where it does well")
+    fails: str | None = Field(default=None, description="where it does not")
+    command: str | None = Field(default=None, description="what trains it again; as typed by default")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.ship_agent", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of `python -m experiments.train`")
-    parser.add_argument("--name", required=True, help="what it is called among those that ship")
-    parser.add_argument("--description", help="what it is, in a line")
-    parser.add_argument("--works", help="where it does well")
-    parser.add_argument("--fails", help="where it does not")
-    parser.add_argument("--command", help="what trains it again; as typed by default")
-    options = vars(parser.parse_args(arguments))
-    run, name = options.pop("run"), options.pop("name")
+    """Command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.ship_agent", description=__doc__)
 
     def write() -> int:
-        folder = ship(run, name, {key: text for key, text in options.items() if text is not None})
+        folder = ship(options.run, options.name, options.model_dump(exclude={"run", "name"}, exclude_none=True))
         print(f"wrote {folder}")
         return 0
 

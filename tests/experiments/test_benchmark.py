@@ -31,7 +31,7 @@ def test_results_are_written_once_and_compared_with_another_checkout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "b.json", tmp_path / "page.md"
-    page.write_text("above\n<!-- benchmark: begin -->\nold\n<!-- benchmark: end -->\nbelow\n", "utf-8")
+    page.write_text("above\n<!-- generated: benchmark -->\nold\n<!-- end -->\nbelow\n", "utf-8")
     arguments = ["--quick", "--rounds", "1", "--only", "start", "--out", str(out)]
     assert benchmark.main([*arguments, "--against", str(ROOT), "--write", str(page)]) == 0
     rows = json.loads(out.read_text("utf-8"))["rows"]
