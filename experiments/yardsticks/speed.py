@@ -38,7 +38,7 @@ SERIES: Final = {  # (slots, models, accelerators) of fleets that grow in one of
     "accelerators": [(16, 64, accelerators) for accelerators in (1, 2, 4, 8)],
 }
 # Where version 0.1 kept what is used here; anything else comes through doors that are the same.
-BEFORE: Final = {"evaluation.episodes": "evaluation", "envs.acting": "acting", "fleets": "catalogue"}
+BEFORE: Final = {"evaluation.episodes": "evaluation", "simulation": "simulator", "fleets": "catalogue"}
 
 
 def found(wing: str, name: str) -> Any:
@@ -83,7 +83,7 @@ class Episodes:
             workload = case.workload(seed)
             future = found("evaluation.episodes", "Future").of(case.tables, workload) if chosen.clairvoyant else None
             rule = rule_of(chosen, case.tables, seed=seed, workload=workload, future=future)
-            self.played.append((found("evaluation.episodes", "Simulator")(case.tables), workload, rule))
+            self.played.append((found("simulation", "Simulator")(case.tables), workload, rule))
         self.requests = sum(len(workload) for _, workload, _ in self.played)
         self.run()  # compiles, and touches the memory
 
@@ -213,7 +213,8 @@ def step(effort: Effort) -> Rows:
 
 def latency(effort: Effort) -> Rows:
     """Microseconds of one decision: one compiled call from Python, at every question of some episodes."""
-    pick, new_scratch = found("envs.acting", "pick"), found("envs.acting", "new_scratch")
+    pick: Any = importlib.import_module("cace_env.kernel.pick").pick
+    new_scratch = found("simulation", "new_scratch")
     for name in LATENCY:
         times = []
         for simulator, workload, rule in Episodes(effort.scenario(), name, number=effort(3, 1)).played:

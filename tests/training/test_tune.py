@@ -131,7 +131,7 @@ def test_trials_are_pruned_counted_and_kept_and_the_best_is_chosen_by_all_valida
     costs = {p: evaluate(p, small, range(1_000_000, 1_000_003)).column("cost").sum() for p in (found, "lru")}
     assert best["validation"] == pytest.approx(costs[found] / costs["lru"])
     card = load_agent(out / "best" / "agent").card
-    assert card.train_seeds == "0-3" and card.env == "Eviction-v0"
+    assert card.train_seeds == "0-3" and card.env == "eviction"
     assert yaml.safe_load((out / "best-config.yaml").read_text())["algorithm"] == "linear"
     assert "## The best trials" in (out / "report.md").read_text()
     # The same command asks for no more than is there; more trials are added to those.
