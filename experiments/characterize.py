@@ -1,7 +1,7 @@
 """What a workload looks like: by task, model, tokens, gaps; and the generator against the published figures.
 
 `python -m experiments.characterize` prints the comparison with the published figures, `--write docs/workloads.md`
-writes the page of the generator; `--workload default --seed 3` describes the requests of a scenario, `--plot FILE.png`
+fills the tables of the page; `--workload default --seed 3` describes the requests of a scenario, `--plot FILE.png`
 draws them.
 """
 
@@ -13,8 +13,9 @@ from pathlib import Path
 from cace_env.generator import WorkloadConfig, generate
 from cace_env.scenarios import load_scenario
 from cace_env.workload import Workload
+from experiments.pages.regions import fill
 from experiments.yardsticks.workload_statistics import all_checks
-from experiments.yardsticks.workloads import PAGE, check_table, describe, plot
+from experiments.yardsticks.workloads import check_table, describe, plot
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the workload")
     parser.add_argument("--requests", type=int, help="other length than the scenario's")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the workload (needs matplotlib)")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page of the generator")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="fill the tables of docs/workloads.md")
     arguments = parser.parse_args()
     if arguments.plot and not arguments.workload:
         parser.error("--plot needs --workload SCENARIO")
@@ -37,9 +38,7 @@ def main() -> None:
     checks = check_table(all_checks())
     print(checks)
     if arguments.write:
-        arguments.write.write_text(
-            PAGE.format(checks=checks, default=describe(*scenario_workload("default", 0))), "utf-8"
-        )
+        fill(arguments.write, {"checks": checks, "default": describe(*scenario_workload("default", 0))})
 
 
 def scenario_workload(name: str, seed: int, requests: int | None = None) -> tuple[Workload, list[str]]:

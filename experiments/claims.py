@@ -1,55 +1,53 @@
-"""The claims made for CACE, one by one, against a comparison of the whole suite.
+"""The claims made for CACE, one by one, against a comparison of all scenarios.
 
     python -m experiments.compare --seeds 100 --split test --out runs/suite
-    python -m experiments.claims runs/suite --write docs/claims.md
+    python -m experiments.claims runs/suite
 
-`experiments.claims_quoted` writes the end of the page, about another formula, from a comparison of its own; it is kept.
-
-Every number is a gain in percent with a 95 % bootstrap interval over paired seeds. A claim's verdict comes from the
-rule that the page states, not from judgement.
+`docs/claims.md` says how verdicts follow from the numbers; `python -m experiments.docs claims` fills its tables.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
 import tyro
+from pydantic import Field
 from rich.console import Console
 
-from cace_env.config import ConfigError
-from experiments.pages.claims import MARK, NEEDED, check_policies, claims_table, factors_table, page
+from cace_env.config import Frozen
+from experiments.pages.claims import NEEDED, check_policies, claims_table, factors_table
+from experiments.running.command_line import exit_status
 from experiments.running.run_folder import Run
 
 
-@dataclass(frozen=True)
-class Options:
-    """Judge the claims for CACE by a finished comparison of all scenarios."""
+class Options(Frozen):
+    """Judges the claims for CACE by a finished comparison of all scenarios."""
 
-    run: Annotated[str, tyro.conf.Positional]
-    """Run folder of `experiments.compare` with lru, cace and its ablations."""
-    write: str | None = None
-    """Markdown page to write, besides printing it; what `experiments.claims_quoted` wrote behind its mark stays."""
+    run: tyro.conf.Positional[Path] = Field(
+        description="run folder of experiments.compare with lru, cace and its ablations"
+    )
 
 
-def main(options: Options) -> None:
-    """Prints the table of claims and writes the page."""
-    run = Run(Path(options.run))
+def judge(options: Options) -> int:
+    """Prints the claims and their verdicts; returns the exit status.
+
+    Raises:
+        ConfigError: the run lacks a policy that the claims are about.
+    """
+    run = Run(options.run)
     check_policies(run, NEEDED)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(claims_table(run), markup=False)
-    console.print(factors_table(run), markup=False)
-    if options.write is not None:
-        path = Path(options.write)
-        _, mark, quoted = (path.read_text(encoding="utf-8") if path.is_file() else "").partition(MARK)
-        path.write_text(page(run) + (f"\n{mark}{quoted}" if mark else ""), encoding="utf-8")
+    console.print(f"{claims_table(run)}\n\n{factors_table(run)}", markup=False)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments.claims", description=__doc__)
+    return exit_status(lambda: judge(options))
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, prog="python -m experiments.claims", description=__doc__))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

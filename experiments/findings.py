@@ -1,9 +1,9 @@
 """What victims, order, waiting and prefetch are worth, by load engine and pressure: `docs/findings.md`.
 
     python -m experiments.findings --out runs/findings
-    python -m experiments.findings --results runs/findings/costs.csv --suite runs/suite-v1 --write docs/findings.md
+    python -m experiments.docs findings --run runs/findings --run runs/suite-v1     the tables of the page
 
-`experiments/running/findings_grid.py` has what is run, `experiments/pages/findings.py` what is said of it.
+`experiments/running/findings_grid.py` has what is run, `experiments/pages/findings.py` the tables.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import tyro
 from rich.console import Console
 
 from cace_env.scenarios import seeds
-from experiments.pages.findings import print_summary, write_page
-from experiments.reading.suite_scores import SuiteRun
+from experiments.pages.findings import print_summary
 from experiments.running.command_line import exit_status
 from experiments.running.findings_grid import read_results, run_grid
 
@@ -38,17 +37,13 @@ class Options:
     """Threads; all cores by default."""
     results: str | None = None
     """Costs of an earlier run, instead of running anything."""
-    suite: str | None = None
-    """Run folder of `python -m experiments.suite`: adds what the ingredients are worth on its entries."""
-    write: str | None = None
-    """Page to write, with its picture beside it under images/."""
 
 
 def find(options: Options, console: Console) -> int:
-    """Runs or reads the grid, prints what it says and writes the page; returns the exit status.
+    """Runs or reads the grid and prints what it says; returns the exit status.
 
     Raises:
-        ConfigError: seeds out of range, a file in the way, or results or a run of the suite that cannot be used.
+        ConfigError: seeds out of range, a file in the way, or results that cannot be used.
         SimulationError: an episode failed; what had finished is in the file of costs.
     """
     path = Path(options.results) if options.results else Path(options.out or "runs/findings") / "costs.csv"
@@ -58,10 +53,6 @@ def find(options: Options, console: Console) -> int:
         console.print(f"{time.perf_counter() - began:.0f} s; costs are in {path}", highlight=False)
     results = read_results(path)
     print_summary(results, console)
-    if options.write is not None:
-        suite = SuiteRun(Path(options.suite)) if options.suite is not None else None
-        write_page(results, suite, Path(options.write))
-        console.print(f"wrote {options.write}", highlight=False)
     return 0
 
 

@@ -2,8 +2,7 @@
 
     python -m experiments.learning_curves --rungs tiny                     five algorithms, five seeds each
     python -m experiments.learning_curves --agents MaskablePPO --seeds 3   one algorithm on all rungs
-    python -m experiments.learning_page                                    tables of what has run
-    python -m experiments.learning_page --write docs/learning-curves.md    the page and its pictures
+    python -m experiments.docs learning-curves --run runs/learning-curves --show    tables of what has run
 
 Every run trains with the hyperparameters that ship (`cace_env.sb3.hyperparameters`) and rewards against LRU, and is
 judged by validation seeds as it goes. At the end the agent, as it is then, plays the 100 test seeds, beside LRU, CACE
@@ -195,7 +194,7 @@ def main(options: Options) -> int:
     note(options.out, jobs)
     run(jobs, options.out, options.workers)
     Console(highlight=False).print(
-        f"all runs are in {options.out}. Now: python -m experiments.learning_page {options.out}"
+        f"all runs are in {options.out}. Now: python -m experiments.docs learning-curves --run {options.out} --show"
     )
     return 0
 

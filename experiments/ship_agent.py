@@ -2,8 +2,7 @@
 
     python -m experiments.ship_agent runs/imitation --name eviction --works "..." --fails "..."
 
-`make agents` trains those that ship again and puts them here. What the results are is written by
-`experiments.agents_page`.
+`make agents` trains those that ship again and puts them here. `docs/agents.md` shows their results.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Results on the suite that others can check: writes such a file, or checks one and prints its scores.
+"""Results on the suite that others can check: writes such a file, checks one and prints its scores, or ships costs.
 
     python -m experiments.submission make --policy cace --out cace.csv
     python -m experiments.submission make --agent runs/ppo/best --out ppo.csv
     python -m experiments.submission make --policy my_module:my_policy --trained-on "train seeds 0-999" --out mine.csv
     python -m experiments.submission check mine.csv
+    python -m experiments.submission ship runs/suite-v1 --out cace_env/data/suites/v1-costs.csv
 
 `docs/suite.md` describes the file, `cace_env/evaluation/results.py` reads and writes it.
 """
@@ -18,7 +19,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cace_env.evaluation.results import write_results
 from cace_env.tables import Protocol
+from experiments.reading.suite_scores import SuiteRun
 from experiments.running.command_line import exit_status
 from experiments.running.submissions import SPOTS, check, make
 
@@ -29,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="make|check")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="make|check|ship")
     making = commands.add_parser("make", help="run a policy on the test seeds and write its results")
     who = making.add_mutually_exclusive_group(required=True)
     who.add_argument("--policy", metavar="NAME|MODULE:OBJECT", help="a built-in policy or your own")
@@ -62,7 +65,21 @@ def _parser() -> argparse.ArgumentParser:
         help=f"episodes to run again, drawn at random (default: {SPOTS})",
     )
     checking.add_argument("--spot-seed", type=int, metavar="N", help="draws the same episodes each time")
+    shipping = commands.add_parser("ship", help="write the costs of LRU and the reference that ship with a suite")
+    shipping.add_argument("run", type=Path, help="folder of a finished `python -m experiments.suite`")
+    shipping.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
     return parser
+
+
+def ship(options: argparse.Namespace, console: Console) -> int:
+    """Writes the costs that ship with a suite; returns the exit status.
+
+    Raises:
+        ConfigError: the run is of another split, did not finish, or lacks episodes.
+    """
+    write_results(options.out, SuiteRun(options.run).published())
+    console.print(f"wrote {options.out}", highlight=False)
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     sys.path.insert(0, os.getcwd())  # where module:object is looked for first
-    command = make if options.command == "make" else check
+    command = {"make": make, "check": check, "ship": ship}[options.command]
     left = "interrupted: nothing has been written" if command is make else "interrupted"
     return exit_status(lambda: command(options, console), left)
 

@@ -3,7 +3,7 @@
     python -m experiments.suite --quick                 10 seeds
     python -m experiments.suite                         100 seeds
     python -m experiments.suite --policies cace,gdsf --out runs/mine
-    python -m experiments.suite_page runs/suite-v1 --write docs/suite.md
+    python -m experiments.docs suite --run runs/mine --show     the scores
 
 The same command in the same folder runs what is missing, and nothing twice.
 """

@@ -3,8 +3,7 @@
 `Figure.kind` says how far to trust a number: `measured` (read off a published measurement), `fit` (computed from
 measurements; the note gives points and error), `datasheet` (stated by the maker: GPU data sheets, model cards,
 configuration files, file listings) or `assumed` (our choice; vary it). `docs/catalogue.md` shows all of them, those of
-`cace_env.fleets.hardware` too, and holds the predictions against every measurement (`python -m
-experiments.calibration`). GB = 1e9 bytes.
+`cace_env.fleets.hardware` too, and holds the predictions against every measurement. GB = 1e9 bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The page of the claims made for CACE."""
+"""Tables of the claims made for CACE, from a comparison of all scenarios.
+
+Every number is a gain in percent with a 95 % bootstrap interval over paired seeds. A claim's verdict follows from the
+rule that `docs/claims.md` states, not from judgement.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,6 @@ UNDER_LRU: Final = {
 }
 SEVERAL: Final = 2 / 3  # of the scenarios must agree for a verdict
 OTHER_READING: Final = "cace-output-kept"
-MARK: Final = "<!-- what follows is written by experiments.claims_quoted -->"
 
 
 class Draws(NamedTuple):
@@ -240,84 +243,30 @@ def gaps(run: Run) -> str:
     return table(["scenario", *titles, "regret loads", "best Belady over LRU [%]"], rows)
 
 
-def page(run: Run) -> str:
-    """The whole page."""
+def regions(run: Run) -> dict[str, str]:
+    """Regions of `docs/claims.md` that a comparison of all scenarios fills.
+
+    Raises:
+        ConfigError: the run lacks a policy that the claims are about.
+    """
+    check_policies(run, NEEDED)
     seeds = len(run.columns[run.scenarios[0], BASELINE]["seed"])
     other = [replace(claim, policy=OTHER_READING) for claim in EFFECTS]
-    return f"""# The claims made for CACE, one by one
-
-CACE (arXiv 2506.18796) is said to lower TTFT, E2E and evictions against LRU, most so for completions, and each of
-its factors is said to contribute. Its formula is not public in what we could read: what is judged here is our
-reconstruction from the named factors, with equal weights ([policies](policies.md)), on generated workloads
-([workloads](workloads.md)) whose cost weights are assumptions. Whatever does not hold here need not fail in the
-paper's own setting. A formula that a review quotes for it is judged [at the end](#the-formula-as-a-review-quotes-it).
-
-The paper names the factor *expected output length* but not its direction. Read one way, a model with long answers is
-evicted first, because a load is a small part of a long answer (`cace`, the default here); read the other way, it is
-kept (`cace-output-kept`). **Most results turn round with it**, so every claim is judged for both, and only what holds
-in both says something about CACE.
-
-- {len(run.scenarios)} scenarios, {seeds} test seeds each, every policy on the same requests; cace-env
-  {run.about["versions"]["cace-env"]}.
-- A gain is `100 * (1 - sum(policy) / sum(other))` over the seeds: positive is better. In brackets the 95 % interval
-  of a paired bootstrap over seeds; **bold** where it excludes zero. The mean over scenarios gives each the same
-  weight. "Better / worse": in so many scenarios the interval lies above / below zero.
-- Verdicts follow a rule. *Confirmed*: the interval of the mean lies above zero, and so do those of two thirds of the
-  scenarios; *refuted*: the same below zero. *No effect found*: every scenario's interval includes zero. Else it
-  *depends* on the scenario; the tables below show on which.
-- Made by `python -m experiments.compare --seeds {seeds} --split test --out RUN` and then
-  `python -m experiments.claims RUN --write docs/claims.md`.
-
-## Effects
-
-{claims_table(run)}
-
-## Factors
-
-Cost of CACE against that of CACE without the factor (`cace`, long answers evicted).
-
-{factors_table(run)}
-
-## Effects by scenario: long answers evicted (`cace`)
-
-{by_scenario(run, EFFECTS, TITLES)}
-
-## Effects by scenario: long answers kept (`cace-output-kept`)
-
-{by_scenario(run, other, TITLES)}
-
-## Factors by scenario: cost of CACE against CACE without it
-
-{by_scenario(run, CONTRIBUTIONS, list(FACTORS.values()))}
-
-## TTFT by task against LRU: long answers evicted
-
-{by_task(run, "cace")}
-
-## TTFT by task against LRU: long answers kept
-
-{by_task(run, OTHER_READING)}
-
-## How much hangs on the cost weights
-
-Cost saved against LRU, mean over scenarios, with each weight of the default reward halved and doubled.
-
-{sensitivity(run)}
-
-## Every policy: cost saved against LRU
-
-{all_policies(run)}
-
-## The scenarios under LRU
-
-"Cold": requests that found their model not resident. "Regret loads": loads of a model that was evicted less than a
-minute before, of all loads.
-
-{gaps(run)}
-
-Belady knows the future and is no bound: it knows nothing of queues, sizes and drains. "Best" is the cheapest of
-several on these very seeds, which flatters it a little.
-"""
+    version = run.about["versions"]["cace-env"]
+    return {
+        "run": f"{len(run.scenarios)} scenarios, {seeds} test seeds each, every policy on the same requests; "
+        f"cace-env {version}.",
+        "effects": claims_table(run),
+        "factors": factors_table(run),
+        "effects-evicted": by_scenario(run, EFFECTS, TITLES),
+        "effects-kept": by_scenario(run, other, TITLES),
+        "factors-by-scenario": by_scenario(run, CONTRIBUTIONS, list(FACTORS.values())),
+        "tasks-evicted": by_task(run, "cace"),
+        "tasks-kept": by_task(run, OTHER_READING),
+        "weights": sensitivity(run),
+        "policies": all_policies(run),
+        "scenarios": gaps(run),
+    }
 
 
 NEEDED: Final = frozenset(

@@ -1,4 +1,4 @@
-"""The page of `experiments.findings` and its picture."""
+"""Tables of `experiments.findings` and their picture."""
 
 from __future__ import annotations
 
@@ -21,12 +21,9 @@ from cace_env.tables import Protocol
 from experiments.reading.markdown import number, percent, table
 from experiments.reading.suite_scores import SuiteRun
 from experiments.running.findings_grid import (
-    BASE,
     CELLS,
     CONTRASTS,
     ENGINES,
-    LEFT_OUT,
-    REQUESTS,
     SUITE_CONTRASTS,
     Cell,
     Results,
@@ -67,31 +64,18 @@ def _range(results: Results, contrast: Contrast) -> tuple[str, str, str]:
     )
 
 
-def page(results: Results, suite: SuiteRun | None) -> str:
-    """The page, without the verdicts that are written by hand above it."""
+def regions(results: Results, suite: SuiteRun) -> dict[str, str]:
+    """Regions of `docs/findings.md` that a run of the grid and one of the suite fill."""
     count = len(next(iter(results.values()))["cost"])
-    parts = [
-        f"""## How it was measured
-
-The scenario `{BASE}` with {REQUESTS:,} requests and without `{LEFT_OUT}`, which fits on no accelerator
-at the higher pressures, under four load engines and at four pressures each (needs of all models over memory); {count}
-test seeds in every cell, all policies on the same requests, cace-env {__version__}. Cost saved in percent, with 95 %
-paired bootstrap intervals over seeds; **bold** where they exclude zero. Made by
-
-    python -m experiments.findings --out runs/findings --seeds {count} --write docs/findings.md
-
-![Cost saved by each ingredient, engine and pressure](images/{PICTURE})""",
-        "## In short\n\n" + _overview(results),
-    ]
-    for group, contrasts in CONTRASTS.items():
-        parts.append(f"## {group}\n\n" + _cells(results, contrasts))
-    parts.append("## What it was like\n\n" + _absolute(results))
-    if suite is not None:
-        parts += [
-            "## On the suite: Swap-v0\n\n" + _in_suite(suite),
-            "## On the suite: the reference\n\n" + _reference(suite),
-        ]
-    return "\n\n".join(parts) + "\n"
+    cells = {f"cells-{group.split()[0].lower()}": _cells(results, contrasts) for group, contrasts in CONTRASTS.items()}
+    return {
+        "run": f"{count} test seeds in every cell, cace-env {__version__}.",
+        "overview": _overview(results),
+        **cells,
+        "absolute": _absolute(results),
+        "suite-swap": _in_suite(suite),
+        "suite-reference": _reference(suite),
+    }
 
 
 def _overview(results: Results) -> str:
@@ -132,7 +116,7 @@ def _absolute(results: Results) -> str:
                 )
             )
     header = ("engine", "pressure", "policy", "env", "cost", "mean TTFT [s]", "longest wait [s]", "drains")
-    return "Means over the seeds.\n\n" + table(header, rows)
+    return table(header, rows)
 
 
 def _in_suite(suite: SuiteRun) -> str:
@@ -141,9 +125,7 @@ def _in_suite(suite: SuiteRun) -> str:
     for entry in suite.entries(Protocol.SWAP):
         costs = suite.costs(entry.id)
         rows.append((entry.id, *(percent(paired_gain(costs[c.over], costs[c.policy])) for c in SUITE_CONTRASTS)))
-    return "Cost saved in percent, test seeds of the suite.\n\n" + table(
-        ("entry", *(contrast.what for contrast in SUITE_CONTRASTS)), rows
-    )
+    return table(("entry", *(contrast.what for contrast in SUITE_CONTRASTS)), rows)
 
 
 def _reference(suite: SuiteRun) -> str:
@@ -164,10 +146,10 @@ def _reference(suite: SuiteRun) -> str:
                 )
             )
     header = ("entry", "reference for LRU", "cheapest Belady rule", "that for LRU", "reference for that")
-    return "Cost saved in percent; in Swap-v0 Belady rules go with every order that ran.\n\n" + table(header, rows)
+    return table(header, rows)
 
 
-def _picture(results: Results, path: Path) -> None:
+def draw(results: Results, path: Path) -> None:
     """Rows are contrasts, columns cells; the colour is the gain, a dot says that its sign is not sure."""
     contrasts = [(group, contrast) for group, row in CONTRASTS.items() for contrast in row]
     gains = [[gain(results, cell, contrast) for cell in CELLS] for _, contrast in contrasts]
@@ -202,15 +184,3 @@ def _separate(axes: Any, groups: Sequence[str], engines: Sequence[str]) -> None:
         axes.text(float(np.mean(places)), -0.8, engine, ha="center", va="bottom", fontsize=9)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-
-
-MARK: Final = "<!-- what follows is written by experiments.findings -->"
-
-
-def write_page(results: Results, suite: SuiteRun | None, path: Path) -> None:
-    """Writes the generated part behind the mark, and keeps what stands above it; the picture goes to images/ beside."""
-    above = path.read_text(encoding="utf-8").partition(MARK)[0].rstrip() if path.is_file() else "# Findings"
-    path.write_text(f"{above}\n\n{MARK}\n\n{page(results, suite)}", encoding="utf-8")
-    images = path.parent / "images"
-    images.mkdir(exist_ok=True)
-    _picture(results, images / PICTURE)

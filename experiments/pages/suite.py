@@ -1,4 +1,4 @@
-"""The page of the suite."""
+"""Tables of the suite, from a run of it."""
 
 from __future__ import annotations
 
@@ -10,50 +10,31 @@ from cace_env.evaluation.suite import Entry, MemorySweep
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.pages.suite_plots import ALONG_MEMORY, draw_memory, draw_scores
-from experiments.pages.suite_text import FORMAT, MEMORY, SCORES, THE_SUITE, WAITS
 from experiments.reading.markdown import number, percent, table
 from experiments.reading.suite_scores import SuiteRun
 from experiments.reports.score_table import score_text
 
 
-def page(suite: SuiteRun, pictures: dict[str, str]) -> str:
-    """`docs/suite.md`.
-
-    Args:
-        suite: the run.
-        pictures: paths beside the page: by environment its scores, and "memory".
+def regions(suite: SuiteRun) -> dict[str, str]:
+    """Regions of `docs/suite.md` that a run fills: those of the environments that ran.
 
     Raises:
         ConfigError: the reference has not run everywhere.
     """
-    about = suite.run.about
     scores_by_env = {env: suite.scores(env) for env in suite.envs}  # first, because it says what has not run
-    parts = [
-        THE_SUITE.format(version=suite.suite.version, description=suite.suite.description.strip()),
-        _about_run(suite),
-        SCORES,
-    ]
+    found = {"run": _about_run(suite)}
     for env, scores in scores_by_env.items():
-        parts += [f"## {env.env_name}", _entries(suite, env, scores)]
-        if scores.left_out:
-            parts.append(
-                f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean: {', '.join(scores.left_out)}."
-            )
-        parts += [f"![Scores on {env.env_name}]({pictures[env]})"] if env in pictures else []
-        parts += ["### Scores", _scores(suite, env, scores)]
-        parts += ["### Waiting: mean time to first token / longest wait [s]", WAITS, _waits(suite, env, scores)]
+        found[f"{env}-entries"] = _entries(suite, env, scores)
+        found[f"{env}-scores"] = _scores(suite, env, scores)
+        found[f"{env}-waits"] = _waits(suite, env, scores)
     sweeps = [sweep for env in suite.envs for sweep in suite.sweeps(env)]
     if sweeps:
-        parts += ["## How much memory", MEMORY]
-        parts += [f"![Cost along the memory]({pictures['memory']})"] if "memory" in pictures else []
-        for sweep in sweeps:
-            parts += [f"**{sweep.id}** ({sweep.env.env_name}): *{sweep.question}*", _sweep(suite, sweep)]
-    if suite.suite.dropped:
-        rows = [(row.scenario, row.env.env_name, row.why) for row in suite.suite.dropped]
-        parts += ["## What was left out", table(("scenario", "env", "why"), rows)]
-    commands = "\n".join(about.get("commands", [about["command"]]))
-    parts += [FORMAT, "## How to get these numbers again", f"```console\n{commands}\n```"]
-    return "\n\n".join(parts) + "\n"
+        parts = [
+            f"**{sweep.id}** ({sweep.env.env_name}): *{sweep.question}*\n\n{_sweep(suite, sweep)}" for sweep in sweeps
+        ]
+        found["memory"] = "\n\n".join(parts)
+    commands = "\n".join(suite.run.about.get("commands", [suite.run.about["command"]]))
+    return found | {"commands": f"```console\n{commands}\n```"}
 
 
 def _about_run(suite: SuiteRun) -> str:
@@ -103,7 +84,8 @@ def _entries(suite: SuiteRun, env: Protocol, scores: SuiteScores) -> str:
         )
     header = ["entry", "question", "headroom: LRU to reference", "LRU to no swapping"]
     header += ["no policy can cost less than, of LRU's cost", "LRU: cost per request", "LRU: decisions"]
-    return table(header, rows)
+    left_out = f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean: {', '.join(scores.left_out)}."
+    return table(header, rows) + (f"\n\n{left_out}" if scores.left_out else "")
 
 
 def _scores(suite: SuiteRun, env: Protocol, scores: SuiteScores) -> str:
@@ -157,17 +139,14 @@ def _sweep(suite: SuiteRun, sweep: MemorySweep) -> str:
     return table(header + [f"cost per request: `{policy}`" for policy in shown], rows, numbers="right")
 
 
-def write_page(suite: SuiteRun, path: Path) -> None:
-    """Writes the page, and its pictures into `images/` beside it.
+def draw(suite: SuiteRun, images: Path) -> None:
+    """Writes the pictures of the page.
 
     Raises:
-        ConfigError: as `page`.
+        ConfigError: as `regions`.
     """
-    pictures: dict[str, str] = {env: f"images/suite-{env}.png" for env in suite.envs}
     for env in suite.envs:
-        draw_scores(suite, env, suite.scores(env), path.parent / pictures[env])
+        draw_scores(suite, env, suite.scores(env), images / f"suite-{env}.png")
     sweeps = [sweep for env in suite.envs for sweep in suite.sweeps(env)]
     if sweeps:
-        pictures["memory"] = "images/suite-memory.png"
-        draw_memory(suite, sweeps, path.parent / pictures["memory"])
-    path.write_text(page(suite, pictures), "utf-8")
+        draw_memory(suite, sweeps, images / "suite-memory.png")

@@ -123,7 +123,8 @@ def run_suite(options: Options, command: str, console: Console) -> int:
     if status == "interrupted":
         return 130
     console.print(
-        f"{rows.about['wall_s']:.0f} s in all, kept in {folder}. Now: python -m experiments.suite_page {folder}",
+        f"{rows.about['wall_s']:.0f} s in all, kept in {folder}. "
+        f"Now: python -m experiments.docs suite --run {folder} --show",
         highlight=False,
     )
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,9 @@ from cace_env.evaluation.episodes import seed_list
 from cace_env.evaluation.results import read_results
 from cace_env.policies import Contestant
 from cace_env.simulation import lower_bound
-from experiments import suite_page
+from experiments import docs, submission
+from experiments.pages import suite as suite_page
+from experiments.pages.regions import DOCS, read
 from experiments.reading import suite_scores
 from experiments.running import suite_run as command
 from experiments.running.reference_rows import DEFAULTS
@@ -138,7 +139,7 @@ def test_a_search_that_was_cut_off_is_dropped(suite: Path, tmp_path: Path):
     assert main([*arguments(suite, out), *more]) == 0
     untimed = [line.rpartition(",")[0] for line in (out / "searches.csv").read_text().splitlines()]
     assert untimed == [line.rpartition(",")[0] for line in searches.splitlines()]
-    assert suite_page.main([str(out)]) == 0
+    assert suite_page.regions(suite_scores.SuiteRun(out))
 
 
 def test_rows_with_other_columns_are_never_mixed(
@@ -181,10 +182,9 @@ def test_environments_that_ran_one_after_the_other_stand_on_one_page(tmp_path: P
         "desk": "eviction",
         "tight": "swap",
     }
-    assert suite_page.main([str(tmp_path / "out"), "--write", str(tmp_path / "suite.md")]) == 0
-    text = (tmp_path / "suite.md").read_text()
-    assert "2 to 3 test seeds per policy and entry" in text
-    assert "--env eviction\n" in text and "--env swap --seeds 2\n" in text
+    tables = suite_page.regions(suite_scores.SuiteRun(tmp_path / "out"))
+    assert "2 to 3 test seeds per policy and entry" in tables["run"]
+    assert "--env eviction\n" in tables["commands"] and "--env swap --seeds 2\n" in tables["commands"]
 
 
 def test_more_policies_and_seeds_join_a_finished_run(suite: Path, tmp_path: Path):
@@ -252,7 +252,7 @@ def test_the_reference_is_looked_for_once_and_shipped_costs_are_taken(
     monkeypatch.setattr(command, "reference_result", never)
     assert main([*arguments(suite, out), *quick, *easy]) == 0
     the_test_split_has(2, monkeypatch)
-    assert suite_page.main([str(out), "--costs", str(tmp_path / "costs.csv")]) == 0
+    assert submission.main(["ship", str(out), "--out", str(tmp_path / "costs.csv")]) == 0
     monkeypatch.setattr(command, "published", lambda version: read_results(tmp_path / "costs.csv"))
     again = tmp_path / "shipped"
     assert main([*arguments(suite, again), *quick, *easy]) == 2
@@ -263,8 +263,7 @@ def test_the_reference_is_looked_for_once_and_shipped_costs_are_taken(
     # How hard those that ship were looked for, which is not how hard they would be looked for here.
     settings = json.loads((again / "run.json").read_text())["policies"]["reference"]["settings"]
     assert settings["max_rounds"] == 1 != DEFAULTS["max_rounds"]
-    assert suite_page.main([str(again), "--write", str(tmp_path / "suite.md")]) == 0
-    text = (tmp_path / "suite.md").read_text()
+    text = suite_page.regions(suite_scores.SuiteRun(again))["run"]
     assert "reference are those that ship with the suite, looked for with" in text and "max_rounds 1," in text
 
 
@@ -292,20 +291,20 @@ def scored(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_holds_the_scores_of_the_rows(scored: Path, tmp_path: Path):
-    assert suite_page.main([str(scored), "--write", str(tmp_path / "suite.md")]) == 0
-    text = (tmp_path / "suite.md").read_text()
+    shutil.copy(DOCS / "suite.md", tmp_path)
+    assert docs.main(["suite", "--run", str(scored), "--docs", str(tmp_path)]) == 0
+    tables = read(tmp_path / "suite.md")
     rows = rows_of(scored)
     lru, cace = (sum(float(rows["desk", who, str(2_000_000 + n)]) for n in range(3)) for who in ("lru", "cace"))
-    (line,) = [line for line in text.splitlines() if line.startswith("| `cace` | cace |")]
+    (line,) = [line for line in tables["eviction-scores"].splitlines() if line.startswith("| `cace` | cace |")]
     score = f"{100 * (lru - cace) / (lru / 2):.1f}"
     assert f"| **{score} [" in line  # of two entries one has no headroom: the mean is that of the other
     assert f"| {score} [" in line
-    assert "Headroom under 3 %, so in no mean: tight." in text
-    assert "| light-pressure | Eviction-v0 | nothing to gain |" in text
-    assert "| 25 % | **+50.0 % [+50.0, +50.0]**" in text
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert pictures == ["images/suite-eviction.png", "images/suite-memory.png"]
-    assert all((tmp_path / picture).stat().st_size > 5000 for picture in pictures)
+    assert "Headroom under 3 %, so in no mean: tight." in tables["eviction-entries"]
+    assert "| 25 % | **+50.0 % [+50.0, +50.0]**" in tables["memory"]
+    pictures = sorted((tmp_path / "images").iterdir())
+    assert [picture.name for picture in pictures] == ["suite-eviction.png", "suite-memory.png"]
+    assert all(picture.stat().st_size > 5000 for picture in pictures)
 
 
 def test_the_page_says_what_no_policy_can_cost_less_than(scored: Path, tmp_path: Path):
@@ -323,8 +322,7 @@ def test_the_page_says_what_no_policy_can_cost_less_than(scored: Path, tmp_path:
     lru = sum(float(rows_of(scored)["desk", "lru", str(2_000_000 + n)]) for n in range(3))
     assert 0 < least < lru
     for folder in (scored, old):
-        assert suite_page.main([str(folder), "--write", str(tmp_path / "suite.md")]) == 0
-        text = (tmp_path / "suite.md").read_text()
+        text = suite_page.regions(suite_scores.SuiteRun(folder))["eviction-entries"]
         (line,) = [line for line in text.splitlines() if line.startswith("| `desk` | ")]
         assert f" | {100 * least / lru:.1f} % | " in line
         assert "| LRU to no swapping | no policy can cost less than, of LRU's cost |" in text
@@ -343,7 +341,7 @@ def test_bounds_are_not_computed_of_entries_that_have_changed(scored: Path, tmp_
 
 def test_the_costs_that_ship_are_those_of_the_rows(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     the_test_split_has(3, monkeypatch)
-    assert suite_page.main([str(scored), "--costs", str(tmp_path / "costs.csv")]) == 0
+    assert submission.main(["ship", str(scored), "--out", str(tmp_path / "costs.csv")]) == 0
     results = read_results(tmp_path / "costs.csv")
     assert results.header.policy == "reference" and results.header.clairvoyant
     assert results.header.settings == {"gain": 0.01}
@@ -378,14 +376,15 @@ def test_no_costs_ship_of_half_a_run_or_of_other_seeds(
     shutil.copytree(scored, copy)
     about = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps(about | changes))
-    assert suite_page.main([str(copy), "--costs", str(tmp_path / "costs.csv")]) == 2
+    assert submission.main(["ship", str(copy), "--out", str(tmp_path / "costs.csv")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "costs.csv").exists()
 
 
 def test_scores_need_the_reference(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for more in ([], ["--write", str(tmp_path / "suite.md")]):
-        assert suite_page.main([str(finished), *more]) == 2
-        assert "the reference has not run on every seed of 'desk'" in capsys.readouterr().err
-    assert suite_page.main([str(tmp_path)]) == 2
-    assert "no suite.yaml" in capsys.readouterr().err
+    for folder, said in (
+        (finished, "the reference has not run on every seed of 'desk'"),
+        (tmp_path, "no suite.yaml"),
+    ):
+        assert docs.main(["suite", "--run", str(folder), "--docs", str(tmp_path)]) == 2
+        assert said in capsys.readouterr().err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,8 @@ from cace_env.fleets import ENGINES, GPUS, MODELS
 from cace_env.fleets import tabulation as tabulate
 from cace_env.fleets.catalogue import KV_TOKENS, SOURCES, Figure
 from cace_env.tables import DISK, FOREVER, HOST, TASKS, CostTable, TableError
-from experiments import catalogue_page
 from experiments.yardsticks import calibration as yardsticks
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 ONES = np.ones(len(TASKS))
 COST = CostTable(ONES, ONES, np.full(len(TASKS), FOREVER), np.zeros(len(TASKS), np.bool_))
 
@@ -108,12 +105,6 @@ def test_what_the_catalogue_cannot_predict_says_why() -> None:
     checks = [check for _, _, table in yardsticks.TABLES for check in table()]
     assert len(checks) > 40
     assert all(check.note for check in checks if check.error is None or abs(check.error) > 0.1)
-
-
-def test_the_page_of_the_catalogue_is_up_to_date() -> None:
-    assert (DOCS / "catalogue.md").read_text(encoding="utf-8") == catalogue_page.page(), (
-        "run python -m experiments.catalogue_page --write docs/catalogue.md"
-    )
 
 
 def test_loads_follow_engine_tier_and_link() -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cace_env.config import ConfigError
 from cace_env.scenarios import load_scenario
 from experiments import compare
-from experiments.claims import Options, main
-from experiments.pages.claims import MARK, Claim, costs, pooled, verdict
+from experiments.claims import main
+from experiments.docs import main as fill_docs
+from experiments.pages.claims import Claim, costs, pooled, verdict
+from experiments.pages.regions import DOCS, read
 from experiments.running.run_folder import Run
 
 ABLATIONS = "cace-no-load-time,cace-no-latency,cace-no-output,cace-no-recency,cace-no-demand"
@@ -67,35 +69,30 @@ def test_the_pooled_gain_is_the_mean_over_scenarios(run: Run) -> None:
     assert pool.low <= pool.percent <= pool.high
 
 
-def test_the_page_judges_every_claim_and_shows_every_scenario(run: Run, tmp_path: Path) -> None:
-    page = tmp_path / "claims.md"
-    main(Options(str(run.path), str(page)))
-    text = page.read_text()
-    for sentence in (
-        "lowers TTFT",
-        "lowers E2E",
-        "number of evictions",
-        "TTFT of completions",
-        "load time contributes",
-    ):
-        assert sentence in text
+def test_the_tables_judge_every_claim_and_show_every_scenario(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(DOCS / "claims.md", tmp_path)
+    assert fill_docs(["claims", "--run", str(run.path), "--docs", str(tmp_path)]) == 0
+    tables = read(tmp_path / "claims.md")
+    capsys.readouterr()
+    assert main([str(run.path)]) == 0
+    assert capsys.readouterr().out.strip() == f"{tables['effects']}\n\n{tables['factors']}"
+    for sentence in ("lowers TTFT", "lowers E2E", "number of evictions", "TTFT of completions"):
+        assert sentence in tables["effects"]
+    assert "load time contributes" in tables["factors"]
     for name in run.scenarios:
         gain = run.gain(name, "cace", "waiting_s")
-        assert f"{gain.percent:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})" in text  # the same as in the report
+        assert f"{gain.percent:+.1f} ({gain.low:+.1f} to {gain.high:+.1f})" in tables["effects-evicted"]
+    assert tables["quoted-readings"] == read(DOCS / "claims.md")["quoted-readings"]  # of other runs
 
 
-def test_what_another_command_wrote_at_the_end_of_the_page_stays(run: Run, tmp_path: Path) -> None:
-    page = tmp_path / "claims.md"
-    page.write_text(f"# Old\n\n{MARK}\n\nof the quoted formula\n")
-    main(Options(str(run.path), str(page)))
-    text = page.read_text()
-    assert "# Old" not in text and text.endswith(f"\n\n{MARK}\n\nof the quoted formula\n")
-
-
-def test_a_run_without_the_ablations_is_refused_by_name(run: Run, tmp_path: Path) -> None:
+def test_a_run_without_the_ablations_is_refused_by_name(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "short"
     assert (
         compare.main(["--policies", "lru,cace", "--scenarios", "workstation", "--seeds", "1", "--out", str(out)]) == 0
     )
-    with pytest.raises(ConfigError, match="lacks cace-no-demand"):
-        main(Options(str(out)))
+    assert main([str(out)]) == 2
+    assert "lacks cace-no-demand" in capsys.readouterr().err

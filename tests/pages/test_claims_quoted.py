@@ -10,9 +10,11 @@ import pytest
 from cace_env.config import ConfigError
 from cace_env.policies.quoted import QUOTED
 from cace_env.tables import Protocol
-from experiments import claims_quoted, compare
-from experiments.claims_quoted import Judged, Options, main, readings_table
-from experiments.pages.claims import EFFECTS, MARK, NEEDED
+from experiments import compare
+from experiments.pages import quoted
+from experiments.pages.claims import EFFECTS, NEEDED
+from experiments.pages.quoted import Judged, picture, readings_table, regions
+from experiments.pages.regions import DOCS, read
 from experiments.running.lineup import contestants_of
 from experiments.running.options import read_options
 from experiments.running.run_folder import BASELINE, Run
@@ -32,7 +34,7 @@ CHANGED = "cace-quoted:window=20"
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A comparison of three readings and what they are held against."""
     out = tmp_path_factory.mktemp("runs") / "quoted"
-    names = ",".join(["lru", *claims_quoted.REFERENCES, *FEW, CHANGED])
+    names = ",".join(["lru", *quoted.REFERENCES, *FEW, CHANGED])
     assert compare.main(["--policies", names, "--scenarios", "workstation", "--seeds", "3", "--out", str(out)]) == 0
     return Run(out)
 
@@ -40,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(autouse=True)
 def _few_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pages of the tests know only the readings of their run."""
-    monkeypatch.setattr(claims_quoted, "QUOTED", {name: QUOTED[name] for name in FEW})
+    monkeypatch.setattr(quoted, "QUOTED", {name: QUOTED[name] for name in FEW})
 
 
 def made_up(run: Run, **factors: float) -> Run:
@@ -50,12 +52,6 @@ def made_up(run: Run, **factors: float) -> Run:
         base = other.columns["workstation", "lru"][metric]
         other.columns["workstation", "cace-quoted"][metric] = base * (factor + 0.0001 * np.arange(len(base)))
     return other
-
-
-def options(run: Run, page: Path | None = None) -> Options:
-    """The same run as all that the section is made of."""
-    folder = str(run.path)
-    return Options(folder, scales=folder, again=folder, write=None if page is None else str(page))
 
 
 def test_a_reading_reproduces_the_claims_only_if_all_five_hold(run: Run) -> None:
@@ -75,21 +71,21 @@ def test_every_reading_has_a_row_and_those_that_hold_most_stand_first(run: Run) 
     assert len(rows) == len(FEW) and held == sorted(held, reverse=True)
 
 
-def test_the_end_of_the_page_is_written_and_the_rest_kept(run: Run, tmp_path: Path) -> None:
-    page = tmp_path / "claims.md"
-    page.write_text("# Claims\n\nabove\n")
-    main(options(run, page))
-    text = page.read_text()
-    assert text.startswith(f"# Claims\n\nabove\n\n{MARK}\n") and "| 20 | 0.001 | episode |" in text
-    assert "machine-written review" in text and (tmp_path / "images" / claims_quoted.PICTURE).is_file()
-    main(options(run, page))
-    assert page.read_text() == text
+def test_the_tables_show_every_run_and_the_picture_is_drawn(run: Run, tmp_path: Path) -> None:
+    judged = Judged(run)
+    tables = regions(judged, judged, judged)
+    assert "| 20 | 0.001 | episode |" in tables["quoted-scales"]
+    assert tables["quoted-verdicts"].startswith("- **") and "of 5 readings reproduce" in tables["quoted-verdicts"]
+    assert tables.keys() < read(DOCS / "claims.md").keys()
+    picture(judged, tmp_path / "images")
+    assert (tmp_path / "images" / quoted.PICTURE).is_file()
 
 
 def test_a_run_that_lacks_readings_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
+    judged = Judged(run)
     with pytest.raises(ConfigError, match="lacks cace-quoted-age, "):
-        main(options(run))
+        regions(judged, judged, judged)
 
 
 def test_the_configurations_name_all_that_the_pages_need() -> None:
@@ -98,5 +94,5 @@ def test_the_configurations_name_all_that_the_pages_need() -> None:
         return {contestant.name for contestant in contestants_of(options.policies, (), [Protocol.EVICTION])}
 
     assert named("claims.yaml") >= NEEDED
-    assert {BASELINE, *claims_quoted.REFERENCES, *QUOTED} <= named("quoted.yaml")
+    assert {BASELINE, *quoted.REFERENCES, *QUOTED} <= named("quoted.yaml")
     assert any(name.startswith("cace-quoted:window=") for name in named("quoted-scales.yaml"))

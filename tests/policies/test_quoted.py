@@ -20,7 +20,6 @@ from cace_env.policies.quoted import PARTS, QUOTED, Quoted
 from cace_env.simulation import Episode, Simulator, run_rule
 from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
-from experiments.pages.docs_tables import options_table
 from experiments.running.lineup import default_names, spelled_out
 from tests.specification.strategies import Rules, cases
 from tests.support.policy_runs import (
@@ -35,7 +34,6 @@ from tests.support.policy_runs import (
     evicted,
 )
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "policies.md"
 MINUTES_5_US = 300 * SECOND
 
 
@@ -293,10 +291,3 @@ def test_a_reading_runs_wherever_a_policy_does() -> None:
         ("guarded:cace-quoted", "eviction"),
     ):
         assert evaluate(name, "workstation", seeds=[0], protocol=protocol).rows[0]["decisions"] > 0
-
-
-def test_the_page_on_policies_lists_the_options() -> None:
-    assert options_table() in DOCS.read_text(encoding="utf-8"), (
-        "docs/policies.md is out of date; paste what `python -c 'from cace_env.policies.quoted import options_table; "
-        "print(options_table())'` prints"
-    )

@@ -58,7 +58,8 @@ WINGS = {
     "experiments/yardsticks": "cace_env experiments/running experiments/reading",
     "experiments/training": "cace_env agents experiments/running experiments/reading experiments/reports",
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
-    "experiments/pages": "cace_env experiments/running experiments/reading experiments/reports",
+    "experiments/pages": "cace_env experiments/running experiments/reading experiments/reports experiments/training "
+    "experiments/yardsticks",
 }
 MOST_MODULES = 17  # in a folder; more want a folder of their own
 MOST_LINES = 400  # of a file

@@ -13,9 +13,9 @@ pytest.importorskip("sb3_contrib", reason="needs the extra sb3")
 
 from cace_env.config import ConfigError
 from experiments import learning_curves as command
-from experiments import learning_page
 from experiments.learning_curves import Options
-from experiments.learning_page import LINES, Curves
+from experiments.pages import learning
+from experiments.pages.learning import LINES, Curves
 from experiments.training.rungs import AGENTS, COLUMNS, RUNGS
 
 # A rollout of 768 decisions is one batch.
@@ -31,7 +31,7 @@ def test_runs_are_kept_and_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert command.main(options(out, "MaskablePPO")) == 0
     files = sorted(path.name for path in out.glob("*.csv"))
     assert files == ["tiny--MaskablePPO--0.csv", "tiny--MaskablePPO--1.csv"]
-    curves = learning_page.found_in(out, "tiny")["MaskablePPO"]
+    curves = learning.found_in(out, "tiny")["MaskablePPO"]
     assert curves.step[0] == 0 and curves.step[-1] >= 700
     assert curves.saved.shape == (2, len(curves.step), len(COLUMNS) - 2)
     assert np.isfinite(curves.saved).all()
@@ -40,12 +40,11 @@ def test_runs_are_kept_and_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert command.main(options(out, "MaskablePPO")) == 0
     with pytest.raises(ConfigError, match=r"with .*700.*, not .*900.*; give another --out"):
         command.main(Options(**{**SHORT, "decisions": 900}, out=out))  # type: ignore[arg-type]
-    page = tmp_path / "learning-curves.md"
-    assert learning_page.main([str(out), "--write", str(page)]) == 0
-    text = page.read_text("utf-8")
-    assert "## tiny" in text and "## default" not in text
+    ((rung, text),) = learning.regions(out).items()
+    assert rung == "rung-tiny"
+    learning.draw_all(out, tmp_path / "images")
     assert "images/learning-tiny.png" in text and (tmp_path / "images" / "learning-tiny.png").is_file()
-    assert text.count("| MaskablePPO |") == 2 and "`n_steps`" in text and "sure in " in text
+    assert text.count("| MaskablePPO |") == 2 and "sure in " in text
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -68,12 +67,12 @@ def test_a_rival_is_beaten_where_the_agent_stays_cheaper() -> None:
     saved[0, :, 0] = [-5, 1, -1, 2]  # ahead for good from the fourth evaluation on
     saved[1, :, 0] = [-5, 1, 1, 2]  # from the second
     curves = Curves(np.array([0.0, 100.0, 200.0, 300.0]), np.tile([0.0, 1.0, 2.0, 3.0], (3, 1)), saved)
-    assert learning_page.when(curves, 0) == "200 (2 s), 2 of 3 runs"
-    assert learning_page.when(curves, 1) == "0 of 3 runs"
+    assert learning.when(curves, 0) == "200 (2 s), 2 of 3 runs"
+    assert learning.when(curves, 1) == "0 of 3 runs"
 
 
 def test_lines_of_tiny_are_in_order() -> None:
-    lines = learning_page.level_lines("tiny", range(1_000_000, 1_000_020))
+    lines = learning.level_lines("tiny", range(1_000_000, 1_000_020))
     assert list(lines) == list(LINES)
     assert 0 == lines["LRU"] < lines["CACE"] < lines["tuned CACE"] < lines["reference"]
 
@@ -90,6 +89,6 @@ def test_lines_of_tiny_are_in_order() -> None:
 def test_what_cannot_be_run_is_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         command.main(Options(**{**SHORT, "out": tmp_path, **changes}))  # type: ignore[arg-type]
-    assert learning_page.main([str(tmp_path)]) == 0
-    assert learning_page.main([str(tmp_path), "--write", str(tmp_path / "page.md")]) == 2
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        learning.regions(tmp_path)
     assert set(RUNGS) == {"tiny", "workstation", "default", "suite"}

@@ -1,13 +1,9 @@
-"""The page of the learning curves, from the run folder of `experiments.learning_curves`.
-
-python -m experiments.learning_page runs/learning-curves --write docs/learning-curves.md
-"""
+"""Tables and pictures of the learning curves, from the run folder of `experiments.learning_curves`."""
 
 from __future__ import annotations
 
-import argparse
+import functools
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,7 +11,6 @@ from typing import Final, NamedTuple
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -31,10 +26,9 @@ from cace_env.scenarios import FOR_DEBUGGING, Scenario
 from cace_env.tables import Protocol
 from experiments.reading.markdown import table
 from experiments.reading.style import GROUP_COLOURS, STYLE
-from experiments.running.command_line import exit_status
 from experiments.running.reference_cache import cached_reference, default_folder
 from experiments.running.reference_rows import DEFAULTS
-from experiments.training.rungs import ABOUT, AGENTS, OUT, RIVALS, RUNGS
+from experiments.training.rungs import ABOUT, AGENTS, RIVALS, RUNGS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -58,7 +52,8 @@ def curves_of(paths: Iterable[Path]) -> Curves:
     return Curves(rows[0, :, 0], rows[:, :, 1], rows[:, :, 2:])
 
 
-def level_lines(rung: str, seeds: Sequence[int]) -> dict[str, float]:
+@functools.cache
+def level_lines(rung: str, seeds: range) -> dict[str, float]:
     """What the rivals and the reference save against LRU on a rung [%], mean over its scenarios."""
     names = {"CACE": "cace", "tuned CACE": "cace:tuned-eviction"}
     saved: dict[str, list[float]] = {name: [] for name in LINES}
@@ -153,93 +148,55 @@ def when(found: Curves, rival: int) -> str:
     return f"{np.median(found.step[first]):,.0f} ({np.median(seconds):,.0f} s), {runs.sum()} of {count} runs"
 
 
-def page(out: Path, pictures: Path) -> str:
-    """`docs/learning-curves.md`, and its pictures.
+def regions(out: Path) -> dict[str, str]:
+    """Regions of `docs/learning-curves.md`: one for each rung on which anything ran.
 
     Raises:
         ConfigError: nothing has run in the folder.
     """
-    found = {rung: found_in(out, rung) for rung in RUNGS}
-    if not any(found.values()):
-        raise ConfigError(f"{out} holds no finished run; python -m experiments.learning_curves makes them")
-    about = json.loads((out / ABOUT).read_text("utf-8"))
-    parts = [HEAD]
-    for rung, curves in found.items():
-        if not curves:
-            continue
-        judged = validation_seeds(about[rung]["validation_seeds"])
+    texts = {}
+    for rung, curves in all_curves(out).items():
+        judged = judged_by(out, rung)
         lines = level_lines(rung, judged)
-        draw(rung, curves, lines, pictures / f"learning-{rung}.png")
         levels = ", ".join(f"{name} {level:+.1f} %" for name, level in lines.items() if name != "LRU")
-        parts += [
-            f"## {rung}",
+        parts = [
             f"Saved against LRU on {len(judged)} validation seeds: {levels}.",
-            f"![Learning curves on {rung}]({pictures.name}/learning-{rung}.png)",
+            f"![Learning curves on {rung}](images/learning-{rung}.png)",
             result_table(curves),
             "Agents as they are at the end of training, on the 100 test seeds: mean over runs (worst to best), and in "
             "how many runs the 95 % paired interval is above 0"
             + (" on every scenario." if len(training_scenarios(rung, Protocol.EVICTION)) > 1 else "."),
             test_table(out, rung),
         ]
-    return "\n\n".join([*parts, HYPERPARAMETERS, hyperparameter_table()]) + "\n"
+        texts[f"rung-{rung}"] = "\n\n".join(parts)
+    return texts
+
+
+def draw_all(out: Path, images: Path) -> None:
+    """Writes a picture for each rung on which anything ran."""
+    for rung, curves in all_curves(out).items():
+        draw(rung, curves, level_lines(rung, judged_by(out, rung)), images / f"learning-{rung}.png")
+
+
+def all_curves(out: Path) -> dict[str, dict[str, Curves]]:
+    """The runs of a folder, by rung and algorithm.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    found = {rung: curves for rung in RUNGS if (curves := found_in(out, rung))}
+    if not found:
+        raise ConfigError(f"{out} holds no finished run; python -m experiments.learning_curves makes them")
+    return found
+
+
+def judged_by(out: Path, rung: str) -> range:
+    """The validation seeds of the evaluations on a rung."""
+    about = json.loads((out / ABOUT).read_text("utf-8"))
+    return validation_seeds(about[rung]["validation_seeds"])
 
 
 def found_in(out: Path, rung: str) -> dict[str, Curves]:
     """The runs of a folder on a rung, by algorithm."""
     files = {agent: sorted(out.glob(f"{rung}--{agent}--*.csv")) for agent in AGENTS}
     return {agent: curves_of(paths) for agent, paths in files.items() if paths}
-
-
-def hyperparameter_table() -> str:
-    """The arguments that ship, one algorithm per column."""
-    from cace_env.sb3 import hyperparameters
-
-    names = ("maskable-ppo", "ppo", "dqn", "qrdqn")
-    settings = [hyperparameters(name) for name in names]  # type: ignore[arg-type]
-    keys = dict.fromkeys(key for each in settings for key in each)
-    rows = [[f"`{key}`", *(f"`{each[key]}`" if key in each else "" for each in settings)] for key in keys]
-    return table(("argument", *names), rows)
-
-
-HEAD: Final = """# Learning curves: what to expect
-
-Written by `python -m experiments.learning_page --write docs/learning-curves.md` from the runs of
-`python -m experiments.learning_curves`. From rung to rung there is more to learn: `tiny` is solved and made to debug
-on, `workstation` and `default` are scenarios, the suite is twelve fleets at once.
-
-Each algorithm trains with rewards against LRU and the hyperparameters below, by `"SlotPolicy"`, which shares its
-weights across slots, and MaskablePPO by SB3's `"MlpPolicy"`, too (MaskablePPO-MLP). Lines are means over runs from
-different seeds, bands reach from the worst run to the best. A rival is beaten for good where the agent stays cheaper
-at every later evaluation; decisions and seconds of training (evaluations left out) are medians over the runs in which
-it is. Curves are of validation seeds, and of the agent as it was then, not of the best so far. Seconds are those of one
-core of a machine that other programs were using; a quiet one is faster. DQN and QR-DQN train for a quarter of the
-decisions, as each takes several times as long. An algorithm without a row has not been run on that rung."""
-HYPERPARAMETERS: Final = """## Hyperparameters
-
-`cace_env.sb3.hyperparameters(name)`; with `"MlpPolicy"`, `policy_kwargs` is `{}`."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tables of a run folder, or writes the page; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.learning_page", description=__doc__)
-    parser.add_argument("out", nargs="?", type=Path, default=OUT, metavar="FOLDER", help="run folder")
-    parser.add_argument(
-        "--write", type=Path, metavar="FILE", help="write the page, its pictures into images/ beside it"
-    )
-    options = parser.parse_args(arguments)
-
-    def command() -> int:
-        if options.write is not None:
-            options.write.write_text(page(options.out, options.write.parent / "images"), encoding="utf-8")
-            return 0
-        for rung in RUNGS:
-            if curves := found_in(options.out, rung):
-                tables = f"{rung}\n\n{result_table(curves)}\n\n{test_table(options.out, rung)}\n"
-                Console(highlight=False).print(tables, soft_wrap=True, markup=False)
-        return 0
-
-    return exit_status(command)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

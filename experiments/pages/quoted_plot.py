@@ -1,4 +1,4 @@
-"""The picture of `experiments.claims_quoted`: every reading of the quoted formula by what it does to whom."""
+"""A picture of every reading of the quoted formula, by what it does to whom."""
 
 from __future__ import annotations
 
