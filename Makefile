@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-nojit test-video bench agents lint clean FORCE
+.PHONY: help demo test test-all test-nojit test-video bench agents docs lint clean FORCE
 .PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -100,13 +100,20 @@ agents: $(VENV)/.test  ## train the agents that ship again and put them into the
 	  $(PY) -m experiments.ship_agent runs/shipped-$$env --name $$env --command "make agents" || exit 1; \
 	done
 
+docs: .venvs/docs/.ready  ## build the documentation with its API pages into site/, in an environment of its own
+	@echo "==> building site/"
+	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --quiet --strict
+	@if grep -rlE '<(link|script|img|iframe)[^>]*(src|href)="?https?:' site --include='*.html'; then \
+	  echo "error: these pages fetch something from elsewhere" >&2; exit 1; fi
+	@echo "==> site/index.html is the first page; with its search: $(PY) -m http.server -d site"
+
 lint: $(VENV)/.test  ## check style, format and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
 clean:  ## remove .venv and .venvs, caches and build products (runs/ stays)
-	@rm -rf $(VENV) .venvs build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	@rm -rf $(VENV) .venvs build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- .venv: each stamp is newer than what it was made from ---------------------------------------------------------
@@ -143,6 +150,14 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@grep -v '^pillow==' constraints.txt > .venvs/video/constraints.txt
 	@.venvs/video/bin/python -m pip install -qq --disable-pip-version-check -c .venvs/video/constraints.txt \
 	  -e '.[video]' pytest hypothesis
+	@touch $@
+
+# MkDocs reads the docstrings without importing the package; ruff sets the signatures.
+.venvs/docs/.ready: $(VENV)/.python constraints.txt
+	@echo "==> installing MkDocs into .venvs/docs"
+	@$(PY) -m venv --clear .venvs/docs
+	@.venvs/docs/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+	  mkdocs-material 'mkdocstrings[python]' ruff
 	@touch $@
 
 # --- .venvs/NAME: for each library that cannot share .venv, constraints.txt but for the lines it has of its own -----

@@ -70,8 +70,7 @@ class ScoreNetwork(nn.Module):
 
     Attributes:
         weights: a parameter for each name of `cace_env.policies.network.weight_shapes`; with quantiles those of the
-        last layer
-            have an axis more in front, `(quantiles, ...)`.
+            last layer have an axis more in front, `(quantiles, ...)`.
     """
 
     def __init__(self, protocol: Protocol, hidden: int, *, quantiles: int = 0) -> None:

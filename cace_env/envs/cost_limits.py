@@ -242,7 +242,9 @@ class VectorCostLimit(AnyVectorWrapper):
 
     Args:
         env: `EvictionVectorEnv`, `SwapVectorEnv` or one with several objectives, possibly wrapped.
-        limit, threshold_s, task: as for `CostLimit`.
+        limit: as for `CostLimit`.
+        threshold_s: as for `CostLimit`.
+        task: as for `CostLimit`.
 
     Raises:
         TypeError: another environment.

@@ -39,10 +39,9 @@ def save_agent(net: Trained | Network, folder: str | Path, **card: Any) -> Agent
     Args:
         net: of `cace_env.networks` or `cace_env.policies.network`.
         folder: is made; an agent that is there already is overwritten.
-        **card: fields of `cace_env.policies.agent.AgentCard`. Give `algorithm`, `trained_on` (scenarios by name), of
-        which an
-            episode each says the ranges of features that a guard goes by, and `train_seeds`, without which comparisons
-            call its results not held out.
+        **card: fields of `cace_env.policies.agent.AgentCard`. Give `algorithm`, `trained_on` (scenarios by name)
+            and `train_seeds`. An episode of each scenario says the ranges of features that a guard goes by; without
+            `train_seeds` comparisons call its results not held out.
 
     Returns:
         The agent; `agent.policy()` plays.

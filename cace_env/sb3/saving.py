@@ -48,10 +48,9 @@ def save_agent(model: Trained, folder: str | Path, **card: Any) -> Agent:
     Args:
         model: a model of SB3 with `"SlotPolicy"`, or a network of `cace_env.networks` or `cace_env.policies.network`.
         folder: is made; an agent that is there already is overwritten.
-        **card: fields of `cace_env.policies.agent.AgentCard`, such as `name`, `trained_on` or `requests`. Of a model
-        everything
-            is found that it knows: algorithm, scenarios, seeds, and the ranges of features in its buffer. For a network
-            give `algorithm`, and `trained_on` (scenarios by name), of which an episode each says the ranges.
+        **card: fields of `cace_env.policies.agent.AgentCard`, such as `name`, `trained_on` or `requests`. A model
+            of SB3 knows algorithm, scenarios, seeds, and the ranges of features in its buffer. For a network give
+            `algorithm` and `trained_on` (scenarios by name); an episode of each scenario says the ranges.
 
     Returns:
         The agent; `agent.policy()` plays.

@@ -15,11 +15,9 @@ from cace_env.envs import Actor, EvictionEnv, FleetEnv, SwapEnv
 Picture = npt.NDArray[np.uint8]  # (height, width, 3)
 
 DECISIONS: Final = 150  # at least, before a picture is taken
-ANIMATED: Final = "workstation"  # the scenario of the animation: one accelerator, so its models are large in it
-FRAMES: Final = 30
+FRAMES: Final = 24  # of the animation
 FRAME_MS: Final = 600
 COLOURS: Final = 48
-WIDTH: Final = 860  # [px]
 
 
 def decided(env: FleetEnv, policy: str) -> Iterator[dict[str, Any]]:
@@ -59,12 +57,11 @@ def swap() -> Picture:
 
 def animation(path: Path) -> None:
     """Writes successive decisions of an episode of CACE as a GIF that goes on for ever."""
-    env = EvictionEnv(ANIMATED, split="validation", render_mode="rgb_array")
+    env = EvictionEnv("default", split="validation", render_mode="rgb_array")
     frames: list[Image.Image] = []
     for count, _ in enumerate(decided(env, "cace"), 1):
         if count > DECISIONS:
-            image = Image.fromarray(rendered(env))
-            frames.append(image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS))
+            frames.append(Image.fromarray(rendered(env)))
         if len(frames) == FRAMES:
             break
     # One palette for all frames, so that what stays is stored once.

@@ -36,7 +36,7 @@ def test_every_relative_link_leads_somewhere(page: Path):
 @pytest.mark.parametrize(
     "name",
     [
-        "README.md",
+        "docs/index.md",
         "docs/tables.md",
         "docs/environment.md",
         "docs/swap.md",

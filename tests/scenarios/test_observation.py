@@ -265,7 +265,3 @@ def test_the_output_length_of_what_runs_does_not_show(name: str, seed: int, shar
     columns = {name: getattr(workload, name) for name in COLUMNS}
     again, _ = watch(tables, Workload.from_columns(**{**columns, "output_tokens": longer}), until_us)
     assert again == seen
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-from pathlib import Path
