@@ -102,7 +102,7 @@ agents: $(VENV)/.test  ## train the agents that ship again and put them into the
 
 docs: .venvs/docs/.ready  ## build the documentation with its API pages into site/, in an environment of its own
 	@echo "==> building site/"
-	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 .venvs/docs/bin/mkdocs build --strict
 	@if grep -rlE '<(link|script|img|iframe)[^>]*(src|href)="?https?:' site --include='*.html'; then \
 	  echo "error: these pages fetch something from elsewhere" >&2; exit 1; fi
 	@echo "==> site/index.html is the first page; with its search: $(PY) -m http.server -d site"
