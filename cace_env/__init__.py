@@ -4,7 +4,8 @@ Start with these three files:
 
 1. `tables.py`: everything the simulator reads about a fleet, as plain integers with units and shapes.
 2. `kernel/`: what happens, event by event. The rules it obeys are in `docs/design.md`.
-3. `env.py`: what an agent sees, may do and is rewarded for (`cace_env/Eviction-v0`, `cace_env/Swap-v0`).
+3. `envs/eviction.py`: what an agent sees, may do and is rewarded for (`cace_env/Eviction-v0`; `envs/swap.py` has
+   `cace_env/Swap-v0`).
 
 Data goes one way: config -> workload -> simulator -> env -> policy -> metrics -> report. Importing the package
 registers the environments and loads nothing heavier than Gymnasium, and Gymnasium imports it by itself for

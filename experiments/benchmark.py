@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cace_env.config import ConfigError, Frozen
+from experiments.pages.regions import fill
 from experiments.reading.markdown import number, table
 from experiments.running.command_line import exit_status, split_names
 from experiments.running.progress import progress_bar
@@ -40,7 +41,6 @@ from experiments.yardsticks.speed import PROBES
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 ONCE: Final = ("compiling", "memory", "batch_memory", "sb3")  # slow, and hardly different from one time to the next
-REGION: Final = ("<!-- generated: benchmark -->", "<!-- end -->")
 # What the project promises: at least, where more is better, else at most.
 PROMISED: Final = {
     "whole episodes, lru": 1e6,
@@ -191,20 +191,6 @@ def page_table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     return f"{measured}\n\n{table(*cells(rows), numbers='right')}"
 
 
-def fill_region(page: Path, text: str) -> None:
-    """Replaces what stands between the marks of `REGION`.
-
-    Raises:
-        ConfigError: the page has no such region.
-    """
-    begin, end = REGION
-    before, mark, rest = page.read_text("utf-8").partition(begin)
-    _, closing, after = rest.partition(end)
-    if not mark or not closing:
-        raise ConfigError(f"{page} has no region {begin} ... {end}; put both lines where the table shall stand")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
-
-
 def run(options: Benchmark, command: str, console: Console) -> int:
     """Measures, prints the table, and writes the results; the exit status."""
     out = options.out or Path("runs") / f"benchmark-{datetime.now():%Y%m%d-%H%M%S}.json"
@@ -221,7 +207,7 @@ def run(options: Benchmark, command: str, console: Console) -> int:
     results = {"command": command, "quick": options.quick, "machine": about, "rows": [row._asdict() for row in rows]}
     out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if options.write is not None:
-        fill_region(options.write, page_table(rows, about))
+        fill(options.write, {"benchmark": page_table(rows, about)})
     console.print(f"Results: [bold]{out}[/bold]", highlight=False)
     return 0
 

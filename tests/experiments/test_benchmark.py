@@ -31,7 +31,7 @@ def test_results_are_written_once_and_compared_with_another_checkout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "b.json", tmp_path / "page.md"
-    page.write_text("above\n<!-- generated: benchmark -->\nold\n<!-- end -->\nbelow\n", "utf-8")
+    page.write_text("above\n\n<!-- generated: benchmark -->\n\nold\n\n<!-- end -->\n\nbelow\n", "utf-8")
     arguments = ["--quick", "--rounds", "1", "--only", "start", "--out", str(out)]
     assert benchmark.main([*arguments, "--against", str(ROOT), "--write", str(page)]) == 0
     rows = json.loads(out.read_text("utf-8"))["rows"]
@@ -64,13 +64,6 @@ def test_a_probe_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
     (tmp_path / "cace_env" / "__init__.py").write_text("raise ImportError('broken here')", "utf-8")
     with pytest.raises(ConfigError, match=r"probe start failed in .*: ImportError: broken here"):
         benchmark.run_probe("start", tmp_path, quick=True)
-
-
-def test_a_page_without_a_region_is_refused(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("nothing to fill", "utf-8")
-    with pytest.raises(ConfigError, match="has no region"):
-        benchmark.fill_region(page, "text")
 
 
 def test_best_median_and_ratio_are_those_of_the_rounds() -> None:
