@@ -62,6 +62,10 @@ def test_the_examples_of_a_page_run(
     assert capsys.readouterr().out
 
 
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
 @pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.parametrize("library", ["Gymnasium", "Stable-Baselines3", "CleanRL"])
