@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple
 from cace_env.compilation import compiled, inlined
 from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import SECONDS, write_observation
-from cace_env.kernel.processor import prefetch
-from cace_env.kernel.run import advance, answer, reset_state
+from cace_env.kernel.processor import held, prefetch
+from cace_env.kernel.run import BEGIN, advance
 from cace_env.kernel.state import (
     ASKED,
     CLOCK,
@@ -103,15 +103,15 @@ class Look(NamedTuple):
 @compiled
 def reset_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, look: Look) -> int:
     """Starts the episodes of `rows` and runs each to its first question; how many have none."""
+    batch, scaling, look = held(batch), held(scaling), held(look)
     unasked = int64(0)
     for k in range(len(rows)):
         i = rows[k]
         p = batch.places[i, PLACE.fleet]
-        s = state_views(batch.arena[i], batch.at[i])
-        f = fleet_views(batch.fleets[p], batch.fleet_at[p])
-        w = workload_views(batch, i)
-        reset_state(s, f)
-        advance(s, f, w, batch.limits[p], batch.trace)
+        s = held(state_views(batch.arena[i], batch.at[i]))
+        f = held(fleet_views(batch.fleets[p], batch.fleet_at[p]))
+        w = held(workload_views(batch, i))
+        advance(s, f, w, batch.limits[p], batch.trace, BEGIN)
         for term in range(NUM_TERMS):
             batch.charged[i, term] = 0
         batch.marks[i, MARK.time_us] = 0
@@ -125,12 +125,13 @@ def reset_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, l
 @compiled
 def see_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, look: Look) -> None:
     """Observations and masks of `rows` as they stand; nothing goes on."""
+    batch, scaling, look = held(batch), held(scaling), held(look)
     for k in range(len(rows)):
         i = rows[k]
         p = batch.places[i, PLACE.fleet]
-        s = state_views(batch.arena[i], batch.at[i])
-        f = fleet_views(batch.fleets[p], batch.fleet_at[p])
-        see(batch, s, f, workload_views(batch, i), scaling, pending_rows, look, i)
+        s = held(state_views(batch.arena[i], batch.at[i]))
+        f = held(fleet_views(batch.fleets[p], batch.fleet_at[p]))
+        see(batch, s, f, held(workload_views(batch, i)), scaling, pending_rows, look, i)
 
 
 @compiled
@@ -141,15 +142,16 @@ def step_rows(
 
     An illegal action is replaced by the legal one of lowest index. Where nothing is asked, action 0 is the no-op.
     """
+    batch, scaling, look = held(batch), held(scaling), held(look)
     ended = int64(0)
     for k in range(len(rows)):
         i = rows[k]
         if len(rows) >= MANY_ROWS and k + 1 < len(rows):
             fetch_ahead(batch, rows[k + 1])
         p = batch.places[i, PLACE.fleet]
-        s = state_views(batch.arena[i], batch.at[i])
-        f = fleet_views(batch.fleets[p], batch.fleet_at[p])
-        w = workload_views(batch, i)
+        s = held(state_views(batch.arena[i], batch.at[i]))
+        f = held(fleet_views(batch.fleets[p], batch.fleet_at[p]))
+        w = held(workload_views(batch, i))
         action = actions[i]
         if s.scalars[STATUS] == ASKED:
             legal = s.legal[action] == 1
@@ -157,8 +159,7 @@ def step_rows(
                 action = int64(0)
                 while s.legal[action] == 0:
                     action += 1
-            answer(s, f, batch.limits[p], batch.trace, action)
-            advance(s, f, w, batch.limits[p], batch.trace)
+            advance(s, f, w, batch.limits[p], batch.trace, action)
         else:
             legal = action == 0
         if not legal:

@@ -365,7 +365,7 @@ def finish(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> Non
         )
     record(s, trace, T_FINISH, r, s.models[m, MODEL.place])
     schedule_followers(s, w, r)
-    if s.models[m, MODEL.phase] == RESIDENT:
+    if s.models[m, MODEL.phase] == RESIDENT and s.models[m, MODEL.waiting] > 0:
         admit(s, f, w, trace, m)
     if s.models[m, MODEL.running] == 0:
         s.models[m, MODEL.idle_since] = now

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from numba import types
 
-from cace_env.compilation import inlined, inner
+from cace_env.compilation import inlined, inner, linked
 from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
 from cace_env.kernel.placement import IDLE_ONLY, NOBODY, is_pending, next_pending, room_without
-from cace_env.kernel.processor import ln
+from cace_env.kernel.processor import Held, ln
 from cace_env.kernel.state import (
     ACCELERATOR,
     CLOCK,
@@ -21,6 +22,8 @@ from cace_env.kernel.state import (
     DEMAND,
     DRAINING,
     FIXED,
+    FLEET,
+    FLOATS,
     IDLE,
     LAST_ASKED,
     LEGAL,
@@ -35,6 +38,7 @@ from cace_env.kernel.state import (
     SITE,
     SPEC,
     SPEED,
+    STATE,
     TARGET,
     UNLOADING,
     Fleet,
@@ -262,7 +266,10 @@ def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
     out[CONTEXT.wait_legal] = ordering and s.legal[len(s.legal) - 1] == 1
 
 
-@inner
+SCALING: Final = Held.of(Scaling, FLOATS, FLOATS, FLOATS)
+
+
+@linked(STATE, FLEET, SCALING, types.int64, types.float32[::1])
 def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, out: Array) -> None:
     """The flat observation: every slot, the pending models (oldest first; in Swap-v0 by number), the context.
 

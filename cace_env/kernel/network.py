@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from numba import types
+
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import slide_window
-from cace_env.kernel.features import write_observation
+from cace_env.kernel.features import SCALING, write_observation
+from cace_env.kernel.processor import Held
 from cace_env.kernel.state import NONE, R_SWAP, TARGET, Fleet, Requests, State, int64
 from cace_env.observation import CONTEXT, PENDING, SLOT, THERE, Scaling
 
@@ -47,6 +50,11 @@ class Thought(NamedTuple):
     pooled: Array  # 2 H: means over slots and over pending models
     shared: Array  # H: what all rows have in common
     unit: Array  # H
+
+
+FLOAT32S: Final = types.float32[::1]
+WEIGHTS: Final = Held.of(Weights, types.int64, *[FLOAT32S] * (len(Weights._fields) - 1))
+THOUGHT: Final = Held.of(Thought, SCALING.values, *[FLOAT32S] * (len(Thought._fields) - 1))
 
 
 @inner

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cace_env.compilation import compiled, inlined, inner
-from cace_env.kernel.plan import BEGIN, Game, code_of, copy_state, proceed
-from cace_env.kernel.run import cost_now
+from cace_env.kernel.plan import Game, code_of, copy_state, proceed
+from cace_env.kernel.processor import held
+from cace_env.kernel.run import BEGIN, cost_now
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -122,17 +123,18 @@ def branch_and_bound(
         max_nodes: decisions that are applied.
         bound: a cost that is known already.
     """
-    f = fleet_views(game.fleet, game.fleet_at)
+    game = held(game)
+    f = held(fleet_views(game.fleet, game.fleet_at))
     found[0], found[1], found[2] = NONE, 0, PROVEN
     proceed(rows[0], game, BEGIN)
-    s = state_views(rows[0], game.at)
+    s = held(state_views(rows[0], game.at))
     if s.scalars[STATUS] == DONE and cost_now(s, f) < bound:
         found[0] = 0
         return cost_now(s, f)
     depth = int64(0) if s.scalars[STATUS] == ASKED else NONE
     tried[0] = NONE
     while depth >= 0:
-        s = state_views(rows[depth], game.at)
+        s = held(state_views(rows[depth], game.at))
         action = tried[depth] + 1
         while action < len(s.legal) and s.legal[action] == 0:
             action += 1
@@ -150,7 +152,7 @@ def branch_and_bound(
         path[depth] = code_of(s, f, action)
         copy_state(rows[depth], rows[depth + 1], game.at)
         proceed(rows[depth + 1], game, action)
-        after = state_views(rows[depth + 1], game.at)
+        after = held(state_views(rows[depth + 1], game.at))
         if after.scalars[STATUS] == ASKED:
             if cost_now(after, f) + cost_to_come(after, f, game.w, ttft_us, e2e_us) < bound:
                 depth += 1
@@ -318,12 +320,13 @@ def try_action(
         counts: (2,) how many words; the code of the action.
         costs: (2,) of the child: until now; the least at the end.
     """
-    f = fleet_views(game.fleet, game.fleet_at)
+    game = held(game)
+    f = held(fleet_views(game.fleet, game.fleet_at))
     if action != BEGIN:
-        counts[1] = code_of(state_views(parent, game.at), f, action)
+        counts[1] = code_of(held(state_views(parent, game.at)), f, action)
         copy_state(parent, child, game.at)
     proceed(child, game, action)
-    s = state_views(child, game.at)
+    s = held(state_views(child, game.at))
     costs[0] = cost_now(s, f)
     costs[1] = costs[0]
     counts[0] = 0

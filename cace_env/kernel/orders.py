@@ -11,22 +11,25 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from cace_env.compilation import inlined, inner
+from cace_env.compilation import inlined, inner, linked
 from cace_env.kernel.features import SECONDS, fastest_load_us
 from cace_env.kernel.network import choose
 from cace_env.kernel.placement import IDLE_ONLY, NOBODY, room_without, would_fit
-from cace_env.kernel.rules import NETWORK, Rule, Scratch, pick_slot
+from cace_env.kernel.rules import NETWORK, RULE, SCRATCH, Rule, Scratch, pick_slot
 from cace_env.kernel.state import (
     CLOCK,
     DEMAND,
     FIXED,
+    FLEET,
     MODEL,
     NONE,
     PENDING_MODELS,
     R_SWAP,
     REQUEST,
+    REQUESTS,
     SITE,
     SPEC,
+    STATE,
     TARGET,
     Fleet,
     Requests,
@@ -51,7 +54,7 @@ class OrderColumns(NamedTuple):
 ORDER: Final = OrderColumns(*range(len(OrderColumns._fields)))
 
 
-@inlined
+@linked(STATE, FLEET, REQUESTS, RULE, SCRATCH)
 def decide(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> int:
     """A rule's answer to the open question: a victim, a model to load, or wait."""
     if f.rules[R_SWAP] == 1 and s.scalars[TARGET] == NONE and rule.order[ORDER.kind] != LEARNED:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cace_env.compilation import inlined, inner
+from cace_env.compilation import inlined, outlined
 from cace_env.kernel.events import record
 from cace_env.kernel.state import (
     ABSENT,
@@ -102,7 +102,7 @@ def would_fit(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) -> bo
     return room + own_residual(s, f, m, a) >= f.models[m, SPEC.need] and held + 1 <= limits[LIMIT.most_resident]
 
 
-@inner
+@outlined
 def mark_victims(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) -> int:
     """Marks who may leave accelerator a for model m, if all of them suffice; returns how many, 0 if they do not."""
     if not would_fit(s, f, limits, a, m, who):
@@ -142,7 +142,7 @@ def roomiest(s: State, f: Fleet, limits: Array, m: int) -> int:
     return best
 
 
-@inlined
+@outlined
 def place(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
     """Places models until nothing can be placed (False) or the policy must be asked (True)."""
     while True:
@@ -199,7 +199,7 @@ def next_pending(s: State, f: Fleet, last: int, target: int) -> int:
     return found
 
 
-@inlined
+@outlined
 def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
     """Eviction-v0: loads the oldest pending model that can be placed, or makes it the target and marks its victims."""
     now = s.scalars[CLOCK]
@@ -237,7 +237,7 @@ def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
             return True
 
 
-@inner
+@outlined
 def choose(s: State, f: Fleet, limits: Array, trace: Array, slot: int) -> None:
     """Applies a legal victim: it drains; the first one fixes the accelerator; the swap closes when memory suffices."""
     v = s.slots[slot]
@@ -295,7 +295,7 @@ def anything_goes_on(s: State, f: Fleet) -> bool:
     return False
 
 
-@inner
+@outlined
 def offer(s: State, f: Fleet, limits: Array) -> bool:
     """Marks the models that may be loaded, and whether waiting is legal; False if there is nothing to choose from."""
     clear_legal(s)
@@ -329,7 +329,7 @@ def offer(s: State, f: Fleet, limits: Array) -> bool:
     return True
 
 
-@inner
+@outlined
 def load(s: State, f: Fleet, limits: Array, trace: Array, m: int) -> None:
     """Loads candidate m where it fits, or makes it the target and marks everybody who may leave for it."""
     a = roomiest(s, f, limits, m)

@@ -16,8 +16,9 @@ import numpy as np
 
 from cace_env.compilation import compiled, inlined, inner
 from cace_env.kernel.orders import decide
+from cace_env.kernel.processor import held
 from cace_env.kernel.rules import Rule, Scratch, next_use
-from cace_env.kernel.run import advance, answer, cost_now, reset_state
+from cace_env.kernel.run import BEGIN, advance, cost_now
 from cace_env.kernel.state import (
     ASKED,
     CLOCK,
@@ -44,7 +45,6 @@ from cace_env.kernel.state import (
 
 Array = Any
 CLOSED, LOGS, REQUESTS = (State._fields.index(name) for name in ("closed", "log", "requests"))
-BEGIN: Final = NONE  # in place of an action: time 0
 
 # How a replay goes on after a change. PLANNED: as the plan does for the same requests. RETURN: towards the models that
 # the plan holds at that time. RULE: by a rule alone, which also answers what the other two leave open.
@@ -142,13 +142,9 @@ def request_of(s: State, f: Fleet, code: int) -> int:
 @inner
 def proceed(row: Array, game: Game, action: int) -> None:
     """Applies an action (BEGIN: starts the episode) and runs to the next question."""
-    s = state_views(row, game.at)
-    f = fleet_views(game.fleet, game.fleet_at)
-    if action == BEGIN:
-        reset_state(s, f)
-    else:
-        answer(s, f, game.limits, game.trace, action)
-    advance(s, f, game.w, game.limits, game.trace)
+    s = held(state_views(row, game.at))
+    f = held(fleet_views(game.fleet, game.fleet_at))
+    advance(s, f, game.w, game.limits, game.trace, action)
 
 
 @inlined
@@ -316,10 +312,10 @@ def play(
     bound: float, random_until: int, first_draw: int,
 ) -> float:  # fmt: skip
     """Plays on to the end and records it; the cost of the whole episode, inf if it was given up: not below `bound`."""
-    s = state_views(row, game.at)
-    f = fleet_views(game.fleet, game.fleet_at)
+    s = held(state_views(row, game.at))
+    f = held(fleet_views(game.fleet, game.fleet_at))
     mode = search.ways[way, WAY.mode]
-    rule = rules[search.ways[way, WAY.rule]]
+    rule = held(rules[search.ways[way, WAY.rule]])
     size = plan.size[0]
     cursor, calm, waited = int64(0), int64(0), int64(0)
     if s.scalars[DECISIONS] > 0:
@@ -366,6 +362,7 @@ def play(
 @compiled
 def first_plan(row: Array, game: Game, rules: Any, scratch: Scratch, plan: Plan, search: Search) -> float:
     """Records the episode of the first rule; its cost, inf where it was truncated or has no room."""
+    game, scratch, plan, search = held(game), held(scratch), held(plan), held(search)
     for m in range(len(scratch.next_pointer)):
         scratch.next_pointer[m] = rules[0].future_start[m]
     proceed(row, game, BEGIN)
@@ -395,18 +392,21 @@ def improve(
         cost: of the plan.
         counts: (2,) replays and decisions replaced so far, counted on.
     """
+    game, scratch, search = held(game), held(scratch), held(search)
+    plan, trial, best = held(plan), held(trial), held(best)
     row, other = rows[0], rows[1]
-    s = state_views(row, game.at)
-    f = fleet_views(game.fleet, game.fleet_at)
+    s = held(state_views(row, game.at))
+    f = held(fleet_views(game.fleet, game.fleet_at))
     models = len(f.models)
+    first_rule = held(rules[0])
     for m in range(models):
-        pointers[m] = rules[0].future_start[m]
+        pointers[m] = first_rule.future_start[m]
     proceed(row, game, BEGIN)
     while s.scalars[STATUS] == ASKED:
         d = s.scalars[DECISIONS]
-        if len(rules[0].future_order) > 0:
+        if len(first_rule.future_order) > 0:
             for m in range(models):
-                next_use(s, rules[0], pointers, m)
+                next_use(s, first_rule, pointers, m)
         planned = action_of(s, f, plan.entries[d, ENTRY.code])
         best_cost = cost
         copy_plan(plan, trial, d)  # the entry before this one tells replays how often the policy has waited

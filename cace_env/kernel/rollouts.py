@@ -12,6 +12,7 @@ import numpy as np
 from cace_env.compilation import compiled, inlined, inner
 from cace_env.kernel.orders import decide
 from cace_env.kernel.plan import Game, copy_state, proceed
+from cace_env.kernel.processor import held
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.run import cost_now
 from cace_env.kernel.state import (
@@ -72,8 +73,8 @@ def cost_until(s: State, f: Fleet, w: Requests, moment: int) -> float:
 @inner
 def play_on(row: Array, game: Game, rule: Rule, scratch: Scratch, moments: Array, costs: Array) -> None:
     """Plays on by a rule and notes the cost at each of the moments, which ascend."""
-    s = state_views(row, game.at)
-    f = fleet_views(game.fleet, game.fleet_at)
+    s = held(state_views(row, game.at))
+    f = held(fleet_views(game.fleet, game.fleet_at))
     for m in range(len(f.models)):
         scratch.next_pointer[m] = rule.future_start[m]
     h = int64(0)
@@ -101,8 +102,9 @@ def try_actions(
         moments: (H,) absolute times, ascending.
         costs: (actions, H) from time 0 until each of them, or the end of the episode; inf where not legal.
     """
-    s = state_views(row, game.at)
-    tried = state_views(other, game.at)
+    game, rule, scratch = held(game), held(rule), held(scratch)
+    s = held(state_views(row, game.at))
+    tried = held(state_views(other, game.at))
     requests = int64(0)
     for action in range(len(s.legal)):
         if s.legal[action] == 0:

@@ -9,12 +9,28 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numba import types
 
 from cace_env.compilation import inlined, inner
 from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import SECONDS, demand_features, missing_bytes, place_features, target_features
-from cace_env.kernel.network import Thought, Weights
-from cace_env.kernel.state import CLOCK, DECISIONS, FOREVER, MODEL, NONE, REQUEST, SITE, Fleet, Requests, State
+from cace_env.kernel.network import THOUGHT, WEIGHTS, Thought, Weights
+from cace_env.kernel.processor import Held
+from cace_env.kernel.state import (
+    CLOCK,
+    DECISIONS,
+    FLOAT_TABLE,
+    FLOATS,
+    FOREVER,
+    MODEL,
+    NONE,
+    REQUEST,
+    SITE,
+    WORDS,
+    Fleet,
+    Requests,
+    State,
+)
 from cace_env.observation import PARTS, SLOT, SLOT_FEATURES
 
 Array = Any
@@ -103,10 +119,16 @@ class Scratch(NamedTuple):
     thought: Thought  # for NETWORK; of length 0 for rules that have none
 
 
+RULE: Final = Held.of(
+    Rule, types.int64, types.int64, FLOATS, FLOATS, WORDS, FLOATS, WORDS, WORDS, WORDS, WEIGHTS.values
+)
+SCRATCH: Final = Held.of(Scratch, FLOAT_TABLE, FLOATS, WORDS, WORDS, THOUGHT.values)
+
+
 @inlined
 def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> int:
     """The candidate with the lowest keep-score."""
-    rows, scores, candidates, next_pointer, _ = scratch
+    rows, scores, candidates, next_pointer = scratch.rows, scratch.scores, scratch.candidates, scratch.next_pointer
     slide_window(s, w)
     for a in range(len(f.accelerators)):
         missing = NONE

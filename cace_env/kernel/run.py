@@ -5,15 +5,17 @@ Entry points take rows and offsets, not views: few arguments, cheap to call from
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from numba import types
 
-from cace_env.compilation import compiled, inlined
+from cace_env.compilation import compiled, inlined, linked, outlined
 from cace_env.kernel.events import arrive, heap_pop, next_open_arrival, settle, slide_window, token_end
 from cace_env.kernel.features import missing_bytes, pending_features, slot_features, write_observation
 from cace_env.kernel.orders import decide
 from cace_env.kernel.placement import act, clear_legal, is_pending, place
+from cace_env.kernel.processor import held
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -29,6 +31,7 @@ from cace_env.kernel.state import (
     DRAINING,
     ENDED,
     FIXED,
+    FLEET,
     FOREVER,
     HEAP,
     LAST_ASKED,
@@ -46,12 +49,15 @@ from cace_env.kernel.state import (
     R_SWAP,
     REFUSED,
     REQUEST,
+    REQUESTS,
     RESIDENT,
     RUNNING,
     SITE,
     SPEC,
+    STATE,
     STATUS,
     STUCK,
+    TABLE,
     TARGET,
     TASK,
     TIME,
@@ -59,6 +65,7 @@ from cace_env.kernel.state import (
     TOUCHES,
     TRUNCATED,
     WEIGHT,
+    WORDS,
     Fleet,
     Requests,
     State,
@@ -78,11 +85,12 @@ from cace_env.kernel.swaps import (
 from cace_env.observation import Scaling
 
 Array = Any
+BEGIN: Final = NONE  # in place of an action: time 0
 # Priorities of simultaneous events (`docs/design.md`, section 1); an alarm is the timer's.
 TOKEN_END, UNLOAD_DONE, LOAD_DONE, ARRIVAL, ALARM = (int64(priority) for priority in range(5))
 
 
-@inlined
+@outlined
 def reset_state(s: State, f: Fleet) -> None:
     """Time 0: pinned and initially resident models take their slots, everything else is absent."""
     s.scalars[:] = 0
@@ -148,8 +156,19 @@ def start_resident(s: State, f: Fleet, m: int, a: int) -> None:
     s.models[m, MODEL.phase] = RESIDENT
 
 
+@linked(STATE, FLEET, REQUESTS, WORDS, TABLE, types.int64)
+def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array, action: int) -> int:
+    """Applies the policy's answer (BEGIN: starts the episode) and runs to the next question or the end; the status."""
+    if action == BEGIN:
+        reset_state(s, f)
+    else:
+        answer(s, f, limits, trace, action)
+    run_events(s, f, w, limits, trace)
+    return s.scalars[STATUS]
+
+
 @inlined
-def advance(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> None:
+def run_events(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> None:
     """Runs events until the policy is asked, all requests have ended, the limit is reached, or nothing can happen."""
     requests = len(s.requests)
     while True:
@@ -252,11 +271,10 @@ def answer(s: State, f: Fleet, limits: Array, trace: Array, action: int) -> None
 @compiled
 def reset(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array) -> int:
     """Resets one environment and runs it to its first question; returns the status."""
-    s = state_views(row, at)
-    f = fleet_views(fleet, fleet_at)
-    reset_state(s, f)
-    advance(s, f, w, limits, trace)
-    return s.scalars[STATUS]
+    s = held(state_views(row, at))
+    f = held(fleet_views(fleet, fleet_at))
+    w = held(w)
+    return advance(s, f, w, limits, trace, BEGIN)
 
 
 @compiled
@@ -264,11 +282,10 @@ def step(
     row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array, action: int
 ) -> int:
     """Applies a legal action and runs to the next question; returns the status."""
-    s = state_views(row, at)
-    f = fleet_views(fleet, fleet_at)
-    answer(s, f, limits, trace, action)
-    advance(s, f, w, limits, trace)
-    return s.scalars[STATUS]
+    s = held(state_views(row, at))
+    f = held(fleet_views(fleet, fleet_at))
+    w = held(w)
+    return advance(s, f, w, limits, trace, int64(action))
 
 
 @compiled
@@ -276,29 +293,31 @@ def run_episode(
     row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, rule: Rule, trace: Array, scratch: Scratch
 ) -> int:
     """A whole episode under a built-in rule, from time 0 to its end; returns the status."""
-    s = state_views(row, at)
-    f = fleet_views(fleet, fleet_at)
+    s = held(state_views(row, at))
+    f = held(fleet_views(fleet, fleet_at))
+    w, rule, scratch = held(w), held(rule), held(scratch)
     for m in range(len(f.models)):
         scratch.next_pointer[m] = rule.future_start[m]
-    reset_state(s, f)
+    action = BEGIN
     while True:
-        advance(s, f, w, rule.limits, trace)
-        if s.scalars[STATUS] != ASKED:
-            return s.scalars[STATUS]
-        answer(s, f, rule.limits, trace, decide(s, f, w, rule, scratch))
+        status = advance(s, f, w, rule.limits, trace, action)
+        if status != ASKED:
+            return status
+        action = decide(s, f, w, rule, scratch)
 
 
 @compiled
 def read_cost(row: Array, at: Array, fleet: Array, fleet_at: Array) -> float:
     """Weighted cost of one environment from time 0 until its clock."""
-    return cost_now(state_views(row, at), fleet_views(fleet, fleet_at))
+    return cost_now(held(state_views(row, at)), held(fleet_views(fleet, fleet_at)))
 
 
 @compiled
 def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, out: Array) -> None:
     """Raw slot features at a question, `out` (S, len(SLOT)) float64; rows of empty slots are zero."""
-    s = state_views(row, at)
-    f = fleet_views(fleet, fleet_at)
+    s = held(state_views(row, at))
+    f = held(fleet_views(fleet, fleet_at))
+    w = held(w)
     slide_window(s, w)
     out[:] = 0.0
     for a in range(len(f.accelerators)):
@@ -311,8 +330,8 @@ def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Reque
 @compiled
 def read_models(row: Array, at: Array, fleet: Array, fleet_at: Array, out: Array) -> None:
     """Raw features of models at a question, `out` (M, len(PENDING)) float64; those not asked about are zero."""
-    s = state_views(row, at)
-    f = fleet_views(fleet, fleet_at)
+    s = held(state_views(row, at))
+    f = held(fleet_views(fleet, fleet_at))
     out[:] = 0.0
     for m in range(len(f.models)):
         if is_pending(s, m) or m == s.scalars[TARGET] or (f.rules[R_SWAP] == 1 and s.legal[len(s.slots) + m] == 1):
@@ -324,7 +343,8 @@ def observe(
     row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, scaling: Scaling, pending_rows: int, out: Array
 ) -> None:
     """The observation at a question, float32, laid out by `ObservationLayout`."""
-    s = state_views(row, at)
-    f = fleet_views(fleet, fleet_at)
+    s = held(state_views(row, at))
+    f = held(fleet_views(fleet, fleet_at))
+    w = held(w)
     slide_window(s, w)
-    write_observation(s, f, scaling, pending_rows, out)
+    write_observation(s, f, held(scaling), pending_rows, out)

@@ -11,10 +11,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
 from cace_env import tables as plain
 from cace_env.compilation import inlined
-from cace_env.kernel.processor import float_table, table
+from cace_env.kernel.processor import Held, float_table, table
 from cace_env.tables import DISK, HOST, PLACEMENTS, TASKS, FleetTables, Protocol, slots_per_accelerator
 from cace_env.workload import Workload
 
@@ -355,6 +356,18 @@ class State(NamedTuple):
     requests: Array  # (R, REQUEST)
     pairs: Array  # (session pairs, PAIR)
     users: Array  # (user pairs,) arrivals in the window
+
+
+# Types of what compiled functions are handed.
+WORDS: Final = types.int64[::1]
+TABLE: Final = types.int64[:, ::1]
+FLOATS: Final = types.float64[::1]
+FLOAT_TABLE: Final = types.float64[:, ::1]
+FLEET: Final = Held.of(Fleet, WORDS, TABLE, TABLE, TABLE, TABLE, FLOAT_TABLE, FLOATS)
+REQUESTS: Final = Held.of(Requests, TABLE, types.int32[:, ::1], types.int32[::1])
+STATE: Final = Held.of(
+    State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, TABLE, TABLE, TABLE, TABLE, TABLE, WORDS
+)
 
 
 def cut_state(row: Array, at: Array) -> State:

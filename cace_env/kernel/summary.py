@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from cace_env.compilation import compiled
+from cace_env.kernel.processor import held
 from cace_env.kernel.state import (
     CLOCK,
     COLUMN,
@@ -51,8 +52,8 @@ def summarize(
     `shares` is (T, SHARE) int64. `latencies_us` is (T, 2, R) int64: TTFTs and E2E latencies of a task's answered
     requests, in the order of the requests; what lies behind them is left as it is.
     """
-    s = state_views(row, at)
-    f = fleet_views(fleet, fleet_at)
+    s = held(state_views(row, at))
+    f = held(fleet_views(fleet, fleet_at))
     now = s.scalars[CLOCK]
     shares[:] = 0
     for r in range(len(s.requests)):

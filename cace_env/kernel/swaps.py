@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cace_env.compilation import inlined, inner
+from cace_env.compilation import inlined, outlined
 from cace_env.kernel.events import admit, record, settle, turn_pending
 from cace_env.kernel.state import (
     ABSENT,
@@ -80,7 +80,7 @@ def may_drop(s: State, m: int) -> bool:
     return s.models[m, MODEL.touched] > 0 and phase != PLANNED and phase != LOADING
 
 
-@inner
+@outlined
 def insert(s: State, f: Fleet, m: int) -> None:
     """Puts model m into the host cache if what may be dropped makes room for it."""
     size = f.models[m, SPEC.weights]
@@ -156,7 +156,7 @@ def take_slot(s: State, f: Fleet, m: int, a: int) -> None:
     s.models[m, MODEL.place] = a
 
 
-@inlined
+@outlined
 def start_load(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
     """Takes memory and slot, fixes the tier and starts the load of model m on accelerator a, whose channel it owns."""
     now = s.scalars[CLOCK]
@@ -239,7 +239,7 @@ def start_unload(s: State, f: Fleet, trace: Array, a: int, m: int) -> bool:
     return False
 
 
-@inlined
+@outlined
 def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
     """Model m has left accelerator a: its memory is free but for the residual; pending if somebody waits for it."""
     now = s.scalars[CLOCK]
@@ -267,7 +267,7 @@ def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
     s.scalars[DIRTY] = 1
 
 
-@inner
+@outlined
 def work_channel(s: State, f: Fleet, trace: Array, a: int) -> None:
     """Lets the swap on accelerator a go on: chosen victims that run nothing unload in turn, then it loads."""
     while s.accelerators[a, ACCELERATOR.channel] == IDLE and s.accelerators[a, ACCELERATOR.swap_target] != NONE:
@@ -285,7 +285,7 @@ def work_channel(s: State, f: Fleet, trace: Array, a: int) -> None:
             return
 
 
-@inlined
+@outlined
 def channel_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
     """The end of the unload or load in progress on accelerator a."""
     if s.accelerators[a, ACCELERATOR.channel] == LOAD:
@@ -331,7 +331,7 @@ def channel_idle(s: State, a: int) -> bool:
     return s.accelerators[a, ACCELERATOR.swap_target] == NONE and s.accelerators[a, ACCELERATOR.channel] == IDLE
 
 
-@inlined
+@outlined
 def expire(s: State, f: Fleet, limits: Array, trace: Array) -> None:
     """Starts the lone unloads that are due, on idle channels, in order of (due time, model)."""
     now = s.scalars[CLOCK]
@@ -365,7 +365,7 @@ def timer_of(s: State, f: Fleet, limits: Array, m: int) -> int:
     return FOREVER
 
 
-@inner
+@outlined
 def timer_due(s: State, f: Fleet, limits: Array) -> bool:
     """Whether the timer that goes off was not set for what has changed since."""
     for m in range(len(f.models)):
@@ -374,7 +374,7 @@ def timer_due(s: State, f: Fleet, limits: Array) -> bool:
     return False
 
 
-@inner
+@outlined
 def set_timer(s: State, f: Fleet, limits: Array) -> None:
     """The next moment at which time alone may allow something."""
     timer = FOREVER

@@ -21,7 +21,8 @@ import numpy as np
 from cace_env.config import ConfigError
 from cace_env.kernel import optimum as kernel
 from cace_env.kernel import state as layout
-from cace_env.kernel.plan import BEGIN, Game
+from cace_env.kernel.plan import Game
+from cace_env.kernel.run import BEGIN
 from cace_env.kernel.state import Int64Array
 from cace_env.simulation import NO_LIMITS, Limits, Simulator, lower_bound
 from cace_env.tables import FleetTables
