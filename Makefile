@@ -27,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-nojit test-video bench agents docs lint clean FORCE
+.PHONY: help demo test test-all test-bounds test-nojit test-video bench agents docs lint clean FORCE
 .PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -43,10 +43,14 @@ test: $(VENV)/.test  ## run the tests but the slow ones
 	@echo "==> testing"
 	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.test  ## run every test, then a small subset without compilation
+test-all: $(VENV)/.test  ## run every test, then some without compilation, and the kernel's with checked indices
 	@echo "==> testing everything"
 	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
-	@$(MAKE) --no-print-directory test-nojit
+	@$(MAKE) --no-print-directory test-nojit test-bounds
+
+test-bounds: $(VENV)/.test  ## run the kernel's tests with every index checked
+	@echo "==> testing with checked indices"
+	@NUMBA_BOUNDSCHECK=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile tests/kernel -m "not integration" $(ARGS)
 
 test-nojit: $(VENV)/.test  ## run the tests marked nojit as plain Python
 	@echo "==> testing without compilation"

@@ -1,12 +1,17 @@
 """Numba with a cache that is never stale, and that all installations of one version share.
 
 Numba's own cache notices an edit in the file of a compiled function, but not one in another file that was inlined into
-it, and it keeps the code of every installation apart. Here the cache folder is named after a hash of every module that
-a compiled function can see, so an edit anywhere starts an empty folder, and a new virtual environment finds what
-another one has compiled.
+it, and it keeps the code of every installation apart. Here the cache folder is named after a hash of all sources of
+compiled functions, so an edit anywhere starts an empty folder, and a new virtual environment finds what another one has
+compiled.
 
-The simulator is compiled in parts, the entry points that Python calls (`PARTS`): each at its first call, and kept as
-soon as it is done. `python -m cace_env.compile` compiles all of them.
+The simulator is compiled in parts (`PARTS`): the entry points that Python calls, and the large pieces that several of
+those call. Each is compiled when it is first needed, and kept as soon as it is done. `python -m cace_env.compile`
+compiles all of them.
+
+Compiling costs what is compiled more than once. So an entry point is optimised once, with all that is melted into it,
+and not once more for each level of calls; what several entry points need is `linked`, not melted into each; and what is
+rare is `outlined`, not melted into every place that calls it.
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ import gc
 import hashlib
 import logging
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,14 +38,15 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler, Flags
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import PassManager
 from numba.core.errors import TypingError
 from numba.core.registry import CPUDispatcher
 
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
-COMPILED = re.compile(r"^from cace_env\.compilation import", re.MULTILINE)
-IMPORTS = re.compile(r"^from (cace_env(?:\.\w+)*) import", re.MULTILINE)
+# Whatever compiled functions are made of, and the constants that they read.
+SOURCES: Final = ("compilation.py", "generator", "held.py", "kernel", "observation.py", "tables.py", "workload.py")
 
 # No reference counts: two atomic operations for every array that a function touches would be two thirds of the
 # simulator's time. In return compiled code can neither create nor return arrays: whoever calls it brings the scratch
@@ -52,7 +57,7 @@ INNER: dict[str, Any] = {**COUNTLESS, "no_cpython_wrapper": True, "no_cfunc_wrap
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Every entry point of this package, in the order in which most people need them, and what it is for.
+# What is compiled by itself, in the order in which most people need them, and what it is for.
 PARTS: Final = {
     "cace_env.generator.rows.generate_rows": "requests of scenarios",
     "cace_env.kernel.run.advance": "the simulator from question to question",
@@ -80,20 +85,12 @@ PARTS: Final = {
 
 
 def source_hash(package: Path = PACKAGE) -> str:
-    """Hash of the modules of `package` that hold compiled functions and of all that those import from it."""
-    texts = {path: path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py"))}
-    seen: set[Path] = {path for path, text in texts.items() if COMPILED.search(text)}
-    waiting = sorted(seen)
-    while waiting:
-        for name in IMPORTS.findall(texts[waiting.pop()]):
-            stem = package.joinpath(*name.split(".")[1:])
-            for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-                if path in texts and path not in seen:
-                    seen.add(path)
-                    waiting.append(path)
+    """Hash of the folders and files of `package` that compiled functions are made of (`SOURCES`)."""
     digest = hashlib.sha256()
-    for path in sorted(seen):
-        digest.update(f"{path.relative_to(package).as_posix()}\0{texts[path]}\0".encode())
+    for source in SOURCES:
+        place = package / source
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
@@ -119,8 +116,10 @@ def cache_root() -> Path:
 
 
 SOURCE_HASH: Final = source_hash()
-# Numba ignores an index that another version of it wrote, and replaces it.
-CACHE_DIR: Final = cache_root() / f"{SOURCE_HASH}-numba-{numba.__version__}"
+# Numba ignores an index that another version of it wrote, and replaces it. NUMBA_BOUNDSCHECK=1 makes other code.
+CACHE_DIR: Final = cache_root() / "-".join(
+    [SOURCE_HASH, "numba", numba.__version__, *(["bounds"] if numba_config.BOUNDSCHECK else [])]
+)
 
 
 class _Place:
@@ -232,6 +231,14 @@ class _Flags(Flags):  # type: ignore[misc]
         return self is other or (not isinstance(other, _Flags) and super().__eq__(other))
 
 
+# Steps of Numba's compiler for what the functions here do not use: closures, generators of code, array expressions.
+NEEDLESS: Final = {
+    "WithLifting", "InlineClosureLikes", "RewriteSemanticConstants", "DeadBranchPrune", "RewriteDynamicRaises",
+    "MakeFunctionToJitFunction", "InlineInlinables", "FindLiterallyCalls", "LiteralUnroll",
+    "LiteralPropagationSubPipelinePass", "InlineOverloads", "NopythonRewrites",
+}  # fmt: skip
+
+
 class _EntryCompiler(Compiler):  # type: ignore[misc]
     """Numba's compiler with flags that are compared quickly."""
 
@@ -247,7 +254,13 @@ class _EntryCompiler(Compiler):  # type: ignore[misc]
     def define_pipelines(self) -> Any:
         self.state.library = self.code(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
         self.state.library.enable_object_caching()
-        return super().define_pipelines()
+        (pipeline,) = super().define_pipelines()
+        lean = PassManager(pipeline.pipeline_name)
+        for step, what in pipeline.passes:
+            if step.__name__ not in NEEDLESS:
+                lean.add_pass(step, what)
+        lean.finalize()
+        return [lean]
 
 
 class _OutlinedPart(_Part):

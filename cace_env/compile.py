@@ -140,7 +140,7 @@ class Progress(numba_event.Listener):  # type: ignore[misc]  # mypy skips numba
         if part is None:
             return
         began = self._began.pop(part)
-        if event.is_failed:  # interrupted
+        if sys.exc_info()[0] is not None:  # interrupted
             return
         # Numba keeps the code after this event.
         done = len({*compilation.kept(), part})

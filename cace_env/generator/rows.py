@@ -31,6 +31,7 @@ from cace_env.generator.tables import (
     GeneratorTables,
     Knobs,
 )
+from cace_env.held import held
 
 MIN_THINK_US = 100_000.0  # from a finish to the next request of the session, at least (assumed)
 LATEST_S = 1e11  # no request is later than this [s]
@@ -299,6 +300,7 @@ def generate_rows(
     session_of: Any,
 ) -> None:
     """Fills the columns of a workload, row by row in order of nominal arrival; `states` (NUM_STREAMS,) are used up."""
+    tables, routes, space, tracks = held(tables), held(routes), held(space), held(tracks)
     knobs, quantiles, length_us = tables.knobs, tables.quantiles, tables.length_s * 1e6
     seen, times, heap, bursts, cumulative = tracks.seen, space.times, space.heap, space.bursts, routes.cumulative
     user_rates(tables, states, space.rates, space.home)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from cace_env.compilation import compiled, inlined
+from cace_env.held import held
 from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import SECONDS, write_observation
-from cace_env.kernel.processor import held, prefetch
+from cace_env.kernel.processor import prefetch
 from cace_env.kernel.run import BEGIN, advance
 from cace_env.kernel.state import (
     ASKED,

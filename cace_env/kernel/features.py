@@ -12,9 +12,10 @@ import numpy as np
 from numba import types
 
 from cace_env.compilation import inlined, inner, linked
+from cace_env.held import Held
 from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
 from cace_env.kernel.placement import IDLE_ONLY, NOBODY, is_pending, next_pending, room_without
-from cace_env.kernel.processor import Held, ln
+from cace_env.kernel.processor import ln
 from cace_env.kernel.state import (
     ACCELERATOR,
     CLOCK,

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 from numba import types
 
 from cace_env.compilation import inlined, inner
+from cace_env.held import Held
 from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import SCALING, write_observation
-from cace_env.kernel.processor import Held
 from cace_env.kernel.state import NONE, R_SWAP, TARGET, Fleet, Requests, State, int64
 from cace_env.observation import CONTEXT, PENDING, SLOT, THERE, Scaling
 

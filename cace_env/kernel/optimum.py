@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cace_env.compilation import compiled, inlined, inner
+from cace_env.held import held
 from cace_env.kernel.plan import Game, code_of, copy_state, proceed
-from cace_env.kernel.processor import held
 from cace_env.kernel.run import BEGIN, cost_now
 from cace_env.kernel.state import (
     ABSENT,

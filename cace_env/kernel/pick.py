@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cace_env.compilation import compiled
+from cace_env.held import held
 from cace_env.kernel.orders import decide, victims
-from cace_env.kernel.processor import held
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import Requests, fleet_views, state_views
 

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from cace_env.compilation import compiled, inlined, inner
+from cace_env.held import held
 from cace_env.kernel.orders import decide
-from cace_env.kernel.processor import held
 from cace_env.kernel.rules import Rule, Scratch, next_use
 from cace_env.kernel.run import BEGIN, advance, cost_now
 from cace_env.kernel.state import (

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cace_env.compilation import compiled, inlined, inner
+from cace_env.held import held
 from cace_env.kernel.orders import decide
 from cace_env.kernel.plan import Game, copy_state, proceed
-from cace_env.kernel.processor import held
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.run import cost_now
 from cace_env.kernel.state import (

@@ -11,11 +11,11 @@ import numpy as np
 from numba import types
 
 from cace_env.compilation import compiled, inlined, linked, outlined
+from cace_env.held import held
 from cace_env.kernel.events import arrive, heap_pop, next_open_arrival, settle, slide_window, token_end
 from cace_env.kernel.features import missing_bytes, pending_features, slot_features, write_observation
 from cace_env.kernel.orders import decide
 from cace_env.kernel.placement import act, clear_legal, is_pending, place
-from cace_env.kernel.processor import held
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.kernel.state import (
     ACCELERATOR,

@@ -15,7 +15,8 @@ from numba import types
 
 from cace_env import tables as plain
 from cace_env.compilation import inlined
-from cace_env.kernel.processor import Held, float_table, table
+from cace_env.held import Held
+from cace_env.kernel.processor import float_table, table
 from cace_env.tables import DISK, HOST, PLACEMENTS, TASKS, FleetTables, Protocol, slots_per_accelerator
 from cace_env.workload import Workload
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from cace_env.compilation import compiled
-from cace_env.kernel.processor import held
+from cace_env.held import held
 from cace_env.kernel.state import (
     CLOCK,
     COLUMN,

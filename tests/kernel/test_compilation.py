@@ -114,11 +114,11 @@ def said(code: str, cache: Path) -> list[str]:
     return run(code, CACE_ENV_CACHE_DIR=str(cache)).stderr.splitlines()
 
 
-def event(part: str, failed: bool = False) -> Any:
+def event(part: str) -> Any:
     """What Numba tells of a function that it compiles."""
     module, _, name = part.rpartition(".")
     function = SimpleNamespace(__module__=module, __qualname__=name)
-    return SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=function)}, is_failed=failed)
+    return SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=function)})
 
 
 class Terminal(io.StringIO):
@@ -131,16 +131,14 @@ class Terminal(io.StringIO):
 
 
 def test_the_parts_are_the_compiled_functions_of_the_package_and_each_says_what_it_is_for() -> None:
-    found = {
-        ".".join(["cace_env", *path.relative_to(compilation.PACKAGE).with_suffix("").parts, name])
-        for path in compilation.PACKAGE.rglob("*.py")
-        for name in re.findall(r"^@compiled\ndef (\w+)", path.read_text("utf-8"), re.MULTILINE)
-    }
+    found, decorators = set(), 0
+    for path in compilation.PACKAGE.rglob("*.py"):
+        text = path.read_text("utf-8")
+        module = ".".join(["cace_env", *path.relative_to(compilation.PACKAGE).with_suffix("").parts])
+        names = re.findall(r"^@(?:compiled|linked\(.*\))\ndef (\w+)", text, re.MULTILINE)
+        found |= {f"{module}.{name}" for name in names}
+        decorators += len(re.findall(r"^ *@(?:compiled|linked)\b", text, re.MULTILINE))
     assert found == set(compilation.PARTS)
-    decorators = sum(
-        len(re.findall(r"^ *@compiled\b", path.read_text("utf-8"), re.MULTILINE))
-        for path in compilation.PACKAGE.rglob("*.py")
-    )
     assert decorators == len(found)  # none stands where this test would not see it
     assert all(compilation.PARTS.values())
 
@@ -182,6 +180,17 @@ def test_what_other_packages_compile_is_not_announced(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is kept
+
+
+def test_whatever_compiled_functions_import_from_the_package_is_hashed() -> None:
+    for path in compilation.PACKAGE.rglob("*.py"):
+        text = path.read_text("utf-8")
+        if not re.search(r"^@(compiled|linked|inner|inlined|outlined)\b", text, re.MULTILINE):
+            continue
+        own = ".".join(["cace_env", *path.relative_to(compilation.PACKAGE).with_suffix("").parts])
+        for name in [own, *re.findall(r"^from (cace_env[.\w]*) import", text, re.MULTILINE)]:
+            part = name.split(".")[1] if "." in name else "tables"  # `from cace_env import tables`
+            assert part in compilation.SOURCES or f"{part}.py" in compilation.SOURCES, f"{path.name} imports {name}"
 
 
 @pytest.mark.integration
@@ -260,5 +269,8 @@ def test_a_part_that_was_interrupted_is_not_shown_as_done() -> None:
     out = io.StringIO()
     progress = command.Progress(out)
     progress.on_start(event("cace_env.kernel.run.step"))
-    progress.on_end(event("cace_env.kernel.run.step", failed=True))
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        progress.on_end(event("cace_env.kernel.run.step"))
     assert out.getvalue() == ""

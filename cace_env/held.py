@@ -1,0 +1,87 @@
+"""Named tuples that compiled functions pass on as one word.
+
+Numba passes a tuple of arrays as seven words and more for each of them. With dozens of arrays that is most of what has
+to be compiled, and most of the time of a call.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numba
+from numba import types
+from numba.core import cgutils
+from numba.core.typing.templates import AttributeTemplate
+from numba.extending import infer_getattr, intrinsic, lower_getattr_generic, models, register_model
+
+Values = TypeVar("Values")
+
+
+class Held(types.Type):  # type: ignore[misc]  # mypy skips numba
+    """A named tuple that is passed on as its address; `held` makes one."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+        super().__init__(name=f"Held({values.instance_class.__name__})")
+
+    @classmethod
+    def of(cls, names: Any, *members: Any) -> Held:
+        """The type of `held(names(...))` with members of these types."""
+        return cls(types.BaseTuple.from_types(members, names))
+
+    @property
+    def key(self) -> int:
+        """What tells types apart, quickly."""
+        return int(self.values._code)
+
+
+@register_model(Held)
+class _HeldModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, held: Held) -> None:
+        super().__init__(manager, held, manager.lookup(held.values).get_value_type().as_pointer())
+
+
+@infer_getattr
+class _HeldAttributes(AttributeTemplate):  # type: ignore[misc]
+    key = Held
+
+    def generic_resolve(self, held: Held, name: str) -> Any:
+        fields = held.values.fields
+        if name not in fields:
+            return None
+        member = held.values.types[fields.index(name)]
+        return Held(member) if isinstance(member, types.BaseNamedTuple) else member
+
+
+@lower_getattr_generic(Held)  # type: ignore[untyped-decorator]
+def _read_held(context: Any, builder: Any, held: Held, address: Any, name: str) -> Any:
+    del context
+    k = held.values.fields.index(name)
+    member = cgutils.gep_inbounds(builder, address, 0, k)
+    return member if isinstance(held.values.types[k], types.BaseNamedTuple) else builder.load(member)
+
+
+if numba.config.DISABLE_JIT:
+
+    def held(values: Values) -> Values:
+        """The tuple itself."""
+        return values
+
+else:
+
+    @intrinsic
+    def held(typing_context: Any, values: Any) -> Any:
+        """A named tuple in the caller's own memory, so that it is passed on as one word and not as a hundred.
+
+        It is gone when the caller returns. Where everything that it is passed to is inlined, nothing is left of it.
+        """
+        del typing_context
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            address = cgutils.alloca_once(builder, context.get_value_type(signature.return_type).pointee)
+            for k in range(len(values)):
+                member = builder.extract_value(arguments[0], k)
+                builder.store(member, cgutils.gep_inbounds(builder, address, 0, k))
+            return address
+
+        return Held(values)(values), generate
