@@ -13,8 +13,7 @@ SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 
 # What `make test-versions` runs, each in .venvs/NAME: the core, which needs none of the large libraries.
 VERSIONS := lowest gymnasium-1.1 gymnasium-1.2.2 gymnasium-newest python3.12 python3.13
-CORE_TESTS := $(patsubst %,tests/test_%.py,config scenarios generator kernel simulator observation env swap_env acting \
-  snapshot wrappers rendering) $(wildcard tests/test_vector_*.py)
+CORE_TESTS := tests/scenarios tests/generator tests/kernel/test_kernel.py tests/simulation tests/rendering tests/envs
 EXTRAS := human
 
 # Other people's libraries, each with an environment of its own in .venvs/NAME and claims in integrations/test_NAME.py.
