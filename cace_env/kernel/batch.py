@@ -102,28 +102,6 @@ class Look(NamedTuple):
 
 
 @compiled
-def reset_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, look: Look) -> int:
-    """Starts the episodes of `rows` and runs each to its first question; how many have none."""
-    batch, scaling, look = held(batch), held(scaling), held(look)
-    unasked = int64(0)
-    for k in range(len(rows)):
-        i = rows[k]
-        p = batch.places[i, PLACE.fleet]
-        s = held(state_views(batch.arena[i], batch.at[i]))
-        f = held(fleet_views(batch.fleets[p], batch.fleet_at[p]))
-        w = held(workload_views(batch, i))
-        advance(s, f, w, batch.limits[p], batch.trace, BEGIN)
-        for term in range(NUM_TERMS):
-            batch.charged[i, term] = 0
-        batch.marks[i, MARK.time_us] = 0
-        batch.marks[i, MARK.invalid] = 0
-        see(batch, s, f, w, scaling, pending_rows, look, i)
-        note_time(batch, s, look, i)
-        unasked += s.scalars[STATUS] != ASKED
-    return unasked
-
-
-@compiled
 def see_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, look: Look) -> None:
     """Observations and masks of `rows` as they stand; nothing goes on."""
     batch, scaling, look = held(batch), held(scaling), held(look)
@@ -137,11 +115,13 @@ def see_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, loo
 
 @compiled
 def step_rows(
-    batch: Batch, rows: Array, actions: Array, penalty: float, scaling: Scaling, pending_rows: int, look: Look
-) -> int:
-    """Applies `actions[i]` to each of `rows` and runs on; how many episodes ended.
+    batch: Batch, rows: Array, begin: bool, actions: Array, penalty: float, scaling: Scaling, pending_rows: int,
+    look: Look,
+) -> int:  # fmt: skip
+    """Applies `actions[i]` to each of `rows`, or starts their episodes, and runs on; how many are asked nothing more.
 
     An illegal action is replaced by the legal one of lowest index. Where nothing is asked, action 0 is the no-op.
+    Starting an episode gives no reward: `actions` and `penalty` are not read.
     """
     batch, scaling, look = held(batch), held(scaling), held(look)
     ended = int64(0)
@@ -153,8 +133,15 @@ def step_rows(
         s = held(state_views(batch.arena[i], batch.at[i]))
         f = held(fleet_views(batch.fleets[p], batch.fleet_at[p]))
         w = held(workload_views(batch, i))
-        action = actions[i]
-        if s.scalars[STATUS] == ASKED:
+        action = BEGIN if begin else actions[i]
+        legal = True
+        if begin:
+            advance(s, f, w, batch.limits[p], batch.trace, BEGIN)
+            for term in range(NUM_TERMS):
+                batch.charged[i, term] = 0
+            batch.marks[i, MARK.time_us] = 0
+            batch.marks[i, MARK.invalid] = 0
+        elif s.scalars[STATUS] == ASKED:
             legal = s.legal[action] == 1
             if not legal:
                 action = int64(0)
@@ -167,13 +154,15 @@ def step_rows(
             batch.marks[i, MARK.invalid] += 1
         see(batch, s, f, w, scaling, pending_rows, look, i)
         note_time(batch, s, look, i)
+        ended += s.scalars[STATUS] != ASKED
+        if begin:
+            continue
         fine = 0.0 if legal else -penalty
         look.rewards[i] = charge(batch, s, p, look, i) + fine
         look.terms[NUM_TERMS, i] = fine
         look.illegal[i] = not legal
         look.terminated[i] = s.scalars[STATUS] != ASKED and s.scalars[STATUS] != TRUNCATED
         look.truncated[i] = s.scalars[STATUS] == TRUNCATED
-        ended += s.scalars[STATUS] != ASKED
     return ended
 
 

@@ -269,19 +269,10 @@ def answer(s: State, f: Fleet, limits: Array, trace: Array, action: int) -> None
 
 
 @compiled
-def reset(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array) -> int:
-    """Resets one environment and runs it to its first question; returns the status."""
-    s = held(state_views(row, at))
-    f = held(fleet_views(fleet, fleet_at))
-    w = held(w)
-    return advance(s, f, w, limits, trace, BEGIN)
-
-
-@compiled
 def step(
     row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array, action: int
 ) -> int:
-    """Applies a legal action and runs to the next question; returns the status."""
+    """Applies a legal action, or starts the episode (BEGIN), and runs to the next question; returns the status."""
     s = held(state_views(row, at))
     f = held(fleet_views(fleet, fleet_at))
     w = held(w)

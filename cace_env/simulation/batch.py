@@ -6,7 +6,7 @@ The single environment is the case of one, the vector environment that of many.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, Final
@@ -44,6 +44,7 @@ from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables, Protocol
 SLACK: Final = 1.1  # room in a row of the arena for a next workload that needs a little more
 SLOTS: Final = State._fields.index("slots")
 SECONDS: Final = 1e-6
+NO_ACTIONS: Final = np.zeros(0, dtype=np.int64)
 
 
 def prices(cost: CostTable) -> npt.NDArray[np.float64]:
@@ -159,7 +160,7 @@ class Simulators:
         Raises:
             SimulationError: a simulation that cannot go on.
         """
-        unasked = self._share(kernel.reset_rows, rows, (), look)
+        unasked = self._share(rows, True, NO_ACTIONS, look)
         if unasked:
             self._check(rows)
         return unasked
@@ -170,7 +171,7 @@ class Simulators:
         Raises:
             SimulationError: a simulation that cannot go on.
         """
-        ended = self._share(kernel.step_rows, rows, (actions, self._penalty), look)
+        ended = self._share(rows, False, actions, look)
         if ended:
             self._check(rows)
         return ended
@@ -292,19 +293,21 @@ class Simulators:
             trace=self.trace,
         )
 
-    def _share(self, work: Callable[..., int], rows: Int64Array, arguments: tuple[Any, ...], look: Look) -> int:
-        """Gives each thread a chunk of the rows; the sum of what they return."""
+    def _share(self, rows: Int64Array, begin: bool, actions: Int64Array, look: Look) -> int:
+        """Gives each thread a chunk of the rows to start or to step; how many are asked nothing more."""
         batch, pending = self.batch(), self.layout.max_pending
         threads = min(len(self._scalings), len(rows))
         if threads <= 1:
-            return work(batch, rows, *arguments, self._scalings[0], pending, look)
+            return kernel.step_rows(batch, rows, begin, actions, self._penalty, self._scalings[0], pending, look)
         mine, *others = np.array_split(rows, threads)
         waiting = [
-            self._executor().submit(work, batch, chunk, *arguments, scaling, pending, look)
+            self._executor().submit(
+                kernel.step_rows, batch, chunk, begin, actions, self._penalty, scaling, pending, look
+            )
             for chunk, scaling in zip(others, self._scalings[1:], strict=False)
         ]
         try:
-            done = work(batch, mine, *arguments, self._scalings[0], pending, look)
+            done = kernel.step_rows(batch, mine, begin, actions, self._penalty, self._scalings[0], pending, look)
         finally:
             wait(waiting)  # whatever happens here, nobody may go on while others step these rows
         return done + sum(future.result() for future in waiting)

@@ -113,7 +113,7 @@ class Simulator:
     def reset(self, workload: Workload) -> bool:
         """Starts an episode; True if there is a question, False if it is over already."""
         self.load(workload)
-        return self._go_on(kernel.reset(*self.arguments, self.limits, self.trace))
+        return self._go_on(kernel.step(*self.arguments, self.limits, self.trace, int(kernel.BEGIN)))
 
     def load(self, workload: Workload) -> None:
         """Lays out the arrays for a workload; they are kept for the next one of the same size.
