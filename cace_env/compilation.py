@@ -437,7 +437,7 @@ class Announcement(numba_event.Listener):  # type: ignore[misc]
         self._explained = True
         logger.warning(
             "compiling the simulator, once per version: %s. A first training or comparison needs about half of the "
-            "parts, some two minutes of one core. Each is kept in %s as soon as it is done; the others are compiled "
+            "parts, up to a minute of one core. Each is kept in %s as soon as it is done; the others are compiled "
             "when they are first needed, or all at once by: python -m cace_env.compile",
             now,
             CACHE_DIR,
