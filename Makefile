@@ -35,8 +35,6 @@ help:  ## print this list
 demo: $(VENV)/.demo  ## compare CACE with learned agents and deployed rules on several scenarios (no torch needed)
 	@echo "==> comparing"
 	@$(PY) -m experiments.compare --demo $(ARGS)
-	@report=$$(ls -t runs/*/report.md 2>/dev/null | head -n 1); \
-	if [ -n "$$report" ]; then echo "==> the report is in $$report"; fi
 
 test: $(VENV)/.test  ## run the tests but the slow ones
 	@echo "==> testing"

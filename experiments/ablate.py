@@ -11,33 +11,32 @@ Each writes a run folder with rows.csv, report.md and a plot; `docs/ablations.md
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import tyro
 from pydantic import Field
-from rich.console import Console
 
-from cace_env.config import ConfigError, Frozen
+from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import seed_list
 from cace_env.evaluation.held_out import WHOLE_SUITE, validation_seeds
 from cace_env.policies import Agent, Contestant, contestant_of, load_agent
 from cace_env.policies.built_in import Policy
-from cace_env.scenarios import Split, seeds
+from cace_env.scenarios import seeds
 from cace_env.tables import Protocol
 from experiments.reading.cace_ablations import cace_variants
 from experiments.reading.feature_groups import FEATURE_GROUPS, feature_means, groups_table, neutralised
 from experiments.reading.reweighed import AS_STATED, Weighing, halved_and_doubled, presets, reward_of
 from experiments.reports.ablation import draw_variants, draw_weighings, judged_costs, variants_page, weighings_page
-from experiments.running.command_line import STYLE, exit_status, split_names
-from experiments.running.run_folder import BASELINE, Run, check_new
-from experiments.running.studies import Chosen, chosen, prepared, run_cases
+from experiments.running import runner
+from experiments.running.cases import Chosen, chosen, prepared
+from experiments.running.command_line import Session, run_command, said, split_names
+from experiments.running.options import Names, Running
+from experiments.running.run_folder import BASELINE, Run
+from experiments.running.runner import Plan, workers_of
 
 DEFAULT_SEEDS: Final = 20
 JUDGED: Final = {
@@ -54,35 +53,34 @@ ABOUT_FEATURES: Final = (
     "seeds of each scenario; nothing is trained again. So this says what the policy does with a group, not what could "
     "be learned without it. Groups overlap in what they say. The mask of legal actions is left as it is."
 )
-Said = Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")]
 
 
-class Options(Frozen):
+class Options(Running):
     """What is left out, of what, and where."""
 
     study: tyro.conf.Positional[Literal["cace", "features", "rewards", "weights"]] = Field(description="what is varied")
     weights: Annotated[str, tyro.conf.arg(metavar="FILE")] = Field(
         default="cace", description="cace: weights by shipped name or YAML file"
     )
-    agent: Annotated[str | None, tyro.conf.arg(metavar="NAME|FOLDER", help_behavior_hint="")] = Field(
+    agent: Annotated[str | None, said("NAME|FOLDER")] = Field(
         default=None, description="features: the learned policy; its environment is the one that is run"
     )
     validation: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=2, ge=1, description="features: validation seeds of each scenario that means are taken over"
     )
-    retrain: Annotated[int | None, tyro.conf.arg(metavar="STEPS", help_behavior_hint="")] = Field(
+    retrain: Annotated[int | None, said("STEPS")] = Field(
         default=None,
         ge=1,
         description="features of a linear agent: also train one without each group, and one with all, so many "
         "candidates each (minutes each; agents/evolution/trainer.py)",
     )
-    order: Annotated[str | None, tyro.conf.arg(metavar="ORDER", help_behavior_hint="")] = Field(
+    order: Annotated[str | None, said("ORDER")] = Field(
         default=None, description="cace, in Swap-v0: which model is loaded first; fifo by default"
     )
-    policies: Said = Field(
+    policies: Names = Field(
         default=(), description="rewards and weights: policies to judge; some rules of each kind by default, lru always"
     )
-    run: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
+    run: Annotated[str | None, said("FOLDER")] = Field(
         default=None, description="rewards and weights: judge a finished comparison instead of running anything"
     )
     told: bool = Field(
@@ -93,56 +91,47 @@ class Options(Frozen):
     env: Annotated[Protocol, tyro.conf.arg(metavar="eviction|swap")] = Field(
         default=Protocol.EVICTION, description="Eviction-v0 or Swap-v0"
     )
-    scenarios: Said = Field(
+    scenarios: Names = Field(
         default=(), description="suites, entries of the suite, scenarios or YAML files; all of suite v1 by default"
     )
-    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=DEFAULT_SEEDS, description="episodes of each")
-    split: Split = Field(default="test", description="where the seeds come from")
-    out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
-        default=None, description="run folder, new or empty; runs/<time>-ablate-STUDY by default"
-    )
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = Field(
-        default=None, description="threads; as many as there are cores by default"
-    )
 
 
-def ablate(options: Options, command: str, console: Console) -> int:
+def ablate(options: Options, session: Session) -> int:
     """Runs a study and writes its report; returns the exit status.
 
     Raises:
         ConfigError: options that cannot be used; nothing has been written.
         PolicyError, SimulationError: an episode failed.
     """
-    path = Path(options.out or f"runs/{datetime.now():%Y%m%d-%H%M%S}-ablate-{options.study}")
-    check_new(path)
+    path = options.folder(f"ablate-{options.study}")
     if options.study == "cace":
-        return ablate_cace(options, path, command, console)
+        return ablate_cace(options, path, session)
     if options.study == "features":
-        return ablate_features(options, path, command, console)
-    return reweigh(options, path, command, console)
+        return ablate_features(options, path, session)
+    return reweigh(options, path, session)
 
 
-def ablate_cace(options: Options, path: Path, command: str, console: Console) -> int:
+def ablate_cace(options: Options, path: Path, session: Session) -> int:
     """CACE without each of its terms, and each of them alone; as `ablate`."""
     if options.order is not None and options.env == Protocol.EVICTION:
         raise ConfigError(f"--order {options.order} is for Swap-v0: add --env swap")
     full, variants = cace_variants(options.weights, options.order)
-    run = play(options, path, [full, *variants.values()], command, console)
+    run = play(options, path, [full, *variants.values()], session)
     if run is None:
         return 130
     names = {said: variant.name for said, variant in variants.items()}
     page = variants_page(run, full.name, names, f"What each term of CACE is worth ({options.weights})", ABOUT_CACE)
     draw_variants(run, full.name, names, path / "parts.png")
-    return write(path, page, console)
+    return write(path, page, session)
 
 
-def ablate_features(options: Options, path: Path, command: str, console: Console) -> int:
+def ablate_features(options: Options, path: Path, session: Session) -> int:
     """A learned policy that is not told each group of its features; as `ablate`."""
     if options.agent is None:
         raise ConfigError("features needs --agent: the name of a shipped agent, or the folder of one")
     agent = load_agent(options.agent)
     cases = chosen(split_names(options.scenarios), [agent.card.env])
-    with console.status(f"taking means over the agent's decisions on {options.validation} validation seeds"):
+    with session.console.status(f"taking means over the agent's decisions on {options.validation} validation seeds"):
         means = feature_means(agent, [case.scenario for case in cases], validation_seeds(options.validation))
     full = replace(agent.policy(), name=f"{agent.card.name} (full)")
     variants = {
@@ -153,9 +142,9 @@ def ablate_features(options: Options, path: Path, command: str, console: Console
     if options.retrain is not None:
         from experiments.training.retrained import retrain  # CMA-ES is for those who train
 
-        trained = retrain(agent, split_names(options.scenarios) or WHOLE_SUITE, options.retrain, console)
+        trained = retrain(agent, split_names(options.scenarios) or WHOLE_SUITE, options.retrain, session.console)
     policies = [full, *variants.values(), *(replace(row.policy(), name=name) for name, row in trained.items())]
-    run = play_on(options, path, cases, policies, command, console)
+    run = play_on(options, path, cases, policies, session)
     if run is None:
         return 130
     names = {said: variant.name for said, variant in variants.items()}
@@ -167,41 +156,40 @@ def ablate_features(options: Options, path: Path, command: str, console: Console
 
         write_retrained(run, trained, path)
         page += f"\nTrained anew without each group: [{RETRAINED}]({RETRAINED}).\n"
-    return write(path, page, console)
+    return write(path, page, session)
 
 
-def reweigh(options: Options, path: Path, command: str, console: Console) -> int:
+def reweigh(options: Options, path: Path, session: Session) -> int:
     """Policies under other weights of the cost; as `ablate`."""
     choices = presets if options.study == "rewards" else halved_and_doubled
     contestants = [contestant_of(name) for name in split_names(options.policies) or JUDGED[options.env]]
     if options.told:
         cases = cases_of(options)
         weighings = choices({case.name: case.scenario.costs() for case in cases})
-        run = play_told(options, path, cases, weighings, contestants, command, console)
+        run = play_told(options, path, cases, weighings, contestants, session)
         if run is None:
             return 130
         costs = told_costs(run, cases, weighings)
     else:
         finished = Run(Path(options.run)) if options.run is not None else None
-        run = finished or play(options, path, contestants, command, console)
+        run = finished or play(options, path, contestants, session)
         if run is None:
             return 130
         weighings = choices({name: reward_of(run.about["scenarios"][name]) for name in run.scenarios})
         costs = judged_costs(run, weighings)
         path.mkdir(parents=True, exist_ok=True)
     draw_weighings(weighings, costs, path / "weights.png")
-    return write(path, weighings_page(TITLES[options.study], run, weighings, costs, told=options.told), console)
+    return write(path, weighings_page(TITLES[options.study], run, weighings, costs, told=options.told), session)
 
 
 def play(
     options: Options,
     path: Path,
     policies: Sequence[Policy | Contestant],
-    command: str,
-    console: Console,
+    session: Session,
 ) -> Run | None:
     """LRU and some policies on the scenarios that were asked for; None after Ctrl-C."""
-    return play_on(options, path, cases_of(options), policies, command, console)
+    return play_on(options, path, cases_of(options), policies, session)
 
 
 def cases_of(options: Options) -> list[Chosen]:
@@ -214,26 +202,19 @@ def play_on(
     path: Path,
     cases: Sequence[Chosen],
     policies: Sequence[Policy | Contestant],
-    command: str,
-    console: Console,
+    session: Session,
 ) -> Run | None:
     """LRU and some policies on scenarios, into the run folder; None after Ctrl-C."""
     contestants = [contestant_of(BASELINE)] + [contestant_of(one) for one in policies]
     contestants = list({contestant.name: contestant for contestant in contestants}.values())
-    numbers = seed_list(seeds(options.split, options.seeds))
-    with console.status("preparing: scenarios, requests, compiled code"):
+    numbers = seed_list(seeds(options.split, options.seeds if options.seeds is not None else DEFAULT_SEEDS))
+    with session.console.status("preparing: scenarios, requests, compiled code"):
         ready = prepared(cases, contestants, numbers)
-    return run_cases(
-        path,
-        cases,
-        ready,
-        options,
-        title=options.study,
-        split=options.split,
-        command=command,
-        workers=options.workers or os.cpu_count() or 1,
-        console=console,
-    )
+    # What variants are called does not say what they are variants of.
+    agree = options.model_dump(mode="json", exclude={"policies", "scenarios", "seeds", "out", "workers", "env"})
+    plan = Plan(path, ready, options, options.split, workers_of(options.workers), agree=agree)
+    outcome = runner.play(plan, session, options.study)
+    return outcome.run if outcome.status == runner.FINISHED else None
 
 
 def play_told(
@@ -242,8 +223,7 @@ def play_told(
     cases: Sequence[Chosen],
     weighings: Sequence[Weighing],
     contestants: Sequence[Contestant],
-    command: str,
-    console: Console,
+    session: Session,
 ) -> Run | None:
     """Every policy on every scenario under every choice of weights; None after Ctrl-C."""
     told = [
@@ -253,7 +233,7 @@ def play_told(
         for weighing in weighings
         for case in cases
     ]
-    return play_on(options, path, told, contestants, command, console)
+    return play_on(options, path, told, contestants, session)
 
 
 def told_name(scenario: str, weighing: Weighing) -> str:
@@ -275,28 +255,17 @@ def told_costs(
     }
 
 
-def write(path: Path, page: str, console: Console) -> int:
+def write(path: Path, page: str, session: Session) -> int:
     """Writes the report; returns the exit status."""
     report = path / "report.md"
     report.write_text(page, "utf-8")
-    console.print(f"Report: [bold]{report}[/bold]", highlight=False)
+    session.console.print(f"Report: [bold]{report}[/bold]", soft_wrap=True)
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    sys.path.insert(0, os.getcwd())  # where --policies module:object is looked for first
-    options: Options = tyro.cli(
-        Options,
-        args=arguments,
-        prog="python -m experiments.ablate",
-        description=__doc__,
-        config=STYLE,
-    )
-    command = shlex.join(["python", "-m", "experiments.ablate", *arguments])
-    return exit_status(lambda: ablate(options, command, console))
+    return run_command("ablate", Options, ablate, arguments, __doc__)
 
 
 if __name__ == "__main__":

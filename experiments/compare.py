@@ -14,158 +14,157 @@ Every policy meets the same requests for the same seed. `docs/compare.md` explai
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Final
 
-from rich.console import Console
+import tyro
+from pydantic import Field
 from rich.table import Table
 
-from cace_env.config import ConfigError, dump
-from cace_env.evaluation import SeedResult, run_seed
-from cace_env.evaluation.episodes import PolicyError, in_order, seed_list
-from cace_env.evaluation.scores import REFERENCE
+from cace_env.evaluation.episodes import in_order, seed_list
 from cace_env.policies import ORDERS, POLICIES, READINGS
 from cace_env.policies.contestants import NO_SWAPPING
-from cace_env.scenarios import load_scenario, scenario_names, seeds
-from cace_env.simulation import SimulationError
+from cace_env.scenarios import FOR_DEBUGGING, compared_scenarios, load_scenario, scenario_names, seeds
+from cace_env.tables import Protocol
 from experiments.reports.comparison import write_report
 from experiments.reports.decisions import FILE as DECISIONS
 from experiments.reports.decisions import csv_of, decisions_of
+from experiments.reports.leaderboard import print_leaderboard
 from experiments.reports.terminal import print_tables
-from experiments.reports.timelines import timelines
-from experiments.running.cases import PreparedCase, prepare
-from experiments.running.command_line import exit_status, split_names
-from experiments.running.lineup import (
-    WITHOUT_SWAPPING,
-    about_agents,
-    about_policy,
-    agent_names,
-    check_names,
-    contestants_of,
-)
-from experiments.running.options import (
-    DEFAULT_SEEDS,
-    DEMO_REFERENCE,
-    DEMO_SEEDS,
-    Comparison,
-    pairs_of,
-    read_options,
-    run_folder_path,
-    trace_section,
-)
+from experiments.reports.timelines import FILE as TIMELINES
+from experiments.reports.timelines import timelines, timelines_csv
+from experiments.running.cases import Chosen, PreparedCase, chosen, prepared
+from experiments.running.command_line import Session, run_command, split_names
+from experiments.running.lineup import WITHOUT_SWAPPING, default_names, protocols_of
+from experiments.running.options import ENV, Env, Logged, Names, Referenced, Running, TakingPart
 from experiments.running.progress import progress_bar
-from experiments.running.reference_rows import about_reference, reference_options, reference_result
-from experiments.running.run_folder import BASELINE, Run, RunFolder, check_new, surroundings
+from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of
+
+DEFAULT_SEEDS: Final = 20
+DEMO_SEEDS: Final = 15
+# Entries of the suite, so that the reference need not be looked for.
+DEMO: Final = {
+    Protocol.EVICTION: ("eviction-default", "eviction-completion-heavy", "eviction-sleep-mode", "eviction-agents"),
+    Protocol.SWAP: ("swap-fast-loader",),
+}
+DEMO_BESIDE: Final = {  # the policies of every comparison
+    Protocol.EVICTION: ("cace:tuned-eviction",),
+    Protocol.SWAP: ("very-patient-wsjf+cace:tuned-swap",),
+}
 
 
-def compare(options: Comparison, command: str, console: Console) -> int:
+class Comparison(TakingPart, Logged, Referenced, Running):
+    """What is compared; a file given with --config has the same keys."""
+
+    scenarios: Names = Field(
+        default=(),
+        description="scenarios by name or YAML file, entries of the suite, or suites; by default all shipped "
+        f"scenarios without those for debugging ({', '.join(FOR_DEBUGGING)})",
+    )
+    env: Annotated[Env | None, ENV] = Field(
+        default=None,
+        description="eviction (default): which model makes room (Eviction-v0); swap: which model is loaded next, too "
+        "(Swap-v0)",
+    )
+    all: bool = Field(default=False, description="print the tables of all policies, too, which the report has anyway")
+    demo: bool = Field(
+        default=False,
+        description=f"a tour: all policies and the reference, {DEMO_SEEDS} seeds, of the suite "
+        + ", ".join(name for names in DEMO.values() for name in names),
+    )
+    show: Annotated[bool, tyro.conf.arg(name="list")] = Field(
+        default=False, description="show policies and scenarios, and run nothing"
+    )
+
+
+def compare(options: Comparison, session: Session) -> int:
     """Runs what `options` ask for; returns the exit status.
 
     Raises:
         ConfigError, TraceError: options, a scenario or a log that cannot be used; nothing has been written.
         PolicyError, SimulationError: an episode failed; what had finished is in the run folder.
     """
-    began = time.perf_counter()
+    console = session.console
+    if options.show:
+        show(session)
+        return 0
     count = options.seeds if options.seeds is not None else DEMO_SEEDS if options.demo else DEFAULT_SEEDS
     numbers = seed_list(seeds(options.split, count))
-    workers = options.workers if options.workers is not None else os.cpu_count() or 1
-    if workers < 1:
-        raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
-    pairs = pairs_of(options)
-    protocols = list(dict.fromkeys(protocol for _, protocol in pairs))
-    named = [*split_names(options.policies), *agent_names(options.agent)]
-    contestants = contestants_of(named, options.policy, protocols, options.illegal)
-    search = reference_options(options.reference_option)
-    referenced = options.reference if options.reference is not None else DEMO_REFERENCE if options.demo else 0
-    path = run_folder_path(options)
-    check_new(path)
+    workers, section = workers_of(options.workers), options.section()
+    scenarios = scenarios_of(options)
+    protocols = list(dict.fromkeys(one.protocol for one in scenarios))
+    beside = [name for protocol in protocols for name in DEMO_BESIDE[protocol]] if options.demo else []
+    contestants = options.contestants(protocols, [*default_names(protocols), *beside])
+    choice = options.reference if options.reference is not None else "shipped" if options.demo else "none"
     with console.status("preparing: scenarios, requests, compiled code"):
-        by_name = {name: load_scenario(name) for name, _ in pairs}
-        scenarios = list(by_name.values())
-        check_names(scenario.name for scenario in scenarios)
-        section = trace_section(options)
-        cases = [prepare(by_name[name], contestants, numbers, section, protocol) for name, protocol in pairs]
+        cases = prepared(scenarios, contestants, numbers, section)
     for case in cases:
         if len(case.seeds) < len(numbers):
             why = "nothing is drawn from this log, so every seed is the same"
-            console.print(f"{case.name}: 1 seed instead of {len(numbers)}: {why}", style="yellow", highlight=False)
-    agents = about_agents(contestants, numbers)
-    for name, problem in ((name, problem) for name, about in agents.items() for problem in about["problems"]):
-        console.print(f"{name}: {problem}: its results are not held out", style="yellow", highlight=False)
-    folder = RunFolder(path)
-    folder.write("config.yaml", dump(options))
-    for scenario in scenarios:
-        folder.write(f"scenarios/{scenario.name}.yaml", dump(scenario))
-    folder.describe(
-        command=command,
-        **surroundings(),
-        status="running",
-        split=options.split,
-        baseline=BASELINE,
-        policies={contestant.name: about_policy(contestant) for contestant in contestants}
-        | ({REFERENCE: about_reference(search)} if referenced else {}),
-        scenarios={case.name: case.about for case in cases},
-        agents=agents,
+            console.print(f"{case.name}: 1 seed instead of {len(numbers)}: {why}", style="yellow")
+    plan = Plan(
+        options.folder("demo" if options.demo else "compare"),
+        cases,
+        options,
+        options.split,
+        workers,
+        referenced(choice, options.reference_option, cases, numbers),
+        contestants,
+        agree={"trace": section},
     )
-    jobs = [(case, seed) for case in cases for seed in case.seeds]
-
-    def run_job(job: tuple[PreparedCase, int]) -> list[SeedResult]:
-        case, seed = job
-        results = run_seed(case.case, case.contestants, seed)
-        looked_for = seed in case.seeds[:referenced]
-        return results + ([reference_result(case.case, seed, search)[0]] if looked_for else [])
-
-    spans, status, done = [], "finished", 0
-    try:
-        with progress_bar(console) as progress:
-            bar = progress.add_task("comparing", total=len(jobs))
-            for results in in_order(run_job, jobs, workers):
-                folder.append(results)
-                done += 1
-                progress.update(bar, advance=1, description=results[0].row["scenario"])
-            progress.update(bar, description="timelines")
-            spans = [span for case in cases for span in timelines(case)]
-            progress.update(bar, description="explanations")
-            if reasons := [reason for case in cases for reason in decisions_of(case)]:
-                folder.write(DECISIONS, csv_of(reasons))
-    except KeyboardInterrupt:
-        status = "interrupted"
-        console.print(f"interrupted: {kept(done, len(jobs), path)}")
-    except (PolicyError, SimulationError):
-        status = "failed"
-        console.print(kept(done, len(jobs), path))
-        raise
-    finally:
-        folder.finish(spans, status=status, finished=done, asked_for=len(jobs), wall_s=time.perf_counter() - began)
-        if not done:
-            folder.discard()
-    if not done:
+    outcome = play(plan, session, "comparing")
+    if not outcome.done:
         return 130
-    run = Run(path)
-    print_tables(run, console)
+    if outcome.status == FINISHED:
+        look_closer(cases, plan.path, workers, session)
+    run = outcome.run
     try:
-        with console.status("drawing and writing the report"):
-            report = write_report(run)
+        report = write_report(run, console)
     except KeyboardInterrupt:
-        again = f"python -m experiments.report {shlex.quote(str(path))}"
-        console.print(f"interrupted: {path / 'report.md'} lacks plots; {again} draws all of them", highlight=False)
+        again = f"python -m experiments.report {shlex.quote(str(plan.path))}"
+        console.print(f"interrupted: {plan.path / 'report.md'} lacks plots; {again} draws all of them")
         return 130
-    console.print(f"{time.perf_counter() - began:.0f} s in all. Report: [bold]{report}[/bold]", highlight=False)
-    return 130 if status == "interrupted" else 0
+    if options.all:
+        print_tables(run, console)
+    print_leaderboard(run, console)
+    rest = "" if options.all else " It has all policies with all numbers; --all prints them here, too."
+    console.print(f"{run.about['wall_s']:.0f} s of playing. Report: [bold]{report}[/bold].{rest}", soft_wrap=True)
+    return 0 if outcome.status == FINISHED else 130
 
 
-def kept(done: int, asked_for: int, path: Path) -> str:
-    """What is left of a run that did not finish."""
-    if not done:
-        return "nothing had finished, so nothing is kept"
-    return f"{done} of {asked_for} pairs of scenario and seed are kept in {path}"
+def scenarios_of(options: Comparison) -> list[Chosen]:
+    """The scenarios that are compared, each in an environment.
+
+    Raises:
+        ConfigError: no such scenario, or two of one name.
+    """
+    named = split_names(options.scenarios)
+    if options.demo and not named:
+        asked = protocols_of(options.env) if options.env else tuple(Protocol)
+        return chosen([name for protocol in asked for name in DEMO[protocol]], asked)
+    return chosen(named or compared_scenarios(), protocols_of(options.env or Protocol.EVICTION))
 
 
-def show(console: Console) -> None:
+def look_closer(cases: Sequence[PreparedCase], path: Path, workers: int, session: Session) -> None:
+    """Keeps which model sat where, and why agents decided as they did, on the first seed of each case."""
+    with progress_bar(session.console) as progress:
+        bar = progress.add_task("a closer look at the first seed", total=2 * len(cases))
+        spans, reasons = [], []
+        for of_case in in_order(timelines, cases, workers):
+            spans += of_case
+            progress.update(bar, advance=1)
+        for why in in_order(decisions_of, cases, workers):
+            reasons += why
+            progress.update(bar, advance=1)
+    (path / TIMELINES).write_text(timelines_csv(spans), "utf-8")
+    if reasons:
+        (path / DECISIONS).write_text(csv_of(reasons), "utf-8")
+
+
+def show(session: Session) -> None:
     """Policies, orders and scenarios with a line on each."""
     policies = Table("policy", "kind", "which model is evicted", title="Policies (--policies)", title_justify="left")
     for policy in POLICIES.values():
@@ -183,23 +182,13 @@ def show(console: Console) -> None:
     for name in scenario_names():
         scenario = load_scenario(name)
         scenarios.add_row(name, scenario.question or scenario.description)
-    console.print(policies, orders, scenarios, sep="\n")
+    session.console.print(policies, orders, scenarios, sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
-
-    def run() -> int:
-        options = read_options(arguments)
-        if options.show:
-            show(console)
-            return 0
-        return compare(options, shlex.join(["python", "-m", "experiments.compare", *arguments]), console)
-
-    return exit_status(run, "interrupted before anything had finished; nothing is kept")
+    nothing = "interrupted before anything had finished; nothing is kept"
+    return run_command("compare", Comparison, compare, arguments, __doc__, interrupted=nothing)
 
 
 if __name__ == "__main__":

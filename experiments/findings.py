@@ -8,61 +8,57 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Final
 
-import tyro
-from rich.console import Console
+from pydantic import Field
 
+from cace_env.evaluation.episodes import seed_list
 from cace_env.scenarios import seeds
 from experiments.pages.findings import print_summary
-from experiments.running.command_line import exit_status
-from experiments.running.findings_grid import read_results, run_grid
+from experiments.running.command_line import Session, run_command
+from experiments.running.findings_grid import grid_cases, read_results
+from experiments.running.options import Folder, Running
+from experiments.running.run_folder import Run
+from experiments.running.runner import FINISHED, Plan, play, workers_of
+
+DEFAULT_SEEDS: Final = 100
 
 
-@dataclass(frozen=True)
-class Options:
-    """What victims, order, waiting and prefetch are worth, by load engine and pressure."""
+class Options(Running):
+    """What is run or read; 100 seeds by default."""
 
-    out: str | None = None
-    """New folder for costs.csv; without it and without --results, runs/findings."""
-    seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 100
-    """Test seeds of every cell."""
-    workers: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Threads; all cores by default."""
-    results: str | None = None
-    """Costs of an earlier run, instead of running anything."""
+    results: Folder = Field(default=None, description="run folder of an earlier run, instead of running anything")
 
 
-def find(options: Options, console: Console) -> int:
-    """Runs or reads the grid and prints what it says; returns the exit status.
+def find(options: Options, session: Session) -> int:
+    """Runs or reads the grid, prints what it says; returns the exit status.
 
     Raises:
-        ConfigError: seeds out of range, a file in the way, or results that cannot be used.
-        SimulationError: an episode failed; what had finished is in the file of costs.
+        ConfigError: seeds out of range, or results that cannot be used.
+        SimulationError: an episode failed; what had finished is in the run folder.
     """
-    path = Path(options.results) if options.results else Path(options.out or "runs/findings") / "costs.csv"
     if options.results is None:
-        began = time.perf_counter()
-        run_grid(path, seeds("test", options.seeds), options.workers or os.cpu_count() or 1, console)
-        console.print(f"{time.perf_counter() - began:.0f} s; costs are in {path}", highlight=False)
-    results = read_results(path)
-    print_summary(results, console)
+        numbers = seed_list(seeds(options.split, options.seeds if options.seeds is not None else DEFAULT_SEEDS))
+        with session.console.status("preparing: scenarios, requests, compiled code"):
+            cases = grid_cases(numbers)
+        path = options.folder("findings")
+        plan = Plan(path, cases, options, options.split, workers_of(options.workers), by_task=False)
+        if play(plan, session, "playing").status != FINISHED:
+            return 130
+        session.console.print(f"results are in {path}")
+    else:
+        path = Path(options.results)
+    results = read_results(Run(path))
+    print_summary(results, session.console)
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.findings")
-    return exit_status(
-        lambda: find(options, console), "interrupted; a file of costs that was being written is incomplete: remove it"
-    )
+    return run_command("findings", Options, find, arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -11,64 +11,16 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
+from tyro.conf import subcommand
 
-from cace_env.evaluation.results import write_results
-from cace_env.tables import Protocol
-from experiments.reading.suite_scores import SuiteRun
-from experiments.running.command_line import exit_status
-from experiments.running.submissions import SPOTS, check, make
+from experiments.running.command_line import run_command
+from experiments.running.submissions import Checked, Made, Shipped
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.submission",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="make|check|ship")
-    making = commands.add_parser("make", help="run a policy on the test seeds and write its results")
-    who = making.add_mutually_exclusive_group(required=True)
-    who.add_argument("--policy", metavar="NAME|MODULE:OBJECT", help="a built-in policy or your own")
-    who.add_argument("--agent", metavar="NAME|FOLDER", help="a trained agent; its card says what it was trained on")
-    making.add_argument("--out", required=True, metavar="FILE", help="file to write; it must not exist")
-    making.add_argument("--suite", default="v1", metavar="VERSION", help="version, or a YAML file (default: v1)")
-    making.add_argument(
-        "--env", type=Protocol, choices=tuple(Protocol), help="only the entries of one environment (default: all)"
-    )
-    making.add_argument(
-        "--description", metavar="TEXT", help="what it does, in a line (default: its docstring's first)"
-    )
-    making.add_argument("--trained-on", metavar="TEXT", help='seeds, scenarios, logs it was fitted to, or "nothing"')
-    making.add_argument(
-        "--simulated-requests", type=int, default=0, metavar="N", help="to fit it, all trials (default: 0)"
-    )
-    making.add_argument("--code", metavar="TEXT", help="where its code is: a release, a commit, an address")
-    making.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads (default: cores)"
-    )
-    checking = commands.add_parser("check", help="check a results file and print its scores")
-    checking.add_argument("file", type=Path, help="results file")
-    checking.add_argument("--suite", metavar="VERSION", help="version, or a YAML file (default: what the file names)")
-    checking.add_argument("--policy", metavar="MODULE:OBJECT", help="run this again, too: the policy of the file")
-    checking.add_argument(
-        "--spots",
-        type=int,
-        default=SPOTS,
-        metavar="N",
-        help=f"episodes to run again, drawn at random (default: {SPOTS})",
-    )
-    checking.add_argument("--spot-seed", type=int, metavar="N", help="draws the same episodes each time")
-    shipping = commands.add_parser("ship", help="write the costs of LRU and the reference that ship with a suite")
-    shipping.add_argument("run", type=Path, help="folder of a finished `python -m experiments.suite`")
-    shipping.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write")
-    return parser
+Command = Annotated[Made, subcommand("make")] | Annotated[Checked, subcommand("check")] | Annotated[Shipped, subcommand("ship")]
 
 
 def ship(options: argparse.Namespace, console: Console) -> int:
@@ -84,12 +36,14 @@ def ship(options: argparse.Namespace, console: Console) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    sys.path.insert(0, os.getcwd())  # where module:object is looked for first
-    command = {"make": make, "check": check, "ship": ship}[options.command]
-    left = "interrupted: nothing has been written" if command is make else "interrupted"
-    return exit_status(lambda: command(options, console), left)
+    return run_command(
+        "submission",
+        Command,
+        lambda command, session: command.run(session.console),
+        arguments,
+        __doc__,
+        interrupted="interrupted; nothing has been written",
+    )
 
 
 if __name__ == "__main__":

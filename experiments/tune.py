@@ -12,35 +12,22 @@ Whatever changes a weight uses training seeds, whatever is chosen is chosen by v
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 
-import tyro
-from rich.console import Console
-
-from experiments.running.command_line import STYLE, exit_status
+from experiments.running.command_line import Session, run_command
 from experiments.tuning.run import TUNED_CACE, Options, search_numbers, tune_weights
+
+
+def tune(options: Options, session: Session) -> int:
+    """Runs the search that was asked for; returns the exit status."""
+    return (tune_weights if options.what == TUNED_CACE else search_numbers)(options, session)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    sys.path.insert(0, os.getcwd())
-    options: Options = tyro.cli(
-        Options,
-        args=arguments,
-        prog="python -m experiments.tune",
-        description=__doc__,
-        config=STYLE,
-    )
-    command = shlex.join(["python", "-m", "experiments.tune", *arguments])
-    run = tune_weights if options.what == TUNED_CACE else search_numbers
-    return exit_status(
-        lambda: run(options, command, console), "interrupted: what has finished is kept, the same command goes on"
-    )
+    kept = "interrupted: what has finished is kept, the same command goes on"
+    return run_command("tune", Options, tune, arguments, __doc__, interrupted=kept)
 
 
 if __name__ == "__main__":

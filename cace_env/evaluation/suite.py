@@ -61,10 +61,14 @@ class Entry(Frozen):
         Costs that were computed on another machine hold for this one where the fingerprints are equal, and where the
         simulator does the same, which `python -m experiments.submission check` tries out.
         """
-        scenario = self.load()
-        settings = scenario.model_dump(mode="json", exclude_defaults=True, exclude=set(PROSE))
-        content = {"env": self.env.env_name, "scenario": settings, "tables": _numbers(self.case().tables)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint_of(self.load(), self.env)
+
+
+def fingerprint_of(scenario: Scenario, env: Protocol) -> str:
+    """The fingerprint of an entry that has this scenario in this environment (`Entry.fingerprint`)."""
+    settings = scenario.model_dump(mode="json", exclude_defaults=True, exclude=set(PROSE))
+    content = {"env": env.env_name, "scenario": settings, "tables": _numbers(case_of(scenario, env).tables)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class MemorySweep(Frozen):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from rich.console import Console
 
 from cace_env.evaluation.intervals import share_of_gap
 from cace_env.evaluation.scores import REFERENCE
@@ -30,6 +31,7 @@ from experiments.reports.plots import draw
 from experiments.reports.score_table import scenarios_with_reference, score_sections
 from experiments.reports.texts import ASKED, CAVEATS, HOW_TO_READ, SCORES, WHAT_THIS_IS, WHERE_FROM
 from experiments.running.lineup import ORDERED
+from experiments.running.progress import progress_bar
 from experiments.running.run_folder import BASELINE, Run
 
 Pictures = dict[str, dict[str, str]]  # paths within the run folder, by scenario ("" = all of them) and name
@@ -63,14 +65,18 @@ COLUMNS: Final = {
 }
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run, console: Console) -> Path:
     """Writes report.md, first without plots, then with those that are drawn meanwhile; returns its path."""
     path = run.path / "report.md"
     pictures: Pictures = {scenario: {} for scenario in ("", *run.scenarios)}
     path.write_text(page(run, pictures), "utf-8")
     try:
-        for scenario, name, picture in draw(run):
-            pictures[scenario][name] = picture.as_posix()
+        with progress_bar(console) as progress:
+            bar = progress.add_task("drawing the report", total=len(pictures))
+            for scenario, drawn in draw(run):
+                pictures[scenario] = {name: picture.as_posix() for name, picture in drawn}
+                progress.update(bar, advance=1)
+            progress.update(bar, completed=len(pictures))
     finally:  # Ctrl-C keeps what is drawn
         path.write_text(page(run, pictures), "utf-8")
     return path

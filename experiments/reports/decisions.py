@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -23,6 +24,7 @@ from experiments.running.run_folder import Run
 
 FILE: Final = "decisions.csv"
 SHOWN: Final = 3  # decisions of each kind
+TITLE_LETTERS: Final = 90  # in a line of a picture's title
 PARTS: Final = 8  # features of each that are kept
 REASONS: Final = 4  # of them in a cell of the table
 CLEAR: Final = "clear"
@@ -168,9 +170,8 @@ def draw_decision(run: Run, scenario: str) -> Any:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("part of the margin over the next best; right of 0 speaks for the choice")
-    axes.set_title(
-        f"{scenario}: {first.policy}, seed {first.seed}, decision {first.decision}\n"
-        f"{first.choice}, rather than {first.rival}",
-        loc="left",
-    )
+    which = f"{scenario}: {first.policy}, seed {first.seed}, decision {first.decision}"
+    what = textwrap.wrap(f"{first.choice}, rather than {first.rival}", TITLE_LETTERS)
+    # Of the figure, not of the axes, which begin right of long labels.
+    figure.suptitle("\n".join([which, *what]), x=0.01, ha="left", fontsize="medium")
     return figure

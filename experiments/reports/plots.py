@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,35 +27,60 @@ from experiments.reports.timelines import draw_timeline
 from experiments.running.lineup import ORDERED
 from experiments.running.run_folder import BASELINE, Run
 
+SEVERAL: Final = 4  # parts to draw, from which on several processes pay
 OWN_STYLES: Final = ("-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 FAR: Final = 1.5  # times the median: outside the picture of evictions
 
 
-def draw(run: Run) -> Iterator[tuple[str, str, Path]]:
-    """Every picture of a run as it is drawn: scenario ("" = all of them), name, path within the folder."""
-    folder = run.path / "plots"
-    folder.mkdir(exist_ok=True)
+def draw(run: Run) -> Iterator[tuple[str, list[tuple[str, Path]]]]:
+    """Every scenario ("" = all of them) as it is drawn: names of its pictures, with paths within the folder.
+
+    Many are drawn by several processes: Matplotlib uses one core.
+    """
+    (run.path / "plots").mkdir(exist_ok=True)
+    scenarios = [*([""] if len(run.scenarios) > 1 else []), *run.scenarios]
+    if len(scenarios) < SEVERAL or (os.cpu_count() or 1) == 1:
+        for scenario in scenarios:
+            yield scenario, list(draw_scenario(run, scenario))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_reads, initargs=(run.path,)) as pool:
+        try:
+            yield from zip(scenarios, pool.map(_drawn, scenarios), strict=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def draw_scenario(run: Run, scenario: str) -> Iterator[tuple[str, Path]]:
+    """The pictures of a scenario ("" = of all of them) by name."""
+    plots: dict[str, Callable[[Run, str], Any]] = {
+        "gain": _gains,
+        "ttft": _ttft,
+        "evictions": _evictions,
+        "timeline": draw_timeline,
+        "decision": draw_decision,
+    }
+    if not scenario:
+        plots = {"overview": lambda run, _: _overview(run)}
     with plt.rc_context(STYLE):
-        if len(run.scenarios) > 1:
-            yield "", "overview", _save(_overview(run), folder / "overview.png")
-        plots: dict[str, Callable[[Run, str], Any]] = {
-            "gain": _gains,
-            "ttft": _ttft,
-            "evictions": _evictions,
-            "timeline": draw_timeline,
-            "decision": draw_decision,
-        }
-        for scenario in run.scenarios:
-            for name, plot in plots.items():
-                figure = plot(run, scenario)
-                if figure is not None:
-                    yield scenario, name, _save(figure, folder / f"{scenario}-{name}.png")
+        for name, plot in plots.items():
+            figure = plot(run, scenario)
+            if figure is not None:
+                path = Path("plots") / (f"{scenario}-{name}.png" if scenario else f"{name}.png")
+                figure.savefig(run.path / path, dpi=120)
+                plt.close(figure)
+                yield name, path
 
 
-def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return Path(path.parent.name) / path.name
+_run: list[Run] = []  # of a process that draws
+
+
+def _reads(path: Path) -> None:
+    _run[:] = [Run(path)]
+
+
+def _drawn(scenario: str) -> list[tuple[str, Path]]:
+    return list(draw_scenario(_run[0], scenario))
 
 
 def notable(run: Run, scenario: str) -> list[str]:

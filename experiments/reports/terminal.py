@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.reading.verdicts import few_seeds, floor, in_short, own_policies, saved
-from experiments.reports.comparison import figure, headlines, remarks
+from experiments.reading.verdicts import floor, in_short, own_policies, saved
+from experiments.reports.comparison import figure, headlines
 from experiments.running.run_folder import BASELINE, Run
 
 IN_TERMINAL: Final = {
@@ -47,8 +47,6 @@ def print_tables(run: Run, console: Console) -> None:
         console.print(shown)
         if floor(run, scenario):
             console.print(escape(floor(run, scenario)), highlight=False)
-        for note in remarks(run, scenario):
-            console.print(escape(note), style="yellow")
     header, rows = headlines(run)
     summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
     for heading in header[:-1]:  # without swapping: in the report, where there is room
@@ -57,7 +55,5 @@ def print_tables(run: Run, console: Console) -> None:
         cells = [cell.replace("**", "").replace(" %", "") for cell in row[:-1]]
         summary.add_row(*(cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in cells))
     console.print(summary)
-    if few_seeds(run):
-        console.print(escape(few_seeds(run)), style="yellow")
     for line in in_short(run):
         console.print(escape(line.replace("**", "")), highlight=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from cace_env.tables import NONE, FleetTables
 from experiments.running.cases import PreparedCase
 from experiments.running.run_folder import BASELINE, Run, Span
 
+FILE: Final = "timelines.csv"
 MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes about 1 KB per request
 LOADS_SHOWN: Final = 40  # of the baseline, in the part of the episode that is drawn
 # Twelve colours that the colour-blind tell apart (after Tol); then again, hatched.
@@ -27,12 +30,14 @@ HATCHES: Final = ("", "///", "...", "xxx")
 
 
 def timelines(prepared: PreparedCase) -> list[Span]:
-    """Which model sat where on the first seed, under the baseline, CACE and the first Python policy."""
+    """Which model sat where on the first seed: the baseline, CACE, the first agent and the first Python policy."""
     workload = prepared.case.workload(prepared.seeds[0])
     if len(workload) > MOST_REQUESTS:
         return []
+    learned = [c for c in prepared.contestants if c.built_in is not None and c.built_in.network is not None]
     python = [c for c in prepared.contestants if not isinstance(c.policy, Policy)]
-    shown = [c for c in prepared.contestants if c.name in (BASELINE, "cace")] + python[:1]
+    shown = [c for c in prepared.contestants if c.name in (BASELINE, "cace")] + learned[:1] + python[:1]
+    shown = list({contestant.name: contestant for contestant in shown}.values())
     spans = []
     for contestant in shown:
         simulator, _ = run_episode(contestant, prepared.case, workload, prepared.seeds[0], trace=True)
@@ -40,6 +45,14 @@ def timelines(prepared: PreparedCase) -> list[Span]:
         rows = spans_of(episode.trace, prepared.case.tables, episode.end_us)
         spans += [Span(prepared.name, contestant.name, prepared.seeds[0], *row) for row in rows]
     return spans
+
+
+def timelines_csv(spans: Sequence[Span]) -> str:
+    """The rows as a file."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([Span._fields, *spans])
+    return text.getvalue()
 
 
 def spans_of(trace: Sequence[TraceRow], tables: FleetTables, end_us: int) -> list[tuple[str, str, str, float, float]]:

@@ -1,23 +1,77 @@
-"""What a comparison runs: each scenario made ready, with generated requests or those of a log."""
+"""What is run: scenarios by what somebody typed, each made ready with generated requests or those of a log."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cace_env.cases import Case, case_of
-from cace_env.config import ConfigError, parse
-from cace_env.evaluation import run_episode
+from cace_env.config import ConfigError, did_you_mean, parse
+from cace_env.evaluation import load_suite, run_episode
+from cace_env.evaluation.suite import Entry, suite_versions
 from cace_env.policies import Contestant
-from cace_env.scenarios import Scenario
+from cace_env.scenarios import Scenario, load_scenario, scenario_names
 from cace_env.tables import FOREVER, TASKS, FleetTables, Protocol
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import COLUMNS, Workload
-from experiments.running.lineup import able, can_answer, card_of
+from experiments.running.lineup import able, can_answer, card_of, check_names
+
+
+class Chosen(NamedTuple):
+    """A scenario in one environment."""
+
+    name: str  # in results
+    scenario: Scenario
+    protocol: Protocol
+
+
+def chosen(what: Sequence[str], protocols: Sequence[Protocol], suite: str = "v1") -> list[Chosen]:
+    """Scenarios by what somebody typed.
+
+    Args:
+        what: versions of suites (all entries without memory sweeps), ids of entries of `suite`, shipped scenarios by
+            name, or YAML files; none: all entries of `suite`. A scenario in Swap-v0 is called `NAME-swap`.
+        protocols: in which environments; an entry has its own, and is left out where that is not asked for.
+        suite: whose entries may be named.
+
+    Raises:
+        ConfigError: no such thing, nothing is left, or two of one name.
+    """
+    entries = {entry.id: entry for entry in load_suite(suite).all_entries()}
+    found: list[Chosen] = []
+    for name in what or [suite]:
+        if name in suite_versions():
+            found += [of_entry(entry) for entry in load_suite(name).entries if entry.env in protocols]
+        elif name in entries:
+            found.append(of_entry(entries[name]))
+        elif name in scenario_names() or name.endswith((".yaml", ".yml")):
+            scenario = load_scenario(name)
+            found += [
+                Chosen(scenario.name + ("-swap" if protocol == Protocol.SWAP else ""), scenario, protocol)
+                for protocol in protocols
+            ]
+        else:
+            known = [*suite_versions(), *entries, *scenario_names()]
+            raise ConfigError(
+                f"no suite, entry or scenario called {name!r}{did_you_mean(name, known)}; scenarios are "
+                f"{', '.join(scenario_names())}, suites {', '.join(suite_versions())}, or give a YAML file"
+            )
+    other = [row.name for row in found if row.protocol not in protocols]
+    if other or not found:
+        asked = " and ".join(one.env_name for one in protocols)
+        raise ConfigError(f"{other[0] if other else ', '.join(what)} is nothing of {asked}; name another --env")
+    found.sort(key=lambda row: protocols.index(row.protocol))
+    check_names(row.name for row in found)
+    return found
+
+
+def of_entry(entry: Entry) -> Chosen:
+    """An entry of a suite."""
+    return Chosen(entry.id, entry.load(), entry.env)
 
 
 @dataclass(frozen=True)
@@ -25,6 +79,7 @@ class PreparedCase:
     """A scenario that is ready to run."""
 
     case: Case
+    scenario: Scenario
     contestants: tuple[Contestant, ...]  # those that can run on this fleet
     seeds: tuple[int, ...]
     about: dict[str, Any]  # for run.json
@@ -34,30 +89,33 @@ class PreparedCase:
         return self.case.name
 
 
-def prepare(
-    scenario: Scenario,
+def prepared(
+    cases: Sequence[Chosen],
     contestants: Sequence[Contestant],
     seeds: Sequence[int],
-    trace: dict[str, Any] | None,
-    protocol: Protocol = Protocol.EVICTION,
-) -> PreparedCase:
-    """Tabulates a scenario, reads or draws its first requests, and sorts out who cannot run on its fleet.
+    trace: dict[str, Any] | None = None,
+) -> list[PreparedCase]:
+    """The scenarios ready to run: tabulated, their first requests drawn or read, and who cannot run there left out.
 
     Args:
-        scenario: the fleet, and the requests where there is no log.
+        cases: from `chosen`.
         contestants: who wants to take part.
         seeds: of the episodes. A log to which nothing is attached is the same for every seed: then only the first runs.
-        trace: a section of `TraceConfig`, whose log takes the place of the workload; None: generated requests.
-        protocol: what is asked. In Swap-v0 the case is called after the scenario, with `-swap`.
+        trace: a section of `TraceConfig`, whose log takes the place of the workloads; None: generated requests.
 
     Raises:
         ConfigError, TraceError: options or a log that cannot be used.
     """
-    case = case_of(scenario, protocol)
-    if protocol == Protocol.SWAP:
-        case = dataclasses.replace(case, name=f"{case.name}-swap")
+    return [_prepared(one, contestants, seeds, trace) for one in cases]
+
+
+def _prepared(
+    chosen: Chosen, contestants: Sequence[Contestant], seeds: Sequence[int], trace: dict[str, Any] | None
+) -> PreparedCase:
+    name, scenario, protocol = chosen
+    case = dataclasses.replace(case_of(scenario, protocol), name=name)
     if trace is not None:
-        case = Case(case.name, case.tables, log_workload(scenario, parse(TraceConfig, trace, "--trace")))
+        case = Case(name, case.tables, log_workload(scenario, parse(TraceConfig, trace, "--trace")))
     first = case.workload(seeds[0])
     about = describe(scenario, case.tables, first)
     if case.training is None and len(seeds) > 1 and same_requests(first, case.workload(seeds[1])):
@@ -71,7 +129,7 @@ def prepare(
         else:
             about["notes"].append(f"Left out here: {reason}.")
     run_episode(ready[0], case, first, seeds[0])  # compiles, before anybody watches a progress bar
-    return PreparedCase(case, tuple(ready), tuple(seeds), about)
+    return PreparedCase(case, scenario, tuple(ready), tuple(seeds), about)
 
 
 def unable(contestant: Contestant, case: Case) -> str | None:

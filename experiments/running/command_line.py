@@ -1,25 +1,142 @@
-"""What several commands read or do alike."""
+"""How every command reads its options, and how it ends."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import tyro
+from rich.console import Console
 
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, load
 from cace_env.evaluation.episodes import PolicyError
 from cace_env.simulation import SimulationError
 from cace_env.traces import TraceError
 
 # No --no-FLAG beside every --FLAG; an enum is spelled as in files, by its values.
 STYLE: Final = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
+WIDTH: Final = 120  # of what is printed into a file or a pipe
+CONFIG: Final = "--config"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command is given besides its options."""
+
+    console: Console
+    command: str  # as it was typed
+
+
+def said(metavar: str) -> Any:
+    """An option whose description says what its default means."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
 
 
 def split_names(values: Sequence[str]) -> list[str]:
     """`a,b c` and `a b c` alike; every name once."""
     return list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
+
+
+def key_value(option: str, given: str, example: str) -> tuple[str, str]:
+    """An option `KEY=VALUE` in its two parts.
+
+    Raises:
+        ConfigError: it has no `=`.
+    """
+    key, equals, value = given.partition("=")
+    if not equals:
+        raise ConfigError(f"{option} {given!r} has to be KEY=VALUE, such as {example}")
+    return key.strip(), value
+
+
+def read_options(
+    options: type[T] | Any, arguments: Sequence[str], name: str, about: str | None = None, default: T | None = None
+) -> T:
+    """Options from the command line, over those of the file named by --config, over the defaults.
+
+    Args:
+        options: a pydantic model, whose fields are the options and the keys of the file; or several, as sub-commands.
+        arguments: of the command line.
+        name: of the command, `python -m experiments.NAME`.
+        about: what --help says first.
+        default: what holds where nothing is said.
+
+    Raises:
+        ConfigError: the file is refused.
+        SystemExit: the command line is refused (2), or asked for help (0).
+    """
+    one = isinstance(options, type)
+    file, rest = _taken_out(CONFIG, arguments) if one else (None, list(arguments))
+    more = f"\n{CONFIG} FILE.yaml sets any of the options; the command line wins." if one else ""
+    read: Any = tyro.cli(
+        options,
+        args=rest,
+        default=load(options, file) if file is not None else tyro.MISSING if default is None else default,
+        prog=f"python -m experiments.{name}",
+        description=f"{about}{more}",
+        config=STYLE,
+    )
+    found: T = read
+    return found
+
+
+def _taken_out(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of an option that has to be known before the others can be read, and what else there is."""
+    rest, value, given = [], None, iter(arguments)
+    for argument in given:
+        if argument == option:
+            value = next(given, None)
+            if value is None:
+                raise ConfigError(f"{option} needs a value")
+        elif argument.startswith(f"{option}="):
+            value = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    return value, rest
+
+
+def run_command(
+    name: str,
+    options: type[T] | Any,
+    body: Callable[[T, Session], int | None],
+    arguments: Sequence[str] | None,
+    about: str | None = None,
+    *,
+    interrupted: str = "interrupted",
+    read: Callable[[Sequence[str]], T] | None = None,
+) -> int:
+    """Reads the options of a command and runs it.
+
+    Args:
+        name: as for `read_options`.
+        options: as for `read_options`.
+        body: the command; returns its exit status, None for 0.
+        arguments: of the command line; None: those of this process.
+        about: as for `read_options`.
+        interrupted: what is said after Ctrl-C: what is left behind, and how to go on.
+        read: reads the options, where `read_options` does not do.
+
+    Returns:
+        The exit status, see `exit_status`.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    session = Session(
+        Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False),
+        shlex.join(["python", "-m", f"experiments.{name}", *arguments]),
+    )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
+
+    def run() -> int:
+        given = read(arguments) if read is not None else read_options(options, arguments, name, about)
+        return body(given, session) or 0
+
+    return exit_status(run, interrupted)
 
 
 def exit_status(command: Callable[[], int], interrupted: str = "interrupted") -> int:

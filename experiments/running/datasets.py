@@ -10,31 +10,29 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import gymnasium
 import numpy as np
-import tyro
 import yaml
 from rich.console import Console
 from rich.progress import track
 
 import cace_env
-from cace_env.config import ConfigError, dump
+from cace_env.config import ConfigError, Frozen, dump
 from cace_env.envs import Actor
 from cace_env.fleets import REWARD_TERMS
 from cace_env.policies.built_in import Policy
 from cace_env.scenarios import Scenario, Split, load_scenario, scenario_names, seeds
+from experiments.running.command_line import said
 from experiments.running.run_folder import surroundings
 
 FORMAT: Final = "parquet"  # a sixth of the size of Minari's "arrow"
 MOST_ROWS: Final = 32_768  # of an episode: pyarrow reads longer ones in parts, which Minari takes for episodes
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Frozen):
     """Whose episodes are written, and where to."""
 
     scenario: str = "default"
@@ -45,15 +43,15 @@ class Options:
     """How many, one per seed."""
     split: Split = "train"
     """Where the seeds come from."""
-    dataset: Annotated[str | None, tyro.conf.arg(metavar="ID", help_behavior_hint="")] = None
+    dataset: Annotated[str | None, said("ID")] = None
     """Id of the dataset; cace_env/SCENARIO/POLICY-v0 by default, with -SPLIT before -v0 unless that is train."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    out: Annotated[Path | None, said("FOLDER")] = None
     """Where datasets are kept; $MINARI_DATASETS_PATH or ~/.minari/datasets by default, where Minari looks for them."""
-    author: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
+    author: Annotated[str | None, said("NAME")] = None
     """Who stands as author in the dataset; nobody by default."""
-    author_email: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    author_email: Annotated[str | None, said("ADDRESS")] = None
     """Where the author can be reached; left out by default."""
-    code_permalink: Annotated[str | None, tyro.conf.arg(metavar="URL", help_behavior_hint="")] = None
+    code_permalink: Annotated[str | None, said("URL")] = None
     """Where this version of the code is published; left out by default. The commit is kept in any case."""
     choices_only: bool = False
     """Play a policy with a keep-alive or a count limit (ttl, ollama, ...) by its choice of victims alone."""

@@ -6,26 +6,21 @@ policies that differ in nothing else, on the same requests.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
-from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
-from cace_env.evaluation import run_seed
-from cace_env.evaluation.episodes import in_order
-from cace_env.policies import ORDERS, Contestant, contestant_of, policy
+from cace_env.policies import ORDERS, contestant_of, policy
 from cace_env.policies.built_in import Policy
 from cace_env.scenarios import Scenario, load_scenario
 from cace_env.tables import Protocol
+from experiments.running.cases import Chosen, PreparedCase, prepared
 from experiments.running.lineup import Contrast
-from experiments.running.progress import progress_bar
+from experiments.running.run_folder import Run
 
 BASE: Final = "default"
 LEFT_OUT: Final = "qwen2.5-coder-32b-int4"  # fits on no accelerator at the higher pressures
@@ -68,7 +63,7 @@ CONTESTANTS: Final[Mapping[Protocol, tuple[str | Policy, ...]]] = {
 }
 
 
-KEPT: Final = ("cost", "ttft_mean_s", "longest_wait_s", "drains", "prefetches")  # metrics in costs.csv
+KEPT: Final = ("cost", "ttft_mean_s", "longest_wait_s", "drains", "prefetches")  # metrics that the page is about
 
 
 CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {
@@ -149,61 +144,40 @@ def scenario_of(cell: Cell) -> Scenario:
 
 
 # (cell, protocol, policy) -> metric -> (seeds,)
-Results = Mapping[tuple[str, str, str], Mapping[str, npt.NDArray[np.float64]]]
+Results = Mapping[tuple[str, Protocol, str], Mapping[str, npt.NDArray[np.float64]]]
 
 
-def run_grid(path: Path, numbers: Sequence[int], workers: int, console: Console) -> None:
-    """Every policy in every cell, row by row into `path`.
-
-    Raises:
-        ConfigError: the file exists already.
-    """
-    if path.exists():
-        raise ConfigError(f"{path} exists already; name another folder with --out, or read it with --results {path}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    jobs: list[tuple[Cell, Protocol, Case, list[Contestant], int]] = []
-    with console.status("preparing scenarios"):
-        for cell in CELLS:
-            scenario = scenario_of(cell)
-            for protocol, policies in CONTESTANTS.items():
-                case = case_of(scenario, protocol)
-                contestants = [contestant_of(one) for one in policies]
-                jobs += [(cell, protocol, case, contestants, seed) for seed in numbers]
-    with path.open("x", newline="", encoding="utf-8") as file, progress_bar(console) as progress:
-        writer = csv.writer(file)
-        writer.writerow(["engine", "pressure", "protocol", "policy", "seed", *KEPT])
-        bar = progress.add_task("playing", total=len(jobs))
-        played = in_order(lambda job: run_seed(job[2], job[3], job[4]), jobs, workers)
-        for (cell, protocol, _, _, seed), results in zip(jobs, played, strict=True):
-            for result in results:
-                row = result.row
-                values = [repr(row[key]) for key in KEPT]
-                writer.writerow([cell.engine, cell.pressure, protocol, row["policy"], seed, *values])
-            progress.update(bar, advance=1, description=cell.name)
+def grid_cases(seeds: Sequence[int]) -> list[PreparedCase]:
+    """Every cell in both environments, with the policies that some contrast needs."""
+    cases: list[PreparedCase] = []
+    for cell in CELLS:
+        scenario = scenario_of(cell)
+        for protocol, policies in CONTESTANTS.items():
+            chosen = Chosen(case_name(cell, protocol), scenario, protocol)
+            cases += prepared([chosen], [contestant_of(one) for one in policies], seeds)
+    return cases
 
 
-def read_results(path: Path) -> Results:
+def case_name(cell: Cell, protocol: Protocol) -> str:
+    """Under which a cell stands in the run folder."""
+    return f"{cell.name}, {protocol}"
+
+
+def read_results(run: Run) -> Results:
     """The metrics of `KEPT` by cell, protocol and policy, in the order of the seeds.
 
     Raises:
-        ConfigError: no such file, or one of another grid.
+        ConfigError: a run of another grid, or one that did not finish.
     """
-    if not path.is_file():
-        raise ConfigError(f"there is no {path}; python -m experiments.findings --out FOLDER writes FOLDER/costs.csv")
-    found: dict[tuple[str, str, str], dict[int, list[float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            key = Cell(row["engine"], float(row["pressure"])).name, Protocol(row["protocol"]), row["policy"]
-            found.setdefault(key, {})[int(row["seed"])] = [float(row[name]) for name in KEPT]
-    wanted = [
-        (cell.name, p, contestant_of(one).name) for cell in CELLS for p, row in CONTESTANTS.items() for one in row
-    ]
-    for key in wanted:
-        if key not in found:
-            raise ConfigError(f"{path} has no {' / '.join(key)}; it is of another grid, so run it again")
-        if found[key].keys() != found[wanted[0]].keys():
-            raise ConfigError(f"{path}: {' / '.join(key)} has not the seeds of the others; run it again")
-    return {
-        key: dict(zip(KEPT, np.array([rows[seed] for seed in sorted(rows)]).T, strict=True))
-        for key, rows in found.items()
-    }
+    found: dict[tuple[str, Protocol, str], Mapping[str, npt.NDArray[np.float64]]] = {}
+    for cell in CELLS:
+        for protocol, policies in CONTESTANTS.items():
+            for name in (contestant_of(one).name for one in policies):
+                columns = run.columns.get((case_name(cell, protocol), name))
+                if columns is None:
+                    raise ConfigError(f"{run.path} has no {cell.name} / {protocol} / {name}; it is of another grid")
+                found[cell.name, protocol, name] = {metric: columns[metric] for metric in KEPT}
+    counts = {len(columns["cost"]) for columns in found.values()}
+    if len(counts) > 1 or any(np.isnan(columns["cost"]).any() for columns in found.values()):
+        raise ConfigError(f"{run.path} has not all seeds of every cell; the same command with --out goes on with it")
+    return found

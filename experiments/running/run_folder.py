@@ -1,12 +1,14 @@
-"""What a comparison leaves on disk: written while it runs, read by the report, which has every number from here.
+"""What a run leaves on disk: written while it runs, read by the reports, which have every number from here.
 
-run.json         what was compared, the exact command, versions, seeds, whether it finished
+run.json         what was run, the commands, versions, seeds, seconds, whether it finished
 config.yaml      the options as given; scenarios/NAME.yaml each scenario in full
 rows.csv         one row per policy, scenario and seed: every metric of cace_env.simulation.METRICS
-ttft.csv         histograms of the time to first token by policy, scenario and task, all whole episodes
-timelines.csv    which model sat where, for some policies on the first seed
-decisions.csv    why agents decided so, for some decisions on the first seed; only where an agent took part
+ttft.csv         histograms of the time to first token by policy, scenario, seed and task, whole episodes, as BIN:COUNT
+searches.csv     how the clairvoyant reference was found, where it was looked for
+timelines.csv    which model sat where, for some policies on the first seed; decisions.csv why agents decided so
 report.md        and plots/, written from the files above (`python -m experiments.report FOLDER`)
+
+What has finished is on disk at once, so whoever is killed loses the episodes that were being played and nothing else.
 """
 
 from __future__ import annotations
@@ -14,9 +16,8 @@ from __future__ import annotations
 import csv
 import json
 import platform
-import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -29,13 +30,12 @@ import numpy.typing as npt
 
 import cace_env
 from cace_env.config import ConfigError
-from cace_env.evaluation import Gain, SeedResult, mean
+from cace_env.evaluation import Gain, mean
 from cace_env.evaluation.episodes import metric_gain
 from cace_env.policies.guard import REASONS
 from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
 from cace_env.simulation.metrics import TTFT_EDGES_S
-from cace_env.tables import TASKS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -43,7 +43,10 @@ FALLBACKS: Final = {f"fallback_{reason}": reason for reason in REASONS}  # decis
 BESIDE: Final = ("decision_us", "lower_bound", ILLEGAL_ACTIONS, *FALLBACKS)  # columns that are no metrics
 KEYS: Final = ("scenario", "policy", "label", "seed", *BESIDE)
 ROWS_HEADER: Final = (*KEYS, *METRICS)
-TTFT_HEADER: Final = ("scenario", "policy", "task", "from_s", "to_s", "requests")
+TTFT_HEADER: Final = ("scenario", "policy", "seed", "task", "requests")
+SEARCH_HEADER: Final = ("scenario", "seed", "base", "base_cost", "cost", "rounds", "replays", "wall_s")
+BY_NAME: Final = ("policies", "scenarios", "agents", "fingerprints")  # keys of run.json
+Key = tuple[str, str, int]  # scenario, policy, seed
 BASELINE: Final = "lru"
 
 
@@ -58,72 +61,6 @@ class Span(NamedTuple):
     state: str  # loading, resident or unloading
     from_s: float
     to_s: float
-
-
-class RunFolder:
-    """Writes a run folder.
-
-    Args:
-        path: a folder that does not exist, or is empty.
-
-    Raises:
-        ConfigError: it holds something already.
-    """
-
-    def __init__(self, path: Path) -> None:
-        check_new(path)
-        self._made = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._about: dict[str, Any] = {}
-        self._ttft: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
-
-    def describe(self, **about: Any) -> None:
-        """Adds to run.json."""
-        self._about |= about
-        (self.path / "run.json").write_text(json.dumps(self._about, indent=2, allow_nan=False) + "\n", "utf-8")
-
-    def write(self, name: str, text: str) -> None:
-        """A text file in the folder."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, "utf-8")
-
-    def append(self, results: Iterable[SeedResult]) -> None:
-        """Adds finished episodes; they are on disk when this returns."""
-        path = self.path / "rows.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ROWS_HEADER, restval="nan")
-            if fresh:
-                writer.writeheader()
-            for result in results:
-                writer.writerow(result.row)
-                key = result.row["scenario"], result.row["policy"]
-                self._ttft[key] = self._ttft.get(key, 0) + result.whole_ttft_counts
-
-    def discard(self) -> None:
-        """Removes what was written: nothing finished that is worth keeping."""
-        shutil.rmtree(self.path / "scenarios", ignore_errors=True)
-        for path in self.path.iterdir():
-            path.unlink()
-        if self._made:
-            self.path.rmdir()
-
-    def finish(self, spans: Sequence[Span], **about: Any) -> None:
-        """Writes histograms and timelines, and what is to be said at the end."""
-        with (self.path / "ttft.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(TTFT_HEADER)
-            for (scenario, policy), counts in self._ttft.items():
-                for task, bin_ in zip(*np.nonzero(counts), strict=True):
-                    edges = (f"{edge:.6g}" for edge in TTFT_EDGES_S[bin_ : bin_ + 2])
-                    writer.writerow([scenario, policy, TASKS[task], *edges, counts[task, bin_]])
-        with (self.path / "timelines.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(Span._fields)
-            writer.writerows(spans)
-        self.describe(**about)
 
 
 def check_new(path: Path) -> None:
@@ -174,13 +111,15 @@ class Run:
             names = [name for name in ("seed", *BESIDE, *METRICS) if name in header]
             places = [header.index(name) for name in names]
             for cells in rows:
-                numbers = np.array([float(cells[place]) for place in places])
+                numbers = np.array([cells[place] for place in places], dtype=np.float64)
                 gathered.setdefault((cells[scenario], cells[policy]), []).append(numbers)
         seeds: dict[str, set[float]] = {}
         for (name, _), numbers_of in gathered.items():
             seeds.setdefault(name, set()).update(float(numbers[0]) for numbers in numbers_of)
         columns = {}
-        for key, numbers_of in gathered.items():
+        order = {key: {name: at for at, name in enumerate(self.about[key])} for key in ("scenarios", "policies")}
+        for key in sorted(gathered, key=lambda key: (order["scenarios"][key[0]], order["policies"][key[1]])):
+            numbers_of = gathered[key]
             by_seed = {float(numbers[0]): numbers for numbers in numbers_of}
             missing = np.full(len(names) - 1, np.nan)
             table = [by_seed.get(seed, np.array([seed, *missing])) for seed in sorted(seeds[key[0]])]
@@ -197,10 +136,10 @@ class Run:
         """By (scenario, policy, task): answered requests per bin of TTFT_EDGES_S."""
         counts: dict[tuple[str, str, str], FloatArray] = {}
         for row in self._table("ttft.csv"):
-            key = row["scenario"], row["policy"], row["task"]
-            counts.setdefault(key, np.zeros(len(TTFT_EDGES_S) - 1))
-            bin_ = int(np.argmin(np.abs(TTFT_EDGES_S - float(row["from_s"]))))
-            counts[key][bin_] += float(row["requests"])
+            mine = counts.setdefault((row["scenario"], row["policy"], row["task"]), np.zeros(len(TTFT_EDGES_S) - 1))
+            for cell in row["requests"].split():
+                bin_, _, count = cell.partition(":")
+                mine[int(bin_)] += int(count)
         return counts
 
     @cached_property
@@ -246,7 +185,16 @@ class Run:
 
     def gain(self, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> Gain:
         """By how much a policy does better than another one [%], over the seeds that neither cut short."""
-        return metric_gain(metric, self.columns[scenario, over][metric], self.columns[scenario, policy][metric])
+        key = scenario, policy, metric, over
+        if key not in self._gains:
+            mine, theirs = self.columns[scenario, policy][metric], self.columns[scenario, over][metric]
+            self._gains[key] = metric_gain(metric, theirs, mine)
+        return self._gains[key]
+
+    @cached_property
+    def _gains(self) -> dict[tuple[str, str, str, str], Gain]:
+        """Those that somebody has asked for: each is a bootstrap."""
+        return {}
 
     def least_cost(self, scenario: str) -> float:
         """What no policy can cost less than, as a share of the baseline's cost [%]; NaN in folders that do not say."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
+import tyro
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import cace_env
 from cace_env.cases import Case
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, Frozen
 from cace_env.evaluation import Suite, load_suite, run_seed, suite_scores
 from cace_env.evaluation.episodes import in_order, seed_list
 from cace_env.evaluation.results import (
@@ -32,18 +33,71 @@ from cace_env.evaluation.results import (
 from cace_env.evaluation.scores import BASELINE, REFERENCE, SuiteScores
 from cace_env.evaluation.suite import Entry
 from cace_env.policies import Contestant, contestant_of
+from cace_env.policies.agent import PREFIX
 from cace_env.simulation import lower_bound
 from cace_env.tables import Protocol
+from experiments.running.command_line import said
 from experiments.running.lineup import about_policy, agent_names, can_answer, card_of, order_of
+from experiments.running.options import Count
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
+from experiments.running.runner import workers_of
 
 SPOTS: Final = 10  # episodes that `check` runs again
 ROUNDING: Final = 1e-9  # of a sum of costs, in any order
 SHOWN: Final = 8  # problems of a kind that are listed
 
 
-def make(options: argparse.Namespace, console: Console) -> int:
+class Made(Frozen):
+    """Run a policy on the test seeds and write its results."""
+
+    policy: Annotated[str | None, said("NAME|MODULE:OBJECT")] = Field(
+        default=None, description="a built-in policy or your own"
+    )
+    agent: Annotated[str | None, said("NAME|FOLDER")] = Field(
+        default=None, description="or a trained agent; its card says what it was trained on"
+    )
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Field(description="file to write; it must not exist")
+    suite: Annotated[str, said("VERSION")] = Field(default="v1", description="version (v1 by default), or a YAML file")
+    env: Annotated[Protocol | None, said("eviction|swap")] = Field(
+        default=None, description="only the entries of one environment; all by default, of an agent its own"
+    )
+    description: Annotated[str | None, said("TEXT")] = Field(
+        default=None, description="what it does, in a line; its docstring's first by default"
+    )
+    trained_on: Annotated[str | None, said("TEXT")] = Field(
+        default=None, description='seeds, scenarios, logs it was fitted to, or "nothing"'
+    )
+    simulated_requests: int = Field(default=0, ge=0, description="to fit it, all trials")
+    code: Annotated[str | None, said("TEXT")] = Field(
+        default=None, description="where its code is: a release, a commit, an address"
+    )
+    workers: Count = Field(default=None, description="threads; as many as there are cores by default")
+
+    def run(self, console: Console) -> int:
+        """See `make`."""
+        return make(self, console)
+
+
+class Checked(Frozen):
+    """Check a results file and print its scores."""
+
+    file: tyro.conf.Positional[Path] = Field(description="results file")
+    suite: Annotated[str | None, said("VERSION")] = Field(
+        default=None, description="version, or a YAML file; what the file names by default"
+    )
+    policy: Annotated[str | None, said("MODULE:OBJECT")] = Field(
+        default=None, description="run this again, too: the policy of the file"
+    )
+    spots: int = Field(default=SPOTS, ge=0, description="episodes to run again, drawn at random")
+    spot_seed: Count = Field(default=None, description="draws the same episodes each time")
+
+    def run(self, console: Console) -> int:
+        """See `check`."""
+        return check(self, console)
+
+
+def make(options: Made, console: Console) -> int:
     """Runs LRU and a policy on the test seeds of every entry, and writes the file; returns the exit status.
 
     Raises:
@@ -51,14 +105,15 @@ def make(options: argparse.Namespace, console: Console) -> int:
         PolicyError, SimulationError: an episode failed; nothing has been written.
     """
     suite = load_suite(options.suite)
-    contestant = contestant_of(options.policy or agent_names([options.agent])[0])
-    out = Path(options.out)
+    named = [name for name in (options.policy, *agent_names([options.agent or ""])) if name and name != PREFIX]
+    if len(named) != 1:
+        raise ConfigError("one policy makes the results: give either --policy or --agent")
+    contestant, out, workers = contestant_of(named[0]), options.out, workers_of(options.workers)
     if out.exists():
         raise ConfigError(f"{out} exists; results are never overwritten: give another --out")
     card = card_of(contestant)
-    if card is not None and options.env is None:
-        options.env = card.env
-    entries = [entry for entry in suite.entries if options.env in (None, entry.env)]
+    env = card.env if card is not None and options.env is None else options.env
+    entries = [entry for entry in suite.entries if env in (None, entry.env)]
     if card is not None and not all(can_answer(contestant, entry.env) for entry in entries):
         raise ConfigError(f"agent {card.name!r} was trained for {card.env.env_name}; make results of --env {card.env}")
     if order_of(contestant) is not None and any(entry.env != Protocol.SWAP for entry in entries):
@@ -73,7 +128,7 @@ def make(options: argparse.Namespace, console: Console) -> int:
     rows: list[Row] = []
     with progress_bar(console) as progress:
         bar = progress.add_task(contestant.name, total=len(jobs))
-        work = in_order(lambda job: run_seed(cases[job[0]], contestants, job[1]), jobs, options.workers)
+        work = in_order(lambda job: run_seed(cases[job[0]], contestants, job[1]), jobs, workers)
         for (name, _), results in zip(jobs, work, strict=True):
             rows += [row_of(name, result.row) for result in results]
             progress.update(bar, advance=1, description=name)
@@ -82,7 +137,7 @@ def make(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def header_of(options: argparse.Namespace, suite: Suite, contestant: Contestant, entries: Iterable[Entry]) -> Header:
+def header_of(options: Made, suite: Suite, contestant: Contestant, entries: Iterable[Entry]) -> Header:
     """What the file says of the policy: the options, and what is known of a built-in one.
 
     Raises:
@@ -90,7 +145,7 @@ def header_of(options: argparse.Namespace, suite: Suite, contestant: Contestant,
     """
     policy = contestant.built_in
     git = surroundings()["git"]
-    known = {"trained_on": options.trained_on, "code": options.code}
+    known = {"trained_on": options.trained_on or "", "code": options.code or ""}
     card = card_of(contestant)
     if card is not None:
         seeds = f", seeds {card.train_seeds}" if card.train_seeds else ""
@@ -119,7 +174,7 @@ def header_of(options: argparse.Namespace, suite: Suite, contestant: Contestant,
     )
 
 
-def check(options: argparse.Namespace, console: Console) -> int:
+def check(options: Checked, console: Console) -> int:
     """Says what is wrong with a file, or prints its scores; returns the exit status: 1 where something is wrong.
 
     Raises:
@@ -210,7 +265,7 @@ def below_bound(results: Results, entry: Entry) -> list[str]:
     return problems
 
 
-def not_reproduced(results: Results, suite: Suite, options: argparse.Namespace) -> list[str]:
+def not_reproduced(results: Results, suite: Suite, options: Checked) -> list[str]:
     """Rows that come out differently here: some of LRU, and of the policy where it can be run."""
     random = np.random.default_rng(options.spot_seed)
     mine = [row for row in results.rows if row.policy == BASELINE]

@@ -11,16 +11,15 @@ from typing import Annotated, Any, Final
 import tyro
 import yaml
 from pydantic import Field
-from rich.console import Console
 
 from agents.algorithms import algorithm_of
-from cace_env.config import ConfigError, Frozen, read_yaml
+from cace_env.config import ConfigError, read_yaml
 from cace_env.evaluation.held_out import validation_seeds
 from cace_env.policies import order
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
-from experiments.running.command_line import split_names
-from experiments.running.options import Comparison, trace_section
+from experiments.running.command_line import Session, said, split_names
+from experiments.running.options import Folder, Logged, Names
 from experiments.running.run_folder import surroundings
 from experiments.tuning import page as search_report
 from experiments.tuning.cace import FILE, compiled, draw, goal_of, goal_of_log, page, tune
@@ -33,8 +32,8 @@ DEFAULT_ORDER: Final = "very-patient-wsjf"
 MUST_AGREE: Final = ("space", "steps", "intervals", "validation_seeds", "seed")
 
 
-class Options(Frozen):
-    """What is searched, and how much it may cost."""
+class Options(Logged):
+    """What is searched, and how much it may cost; a log is cut in parts to tune on, choose by and compare on."""
 
     what: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FILE.yaml|cace")]] = Field(
         description="a search space, or cace: its weights by CMA-ES"
@@ -42,7 +41,7 @@ class Options(Frozen):
     trials: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=30, ge=1, description="FILE: trials in all, pruned ones too"
     )
-    steps: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = Field(
+    steps: Annotated[int | None, said("N")] = Field(
         default=None, ge=1, description="FILE: training steps per trial; a fifth of the algorithm's own by default"
     )
     intervals: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
@@ -52,24 +51,13 @@ class Options(Frozen):
         default=100_000_000, ge=1, description="cace: budget, simulated requests of all searches together"
     )
     starts: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=3, ge=1, description="cace: searches per order")
-    order: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")] = Field(
-        default=(), description=f"cace, in Swap-v0: orders to tune behind; {DEFAULT_ORDER} by default"
-    )
-    env: Annotated[Protocol | None, tyro.conf.arg(metavar="eviction|swap", help_behavior_hint="")] = Field(
+    order: Names = Field(default=(), description=f"cace, in Swap-v0: orders to tune behind; {DEFAULT_ORDER} by default")
+    env: Annotated[Protocol | None, said("eviction|swap")] = Field(
         default=None, description="Eviction-v0 or Swap-v0; what FILE says, or eviction, by default"
     )
-    scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B", help_behavior_hint="")] = Field(
+    scenarios: Names = Field(
         default=(),
         description="scenarios, YAML files or entries of the suite; what FILE says, or the suite, by default",
-    )
-    trace: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = Field(
-        default=None, description="cace: a log, cut in parts to tune on, to choose by and to compare on"
-    )
-    format: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = Field(
-        default=None, description="its format, see docs/traces.md"
-    )
-    trace_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
-        default=(), description="how the log is read and what is attached to it; may be given several times"
     )
     train_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=64, ge=1, description="cace: training seeds that its weights are tuned on"
@@ -82,17 +70,16 @@ class Options(Frozen):
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=2, ge=1, description="episodes side by side, in each trial"
     )
-    out: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = Field(
-        default=None, description="run folder, new or of the same search; runs/tune-NAME by default"
-    )
+    out: Folder = Field(default=None, description="run folder, new or of the same search; runs/tune-NAME by default")
 
 
-def tune_weights(options: Options, command: str, console: Console) -> int:
+def tune_weights(options: Options, session: Session) -> int:
     """CACE by CMA-ES; returns the exit status.
 
     Raises:
         ConfigError, TraceError: options or a log that cannot be used, or a folder of something else.
     """
+    console, command = session.console, session.command
     env = options.env or Protocol.EVICTION
     orders: list[str | None] = [*split_names(options.order)] or ([DEFAULT_ORDER] if env == Protocol.SWAP else [None])
     for name in orders:
@@ -101,7 +88,7 @@ def tune_weights(options: Options, command: str, console: Console) -> int:
             if env != Protocol.SWAP:
                 raise ConfigError(f"--order {name} is for Swap-v0: add --env swap")
     names = split_names(options.scenarios)
-    section = trace_section(Comparison(trace=options.trace, format=options.format, trace_option=options.trace_option))
+    section = options.section()
     path = Path(options.out or f"runs/tune-cace-{env}")
     resumed(path, {**options.model_dump(mode="json"), "out": None, "threads": 0})
     with console.status("preparing: scenarios, requests, compiled code"):
@@ -109,13 +96,13 @@ def tune_weights(options: Options, command: str, console: Console) -> int:
             if len(names) != 1:
                 raise ConfigError("--trace needs one scenario, whose fleet serves the log: --scenarios FLEET.yaml")
             scenario = load_scenario(names[0])
-            goal, said = goal_of_log(scenario, env, section, options.train_seeds, options.validation_seeds)
+            goal, about_goal = goal_of_log(scenario, env, section, options.train_seeds, options.validation_seeds)
             again = f"--scenarios {names[0]} {goal.compare}"
         else:
             goal = goal_of(names, env, options.train_seeds, ALL_VALIDATION)
-            said, again = f"On {', '.join(goal.train)}", goal.compare
+            about_goal, again = f"On {', '.join(goal.train)}", goal.compare
         compiled(goal)
-    about = describe(path, command, goal=said)
+    about = describe(path, command, goal=about_goal)
     found, before = tune(
         goal, orders, options.starts, options.requests, path, env=env, threads=options.threads, seed=options.seed,
         console=console, command=command,
@@ -128,17 +115,17 @@ def tune_weights(options: Options, command: str, console: Console) -> int:
     console.print(
         f"{found[0].validation:.4f} of LRU's cost on validation seeds, {before:.4f} with the weights that ship: "
         f"{prefix}cace:{path / FILE}. Report: [bold]{path / 'report.md'}[/bold]",
-        highlight=False,
     )
     return 0
 
 
-def search_numbers(options: Options, command: str, console: Console) -> int:
+def search_numbers(options: Options, session: Session) -> int:
     """A search space by Optuna; returns the exit status.
 
     Raises:
         ConfigError: options or a space that cannot be used, or a folder of another search.
     """
+    console, command = session.console, session.command
     if options.trace is not None or options.order:
         raise ConfigError("--trace and --order are for `tune cace`; a search space trains on scenarios")
     space = read_space(options.what)
@@ -182,7 +169,6 @@ def search_numbers(options: Options, command: str, console: Console) -> int:
     console.print(
         f"trial {best['trial']}: {best['validation']:.4f} of LRU's cost on {ALL_VALIDATION} validation seeds, in "
         f"{target}. Report: [bold]{path / 'report.md'}[/bold]",
-        highlight=False,
     )
     return 0
 

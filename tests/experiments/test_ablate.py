@@ -23,8 +23,8 @@ from cace_env.tables import Protocol
 from experiments.ablate import main
 from experiments.reading.cace_ablations import cace_variants
 from experiments.reading.reweighed import AS_STATED, halved_and_doubled, judged, presets, reward_of
+from experiments.running.cases import chosen
 from experiments.running.run_folder import Run
-from experiments.running.studies import chosen
 from tests.support.small import SMALL, small
 
 SEEDS = range(2_000_000, 2_000_003)

@@ -97,6 +97,10 @@ def test_an_agent_that_is_judged_by_its_training_seeds_is_found_out(
     assert "**Not held out: it was trained on 2 of the seeds that it is judged by" in (out / "report.md").read_text()
 
 
+def test_timelines_show_the_agent(finished: Path, evicting: Path):
+    assert {span.policy for span in Run(finished).spans} == {"lru", "cace", f"agent:{evicting}"}
+
+
 def test_an_eviction_agent_goes_with_an_order_in_swap_v0(small: Path, evicting: Path, tmp_path: Path):
     out = tmp_path / "ordered"
     policies = f"wsjf+agent:{evicting},wsjf+lru"

@@ -45,11 +45,11 @@ def test_a_bug_is_not_hidden():
 @pytest.mark.parametrize(
     ("module", "step", "arguments"),
     [
-        (compare, "compare", []),
-        (findings, "run_grid", ["--out", "nowhere"]),
-        (report, "write_report", ["."]),
-        (submission, "check", ["check", "mine.csv"]),
-        (suite, "run_suite", []),
+        (compare, "experiments.compare.compare", []),
+        (findings, "experiments.findings.find", []),
+        (report, "experiments.report.write_report", ["."]),
+        (submission, "experiments.running.submissions.check", ["check", "mine.csv"]),
+        (suite, "experiments.suite.run_suite", []),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -64,7 +64,7 @@ def test_every_command_ends_alike(
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(module, step, fails)
+    monkeypatch.setattr(step, fails)
     monkeypatch.setattr(report, "Run", lambda path: path)
     assert module.main(arguments) == 1  # type: ignore[attr-defined]
     assert "error: nobody can" in capsys.readouterr().err

@@ -18,20 +18,22 @@ pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.cases import case_of
 from cace_env.evaluation import paired_gain
-from cace_env.policies import contestant_of
+from cace_env.evaluation.scores import relative_cost
+from cace_env.policies import POLICIES, contestant_of
 from cace_env.scenarios import compared_scenarios
 from cace_env.simulation import METRICS, lower_bound
 from cace_env.simulation.outcome import TraceRow
-from cace_env.tables import NONE, TASKS
+from cace_env.tables import NONE, TASKS, Protocol
 from experiments import report
-from experiments.compare import main
+from experiments.compare import Comparison, main, scenarios_of
 from experiments.reading.markdown import percent
 from experiments.reports import comparison, plots
 from experiments.reports.comparison import figure
+from experiments.reports.leaderboard import MOST, change_text
 from experiments.reports.timelines import _lanes, spans_of
-from experiments.running.command_line import split_names
+from experiments.running import runner
+from experiments.running.command_line import read_options, split_names
 from experiments.running.lineup import about_policy, contestants_of
-from experiments.running.options import pairs_of, read_options
 from experiments.running.run_folder import Run, Span
 from tests.specification.examples import fleet
 from tests.support.small import SMALL
@@ -297,11 +299,33 @@ def test_where_the_reference_ran_the_report_has_scores(finished: Path, tmp_path:
     assert "## Scores" not in (finished / "report.md").read_text()
 
 
-def test_results_are_never_overwritten(finished: Path, small: Path, capsys: pytest.CaptureFixture[str]):
+def test_results_are_never_overwritten(finished: Path, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     before = (finished / "rows.csv").read_bytes()
-    said = refused(capsys, "--policies", "lru", "--scenarios", str(small), "--seeds", "1", "--out", str(finished))
-    assert "is not empty" in said and "--out" in said
+    asked = ["--policies", "lru", "--seeds", "1", "--out", str(finished), "--scenarios"]
+    other = tmp_path / "other.yaml"
+    other.write_text(small.read_text().replace("pressure: 2.5", "pressure: 2.4"))
+    said = refused(capsys, *asked, str(other))
+    assert "another scenario called 'small'" in said and "--out" in said
+    said = refused(capsys, *asked, str(small), "--split", "train")
+    assert "split test, this is train" in said
     assert (finished / "rows.csv").read_bytes() == before
+    said = refused(capsys, "--policies", "lru", "--out", str(finished / "plots"))
+    assert "holds no run; results are never overwritten" in said
+
+
+def test_rows_are_the_same_whatever_the_threads_and_kills(small: Path, tmp_path: Path):
+    asked = ["--policies", "lru,cace", "--scenarios", str(small), "--env", "both", "--seeds", "3", "--workers"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main([*asked, "1", "--out", str(whole)]) == 0
+    assert main([*asked, "2", "--out", str(killed)]) == 0
+    for name in ("rows.csv", "ttft.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    lines = (killed / "rows.csv").read_bytes().splitlines(keepends=True)
+    (killed / "rows.csv").write_bytes(b"".join(lines[:-4]) + lines[-4][:50])
+    (killed / "ttft.csv").write_bytes((killed / "ttft.csv").read_bytes()[:-20])
+    assert main([*asked, "2", "--out", str(killed)]) == 0
+    for name in ("rows.csv", "ttft.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_log_takes_the_place_of_the_requests_and_says_so_everywhere(
@@ -475,14 +499,12 @@ def test_a_failure_before_anything_finished_leaves_the_folder_free(
 def test_an_interruption_keeps_and_reports_what_is_finished(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    from experiments import compare
-
     def interrupted(work: Any, jobs: Any, workers: int) -> Any:
         del workers
-        yield work(jobs[0])
+        yield jobs[0], work(jobs[0])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "in_order", interrupted)
+    monkeypatch.setattr(runner, "as_finished", interrupted)
     out = tmp_path / "out"
     assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "3", "--out", str(out)]) == 130
     assert "1 of 3 pairs" in capsys.readouterr().out
@@ -495,7 +517,8 @@ def test_an_interruption_of_the_drawing_leaves_a_report_with_the_plots_so_far(
     drawn = plots.draw
 
     def interrupted(run: Run) -> Any:
-        yield next(drawn(run))
+        scenario, pictures = next(drawn(run))
+        yield scenario, pictures[:1]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(comparison, "draw", interrupted)
@@ -518,7 +541,7 @@ def test_an_interruption_before_the_first_episode_is_one_line(
     def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare, "prepare", interrupted)
+    monkeypatch.setattr(compare, "prepared", interrupted)
     assert main(["--policies", "lru", "--out", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err.splitlines() == ["interrupted before anything had finished; nothing is kept"]
     assert not (tmp_path / "out").exists()
@@ -528,6 +551,30 @@ def in_short(folder: Path) -> list[str]:
     """What a report says in short, line by line."""
     text = (folder / "report.md").read_text()
     return re.findall(r"^- (.*)$", text.partition("## In short")[2].partition("\n| ")[0], re.MULTILINE)
+
+
+def test_of_many_policies_those_that_people_look_for_fit_on_a_screen(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    own = [
+        "--agent",
+        "eviction",
+        "--policies",
+        ",".join([*POLICIES, "cace:tuned-eviction"]),
+        "--policy",
+        f"{__name__}:mru_in_python",
+    ]
+    assert main([*own, "--scenarios", str(small), "--seeds", "2", "--reference", "1", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    first = next(at for at, line in enumerate(shown) if line.startswith("policy"))
+    rows = shown[first + 2 : next(at for at in range(first, len(shown)) if shown[at].startswith("Against LRU"))]
+    names = [row.split()[0] for row in rows]
+    assert 9 < len(names) <= MOST < len(Run(out).policies("small")) and max(map(len, rows)) <= 100
+    assert {"reference", "agent:eviction", "mru_in_python", "cace:tuned-eviction", "cace", "lru"} < {*names}
+    assert any("best Belady rule" in row for row in rows) and any("best cache rule" in row for row in rows)
+    share = relative_cost(*({"small": column(out, who, "cost")} for who in ("cace", "lru")))
+    assert change_text(share) in next(row for row in rows if row.startswith("cace "))
 
 
 def test_one_episode_is_no_verdict(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -556,7 +603,7 @@ def test_enough_seeds_get_a_verdict_for_cace_and_for_own_policies_alike(
 ):
     out = tmp_path / "out"
     arguments = ["--policies", "lru,cace", "--policy", f"{__name__}:mru_in_python", "--scenarios", str(small)]
-    assert main([*arguments, "--seeds", "10", "--out", str(out)]) == 0
+    assert main([*arguments, "--seeds", "10", "--out", str(out), "--all"]) == 0
     said = capsys.readouterr().out
     assert "too few" not in said + (out / "report.md").read_text()
     cace, own = in_short(out)
@@ -603,21 +650,21 @@ def test_the_list_shows_policies_and_scenarios_with_their_questions(capsys: pyte
 def test_a_file_sets_options_and_the_command_line_wins(tmp_path: Path):
     path = tmp_path / "options.yaml"
     path.write_text("policies: [lru, cace]\nseeds: 7\nsplit: validation\n")
-    options = read_options(["--config", str(path), "--seeds", "3", "--demo"])
+    options: Comparison = read_options(Comparison, ["--config", str(path), "--seeds", "3", "--demo"], "compare")
     assert (options.policies, options.seeds, options.split, options.demo) == (("lru", "cace"), 3, "validation", True)
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "experiment").glob("*.yaml")))
 def test_shipped_option_files_are_accepted(path: Path):
-    options = read_options(["--config", str(path)])
-    protocols = [protocol for _, protocol in pairs_of(options)]
+    options: Comparison = read_options(Comparison, ["--config", str(path)], "compare")
+    protocols = [one.protocol for one in scenarios_of(options)]
     assert len(contestants_of(split_names(options.policies), options.policy, protocols)) > 2
 
 
 def test_the_demo_shows_both_environments_and_any_may_be_chosen():
     def chosen(*arguments: str) -> dict[str, list[str]]:
-        pairs = pairs_of(read_options(arguments))
-        return {protocol: [name for name, asked in pairs if asked == protocol] for _, protocol in pairs}
+        found = scenarios_of(read_options(Comparison, arguments, "compare"))
+        return {row.protocol: [one.scenario.name for one in found if one.protocol == row.protocol] for row in found}
 
     assert chosen("--scenarios", "agents") == {"eviction": ["agents"]}
     assert chosen("--scenarios", "agents", "--env", "both") == {"eviction": ["agents"], "swap": ["agents"]}
@@ -694,5 +741,7 @@ def test_figures_are_short_and_never_pretend():
 
 def test_the_scenario_for_debugging_is_compared_where_it_is_named_only() -> None:
     for env in ("eviction", "both"):
-        assert {name for name, _ in pairs_of(read_options(["--env", env]))} == set(compared_scenarios())
-    assert pairs_of(read_options(["--scenarios", "tiny"])) == [("tiny", "eviction")]
+        every = scenarios_of(read_options(Comparison, ["--env", env], "compare"))
+        assert {one.scenario.name for one in every} == set(compared_scenarios())
+    (tiny,) = scenarios_of(read_options(Comparison, ["--scenarios", "tiny"], "compare"))
+    assert (tiny.name, tiny.protocol) == ("tiny", Protocol.EVICTION)

@@ -26,9 +26,10 @@ from experiments import docs, submission
 from experiments.pages import suite as suite_page
 from experiments.pages.regions import DOCS, read
 from experiments.reading import suite_scores
-from experiments.running import suite_run as command
+from experiments.running import reference_rows
+from experiments.running import runner as command
 from experiments.running.reference_rows import DEFAULTS
-from experiments.running.suite_folder import package_hash
+from experiments.running.runner import package_hash
 from experiments.suite import main
 
 SUITE: dict[str, Any] = {
@@ -204,13 +205,13 @@ def test_rows_of_another_suite_or_split_are_never_mixed(
     other = tmp_path / "tiny.yaml"
     other.write_text(suite.read_text().replace("3.4", "3.3"))
     assert main(arguments(other, finished)) == 2
-    assert "holds a run of other entries" in capsys.readouterr().err
+    assert "holds a run of another scenario called 'tight'" in capsys.readouterr().err
     assert main([*arguments(suite, finished), "--split", "validation"]) == 2
     assert "split test, this is validation" in capsys.readouterr().err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("Dear Sir")
     assert main(arguments(suite, tmp_path / "full")) == 2
-    assert "holds no run of a suite; give another --out" in capsys.readouterr().err
+    assert "holds no run; give another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -253,13 +254,13 @@ def test_the_reference_is_looked_for_once_and_shipped_costs_are_taken(
     assert main([*arguments(suite, out), *quick, *easy]) == 0
     the_test_split_has(2, monkeypatch)
     assert submission.main(["ship", str(out), "--out", str(tmp_path / "costs.csv")]) == 0
-    monkeypatch.setattr(command, "published", lambda version: read_results(tmp_path / "costs.csv"))
+    monkeypatch.setattr(reference_rows, "published", lambda version: read_results(tmp_path / "costs.csv"))
     again = tmp_path / "shipped"
     assert main([*arguments(suite, again), *quick, *easy]) == 2
     assert "--reference-option max_rounds=1: costs of the reference ship with suite tiny" in capsys.readouterr().err
     assert main([*arguments(suite, again), *quick]) == 0
     assert rows_of(again) == rows
-    assert "those that ship with suite tiny" in capsys.readouterr().out
+    assert not (again / "searches.csv").exists()
     # How hard those that ship were looked for, which is not how hard they would be looked for here.
     settings = json.loads((again / "run.json").read_text())["policies"]["reference"]["settings"]
     assert settings["max_rounds"] == 1 != DEFAULTS["max_rounds"]

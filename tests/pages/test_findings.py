@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,11 @@ from experiments.running.findings_grid import (
     PREFETCHES,
     Cell,
     Results,
+    case_name,
     read_results,
     scenario_of,
 )
+from experiments.running.run_folder import Run
 
 
 def test_every_contrast_is_between_two_policies_that_are_run() -> None:
@@ -73,12 +76,12 @@ def test_tables_show_every_contrast_and_the_picture_is_drawn(tmp_path: Path, mon
     assert (tmp_path / findings_page.PICTURE).stat().st_size > 10_000
 
 
-def test_results_of_another_grid_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no"):
-        read_results(tmp_path / "costs.csv")
-    path = tmp_path / "half.csv"
-    rows = ["engine,pressure,protocol,policy,seed", "cold-engine,1.5,eviction,lru,1"]
-    path.write_text("\n".join([f"{rows[0]},{','.join(KEPT)}", rows[1] + ",1" * len(KEPT)]), encoding="utf-8")
+def test_results_of_another_grid_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert findings.main(["--results", str(tmp_path)]) == 2
+    assert "has no run.json" in capsys.readouterr().err
+    name = case_name(CELLS[0], Protocol.EVICTION)
+    (tmp_path / "run.json").write_text(json.dumps({"scenarios": {name: {}}, "policies": {"lru": {}}}))
+    rows = [f"scenario,policy,seed,truncated,{','.join(KEPT)}", f'"{name}",lru,1,0' + ",1" * len(KEPT)]
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
     with pytest.raises(ConfigError, match=r"has no cold-engine at 1\.5 / eviction / gdsf"):
-        read_results(path)
-    assert findings.main(["--results", str(path)]) == 2
+        read_results(Run(tmp_path))

@@ -1,0 +1,177 @@
+"""A comparison on one screen: a few named policies, means over the scenarios, and a sentence of what that means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cace_env.evaluation.scores import REFERENCE, Estimate, relative_cost
+from cace_env.policies.agent import LEARNED
+from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.tables import Protocol
+from experiments.reading.verdicts import few_seeds, nothing_to_decide, own_policies
+from experiments.reports.comparison import remarks
+from experiments.running.lineup import ORDERED
+from experiments.running.run_folder import BASELINE, Run
+
+MOST: Final = 12  # rows of a table
+METRICS: Final = {"cost": "cost", "ttft_mean_s": "mean TTFT", "e2e_mean_s": "mean E2E", "evictions": "evictions"}
+LEARNED_AGENT, TUNED, UNTUNED, FORESEEN = "learned", "CACE, tuned", "CACE, untuned", "knows the future"
+# Rows that everybody looks for, and what they are.
+NAMED: Final = {
+    Protocol.EVICTION: {
+        "cace": UNTUNED,
+        BASELINE: "least recent use",
+        "ollama": "as in Ollama",
+        "llama-cpp": "as in llama.cpp",
+        "llama-swap": "as in llama-swap",
+        REFERENCE: FORESEEN,
+    },
+    Protocol.SWAP: {
+        "wsjf+cace": UNTUNED,
+        BASELINE: "first come, LRU",
+        "llama-swap+lru": "as in llama-swap",
+        REFERENCE: FORESEEN,
+    },
+}
+BEST: Final = {"Caching": "best cache rule", "Clairvoyant": "best Belady rule", ORDERED: "best order"}
+READING: Final = (
+    "Change against LRU in %, means over scenarios, ± half of the 95 % interval; below 0 is better. TTFT: time to the "
+    "first token, E2E: to the last, cost: seconds waited, weighted by task."
+)
+
+
+class Line(NamedTuple):
+    """A row of a table."""
+
+    policy: str
+    what: str
+    changes: dict[str, Estimate]  # by metric: share of LRU's
+
+
+def print_leaderboard(run: Run, console: Console) -> None:
+    """A table for each environment, and what it means."""
+    for protocol in Protocol:
+        scenarios = [name for name in run.scenarios if run.about["scenarios"][name]["env"] == protocol]
+        if not scenarios:
+            continue
+        lines = leaderboard(run, scenarios, protocol)
+        console.print(escape(_title(run, protocol, scenarios)), style="bold", highlight=False, soft_wrap=True)
+        console.print(_table(lines))
+        if not all(nothing_to_decide(run, name) for name in scenarios):
+            console.print(escape(meaning(lines)), highlight=False)
+        for note in (note for name in scenarios for note in remarks(run, name)):
+            console.print(escape(note), style="yellow")
+    if few_seeds(run):
+        console.print(escape(few_seeds(run)), style="yellow")
+    console.print(escape(READING), style="dim")
+
+
+def leaderboard(run: Run, scenarios: Sequence[str], protocol: Protocol) -> list[Line]:
+    """At most `MOST` policies, those that cost least on top; all of them where there are no more."""
+    everywhere = [p for p in run.policies(scenarios[0]) if all(p in run.policies(name) for name in scenarios)]
+    names = {p: _what(run, p, protocol) for p in everywhere if p != NO_SWAPPING}
+    lines = {policy: _line(run, scenarios, policy, what) for policy, what in names.items()}
+    if len(lines) > MOST:
+        trained = [policy for policy, what in names.items() if what in (LEARNED_AGENT, TUNED)]
+        wanted = [*own_policies(run), *trained, *NAMED[protocol]]
+        for group, what in BEST.items():
+            best = min((line for line in lines.values() if run.group(line.policy) == group), key=_rank, default=None)
+            if best is not None and best.policy not in wanted:
+                lines[best.policy] = best._replace(what=what)
+                wanted.append(best.policy)
+        shown = [policy for policy in dict.fromkeys([BASELINE, REFERENCE, *wanted]) if policy in lines][:MOST]
+        lines = {policy: lines[policy] for policy in shown}
+    return sorted(lines.values(), key=_rank)
+
+
+def _what(run: Run, policy: str, protocol: Protocol) -> str:
+    """What a policy is, in a word or two."""
+    if run.group(policy) == LEARNED:
+        return LEARNED_AGENT
+    tuned = run.about["policies"][policy].get("tuned")
+    if tuned is not None and tuned["env"] == protocol:
+        return TUNED
+    return NAMED[protocol].get(policy, run.group(policy).lower())
+
+
+def _rank(line: Line) -> tuple[bool, float]:
+    cost = line.changes["cost"].value
+    return bool(np.isnan(cost)), cost
+
+
+def _line(run: Run, scenarios: Sequence[str], policy: str, what: str) -> Line:
+    changes = {}
+    for metric in METRICS:
+        mine, theirs = ({name: run.columns[name, who][metric] for name in scenarios} for who in (policy, BASELINE))
+        usable = all(np.nansum(theirs[name]) > 0 and np.isfinite(mine[name] + theirs[name]).any() for name in scenarios)
+        changes[metric] = relative_cost(mine, theirs) if usable else Estimate(np.nan, np.nan, np.nan)
+    return Line(policy, what, changes)
+
+
+def _title(run: Run, protocol: Protocol, scenarios: Sequence[str]) -> str:
+    """Which environment, how much of it, and whose requests."""
+    seeds = len(run.columns[scenarios[0], BASELINE]["seed"])
+    title = f"{protocol.env_name}: {len(scenarios)} scenario{'s' if len(scenarios) > 1 else ''} x {seeds} seed"
+    title += "s" if seeds > 1 else ""
+    labels = dict.fromkeys(run.about["scenarios"][name]["label"] for name in scenarios)
+    about = [*(scenarios if len(scenarios) == 1 else []), *(label for label in labels if label != "generated")]
+    return title + (f" ({'; '.join(about)})" if about else "")
+
+
+def _table(lines: Sequence[Line]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("policy", no_wrap=True, max_width=33)
+    table.add_column("", no_wrap=True)
+    for heading in METRICS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for line in lines:
+        is_lru = line.policy == BASELINE
+        cells = ["0" if is_lru else change_text(line.changes[metric]) for metric in METRICS]
+        style = "bold" if line.what in (LEARNED_AGENT, TUNED, UNTUNED) or is_lru else None
+        table.add_row(escape(line.policy), line.what, *cells, style=style)
+    return table
+
+
+def change_text(share: Estimate) -> str:
+    """A share of LRU's as a change in percent, and half of its interval; `-` where there is none."""
+    if np.isnan(share.value):
+        return "-"
+    value, half = 100 * (share.value - 1), 50 * (share.high - share.low)
+    return f"{value:+.1f}" + ("" if np.isnan(half) else f" ±{half:.{0 if half >= 9.95 else 1}f}")
+
+
+def meaning(lines: Sequence[Line]) -> str:
+    """What a table says, in a sentence or two."""
+    first: dict[str, Line] = {}
+    for line in lines:
+        first.setdefault(line.what, line)
+    named = {LEARNED_AGENT: "the learned agent", TUNED: "tuned CACE", UNTUNED: "CACE"}
+    found = [(name, first[what]) for what, name in named.items() if what in first]
+    if not found:
+        found = [(line.policy, line) for line in lines if line.policy not in (BASELINE, REFERENCE)][:1]
+    said = [f"{name} {_verdict(line.changes['cost'])}" for name, line in found]
+    text = f"Against LRU, {', '.join(said)}." if said else ""
+    if {LEARNED_AGENT, FORESEEN} <= set(first):
+        mine, room = (1 - first[what].changes["cost"].value for what in (LEARNED_AGENT, FORESEEN))
+        if room > 0:
+            text += (
+                f" Knowing the future would save {100 * room:.0f} %: the agent gets {100 * mine / room:.0f} % of that."
+            )
+    return text
+
+
+def _verdict(share: Estimate) -> str:
+    """What a share of LRU's cost means."""
+    size = f"{100 * abs(1 - share.value):.1f} %"
+    if np.isnan(share.low):
+        return f"costs {size} {'less' if share.value < 1 else 'more'}"
+    if share.low <= 1 <= share.high:
+        return "cannot be told apart"
+    return f"saves {size} of the cost" if share.value < 1 else f"costs {size} more"
