@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
-import tyro
 from pydantic import Field
 from rich import box
 from rich.console import Console
@@ -33,7 +31,7 @@ from rich.table import Table
 from cace_env.config import ConfigError, Frozen
 from experiments.pages.regions import fill
 from experiments.reading.markdown import number, table
-from experiments.running.command_line import exit_status, split_names
+from experiments.running.command_line import Session, run_command, said, split_names
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
 from experiments.yardsticks import speed
@@ -66,20 +64,18 @@ PROMISED: Final = {
 class Benchmark(Frozen):
     """What is measured, and where the results go."""
 
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+    only: Annotated[tuple[str, ...], said("A,B")] = Field(
         default=(), description=f"probes to run, all by default: {', '.join(PROBES)}"
     )
     rounds: int = Field(default=3, ge=1, description="processes that run each probe; slow probes run once")
     quick: bool = Field(default=False, description="next to nothing is measured: does it run?")
-    against: Annotated[Path | None, tyro.conf.arg(metavar="CHECKOUT")] = Field(
+    against: Annotated[Path | None, said("CHECKOUT")] = Field(
         default=None, description="another checkout, measured in turns with this one; ratios are this one over it"
     )
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = Field(
+    out: Annotated[Path | None, said("FILE")] = Field(
         default=None, description="new file for the results; runs/benchmark-<time>.json by default"
     )
-    write: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = Field(
-        default=None, description="page whose table is replaced"
-    )
+    write: Annotated[Path | None, said("FILE")] = Field(default=None, description="page whose table is replaced")
 
 
 class Row(NamedTuple):
@@ -191,8 +187,9 @@ def page_table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     return f"{measured}\n\n{table(*cells(rows), numbers='right')}"
 
 
-def run(options: Benchmark, command: str, console: Console) -> int:
+def run(options: Benchmark, session: Session) -> int:
     """Measures, prints the table, and writes the results; the exit status."""
+    console, command = session.console, session.command
     out = options.out or Path("runs") / f"benchmark-{datetime.now():%Y%m%d-%H%M%S}.json"
     if out.exists():
         raise ConfigError(f"{out} is there already; name another --out, or remove it")
@@ -214,17 +211,7 @@ def run(options: Benchmark, command: str, console: Console) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = tyro.cli(
-        Benchmark,
-        args=arguments,
-        prog="python -m experiments.benchmark",
-        description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    command = shlex.join(["python", "-m", "experiments.benchmark", *arguments])
-    return exit_status(lambda: run(options, command, console), "interrupted; nothing was written")
+    return run_command("benchmark", Benchmark, run, arguments, __doc__, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

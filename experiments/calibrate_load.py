@@ -8,7 +8,9 @@ for the number of users on training seeds and prints the lines to put into the s
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
+import numpy as np
 import tyro
 from pydantic import Field
 from rich.console import Console
@@ -16,14 +18,14 @@ from rich.console import Console
 from cace_env.config import ConfigError, Frozen
 from cace_env.evaluation import evaluate
 from cace_env.scenarios import Scenario, load_scenario, seeds
-from experiments.running.command_line import exit_status
+from experiments.running.command_line import Session, run_command
 
 
 class Options(Frozen):
     """Search the number of users at which LRU keeps the swap channels busy for a share of the time."""
 
-    scenario: tyro.conf.Positional[str] = Field(default="default", description="a shipped scenario, or a YAML file")
-    busy: float = Field(default=0.25, gt=0, lt=1, description="wanted busy share of the swap channels")
+    scenario: tyro.conf.Positional[str] = Field(default="default", description="shipped scenario, or a YAML file")
+    busy: float = Field(default=0.25, description="wanted busy share of the swap channels, above 0 and below 1")
     seeds: int = Field(default=8, ge=1, description="training seeds to average over")
     most_users: int = Field(default=2000, ge=1, description="where the search ends")
 
@@ -44,6 +46,8 @@ def search(scenario: Scenario, options: Options, console: Console) -> tuple[int,
         raise ConfigError(
             f"scenario {scenario.name!r} takes its requests from a log, whose users are given; set time_compression"
         )
+    if not 0 < options.busy < 1:
+        raise ConfigError(f"busy is {options.busy}; it must be above 0 and below 1")
     low, high = 0, scenario.workload_config.users
     share = busy_share(scenario, high, options.seeds)
     console.print(f"{high:6d} users: {share:.3f}")
@@ -63,21 +67,21 @@ def search(scenario: Scenario, options: Options, console: Console) -> tuple[int,
     return high, share
 
 
-def calibrate(options: Options, console: Console) -> int:
-    """Prints the search and the lines for the scenario; the exit status.
-
-    Raises:
-        ConfigError: as `search`, or no such scenario.
-    """
+def calibrate(options: Options, session: Session) -> None:
+    """Prints the search and the lines for the scenario."""
+    console = session.console
     scenario = load_scenario(options.scenario)
     users, share = search(scenario, options, console)
     measured = f"busy share of the swap channels under LRU: {share:.3f} ({options.seeds} training seeds)"
     console.print(f"\nworkload:\n  users: {users}  # {measured}", soft_wrap=True)
-    if users == options.most_users:
+    if np.isclose(users, options.most_users):
         console.print("The search ended at --most-users.")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return run_command("calibrate_load", Options, calibrate, arguments, __doc__)
 
 
 if __name__ == "__main__":
-    given = tyro.cli(Options, prog="python -m experiments.calibrate_load", description=__doc__)
-    sys.exit(exit_status(lambda: calibrate(given, Console(highlight=False))))
+    sys.exit(main())

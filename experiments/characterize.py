@@ -7,38 +7,53 @@ draws them.
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
+
+from cace_env.config import ConfigError, Frozen
 from cace_env.generator import WorkloadConfig, generate
 from cace_env.scenarios import load_scenario
 from cace_env.workload import Workload
 from experiments.pages.regions import fill
+from experiments.running.command_line import Session, run_command, said
 from experiments.yardsticks.workload_statistics import all_checks
 from experiments.yardsticks.workloads import check_table, describe, plot
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.characterize", description=__doc__)
-    parser.add_argument("--workload", metavar="SCENARIO", help="describe the requests of this scenario (name or file)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the workload")
-    parser.add_argument("--requests", type=int, help="other length than the scenario's")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the workload (needs matplotlib)")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="fill the tables of docs/workloads.md")
-    arguments = parser.parse_args()
-    if arguments.plot and not arguments.workload:
-        parser.error("--plot needs --workload SCENARIO")
-    if arguments.workload:
-        workload, names = scenario_workload(arguments.workload, arguments.seed, arguments.requests)
-        print(describe(workload, names))
-        if arguments.plot:
-            plot(workload, names, arguments.plot)
+class Options(Frozen):
+    """Whose requests are described; without a scenario the generator is held against the published figures."""
+
+    workload: Annotated[str | None, said("SCENARIO")] = Field(
+        default=None, description="describe the requests of this scenario (name or file)"
+    )
+    seed: int = Field(default=0, description="seed of the workload")
+    requests: Annotated[int | None, said("N")] = Field(default=None, description="other length than the scenario's")
+    plot: Annotated[Path | None, said("FILE.png")] = Field(default=None, description="draw the workload")
+    write: Annotated[Path | None, said("FILE.md")] = Field(default=None, description="fill the tables of docs/workloads.md")
+
+
+def characterize(options: Options, session: Session) -> None:
+    """Prints what was asked for, draws it, and fills the page.
+
+    Raises:
+        ConfigError: no such scenario, or a plot of none.
+    """
+    if options.plot and not options.workload:
+        raise ConfigError(f"--plot {options.plot} needs --workload SCENARIO")
+    if options.workload:
+        workload, names = scenario_workload(options.workload, options.seed, options.requests)
+        session.console.print(describe(workload, names), markup=False, soft_wrap=True)
+        if options.plot:
+            plot(workload, names, options.plot)
         return
     checks = check_table(all_checks())
-    print(checks)
-    if arguments.write:
-        fill(arguments.write, {"checks": checks, "default": describe(*scenario_workload("default", 0))})
+    session.console.print(checks, markup=False, soft_wrap=True)
+    if options.write:
+        fill(options.write, {"checks": checks, "default": describe(*scenario_workload("default", 0))})
 
 
 def scenario_workload(name: str, seed: int, requests: int | None = None) -> tuple[Workload, list[str]]:
@@ -51,5 +66,10 @@ def scenario_workload(name: str, seed: int, requests: int | None = None) -> tupl
     return generate(config, models, seed), [model.name for model in models]
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return run_command("characterize", Options, characterize, arguments, __doc__)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

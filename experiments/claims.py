@@ -14,11 +14,10 @@ from pathlib import Path
 
 import tyro
 from pydantic import Field
-from rich.console import Console
 
 from cace_env.config import Frozen
 from experiments.pages.claims import NEEDED, check_policies, claims_table, factors_table
-from experiments.running.command_line import exit_status
+from experiments.running.command_line import Session, run_command
 from experiments.running.run_folder import Run
 
 
@@ -30,23 +29,20 @@ class Options(Frozen):
     )
 
 
-def judge(options: Options) -> int:
-    """Prints the claims and their verdicts; returns the exit status.
+def judge(options: Options, session: Session) -> None:
+    """Prints the claims and their verdicts.
 
     Raises:
         ConfigError: the run lacks a policy that the claims are about.
     """
     run = Run(options.run)
     check_policies(run, NEEDED)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{claims_table(run)}\n\n{factors_table(run)}", markup=False)
-    return 0
+    session.console.print(f"{claims_table(run)}\n\n{factors_table(run)}", markup=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.claims", description=__doc__)
-    return exit_status(lambda: judge(options))
+    return run_command("claims", Options, judge, arguments, __doc__)
 
 
 if __name__ == "__main__":

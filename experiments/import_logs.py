@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -19,24 +20,9 @@ from pydantic import Field
 from cace_env.config import Frozen
 from cace_env.tables import NONE, TASKS
 from cace_env.traces import FORMATS, Trace, read_trace, write_cace
-from experiments.running.command_line import exit_status
+from experiments.running.command_line import Session, run_command, said
 
 QUANTILES = (10, 50, 90, 99)
-
-
-class Options(Frozen):
-    """Which log is read, and where it is written."""
-
-    file: tyro.conf.Positional[Path] = Field(description="the log")
-    format: str = Field(description=f"one of {', '.join(FORMATS)}")
-    out: Path | None = Field(
-        default=None, description=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet; without it: the summary only"
-    )
-    limit: int | None = Field(default=None, description="at most this many rows")
-    skip: int = Field(default=0, description="rows passed over at the start")
-    sort: bool = Field(default=False, description="sort by time instead of refusing rows out of order")
-    seed: int = Field(default=0, description="of what the loader draws: session starts, ServeGen arrivals")
-    tokens: str | None = Field(default=None, description="ServeGen: the table of token quantiles per client")
 
 
 def summary(trace: Trace) -> list[tuple[str, str]]:
@@ -81,11 +67,28 @@ def summary(trace: Trace) -> list[tuple[str, str]]:
     return lines
 
 
-def convert(options: Options) -> int:
-    """Reads a log, prints what it holds, and writes it in our schema; the exit status.
+class Options(Frozen):
+    """Which log is read, how, and where it is written."""
+
+    file: tyro.conf.Positional[Path] = Field(description="the log")
+    format: Annotated[str, tyro.conf.arg(metavar="NAME")] = Field(description=f"one of {', '.join(FORMATS)}")
+    out: Annotated[Path | None, said("FILE")] = Field(
+        default=None, description=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet; without it: the summary only"
+    )
+    limit: Annotated[int | None, said("N")] = Field(default=None, description="at most this many rows; all by default")
+    skip: int = Field(default=0, description="rows passed over at the start")
+    sort: bool = Field(default=False, description="sort by time instead of refusing rows out of order")
+    seed: int = Field(default=0, description="of what the loader draws: session starts, ServeGen arrivals")
+    tokens: Annotated[str | None, said("FILE")] = Field(
+        default=None, description="ServeGen: the table of token quantiles per client"
+    )
+
+
+def import_log(options: Options, session: Session) -> None:
+    """Reads a log, writes it in our schema, and prints what it holds.
 
     Raises:
-        TraceError: the log cannot be read, or --out cannot be written.
+        TraceError: a log that cannot be read, or a file that cannot be written.
     """
     trace = read_trace(
         options.file,
@@ -100,25 +103,16 @@ def convert(options: Options) -> int:
         write_cace(trace, options.out, origin=options.format)
     lines = summary(trace)
     width = max(len(what) for what, _ in lines)
-    for what, how_much in lines:
-        print(f"{what:<{width}}  {how_much}")
     known = FORMATS[options.format]
-    print(f"\nlicence: {known.licence}. Name: {known.attribution}")
-    if options.out is not None:
-        print(f"written: {options.out}")
-    return 0
+    shown = [f"{what:<{width}}  {how_much}" for what, how_much in lines]
+    shown += ["", f"licence: {known.licence}. Name: {known.attribution}"]
+    shown += [f"written: {options.out}"] if options.out is not None else []
+    session.console.print("\n".join(shown), markup=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    options = tyro.cli(
-        Options,
-        args=arguments,
-        prog="python -m experiments.import_logs",
-        description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    return exit_status(lambda: convert(options))
+    return run_command("import_logs", Options, import_log, arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -19,46 +19,41 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
+from pydantic import Field
 from rich.console import Console
 
-from cace_env.config import ConfigError, did_you_mean
+from cace_env.config import ConfigError, Frozen, did_you_mean
 from cace_env.evaluation import evaluate, paired_gain
 from cace_env.evaluation.held_out import training_scenarios
 from cace_env.evaluation.scores import BASELINE
 from cace_env.evaluation.tracking import STEP
 from cace_env.scenarios import Scenario, seeds
 from cace_env.tables import Protocol
-from experiments.running.command_line import exit_status, split_names
+from experiments.running.command_line import Session, run_command, split_names
+from experiments.running.options import Count, Names
 from experiments.running.progress import progress_bar
 from experiments.training.rungs import ABOUT, AGENTS, COLUMNS, EVALUATIONS, OUT, RIVAL_POLICIES, RIVALS, RUNGS
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Frozen):
     """Train algorithms on the rungs, and draw their curves."""
 
-    rungs: list[str] = field(default_factory=lambda: list(RUNGS))
-    """Scenarios by name, or "suite"."""
-    agents: list[str] = field(default_factory=lambda: list(AGENTS))
-    """Algorithms."""
-    seeds: int = 5
-    """Runs of each algorithm on each rung."""
-    decisions: int | None = None
-    """Decisions of each run (DQN and QR-DQN: a quarter of them); by default those of the rung."""
-    validation_seeds: int | None = None
-    """Episodes that judge; by default those of the rung."""
-    num_envs: int = 60
-    """Environments at once."""
-    workers: int = 1
-    """Processes, a run each."""
-    out: Path = OUT
-    """Run folder."""
+    rungs: Names = Field(default=tuple(RUNGS), description='scenarios by name, or "suite"; all rungs by default')
+    agents: Names = Field(default=tuple(AGENTS), description="algorithms; all by default")
+    seeds: int = Field(default=5, ge=1, description="runs of each algorithm on each rung")
+    decisions: Count = Field(
+        default=None,
+        ge=1,
+        description="decisions of each run (DQN and QR-DQN: a quarter of them); by default those of the rung",
+    )
+    validation_seeds: Count = Field(default=None, ge=1, description="episodes that judge; by default those of the rung")
+    num_envs: int = Field(default=60, ge=1, description="environments at once")
+    workers: int = Field(default=1, ge=1, description="processes, a run each")
+    out: Path = Field(default=OUT, description="run folder")
 
 
 class Job(NamedTuple):
@@ -172,16 +167,16 @@ def note(out: Path, jobs: Sequence[Job]) -> None:
     path.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
 
-def main(options: Options) -> int:
-    """Trains what has not been trained; the exit status."""
+def learning_curves(options: Options, session: Session) -> None:
+    """Trains what has not been trained.
+
+    Raises:
+        ConfigError: no such rung or algorithm, or a folder with other runs.
+    """
     for given, known, what in ((options.rungs, RUNGS, "rung"), (options.agents, AGENTS, "agent")):
         for name in split_names(given):
             if name not in known:
                 raise ConfigError(f"no {what} called {name!r}{did_you_mean(name, known)}; known are {', '.join(known)}")
-    for name in ("seeds", "decisions", "validation_seeds", "num_envs", "workers"):
-        number = getattr(options, name)
-        if number is not None and number < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} is {number}; it has to be at least 1")
     jobs = [
         Job(
             rung, agent, seed, options.decisions or RUNGS[rung].decisions,
@@ -193,12 +188,21 @@ def main(options: Options) -> int:
     ]  # fmt: skip
     note(options.out, jobs)
     run(jobs, options.out, options.workers)
-    Console(highlight=False).print(
-        f"all runs are in {options.out}. Now: python -m experiments.docs learning-curves --run {options.out} --show"
+    again = f"python -m experiments.docs learning-curves --run {options.out} --show"
+    session.console.print(f"all runs are in {options.out}. Now: {again}", soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return run_command(
+        "learning_curves",
+        Options,
+        learning_curves,
+        arguments,
+        __doc__,
+        interrupted="interrupted; the same command goes on",
     )
-    return 0
 
 
 if __name__ == "__main__":
-    given = tyro.cli(Options, prog="python -m experiments.learning_curves", description=__doc__)
-    sys.exit(exit_status(lambda: main(given), "interrupted; the same command goes on"))
+    sys.exit(main())

@@ -16,11 +16,9 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import tyro
-from rich.console import Console
 from tyro.conf import subcommand
 
-from experiments.running.command_line import exit_status
+from experiments.running.command_line import run_command
 from experiments.yardsticks.effort import Curve
 from experiments.yardsticks.headroom import Headroom
 from experiments.yardsticks.optimality import Gap
@@ -38,14 +36,14 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    command: Headroom | Curve | Gap | Prefetch | Tiny = tyro.cli(
-        Command,  # type: ignore[arg-type]
-        args=arguments,
-        prog="python -m experiments.reference",
-        description=__doc__,
+    return run_command(
+        "reference",
+        Command,
+        lambda command, session: command.run(session.console),
+        arguments,
+        __doc__,
+        interrupted="interrupted; the same command goes on",
     )
-    console = Console(highlight=False)
-    return exit_status(lambda: command.run(console), "interrupted; the same command goes on")
 
 
 if __name__ == "__main__":

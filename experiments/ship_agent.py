@@ -10,14 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import tyro
 from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen
 from cace_env.policies import Agent, load_agent, write_agent
-from experiments.running.command_line import exit_status
+from experiments.running.command_line import Session, run_command, said
 
 SHIPPED: Final = Path(__file__).resolve().parents[1] / "cace_env" / "data" / "agents"
 DIGITS: Final = 4  # significant ones of feature ranges on a card: it is read by people, too
@@ -49,26 +49,29 @@ def _rounded(value: float) -> float:
 
 
 class Options(Frozen):
-    """Which agent ships, and what its card says."""
+    """Which agent, under which name, and what its card has to say; what is left out stays."""
 
-    run: tyro.conf.Positional[Path] = Field(description="folder of `python -m experiments.train`")
+    run: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN_FOLDER")]] = Field(
+        description="folder of `python -m experiments.train`"
+    )
     name: str = Field(description="what it is called among those that ship")
-    description: str | None = Field(default=None, description="what it is, in a line")
-    works: str | None = Field(default=None, description="where it does well")
-    fails: str | None = Field(default=None, description="where it does not")
-    command: str | None = Field(default=None, description="what trains it again; as typed by default")
+    description: Annotated[str | None, said("TEXT")] = Field(default=None, description="what it is, in a line")
+    works: Annotated[str | None, said("TEXT")] = Field(default=None, description="where it does well")
+    fails: Annotated[str | None, said("TEXT")] = Field(default=None, description="where it does not")
+    command: Annotated[str | None, said("TEXT")] = Field(
+        default=None, description="what trains it again; as typed by default"
+    )
+
+
+def ship_agent(options: Options, session: Session) -> None:
+    """Copies it, and says where it is."""
+    texts = options.model_dump(exclude={"run", "name"}, exclude_none=True)
+    session.console.print(f"wrote {ship(options.run, options.name, texts)}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.ship_agent", description=__doc__)
-
-    def write() -> int:
-        folder = ship(options.run, options.name, options.model_dump(exclude={"run", "name"}, exclude_none=True))
-        print(f"wrote {folder}")
-        return 0
-
-    return exit_status(write)
+    return run_command("ship_agent", Options, ship_agent, arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from rich.table import Table
 from agents.algorithms import algorithm_of, make_trainer
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases
-from experiments.running.command_line import exit_status
+from experiments.running.command_line import Session, run_command
 from experiments.running.run_folder import check_new, surroundings
 from experiments.training.folder import TrainingFolder
 from experiments.training.loop import Patience, Training
@@ -36,7 +36,7 @@ from experiments.training.validation import Validation
 LIBRARIES: Final = ("torch", "stable-baselines3", "sb3-contrib", "cmaes", "wandb")  # versions noted
 
 
-def train(options: Options, command: str, console: Console) -> int:
+def train(options: Options, session: Session) -> int:
     """Trains as `options` say; returns the exit status.
 
     Raises:
@@ -44,6 +44,7 @@ def train(options: Options, command: str, console: Console) -> int:
             was changed; nothing has been trained.
         SimulationError: an episode failed; the last checkpoint is in the folder.
     """
+    console, command = session.console, session.command
     check_wandb(options.wandb)
     asked, folder = open_folder(options)
     with console.status("preparing: scenarios, requests, compiled code"):
@@ -189,14 +190,14 @@ def summarise(training: Training, asked: Resolved, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-
-    def run() -> int:
-        options = read_options(arguments, str(__doc__))
-        return train(options, shlex.join(["python", "-m", "experiments.train", *arguments]), console)
-
-    return exit_status(run, "interrupted; what was evaluated is kept, and --out FOLDER --resume goes on")
+    return run_command(
+        "train",
+        Options,
+        train,
+        arguments,
+        interrupted="interrupted; what was evaluated is kept, and --out FOLDER --resume goes on",
+        read=lambda given: read_options(given, str(__doc__)),
+    )
 
 
 if __name__ == "__main__":

@@ -9,13 +9,17 @@ that are not there are replaced by generated requests with their published quant
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args
 
 import numpy as np
+from pydantic import Field
 
+from cace_env.config import Frozen
 from experiments.pages.regions import fill
+from experiments.running.command_line import Session, run_command, said
 from experiments.yardsticks.iteration_level import Batch
 from experiments.yardsticks.serving import (
     LOADS,
@@ -34,23 +38,25 @@ from experiments.yardsticks.serving import (
 )
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.validate_serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for source in TRACES:
-        parser.add_argument(f"--{source.name}", type=Path, metavar="FILE", help=f"Azure 2023 {source.name} trace")
-    parser.add_argument("--generated", action="store_true", help="generated requests even where the traces are there")
-    parser.add_argument("--write", type=Path, metavar="FILE.md", help="fill the tables of docs/serving.md")
-    arguments = parser.parse_args()
+class Options(Frozen):
+    """Where the traces are, and where the page goes."""
 
+    code: Annotated[Path | None, said("FILE")] = Field(
+        default=None, description="Azure 2023 trace of code completion; looked for where the tests keep it by default"
+    )
+    conversation: Annotated[Path | None, said("FILE")] = Field(
+        default=None, description="Azure 2023 trace of conversations; as --code"
+    )
+    generated: bool = Field(default=False, description="generated requests even where the traces are there")
+    write: Annotated[Path | None, said("FILE.md")] = Field(default=None, description="fill the tables of docs/serving.md")
+
+
+def validate(options: Options, session: Session) -> None:
+    """Serves the traces by both models, prints how far they are apart, and fills the page."""
     labels, head_cases, budget_cases, turn_cases = [], [], [], []
     slice_effect = 0.0
     for source in TRACES:
-        path = None if arguments.generated else getattr(arguments, source.name) or find(source)
+        path = None if options.generated else getattr(options, source.name) or find(source)
         for names in (ONE, TWO):
             tables, workload = fleet(names), requests_of(source, names, path)
             if names == ONE:
@@ -77,10 +83,15 @@ def main() -> None:
         "turns": error_table(turn_cases, judged=False),
     }
     for name, text in measured.items():
-        print(f"{name}\n{text}\n")
-    if arguments.write:
-        fill(arguments.write, measured)
+        session.console.print(f"{name}\n{text}\n", markup=False, soft_wrap=True)
+    if options.write:
+        fill(options.write, measured)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return run_command("validate_serving", Options, validate, arguments, __doc__)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

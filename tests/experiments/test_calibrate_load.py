@@ -25,10 +25,12 @@ def test_the_search_ends_at_the_share_that_was_asked_for() -> None:
 
 def test_a_share_out_of_reach_is_refused_with_what_can_be_reached() -> None:
     with pytest.raises(ConfigError, match="raise --most-users or pressure"):
-        search(load_scenario("workstation"), Options(busy=0.95, seeds=1, most_users=8), SILENT)
+        search(load_scenario("workstation"), Options(scenario="workstation", busy=0.95, seeds=1, most_users=8), SILENT)
+    with pytest.raises(ConfigError, match="above 0 and below 1"):
+        search(load_scenario("workstation"), Options(scenario="workstation", busy=1.5), SILENT)
 
 
 def test_a_log_has_no_users_to_search_for() -> None:
     scenario = load_scenario("workstation").replace(trace={"path": "log.csv", "format": "azure"})
     with pytest.raises(ConfigError, match="set time_compression"):
-        search(scenario, Options(), SILENT)
+        search(scenario, Options(scenario="workstation"), SILENT)

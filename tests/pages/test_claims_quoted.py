@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from cace_env.config import ConfigError
 from cace_env.policies.quoted import QUOTED
@@ -16,7 +18,6 @@ from experiments.pages.claims import EFFECTS, NEEDED
 from experiments.pages.quoted import Judged, picture, readings_table, regions
 from experiments.pages.regions import DOCS, read
 from experiments.running.lineup import contestants_of
-from experiments.running.options import read_options
 from experiments.running.run_folder import BASELINE, Run
 from tests.project.test_docs import ROOT
 
@@ -28,6 +29,8 @@ FEW = (  # all that sentences name
     "cace-quoted-keep-age-queue-no-output",
 )
 CHANGED = "cace-quoted:window=20"
+
+SILENT = Session(Console(file=io.StringIO()), "a test")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +93,9 @@ def test_a_run_that_lacks_readings_is_refused(run: Run, monkeypatch: pytest.Monk
 
 def test_the_configurations_name_all_that_the_pages_need() -> None:
     def named(file: str) -> set[str]:
-        options = read_options(["--config", str(ROOT / "configs" / "experiment" / file)])
+        options: compare.Comparison = read_options(
+            compare.Comparison, ["--config", str(ROOT / "configs" / "experiment" / file)], "compare"
+        )
         return {contestant.name for contestant in contestants_of(options.policies, (), [Protocol.EVICTION])}
 
     assert named("claims.yaml") >= NEEDED

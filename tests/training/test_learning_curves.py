@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
+from rich.console import Console
 
 pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
@@ -16,19 +19,21 @@ from experiments import learning_curves as command
 from experiments.learning_curves import Options
 from experiments.pages import learning
 from experiments.pages.learning import LINES, Curves
+from experiments.running.command_line import Session
 from experiments.training.rungs import AGENTS, COLUMNS, RUNGS
 
+SILENT = Session(Console(file=io.StringIO()), "a test")
 # A rollout of 768 decisions is one batch.
-SHORT = {"rungs": ["tiny"], "seeds": 2, "decisions": 700, "validation_seeds": 2, "num_envs": 6}
+SHORT = {"rungs": ("tiny",), "seeds": 2, "decisions": 700, "validation_seeds": 2, "num_envs": 6}
 
 
 def options(out: Path, *agents: str) -> Options:
-    return Options(agents=list(agents), out=out, **SHORT)  # type: ignore[arg-type]
+    return Options(agents=agents, out=out, **SHORT)  # type: ignore[arg-type]
 
 
 def test_runs_are_kept_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "runs"
-    assert command.main(options(out, "MaskablePPO")) == 0
+    command.learning_curves(options(out, "MaskablePPO"), SILENT)
     files = sorted(path.name for path in out.glob("*.csv"))
     assert files == ["tiny--MaskablePPO--0.csv", "tiny--MaskablePPO--1.csv"]
     curves = learning.found_in(out, "tiny")["MaskablePPO"]
@@ -37,9 +42,9 @@ def test_runs_are_kept_and_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert np.isfinite(curves.saved).all()
     assert (np.diff(curves.learned_s, axis=1) > 0).all()
     monkeypatch.setattr(command, "train", lambda *_: pytest.fail("it has been trained already"))
-    assert command.main(options(out, "MaskablePPO")) == 0
+    command.learning_curves(options(out, "MaskablePPO"), SILENT)
     with pytest.raises(ConfigError, match=r"with .*700.*, not .*900.*; give another --out"):
-        command.main(Options(**{**SHORT, "decisions": 900}, out=out))  # type: ignore[arg-type]
+        command.learning_curves(Options(**{**SHORT, "decisions": 900}, out=out), SILENT)  # type: ignore[arg-type]
     ((rung, text),) = learning.regions(out).items()
     assert rung == "rung-tiny"
     learning.draw_all(out, tmp_path / "images")
@@ -58,7 +63,7 @@ def test_a_run_that_was_stopped_leaves_nothing_that_looks_finished(
 
     monkeypatch.setattr(EvaluationCallback, "_on_step", stopped)
     with pytest.raises(KeyboardInterrupt):
-        command.main(options(tmp_path, agent))
+        command.learning_curves(options(tmp_path, agent), SILENT)
     assert not list(tmp_path.glob("*.csv"))
 
 
@@ -80,15 +85,15 @@ def test_lines_of_tiny_are_in_order() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rungs": ["tinny"]}, "no rung called 'tinny', did you mean 'tiny'"),
-        ({"agents": ["A2C"]}, "no agent called 'A2C'.*known are MaskablePPO"),
-        ({"seeds": 0}, "--seeds is 0; it has to be at least 1"),
-        ({"decisions": 0}, "--decisions is 0; it has to be at least 1"),
+        ({"rungs": ("tinny",)}, "no rung called 'tinny', did you mean 'tiny'"),
+        ({"agents": ("A2C",)}, "no agent called 'A2C'.*known are MaskablePPO"),
+        ({"seeds": 0}, "seeds\n.*greater than or equal to 1"),
+        ({"decisions": 0}, "decisions\n.*greater than or equal to 1"),
     ],
 )
 def test_what_cannot_be_run_is_refused(changes: dict[str, object], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=said):
-        command.main(Options(**{**SHORT, "out": tmp_path, **changes}))  # type: ignore[arg-type]
+    with pytest.raises((ConfigError, ValidationError), match=said):
+        command.learning_curves(Options(**{**SHORT, "out": tmp_path, **changes}), SILENT)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="holds no finished run"):
         learning.regions(tmp_path)
     assert set(RUNGS) == {"tiny", "workstation", "default", "suite"}
