@@ -121,15 +121,15 @@ def compare(options: Comparison, session: Session) -> int:
     if outcome.status == FINISHED:
         look_closer(cases, plan.path, workers, session)
     run = outcome.run
+    if options.all:
+        print_tables(run, console)
+    print_leaderboard(run, console)
     try:
         report = write_report(run, console)
     except KeyboardInterrupt:
         again = f"python -m experiments.report {shlex.quote(str(plan.path))}"
         console.print(f"interrupted: {plan.path / 'report.md'} lacks plots; {again} draws all of them")
         return 130
-    if options.all:
-        print_tables(run, console)
-    print_leaderboard(run, console)
     rest = "" if options.all else " It has all policies with all numbers; --all prints them here, too."
     console.print(f"{run.about['wall_s']:.0f} s of playing. Report: [bold]{report}[/bold].{rest}", soft_wrap=True)
     return 0 if outcome.status == FINISHED else 130

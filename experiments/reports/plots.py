@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from experiments.reports.timelines import draw_timeline
 from experiments.running.lineup import ORDERED
 from experiments.running.run_folder import BASELINE, Run
 
+DPI: Final = 120
 SEVERAL: Final = 4  # parts to draw, from which on several processes pay
 OWN_STYLES: Final = ("-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
 FAR: Final = 1.5  # times the median: outside the picture of evictions
@@ -35,11 +37,13 @@ FAR: Final = 1.5  # times the median: outside the picture of evictions
 def draw(run: Run) -> Iterator[tuple[str, list[tuple[str, Path]]]]:
     """Every scenario ("" = all of them) as it is drawn: names of its pictures, with paths within the folder.
 
-    Many are drawn by several processes: Matplotlib uses one core.
+    Many are drawn by several processes, because Matplotlib uses one core; but not below a script, which each of them
+    would run again if it has no `if __name__ == "__main__"`.
     """
     (run.path / "plots").mkdir(exist_ok=True)
     scenarios = [*([""] if len(run.scenarios) > 1 else []), *run.scenarios]
-    if len(scenarios) < SEVERAL or (os.cpu_count() or 1) == 1:
+    command = getattr(sys.modules["__main__"], "__spec__", None) is not None  # python -m
+    if len(scenarios) < SEVERAL or (os.cpu_count() or 1) == 1 or not command:
         for scenario in scenarios:
             yield scenario, list(draw_scenario(run, scenario))
         return
@@ -67,7 +71,10 @@ def draw_scenario(run: Run, scenario: str) -> Iterator[tuple[str, Path]]:
             figure = plot(run, scenario)
             if figure is not None:
                 path = Path("plots") / (f"{scenario}-{name}.png" if scenario else f"{name}.png")
-                figure.savefig(run.path / path, dpi=120)
+                figure.set_dpi(DPI)
+                figure.get_layout_engine().execute(figure)
+                figure.set_layout_engine("none")  # Matplotlib would draw all twice for it
+                figure.savefig(run.path / path, dpi=DPI)
                 plt.close(figure)
                 yield name, path
 

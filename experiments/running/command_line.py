@@ -71,7 +71,7 @@ def read_options(
         SystemExit: the command line is refused (2), or asked for help (0).
     """
     one = isinstance(options, type)
-    file, rest = _taken_out(CONFIG, arguments) if one else (None, list(arguments))
+    file, rest = taken_out(CONFIG, arguments) if one else (None, list(arguments))
     more = f"\n{CONFIG} FILE.yaml sets any of the options; the command line wins." if one else ""
     read: Any = tyro.cli(
         options,
@@ -85,7 +85,7 @@ def read_options(
     return found
 
 
-def _taken_out(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+def taken_out(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The value of an option that has to be known before the others can be read, and what else there is."""
     rest, value, given = [], None, iter(arguments)
     for argument in given:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import pydantic
-import tyro
 from pydantic import Field
 
 from agents.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, algorithm_of, chosen, config_class
 from cace_env.config import ConfigError, Frozen, dump, parse, read_yaml
-from experiments.running.command_line import STYLE, split_names
+from experiments.running import command_line
+from experiments.running.command_line import said, split_names, taken_out
 from experiments.training.tracking import Mode
 
 EVALUATIONS: Final = 20  # of a training by default, besides that of its beginning
@@ -23,25 +23,20 @@ EVALUATIONS: Final = 20  # of a training by default, besides that of its beginni
 FREE: Final = ("steps", "out", "resume", "evaluation_threads", "wandb", "wandb_project", "wandb_group", "wandb_tags")
 
 
-def _said(metavar: str) -> Any:
-    """An option whose description says what its default means."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-
-
 class Options(Frozen):
     """Options of every training, whatever the algorithm; keys of the algorithm stand beside them."""
 
-    steps: Annotated[int | None, _said("N")] = Field(
+    steps: Annotated[int | None, said("N")] = Field(
         default=None,
         ge=1,
         description="train up to this global step, which counts decisions, or candidates in evolution; by default "
         + ", ".join(f"{row.steps:,} ({name})" for name, row in ALGORITHMS.items()),
     )
-    out: Annotated[str | None, _said("FOLDER")] = Field(
+    out: Annotated[str | None, said("FOLDER")] = Field(
         default=None, description="run folder, new or empty; runs/<time>-<algorithm> by default"
     )
     resume: bool = Field(default=False, description="go on with the training in --out, or begin it if there is none")
-    interval: Annotated[int | None, _said("N")] = Field(
+    interval: Annotated[int | None, said("N")] = Field(
         default=None,
         ge=1,
         description=f"steps between evaluations, each with a checkpoint; by default one {EVALUATIONS}th of --steps",
@@ -52,10 +47,10 @@ class Options(Frozen):
         default="offline", description="Weights & Biases: offline keeps its files in the run folder; online needs a key"
     )
     wandb_project: str = Field(default="cace-env", min_length=1, description="project of W&B")
-    wandb_group: Annotated[str | None, _said("NAME")] = Field(
+    wandb_group: Annotated[str | None, said("NAME")] = Field(
         default=None, description="group of W&B, such as seeds of one configuration; <algorithm>-<env> by default"
     )
-    wandb_tags: Annotated[tuple[str, ...], _said("A,B")] = Field(default=(), description="tags of W&B")
+    wandb_tags: Annotated[tuple[str, ...], said("A,B")] = Field(default=(), description="tags of W&B")
 
 
 def options_class(algorithm: str) -> type[Options]:
@@ -124,36 +119,22 @@ def read_options(arguments: Sequence[str], about: str) -> Options:
     )
     content = read_yaml(source) if source is not None else {}
     where = source or "configuration"
-    kept = Path(_value(rest, "--out") or "", "config.yaml")
+    kept = Path(taken_out("--out", rest)[0] or "", "config.yaml")
     if source is None and "--resume" in rest and kept.is_file():
         content, where = read_yaml(kept), str(kept)
-    named = _value(rest, "--algorithm")
+    named = taken_out("--algorithm", rest)[0]
     if named is not None and named in ALGORITHMS:  # tyro refuses others, with the rest of what is wrong
         content = {**content, "algorithm": named}
     name = chosen(content, where)
     section = options_class(name)
     given = parse(section, {"algorithm": name, **content}, where)
-    options: Options = tyro.cli(
-        section,
-        args=list(rest),
-        default=given,
-        prog="python -m experiments.train [FILE.yaml]",
-        description=f"{about}\nA YAML file with any of the options below may stand first; the command line wins. "
-        f"Algorithms: {', '.join(ALGORITHMS)}; {DEFAULT_ALGORITHM} by default. The options are those of {name}: "
-        "--algorithm NAME --help shows another one's.",
-        config=STYLE,
+    what = (
+        f"{about}\nA YAML file with any of the options below may stand first; the command line wins. Algorithms: "
+        f"{', '.join(ALGORITHMS)}; {DEFAULT_ALGORITHM} by default. The options are those of {name}: --algorithm NAME "
+        "--help shows another one's."
     )
+    options: Options = command_line.read_options(section, rest, "train [FILE.yaml]", what, given)
     return options
-
-
-def _value(arguments: Sequence[str], option: str) -> str | None:
-    """The value of an option that has to be known before the others can be read."""
-    for place, argument in enumerate(arguments):
-        if argument == option and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None
 
 
 def resolved(options: Options, kept: Mapping[str, Any] | None = None) -> Resolved:

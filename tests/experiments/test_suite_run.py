@@ -211,7 +211,7 @@ def test_rows_of_another_suite_or_split_are_never_mixed(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("Dear Sir")
     assert main(arguments(suite, tmp_path / "full")) == 2
-    assert "holds no run; give another --out" in capsys.readouterr().err
+    assert "results are never overwritten: give another --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
