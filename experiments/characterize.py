@@ -33,7 +33,9 @@ class Options(Frozen):
     seed: int = Field(default=0, description="seed of the workload")
     requests: Annotated[int | None, said("N")] = Field(default=None, description="other length than the scenario's")
     plot: Annotated[Path | None, said("FILE.png")] = Field(default=None, description="draw the workload")
-    write: Annotated[Path | None, said("FILE.md")] = Field(default=None, description="fill the tables of docs/workloads.md")
+    write: Annotated[Path | None, said("FILE.md")] = Field(
+        default=None, description="fill the tables of docs/workloads.md"
+    )
 
 
 def characterize(options: Options, session: Session) -> None:

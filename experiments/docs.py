@@ -31,7 +31,7 @@ from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATUR
 from cace_env.policies.agent import shipped_agents
 from experiments.pages import catalogue, code_tables, scenarios
 from experiments.pages.regions import DOCS, fill, read
-from experiments.running.command_line import STYLE, exit_status
+from experiments.running.command_line import run_command
 
 Regions = dict[str, str]
 OUT_OF_DATE: Final = 1  # exit status of --check
@@ -128,8 +128,9 @@ def _findings(run: Path, suite: Path) -> tuple[Regions, Draw]:
     from experiments.pages import findings
     from experiments.reading.suite_scores import SuiteRun
     from experiments.running.findings_grid import read_results
+    from experiments.running.run_folder import Run
 
-    results = read_results(run / "costs.csv")
+    results = read_results(Run(run))
     found = findings.regions(results, SuiteRun(suite))
     return found, lambda images: findings.draw(results, images / findings.PICTURE)
 
@@ -195,14 +196,7 @@ def from_runs(options: Options, count: int, page: str, tables: Callable[..., tup
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    options = tyro.cli(
-        Options,
-        args=arguments,
-        prog="python -m experiments.docs",
-        description=__doc__,
-        config=STYLE,
-    )
-    return exit_status(lambda: docs(options))
+    return run_command("docs", Options, lambda options, _: docs(options), arguments, __doc__)
 
 
 if __name__ == "__main__":

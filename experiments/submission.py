@@ -13,25 +13,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
+import tyro
+from pydantic import Field
+from rich.console import Console
 from tyro.conf import subcommand
 
+from cace_env.config import Frozen
+from cace_env.evaluation.results import write_results
+from experiments.reading.suite_scores import SuiteRun
 from experiments.running.command_line import run_command
-from experiments.running.submissions import Checked, Made, Shipped
-
-Command = Annotated[Made, subcommand("make")] | Annotated[Checked, subcommand("check")] | Annotated[Shipped, subcommand("ship")]
+from experiments.running.submissions import Checked, Made
 
 
-def ship(options: argparse.Namespace, console: Console) -> int:
-    """Writes the costs that ship with a suite; returns the exit status.
+class Shipped(Frozen):
+    """Write the costs of LRU and the reference that ship with a suite."""
 
-    Raises:
-        ConfigError: the run is of another split, did not finish, or lacks episodes.
-    """
-    write_results(options.out, SuiteRun(options.run).published())
-    console.print(f"wrote {options.out}", highlight=False)
-    return 0
+    folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN_FOLDER")]] = Field(
+        description="of a finished `python -m experiments.suite`"
+    )
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Field(description="file to write")
+
+    def run(self, console: Console) -> int:
+        """Writes it; returns the exit status.
+
+        Raises:
+            ConfigError: the run is of another split, did not finish, or lacks episodes.
+        """
+        write_results(self.out, SuiteRun(self.folder).published())
+        console.print(f"wrote {self.out}", soft_wrap=True)
+        return 0
+
+
+Command = (
+    Annotated[Made, subcommand("make")]
+    | Annotated[Checked, subcommand("check")]
+    | Annotated[Shipped, subcommand("ship")]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -48,7 +48,9 @@ class Options(Frozen):
         default=None, description="Azure 2023 trace of conversations; as --code"
     )
     generated: bool = Field(default=False, description="generated requests even where the traces are there")
-    write: Annotated[Path | None, said("FILE.md")] = Field(default=None, description="fill the tables of docs/serving.md")
+    write: Annotated[Path | None, said("FILE.md")] = Field(
+        default=None, description="fill the tables of docs/serving.md"
+    )
 
 
 def validate(options: Options, session: Session) -> None:

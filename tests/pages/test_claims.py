@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from cace_env.scenarios import load_scenario
 from experiments import compare
@@ -19,8 +18,6 @@ from experiments.running.run_folder import Run
 
 ABLATIONS = "cace-no-load-time,cace-no-latency,cace-no-output,cace-no-recency,cace-no-demand"
 POLICIES = f"lru,omlx,gdsf,cace,cace-output-kept,{ABLATIONS},belady"
-
-SILENT = Session(Console(file=io.StringIO()), "a test")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from cace_env.config import ConfigError
 from cace_env.policies.quoted import QUOTED
@@ -17,6 +15,7 @@ from experiments.pages import quoted
 from experiments.pages.claims import EFFECTS, NEEDED
 from experiments.pages.quoted import Judged, picture, readings_table, regions
 from experiments.pages.regions import DOCS, read
+from experiments.running.command_line import read_options
 from experiments.running.lineup import contestants_of
 from experiments.running.run_folder import BASELINE, Run
 from tests.project.test_docs import ROOT
@@ -29,8 +28,6 @@ FEW = (  # all that sentences name
     "cace-quoted-keep-age-queue-no-output",
 )
 CHANGED = "cace-quoted:window=20"
-
-SILENT = Session(Console(file=io.StringIO()), "a test")
 
 
 @pytest.fixture(scope="module")
