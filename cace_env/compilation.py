@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeVar
 
 import numba
-from llvmlite import binding
+from llvmlite import binding  # type: ignore[import-untyped]
 from numba.core import config as numba_config
 from numba.core import event as numba_event
 from numba.core import sigutils
@@ -207,6 +207,7 @@ class _Flags(Flags):  # type: ignore[misc]
     """Flags that nobody changes any more: Numba looks them up all the time, and would compare each with each."""
 
     __slots__ = ("_key",)
+    _key: int
     known: ClassVar[dict[Flags, _Flags]] = {}
 
     @classmethod
@@ -306,7 +307,7 @@ def _links(function: Callable[..., Any]) -> list[_Linked]:
     waiting = [function]
     while waiting:
         caller = waiting.pop()
-        for name in {step.argval for step in dis.get_instructions(caller) if step.opname == "LOAD_GLOBAL"}:
+        for name in sorted({step.argval for step in dis.get_instructions(caller) if step.opname == "LOAD_GLOBAL"}):
             called = caller.__globals__.get(name)
             if isinstance(called, CPUDispatcher) and called not in found:
                 found[called] = None
@@ -363,7 +364,7 @@ def compiled(function: Function) -> Function:
     """An entry point that Python calls: compiled at its first call, without the GIL, cached on disk."""
     if numba_config.DISABLE_JIT:
         return function
-    return _Entry(function, targetoptions={**COUNTLESS, "nopython": True}, pipeline_class=_EntryCompiler)  # type: ignore[return-value]
+    return _Entry(function, targetoptions={**COUNTLESS, "nopython": True}, pipeline_class=_EntryCompiler)
 
 
 def linked(*types: Any) -> Callable[[Function], Function]:
@@ -377,7 +378,7 @@ def linked(*types: Any) -> Callable[[Function], Function]:
             return function
         made = _Linked(function, targetoptions={**INNER, "nopython": True}, pipeline_class=_LinkedCompiler)
         made.types = types
-        return made  # type: ignore[return-value]
+        return made
 
     return link
 

@@ -1,8 +1,8 @@
 """Compiles the whole simulator at once: `python -m cace_env.compile`.
 
 It is not needed: each part is compiled when it is first used, and kept. But before an image is built or times are
-measured, the wait is better behind: half a minute to two minutes of one core. What is there already is not compiled again, so
-an interrupted run goes on where it was.
+measured, the wait is better behind: half a minute to two minutes of one core. What is there already is not compiled
+again, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m cace_env.compile",
-        description="Compile the whole simulator now, half a minute to two minutes of one core, and not part by part when each "
-        "is first needed.",
+        description="Compile the whole simulator now, half a minute to two minutes of one core, and not part by part "
+        "when each is first needed.",
     )
     parser.parse_args(arguments)
     if numba_config.DISABLE_JIT:

@@ -53,7 +53,7 @@ class _HeldAttributes(AttributeTemplate):  # type: ignore[misc]
         return Held(member) if isinstance(member, types.BaseNamedTuple) else member
 
 
-@lower_getattr_generic(Held)  # type: ignore[untyped-decorator]
+@lower_getattr_generic(Held)
 def _read_held(context: Any, builder: Any, held: Held, address: Any, name: str) -> Any:
     del context
     k = held.values.fields.index(name)
