@@ -9,44 +9,42 @@ The simulator is compiled in parts (`PARTS`): the entry points that Python calls
 those call. Each is compiled when it is first needed, and kept as soon as it is done. `python -m cace_env.compile`
 compiles all of them.
 
-Compiling costs what is compiled more than once. So an entry point is optimised once, with all that is melted into it,
-and not once more for each level of calls; what several entry points need is `linked`, not melted into each; and what is
-rare is `outlined`, not melted into every place that calls it.
+What is compiled more than once costs time. So what several entry points need is `linked`, and not a part of each of
+them, and what is rare is `outlined`, and not copied into every place that calls it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import dis
-import gc
 import hashlib
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import numba
-from llvmlite import binding  # type: ignore[import-untyped]
 from numba.core import config as numba_config
 from numba.core import event as numba_event
-from numba.core import sigutils
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler, Flags
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.compiler_machinery import PassManager
-from numba.core.errors import TypingError
-from numba.core.registry import CPUDispatcher
+
+from cace_env.linking import Entry, EntryCompiler, Linked, LinkedCompiler, OutlinedCompiler, PartCompiler
 
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 # Whatever compiled functions are made of, and the constants that they read.
-SOURCES: Final = ("compilation.py", "generator", "held.py", "kernel", "observation.py", "tables.py", "workload.py")
+SOURCES: Final = (
+    "compilation.py",
+    "generator",
+    "held.py",
+    "kernel",
+    "linking.py",
+    "observation.py",
+    "tables.py",
+    "workload.py",
+)
 
 # No reference counts: two atomic operations for every array that a function touches would be two thirds of the
 # simulator's time. In return compiled code can neither create nor return arrays: whoever calls it brings the scratch
@@ -157,214 +155,13 @@ class _Cache(FunctionCache):  # type: ignore[misc]
     _impl_class = _Code
 
 
-class _Loner:
-    """The code generator as a `_Part` sees it: its engine never hears of the part."""
-
-    def __init__(self, codegen: Any) -> None:
-        self._codegen = codegen
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._codegen, name)
-
-    def set_env(self, name: str, environment: Any) -> None:
-        """Does nothing: the engine has no such variable."""
-
-
-class _Part(JITCodeLibrary):  # type: ignore[misc]
-    """Code of an inner function: handed on to its callers, which are optimised as a whole.
-
-    Numba would optimise every function together with all that it calls, once more at each level of calls, and make
-    machine code of each that nobody runs.
-    """
-
-    def __init__(self, codegen: Any, name: str) -> None:
-        super().__init__(_Loner(codegen), name)
-
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
-        self._finalized = True
-
-    def get_pointer_to_function(self, name: str) -> int:
-        """Nowhere."""
-        del name
-        self._ensure_finalized()
-        return 0
-
-
-class _EntryCode(JITCodeLibrary):  # type: ignore[misc]
-    """Code of an entry point, optimised once with all that is melted into it."""
-
-    def _optimize_final_module(self) -> None:
-        for function in self._final_module.functions:
-            if function.linkage == binding.Linkage.linkonce_odr:
-                function.linkage = binding.Linkage.internal  # nobody else calls it, so that more is known of it
-        super()._optimize_final_module()
-
-
-class _Flags(Flags):  # type: ignore[misc]
-    """Flags that nobody changes any more: Numba looks them up all the time, and would compare each with each."""
-
-    __slots__ = ("_key",)
-    _key: int
-    known: ClassVar[dict[Flags, _Flags]] = {}
-
-    @classmethod
-    def of(cls, flags: Flags) -> _Flags:
-        """The only ones that equal these."""
-        if flags not in cls.known:
-            frozen = cls(flags)
-            frozen._key = super(_Flags, frozen).__hash__()
-            cls.known[flags] = frozen
-        return cls.known[flags]
-
-    def copy(self) -> _Flags:
-        """The same."""
-        return self
-
-    def __hash__(self) -> int:
-        return self._key
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or (not isinstance(other, _Flags) and super().__eq__(other))
-
-
-# Steps of Numba's compiler for what the functions here do not use: closures, generators of code, array expressions.
-NEEDLESS: Final = {
-    "WithLifting", "InlineClosureLikes", "RewriteSemanticConstants", "DeadBranchPrune", "RewriteDynamicRaises",
-    "MakeFunctionToJitFunction", "InlineInlinables", "FindLiterallyCalls", "LiteralUnroll",
-    "LiteralPropagationSubPipelinePass", "InlineOverloads", "NopythonRewrites",
-}  # fmt: skip
-
-
-class _EntryCompiler(Compiler):  # type: ignore[misc]
-    """Numba's compiler with flags that are compared quickly."""
-
-    code = _EntryCode
-
-    noalias = False
-
-    def __init__(self, *arguments: Any, **rest: Any) -> None:
-        super().__init__(*arguments, **rest)
-        self.state.flags.noalias = self.noalias
-        self.state.flags = _Flags.of(self.state.flags)
-
-    def define_pipelines(self) -> Any:
-        self.state.library = self.code(self.state.targetctx.codegen(), self.state.func_id.func_qualname)
-        self.state.library.enable_object_caching()
-        (pipeline,) = super().define_pipelines()
-        lean = PassManager(pipeline.pipeline_name)
-        for step, what in pipeline.passes:
-            if step.__name__ not in NEEDLESS:
-                lean.add_pass(step, what)
-        lean.finalize()
-        return [lean]
-
-
-class _OutlinedPart(_Part):
-    """A `_Part` that is never melted into its callers."""
-
-    def _optimize_final_module(self) -> None:
-        for function in self._final_module.functions:
-            if function.linkage == binding.Linkage.external and not function.is_declaration:
-                function.add_function_attribute("noinline")
-
-
-class _PartCompiler(_EntryCompiler):
-    """It, for inner functions."""
-
-    code = _Part
-
-
-class _LinkedCompiler(_EntryCompiler):
-    """It, for linked functions: nothing that they write is one of their arguments."""
-
-    noalias = True
-
-
-class _OutlinedCompiler(_LinkedCompiler):
-    """It, for outlined functions, of which the same holds."""
-
-    code = _OutlinedPart
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: the compiler makes millions of objects that live on."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _links(function: Callable[..., Any]) -> list[_Linked]:
-    """Linked functions that a function calls, directly or by functions that are melted into it."""
-    found: dict[Any, None] = {}
-    waiting = [function]
-    while waiting:
-        caller = waiting.pop()
-        for name in sorted({step.argval for step in dis.get_instructions(caller) if step.opname == "LOAD_GLOBAL"}):
-            called = caller.__globals__.get(name)
-            if isinstance(called, CPUDispatcher) and called not in found:
-                found[called] = None
-                if not isinstance(called, _Linked):
-                    waiting.append(called.py_func)
-    return [called for called in found if isinstance(called, _Linked)]
-
-
-class _Entry(CPUDispatcher):  # type: ignore[misc]
-    """A function with code of its own in the cache."""
-
-    def __init__(self, py_func: Callable[..., Any], locals: Any = None, targetoptions: Any = None, **rest: Any) -> None:
-        super().__init__(py_func, locals, targetoptions, **rest)
-        self._cache = _Cache(py_func)
-
-    def compile(self, sig: Any) -> Any:
-        """As Numba does it, once all is there that the code is linked to."""
-        with global_compiler_lock, _uncollected():
-            for linked in _links(self.py_func):
-                linked.ready()
-            return super().compile(sig)
-
-
-class _Linked(_Entry):
-    """An entry point of compiled callers: they hold its symbol, not its code."""
-
-    types: tuple[Any, ...]
-    is_ready = False
-
-    def ready(self) -> None:
-        """Compiles it or loads it from the cache, and tells the linker where it is."""
-        if self.is_ready:
-            return
-        self.is_ready = True
-        entry = super().compile(self.types)
-        compiled = self.overloads[self.types]
-        symbol = f"{self.py_func.__module__}.{self.py_func.__qualname__}"
-        binding.add_symbol(symbol, compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
-        described = copy.copy(compiled.fndesc)
-        described.mangled_name = symbol
-        self.targetctx.remove_user_function(entry)
-        self.targetctx.insert_user_function(entry, described)
-
-    def compile(self, sig: Any) -> Any:
-        """Has happened; other types than those that it was declared with are an error."""
-        self.ready()
-        arguments, _ = sigutils.normalize_signature(sig)
-        if tuple(arguments) not in self.overloads:
-            raise TypingError(f"{self.py_func.__name__} takes {self.types}, not {tuple(arguments)}")
-        return self.overloads[tuple(arguments)].entry_point
-
-
 def compiled(function: Function) -> Function:
     """An entry point that Python calls: compiled at its first call, without the GIL, cached on disk."""
     if numba_config.DISABLE_JIT:
         return function
-    return _Entry(function, targetoptions={**COUNTLESS, "nopython": True}, pipeline_class=_EntryCompiler)
+    made = Entry(function, targetoptions={**COUNTLESS, "nopython": True}, pipeline_class=EntryCompiler)
+    made._cache = _Cache(function)
+    return made
 
 
 def linked(*types: Any) -> Callable[[Function], Function]:
@@ -376,7 +173,8 @@ def linked(*types: Any) -> Callable[[Function], Function]:
     def link(function: Function) -> Function:
         if numba_config.DISABLE_JIT:
             return function
-        made = _Linked(function, targetoptions={**INNER, "nopython": True}, pipeline_class=_LinkedCompiler)
+        made = Linked(function, targetoptions={**INNER, "nopython": True}, pipeline_class=LinkedCompiler)
+        made._cache = _Cache(function)
         made.types = types
         return made
 
@@ -385,17 +183,17 @@ def linked(*types: Any) -> Callable[[Function], Function]:
 
 def inner(function: Function) -> Function:
     """A function that only compiled ones call: cached as a part of those."""
-    return numba.njit(**INNER, forceinline=False, pipeline_class=_PartCompiler)(function)  # type: ignore[no-any-return]
+    return numba.njit(**INNER, forceinline=False, pipeline_class=PartCompiler)(function)  # type: ignore[no-any-return]
 
 
 def inlined(function: Function) -> Function:
     """`inner`, melted into its caller: for the hot path, where passing the state would cost more than the work."""
-    return numba.njit(**INNER, pipeline_class=_PartCompiler, forceinline=True)(function)  # type: ignore[no-any-return]
+    return numba.njit(**INNER, pipeline_class=PartCompiler, forceinline=True)(function)  # type: ignore[no-any-return]
 
 
 def outlined(function: Function) -> Function:
     """`inner`, never melted into its callers: for what is rare or large, which would be compiled at each place."""
-    return numba.njit(**INNER, forceinline=False, pipeline_class=_OutlinedCompiler)(function)  # type: ignore[no-any-return]
+    return numba.njit(**INNER, forceinline=False, pipeline_class=OutlinedCompiler)(function)  # type: ignore[no-any-return]
 
 
 def kept() -> list[str]:
