@@ -11,6 +11,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -118,6 +119,20 @@ class FleetTables:
     @property
     def num_models(self) -> int:
         return len(self.model_names)
+
+    @cached_property
+    def longest_round_ns(self) -> FloatArray:
+        """An upper bound of a round of each model where it is slowest, `(M,)`, when it is busy alone."""
+        seats = np.minimum(self.max_num_seqs, self.kv_tokens).astype(np.float64)
+        chunk = np.minimum(self.chunk_tokens, self.kv_tokens).astype(np.float64)
+        attention = (self.kv_ps + self.attention_ps * chunk) * self.kv_tokens / 1e3
+        longest: FloatArray = self.round_ns + seats * self.decode_ns + chunk * self.prefill_ns + attention
+        return longest.max(axis=0)  # type: ignore[no-any-return]
+
+    @cached_property
+    def longest_swap_us(self) -> float:
+        """The longest load and the longest unload."""
+        return float(self.load_us.max()) + float(self.unload_us.max())
 
     def replace(self, **changes: object) -> FleetTables:
         """A copy with some fields changed (`dataclasses.replace`)."""

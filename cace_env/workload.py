@@ -97,25 +97,26 @@ class Workload:
         rows = len(self)
         if rows == 0:
             raise WorkloadError("a workload needs at least one request; it has none")
-        index = np.arange(rows)
         models = np.iinfo(np.int32).max if tables is None else tables.num_models
+        most = np.iinfo(np.int32).max
         times = f"0 to {MAX_DURATION_US} us, 35 years"
-        rules = (
-            ("arrival_us", (self.arrival_us >= 0) & (self.arrival_us <= MAX_DURATION_US), times),
-            ("after", (self.after >= -1) & (self.after < index), "-1 (open loop) or an earlier row"),
-            ("think_us", (self.think_us >= 0) & (self.think_us <= MAX_DURATION_US), times),
-            ("model", (self.model >= 0) & (self.model < models), f"0 to {models - 1}, an index into the catalogue"),
-            ("task", (self.task >= 0) & (self.task < len(TASKS)), f"0 to {len(TASKS) - 1}: {', '.join(TASKS)}"),
-            ("context_tokens", self.context_tokens >= 1, "at least 1"),
-            ("new_tokens", (self.new_tokens >= 1) & (self.new_tokens <= self.context_tokens), "1 to context_tokens"),
-            ("output_tokens", self.output_tokens >= 1, "at least 1"),
-            ("user", self.user >= 0, "at least 0"),
-            ("session", self.session >= 0, "at least 0"),
+        for name, lowest, highest, limit in (
+            ("arrival_us", 0, MAX_DURATION_US, times),
+            ("think_us", 0, MAX_DURATION_US, times),
+            ("model", 0, models - 1, f"0 to {models - 1}, an index into the catalogue"),
+            ("task", 0, len(TASKS) - 1, f"0 to {len(TASKS) - 1}: {', '.join(TASKS)}"),
+            ("context_tokens", 1, most, "at least 1"),
+            ("output_tokens", 1, most, "at least 1"),
+            ("user", 0, most, "at least 0"),
+            ("session", 0, most, "at least 0"),
+        ):
+            column = getattr(self, name)
+            if column.min() < lowest or column.max() > highest:
+                self._refuse(name, (column >= lowest) & (column <= highest), limit)
+        self._refuse("after", (self.after >= -1) & (self.after < np.arange(rows)), "-1 (open loop) or an earlier row")
+        self._refuse(
+            "new_tokens", (self.new_tokens >= 1) & (self.new_tokens <= self.context_tokens), "1 to context_tokens"
         )
-        for name, holds, limit in rules:
-            if not holds.all():
-                row = int(np.flatnonzero(~holds)[0])
-                raise WorkloadError(f"workload column {name!r}, row {row}: {getattr(self, name)[row]} is not {limit}")
         if tables is not None:
             self.check_horizon(tables)
 
@@ -125,19 +126,16 @@ class Workload:
         Raises:
             WorkloadError: the last arrival, all pauses, and loads and rounds one after the other take too long.
         """
-        seats = np.minimum(tables.max_num_seqs, tables.kv_tokens).astype(np.float64)
-        chunk = np.minimum(tables.chunk_tokens, np.maximum(tables.kv_tokens, 1)).astype(np.float64)
-        round_ns = (  # (A, M), of the longest round, as `FleetTables.validate` bounds it
-            tables.round_ns
-            + seats * tables.decode_ns
-            + chunk * tables.prefill_ns
-            + (tables.kv_ps + tables.attention_ps * chunk) * tables.kv_tokens / 1e3
-        ).max(axis=0)
-        rounds = np.ceil(self.context_tokens / tables.chunk_tokens[self.model]) + self.output_tokens + 1
         swaps = len(self) + tables.prefetch_limit
-        latest_us, pauses_us = float(self.arrival_us.max()), self.think_us.sum(dtype=np.float64)
-        served_us = (rounds * round_ns[self.model]).sum() / 1e3
-        loaded_us = swaps * (float(tables.load_us.max()) + float(tables.unload_us.max()))
+        latest_us, pauses_us = float(self.arrival_us.max()), float(self.think_us.sum(dtype=np.float64))
+        loaded_us = swaps * tables.longest_swap_us
+        chunks = float(self.context_tokens.max()) // float(tables.chunk_tokens.min()) + 2
+        most_rounds = len(self) * (chunks + float(self.output_tokens.max()))
+        most_us = latest_us + pauses_us + loaded_us + most_rounds * float(tables.longest_round_ns.max()) / 1e3
+        if most_us <= MAX_HORIZON_US and most_rounds <= MAX_ROUNDS:
+            return  # all are as long as the longest, and still it is no problem
+        rounds = np.ceil(self.context_tokens / tables.chunk_tokens[self.model]) + self.output_tokens + 1
+        served_us = float((rounds * tables.longest_round_ns[self.model]).sum()) / 1e3
         horizon_us = latest_us + pauses_us + served_us + loaded_us
         if horizon_us > MAX_HORIZON_US or rounds.sum() > MAX_ROUNDS:
             raise WorkloadError(
@@ -146,6 +144,12 @@ class Workload:
                 f"think_us {pauses_us:.1e}, of load_us and unload_us {loaded_us:.1e}, of rounds {served_us:.1e} us: "
                 "check the units of the largest, or play fewer requests at once"
             )
+
+    def _refuse(self, name: str, holds: npt.NDArray[np.bool_], limit: str) -> None:
+        """Raises WorkloadError for the first row of a column where something does not hold."""
+        if not holds.all():
+            row = int(holds.argmin())
+            raise WorkloadError(f"workload column {name!r}, row {row}: {getattr(self, name)[row]} is not {limit}")
 
 
 def _integers(name: str, values: Any, rows: int) -> npt.NDArray[Any]:
