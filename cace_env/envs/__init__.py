@@ -1,4 +1,4 @@
-"""The Gymnasium environments, single and batched, and acting in them."""
+"""The Gymnasium environments, single and batched, and an adapter that lets any policy act in them."""
 
 from cace_env.envs.acting import Actor
 from cace_env.envs.eviction import EvictionEnv

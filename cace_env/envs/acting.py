@@ -1,6 +1,6 @@
-"""Any policy as one who acts in `Eviction-v0` or `Swap-v0`: for videos, data sets, imitation.
+"""An adapter that lets any policy act in `Eviction-v0` or `Swap-v0`: for videos, data sets, imitation.
 
-`cace_env.evaluate` runs whole episodes, which is how to compare policies. An `Actor` is asked step by step.
+`cace_env.evaluate` runs whole episodes, which is how to compare policies. An `Actor` gives one action per step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cace_env.tables import FOREVER, Protocol
 
 
 class Actor:
-    """What a policy would do, step by step.
+    """Gives the action that a policy would take, step by step.
 
     ```python
     actor = Actor("cace", env)
@@ -30,19 +30,19 @@ class Actor:
     ```
 
     An episode that it plays to its end is the one of `cace_env.evaluate` with the same policy, scenario and seed (and
-    `protocol="swap"` in `Swap-v0`), at the same cost. That cannot be for a policy that unloads idle models by itself or
-    keeps no more than so many (`ttl`, `ollama`, ...), nor for an order that wants to be asked again when its patience
-    has run out (`patient-fifo`, ...): in the environments nothing leaves but what an action evicts, and nobody is woken
-    by a timer. Such a policy is refused, unless its choices are all that is wanted.
+    `protocol="swap"` in `Swap-v0`), at the same cost. Two kinds of policies cannot do that and are refused: those that
+    unload idle models by themselves or limit how many stay loaded (`ttl`, `ollama`, ...), and orders whose patience
+    ends at a time of its own (`patient-fifo`, ...). In the environments a model leaves only when an action evicts it,
+    and no timer asks for an action. With `choices_only=True` such a policy plays its choices alone.
 
     Args:
-        policy: as for `evaluate`; all but "no-swapping" and those under guard. In `Swap-v0` it may have an order
+        policy: as for `evaluate`, except "no-swapping" and guarded policies. In `Swap-v0` it may have an order
             ("wsjf+cace").
         env: an `EvictionEnv` or a `SwapEnv`, wrapped or not.
         choices_only: leave out keep-alive, count limit and timer of a policy that has one.
 
     Raises:
-        ConfigError: no such policy, or one that cannot act in this environment.
+        ConfigError: there is no such policy, or it cannot act in this environment.
     """
 
     def __init__(
@@ -50,28 +50,28 @@ class Actor:
     ) -> None:
         contestant = contestant_of(policy)
         if not isinstance(env.unwrapped, FleetEnv):
-            raise ConfigError(f"a policy can act in an EvictionEnv or a SwapEnv, and {env.unwrapped!r} is none")
+            raise ConfigError(f"an Actor needs an EvictionEnv or a SwapEnv, got {env.unwrapped!r}")
         if not contestant.swaps:
-            raise ConfigError(f"{contestant.name!r} is a fleet with room for everything, not a policy that could act")
+            raise ConfigError(f"{contestant.name!r} stands for a fleet with room for everything; it cannot act")
         if isinstance(contestant.policy, Guarded):
-            raise ConfigError(f"{contestant.name!r} is under guard, which is for whole episodes; name it without")
+            raise ConfigError(f"{contestant.name!r} is guarded, and a guard needs whole episodes; leave it out")
         self.name = contestant.name
         self.policy: Policy | PythonPolicy = contestant.policy
         self._env = env.unwrapped
         self._order = self.policy.order if isinstance(self.policy, Policy) else contestant.order
         if self._order is not None and self._env.PROTOCOL != Protocol.SWAP:
             raise ConfigError(
-                f"policy {self.name!r} has an order, and Eviction-v0 asks for none; let it act in Swap-v0, or name the "
-                "policy without it"
+                f"policy {self.name!r} has an order, but Eviction-v0 does not ask for one; use Swap-v0, or name the "
+                "policy without its order"
             )
         if self.has_limits and not choices_only:
             raise ConfigError(
-                f"policy {self.name!r} has a keep-alive or a count limit, by which models leave unasked, or an order "
-                f"whose patience ends at a time of its own; in {self._env.ID} nothing happens but by an action that is "
-                "asked for, so this would be another policy; choices_only=True plays its choices alone"
+                f"policy {self.name!r} has a keep-alive, a count limit or a timer, but in {self._env.ID} a model "
+                "leaves only when an action evicts it, so it would be another policy; pass choices_only=True to play "
+                "its choices alone"
             )
         self._training = case_of(self._env.scenario).training
-        self._player: Player | None = None  # since `reset`
+        self._player: Player | None = None  # None before `reset`
 
     @property
     def has_limits(self) -> bool:
@@ -81,18 +81,18 @@ class Actor:
         return isinstance(self.policy, Policy) and self.policy.unloads_by_itself
 
     def reset(self, seed: int = 0) -> None:
-        """Begins an episode, or takes over in the middle; call it after `env.reset` and after `set_state`.
+        """Begins an episode, or joins it in the middle; call it after `env.reset` and after `set_state`.
 
         Args:
-            seed: for what the policy draws; `info["workload_seed"]` makes it draw what it does in `evaluate`.
+            seed: of the policy's own random draws; `info["workload_seed"]` gives the draws of `evaluate`.
 
         Raises:
-            ConfigError: the environment has not been reset, or the policy needs what this scenario does not have.
+            ConfigError: the environment has not been reset, or the scenario lacks what the policy needs.
         """
         env = self._env
-        workload = env.workload  # generated anew whenever it is asked for
+        workload = env.workload  # generated again on every access
         if workload is None:
-            raise ConfigError("there is no episode to act in; reset the environment first")
+            raise ConfigError("there is no episode yet; call env.reset first")
         self._player = Player(
             self.name,
             self.policy,
@@ -105,13 +105,13 @@ class Actor:
         )
 
     def act(self) -> int:
-        """What to do now; 0, the no-op, where nothing is asked.
+        """The action to take now; 0, the no-op, if no question is open.
 
         Raises:
-            PolicyError: the Python policy failed, or answered neither with keep-scores nor with a legal action.
-            ConfigError: no `reset` before.
+            PolicyError: the Python policy failed, or its answer is neither keep-scores nor a legal action.
+            ConfigError: `reset` has not been called.
         """
         if self._player is None:
-            raise ConfigError(f"policy {self.name!r} knows nothing of this episode; call reset after env.reset")
+            raise ConfigError(f"policy {self.name!r} has not been reset for this episode; call reset after env.reset")
         simulator = self._env.simulator
         return 0 if simulator.state.scalars[LEGAL] == 0 else self._player.answer(simulator)[0]

@@ -1,18 +1,18 @@
-"""Rewards measured against what another policy had paid by the same moment, on the same requests.
+"""Rewards relative to the cost of a baseline policy on the same requests.
 
-A plain reward is minus the cost since the last decision. Most of that cost is not the agent's doing: in a burst
-all users wait, in a quiet hour none does. A baseline takes this noise out. It plays the episode's requests once by a
-built-in policy, such as LRU, and its cost is added back:
+A plain reward is minus the cost since the last decision. The agent does not cause most of that cost: in a burst all
+users wait, in a quiet hour none do. A baseline removes this noise. A built-in policy, such as LRU, plays the same
+requests once, and its cost is added back:
 
     reward = (cost of the baseline - cost of the agent, both since the last decision) / scale
 
-What the baseline pays depends on the requests alone and not on the agent, so over an episode it is a constant: rewards
-add up to exactly what the agent saves against the baseline, and the best policy is the same as without (input-dependent
-baselines: Mao et al., Variance Reduction for Reinforcement Learning in Input-Driven Environments, ICLR 2019). With a
-discount below 1 it is a constant only nearly, as the agent decides at which moments the two are compared.
+The baseline's cost depends on the requests and not on the agent, so over an episode it is a constant: rewards add up
+to exactly what the agent saves against the baseline, and the best policy stays the same (input-dependent baselines:
+Mao et al., Variance Reduction for Reinforcement Learning in Input-Driven Environments, ICLR 2019). With a discount
+below 1 it is only nearly a constant, because the agent decides at which moments the two are compared.
 
-`scale` is what LRU pays per decision on the scenario. So rewards are of the order of 1 on every scenario, and the same
-learning rate and value network work everywhere.
+`scale` is what LRU pays per decision on the scenario. Rewards are then of the order of 1 on every scenario, so the
+same learning rate and value network work everywhere.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 
-CURVE_POINTS: Final = 1_024  # of a cost over time; between them it is a straight line
-SCALE_SEEDS: Final = 8  # training seeds on which LRU says what a decision costs
+CURVE_POINTS: Final = 1_024  # of a cost curve; linear in between
+SCALE_SEEDS: Final = 8  # training seeds over which LRU's cost per decision is averaged
 
 
 class Curve(NamedTuple):
-    """What a policy had paid by when, in one episode."""
+    """Cost of a policy over the time of one episode."""
 
     costs: FloatArray  # (CURVE_POINTS,) at equal steps of time, from 0 to the end
     end_s: float
@@ -52,7 +52,7 @@ class Curve(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """Of the whole episode."""
+        """Cost of the whole episode."""
         return float(self.costs[-1])
 
 
@@ -60,23 +60,23 @@ class Scale(NamedTuple):
     """What LRU pays per decision on a scenario."""
 
     cost: float
-    requests: int  # that were simulated to find it
+    requests: int  # simulated to find it
 
 
 def cost_curve(
     simulator: Simulator, policy: Policy, workload: Workload, seed: int, scenario: Scenario | None = None
 ) -> Curve:
-    """What a policy has paid by when on the requests of an episode.
+    """Compute what a policy has paid by each time on the requests of an episode.
 
-    Requests waiting and in the system cost at a known rate at any time. Prices of loads, missed SLOs and refusals,
-    which no preset has, are spread over the episode in proportion, so that its end is right.
+    Requests that wait or are in the system cost at a known rate at any time. Prices of loads, missed SLOs and refusals,
+    which no preset has, are spread over the episode in proportion, so that the final cost is right.
 
     Args:
-        simulator: of the fleet; it is used up.
+        simulator: of the fleet; its state is overwritten.
         policy: a built-in one.
         workload: the requests.
-        seed: for what the policy itself draws.
-        scenario: where a policy that is trained on requests (`static-best`) finds them.
+        seed: of the policy's own random draws.
+        scenario: source of training requests for a policy that needs them (`static-best`).
 
     Raises:
         ConfigError: the policy cannot run there.
@@ -106,13 +106,13 @@ def cost_curve(
 
 
 def _training(scenario: Scenario | None) -> Callable[[int], Workload] | None:
-    """Where a policy that is trained on requests finds them; a log has none but those that are played."""
+    """Source of training requests; None for a log, which has only the requests that are played."""
     return None if scenario is None or scenario.trace is not None else scenario.workload
 
 
 @lru_cache(maxsize=64)
 def _scale(scenario_json: str, protocol: str) -> Scale:
-    """`scale_of`, for scenarios that were spelt out."""
+    """`scale_of`, for a scenario as JSON, so that it can be cached."""
     scenario = Scenario.model_validate_json(scenario_json)
     simulator = Simulator(scenario.tables().replace(protocol=protocol))
     cost = decisions = 0.0
@@ -123,30 +123,30 @@ def _scale(scenario_json: str, protocol: str) -> Scale:
     if not cost > 0 or not decisions > 0:
         raise ConfigError(
             f"scenario {scenario.name!r}: LRU is asked {decisions:.0f} times and pays {cost:g} on training seeds, so "
-            "there is nothing to learn; raise its pressure, give it less memory, or more models"
+            "there is nothing to learn; raise the pressure, or give it less memory or more models"
         )
     return Scale(cost / decisions, requests)
 
 
 def scale_of(scenario: Scenario, protocol: str) -> Scale:
-    """What LRU pays per decision on a scenario, over its first training seeds.
+    """Compute what LRU pays per decision on a scenario, over its first training seeds.
 
     Args:
-        scenario: whose requests are drawn.
+        scenario: source of the requests.
         protocol: "eviction" or "swap".
 
     Raises:
-        ConfigError: LRU is asked nothing there, or waiting costs nothing.
+        ConfigError: LRU is never asked there, or waiting costs nothing.
     """
     return _scale(scenario.model_dump_json(), protocol)
 
 
 class Baseline:
-    """What a policy has paid so far, in each of some environments.
+    """Cost of the baseline policy so far, in each environment.
 
     Args:
         policy: a built-in policy or its name.
-        scenarios: that are played.
+        scenarios: the scenarios that are played.
         tables: their fleets, `(F,)`.
         scenario_of: number of each environment's scenario, `(N,)`.
 
@@ -155,7 +155,7 @@ class Baseline:
         requests: simulated for the baseline so far.
 
     Raises:
-        ConfigError: an unknown policy, or one that cannot run on one of the fleets.
+        ConfigError: the policy is unknown, or cannot run on one of the fleets.
     """
 
     def __init__(
@@ -169,27 +169,27 @@ class Baseline:
         self.policy = find_policy(policy)
         for scenario, fleet in zip(scenarios, tables, strict=True):
             if not self.policy.clairvoyant:
-                rule_of(self.policy, fleet, training=_training(scenario))  # refuses what could not run, now
+                rule_of(self.policy, fleet, training=_training(scenario))  # fail now if it cannot run
         self.requests = 0
         self._scenarios = tuple(scenarios)
-        # The baseline plays to the end, also where the environment is cut short.
+        # The baseline plays to the end, even if the environment truncates the episode.
         self._simulators = [Simulator(fleet.replace(max_decisions=FOREVER)) for fleet in tables]
         self._scenario_of = scenario_of
         self._kept: dict[tuple[int, int], Curve] = {}
         self._playing: list[tuple[int, int | Workload] | None] = [None] * envs
         self._curves = np.zeros((envs, CURVE_POINTS))
         self._ends_s = np.ones(envs)
-        self._paid = np.zeros(envs)  # until the last decision
+        self._paid = np.zeros(envs)  # (N,) until the last decision
         self.costs = np.zeros(envs)
 
     def meet(self, env: int, workload: Workload, seed: int, *, keep: bool) -> None:
-        """Plays a workload that was generated for an environment; `begin` follows.
+        """Plays a newly generated workload of an environment; call `begin` after it.
 
         Args:
-            env: whose it is.
+            env: number of the environment.
             workload: the requests.
             seed: of the workload.
-            keep: other environments play it, too, and this one again.
+            keep: keep its curve, because the workload is played again.
         """
         number = int(self._scenario_of[env])
         curve = self._curve(number, workload, seed)
@@ -198,7 +198,7 @@ class Baseline:
         self._take(env, curve, (number, seed))
 
     def begin(self, env: int, played: int | Workload) -> None:
-        """An episode begins, of a workload that is kept or was met just now, or one that was handed in."""
+        """Begins an episode of a kept workload, of the one just given to `meet`, or of one that was handed in."""
         number = int(self._scenario_of[env])
         if isinstance(played, Workload):
             self._take(env, self._curve(number, played, 0), (number, played))
@@ -207,7 +207,7 @@ class Baseline:
         self._paid[env] = 0.0
 
     def resume(self, env: int, played: int | Workload, time_s: float) -> None:
-        """An episode goes on whose last decision was at `time_s`."""
+        """Continues an episode whose last decision was at `time_s`."""
         number = int(self._scenario_of[env])
         before = self._playing[env]
         same = before is not None and before[0] == number
@@ -233,7 +233,7 @@ class Baseline:
         return grown
 
     def _at(self, times_s: FloatArray, rows: npt.NDArray[np.int64]) -> FloatArray:
-        """What the baseline of some environments had paid by a time, `(len(rows),)`."""
+        """Cost of the baseline of the environments `rows` by a time, `(len(rows),)`."""
         place = np.clip(times_s / self._ends_s[rows], 0.0, 1.0) * (CURVE_POINTS - 1)
         left = np.minimum(place.astype(np.int64), CURVE_POINTS - 2)
         before, after = self._curves[rows, left], self._curves[rows, left + 1]
@@ -250,22 +250,22 @@ class Baseline:
 
 
 class Rewards:
-    """How the rewards of some environments are made of costs: as they are, against a baseline, scaled.
+    """Computes rewards from costs: plain, against a baseline, scaled.
 
     Args:
-        scenarios: that are played.
+        scenarios: the scenarios that are played.
         tables: their fleets, with the protocol of the environments.
         scenario_of: number of each environment's scenario, `(N,)`.
         baseline: the policy whose cost is added back; None = no baseline.
-        scale: divide by what LRU pays per decision; None = where there is a baseline.
+        scale: divide by what LRU pays per decision; None = only with a baseline.
 
     Attributes:
-        baseline: what it has paid; None where there is none.
-        scales: by which the rewards of each environment are divided, `(N,)`; 1 where they are not.
-        scale_requests: simulated to find the scales.
+        baseline: cost of the baseline; None without one.
+        scales: divisors of the rewards of each environment, `(N,)`; 1 if they are not scaled.
+        scale_requests: requests simulated to find the scales.
 
     Raises:
-        ConfigError: an unknown baseline, or a scenario where LRU is asked nothing.
+        ConfigError: the baseline is unknown, or LRU is never asked on a scenario.
     """
 
     def __init__(
@@ -287,10 +287,10 @@ class Rewards:
             self.scale_requests = sum(each.requests for each in found)
 
     def settle(self, look: Look, stepped: npt.NDArray[np.bool_]) -> None:
-        """Turns the rewards of a step, which are minus costs, into what they have to be.
+        """Turns the rewards of a step, which are minus costs, into scaled rewards against the baseline.
 
-        Terms of the reward stay costs, and so the penalty of an illegal action, which is taken from the scaled reward,
-        becomes one: terms add up to reward x scale.
+        Terms of the reward stay costs. The penalty of an illegal action is taken from the scaled reward, so its term is
+        multiplied by the scale: terms add up to reward x scale.
 
         Args:
             look: what was seen after the step; it is changed. Terms of environments that were not stepped are 0.

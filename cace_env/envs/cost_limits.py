@@ -1,7 +1,7 @@
-"""What a limit on waiting costs, step by step: the constraint of safe reinforcement learning.
+"""A limit on waiting as a cost per step: the constraint of safe reinforcement learning.
 
-`CostLimit` and `VectorCostLimit` put it into `info["cost"]`; `Lateness` counts. A request is looked at only while it
-waits for its first token, in all environments at once, so the work does not grow with the episode.
+`CostLimit` and `VectorCostLimit` put it into `info["cost"]`; `Lateness` computes it. A request is examined only while
+it waits for its first token, in all environments at once, so the work does not grow with the episode.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Waiting(NamedTuple):
     env: Int64Array  # (W,)
     request: Int64Array  # (W,) row of the environment's workload
     arrival_us: Int64Array  # (W,)
-    late: Bools  # (W,) it has been counted
+    late: Bools  # (W,) already counted
 
     def only(self, kept: Bools) -> Waiting:
-        """Those of a mask."""
+        """The requests where `kept` is True."""
         return Waiting._make(column[kept] for column in self)
 
     def and_also(self, others: Waiting) -> Waiting:
-        """These and others."""
+        """These requests and `others`."""
         return Waiting._make(np.concatenate(pair) for pair in zip(self, others, strict=True))
 
 
@@ -58,24 +58,24 @@ def _none_waiting() -> Waiting:
 
 
 class Lateness:
-    """The constraint's cost of each step of some environments.
+    """Computes the constraint's cost of each step of all environments.
 
-    `late_requests`: requests whose time to first token has come to exceed the threshold since the last decision.
-    A request counts once, in the step in which it becomes late, whether it has its first token by then or not.
+    `late_requests`: requests whose time to first token has exceeded the threshold since the last decision. A request
+    counts once, in the step in which it becomes late, whether or not it has its first token by then.
     An episode's sum is the number of late requests.
 
     `longest_wait`: seconds by which the longest wait for a first token has grown beyond the threshold since the last
-    decision; waits that still go on count as long as they are. With `W(t)` the longest one until `t`, a step from `t`
-    to `u` costs `max(0, W(u) - threshold) - max(0, W(t) - threshold)`; an episode's sum is
+    decision; waits that still go on count with their length so far. With `W(t)` the longest one until `t`, a step from
+    `t` to `u` costs `max(0, W(u) - threshold) - max(0, W(t) - threshold)`; an episode's sum is
     `max(0, longest_wait_s - threshold)`.
 
-    As with rewards, the first step also counts what was before it. Refused requests wait for nothing.
+    As with rewards, the first step also counts the time before it. Refused requests do not wait.
 
     Args:
-        simulators: that are played.
+        simulators: the simulations.
         limit: which of the two.
-        threshold_s: the longest time to first token that is in order [s].
-        task: whose requests; None = all.
+        threshold_s: the longest time to first token allowed [s].
+        task: count only requests of this task; None = all.
 
     Raises:
         ValueError: an unknown limit or task, or a threshold below 0.
@@ -93,20 +93,20 @@ class Lateness:
         self._threshold_us = round(threshold_s * 1e6)
         self._task = None if task is None else TASKS.index(task)
         envs = simulators.num_envs
-        # What the simulations had come to at the last look: if one differs, it has been reset or given a state.
+        # Counters of the simulations at the last look: if one differs, it has been reset or given a state.
         self._known = np.full((envs, NUM_TERMS + 1), NONE, dtype=np.int64)
         self._seen = np.zeros(envs, dtype=np.int64)  # rows of the log of arrivals
         self._longest_us = np.zeros(envs, dtype=np.int64)
         self._waiting = _none_waiting()
 
     def prepare(self) -> None:
-        """Before a step: begins anew where an environment was reset, or goes on from a state."""
+        """Before a step: starts again for environments that were reset or given a state."""
         batch = self._simulators.batch()
         for env in np.flatnonzero((self._now(batch) != self._known).any(axis=1)).tolist():
             self._begin(batch, env)
 
     def settle(self, stepped: Bools) -> npt.NDArray[np.float64]:
-        """After a step: what it cost, `(num_envs,)`; 0 for environments that were not `stepped`."""
+        """After a step: its cost, `(num_envs,)`; 0 for environments that were not `stepped`."""
         batch = self._simulators.batch()
         if not stepped.all():
             self._waiting = self._waiting.only(stepped[self._waiting.env])
@@ -128,13 +128,13 @@ class Lateness:
         return costs
 
     def _now(self, batch: Batch) -> Int64Array:
-        """What tells one moment of a simulation from another, `(num_envs, NUM_TERMS + 1)`."""
+        """Counters that tell one moment of a simulation from another, `(num_envs, NUM_TERMS + 1)`."""
         if not batch.arena.shape[1]:  # there has been no reset
             return self._known.copy()
         return np.concatenate([batch.charged, batch.arena[:, DECISIONS, None]], axis=1)
 
     def _begin(self, batch: Batch, env: int) -> None:
-        """Takes an environment up where it stands: what a step has counted is not counted again."""
+        """Starts counting at the current state of an environment, without what earlier steps have counted."""
         row = batch.arena[env]
         fleet, workload, requests, _ = batch.places[env].tolist()
         columns = batch.columns[workload, :requests]
@@ -148,7 +148,7 @@ class Lateness:
         arrival_us = table[request, REQUEST.arrival_us]
         mine = Waiting(np.full_like(request, env), request, arrival_us, np.zeros(len(request), dtype=np.bool_))
         self._longest_us[env] = 0
-        if row[DECISIONS]:  # else the first step has to count all since time 0, also what has its first token by now
+        if row[DECISIONS]:  # otherwise the first step counts all since time 0, also requests with a first token
             wait_us, goes_on = _waits(batch, mine)
             self._longest_us[env] = wait_us.max(initial=0)
             mine = mine._replace(late=wait_us > self._threshold_us).only(goes_on)
@@ -179,13 +179,13 @@ def _waits(batch: Batch, waiting: Waiting) -> tuple[Int64Array, Bools]:
 
 
 class CostLimit(AnyWrapper, RecordConstructorArgs):
-    """Puts the cost of a limit on waiting into `info["cost"]`, where libraries for safe reinforcement learning read it.
+    """Puts the cost of a limit on waiting into `info["cost"]`, which libraries for safe reinforcement learning read.
 
-    The reward stays as it is: the agent shall lower what people wait on the whole, while a constraint holds.
+    The reward is unchanged: the agent lowers the total waiting while the constraint holds.
 
     | `limit`           | `info["cost"]` of a step                            | sum of an episode                      |
     |-------------------|-----------------------------------------------------|----------------------------------------|
-    | `"late_requests"` | requests whose TTFT has come to be over the         | late requests                          |
+    | `"late_requests"` | requests whose TTFT has exceeded the                | late requests                          |
     |                   | threshold                                           |                                        |
     | `"longest_wait"`  | seconds by which the longest wait for a first token | `max(0, longest_wait_s - threshold_s)` |
     |                   | has grown beyond the threshold                      |                                        |
@@ -196,12 +196,12 @@ class CostLimit(AnyWrapper, RecordConstructorArgs):
 
     Args:
         env: any environment of this package, possibly wrapped, but not by `Autoreset`.
-        limit: which of the two.
-        threshold_s: the longest time to first token that is in order [s].
-        task: whose requests; None = all.
+        limit: "late_requests" or "longest_wait".
+        threshold_s: the longest time to first token allowed [s].
+        task: count only requests of this task; None = all.
 
     Raises:
-        TypeError: another environment.
+        TypeError: the environment is not of this package.
         ValueError: an unknown limit or task, or a threshold below 0.
     """
 
@@ -217,8 +217,8 @@ class CostLimit(AnyWrapper, RecordConstructorArgs):
         super().__init__(env)
         if not isinstance(env.unwrapped, FleetEnv):
             raise TypeError(
-                f"CostLimit is for the environments of cace_env, this is {env.unwrapped}; wrap what "
-                "gymnasium.make gives for one of their ids"
+                f"CostLimit needs an environment of cace_env, got {env.unwrapped}; wrap what gymnasium.make returns "
+                "for one of its ids"
             )
         self._lateness = Lateness(env.unwrapped.simulators, limit, threshold_s, task)
         self._stepped = np.ones(1, dtype=np.bool_)
@@ -247,7 +247,7 @@ class VectorCostLimit(AnyVectorWrapper):
         task: as for `CostLimit`.
 
     Raises:
-        TypeError: another environment.
+        TypeError: the environment is not a vector environment of this package.
         ValueError: an unknown limit or task, or a threshold below 0.
     """
 
@@ -263,8 +263,8 @@ class VectorCostLimit(AnyVectorWrapper):
         base = env.unwrapped
         if not isinstance(base, FleetVectorEnv):
             raise TypeError(
-                f"VectorCostLimit is for EvictionVectorEnv, SwapVectorEnv and their MO variants, this is {base}; put "
-                "CostLimit around each of its environments"
+                "VectorCostLimit needs EvictionVectorEnv, SwapVectorEnv or one of their MO variants, got "
+                f"{base}; put CostLimit around each of its environments"
             )
         self._lateness = Lateness(base.simulators, limit, threshold_s, task)
         self._base = base
@@ -273,7 +273,7 @@ class VectorCostLimit(AnyVectorWrapper):
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
-        """That of the environment; Gymnasium keeps it in `metadata`, TorchRL looks for it here."""
+        """The environment's mode; Gymnasium keeps it in `metadata`, TorchRL reads it here."""
         return self._base.autoreset_mode
 
     def action_masks(self) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""`Eviction-v0`: the agent chooses which model makes room. `fleet_env.py` says how it is done."""
+"""`Eviction-v0`: the agent chooses which model to evict. `fleet_env.py` holds the implementation."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from cace_env.tables import Protocol
 
 
 class EvictionEnv(FleetEnv):
-    """Which resident CodeLLM shall make room for the one that people wait for?
+    """The agent chooses which resident CodeLLM to evict for the one that requests wait for.
 
     ## Description
 
     A fleet of accelerators hosts more code language models than fit into its memory. A request for a model that is not
     resident waits until the model has been loaded, and often another one must be evicted first. The agent is asked
-    whenever there is more than one model that could go. Between two questions the simulator serves requests by
+    whenever more than one model could be evicted. Between two questions the simulator serves requests by
     continuous batching, loads and drains (`docs/design.md` has every rule), so steps are unequal in simulated time.
 
-    Everything random is drawn before the episode: for the same seed every policy meets the same users.
+    Everything random is drawn before the episode: with the same seed every policy serves the same users.
 
     ## Action Space
 
@@ -29,10 +29,11 @@ class EvictionEnv(FleetEnv):
     | ...          |                                            |                                   |
     | max_slots - 1| evict the model in the last slot           | `info["action_mask"][-1] == 1`    |
 
-    Legal are models without requests; busy ones, which drain first, only when somebody has waited for `drain_after_s`
-    and no idle one helps. `info["action_mask"]` (int8) comes with every reset and step, `action_masks()` (bool) is for
-    sb3-contrib. An illegal action is replaced by the legal one of lowest index, counted in `info["invalid_action"]` and
-    penalised; with `strict=True` it raises `gymnasium.error.InvalidAction` and changes nothing.
+    Models without requests are legal. Busy models, which drain first, are legal only when a request has waited for
+    `drain_after_s` and no idle model helps. `info["action_mask"]` (int8) comes with every reset and step,
+    `action_masks()` (bool) is for sb3-contrib. An illegal action is replaced by the legal one of lowest index, counted
+    in `info["invalid_action"]` and penalised; with `strict=True` it raises `gymnasium.error.InvalidAction` and changes
+    nothing.
 
     A model may need several victims: the agent picks one per step, all at one instant.
 
@@ -50,7 +51,7 @@ class EvictionEnv(FleetEnv):
     | from `F S + P k`  | k-th oldest pending model | target or not, need, load time, waiting requests, demand       |
     | the last `C`      | context                   | time since the last decision, target, memory, queues           |
 
-    It holds what a real orchestrator can know: no output length of an unfinished request, no arrival to come.
+    It holds only what a real orchestrator can know: no output length of an unfinished request, no future arrival.
 
     ## Rewards
 
@@ -60,14 +61,14 @@ class EvictionEnv(FleetEnv):
     splits each reward by its source, in the order of `cace_env.fleets.REWARD_TERMS`; the terms add up to it.
 
     Without illegal actions the return equals minus the sum of the costs of all requests. Each illegal action costs
-    `invalid_penalty` on top, as the term `invalid_action`: it is no cost, and in no metric.
+    `invalid_penalty` on top, as the term `invalid_action`; metrics do not include it.
 
-    With `baseline="lru"`, or any other built-in policy, the reward is what was saved against that policy, which plays
-    the same requests: what it has paid since the last decision is added as the term `baseline`. Over an episode rewards
-    add up to exactly what is saved, so the best policy stays the same, but bursts and quiet hours no longer hide what a
+    With `baseline="lru"`, or any other built-in policy, the reward is what the agent saves against that policy, which
+    plays the same requests: its cost since the last decision is added as the term `baseline`. Over an episode rewards
+    add up to exactly the savings, so the best policy stays the same, but bursts and quiet hours no longer hide what a
     decision was worth (input-dependent baselines: Mao et al., ICLR 2019; `cace_env.envs.baselines`). Rewards are then
     divided by `reward_scale`, what LRU pays per decision of the scenario, so that 1 means the same everywhere; the
-    terms stay costs, and add up to reward x `reward_scale`. `episode_metrics["baseline_cost"]` is what it pays in all.
+    terms stay costs, and add up to reward x `reward_scale`. `episode_metrics["baseline_cost"]` is its total cost.
     A baseline costs one compiled run of each workload, and nothing where workloads are kept (`num_workloads`).
 
     ## Information
@@ -84,14 +85,14 @@ class EvictionEnv(FleetEnv):
     | `workload_seed`  | int               | which requests are played; -1 for a `Workload` that was handed in      |
     | `reward_terms`   | float64 `(16,)`   | what the reward is made of, by `cace_env.fleets.TERM`; 0 at a reset   |
 
-    What is asked, in words, is `env.unwrapped.describe()`.
+    `env.unwrapped.describe()` says in words what is asked.
 
     ## Starting State
 
     Time 0 up to the first question. Models are resident, cached or asleep as the scenario says.
 
     `reset(seed=s)` plays the workload of seed `s` if it is one of the split's seeds, else that of the split's seed
-    number `s % len(seeds)`: no seed can lead a training run to test workloads. A reset without seed draws one of the
+    number `s % len(seeds)`: no seed can make a training run play test workloads. A reset without seed draws one of the
     split's seeds with `np_random`. `info["workload_seed"]` says which it was. `options` may say instead
     `{"workload_seed": s}` (exactly this one; it must belong to the split) or `{"workload": Workload}` (a log, say).
 

@@ -1,4 +1,4 @@
-"""A wrapper that says of every decision why it was taken."""
+"""A wrapper that explains every decision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cace_env.policies.explanations import Against, Explanation
 
 
 class ExplainDecisions(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Adds `info["explanation"]`: what a policy would do at the open question, and why; None where nothing is asked.
+    """Adds `info["explanation"]`: what a policy would do at the open question, and why; None if no question is open.
 
     ```python
     env = ExplainDecisions(gym.make("cace_env:cace_env/Eviction-v0"), "agent:NAME")
@@ -24,7 +24,7 @@ class ExplainDecisions(gymnasium.Wrapper[Any, Any, Any, Any]):
     print(info["explanation"])
     ```
 
-    It is about the question that is open now: where the same policy acts, it is why it will do what it does next.
+    It explains the question that is open now. If the same policy acts, it explains the policy's next action.
 
     Args:
         env: an `EvictionEnv` or a `SwapEnv`, wrapped or not.
@@ -32,7 +32,7 @@ class ExplainDecisions(gymnasium.Wrapper[Any, Any, Any, Any]):
         against: as for `explain`.
 
     Raises:
-        ConfigError: another environment, or a policy that cannot be explained.
+        ConfigError: the environment is not of these kinds, or the policy cannot be explained.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class ExplainDecisions(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> None:
         super().__init__(env)
         if not isinstance(env.unwrapped, FleetEnv):
-            raise ConfigError(f"decisions are explained in an EvictionEnv or a SwapEnv, and {env.unwrapped!r} is none")
+            raise ConfigError(f"ExplainDecisions needs an EvictionEnv or a SwapEnv, got {env.unwrapped!r}")
         self._fleet_env, self._against = env.unwrapped, against
         self._policy = policy.policy() if isinstance(policy, Agent) else find_policy(policy)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the environment's."""
+        """Resets the environment and adds the explanation."""
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, info | {"explanation": self._explain()}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment's."""
+        """Steps the environment and adds the explanation."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated, truncated, info | {"explanation": self._explain()}
 

@@ -1,4 +1,4 @@
-"""What Eviction-v0 and Swap-v0 share: everything but what is asked, which `env.py` says."""
+"""The base class of Eviction-v0 and Swap-v0: everything except the protocol, which `eviction.py` and `swap.py` set."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ Observation = npt.NDArray[np.float32]
 
 OPTIONS: Final = ("workload_seed", "workload")
 ROW: Final = np.zeros(1, dtype=np.int64)  # a single environment is the first row of a batch of one
-ONE: Final = np.ones(1, dtype=np.bool_)  # and it is the one that is stepped
-HANDED_IN: Final = -1  # stands for the seed of a workload that has none: one that was handed in
+ONE: Final = np.ones(1, dtype=np.bool_)  # mask of the environments that are stepped
+HANDED_IN: Final = -1  # seed of a workload that was handed in, which has none
 
 
 def common_layout(tables: Sequence[FleetTables], max_slots: int | None, max_pending: int | None) -> ObservationLayout:
-    """An observation that holds all the fleets; by default as small as it can be.
+    """Layout of observations that holds all the fleets; as small as possible by default.
 
     Raises:
-        ValueError: fewer slots than models that can fit together.
+        ValueError: `max_slots` is less than the number of models that can fit at once.
     """
     needed = max(max(int(slots_per_accelerator(fleet).sum()), fleet.max_slots) for fleet in tables)
     if max_slots is not None and max_slots < needed:
-        raise ValueError(f"max_slots is {max_slots}, but {needed} models can fit at once; it has to be at least that")
+        raise ValueError(f"max_slots is {max_slots}, but {needed} models can fit at once; give at least {needed}")
     most_models = max(fleet.num_models for fleet in tables)
     return ObservationLayout(
         needed if max_slots is None else max_slots, most_models if max_pending is None else max_pending
@@ -53,7 +53,7 @@ def common_layout(tables: Sequence[FleetTables], max_slots: int | None, max_pend
 class FleetEnv(gymnasium.Env[Observation, np.int64]):
     """The implementation of `EvictionEnv` and `SwapEnv`, whose docstrings say what it does."""
 
-    ID: ClassVar[str]  # under which Gymnasium knows it
+    ID: ClassVar[str]  # its id in Gymnasium
     PROTOCOL: ClassVar[Protocol]  # what is asked
 
     metadata: dict[str, Any] = {"render_modes": rendering.render_modes(), "render_fps": 4}  # noqa: RUF012
@@ -98,7 +98,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._played: int | Workload | None = None  # the workload, or its seed; None before the first episode
         self.episode_metrics: dict[str, float] | None = None
         self._look = self.simulators.new_look()
-        self._asked = False  # a question is open
+        self._asked = False  # whether a question is open
         self._over = True
         self._last_choice: rendering.Choice | None = None
 
@@ -109,12 +109,12 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
 
     @property
     def reward_scale(self) -> float:
-        """By which rewards are divided: reward x scale is a cost."""
+        """Divisor of the rewards: reward x scale is a cost."""
         return float(self.rewards.scales[0])
 
     @property
     def simulator(self) -> Simulator:
-        """The simulation, to look at; valid until the next reset or `set_state`."""
+        """The simulation, for reading only; valid until the next reset or `set_state`."""
         return self.simulators.view(0)
 
     @property
@@ -129,10 +129,10 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
 
         Args:
             seed: seeds `np_random`, and chooses the workload as the class docstring says.
-            options: `{"workload_seed": int}` or `{"workload": Workload}` to say which workload exactly.
+            options: `{"workload_seed": int}` or `{"workload": Workload}` to choose one workload.
 
         Raises:
-            ValueError: an unknown option, or a workload seed of another split.
+            ValueError: an option is unknown, or the workload seed belongs to another split.
         """
         named = self._named(options or {})
         super().reset(seed=seed)
@@ -151,14 +151,14 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._played = played
         self._over = False
         self._last_choice = None
-        self._look.terms[:] = 0.0  # nothing is charged at a reset
+        self._look.terms[:] = 0.0  # a reset costs nothing
         return self._see()
 
     def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Does what `action` says and runs to the next question, or to the end.
+        """Applies `action` and runs to the next question, or to the end.
 
         Raises:
-            InvalidAction: no number, no action, or with `strict` one that is not legal; nothing has changed.
+            InvalidAction: `action` is not a number, out of range, or (with `strict`) not legal; nothing has changed.
             ResetNeeded: the episode is over, or has not begun.
         """
         if self._over:
@@ -166,7 +166,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         try:
             number = operator.index(action)
         except TypeError:
-            raise InvalidAction(f"action is {action!r}; give the number of one action") from None
+            raise InvalidAction(f"action is {action!r}; give one whole number") from None
         if not 0 <= number < self.simulators.num_actions:
             raise InvalidAction(f"there is no action {number}; use 0 to {self.simulators.num_actions - 1}")
         if self.strict and not self._mask[number]:
@@ -184,10 +184,10 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
 
     def get_state(self) -> EnvState:
-        """All that decides how the environment goes on: the simulation, its account, and `np_random`.
+        """Everything the environment needs to continue: the simulation, its costs so far, and `np_random`.
 
-        It is taken in microseconds, does not change when the environment goes on, and can be pickled. Wrappers and the
-        generator of `action_space.sample()` are not in it. `docs/environment.md` shows what it is good for.
+        It takes microseconds, does not change when the environment continues, and can be pickled. Wrappers and the
+        generator of `action_space.sample()` are not included. `docs/environment.md` shows uses.
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -207,17 +207,17 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         )
 
     def set_state(self, state: EnvState) -> None:
-        """Goes on from a state of this environment, or of another one of the same scenario, single or in a batch.
+        """Continues from a state of this environment, or of another one of the same scenario, single or in a batch.
 
-        What follows is what followed there, to the bit: observations, rewards, infos, and what later resets draw, if
+        What follows is the same to the bit: observations, rewards, infos, and the draws of later resets, if
         `num_workloads` is the same. `strict` and `invalid_penalty` stay those of this environment. The legal actions
-        are in `action_masks()`, the observation is `simulator.observation(layout)`; wrappers learn of it at the next
-        step, and a window shows it then. An `Actor` has to be reset.
+        are in `action_masks()`, the observation is `simulator.observation(layout)`; wrappers and windows see the change
+        at the next step. Reset an `Actor` after this.
 
         Raises:
-            TypeError: it is no state.
-            ValueError: it is of another scenario, split, size or version, or lacks the history that is rendered here;
-                nothing has changed.
+            TypeError: `state` does not come from `get_state`.
+            ValueError: the state has another scenario, split, size or version, or lacks the history that rendering
+                needs; nothing has changed.
         """
         check_origin(state, self._origin)
         self.simulators.restore(0, state.simulation)
@@ -249,7 +249,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         return masks
 
     def describe(self) -> str:
-        """What is asked now, in words.
+        """Describe the open question in words.
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -259,9 +259,9 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         return self.simulators.describe(0, self._mask)
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
-        """The situation now, as text or as a picture `(540, 960, 3)`.
+        """Render the current situation, as text or as a picture `(540, 960, 3)`.
 
-        None without `render_mode`.
+        Returns None without `render_mode`.
 
         Raises:
             ResetNeeded: there has been no reset.
@@ -279,7 +279,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         return rendering.scene(self.simulator, self._last_choice, self.scenario.name)
 
     def _named(self, options: Mapping[str, Any]) -> int | Workload | None:
-        """The seed of the workload to play, or the workload that was handed in, or None if neither is said."""
+        """The seed of the workload to play, or the workload that was handed in, or None if neither is given."""
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown or len(options) > 1:
             raise ValueError(f"reset options are {sorted(options)}; give at most one of {', '.join(OPTIONS)}")
@@ -292,10 +292,10 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         return None
 
     def _see(self) -> tuple[Observation, dict[str, Any]]:
-        """Observation and info of now, in arrays that nobody else has.
+        """The current observation and info, in fresh arrays.
 
-        Always the same keys, each of the same type and shape, and all of them numbers: so whatever batches, stacks or
-        stores infos can do so (Gymnasium's vectors, TorchRL, Minari).
+        The keys are always the same, each with the same type and shape, and all values are numbers, so any library can
+        batch, stack or store infos (Gymnasium's vectors, TorchRL, Minari).
         """
         look = self._look
         return look.observations[0].copy(), {
@@ -304,11 +304,11 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
             "time_s": float(look.time_s[0]),
             "invalid_action": int(look.invalid[0]),
             "workload_seed": self._played if isinstance(self._played, int) else HANDED_IN,
-            "reward_terms": look.terms[:, 0] + 0.0,  # what has no price is -0.0
+            "reward_terms": look.terms[:, 0] + 0.0,  # turns -0.0, of a term without a price, into 0.0
         }
 
     def _metrics(self) -> dict[str, float]:
-        """Of the episode as it stands."""
+        """Metrics of the episode so far."""
         metrics = episode_metrics(self.simulator.summary(), self.tables)
         if self.rewards.baseline is not None:
             metrics["baseline_cost"] = float(self.rewards.baseline.costs[0])

@@ -1,4 +1,4 @@
-"""What the vector environments of Eviction-v0 and Swap-v0 share: simulations stepped by one compiled call."""
+"""The base class of the vector environments: many simulations, stepped by one compiled call."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
     """`num_envs` copies of an environment, stepped together: `EvictionVectorEnv` and `SwapVectorEnv`.
 
     Environment i does, to the bit, what a single one does that was reset with seed `s + i`: actions, observations,
-    rewards and infos are those of `gymnasium.vector.SyncVectorEnv`. Arrays that were returned are never changed later;
-    masks in one step's infos may be the same array. `episode_metrics` is by name, of the episodes that the last step
-    has ended. One environment is stepped by one Python thread at a time.
+    rewards and infos equal those of `gymnasium.vector.SyncVectorEnv`. Returned arrays are never changed later; masks in
+    one step's infos may be the same array. `episode_metrics` holds, by name, the metrics of the episodes that the last
+    step ended. Step one environment from one Python thread at a time.
 
     Args:
         num_envs: number of environments.
         scenario: as for a single environment, or a sequence: environment i plays number `i % len(scenario)`.
-            All have slots and pending rows as the one that needs most, and memory as the one with most requests.
+            All get the slots and pending rows of the one that needs most, and the memory of the one with most requests.
         split: whose seeds are played: train, validation, test.
         autoreset_mode: what happens where an episode has ended, as the enum or its value. `"NextStep"`: the next step
             ignores the action, resets and rewards 0. `"SameStep"`: the reset happens in the step that ends the episode;
@@ -51,25 +51,25 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             each). Resets are several times as fast, but an agent sees no more than these workloads, drawn with
             replacement. None = all seeds, each workload generated when it is played.
         threads: how many threads share the simulation; results do not depend on it. New workloads are generated one
-            after the other.
-        baseline: rewards are what is saved against this built-in policy on the same requests, as for a single
+            after another.
+        baseline: rewards are the savings against this built-in policy on the same requests, as for a single
             environment (`cace_env.envs.baselines`).
         scale_rewards: divide rewards by what LRU pays per decision of the scenario; None = if there is a baseline.
-        strict: illegal actions raise, and nothing has changed.
+        strict: illegal actions raise an error and change nothing.
         invalid_penalty: taken from the reward for each illegal action.
         max_slots: slots; None = as many as the largest fleet can use.
         max_pending: rows of pending models, in Swap-v0 of all models; None = one per model.
         max_episode_steps: truncates episodes after so many steps, as Gymnasium's `TimeLimit` does; but one that ends by
-            itself in its last step is terminated only, and a truncated one has `episode_metrics`, too.
+            itself in its last step is only terminated, and a truncated one has `episode_metrics`, too.
         episode_statistics: `infos["episode"]` of finished episodes, as `RecordEpisodeStatistics` gives it: return `r`,
-            length `l`, wall time `t` [s]. Off, so that Gymnasium's wrapper finds the name free.
-        render_mode: None; to look at an episode, make a single environment.
+            length `l`, wall time `t` [s]. Off by default, so that the name is free for Gymnasium's wrapper.
+        render_mode: only None; make a single environment to render an episode.
 
     Raises:
-        ValueError, ConfigError: an argument out of range, or a scenario that cannot be.
+        ValueError, ConfigError: an argument is out of range, or a scenario is not valid.
     """
 
-    SINGLE: ClassVar[type[FleetEnv]]  # what each of its environments does
+    SINGLE: ClassVar[type[FleetEnv]]  # class of each of its environments
 
     def __init__(
         self,
@@ -125,19 +125,19 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._generators = Generators(num_envs)
         # Workload seeds; a workload only from a single one's state.
         self._played: list[int | Workload] = [-1] * num_envs
-        self._over = np.ones(num_envs, dtype=np.bool_)  # (num_envs,) no step before a reset
+        self._over = np.ones(num_envs, dtype=np.bool_)  # (num_envs,) True before the first reset, too
         self._any_over = True
         self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, actions); None before the first reset
-        self._workload_seeds = np.full(num_envs, HANDED_IN)  # (num_envs,) of what is played
-        self._ended: npt.NDArray[np.float64] | None = None  # (metrics, num_envs) of what the last step ended
-        self._ended_baseline: npt.NDArray[np.float64] | None = None  # (num_envs,) cost of the baseline, if there is one
+        self._workload_seeds = np.full(num_envs, HANDED_IN)  # (num_envs,) of the current episodes
+        self._ended: npt.NDArray[np.float64] | None = None  # (metrics, num_envs) of the episodes just ended
+        self._ended_baseline: npt.NDArray[np.float64] | None = None  # (num_envs,) the baseline's cost; None without one
         self._writer = InfoWriter(self.simulators, self.scenario_of)
         self._watchers: list[Callable[[Bools], None]] = []
         self._all_rows = np.arange(num_envs)  # writeable: read-only rows would make Numba compile everything once more
 
     @property
     def reward_scales(self) -> npt.NDArray[np.float64]:
-        """By which the rewards of each environment are divided, `(num_envs,)`: reward x scale is a cost."""
+        """Divisors of each environment's rewards, `(num_envs,)`: reward x scale is a cost."""
         return self.rewards.scales.copy()
 
     @property  # type: ignore[misc]
@@ -157,12 +157,12 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
 
         Args:
             seed: `s` seeds environment i with `s + i`; a sequence has one seed, or None, for each.
-            options: `{"reset_mask": (num_envs,) bool}` resets only these, and leaves the others where they are: infos
-                tell nothing of them (`_action_mask` is False), `action_masks()` does;
-                `{"workload_seed": int or (num_envs,) ints}` says which workloads exactly.
+            options: `{"reset_mask": (num_envs,) bool}` resets only these, and leaves the others as they are: infos
+                leave them out (`_action_mask` is False), `action_masks()` does not;
+                `{"workload_seed": int or (num_envs,) ints}` chooses the workloads.
 
         Raises:
-            ValueError, TypeError: a seed, mask or option that is not as above, or a workload seed of another split;
+            ValueError, TypeError: a seed, mask or option is not as above, or a workload seed belongs to another split;
                 nothing has changed.
             ResetNeeded: `reset_mask` leaves out environments that have no episode.
         """
@@ -179,22 +179,23 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             self.simulators.see(np.flatnonzero(~mask), look)
         self._begin(rows)
         self._mask = look.masks.copy()
-        seen = self._writer.everybody if mask is None else mask.copy()
-        return look.observations, self._writer.infos(look, seen, self._writer.nobody, self._workload_seeds)
+        seen = self._writer.all_envs if mask is None else mask.copy()
+        return look.observations, self._writer.infos(look, seen, self._writer.no_envs, self._workload_seeds)
 
     def step(
         self, actions: npt.ArrayLike
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], Bools, Bools, Infos]:
-        """Does what `actions[i]` says in each environment and runs to its next question, or to the end.
+        """Applies `actions[i]` in each environment and runs to its next question, or to the end.
 
         Raises:
-            InvalidAction: an action that is none, or with `strict` one that is not legal; nothing has changed.
-            ResetNeeded: an episode is over or has not begun, and nobody resets it; nothing has changed.
+            InvalidAction: an action is out of range, or (with `strict`) not legal; nothing has changed.
+            ResetNeeded: an episode is over or has not begun, and the autoreset mode does not reset it; nothing has
+                changed.
         """
         if self._mask is None:
             raise ResetNeeded("no episode is running; call reset first")
         again = self._over  # episodes that ended in the step before
-        stepped = ~again if self._any_over else self._writer.everybody
+        stepped = ~again if self._any_over else self._writer.all_envs
         if self._any_over and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             raise ResetNeeded(
                 f"the episodes of environments {np.flatnonzero(again).tolist()} are over; call "
@@ -204,7 +205,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         if self.strict:
             arguments.check_legal(chosen, self._mask, stepped)
         look = self.simulators.new_look()
-        if stepped is self._writer.everybody:
+        if stepped is self._writer.all_envs:
             ended = self.simulators.step(self._all_rows, chosen, look)
         else:
             rows = np.flatnonzero(again)
@@ -223,15 +224,15 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         if ended:
             infos = self._end(look, stepped)
         else:
-            infos = self._writer.infos(look, self._writer.everybody, stepped, self._workload_seeds)
+            infos = self._writer.infos(look, self._writer.all_envs, stepped, self._workload_seeds)
         self._mask = look.masks.copy()
         return look.observations, look.rewards, look.terminated, look.truncated, infos
 
     def watch(self, watcher: Callable[[Bools], None]) -> None:
-        """Calls `watcher(stepped)` in every step, as soon as the simulations have gone on.
+        """Calls `watcher(stepped)` in every step, right after the simulations have advanced.
 
-        So it sees the end of an episode under SAME_STEP, too, which then begins the next one. `stepped` is a mask of
-        the environments whose step it was, `(num_envs,)`; the others have just been reset.
+        So it sees the end of an episode under SAME_STEP, too, before the next one begins. `stepped` is a mask of the
+        environments that took the step, `(num_envs,)`; the others have just been reset.
         """
         self._watchers.append(watcher)
 
@@ -249,7 +250,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
     def episode_metrics(self) -> dict[str, npt.NDArray[np.float64]]:
         """Metrics of the episodes that the last step has ended, by name, `(num_envs,)` each; NaN for the others.
 
-        As those of a single environment; a reset in the same step leaves them.
+        Like those of a single environment; a reset in the same step keeps them.
         """
         ended = np.full((len(METRICS), self.num_envs), np.nan) if self._ended is None else self._ended.copy()
         metrics = dict(zip(METRICS, ended, strict=True))
@@ -259,7 +260,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         return metrics
 
     def describe(self, env: int) -> str:
-        """What environment `env` is asked, in words, as `describe()` of the single environment.
+        """Describe the open question of environment `env` in words, like `describe()` of the single environment.
 
         With SAME_STEP and an episode that has just ended, this is the question of the next one.
 
@@ -292,24 +293,24 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         )
 
     def set_state(self, env: int, state: EnvState) -> None:
-        """Makes environment `env` go on from a state: its own, another one's of this batch, or a single environment's.
+        """Makes environment `env` continue from a state of this batch or of a single environment.
 
-        Nothing is returned: the legal actions are in `action_masks()`, and wrappers learn of it at the next step. What
-        `FleetEnv.set_state` says holds here, too. Where the state's episode has ended, the next step does with it
-        what the autoreset mode says; under SAME_STEP, which knows no such episodes, it asks for a reset.
+        Nothing is returned: the legal actions are in `action_masks()`, and wrappers see the change at the next step.
+        The notes on `FleetEnv.set_state` hold here, too. If the state's episode has ended, the next step follows the
+        autoreset mode; under SAME_STEP, which has no ended episodes, it needs a reset.
 
         Raises:
             ResetNeeded: there has been no reset; the others would have no episode.
             IndexError: there is no such environment.
-            TypeError, ValueError: as for `FleetEnv.set_state`; or it does not tell the return and length of its
-                episode, which `episode_statistics=True` needs.
+            TypeError, ValueError: as for `FleetEnv.set_state`; or the state lacks the return and length of its episode,
+                which `episode_statistics=True` needs.
         """
         mask = self._mask_of(env)
         check_origin(state, self._origins[self.scenario_of[env]])
         if self._statistics is not None and state.statistics is None:
             raise ValueError(
-                "the state does not tell the return of its episode so far, which episode_statistics=True needs; take "
-                "it from a batch with episode_statistics=True, or make this one without"
+                "the state lacks the return of its episode so far, which episode_statistics=True needs; take the "
+                "state from a batch with episode_statistics=True, or make this batch without it"
             )
         self.simulators.restore(env, state.simulation)
         mask[:] = state.mask
@@ -317,7 +318,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._workload_seeds[env] = state.played if isinstance(state.played, int) else HANDED_IN
         if self.rewards.baseline is not None:
             self.rewards.baseline.resume(env, state.played, self.simulators.charged_until_s(env))
-        self._over = self._over.copy()  # infos may hold the array from before
+        self._over = self._over.copy()  # infos may still hold the old array
         self._over[env] = state.over
         self._any_over = bool(self._over.any())
         if self._statistics is not None and state.statistics is not None:
@@ -325,9 +326,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._generators.restore(env, state.generator)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Ends the threads."""
+        """Stop the threads."""
         del kwargs
-        if hasattr(self, "simulators"):  # Gymnasium before 1.2 closes what could not be made, too
+        if hasattr(self, "simulators"):  # Gymnasium before 1.2 also closes objects whose __init__ failed
             self.simulators.close()
 
     def _mask_of(self, env: int) -> npt.NDArray[np.int8]:
@@ -340,7 +341,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
 
     @cached_property
     def _origins(self) -> list[Origin]:
-        """Where states come from, for each scenario."""
+        """Origin of the states of each scenario."""
         return [
             origin_of(
                 self.SINGLE.ID, scenario, self.split, self.layout, self.SINGLE.PROTOCOL, self.simulators.digest(number)
@@ -350,7 +351,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
 
     def _load(self, rows: Int64Array, seeds: Sequence[int | None] | None, named: Int64Array | None) -> None:
         """Gives `rows` their next workloads."""
-        # Until all have begun nothing may be stepped: an interrupt leaves workloads without their states.
+        # No step is allowed until all have begun: an interrupt could leave new workloads with old states.
         self._mask = None
         for env in rows.tolist():
             if named is not None:
@@ -366,8 +367,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             self._played[env] = self._workload_seeds[env] = seed
 
     def _begin(self, rows: Int64Array) -> None:
-        """Episodes of `rows` have begun."""
-        self._over = self._over.copy()  # infos may hold the array from before
+        """Record that the episodes of `rows` have begun."""
+        self._over = self._over.copy()  # infos may still hold the old array
         self._over[rows] = False
         self._any_over = bool(self._over.any())
         if self._statistics is not None:
@@ -389,12 +390,12 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             self._load(rows, None, None)
             self.simulators.reset(rows, look)
             self._begin(rows)
-            infos = self._writer.infos(look, self._writer.everybody, stepped & ~over, self._workload_seeds)
+            infos = self._writer.infos(look, self._writer.all_envs, stepped & ~over, self._workload_seeds)
             add(infos, "final_obs", final_obs, over)
             add(infos, "final_info", final_info, over)
         else:
             self._over, self._any_over = over.copy(), True
-            infos = self._writer.infos(look, self._writer.everybody, stepped, self._workload_seeds)
+            infos = self._writer.infos(look, self._writer.all_envs, stepped, self._workload_seeds)
         if episodes is not None:
             add(infos, "episode", episodes, over)
         return infos

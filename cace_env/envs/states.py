@@ -1,4 +1,4 @@
-"""States of environments: what `get_state` returns, and where it may be put back."""
+"""States of environments: what `get_state` returns, and the checks before it is set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cace_env.workload import Workload
 
 
 class Origin(NamedTuple):
-    """What an environment must have in common with a state that it takes; errors name the first difference."""
+    """Everything in which an environment and a state have to agree; errors name the first difference."""
 
     version: str
     environment: str
@@ -28,7 +28,7 @@ class Origin(NamedTuple):
     split: str
     max_slots: int
     model_rows: int  # actions that load a model; 0 in Eviction-v0, where `max_pending` changes the observation alone
-    fleet: bytes  # digest of the fleet, its limit on decisions included
+    fleet: bytes  # digest of the fleet, including its limit on decisions
 
 
 class EnvState(NamedTuple):
@@ -37,31 +37,31 @@ class EnvState(NamedTuple):
     origin: Origin
     simulation: Snapshot
     mask: npt.NDArray[np.int8]  # (actions,) legal ones
-    played: int | Workload  # the workload, or its seed
+    played: int | Workload  # the workload, or its seed if it was generated
     over: bool  # the episode has ended
     generator: tuple[int | None, Mapping[str, Any]] | None  # seed and state of np_random; None before its first use
-    statistics: tuple[float, int] | None  # return and steps so far, where they are counted
-    choice: Choice | None  # the last one, where there is something to render
+    statistics: tuple[float, int] | None  # return and steps so far, if they are counted
+    choice: Choice | None  # the last choice, if the environment renders
 
 
 def origin_of(
     environment: str, scenario: Scenario, split: str, layout: ObservationLayout, protocol: str, fleet: bytes
 ) -> Origin:
-    """Where states of an environment come from; half a millisecond, so keep it."""
+    """Compute the origin of an environment's states; it takes half a millisecond, so keep it."""
     settings = hashlib.blake2b(scenario.model_dump_json().encode(), digest_size=16).digest()
     model_rows = layout.max_pending if protocol == Protocol.SWAP else 0
     return Origin(version(), environment, scenario.name, settings, split, layout.max_slots, model_rows, fleet)
 
 
 def check_origin(state: EnvState, own: Origin) -> None:
-    """Refuses a state that this environment could not go on from.
+    """Check that this environment can continue from a state.
 
     Raises:
-        TypeError: it is no state.
-        ValueError: it is one of another version, scenario, split or size; the message says which, and what to do.
+        TypeError: `state` does not come from `get_state`.
+        ValueError: its version, scenario, split or size differs; the message says which, and what to do.
     """
     if not isinstance(state, EnvState):
-        raise TypeError(f"{type(state).__name__} is no state; give what get_state has returned")
+        raise TypeError(f"expected a state from get_state(), got {type(state).__name__}")
     given = state.origin
     if given == own:
         return
@@ -70,15 +70,15 @@ def check_origin(state: EnvState, own: Origin) -> None:
     )
     raise ValueError(
         {
-            "version": f"the state is of cace-env {theirs}, this is {ours}; states are not kept across versions",
-            "environment": f"the state is of {theirs}, this is {ours}",
-            "scenario": f"the state is of scenario {theirs!r}, this environment plays {ours!r}",
-            "settings": f"the state is of another scenario that is called {own.scenario!r}, too: its settings differ",
-            "split": f"the state is of split {theirs!r}, this environment plays {ours!r}; both need the same",
+            "version": f"the state comes from cace-env {theirs}, this is {ours}; states do not work across versions",
+            "environment": f"the state comes from {theirs}, this is {ours}",
+            "scenario": f"the state comes from scenario {theirs!r}, this environment plays {ours!r}",
+            "settings": f"the state comes from another scenario with the name {own.scenario!r}: its settings differ",
+            "split": f"the state comes from split {theirs!r}, this environment plays {ours!r}; use the same one",
             "max_slots": f"the state has {theirs} slots, this environment {ours}; make it with max_slots={theirs}",
             "model_rows": f"the state has {theirs} rows of models, this environment {ours}; make it with "
             f"max_pending={theirs}",
-            "fleet": "the state is of an environment with another limit on decisions; give both the same "
-            "max_episode_steps, or none",
+            "fleet": "the state comes from an environment with another limit on decisions; give both the same "
+            "max_episode_steps, or neither",
         }[field]
     )

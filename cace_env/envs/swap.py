@@ -8,20 +8,21 @@ from cace_env.tables import Protocol
 
 
 class SwapEnv(FleetEnv):
-    """Which CodeLLM shall be loaded next, who makes room for it, and is it better to wait?
+    """The agent chooses which CodeLLM to load next and what to evict for it, or waits.
 
     ## Description
 
     The fleet, the requests, the simulator and the reward are those of `cace_env/Eviction-v0`. There the model whose
-    request is oldest is loaded as soon as it can be; here the agent says which of the models that people wait for is
-    loaded, or waits until a better moment, and then who has to leave. One load may serve many requests, and whoever
-    waits for an idle victim drains no busy one. What order, waiting and the choice of victims are worth depends on
+    request is oldest is loaded as soon as it can be; here the agent says which of the pending models is
+    loaded, or waits until a better moment, and then which models have to leave. One load may serve many requests, and
+    an agent that waits for an idle victim drains no busy one. What order, waiting and the choice of victims are worth
+    depends on
     engine and pressure: `python -m experiments.findings` measures each alone, and `docs/findings.md` has the numbers.
 
     It is asked which model to load at the end of an instant in which a model turned idle, a load or an unload ended,
     or a request arrived for an absent model; and after each choice again, as long as there is another model that could
     be loaded. Everything random is drawn before the episode: for the same seed every policy, of this environment and
-    of the other, meets the same users.
+    of the other, serves the same users.
 
     ## Action Space
 
@@ -31,11 +32,11 @@ class SwapEnv(FleetEnv):
     | Num                     | Action                           | Legal                                               |
     |-------------------------|----------------------------------|-----------------------------------------------------|
     | 0 ... max_slots - 1     | evict the model in this slot     | asked for a victim: unpinned, idle or busy          |
-    | max_slots + m           | load model m                     | asked which model: it is waited for, and there is   |
+    | max_slots + m           | load model m                     | asked which model: it is pending, and there is      |
     |                         |                                  | room on an accelerator whose swap channel is idle,  |
     |                         |                                  | or room can be made there                           |
     | max_slots + max_pending | wait until something has changed | asked which model, while anything runs, loads or    |
-    |                         |                                  | unloads, or if nobody waits for what may be loaded  |
+    |                         |                                  | unloads, or if no request waits for a loadable model|
 
     A model that fits is loaded at once. For one that does not, the agent is asked for victims at the same instant, one
     a step, idle and busy alike (busy ones drain first), until there is room; the first fixes the accelerator. A single
@@ -44,12 +45,12 @@ class SwapEnv(FleetEnv):
     in `info["invalid_action"]` and penalised; with `strict=True` it raises `gymnasium.error.InvalidAction` and changes
     nothing.
 
-    Where the scenario allows it (`rules.prefetch_limit`), models that nobody waits for may be loaded, too.
+    Where the scenario allows it (`rules.prefetch_limit`), models without waiting requests may be loaded, too.
 
     ## Observation Space
 
     The flat float32 `Box` of Eviction-v0, `[slots x F | models x P | context x C]`, with the same features. Row m of
-    the second block is model m, whoever waits for it; it is zero (`present` = 0) unless the model is pending, the
+    the second block is model m, whether pending or not; it is zero (`present` = 0) unless the model is pending, the
     target, or may be loaded. `legal` of slots and models and `wait_legal` of the context are the action mask;
     `ordering` says which of the two questions is asked.
 
@@ -64,7 +65,7 @@ class SwapEnv(FleetEnv):
     ## Rewards
 
     As in Eviction-v0: minus the cost of the time since the last decision, split by its source in
-    `info["reward_terms"]`, and `invalid_penalty` for each illegal action; or what is saved against a `baseline`, such
+    `info["reward_terms"]`, and `invalid_penalty` for each illegal action; or the savings against a `baseline`, such
     as `"lru"` or `"wsjf+cace"`.
 
     ## Starting State

@@ -1,4 +1,4 @@
-"""Arguments of the vector environments, checked: what is wrong is said before anything has changed."""
+"""Checks of the arguments of the vector environments, made before anything changes."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ OPTIONS: Final = ("reset_mask", "workload_seed")
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raises ValueError or TypeError where a count is not a whole number of at least 1; None stands for no limit."""
+    """Raise ValueError or TypeError if a count is not a whole number of at least 1; None means no limit."""
     for name, value in counts.items():
         if value is not None and whole(name, value) < 1:
             raise ValueError(f"{name} is {value}; it has to be at least 1")
 
 
 def check_render_mode(render_mode: None, env_id: str) -> None:
-    """Raises ValueError for every render mode: only single environments are rendered."""
+    """Raise ValueError for every render mode: only single environments can be rendered."""
     if render_mode is not None:
         raise ValueError(
-            f"render_mode is {render_mode!r}, but many environments at once are not rendered; look at a single one: "
+            f"render_mode is {render_mode!r}, but vector environments cannot be rendered; make a single one: "
             f'gymnasium.make("cace_env:{env_id}", render_mode=...)'
         )
 
 
 def scenarios(given: AnyScenario | Sequence[AnyScenario]) -> tuple[Scenario, ...]:
-    """One scenario or several, loaded."""
+    """Load one scenario or several."""
     one = isinstance(given, str | Path | Mapping | Scenario)
     several: Sequence[Any] = [given] if one else given  # type: ignore[assignment]
     if not len(several):
@@ -48,7 +48,7 @@ def scenarios(given: AnyScenario | Sequence[AnyScenario]) -> tuple[Scenario, ...
 
 
 def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    """The mode, given as the enum or as its value."""
+    """The mode as the enum, from the enum or its value."""
     known = [each.value for each in AutoresetMode]
     if not isinstance(mode, AutoresetMode) and mode not in known:
         raise ValueError(f"autoreset_mode is {mode!r}; it has to be one of {str(known)[1:-1]}")
@@ -73,7 +73,7 @@ def seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | 
 
 
 def reset_options(options: Mapping[str, Any], num_envs: int, draws: Draws) -> tuple[Bools | None, Int64Array | None]:
-    """The environments to reset, None for all; and their workload seeds, if they are named."""
+    """The environments to reset (None = all), and their workload seeds (None = not given)."""
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise ValueError(f"unknown reset option {unknown[0]!r}; the options are {', '.join(OPTIONS)}")
@@ -82,12 +82,12 @@ def reset_options(options: Mapping[str, Any], num_envs: int, draws: Draws) -> tu
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_envs,):
             raise TypeError(f"reset_mask is {mask!r}; it has to be a bool array of shape ({num_envs},)")
         if not mask.any():
-            raise ValueError("reset_mask resets no environment; at least one has to be True")
+            raise ValueError("reset_mask selects no environment; at least one entry has to be True")
     named = options.get("workload_seed")
     if named is not None:
         named = np.asarray(named)
         if named.dtype.kind not in "iu" or named.shape not in ((), (num_envs,)):
-            raise ValueError(f"workload_seed has shape {named.shape}; give one integer, or {num_envs}")
+            raise ValueError(f"workload_seed has shape {named.shape}; give one integer, or {num_envs} integers")
         named = np.broadcast_to(named, num_envs)
         for each in np.unique(named if mask is None else named[mask]).tolist():
             draws.check(each)
@@ -110,7 +110,7 @@ def actions(given: npt.ArrayLike, stepped: Bools, num_actions: int) -> Int64Arra
 
 
 def check_legal(chosen: Int64Array, mask: npt.NDArray[np.int8], stepped: Bools) -> None:
-    """Raises InvalidAction where the action of a `stepped` environment is not legal by `mask (num_envs, actions)`."""
+    """Raise InvalidAction if the action of a `stepped` environment is not legal by `mask (num_envs, actions)`."""
     illegal = (mask[np.arange(len(chosen)), chosen] == 0) & stepped
     if illegal.any():
         env = int(illegal.argmax())

@@ -1,4 +1,4 @@
-"""Eviction-v0 and Swap-v0, many at once: the simulations of `env.py`, stepped by one compiled call."""
+"""Eviction-v0 and Swap-v0, many at once, stepped by one compiled call."""
 
 from __future__ import annotations
 

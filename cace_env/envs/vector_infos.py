@@ -18,35 +18,35 @@ Infos = dict[str, Any]
 
 
 class InfoWriter:
-    """Puts what was seen into infos: arrays of all environments, each with a mask of those that it is about.
+    """Writes infos: arrays over all environments, each with a mask of the environments it applies to.
 
     Args:
         simulators: of all environments.
         scenario_of: number of each environment's scenario, `(num_envs,)`.
 
     Attributes:
-        everybody: a mask of all environments; by identity the sign that nothing has to be left out. Never returned.
-        nobody: a mask of none.
+        all_envs: a mask of all environments. Tested by identity to skip masking, so it is never returned.
+        no_envs: a mask of no environment.
     """
 
     def __init__(self, simulators: Simulators, scenario_of: Int64Array) -> None:
         self._simulators = simulators
         self._scenario_of = scenario_of
-        self.everybody: Bools = np.ones(simulators.num_envs, dtype=np.bool_)
-        self.nobody: Bools = np.zeros(simulators.num_envs, dtype=np.bool_)
+        self.all_envs: Bools = np.ones(simulators.num_envs, dtype=np.bool_)
+        self.no_envs: Bools = np.zeros(simulators.num_envs, dtype=np.bool_)
 
     def infos(self, look: Look, seen: Bools, stepped: Bools, played: Int64Array) -> Infos:
-        """What the single environments say: those that were `seen`, and what it cost those that were `stepped`.
+        """The infos of the environments that were `seen`, with the costs of those that were `stepped`.
 
         Args:
-            look: what was seen.
-            seen: which environments say something, `(num_envs,)`.
-            stepped: which of them took a step; nothing is charged to the others.
+            look: the current observations, masks and costs.
+            seen: which environments have an info, `(num_envs,)`.
+            stepped: which of them took a step; the others cost nothing.
             played: seeds of the workloads, `(num_envs,)`.
         """
-        everybody = seen is self.everybody
-        terms = look.terms.T + 0.0  # what has no price is -0.0
-        if stepped is not self.everybody:
+        everything = seen is self.all_envs
+        terms = look.terms.T + 0.0  # turns -0.0, of a term without a price, into 0.0
+        if stepped is not self.all_envs:
             terms[~stepped] = 0.0
         seen = seen.copy()
         infos: Infos = {}
@@ -58,7 +58,7 @@ class InfoWriter:
             ("workload_seed", played.copy()),
             ("reward_terms", terms),
         ):
-            add(infos, name, values if everybody else only(seen, values), seen)
+            add(infos, name, values if everything else only(seen, values), seen)
         return infos
 
     def metrics(self, rows: Int64Array) -> FloatArray:
@@ -79,7 +79,7 @@ class Statistics:
         self._began_s = np.zeros(num_envs)
 
     def begin(self, rows: Int64Array) -> None:
-        """Episodes of `rows` begin now."""
+        """Record that the episodes of `rows` begin now."""
         self._returns[rows] = 0.0
         self._lengths[rows] = 0
         self._began_s[rows] = time.perf_counter()
@@ -94,7 +94,7 @@ class Statistics:
         return float(self._returns[env]), int(self._lengths[env])
 
     def resume(self, env: int, total: float, length: int) -> None:
-        """The episode of one environment goes on with such a return and length."""
+        """Continue the episode of one environment with this return and length."""
         self._returns[env], self._lengths[env] = total, length
 
     def infos(self, over: Bools) -> Infos:
@@ -106,7 +106,7 @@ class Statistics:
 
 
 def add(infos: Infos, name: str, values: Any, mask: Bools) -> None:
-    """Puts values under their name, and under `_name` whose they are."""
+    """Store values under their name, and the mask of their environments under `_name`."""
     infos[name] = values
     infos[f"_{name}"] = mask
 

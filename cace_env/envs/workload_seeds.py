@@ -1,4 +1,4 @@
-"""Which workload an episode plays: of the split, by the seed of the reset, or drawn."""
+"""Choice of an episode's workload: within the split, by the seed of the reset, or at random."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LARGEST_BANK: Final = 1 << 16
 
 
 def whole(name: str, value: SupportsIndex) -> int:
-    """An argument that has to be a whole number.
+    """Convert an argument to a whole number.
 
     Raises:
-        TypeError: it is none; the message names it.
+        TypeError: `value` is not a whole number; the message names the argument.
     """
     try:
         return operator.index(value)
@@ -35,7 +35,7 @@ class Draws:
 
     Args:
         scenarios: where workloads come from.
-        tables: their fleets, against which the first workload of each is checked.
+        tables: their fleets, used to check the first workload of each scenario.
         split: whose seeds are played.
         num_workloads: play only the split's first so many seeds, and keep their workloads; None = all seeds, each
             generated when it is played.
@@ -69,10 +69,10 @@ class Draws:
         return seed if seed in self.seeds else self.seeds[seed % len(self.seeds)]
 
     def check(self, workload_seed: int) -> int:
-        """A workload seed that somebody named.
+        """Return a workload seed that the user gave, checked.
 
         Raises:
-            ValueError: it belongs to another split, or to none.
+            ValueError: the seed does not belong to this split.
         """
         if workload_seed not in self.all_seeds:
             home = next((split for split, known in SEEDS.items() if workload_seed in known), None)
@@ -90,8 +90,8 @@ class Draws:
         """The workload in the bank: found there if it is kept, else generated.
 
         Args:
-            bank: of the simulations.
-            env: who plays it.
+            bank: the bank of the simulations.
+            env: number of the environment that plays it.
             scenario: number of its scenario.
             workload_seed: which one.
             met: called with a workload that has been generated.
@@ -99,7 +99,7 @@ class Draws:
 
         def generated() -> Workload:
             workload = self.scenarios[scenario].workload(workload_seed)
-            if scenario not in self._checked:  # the others are as long
+            if scenario not in self._checked:  # later workloads have the same length
                 workload.check_horizon(self._tables[scenario])
                 self._checked.add(scenario)
             if met is not None:
@@ -136,7 +136,7 @@ class Generators:
         return None if made is None else (made[1], made[0].bit_generator.state)
 
     def restore(self, env: int, state: tuple[int | None, Any] | None) -> None:
-        """Goes on from what `state` has returned, here or in another environment."""
+        """Continue from what `state` returned, here or in another environment."""
         if state is None:
             self._made[env] = None
             return

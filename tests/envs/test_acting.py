@@ -94,7 +94,7 @@ def test_what_cannot_act_is_refused() -> None:
         Actor("lur", env)
     with pytest.raises(ConfigError, match=r"CartPoleEnv.* is none"):
         Actor("lru", gymnasium.make("CartPole-v1"))
-    with pytest.raises(ConfigError, match="reset the environment first"):
+    with pytest.raises(ConfigError, match="no episode yet; call env.reset first"):
         Actor("lru", env).reset()
     with pytest.raises(ConfigError, match=r"call reset after env\.reset"):
         Actor("lru", env).act()
@@ -225,5 +225,5 @@ def test_an_actor_plays_a_policy_that_acts_as_evaluate_does(kind: Any) -> None:
 
 
 def test_a_guard_is_for_whole_episodes() -> None:
-    with pytest.raises(ConfigError, match="is under guard"):
+    with pytest.raises(ConfigError, match="is guarded, and a guard needs whole episodes"):
         Actor("guarded:lru", EvictionEnv(short()))

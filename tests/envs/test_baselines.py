@@ -251,5 +251,5 @@ def test_what_cannot_be_a_baseline_is_refused_at_once():
         EVICTION.single(short(), baseline="lruu")
     with pytest.raises(ConfigError, match="order"):
         EVICTION.single(short(), baseline="wsjf+lru")
-    with pytest.raises(ConfigError, match="nothing to learn; raise its pressure"):
+    with pytest.raises(ConfigError, match="nothing to learn; raise the pressure"):
         EVICTION.single(roomy(), baseline="lru")

@@ -200,7 +200,7 @@ def test_wrong_arguments_are_refused(kind: Kind) -> None:
         CostLimit(env, threshold_s=-1)
     with pytest.raises(ValueError, match="task is 'coding'; it has to be None or one of completion"):
         VectorCostLimit(kind.many(1, short()), threshold_s=1.0, task="coding")
-    with pytest.raises(TypeError, match="CostLimit is for the environments of cace_env"):
+    with pytest.raises(TypeError, match="CostLimit needs an environment of cace_env"):
         CostLimit(gymnasium.make("CartPole-v1"), threshold_s=1.0)
     with pytest.raises(TypeError, match="put CostLimit around each of its environments"):
         VectorCostLimit(gymnasium.make_vec(kind.id, 2, vectorization_mode="sync", scenario=short()), threshold_s=1.0)

@@ -392,7 +392,7 @@ def test_the_decision_limit_truncates_and_keeps_the_account(kind: Kind) -> None:
 def test_an_action_that_is_no_number_is_refused(action: Any) -> None:
     env = EvictionEnv(short())
     env.reset(seed=1)
-    with pytest.raises(InvalidAction, match="give the number of one action"):
+    with pytest.raises(InvalidAction, match="give one whole number"):
         env.step(action)
 
 

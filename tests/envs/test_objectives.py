@@ -299,16 +299,16 @@ def test_a_fresh_interpreter_makes_it_without_import() -> None:
 )
 def test_what_is_about_one_reward_is_refused(named: dict[str, Any], vector: MOKind) -> None:
     for make in (vector.single, vector.many):
-        with pytest.raises(ValueError, match=f"{next(iter(named))} is about a reward that is one number"):
+        with pytest.raises(ValueError, match=f"{next(iter(named))} applies to a single reward"):
             make(scenario=short(), **named)
 
 
 def test_wrong_objectives_are_refused(vector: MOKind) -> None:
-    with pytest.raises(ValueError, match="no objective 'ttft'; take some of waiting_s"):
+    with pytest.raises(ValueError, match="no objective 'ttft'; the objectives are waiting_s"):
         vector.single(short(), objectives=("ttft",))
-    with pytest.raises(ValueError, match="name at least one, and each once"):
+    with pytest.raises(ValueError, match="name at least one, and none twice"):
         vector.single(short(), objectives=())
-    with pytest.raises(ValueError, match="name at least one, and each once"):
+    with pytest.raises(ValueError, match="name at least one, and none twice"):
         vector.many(2, short(), objectives=("load_s", "load_s"))
 
 

@@ -213,7 +213,7 @@ def test_orders_differ() -> None:
 @pytest.mark.parametrize("policy", ["patient-fifo+lru", "patient-wsjf+cace"])
 def test_an_order_that_wants_to_be_woken_is_refused_or_cut_down_to_its_choices(policy: str) -> None:
     env = SwapEnv(short())
-    with pytest.raises(ConfigError, match=r"whose patience ends at a time of its own; in cace_env/Swap-v0 .*=True"):
+    with pytest.raises(ConfigError, match=r"a count limit or a timer, but in cace_env/Swap-v0 .*=True"):
         Actor(policy, env)
     assert played(policy, env, 1, choices_only=True)[0] > 0
 

@@ -284,7 +284,7 @@ def test_a_fresh_environment_can_be_copied(duplicate: Callable[[EvictionVectorEn
         ({"max_episode_steps": 0}, ValueError, "max_episode_steps is 0"),
         ({"invalid_penalty": -1.0}, ValueError, "at least 0"),
         ({"invalid_penalty": float("nan")}, ValueError, "at least 0"),
-        ({"render_mode": "rgb_array"}, ValueError, "look at a single one"),
+        ({"render_mode": "rgb_array"}, ValueError, "make a single one"),
         ({"autoreset_mode": "same_step"}, ValueError, "'NextStep', 'SameStep', 'Disabled'"),
         ({"scenario": []}, ValueError, "empty sequence"),
         ({"scenario": ["default", "defualt"]}, ConfigError, "did you mean 'default'"),

@@ -124,7 +124,7 @@ REFUSED_RESETS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "mask as a list": ({"options": {"reset_mask": [True] * 3}}, TypeError, "bool array of shape"),
     "mask too short": (mask_of(1, 1), TypeError, "bool array of shape"),
     "mask of two axes": ({"options": {"reset_mask": np.ones((3, 1), dtype=np.bool_)}}, TypeError, "bool array of"),
-    "mask of nobody": (mask_of(0, 0, 0), ValueError, "at least one has to be True"),
+    "empty mask": (mask_of(0, 0, 0), ValueError, "at least one entry has to be True"),
     "test workload": ({"options": {"workload_seed": SEEDS["test"][0]}}, ValueError, "split='test'"),
     "one test workload": ({"options": {"workload_seed": np.array([1, SEEDS["test"][0], 2])}}, ValueError, "='test'"),
     "no such workload": ({"options": {"workload_seed": -1}}, ValueError, "is not one of split 'train'"),
@@ -132,7 +132,7 @@ REFUSED_RESETS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "half a workload": ({"options": {"workload_seed": 1.5}}, ValueError, "give one integer, or 3"),
     "too few workloads": ({"options": {"workload_seed": [1, 2]}}, ValueError, "give one integer, or 3"),
     "unknown option": ({"options": {"workload_sede": 1}}, ValueError, "unknown reset option 'workload_sede'"),
-    "good seed, bad mask": ({"seed": 99, **mask_of(0, 0, 0)}, ValueError, "at least one has to be True"),
+    "good seed, bad mask": ({"seed": 99, **mask_of(0, 0, 0)}, ValueError, "at least one entry has to be True"),
     "good mask, bad seed": ({"seed": [9, 9, -9], **mask_of(1, 0, 0)}, ValueError, "seed -9 is negative"),
 }
 

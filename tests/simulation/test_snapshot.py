@@ -269,7 +269,7 @@ def test_different_fleets_of_a_batch_keep_their_states_apart() -> None:
     batch.reset(seed=1)
     play(batch, 3)
     batch.set_state(3, batch.get_state(1))
-    with pytest.raises(ValueError, match="is of scenario 'workstation', this environment plays 'default'"):
+    with pytest.raises(ValueError, match="comes from scenario 'workstation', this environment plays 'default'"):
         batch.set_state(1, batch.get_state(0))
     rows = play(batch, 1)[0][0]
     assert batch.get_state(3).played == batch.get_state(1).played and rows[1][3] != 0
@@ -413,9 +413,9 @@ def test_an_actor_that_is_reset_acts_on_from_a_state() -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"scenario": "workstation"}, "is of scenario 'default', this environment plays 'workstation'"),
-        ({"scenario": short(requests=61)}, "another scenario that is called 'default', too"),
-        ({"split": "test"}, "is of split 'train', this environment plays 'test'"),
+        ({"scenario": "workstation"}, "comes from scenario 'default', this environment plays 'workstation'"),
+        ({"scenario": short(requests=61)}, "another scenario with the name 'default'"),
+        ({"split": "test"}, "comes from split 'train', this environment plays 'test'"),
         ({"env": SwapEnv}, "is of cace_env/Eviction-v0, this is cace_env/Swap-v0"),
         ({"max_slots": 20}, r"has \d+ slots, this environment 20; make it with max_slots="),
     ],
@@ -452,9 +452,9 @@ def test_a_state_with_other_actions_is_refused_and_one_with_another_observation_
 def test_a_state_of_another_version_is_refused() -> None:
     env = began(1)
     state = env.get_state()
-    with pytest.raises(ValueError, match=r"is of cace-env 0\.0\.1 .*, this is .*not kept across versions"):
+    with pytest.raises(ValueError, match=r"comes from cace-env 0\.0\.1 .*, this is .*do not work across versions"):
         env.set_state(state._replace(origin=state.origin._replace(version="0.0.1 (0123)")))
-    with pytest.raises(TypeError, match="dict is no state; give what get_state has returned"):
+    with pytest.raises(TypeError, match="expected a state from get_state\(\), got dict"):
         env.set_state({})  # type: ignore[arg-type]
 
 
@@ -481,7 +481,7 @@ def test_there_is_no_state_before_a_reset_and_none_of_an_environment_that_is_non
 def test_statistics_are_not_made_up() -> None:
     batch = make(2, episode_statistics=True)
     batch.reset(seed=1)
-    with pytest.raises(ValueError, match="does not tell the return of its episode"):
+    with pytest.raises(ValueError, match="lacks the return of its episode"):
         batch.set_state(0, began(1).get_state())
 
 
