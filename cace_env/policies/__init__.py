@@ -1,4 +1,4 @@
-"""Who decides: built-in rules and orders, CACE, clairvoyants, Python policies, networks, guards, explanations."""
+"""Policies: built-in rules and orders, CACE, clairvoyant rules, Python policies, networks, guards, explanations."""
 
 from cace_env.policies.agent import Agent, load_agent, write_agent
 from cace_env.policies.base import Policy, rule_of, weigh

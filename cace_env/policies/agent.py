@@ -7,9 +7,9 @@ evaluate("agent:runs/my-run/best", ...)     # the same
 action = agent.act(observation, env.unwrapped.layout)
 ```
 
-A folder holds `weights.npz`, NumPy's arrays without pickle, and `agent.json`, the card. Who loads it gets numbers and
-text, whatever the file holds: nothing in it is executed. The card names the hash of the weights and the features that
-they were trained on.
+A folder holds `weights.npz`, NumPy's arrays without pickle, and `agent.json`, the card. Loading it reads only numbers
+and text, whatever the files hold: nothing in them is executed. The card names the hash of the weights and the features
+that they were trained on.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from cace_env.tables import Protocol
 CARD_FILE: Final = "agent.json"
 WEIGHTS_FILE: Final = "weights.npz"
 BEST: Final = "best"  # the best agent, in the folder of a training
-PREFIX: Final = "agent:"  # of its name among policies
-LEARNED: Final = "Learned"  # their group
+PREFIX: Final = "agent:"  # starts its name among policies
+LEARNED: Final = "Learned"  # group of the agents
 
 
 def features_hash() -> str:
-    """What every number of an observation means, as a hash: names, units, scales and order of all features."""
+    """Hash of the meaning of every number in an observation: names, units, scales and order of all features."""
 
     def row(feature: Feature) -> tuple[object, ...]:
         return feature.name, feature.unit, feature.scale, feature.log, feature.signed
@@ -54,26 +54,26 @@ def features_hash() -> str:
 
 
 class AgentCard(Frozen):
-    """What an agent is, and how it was made; `agent.json`."""
+    """Description of an agent and how it was made; the file `agent.json`."""
 
     format: Literal["cace-env agent 1"] = "cace-env agent 1"
-    name: str = Field(min_length=1, description="what it is called in tables")
-    env: Protocol = Field(description="whose questions it answers")
+    name: str = Field(min_length=1, description="its name in tables")
+    env: Protocol = Field(description="the environment that it is for")
     algorithm: str = Field(min_length=1, description="what trained it")
     hidden: int = Field(ge=0, description="hidden units of each layer of its network; 0 = linear")
-    description: str = Field(default="", description="in a line")
+    description: str = Field(default="", description="one line")
     trained_on: tuple[str, ...] = Field(default=(), description="scenarios or entries of a suite")
     suite: str = Field(default="", description="the version of that suite")
     fingerprints: dict[str, str] = Field(
-        default={}, description="of the suite's entries in its environment, when it was trained"
+        default={}, description="fingerprints of the suite's entries in its environment, when it was trained"
     )
     headroom_cut_percent: float = Field(
-        default=0.0, ge=0, description="headroom from which entries counted in means then [%]; 0 = not noted"
+        default=0.0, ge=0, description="least headroom of the entries that counted in means then [%]; 0 = not recorded"
     )
-    train_seeds: str = Field(default="", description="of the workloads it was trained on")
-    requests: int = Field(default=0, ge=0, description="simulated in training, in all")
-    wall_s: float = Field(default=0.0, ge=0, description="time that training took [s]")
-    command: str = Field(default="", description="what trains it again")
+    train_seeds: str = Field(default="", description="seeds of the workloads it was trained on")
+    requests: int = Field(default=0, ge=0, description="requests simulated in training in total")
+    wall_s: float = Field(default=0.0, ge=0, description="duration of the training [s]")
+    command: str = Field(default="", description="command that trains it again")
     works: str = Field(default="", description="where it does well")
     fails: str = Field(default="", description="where it does not")
     limits: dict[str, tuple[float, float]] = Field(
@@ -94,11 +94,11 @@ class Agent:
     """A trained agent.
 
     Attributes:
-        card: what it is.
-        network: what it decides by.
+        card: description and origin.
+        network: the network that decides.
 
     Raises:
-        ConfigError: card and network are of different kinds, or it was trained on other features.
+        ConfigError: card and network do not match, or the agent was trained on other features.
     """
 
     card: AgentCard
@@ -108,12 +108,12 @@ class Agent:
         card, network = self.card, self.network
         if (card.env, card.hidden) != (network.protocol, network.hidden):
             raise ConfigError(
-                f"agent {card.name!r}: the card is of {card.env.env_name} with {card.hidden} hidden units, the network "
-                f"of {network.protocol.env_name} with {network.hidden}"
+                f"agent {card.name!r}: the card says {card.env.env_name} with {card.hidden} hidden units, but the "
+                f"network is for {network.protocol.env_name} with {network.hidden}"
             )
         if card.features != features_hash():
             raise ConfigError(
-                f"agent {card.name!r} was trained on other features ({card.features}) than this version shows "
+                f"agent {card.name!r} was trained on other features ({card.features}) than this version has "
                 f"({features_hash()}); train it again" + (f": {card.command}" if card.command else "")
             )
 
@@ -122,7 +122,7 @@ class Agent:
         return Policy(
             PREFIX + self.card.name,
             self.card.description or f"trained by {self.card.algorithm}",
-            source=f"{self.card.algorithm} on {', '.join(self.card.trained_on) or 'workloads its card does not name'}",
+            source=f"{self.card.algorithm} on {', '.join(self.card.trained_on) or 'workloads not named in its card'}",
             group=LEARNED,
             kind=rules.NETWORK,
             order=LEARNED_ORDER if self.card.env == Protocol.SWAP else None,
@@ -130,23 +130,23 @@ class Agent:
         )
 
     def act(self, observation: npt.NDArray[np.float32], layout: ObservationLayout) -> int:
-        """The action it takes, by NumPy alone; 0 where nothing is legal.
+        """Choose an action, with NumPy alone; 0 if nothing is legal.
 
         Args:
-            observation: `(layout.size,)`, as the environment shows it.
+            observation: `(layout.size,)`, as the environment returns it.
             layout: the environment's: `env.unwrapped.layout`.
         """
         return int(self.network.logits(observation, layout).argmax())
 
 
 def load_agent(what: str | Path | Agent) -> Agent:
-    """An agent by the name of one that ships, from its folder, or as it is.
+    """Load an agent by the name of a shipped one or from its folder; an `Agent` is returned as it is.
 
-    The folder of a training stands for the best agent in it, `best/`.
+    A training folder stands for the best agent in it, `best/`.
 
     Raises:
-        ConfigError: no such name (those that ship are listed), no such folder, or files that are not what was saved:
-            foreign, changed, cut short, or trained on other features.
+        ConfigError: there is no such name (the error lists the shipped ones) or folder, or the files are not what was
+            saved: foreign, changed, cut short, or trained on other features.
     """
     if isinstance(what, Agent):
         return what
@@ -159,7 +159,7 @@ def load_agent(what: str | Path | Agent) -> Agent:
     if not folder.is_dir():
         raise ConfigError(
             f"no agent called {str(what)!r}{did_you_mean(str(what), names)}; shipped are {', '.join(names) or 'none'}, "
-            f"or give the folder with its {CARD_FILE}"
+            f"or give a folder with {CARD_FILE}"
         )
     best = folder / BEST
     return _read(best if (best / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder)
@@ -173,10 +173,10 @@ def shipped_agents() -> dict[str, Agent]:
 
 
 def write_agent(agent: Agent, folder: str | Path) -> AgentCard:
-    """Writes both files; a folder that holds an agent already is overwritten, file by file, the card last.
+    """Write both files; an agent that is already in the folder is overwritten, file by file, the card last.
 
     Returns:
-        The card as it was written: with the hash of the weights.
+        The card as written, with the hash of the weights.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,28 +190,28 @@ def write_agent(agent: Agent, folder: str | Path) -> AgentCard:
 
 
 def _read(folder: Path) -> Agent:
-    """An agent from its folder."""
+    """Read an agent from its folder."""
     card_file, weights_file = folder / CARD_FILE, folder / WEIGHTS_FILE
     try:
         text = card_file.read_text(encoding="utf-8")
         content = weights_file.read_bytes()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{folder}: an agent is {CARD_FILE} and {WEIGHTS_FILE} ({error})") from error
+        raise ConfigError(f"{folder}: an agent needs {CARD_FILE} and {WEIGHTS_FILE} ({error})") from error
     try:
         card = AgentCard.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ConfigError(f"{card_file}: {key}: {first['msg']}; this is no card of an agent") from error
+        raise ConfigError(f"{card_file}: {key}: {first['msg']}; this is not the card of an agent") from error
     found = hashlib.sha256(content).hexdigest()
     if found != card.weights_sha256:
         raise ConfigError(
             f"{weights_file}: its hash is {found[:16]}..., the card says {card.weights_sha256[:16] or 'nothing'}...; "
-            "the weights are not those that were saved with this card: copy both files again"
+            "these weights were not saved with this card: copy both files again"
         )
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             weights = dict(arrays)
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{weights_file}: this is no file of weights ({error})") from error
+        raise ConfigError(f"{weights_file}: this is not a file of weights ({error})") from error
     return Agent(card, Network(card.env, card.hidden, weights))

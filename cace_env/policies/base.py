@@ -1,4 +1,4 @@
-"""What a built-in policy is, and how it becomes a rule that the kernel runs. The policies are in `policies.py`."""
+"""The type of built-in policies, and their conversion to rules that the kernel runs. `built_in.py` lists them."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ from cace_env.workload import Workload
 FloatArray = npt.NDArray[np.float64]
 Training = Callable[[int], Workload]  # seed -> workload: `scenario.workload`
 
-TRAINING_EPISODES: Final = 5  # of which static-best takes the demand
-DRAWS: Final = 65_521  # scores of `random`; prime, so that they shift against the slots when they repeat
-RANDOM_STREAM: Final = 7  # spawn key of those draws: they depend on the seed, but on nothing else drawn by it
+TRAINING_EPISODES: Final = 5  # from which static-best counts the demand
+DRAWS: Final = 65_521  # scores of `random`; prime, so that repetitions do not line up with the slots
+RANDOM_STREAM: Final = 7  # spawn key of those draws: they depend on the seed, but not on its other draws
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A built-in policy: a rule of the kernel, its numbers, and what must be said about it.
+    """A built-in policy: a kernel rule, its numbers, and its documentation.
 
     Attributes:
         name: as in `POLICIES`, or one of your own.
         description: which model is evicted.
         source: where the rule comes from.
-        differs: what the system or paper it is named after does otherwise.
+        differs: how it differs from the system or paper it is named after.
         group: its heading in `docs/policies.md`.
-        kind: how it scores, one of `cace_env.kernel.rules`.
-        weights: as that kind reads them: of raw slot features (`weigh`), of CACE's terms, or seconds of a churn guard.
+        kind: how it scores: one of `cace_env.kernel.rules`.
+        weights: in the form of that kind: for raw slot features (`weigh`), for CACE's terms, or seconds of a churn
+            guard.
         values: a keep-score per model: by name, or a function of policy, fleet and training.
-        keep_alive_s: idle models leave after it; by model name: those without a name here never do.
-        max_resident: most models per accelerator, pinned ones too.
-        order: which model it loads first, in Swap-v0; None = `fifo`, and in Eviction-v0 nobody is asked.
-        network: of a trained agent, for the kind NETWORK.
-        clairvoyant: it needs a `cace_env.policies.Future`.
-        trained: it needs the requests of training seeds, which a log does not have.
+        keep_alive_s: idle models leave after this time; as a mapping by model name, models that it lacks never leave.
+        max_resident: most models per accelerator, including pinned ones.
+        order: which model it loads first, in Swap-v0; None = `fifo`; Eviction-v0 asks for no order.
+        network: network of a trained agent, for the kind NETWORK.
+        clairvoyant: whether it needs a `cace_env.policies.Future`.
+        trained: whether it needs the requests of training seeds, which a log does not have.
     """
 
     name: str
@@ -71,14 +72,14 @@ class Policy:
 
     @property
     def unloads_by_itself(self) -> bool:
-        """Whether models leave without being chosen: it has a keep-alive or a count limit."""
+        """Whether models can leave without being chosen: the policy has a keep-alive or a count limit."""
         return self.keep_alive_s is not None or self.max_resident is not None
 
     def keep_alive_us(self, tables: FleetTables) -> list[int] | None:
-        """Keep-alive of each model of the fleet [us], FOREVER = never unloaded; None where the policy has none.
+        """Keep-alive of each model of the fleet [us], FOREVER = never unloaded; None without a keep-alive.
 
         Raises:
-            ConfigError: a time below 0, or of a model that the fleet lacks.
+            ConfigError: a time is below 0, or names a model that the fleet lacks.
         """
         if self.keep_alive_s is None:
             return None
@@ -94,10 +95,10 @@ class Policy:
         return [_microseconds(times_s.get(name, math.inf)) for name in tables.model_names]
 
     def limits(self, tables: FleetTables) -> Limits:
-        """Keep-alive and count limit on a fleet.
+        """Keep-alive and count limit as arrays for a fleet.
 
         Raises:
-            ConfigError: as `keep_alive_us`, or a count limit that leaves some model of the fleet no place.
+            ConfigError: as `keep_alive_us`, or the count limit leaves no place for some model of the fleet.
         """
         least, model = least_max_resident(tables)
         if self.max_resident is not None and self.max_resident < least:
@@ -110,10 +111,10 @@ class Policy:
 
 
 def weigh(**weights: float) -> tuple[float, ...]:
-    """Weights of raw slot features by name, 0 for the others: `weigh(since_use_s=-1.0)` is LRU.
+    """Weights of raw slot features by name, with 0 for the others: `weigh(since_use_s=-1.0)` is LRU.
 
     Raises:
-        ConfigError: no such feature.
+        ConfigError: there is no such feature.
     """
     row = [0.0] * len(SLOT)
     for name, weight in weights.items():
@@ -132,42 +133,42 @@ def rule_of(
     future: Future | None = None,
     training: Training | None = None,
 ) -> Rule:
-    """What the kernel runs.
+    """Convert a policy to the rule that the kernel runs.
 
     Args:
         policy: from `cace_env.policies.policy(name)`.
         tables: the fleet.
-        seed: of the episode; `random` draws its scores by it.
-        workload: the episode's requests, to check that `future` is theirs.
+        seed: seed of the episode, from which `random` draws its scores.
+        workload: the episode's requests, to check that `future` belongs to them.
         future: for clairvoyant policies only, `Future.of(tables, workload)`.
         training: for trained policies only, `scenario.workload`: `static-best` counts the demand of training seeds.
-            Where the requests come from a log there are none but those under test, so leave the policy out.
+            Requests from a log have no training seeds, so leave the policy out there.
 
     Raises:
-        ConfigError: a clairvoyant policy without a future or with that of another workload, a trained one
-            without training, a number missing or for an unknown model, a limit that leaves some model no place, or an
-            order where nobody is asked for one.
+        ConfigError: a clairvoyant policy has no future or that of another workload, a trained one has no training, a
+            number is missing or names an unknown model, a limit leaves no place for some model, or the policy has an
+            order in Eviction-v0.
     """
     no_times = np.zeros(0, dtype=np.int64)
     order, start, nominal_us = no_times, np.zeros(tables.num_models + 1, dtype=np.int64), no_times
     if policy.clairvoyant:
         if future is None:
-            raise ConfigError(f"policy {policy.name!r} knows the future; pass future=Future.of(tables, workload)")
+            raise ConfigError(f"policy {policy.name!r} needs the future; pass future=Future.of(tables, workload)")
         known = len(future.nominal_us)
         if workload is not None and len(workload) != known:
-            raise ConfigError(f"the future has {known} requests, the workload {len(workload)}; make it of this one")
+            raise ConfigError(f"the future has {known} requests, the workload {len(workload)}; make it from this one")
         order, start, nominal_us = future.order, future.start, future.nominal_us
     if policy.trained and training is None:
         raise ConfigError(
-            f"policy {policy.name!r} needs the demand of training seeds: pass training=scenario.workload; a log has "
-            "none apart from the requests under test, so leave the policy out there"
+            f"policy {policy.name!r} needs the demand of training seeds: pass training=scenario.workload; a log has no "
+            "training seeds, so leave the policy out there"
         )
     if policy.network is not None and policy.network.protocol == Protocol.SWAP and tables.protocol != Protocol.SWAP:
         raise ConfigError(f"policy {policy.name!r} was trained for Swap-v0; this is Eviction-v0")
     if policy.order is not None and tables.protocol != Protocol.SWAP:
         raise ConfigError(
-            f"policy {policy.name!r} has the order {policy.order.name!r}, and Eviction-v0 asks for none; run it in "
-            "Swap-v0, or name the policy without it"
+            f"policy {policy.name!r} has the order {policy.order.name!r}, but Eviction-v0 does not ask for one; use "
+            "Swap-v0, or name the policy without its order"
         )
     weights = np.array(policy.weights, dtype=np.float64)
     by_order = (policy.order or ORDERS["fifo"]).row()
@@ -189,14 +190,14 @@ def rule_of(
 
 
 def _values(policy: Policy, tables: FleetTables, seed: int, training: Training | None) -> FloatArray:
-    """One number per model, or the draws of `random`."""
+    """One number per model, or the random numbers of `random`."""
     if policy.kind == rules.RANDOM:
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(RANDOM_STREAM,))).random(DRAWS)
     if isinstance(policy.values, Mapping):
         _check_names(policy, "values", policy.values, tables)
         missing = [name for name in tables.model_names if name not in policy.values]
         if missing:
-            raise ConfigError(f"policy {policy.name!r}: values has none for {missing[0]!r}; give one for each model")
+            raise ConfigError(f"policy {policy.name!r}: values lacks {missing[0]!r}; give one value per model")
         return np.array([policy.values[name] for name in tables.model_names], dtype=np.float64)
     return np.zeros(tables.num_models) if policy.values is None else policy.values(policy, tables, training)
 
@@ -211,10 +212,10 @@ def static_values(policy: Policy, tables: FleetTables, training: Training | None
     The reload is the mean over the accelerators, from the host where it can cache all models at once, else from disk.
 
     Raises:
-        ConfigError: no training.
+        ConfigError: `training` is None.
     """
     if training is None:
-        raise ConfigError(f"policy {policy.name!r} needs training requests; declare it with trained=True")
+        raise ConfigError(f"policy {policy.name!r} needs training requests; create it with trained=True")
     tier = HOST if tables.weights_bytes.sum() <= tables.host_cache_bytes else DISK
     reload_s: FloatArray = tables.load_us[:, :, tier].mean(axis=0) * 1e-6
     freed_gb = (tables.need_bytes - tables.residual_bytes) * 1e-9
@@ -225,7 +226,7 @@ def static_values(policy: Policy, tables: FleetTables, training: Training | None
 
 @lru_cache(maxsize=64)
 def _training_demand(training: Training, kv_tokens: tuple[int, ...]) -> tuple[int, ...]:
-    """Requests per model over the first training seeds, without those that would be refused."""
+    """Requests per model over the first training seeds, without refused requests."""
     counts = np.zeros(len(kv_tokens), dtype=np.int64)
     for seed in seeds("train", TRAINING_EPISODES):
         workload = training(seed)
@@ -255,11 +256,11 @@ def weights_gb(policy: Policy, tables: FleetTables, training: Training | None) -
 
 
 def _check_names(policy: Policy, what: str, by_name: Mapping[str, Any], tables: FleetTables) -> None:
-    """Every name is a model of the fleet."""
+    """Check that every name is a model of the fleet."""
     for name in by_name:
         if name not in tables.model_names:
             hint = did_you_mean(name, tables.model_names)
-            raise ConfigError(f"policy {policy.name!r}: {what} names {name!r}, which is no model of the fleet{hint}")
+            raise ConfigError(f"policy {policy.name!r}: {what} names {name!r}, which is not a model of the fleet{hint}")
 
 
 def _microseconds(time_s: float) -> int:

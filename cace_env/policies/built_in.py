@@ -1,15 +1,16 @@
-"""Which model shall make room: every built-in policy, by name.
+"""The built-in policies by name: which model each one evicts.
 
-A policy gives each slot a keep-score from the same features (`cace_env.observation.SLOT_FEATURES`); of the slots that
-are legal, the lowest is evicted. Ties go to the least recently used model, then to the lowest slot. `POLICIES` says
-what each policy is and how it differs from the system it is named after; `rule_of` makes of it what the kernel runs.
+A policy gives each slot a keep-score from the same features (`cace_env.observation.SLOT_FEATURES`); the legal slot with
+the lowest score is evicted. Ties go to the least recently used model, then to the lowest slot. `POLICIES` describes
+each policy and how it differs from the system it is named after; `rule_of` converts it to what the kernel runs.
 
-What holds for all of them, and so differs from every system below: pending models are served in the order of their
+The following holds for all of them, and so differs from every system below: pending models are served in the order of
+    their
 oldest request; while an idle victim suffices, no busy one is evicted; once a model has been pending for the scenario's
-`drain_after`, the busy model with the lowest score is drained, whatever the real system would do; a model is resident
+`drain_after`, the busy model with the lowest score is drained, even if the real system would not; a model is resident
 at most once in the fleet; memory is never overcommitted.
 
-Anybody's policy is a callable `f(features, legal) -> scores`, see `cace_env.evaluation.evaluate`.
+Your own policy is a callable `f(features, legal) -> scores`, see `cace_env.evaluation.evaluate`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FIFO: Final = weigh(since_load_s=-1.0)
 
 FLOOR: Final = "Floor"
 DEPLOYED: Final = "Deployed"
-PROPOSED: Final = "Proposed"  # for a system, but not released in it as far as we could find
+PROPOSED: Final = "Proposed"  # proposed for a system, but not released in it as far as we could find
 CACHING: Final = "Caching"
 FORECAST: Final = "Forecast"
 CACE: Final = "CACE"
@@ -46,7 +47,7 @@ GROUPS: Final = (FLOOR, DEPLOYED, PROPOSED, CACHING, FORECAST, CACE, AS_QUOTED, 
 
 
 def _floor() -> list[Policy]:
-    """What every other policy should beat."""
+    """Baselines that every other policy should beat."""
     return [
         Policy(
             "random",
@@ -69,7 +70,7 @@ def _floor() -> list[Policy]:
 
 
 def _deployed() -> list[Policy]:
-    """What people run today, as their sources stated it in 2025-26."""
+    """Policies of deployed systems, as their sources described them in 2025-26."""
     return [
         Policy(
             "lru",
@@ -146,8 +147,8 @@ def _deployed() -> list[Policy]:
             source="KServe ModelMesh, weighted LRU with a churn guard",
             differs="the weights of ModelMesh's LRU are sizes that bound what is held, as memory does here; it may "
             "enter a copy as used at an earlier time, which is left out here. It rejects a load while its least "
-            "recently used entry is younger than about 10 min; here nobody is rejected, the guard only changes who "
-            "leaves",
+            "recently used entry is younger than about 10 min; here no load is rejected, the guard only changes which "
+            "model leaves",
             group=DEPLOYED,
             kind=rules.CHURN_GUARD,
             weights=(600.0,),
@@ -183,7 +184,7 @@ def _deployed() -> list[Policy]:
 
 
 def _caching() -> list[Policy]:
-    """Rules of the caching literature, and one forecast."""
+    """Policies from the caching literature, and one forecast."""
     return [
         Policy(
             "lfu",
@@ -203,7 +204,7 @@ def _caching() -> list[Policy]:
             "gdsf",
             "least clock at its last use + requests since its load x reload seconds / GB freed",
             source="GreedyDual-Size-Frequency, Cherkasova, HPL-98-69",
-            differs="there a newcomer may bypass the cache, which a model that somebody waits for cannot; cost and "
+            differs="there a newcomer may bypass the cache, which a model with waiting requests cannot; cost and "
             "size are today's: the reload time is that of the tier the weights would be in",
             group=CACHING,
             weights=weigh(greedy_dual=1.0),
@@ -267,7 +268,7 @@ def _cace() -> list[Policy]:
 
 
 def _clairvoyant() -> list[Policy]:
-    """Rules that know when each model is used next; not what a swap does to the queues."""
+    """Rules that know when each model is used next, but not how a swap changes the queues."""
     return [
         Policy(
             "belady",
@@ -297,7 +298,7 @@ def _clairvoyant() -> list[Policy]:
 
 
 def _as_quoted(name: str, options: Quoted) -> Policy:
-    """A reading of the formula that a review quotes for CACE; one that knows the future stands with the clairvoyant."""
+    """A reading of the formula that a review quotes for CACE; those that know the future are clairvoyant."""
     clairvoyant = options.upcoming == "future"
     return Policy(
         name,
@@ -314,12 +315,12 @@ def _as_quoted(name: str, options: Quoted) -> Policy:
 POLICIES: Final[dict[str, Policy]] = {
     row.name: row for row in (*_floor(), *_deployed(), *_caching(), *_cace(), *_clairvoyant())
 }
-# Readings of the quoted formula: known by name, but not among the policies that compete where none is named.
+# Readings of the quoted formula: known by name, but not part of the default list of policies.
 READINGS: Final[dict[str, Policy]] = {name: _as_quoted(name, options) for name, options in QUOTED.items()}
 
 
 def policy(what: str | Policy) -> Policy:
-    """A built-in policy by name; a `Policy` is returned as it is.
+    """Find a built-in policy by name; a `Policy` is returned as it is.
 
     Args:
         what: a name of `POLICIES` or `READINGS`; CACE with other weights, `cace:NAME` for a shipped file,
@@ -329,7 +330,8 @@ def policy(what: str | Policy) -> Policy:
             (`cace_env.policies.orders`).
 
     Raises:
-        ConfigError: unknown name (the closest one and all of them are listed), or weights that are refused.
+        ConfigError: the name is unknown (the error lists the closest one and all of them), or the weights are not
+            valid.
     """
     if isinstance(what, Policy):
         return what
@@ -337,7 +339,7 @@ def policy(what: str | Policy) -> Policy:
     if by_order is not None:
         chosen = policy(victims)
         if chosen.order is not None:
-            raise ConfigError(f"{victims!r} orders by itself, and {what!r} gives it another order; name it alone")
+            raise ConfigError(f"{victims!r} has its own order, but {what!r} gives it another one; name it alone")
         return replace(chosen, name=what, order=by_order)
     if what.startswith(PREFIX):
         return replace(load_agent(what.removeprefix(PREFIX)).policy(), name=what)
@@ -348,8 +350,6 @@ def policy(what: str | Policy) -> Policy:
         return READINGS.get(what) or _as_quoted(what, load_quoted(what))
     if what not in POLICIES:
         if what in ORDERS:
-            raise ConfigError(
-                f"{what!r} is an order; name the policy that chooses victims behind it, such as {what}+lru"
-            )
+            raise ConfigError(f"{what!r} is an order; add a policy that chooses victims, such as {what}+lru")
         raise ConfigError(f"no policy called {what!r}{did_you_mean(what, POLICIES)}; known are {', '.join(POLICIES)}")
     return POLICIES[what]

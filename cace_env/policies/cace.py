@@ -1,20 +1,20 @@
 """CACE (Context-Aware CodeLLM Eviction, arXiv 2506.18796) as named terms times weights.
 
 This is a reconstruction. The paper names the factors: load time, task-specific latency sensitivity, expected output
-length, recent usage, and future demand tracked by a sliding window. How it scales and weights them is not public in
-what we could read. Here each factor is one term, min-max scaled over the candidates of the question to [0, 1] (0 for
-all where they do not differ), and `keep-score = sum of weight * term`; the lowest score is evicted.
+length, recent usage, and future demand tracked by a sliding window. How it scales and weights them is not public in the
+sources that we could read. Here each factor is one term, min-max scaled over the candidates of the question to [0, 1]
+(0 for all if they do not differ), and `keep-score = sum of weight * term`; the lowest score is evicted.
 
 | term | from the feature | direction | why |
 |---|---|---|---|
-| load_time | reload_s | long: keep | what a wrong eviction costs whoever asks next |
+| load_time | reload_s | long: keep | what a wrong eviction costs the next request |
 | latency_sensitivity | latency_weight | high: keep | its users lose most per second that they wait |
 | output_length | expected_output_tokens | long: evict | a load is a small part of a long answer, most of a short one |
-| recency | since_use_s | recent: keep | what was used just now is used again soon |
+| recency | since_use_s | recent: keep | what was just used is used again soon |
 | future_demand | window_requests | many: keep | the last 5 minutes are the forecast of the next ones |
 
-The direction of `output_length` is our reading, and results hinge on it (`docs/claims.md`); the other one ships as
-`cace-output-kept`. A negative weight turns a term round.
+The direction of `output_length` is our reading, and results depend on it (`docs/claims.md`); the other one ships as
+`cace-output-kept`. A negative weight reverses a term.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ TERMS: Final = tuple(rules.CACE_TERMS)  # names, in the order of the kernel's we
 
 
 class CaceWeights(Frozen):
-    """One weight per term; 0 leaves the term out, a negative one turns it round."""
+    """One weight per term; 0 leaves the term out, a negative one reverses it."""
 
-    load_time: float = Field(ge=-1e6, le=1e6, description="of the time to load the model again")
-    latency_sensitivity: float = Field(ge=-1e6, le=1e6, description="of the latency weight of who asks for it")
-    output_length: float = Field(ge=-1e6, le=1e6, description="of how short its outputs are")
-    recency: float = Field(ge=-1e6, le=1e6, description="of how recently it was used")
-    future_demand: float = Field(ge=-1e6, le=1e6, description="of its requests in the sliding window")
+    load_time: float = Field(ge=-1e6, le=1e6, description="weight of the time to load the model again")
+    latency_sensitivity: float = Field(ge=-1e6, le=1e6, description="weight of its requests' latency weight")
+    output_length: float = Field(ge=-1e6, le=1e6, description="weight of how short its outputs are")
+    recency: float = Field(ge=-1e6, le=1e6, description="weight of how recently it was used")
+    future_demand: float = Field(ge=-1e6, le=1e6, description="weight of its requests in the sliding window")
 
     @model_validator(mode="after")
     def _not_all_zero(self) -> Self:
         if not any(self.row()):
-            raise ValueError("all weights are 0, which is plain lru; give at least one term a weight")
+            raise ValueError("all weights are 0, which equals lru; give at least one term another weight")
         return self
 
     def row(self) -> tuple[float, ...]:
@@ -52,19 +52,19 @@ class CaceWeights(Frozen):
         return tuple(getattr(self, term) for term in TERMS)
 
     def without(self, term: str) -> CaceWeights:
-        """The leave-one-out ablation: the same weights, but 0 for `term`."""
+        """The same weights with 0 for `term`, for a leave-one-out ablation."""
         return CaceWeights(**(self.model_dump() | {term: 0.0}))
 
 
 class Tuning(Frozen):
-    """How weights were found, so that a comparison can say what they cost to find."""
+    """The record of a search for weights, so that a comparison can state its cost."""
 
-    env: Protocol = Field(description="where they were tuned")
+    env: Protocol = Field(description="the environment they were tuned in")
     trained_on: tuple[str, ...] = Field(description="scenarios, entries of a suite, or parts of a log")
-    train_seeds: str = Field(description="of the workloads, such as 0-63")
-    requests: int = Field(ge=0, description="simulated to find them, over all searches")
-    order: str | None = Field(default=None, description="in Swap-v0: the order they were tuned behind")
-    command: str = Field(default="", description="what finds them again")
+    train_seeds: str = Field(description="seeds of the workloads, such as 0-63")
+    requests: int = Field(ge=0, description="requests simulated to find them, over all searches")
+    order: str | None = Field(default=None, description="in Swap-v0: the order they were tuned with")
+    command: str = Field(default="", description="command that finds them again")
 
 
 class Cace(Frozen):
@@ -72,14 +72,14 @@ class Cace(Frozen):
 
     description: str = Field(default="", description="where the weights come from")
     weights: CaceWeights = Field(description="one weight per term, all five")
-    tuned: Tuning | None = Field(default=None, description="how they were found; none = by hand")
+    tuned: Tuning | None = Field(default=None, description="how they were found; none = set by hand")
 
 
 def load_cace(what: str | Path) -> Cace:
-    """CACE weights by the name of a file in `cace_env/data/cace`, without its ending, or from a YAML file of your own.
+    """Load CACE weights by the name of a shipped file (without suffix), or from your own YAML file.
 
     Raises:
-        ConfigError: no such name (the shipped ones are listed), no such file, or its content is refused.
+        ConfigError: there is no such name (the error lists the shipped ones) or file, or its content is not valid.
     """
     shipped = resources.files("cace_env") / "data" / "cace"
     names = sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml"))

@@ -1,11 +1,12 @@
-"""The one door to the future.
+"""Clairvoyant policies: the only access to future requests.
 
-Nothing else in the package looks ahead. A clairvoyant rule gets a `Future`, and without one it is refused
-(`cace_env.policies.built_in.rule_of`): a Belady that quietly lacks its next-use column is the worst policy of all.
+Nothing else in the package looks ahead. A clairvoyant rule needs a `Future` and is refused without one
+(`cace_env.policies.built_in.rule_of`): Belady without its next-use column would silently be the worst policy of all.
 
-When a request will arrive depends on the policy wherever people wait for answers (closed loop). So a clairvoyant rule
-goes by *nominal* arrivals: those of the no-swapping run, in which every accelerator holds everything and nothing is
-evicted. The next use of a model is the least nominal arrival among its requests that have not arrived, at least now.
+In closed loop, where users wait for answers, the arrival of a request depends on the policy. So a clairvoyant rule
+uses *nominal* arrivals: those of the no-swapping run, in which every accelerator holds everything and nothing is
+evicted. The next use of a model is the least nominal arrival among its requests that have not arrived, but not before
+now.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Future:
-    """Who will ask for which model when, had nobody to wait for a swap. `R` requests, `M` models."""
+    """Arrivals of all requests if no request waited for a swap (nominal). `R` requests, `M` models."""
 
     nominal_us: Int64Array  # (R,) arrival in the no-swapping run
     order: Int64Array  # requests that are not refused, by (model, nominal arrival, row)
-    start: Int64Array  # (M + 1,) those of model m: order[start[m]:start[m + 1]]
+    start: Int64Array  # (M + 1,) the requests of model m are order[start[m]:start[m + 1]]
 
     @classmethod
     def of(cls, tables: FleetTables, workload: Workload) -> Future:
-        """Runs the workload without swapping and sorts its arrivals by model.
+        """Run the workload without swapping and sort its arrivals by model.
 
-        Requests longer than their model's KV cache are refused on arrival, need no model and are no uses.
+        Requests longer than their model's KV cache are refused on arrival, need no model, and do not count as uses.
 
         Raises:
-            TableError, WorkloadError: input that cannot be simulated.
+            TableError, WorkloadError: the input cannot be simulated.
         """
         nominal_us = run_rule(without_swapping(tables), workload, _never_asked(tables)).arrival_us
         tokens = workload.context_tokens.astype(np.int64) + workload.output_tokens
@@ -51,11 +52,11 @@ class Future:
         return cls(nominal_us, order, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
     def next_use_us(self, arrived: npt.NDArray[np.bool_], now_us: int) -> Int64Array:
-        """Absolute time of each model's next use, `(M,)`; FOREVER where nobody will ask for it again.
+        """Absolute time of each model's next use, `(M,)`; FOREVER if it is not requested again.
 
         Args:
-            arrived: `(R,)` which requests have arrived in the run that is looked at.
-            now_us: its clock; no use lies before it.
+            arrived: `(R,)` which requests have arrived in the current run.
+            now_us: clock of that run; no use is earlier.
         """
         times = np.full(len(self.start) - 1, FOREVER, dtype=np.int64)
         for m in range(len(times)):
@@ -72,7 +73,7 @@ def without_swapping(tables: FleetTables) -> FleetTables:
 
 
 def _never_asked(tables: FleetTables) -> Rule:
-    """Any rule: the run asks for no victim."""
+    """A placeholder rule: this run never asks for a victim."""
     no_times = np.zeros(0, dtype=np.int64)
     starts = np.zeros(tables.num_models + 1, dtype=np.int64)
     return Rule(

@@ -1,7 +1,7 @@
-"""Who takes part in a comparison: a policy in any form that users give it, and the name that its results stand under.
+"""Policies in a comparison: any form that users give, and the name of its results.
 
-Forms are a name (with an order in front, weights behind, under guard), the address of a Python object, a trained agent,
-a function, and an object that acts.
+The forms: a name (with an order before it, weights after it, or a guard), the address of a Python object, a trained
+agent, a function, and an object with a method `act`.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from cace_env.policies.orders import JOINT, Order, split_order
 from cace_env.policies.python import Illegal, PythonPolicy, acts
 from cace_env.policies.quoted import is_quoted
 
-NO_SWAPPING: Final = "no-swapping"  # stands beside the policies: what is left when nothing has to be evicted
+NO_SWAPPING: Final = "no-swapping"  # shown beside the policies: the cost that remains when nothing has to be evicted
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A policy with the name under which its results stand."""
+    """A policy and the name of its results."""
 
     name: str
     policy: Policy | PythonPolicy | Guarded
-    order: Order | None = None  # of a Python policy that has none itself, where Swap-v0 asks for one; None = fifo
-    illegal: Illegal = "error"  # what becomes of an action of a Python policy that is not legal
-    swaps: bool = True  # False: on a fleet with room for everything, where no policy is asked ("no-swapping")
-    # A Python policy may keep a state and holds the interpreter anyway: one episode of it at a time.
+    order: Order | None = None  # in Swap-v0, for a Python policy without one of its own; None = fifo
+    illegal: Illegal = "error"  # handling of illegal actions of a Python policy
+    swaps: bool = True  # False: a fleet with room for everything, where no policy is asked ("no-swapping")
+    # A Python policy may have state and holds the interpreter lock anyway, so it plays one episode at a time.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def built_in(self) -> Policy | None:
-        """The built-in policy, under guard or not; None of a Python policy."""
+        """The built-in policy, guarded or not; None for a Python policy."""
         inner = self.policy.policy if isinstance(self.policy, Guarded) else self.policy
         return inner if isinstance(inner, Policy) else None
 
 
 def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contestant) -> Contestant:
-    """A policy under its name: its own, that of the function, or that of the object's class.
+    """Pair a policy with a name: its own, the function's, or that of the object's class.
 
     Raises:
-        ConfigError: no such policy or Python object, or something that neither can be called nor acts.
+        ConfigError: there is no such policy or Python object, or it can neither be called nor act.
     """
     if isinstance(policy, Contestant):
         return policy
@@ -56,11 +56,11 @@ def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contes
         if policy == NO_SWAPPING:
             return Contestant(NO_SWAPPING, find_policy("lru"), swaps=False)
         if policy.startswith(GUARDED + PREFIX):
-            return contestant_of(Guarded(policy.removeprefix(GUARDED)))  # with the ranges of its card
+            return contestant_of(Guarded(policy.removeprefix(GUARDED)))  # ranges come from the agent's card
         if policy.startswith(GUARDED):
             inner = contestant_of(policy.removeprefix(GUARDED))
             if not inner.swaps or isinstance(inner.policy, Guarded):
-                raise ConfigError(f"{policy!r}: {inner.name!r} is no policy that a guard could stand behind")
+                raise ConfigError(f"{policy!r}: a guard cannot wrap {inner.name!r}; name another policy")
             return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)
         if ":" not in victims or victims.startswith(("cace:", PREFIX)) or is_quoted(victims):
@@ -80,12 +80,12 @@ def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contes
 
 
 def _imported(address: str) -> Any:
-    """The object at "package.module:object"; a class is instantiated."""
+    """Import the object at "package.module:object"; a class is instantiated."""
     module_name, _, attribute = address.partition(":")
     try:
         found = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"policy {address!r}: {error}; is the module on the path of Python?") from error
+        raise ConfigError(f"policy {address!r}: {error}; is the module on Python's path?") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ConfigError(f"policy {address!r}: module {module_name!r} has no {attribute!r}")
@@ -97,8 +97,8 @@ def _imported(address: str) -> Any:
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"policy {address!r}: {problem}; a class is made without arguments: give all of them defaults, or name an "
-            "object that is made already"
+            f"policy {address!r}: {problem}; a class is created without arguments: give all of them defaults, or name "
+            "an object instead"
         ) from error
 
 
@@ -106,6 +106,6 @@ def _checked(policy: Any, shown: str) -> Policy | PythonPolicy:
     if isinstance(policy, Policy) or callable(policy) or acts(policy):
         return cast(Policy | PythonPolicy, policy)
     raise ConfigError(
-        f"policy {shown} is a {type(policy).__name__}; it has to be a name, a Policy, a callable "
+        f"expected a policy, got {shown}, a {type(policy).__name__}; it has to be a name, a Policy, a callable "
         "f(features, legal) -> keep-scores, or an object with a method act(observation, action_mask) -> action"
     )

@@ -1,23 +1,24 @@
-"""Why a policy decides as it does: by how much each feature moved the score of what it chose.
+"""Explanations of decisions: how much each feature moved the score of the chosen action.
 
 ```python
 explanation = explain("agent:NAME", env.unwrapped.simulator)  # or "cace", a Policy, an Agent
 print(explanation)  # evict slot 3, mellum-4b, compared with ...: not used for 12 min (others 41 s) +1.3, ...
-explanation.top(3)  # the features that moved it most
+explanation.top(3)  # the features with the largest contributions
 ```
 
-The score of the chosen action is held against the mean score of the legal alternatives, or against the best of them
-(`against="rival"`). The difference is divided among features without a rest:
+The score of the chosen action is compared with the mean score of the legal alternatives, or with the best of them
+(`against="rival"`). The difference is divided among the features, without remainder:
 
-- For sums (a linear agent, CACE, any rule of weighted features) exactly: weight x (feature - mean of the alternatives).
-- For networks by integrated gradients (Sundararajan et al., ICML 2017) along the straight line from "all candidates are
-  alike", where no candidate is better, to what they are. For a linear network this is the sum above. What is left over
-  by the numerical integral is in `residual`.
+- Sums (a linear agent, CACE, any rule of weighted features) are divided exactly:
+  weight x (feature - mean of the alternatives).
+- Networks are divided by integrated gradients (Sundararajan et al., ICML 2017) along the straight line from "all
+  candidates are alike", where no candidate is better, to their actual features. For a linear network this equals the
+  sum above. `residual` is the error of the numerical integral.
 
-A candidate's features are compared with those of the other candidates; what all have in common (the context, the
-target, the slots where a model is chosen) is part of no contribution. Waiting, in Swap-v0, has no features to be
-compared by. Where it is the choice or an alternative, the line begins instead where every feature of the models is 0
-(nobody waits for them, a load takes no time, ...), and `base` is what speaks for the choice there already.
+A candidate's features are compared with those of the other candidates; what all share (the context, the target, the
+slots when a model is chosen) contributes nothing. Waiting, in Swap-v0, has no features to compare. If it is the choice
+or an alternative, the line starts instead where every feature of the models is 0 (no requests wait for them, a load
+takes no time, ...), and `base` is the score difference at that point.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ FloatArray = npt.NDArray[np.float64]
 Against = Literal["mean", "rival"]
 
 _PHRASES: Final = {feature.name: feature.phrase for feature in (*SLOT_FEATURES, *PENDING_FEATURES)}
-BEFORE: Final = "before any feature of the models"  # how `base` is named
-NEVER_S: Final = 1e6  # stands for the time since what never happened
+BEFORE: Final = "before any feature of the models"  # name of `base`
+NEVER_S: Final = 1e6  # stands for the time since an event that never happened
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ class Contribution:
 
     Attributes:
         feature: its name, of the slots or of the pending models.
-        unit: of `value` and `others`.
-        value: of the chosen action, in its unit; NaN for waiting.
-        others: mean over what it is compared with, in its unit; NaN where that is waiting alone.
-        amount: what it adds, in units of the score.
+        unit: unit of `value` and `others`.
+        value: of the chosen action, in its unit; NaN if that is waiting.
+        others: mean over the alternatives, in its unit; NaN if the only alternative is waiting.
+        amount: its contribution, in units of the score.
     """
 
     feature: str
@@ -75,20 +76,20 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one action, and not another one.
+    """Why a policy chose one action and not another one.
 
     Attributes:
-        policy: whose choice it is.
-        action: what it chose.
-        label: that in words.
-        rival: the legal action with the next best score; -1 where the policy compares no scores here.
-        rival_label: that in words.
+        policy: the policy that chose.
+        action: the chosen action.
+        label: the action in words.
+        rival: the legal action with the next best score; -1 if the policy compares no scores here.
+        rival_label: the rival in words.
         scores: of the legal actions; the highest one is chosen.
-        against: what the difference is to: the "mean" score of the alternatives, or that of the "rival".
+        against: what the score is compared with: the "mean" of the alternatives, or the "rival".
         difference: `base` plus all contributions plus `residual`.
-        base: what speaks for the choice where the features of all models are 0, if waiting is compared; else 0.
+        base: the difference when the features of all models are 0, if waiting is compared; otherwise 0.
         contributions: of the features, the largest first.
-        residual: what the numerical integral left over; 0 for sums.
+        residual: error of the numerical integral; 0 for sums.
     """
 
     policy: str
@@ -105,11 +106,11 @@ class Explanation:
 
     @property
     def margin(self) -> float:
-        """By how much the score exceeds that of the rival; 0 where no scores are compared."""
+        """Score minus that of the rival; 0 if no scores are compared."""
         return self.scores[self.action] - self.scores[self.rival] if self.rival >= 0 else 0.0
 
     def top(self, count: int = 5) -> tuple[Contribution, ...]:
-        """The features that moved the score most, those that moved it against the choice too."""
+        """The features with the largest contributions, for or against the choice."""
         return tuple(c for c in self.contributions[:count] if c.amount != 0)
 
     def text(self, count: int = 5) -> str:
@@ -127,7 +128,7 @@ class Explanation:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A number of a feature as somebody would say it: `12 min`, `8.1 GB`, `3`, `0.5/min`."""
+    """Format a feature's value for readers: `12 min`, `8.1 GB`, `3`, `0.5/min`."""
     match unit:
         case "s" if value >= 0.99 * NEVER_S:
             return "ever"
@@ -153,30 +154,30 @@ def explain(
     against: Against = "mean",
     action: int | None = None,
 ) -> Explanation:
-    """Why a policy does what it does.
+    """Explain what a policy does at the open question.
 
     Args:
         policy: an agent, or a rule that scores victims by a weighted sum (of features, or of CACE's terms), by name or
-            itself.
+            as an object.
         at: a simulator with an open question, such as `env.unwrapped.simulator`; for agents also an observation.
-        layout: of the observation.
-        against: what the score is held against: the mean of the alternatives, or the "rival", the best of them.
-        action: to explain instead of the policy's choice; it has to be legal.
+        layout: layout of the observation.
+        against: compare the score with the "mean" of the alternatives, or with the "rival", the best of them.
+        action: a legal action to explain instead of the policy's choice.
 
     Raises:
-        ConfigError: a policy whose scores are no sums, an observation without its layout, an illegal action, or nothing
-            to choose from.
+        ConfigError: the policy's scores are not sums, the observation has no layout, the action is illegal, or there is
+            only one choice.
     """
     chosen = policy.policy() if isinstance(policy, Agent) else find_policy(policy)
     if chosen.network is not None and (not isinstance(at, Simulator) or chosen.network.protocol == at.tables.protocol):
         return _explain_network(chosen.name, chosen.network, at, layout, against, action)
     if chosen.network is None and chosen.kind not in (rules.FEATURES, rules.TERMS):
         raise ConfigError(
-            f"policy {chosen.name!r} scores by no weighted sum, so no feature has a share of its score; agents, CACE "
-            "and rules of weighted features (lru, fifo, lfu, ewma, gdsf, ...) can be explained"
+            f"policy {chosen.name!r} does not score by a weighted sum, so features have no share of its score; agents, "
+            "CACE and rules of weighted features (lru, fifo, lfu, ewma, gdsf, ...) can be explained"
         )
     if not isinstance(at, Simulator):
-        raise ConfigError(f"policy {chosen.name!r} is explained at a simulator; from observations agents are")
+        raise ConfigError(f"policy {chosen.name!r} needs a simulator; only agents can be explained from an observation")
     rule = rule_of(chosen, at.tables)
     picked = int(pick(*at.arguments, rule, new_scratch(at.max_slots, at.tables.num_models, rule.network)))
     picked = picked if action is None else action
@@ -188,9 +189,9 @@ def explain(
     read_victims(*at.arguments[:4], rule, candidates)
     slots = np.flatnonzero(candidates)
     if len(slots) == 1:
-        only = "the only victim that its order leaves to choose"
+        only = "the only victim that its order allows"
         return Explanation(chosen.name, picked, labels(picked), -1, only, {picked: 0.0}, against, 0.0, 0.0, ())
-    if chosen.network is not None:  # of Eviction-v0, playing Swap-v0 with an order
+    if chosen.network is not None:  # an agent for Eviction-v0 that plays Swap-v0 with an order
         return _explain_network(chosen.name, chosen.network, at, None, against, picked, slots)
     rows = at.features()[slots]
     parts, features = _parts(chosen, rows)
@@ -202,7 +203,7 @@ def explain(
 
 
 def _parts(policy: Policy, rows: FloatArray) -> tuple[FloatArray, list[Feature]]:
-    """What each feature adds to the score of each candidate `(n, features)`: minus its part of the keep-score."""
+    """Contribution of each feature to each candidate's score, `(n, features)`: minus its part of the keep-score."""
     if policy.kind == rules.FEATURES:
         used = [column for column, weight in enumerate(policy.weights) if weight != 0]
         return -rows[:, used] * np.array(policy.weights)[used], [SLOT_FEATURES[column] for column in used]
@@ -220,11 +221,11 @@ def _parts(policy: Policy, rows: FloatArray) -> tuple[FloatArray, list[Feature]]
 def _weights(
     actions: npt.NDArray[np.int64], scores: FloatArray, action: int, against: Against
 ) -> tuple[FloatArray, int]:
-    """How the scores of the legal actions enter the difference, `(n,)`, and the best alternative."""
+    """Weights of the scores of the legal actions in the difference, `(n,)`, and the best alternative."""
     if action not in actions:
-        raise ConfigError(f"action {action} is no candidate here; candidates are {actions.tolist()}")
+        raise ConfigError(f"there is no candidate {action} here; use one of {actions.tolist()}")
     if len(actions) < 2:
-        raise ConfigError("there is nothing to choose from, so there is nothing to explain")
+        raise ConfigError("there is only one legal action, so there is nothing to explain")
     mine = actions == action
     rival = int(np.where(mine, -np.inf, scores).argmax())
     weights = np.where(mine, 1.0, -1.0 / (len(actions) - 1))
@@ -248,7 +249,7 @@ def _explanation(
     base: float,
     residual: float = 0.0,
 ) -> Explanation:
-    """Puts everything together; `weights` and `physical` are of the candidates that have features."""
+    """Assemble the explanation; `weights` and `physical` cover the candidates that have features."""
     mine, others = np.clip(weights, 0, None), np.clip(-weights, 0, None)
     value = mine @ physical if mine.any() else np.full(len(features), np.nan)
     mean = others @ physical / others.sum() if others.any() else np.full(len(features), np.nan)
@@ -270,7 +271,7 @@ def _explanation(
 
 
 def _labels(at: Simulator | ObservationLayout) -> Any:
-    """Actions in words."""
+    """Function that describes actions in words."""
     if isinstance(at, ObservationLayout):
         slots, actions, slot_models, names = at.max_slots, at.max_slots + at.max_pending + 1, None, None
     else:
@@ -301,14 +302,14 @@ def _explain_network(
     action: int | None,
     among: npt.NDArray[np.int64] | None = None,
 ) -> Explanation:
-    """Integrated gradients of the difference of scores; `among` are the candidates, all that is legal by default."""
+    """Integrated gradients of the difference of scores; `among` are the candidates; default: all legal actions."""
     labels = _labels(at) if isinstance(at, Simulator) else None
     if isinstance(at, Simulator):
         layout = layout_for(None, at)
         at = view(at, layout).observation
     if layout is None or labels is None:
         if layout is None:
-            raise ConfigError("an observation is explained with its layout: explain(agent, observation, env.layout)")
+            raise ConfigError("explaining an observation needs its layout: explain(agent, observation, env.layout)")
         labels = _labels(layout)
     logits = network.logits(at, layout).astype(np.float64)
     legal = np.flatnonzero(np.isfinite(logits)) if among is None else among

@@ -13,8 +13,8 @@ from cace_env.tables import Protocol
 
 FloatArray = npt.NDArray[np.float64]
 
-FIRST_STEPS, MOST_STEPS = 32, 2048  # of the integral; doubled until what is left over is small
-TOLERANCE: Final = 1e-3  # of the sum of all contributions' sizes
+FIRST_STEPS, MOST_STEPS = 32, 2048  # of the integral; doubled until the error is small
+TOLERANCE: Final = 1e-3  # share of the sum of all absolute contributions
 
 
 class ScoreLine:
@@ -44,7 +44,7 @@ class ScoreLine:
         self.step[self.candidates] = mine - mine.mean(axis=0)
         if self.wait_weight:
             self.step[self.candidates] = mine
-            self.step[:, [PENDING.present, PENDING.legal]] = 0.0  # they are there, and may be loaded
+            self.step[:, [PENDING.present, PENDING.legal]] = 0.0  # every candidate exists and may be loaded
         if network.hidden:
             target = (pending * pending[:, PENDING.target, None]).sum(axis=0)
             of_slots = np.concatenate([target, context])  # what all slots share
@@ -54,10 +54,10 @@ class ScoreLine:
                 self.common, other = of_slots, encode(self.w, "pending_in", pending, context)
             self.other = other.mean  # over the rows that do not change
         self.start = float(self.at(np.zeros(1))[0][0])
-        self.base = self.start if self.wait_weight else 0.0  # without waiting it is 0 but for rounding
+        self.base = self.start if self.wait_weight else 0.0  # without waiting it is 0 up to rounding
 
     def at(self, share: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """`D` and what it gains per feature of the candidates, at shares `(T,)` of the line: `(T,)` and `(T, F)`."""
+        """`D` and its slope along each feature of the candidates, at shares `(T,)` of the line: `(T,)` and `(T, F)`."""
         w, hidden = self.w, self.network.hidden
         block = "pending" if self.ordering else "slot"
         rows = self.rows + (share[:, None, None] - 1.0) * self.step  # (T, rows, F)
@@ -72,7 +72,7 @@ class ScoreLine:
             both = np.concatenate([other, encoded.mean] if self.ordering else [encoded.mean, other], axis=-1)
             mixed = mix(w, block, encoded.units, both)
             value = value + (np.maximum(mixed, 0) @ w[f"{block}_out"]) @ self.weights
-            # Backwards: from the second layer to the hidden units of each row, and to those of all by the mean.
+            # Backward: from the second layer to the hidden units of each row, and through the mean to all rows.
             mine = slice(2 * hidden, 3 * hidden) if self.ordering else slice(hidden, 2 * hidden)
             back = self.weights[:, None] * w[f"{block}_out"] * (mixed > 0)
             weight, there = w[f"{block}_mix"], rows[..., THERE, None]
@@ -89,7 +89,7 @@ class ScoreLine:
         return value, (slope * self.step).sum(axis=1)
 
     def attribute(self) -> tuple[FloatArray, float]:
-        """What each feature adds along the line `(F,)`, and what the integral leaves over."""
+        """Contribution of each feature along the line, `(F,)`, and the error of the integral."""
         whole = float(self.at(np.ones(1))[0][0]) - self.start
         steps = 1 if not self.network.hidden else FIRST_STEPS
         while True:

@@ -1,21 +1,20 @@
-"""A guard: any policy, and LRU in its place where it should not be trusted. Every such decision is counted.
+"""A guard around any policy: LRU decides when the policy should not be trusted. Every such decision is counted.
 
     guarded = Guarded(my_policy, time_limit_s=0.5)
     cace_env.evaluate(guarded, "default")        # or by name: evaluate("guarded:cace", ...)
-    guarded.counts                               # decisions that LRU took, by reason
+    guarded.counts                               # decisions taken by LRU, by reason
 
-It falls back
-
-- `input`: where a number of the observation is NaN, infinite, or out of the range that was seen in training
+LRU takes over for one of these reasons:
+- `input`: a number of the observation is NaN, infinite, or out of the range seen in training
   (`cace_env.policies.ranges`; without ranges, out of the bounds of the observation space);
-- `error`: where the policy raises, or answers with what is no legal action or no scores;
-- `late`: where it takes longer than `time_limit_s`. Python cannot stop it: its answer comes, and is thrown away;
-- `forecast`: while demand is not what its features foretold (`ForecastWatch`).
+- `error`: the policy raises an error, or its answer is neither a legal action nor scores;
+- `late`: the policy takes longer than `time_limit_s`. Python cannot stop it: its answer is awaited and discarded;
+- `forecast`: demand does not follow the forecast in its features (`ForecastWatch`).
 
-After the last sign of a problem LRU goes on for `hold` decisions, in which the policy is not asked: a policy that fails
-now and then does not take turns with LRU, whose plan is another one. In Swap-v0 the fallback is `patient-fifo+lru`,
-which is LRU of Eviction-v0: oldest request first, and up to 30 s of patience for an idle victim. (The policy keeps its
-own timers: under one without any, patience ends at the first question after 30 s.)
+After the last problem LRU continues for `hold` decisions without asking the policy, so that a policy that fails now and
+then does not alternate with LRU, whose plan differs. In Swap-v0 the fallback is `patient-fifo+lru`, which is LRU of
+Eviction-v0: oldest request first, and up to 30 s of patience for an idle victim. (The policy keeps its own timers: if
+it has none, patience ends at the first question after 30 s.)
 """
 
 from __future__ import annotations
@@ -55,21 +54,21 @@ FALLBACK: Final = {Protocol.EVICTION: "lru", Protocol.SWAP: "patient-fifo+lru"}
 
 @dataclass(frozen=True)
 class ForecastWatch:
-    """When the error of the demand forecast is anomalous. Only what has happened enters: it is causal.
+    """Detects when the error of the demand forecast is anomalous, from the past alone (causal).
 
-    In every window of at least `window_s` the arrivals of each model are held against `rate_10m` at its beginning, the
-    feature that most policies look at, times its length. The error is the root mean square over the models of
+    In every window of at least `window_s` the arrivals of each model are compared with `rate_10m` at its beginning, the
+    feature that most policies use, times its length. The error is the root mean square over the models of
     `sqrt(arrived + 3/8) - sqrt(expected + 3/8)` (Anscombe's transform: about 0.5 for Poisson arrivals of any rate that
-    is known). How bursty demand is differs from place to place, so an error is compared with those before it: how many
+    is known). Burstiness differs between deployments, so an error is compared with those before it: how many
     of their standard deviations it lies above their mean, smoothed over two windows. From `high` on the forecast is
-    anomalous, until it is below `low` again; meanwhile nothing is added to the history.
+    anomalous, until it is below `low` again; during that time the history does not grow.
 
     Attributes:
         window_s: least length of a window [s]; it ends with the first question after that.
-        warm_up_s: nothing is counted before: rates begin at 0.
+        warm_up_s: nothing is counted before this time, because rates begin at 0.
         history: windows before the first verdict.
         high: standard deviations at which an anomaly begins.
-        low: at which it ends.
+        low: standard deviations at which it ends.
     """
 
     window_s: float = 120.0
@@ -81,8 +80,8 @@ class ForecastWatch:
     def __post_init__(self) -> None:
         if not (self.window_s > 0 and self.warm_up_s >= 0 and self.history >= 2 and self.low <= self.high):
             raise ConfigError(
-                f"{self} makes no sense: window_s has to be above 0, warm_up_s at least 0, history at least 2, and "
-                "low at most high"
+                f"{self} is not valid: window_s has to be above 0, warm_up_s at least 0, history at least 2, and low "
+                "at most high"
             )
 
 
@@ -100,7 +99,7 @@ class ForecastError:
         self._count, self._mean, self._squares = 0, 0.0, 0.0
 
     def see(self, simulator: Simulator) -> None:
-        """Takes note of the arrivals until now; arrays of `(M,)`."""
+        """Record the arrivals until now; arrays of `(M,)`."""
         state = simulator.state
         now_s = float(state.scalars[CLOCK]) * 1e-6
         if self._window is not None and now_s - self._window[0] < self.watch.window_s:
@@ -116,12 +115,12 @@ class ForecastError:
         self._window = now_s, arrived, rate
 
     def add(self, arrived: FloatArray, expected: FloatArray) -> None:
-        """A window that is over: requests of each model, as they came and as they were foretold, `(M,)` each."""
+        """Add a finished window: actual and forecast requests of each model, `(M,)` each."""
         gaps = np.sqrt(arrived + 0.375) - np.sqrt(expected + 0.375)
         error = float(np.sqrt(np.mean(gaps**2)))
         if self._count >= self.watch.history:
             spread = math.sqrt(self._squares / (self._count - 1))
-            # A history that happens to be even must not make a trifle an anomaly.
+            # A history that happens to vary little must not make a small error an anomaly.
             sigmas = (error - self._mean) / max(spread, 0.25 * self._mean, 1e-9)
             self.score += (sigmas - self.score) / 2
             self.anomalous = self.score >= (self.watch.low if self.anomalous else self.watch.high)
@@ -133,30 +132,30 @@ class ForecastError:
 
 
 class Guarded:
-    """A policy under guard; a contestant of `cace_env.evaluate` as any other.
+    """A guarded policy; `cace_env.evaluate` takes it like any other.
 
-    As long as nothing is wrong it decides as the policy alone would, to the bit. One episode at a time.
+    Without problems it decides exactly like the policy alone. It plays one episode at a time.
 
     Args:
         policy: a name of `cace_env.policies.policy`, a `Policy`, an `Agent`, or a Python policy.
-        name: of the policy; by default its own.
-        order: which model a scorer loads in Swap-v0 if it has no method `order`.
-        ranges: of the features in training; None = those of the agent's card (`AgentCard.limits`), or if it has none
-            the bounds of the observation space.
-        margin: by which share of its width each range is widened; the default was not tuned.
-        time_limit_s: longest time to answer [s]; None = none, and results do not depend on the machine.
+        name: name of the policy; its own by default.
+        order: order of loads in Swap-v0 for a scorer without a method `order`.
+        ranges: of the features in training; None = those of the agent's card (`AgentCard.limits`), or without them the
+            bounds of the observation space.
+        margin: share of its width by which each range is widened; the default was not tuned.
+        time_limit_s: longest time to answer [s]; None = no limit, so that results do not depend on the machine.
         forecast: when the demand forecast counts as anomalous; None = never.
-        hold: decisions that LRU goes on to take after the last sign of a problem.
-        clock: seconds, for the time limit.
+        hold: decisions that LRU takes after the last problem.
+        clock: function that returns seconds, for the time limit.
 
     Attributes:
-        counts: decisions that LRU took, by reason; of all episodes.
-        trips: how often it took over, by reason.
-        decisions: all, of all episodes.
+        counts: decisions taken by LRU, by reason, over all episodes.
+        trips: how often LRU took over, by reason.
+        decisions: all decisions, over all episodes.
         last: the last problem of each kind in words.
 
     Raises:
-        ConfigError: no such policy, or numbers that make no sense.
+        ConfigError: there is no such policy, or a number is out of range.
     """
 
     def __init__(
@@ -215,13 +214,13 @@ class Guarded:
         self._fallback = Player("fallback", find_policy(FALLBACK[tables.protocol]), tables, workload, seed)
         self._error = None if self._forecast is None else ForecastError(self._forecast)
         self._layout: ObservationLayout | None = None
-        self._reason: str | None = None  # why LRU decides
-        self._held = 0  # decisions that it still will
+        self._reason: str | None = None  # reason why LRU decides
+        self._held = 0  # decisions that LRU still takes
         self._episode = dict.fromkeys(REASONS, 0)
         return self._player.limits
 
     def answer(self, simulator: Simulator) -> tuple[int, float]:
-        """What is done at the open question, and the seconds that it took to decide, checks included."""
+        """The action at the open question, and the seconds it took to decide, including checks."""
         began = time.perf_counter()
         self.decisions += 1
         problem, action = self._check(simulator), -1
@@ -241,11 +240,11 @@ class Guarded:
         return action, time.perf_counter() - began
 
     def columns(self) -> dict[str, float]:
-        """The decisions that LRU took in this episode, as columns of a row of results."""
+        """The decisions taken by LRU in this episode, as columns of a row of results."""
         return {f"fallback_{reason}": float(count) for reason, count in self._episode.items()}
 
     def _check(self, simulator: Simulator) -> str | None:
-        """What is wrong before the policy has been asked."""
+        """Find a problem before the policy is asked; None if there is none."""
         if self._error is not None:
             self._error.see(simulator)
         if self._layout is None:
@@ -260,7 +259,7 @@ class Guarded:
         return None
 
     def _ask(self, simulator: Simulator) -> tuple[int, str | None]:
-        """The policy's answer, and what is wrong with it."""
+        """The policy's answer, and the problem with it, if any."""
         began = self._clock()
         try:
             action, _ = self._player.answer(simulator)

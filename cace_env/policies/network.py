@@ -1,9 +1,9 @@
 """A trained scorer: a small network whose weights are the same for every slot and for every pending model.
 
-So it is indifferent to their order and their number, and one set of weights plays every fleet. In Eviction-v0 and where
-Swap-v0 asks for a victim it scores slots; where Swap-v0 asks which model to load, pending models and waiting. The legal
-action scored highest is taken. With `x_i` = [slot i, target, context] and `y_j` = [pending model j, context], all as an
-observation has them, and relu(z) = max(z, 0):
+The scores do not depend on the order or number of slots and models, so one set of weights plays every fleet. It scores
+slots in Eviction-v0 and when Swap-v0 asks for a victim; pending models and waiting when Swap-v0 asks which model to
+load. The legal action with the highest score is taken. With `x_i` = [slot i, target, context] and `y_j` = [pending
+model j, context], all as in an observation, and relu(z) = max(z, 0):
 
     h_i = relu(slot_in x_i + slot_in_bias)             p = mean of h_i over occupied slots
     k_j = relu(pending_in y_j + pending_in_bias)       q = mean of k_j over pending models
@@ -11,7 +11,7 @@ observation has them, and relu(z) = max(z, 0):
     pending j:  pending_linear . pending_j + pending_out . relu(pending_mix [k_j, p, q] + pending_mix_bias)
     wait:       wait_linear . context + wait_bias + wait_out . relu(wait_mix [p, q, context] + wait_mix_bias)
 
-This is the sum of a linear policy and of a network of the kind of Deep Sets (Zaheer et al., NeurIPS 2017). With
+This is the sum of a linear policy and of a Deep Sets network (Zaheer et al., NeurIPS 2017). With
 `hidden` 0 only the linear policy is left.
 """
 
@@ -72,15 +72,15 @@ def weight_shapes(protocol: Protocol, hidden: int) -> dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Scores of actions from an observation.
+    """A network that scores actions from an observation.
 
     Attributes:
-        protocol: whose actions: "eviction" (slots) or "swap" (slots, models, wait).
+        protocol: "eviction" (actions: slots) or "swap" (slots, models, wait).
         hidden: hidden units of each layer; 0 = a linear policy.
         weights: float32, named and shaped as `weight_shapes` says.
 
     Raises:
-        ConfigError: a weight that is missing, unknown, of another shape or not finite.
+        ConfigError: a weight is missing, unknown, of another shape or not finite.
     """
 
     protocol: Protocol
@@ -89,7 +89,7 @@ class Network:
 
     def __post_init__(self) -> None:
         if not 0 <= self.hidden <= MAX_HIDDEN:
-            raise ConfigError(f"a network has 0 to {MAX_HIDDEN} hidden units per layer, not {self.hidden}")
+            raise ConfigError(f"hidden is {self.hidden}; a network has 0 to {MAX_HIDDEN} hidden units per layer")
         shapes = weight_shapes(self.protocol, self.hidden)
         if unknown := sorted(set(self.weights) ^ set(shapes)):
             what = "misses" if unknown[0] in shapes else "has an unknown"
@@ -108,7 +108,7 @@ class Network:
         """Scores of actions, -inf for illegal ones.
 
         Args:
-            observation: `(..., layout.size)`, as an environment shows it.
+            observation: `(..., layout.size)`, as an environment returns it.
             layout: its layout.
 
         Returns:
@@ -137,11 +137,11 @@ class Network:
 
     @cached_property
     def compiled(self) -> Weights:
-        """The same weights as the kernel reads them."""
+        """The weights in the form that the kernel reads."""
         w, hidden = self.weights, self.hidden
 
         def flat(name: str, rows: int) -> Float32Array:
-            """Input by input, the bias behind them."""
+            """Weights input by input, then the bias."""
             if f"{name}_bias" not in w:
                 return np.zeros((rows + 1) * hidden, dtype=np.float32)
             return np.concatenate([w[name].T.ravel(), w[f"{name}_bias"]])
@@ -167,15 +167,15 @@ class Network:
 
 
 class Encoded(NamedTuple):
-    """The first layer of the rows of a block, in the type of the weights."""
+    """Output of the first layer for the rows of a block, in the type of the weights."""
 
     before: npt.NDArray[Any]  # (..., rows, H) without the activation
-    units: npt.NDArray[Any]  # (..., rows, H); 0 where no row is
-    mean: npt.NDArray[Any]  # (..., H) over the rows that are there
+    units: npt.NDArray[Any]  # (..., rows, H); 0 for empty rows
+    mean: npt.NDArray[Any]  # (..., H) over the non-empty rows
 
 
 def encode(w: Weighting, name: str, rows: npt.NDArray[Any], common: npt.NDArray[Any]) -> Encoded:
-    """The first layer, `name` "slot_in" or "pending_in"; `common` `(..., inputs)` is what all rows share."""
+    """Compute the first layer, `name` "slot_in" or "pending_in"; `common` `(..., inputs)` is shared by all rows."""
     width = rows.shape[-1]
     shared = common @ w[name][:, width:].T + w[f"{name}_bias"]
     before = rows @ w[name][:, :width].T + shared[..., None, :]

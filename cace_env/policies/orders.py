@@ -1,8 +1,8 @@
-"""Which model to load next, and whether to wait: the orders of Swap-v0, by name.
+"""The orders of Swap-v0 by name: which model to load next, and whether to wait.
 
-An order goes with any policy that chooses victims: `policy("wsjf+cace")` loads by WSJF and evicts by CACE. A policy
-without one (`"cace"`) goes by `fifo`. In Eviction-v0 nobody is asked for an order: its own is `patient-fifo`, with the
-scenario's `drain_after` for patience.
+An order can be combined with any policy that chooses victims: `policy("wsjf+cace")` loads by WSJF and evicts by CACE.
+A policy without one (`"cace"`) uses `fifo`. Eviction-v0 does not ask for an order: its own is `patient-fifo`, with the
+scenario's `drain_after` as patience.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ JOINT: Final = "+"  # between an order and the policy that chooses its victims
 
 @dataclass(frozen=True)
 class Order:
-    """Which pending model is loaded first, and which one has to wait for an idle victim.
+    """A rule for which pending model is loaded first, and which one has to wait for an idle victim.
 
     Attributes:
         name: as in `ORDERS`, or one of your own.
         description: which model is loaded first.
         source: where the rule comes from.
         kind: how it scores, one of `cace_env.kernel.orders`.
-        patience_s: a model that would need a busy victim waits that long for an idle one; inf = for ever.
-        max_wait_s: a model whose oldest request has waited that long comes first of all; inf = never.
-        idle_first: busy models are evicted only where idle ones do not suffice.
-        prefetch: where nobody waits, load the most wanted absent model (only where the scenario allows prefetch).
+        patience_s: a model that would need a busy victim waits this long for an idle one; inf = forever.
+        max_wait_s: a model whose oldest request has waited this long comes first; inf = never.
+        idle_first: busy models are evicted only if idle ones do not suffice.
+        prefetch: if no requests wait, load the most requested absent model (only if the scenario allows prefetch).
     """
 
     name: str
@@ -56,7 +56,7 @@ class Order:
         return _microseconds(self.patience_s)
 
     def row(self) -> npt.NDArray[np.float64]:
-        """As the kernel reads it (`cace_env.kernel.orders.ORDER`)."""
+        """The order in the form that the kernel reads (`cace_env.kernel.orders.ORDER`)."""
         return np.array([self.kind, _microseconds(self.max_wait_s), self.idle_first, self.prefetch], dtype=np.float64)
 
 
@@ -64,7 +64,7 @@ def _microseconds(time_s: float) -> int:
     return FOREVER if time_s * 1e6 >= FOREVER else round(time_s * 1e6)
 
 
-PATIENCE_S: Final = DRAIN_AFTER_US / 1e6  # of the patient ones
+PATIENCE_S: Final = DRAIN_AFTER_US / 1e6  # patience of the patient orders
 
 ORDERS: Final[dict[str, Order]] = {
     row.name: row
@@ -83,7 +83,7 @@ ORDERS: Final[dict[str, Order]] = {
         ),
         Order(
             "llama-swap",
-            "oldest waiting request first; never drains anybody: waits until a victim is idle",
+            "oldest waiting request first; never drains a model: waits until a victim is idle",
             source="llama-swap: requests for one model are served together, a busy model is never stopped",
             patience_s=math.inf,
         ),
@@ -96,7 +96,7 @@ ORDERS: Final[dict[str, Order]] = {
         ),
         Order(
             "wsjf-max-wait",
-            "wsjf; a model somebody has waited for 120 s comes first of all",
+            "wsjf; a model whose oldest request has waited 120 s comes first",
             source="wsjf with a guard against starvation",
             kind=WEIGHT_PER_LOAD,
             max_wait_s=120.0,
@@ -115,7 +115,7 @@ ORDERS: Final[dict[str, Order]] = {
         ),
         Order(
             "prefetch-wsjf",
-            "patient-wsjf; where nobody waits, the model that would save most load seconds per minute and GB",
+            "patient-wsjf; if no requests wait, the model that would save most load seconds per minute and GB",
             kind=WEIGHT_PER_LOAD,
             patience_s=PATIENCE_S,
             prefetch=True,
@@ -124,17 +124,17 @@ ORDERS: Final[dict[str, Order]] = {
 }
 
 
-# That of a trained agent for Swap-v0, which has one of its own: not to be combined with other policies.
+# The order of trained agents for Swap-v0, which score loads themselves; it cannot be combined with other policies.
 LEARNED_ORDER: Final = Order(
     "learned", "by the agent's own scores", kind=LEARNED, patience_s=math.inf, idle_first=False
 )
 
 
 def order(what: str | Order) -> Order:
-    """An order by name; an `Order` is returned as it is.
+    """Find an order by name; an `Order` is returned as it is.
 
     Raises:
-        ConfigError: unknown name; the closest one and all of them are listed.
+        ConfigError: the name is unknown; the error lists the closest one and all of them.
     """
     if isinstance(what, Order):
         return what
@@ -144,10 +144,10 @@ def order(what: str | Order) -> Order:
 
 
 def split_order(name: str) -> tuple[Order | None, str]:
-    """The order in front of the plus, if there is one, and the policy behind it.
+    """Split a name at the plus into the order, if there is one, and the policy.
 
     Raises:
-        ConfigError: no such order.
+        ConfigError: there is no such order.
     """
     before, plus, behind = name.partition(JOINT)
     return (order(before), behind) if plus else (None, name)

@@ -1,4 +1,4 @@
-"""A policy in one episode, asked question by question: what Python policies and guards have in common."""
+"""A policy in one episode, asked question by question: shared by Python policies and guards."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from cace_env.simulation import Limits, Simulator, new_scratch
 from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 
-ILLEGAL_ACTIONS: Final = "illegal_actions"  # column of rows
+ILLEGAL_ACTIONS: Final = "illegal_actions"  # name of a column
 
 
 class Player:
-    """Answers the open question of a simulator, as its policy does.
+    """Answers the open questions of a simulator by a policy.
 
     Args:
-        name: stands in errors.
-        policy: a built-in one, or anybody's; one with a method `reset(seed)` is reset.
+        name: for error messages.
+        policy: a built-in or Python policy; its method `reset(seed)` is called if it has one.
         tables: the fleet.
         workload: the requests, for policies that know the future.
-        seed: of the episode.
-        order: of a scorer that has none itself, in Swap-v0; None = fifo.
-        future: for clairvoyant policies; made here where it is needed and not given.
+        seed: seed of the episode.
+        order: order in Swap-v0 for a scorer without one of its own; None = fifo.
+        future: for clairvoyant policies; made here if it is needed and not given.
         training: for policies that learn from training requests.
-        illegal: what becomes of a Python policy's action that is not legal.
-        layout: of what an acting policy sees that has none of its own; None = the least that holds the fleet.
+        illegal: handling of illegal actions of a Python policy.
+        layout: layout for an acting policy without one of its own; None = the smallest that holds the fleet.
 
     Attributes:
-        replaced: actions that were not legal, so far.
+        replaced: illegal actions so far.
 
     Raises:
-        ConfigError: a policy that cannot play on this fleet.
+        ConfigError: the policy cannot play on this fleet.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Player:
         self.name, self.policy, self.seed = name, policy, seed
         self.replaced = 0
         self._illegal, self._layout = illegal, layout
-        self._scratch: Scratch | None = None  # made at the first question, which knows the number of slots
+        self._scratch: Scratch | None = None  # made at the first question, when the number of slots is known
         if isinstance(policy, Policy):
             if policy.clairvoyant and future is None:
                 future = Future.of(tables, workload)
@@ -69,23 +69,23 @@ class Player:
             self.limits = policy.limits(tables)
             return
         if order is not None and acts(policy):
-            raise ConfigError(f"policy {name!r} acts, so it says itself which model to load; name it without an order")
+            raise ConfigError(f"policy {name!r} has a method act, which chooses loads, too; name it without an order")
         if order is not None and tables.protocol != Protocol.SWAP:
             raise ConfigError(
-                f"policy {name!r} has an order, and Eviction-v0 asks for none; run it in Swap-v0, or name the policy "
+                f"policy {name!r} has an order, but Eviction-v0 does not ask for one; use Swap-v0, or name the policy "
                 "without it"
             )
-        # Its order, with the timer of its patience; the victims of this rule are never asked for.
+        # The order and the timer of its patience; this rule never chooses victims.
         self._rule = rule_of(replace(find_policy("lru"), order=order), tables)
         self.limits = Limits(patience_us=int(self._rule.limits[LIMIT.patience_us]))
         if callable(reset := getattr(policy, "reset", None)):
             reset(seed)
 
     def answer(self, simulator: Simulator) -> tuple[int, float]:
-        """What the policy does now, and the seconds that it thought if it is a Python policy.
+        """The policy's action, and the seconds that a Python policy took.
 
         Raises:
-            PolicyError: the Python policy failed, or answered nonsense.
+            PolicyError: the Python policy failed, or its answer is not valid.
         """
         if not isinstance(self.policy, Policy):
             answer = python_action(
@@ -99,5 +99,5 @@ class Player:
         return int(pick(*simulator.arguments, self._rule, self._scratch)), 0.0
 
     def columns(self) -> dict[str, float]:
-        """Of the episode, as columns of a row of results: how many actions were replaced, where they may be."""
+        """Counts of the episode as columns of a row of results: replaced actions, if replacing is allowed."""
         return {ILLEGAL_ACTIONS: float(self.replaced)} if self._illegal == "replace" else {}

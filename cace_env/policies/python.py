@@ -1,11 +1,11 @@
-"""Python policies: what somebody's object is asked, and what becomes of its answer.
+"""Python policies: how user objects are called, and how their answers are checked.
 
 There are two kinds:
 
-- Scorers see features in physical units: `f(features (S, F), legal (S,)) -> keep-scores (S,)` chooses victims; where it
-  has a method `order`, that chooses which model to load (Swap-v0).
-- Those with a method `act(observation, action_mask) -> action` see what an agent sees in the environment of the
-  scenario, and answer as it does: any trained model.
+- Scorers see features in physical units: `f(features (S, F), legal (S,)) -> keep-scores (S,)` chooses victims; a method
+  `order`, if there is one, chooses which model to load (Swap-v0).
+- Objects with a method `act(observation, action_mask) -> action`, such as any trained model, see what an agent sees in
+  the environment of the scenario, and return an action.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Int8Array = npt.NDArray[np.int8]
 Scorer = Callable[[FloatArray, BoolArray], npt.ArrayLike]  # (features (S, F), legal (S,)) -> keep-scores (S,)
-# What becomes of an action that is not legal: an error, or the legal one of lowest index, as in the environments.
+# Handling of an illegal action: an error, or the legal action of lowest index in its place, as in the environments.
 Illegal = Literal["error", "replace"]
 
 
 class Acting(typing.Protocol):
-    """A policy that sees what an agent sees.
+    """A policy that sees observations, like an agent.
 
     `act(observation (layout.size,) float32, action_mask (actions,) int8) -> action`, the number of a legal action; both
-    as the environment of the scenario gives them. One that knows no masks may answer with any action where
-    `illegal="replace"` is said (`cace_env.evaluate`). An attribute `layout` (an `ObservationLayout`) asks for more rows
-    than the fleet needs, as `max_slots` and `max_pending` of an environment do: a network that takes a fixed number of
-    inputs then plays fleets of several sizes.
+    as the environment of the scenario gives them. A policy that does not use masks may return any action with
+    `illegal="replace"` (`cace_env.evaluate`). An attribute `layout` (an `ObservationLayout`) asks for more rows
+    than the fleet needs, like `max_slots` and `max_pending` of an environment: so a network with a fixed number of
+    inputs plays fleets of several sizes.
     """
 
     def act(self, observation: Float32Array, action_mask: Int8Array, /) -> SupportsIndex: ...
@@ -52,26 +52,26 @@ PythonPolicy = Scorer | Acting
 
 
 class PolicyError(RuntimeError):
-    """A Python policy failed or answered nonsense; the message names policy, seed and decision."""
+    """A Python policy failed, or its answer is not valid; the message names policy, seed and decision."""
 
 
 class Answer(NamedTuple):
-    """What is done at a question."""
+    """The action taken at a question."""
 
     action: int
-    thought_s: float  # that the policy's Python took
-    replaced: bool = False  # the policy's own action was not legal
+    thought_s: float  # time that the Python policy took
+    replaced: bool = False  # whether the policy's own action was illegal
 
 
 class View(NamedTuple):
-    """What an agent sees at a question, and may do."""
+    """What an agent sees at a question, and its legal actions."""
 
     observation: Float32Array  # (layout.size,)
     action_mask: Int8Array  # (S,); in Swap-v0 (S + K + 1,)
 
 
 def acts(policy: Any) -> TypeGuard[Acting]:
-    """Whether a Python policy answers with actions; one that could do both is asked for them."""
+    """Whether a Python policy answers with actions; one that could do both is asked for actions."""
     return callable(getattr(policy, "act", None))
 
 
@@ -81,10 +81,10 @@ def _layout(slots: int, pending: int) -> ObservationLayout:
 
 
 def layout_for(policy: Any, simulator: Simulator, default: ObservationLayout | None = None) -> ObservationLayout:
-    """What an acting policy sees of a fleet: its own layout, else `default`, else the least that holds the fleet.
+    """The layout for an acting policy: its own, else `default`, else the smallest that holds the fleet.
 
     Raises:
-        ConfigError: its own layout is too small for the fleet, or none.
+        ConfigError: its own layout is too small for the fleet, or not an `ObservationLayout`.
     """
     slots, models = simulator.max_slots, simulator.tables.num_models
     own = getattr(policy, "layout", None)
@@ -102,7 +102,7 @@ def layout_for(policy: Any, simulator: Simulator, default: ObservationLayout | N
 
 
 def view(simulator: Simulator, layout: ObservationLayout) -> View:
-    """Observation and mask at the open question; rows that the fleet has not are zero."""
+    """Observation and mask at the open question; rows beyond the fleet's are zero."""
     slots, legal = simulator.max_slots, simulator.state.legal
     seen = simulator.observation(_layout(slots, layout.max_pending))
     observation = np.zeros(layout.size, dtype=np.float32)
@@ -127,25 +127,25 @@ def python_action(
     layout: ObservationLayout | None = None,
     illegal: Illegal = "error",
 ) -> Answer:
-    """What a Python policy does at the open question.
+    """Ask a Python policy at the open question.
 
     Args:
-        name: stands in errors, as `seed` does.
-        policy: one that acts, or a scorer.
+        name: for error messages, like `seed`.
+        policy: one with a method `act`, or a scorer.
         simulator: with an open question.
-        seed: of the episode.
-        rule: has the order of a scorer that has none itself (`action_by_scores`).
-        layout: of what an acting policy sees that has none of its own.
-        illegal: what becomes of an action that is not legal.
+        seed: seed of the episode.
+        rule: holds the order for a scorer without one of its own (`action_by_scores`).
+        layout: layout for an acting policy without one of its own.
+        illegal: handling of illegal actions.
 
     Raises:
-        PolicyError: it failed, or its answer is no action, or no scores, or not legal and `illegal` is "error".
+        PolicyError: it failed, or its answer is neither an action nor scores, or is illegal and `illegal` is "error".
     """
     if not acts(policy):
         return action_by_scores(name, policy, simulator, seed, rule)  # type: ignore[arg-type]
     layout = layout_for(policy, simulator, layout)
     seen = view(simulator, layout)
-    mask = seen.action_mask.copy()  # the policy may do with its own what it likes
+    mask = seen.action_mask.copy()  # the policy may change its own copy
     where = _where(name, simulator, seed)
     began = time.perf_counter()
     try:
@@ -163,30 +163,30 @@ def python_action(
 
 
 def _legal_action(answer: Any, mask: Int8Array, where: str, illegal: Illegal) -> int:
-    """An answer as the number of a legal action; what the environments replace is replaced alike, if wanted.
+    """Convert an answer to a legal action; with "replace", illegal actions are replaced as in the environments.
 
     Raises:
-        PolicyError: it is none, or not legal and nothing is replaced.
+        PolicyError: it is not an action, or it is illegal and `illegal` is "error".
     """
     wanted = f"it has to be the number of one legal action, now one of {np.flatnonzero(mask).tolist()}"
     try:
         action = operator.index(answer)
     except TypeError:
-        hint = "; of what SB3's predict returns give the first" if isinstance(answer, tuple) else ""
+        hint = "; SB3's predict returns a pair: give its first element" if isinstance(answer, tuple) else ""
         shape = f" of shape {answer.shape}" if isinstance(answer, np.ndarray) else ""
         raise PolicyError(
             f"{where}: the answer {answer!r} is a {type(answer).__name__}{shape}; {wanted}{hint}"
         ) from None
     if not 0 <= action < len(mask):
-        raise PolicyError(f"{where}: the answer {action} is none of the actions 0 to {len(mask) - 1}; {wanted}")
+        raise PolicyError(f"{where}: there is no action {action}; use 0 to {len(mask) - 1}; {wanted}")
     if mask[action]:
         return action
     if illegal == "replace":
         return int(mask.argmax())
     raise PolicyError(
-        f"{where}: the answer {action} is not legal; {wanted}; for a policy that knows no masks, "
-        'evaluate(..., illegal="replace"), or experiments.compare --illegal replace, takes the lowest of them in its '
-        "place and counts"
+        f"{where}: the answer {action} is not legal; {wanted}; for a policy that does not use masks, "
+        'evaluate(..., illegal="replace"), or experiments.compare --illegal replace, replaces it by the lowest of them '
+        "and counts it"
     )
 
 
@@ -195,14 +195,14 @@ def _where(name: str, simulator: Simulator, seed: int) -> str:
 
 
 def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int, rule: Rule) -> Answer:
-    """What a Python policy does at the open question.
+    """Ask a scorer at the open question.
 
     Asked for a victim it scores slots. Asked which model to load (Swap-v0), its method `order(features (M, F),
     legal (M + 1,)) -> scores (M + 1,)` scores models and waiting: the legal one with the highest score is taken, ties
-    go to the lowest number. Without such a method `rule` has the order, and leaves it the victims of that order.
+    go to the lowest number. Without such a method the order of `rule` decides, and the scorer chooses the victims.
 
     Raises:
-        PolicyError: it failed, or returned what are not scores; the message names it by `name` and `seed`.
+        PolicyError: it failed, or its answer is not scores; the message has `name` and `seed`.
     """
     question = simulator.question
     where = _where(name, simulator, seed)
@@ -229,7 +229,7 @@ def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int,
 def _thought(
     scores: Callable[[FloatArray, BoolArray], npt.ArrayLike], features: FloatArray, legal: BoolArray, where: str
 ) -> tuple[npt.ArrayLike, float]:
-    """What somebody's function answers, which may do with its arguments what it likes, and how long it took [s]."""
+    """Call a user function with arguments that it may change; returns its answer and how long it took [s]."""
     began = time.perf_counter()
     try:
         answer = scores(features.copy(), legal.copy())
@@ -254,17 +254,17 @@ def _lowest(answer: npt.ArrayLike, features: FloatArray, legal: BoolArray, where
 
 
 def _numbers(answer: npt.ArrayLike, legal: BoolArray, where: str, score: str, row: str) -> FloatArray:
-    """An answer as numbers, one for each that is legal or not.
+    """Convert an answer to numbers, one per row, legal or not.
 
     Raises:
-        PolicyError: it holds none, or too few, or NaN where it matters.
+        PolicyError: it does not hold numbers, has the wrong shape, or is NaN for a legal row.
     """
     wanted = f"it has to be one {score} per {row}, shape {legal.shape}"
     try:
         scores = np.asarray(answer, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise PolicyError(
-            f"{where}: the answer is a {type(answer).__name__} that holds no numbers; {wanted}"
+            f"{where}: the answer is a {type(answer).__name__} that does not hold numbers; {wanted}"
         ) from error
     if scores.shape != legal.shape:
         raise PolicyError(f"{where}: the answer has shape {scores.shape}; {wanted}")

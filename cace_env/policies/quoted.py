@@ -1,11 +1,11 @@
-"""The formula that a review quotes for CACE, with a switch for everything that the quotation leaves open.
+"""The formula that a review quotes for CACE, with an option for everything that the quotation leaves open.
 
     EvictionScore = 1 / (1 + ln t) + 1 / (1 + l / 100) + i / w + w_1 o
 
 Source: a machine-written review of the paper (arXiv 2506.18796). **We could not check it against the paper**, so these
-are further baselines, and `cace` stays our reconstruction. The quotation says: t the timestamp of the last use, l the
-load time in seconds, i the index in the window of upcoming requests, w the size of that window, o the expected output
-length. It does not say which direction evicts, and each answer makes sense of some terms only:
+policies are additional baselines, and `cace` stays our reconstruction. The quotation says: t the timestamp of the last
+use, l the load time in seconds, i the index in the window of upcoming requests, w the size of that window, o the
+expected output length. It does not say which direction evicts, and each direction makes sense for some terms only:
 
 | term | evict the highest | keep the highest |
 |---|---|---|
@@ -37,11 +37,11 @@ class Quoted(Frozen):
     """One reading of the formula; the defaults are the policy `cace-quoted`."""
 
     description: str = Field(default="", description="where the options come from")
-    evicts: Literal["highest", "lowest"] = Field(default="highest", description="which score makes room")
+    evicts: Literal["highest", "lowest"] = Field(default="highest", description="which score is evicted")
     last_use: Literal["timestamp", "age"] = Field(
         default="timestamp",
         description="t: when the model was last used, or how long ago [s]; below 1 s it counts as 1 s, since the "
-        "logarithm would be negative and the term grow over all bounds",
+        "logarithm would be negative and the term unbounded",
     )
     clock_start_s: float = Field(
         default=0.0,
@@ -51,27 +51,27 @@ class Quoted(Frozen):
     )
     upcoming: Literal["queue", "forecast", "future"] = Field(
         default="forecast",
-        description="i: how many upcoming requests come before the first for the model, w if there is none among the "
-        "first w. queue: those that wait now, by arrival. forecast: N / n - 1, where n of the N requests of the last "
-        "5 minutes were for the model: the mean where such requests go on in any order. future: those that come next "
-        "(clairvoyant, by nominal arrivals as for belady)",
+        description="i: how many upcoming requests come before the first for the model, w if the first w "
+        "have none for it. queue: the requests that wait now, by arrival. forecast: N / n - 1, where n of the N "
+        "requests of the last 5 minutes were for the model: the mean if such requests continue in any order. future: "
+        "the next requests (clairvoyant, by nominal arrivals as for belady)",
     )
     window: int = Field(default=100, ge=1, le=1_000_000, description="w, in requests")
     output_weight: float = Field(
         default=0.001,
         ge=-1e6,
         le=1e6,
-        description="w_1, per token: with 0.001 a thousand tokens weigh as much as a whole window",
+        description="w_1, per token: with 0.001, a thousand tokens weigh as much as a whole window",
     )
 
     @model_validator(mode="after")
     def _no_clock_for_an_age(self) -> Self:
         if self.clock_start_s and self.last_use == "age":
-            raise ValueError("clock_start_s shifts timestamps, and last_use is age; leave one of them out")
+            raise ValueError("clock_start_s shifts timestamps, but last_use is an age; leave one of them out")
         return self
 
     def row(self) -> tuple[float, ...]:
-        """The options as the kernel reads them."""
+        """The options in the form that the kernel reads."""
         row = [0.0] * 6
         row[rules.Q_SIGN] = -1.0 if self.evicts == "highest" else 1.0
         row[rules.Q_AGE] = float(self.last_use == "age")
@@ -82,7 +82,7 @@ class Quoted(Frozen):
         return tuple(row)
 
     def said(self) -> str:
-        """The reading in words."""
+        """Describe the reading in words."""
         t = "timestamp" if self.last_use == "timestamp" else "age"
         clock = f" (clock begins at {self.clock_start_s:g} s)" if self.clock_start_s else ""
         first = f"{self.evicts} 1/(1 + ln t) + 1/(1 + l/100) + i/w + w_1 o"
@@ -117,19 +117,19 @@ QUOTED: Final[dict[str, Quoted]] = _readings()
 
 
 def is_quoted(name: str) -> bool:
-    """Whether a name stands for a reading, with options of its own behind a colon or without."""
+    """Whether a name stands for a reading, with or without options after a colon."""
     return name.partition(":")[0] in QUOTED
 
 
 def load_quoted(name: str) -> Quoted:
-    """A reading by its name.
+    """Find a reading by its name.
 
     Args:
-        name: of `QUOTED`; behind a colon a YAML file (what it leaves out is as in the reading before the colon) or
-            options, as in "cace-quoted-keep:window=20;output_weight=0.01".
+        name: of `QUOTED`; after a colon a YAML file (options that it lacks are those of the reading before the colon)
+            or options, as in "cace-quoted-keep:window=20;output_weight=0.01".
 
     Raises:
-        ConfigError: no such reading or file, or options that are refused.
+        ConfigError: there is no such reading or file, or its options are not valid.
     """
     reading, colon, behind = name.partition(":")
     if reading not in QUOTED:
@@ -144,8 +144,8 @@ def load_quoted(name: str) -> Quoted:
         given = read_yaml(behind)
     else:
         raise ConfigError(
-            f"{name}: no file {behind!r}; give a YAML file with options of cace_env.policies.quoted.Quoted, or "
-            "options such as window=20;output_weight=0.01"
+            f"{name}: there is no file {behind!r}; give a YAML file with options of cace_env.policies.quoted.Quoted, "
+            "or options such as window=20;output_weight=0.01"
         )
     return parse(Quoted, QUOTED[reading].model_dump(exclude_defaults=True) | given, name)
 

@@ -1,6 +1,6 @@
-"""In which range each feature was seen: what an agent was trained on, and whether an observation is like that.
+"""Ranges of feature values in an agent's training, and a check whether an observation is within them.
 
-Ranges are plain numbers by name, in the feature's own unit, so that they can stand on an agent's card:
+Ranges are plain numbers by name, in the feature's own unit, so that an agent's card can hold them:
 `{"slot.freed_gb": (8.1, 39.4), "pending.load_s": (0.9, 61.2), "context.memory_gb": (160.0, 160.0), ...}`.
 """
 
@@ -25,14 +25,14 @@ class Bounds(NamedTuple):
 
 
 def feature_ranges(observations: Float32Array, layout: ObservationLayout) -> dict[str, tuple[float, float]]:
-    """The least and the greatest value of every feature over rows that hold a model.
+    """Compute the least and the greatest value of every feature over rows that hold a model.
 
     Args:
         observations: `(..., layout.size)`, one or many.
         layout: theirs.
 
     Returns:
-        By name; features of a block without any row are left out.
+        By name; features of a block without rows are left out.
     """
     physical = layout.physical(np.asarray(observations).reshape(-1, layout.size)).astype(np.float32)
     ranges: dict[str, tuple[float, float]] = {}
@@ -47,45 +47,45 @@ def feature_ranges(observations: Float32Array, layout: ObservationLayout) -> dic
 
 
 def bounds_of(ranges: Ranges, margin: float) -> Bounds:
-    """Ranges as in the observation, widened on both sides.
+    """Convert ranges to the scale of the observation, widened on both sides.
 
     Args:
         ranges: by name; a feature without one has the bounds of the observation space.
-        margin: by which share of its width each range is widened: the extremes of more episodes lie further out.
+        margin: share of its width by which each range is widened, because more episodes have wider extremes.
 
     Raises:
-        ConfigError: no such feature, or a range that is not finite or does not ascend.
+        ConfigError: there is no such feature, or a range is not finite or does not ascend.
     """
     known = [f"{block}.{feature.name}" for block, features in BLOCKS.items() for feature in features]
     for name, (least, greatest) in ranges.items():
         if name not in known:
             raise ConfigError(f"ranges: no feature called {name!r}{did_you_mean(name, known)}")
         if not (np.isfinite(least) and np.isfinite(greatest) and least <= greatest):
-            raise ConfigError(f"ranges: that of {name!r} is {least} to {greatest}; it has to be finite and ascend")
+            raise ConfigError(f"ranges: the range of {name!r} is {least} to {greatest}; it has to be finite and ascend")
     bounds = space_bounds()
     for block, features in BLOCKS.items():
         for column, feature in enumerate(features):
             if f"{block}.{feature.name}" in ranges:
                 low, high = (_scaled(feature, end) for end in ranges[f"{block}.{feature.name}"])
-                # Besides, what float32 may round off: a constant has no width.
+                # Also allow for float32 rounding: the range of a constant has no width.
                 slack = margin * (high - low) + 1e-5 * max(abs(low), abs(high)) + 1e-6
                 bounds.low[block][column], bounds.high[block][column] = low - slack, high + slack
     return bounds
 
 
 def space_bounds() -> Bounds:
-    """The bounds of the observation space: what the environments promise of any fleet."""
+    """The bounds of the observation space: guaranteed by the environments for any fleet."""
     low = {b: np.array([-f.limit if f.signed else 0.0 for f in fs], dtype=np.float32) for b, fs in BLOCKS.items()}
     return Bounds(low, {b: np.array([f.limit for f in fs], dtype=np.float32) for b, fs in BLOCKS.items()})
 
 
 def _scaled(feature: Feature, value: float) -> float:
-    """A value as it stands in the observation."""
+    """Convert a value to the scale of the observation."""
     return float(np.copysign(np.log1p(abs(value) / feature.scale), value)) if feature.log else value / feature.scale
 
 
 def out_of_range(observation: Float32Array, layout: ObservationLayout, bounds: Bounds) -> str | None:
-    """The first number that is NaN, infinite or out of its range, in words; None where all are well.
+    """Describe the first number that is NaN, infinite or out of its range; None if there is none.
 
     Empty slots and rows without a model are left out.
     """

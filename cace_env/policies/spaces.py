@@ -1,11 +1,11 @@
-"""From the two spaces of an environment back to what lies where: for networks that are given nothing else.
+"""The observation layout recovered from an environment's two spaces, for networks that get nothing else.
 
-Libraries hand a network the spaces and no environment. With S slots and K pending rows both sizes are known:
+Libraries give a network the spaces but no environment. With S slots and K pending rows both sizes are known:
 
     Eviction-v0:  n = S            size = S x slot features + K x pending features + context features
     Swap-v0:      n = S + K + 1    size = the same
 
-For as many actions, Swap-v0 has a slot less at least and so a shorter observation: one cannot be taken for the other.
+With the same number of actions, Swap-v0 has fewer slots and a shorter observation, so the two cannot be confused.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from cace_env.tables import Protocol
 def layout_of(
     observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
 ) -> tuple[ObservationLayout, Protocol]:
-    """The layout of the observations of an environment, and whose actions they are for, from its spaces alone.
+    """Recover the layout of observations and the protocol from an environment's spaces.
 
     Args:
-        observation_space: of a single environment: flat, as `Eviction-v0` and `Swap-v0` have it.
+        observation_space: of a single environment: flat, as in `Eviction-v0` and `Swap-v0`.
         action_space: of a single environment: `Discrete`.
 
     Returns:
         The layout, and "eviction" or "swap".
 
     Raises:
-        ConfigError: spaces that no environment of this package has: of a wrapper that adds or stacks features, of many
-            environments, or of something else.
+        ConfigError: no environment of this package has such spaces: a wrapper adds or stacks features, or they belong
+            to many environments or to something else.
     """
     shape = observation_space.shape
     if not isinstance(observation_space, spaces.Box) or shape is None or len(shape) != 1:
@@ -56,8 +56,8 @@ def layout_of(
     if not rest and 1 <= slots < actions:
         return ObservationLayout(slots, actions - 1 - slots), Protocol.SWAP
     raise ConfigError(
-        f"an observation of {size} numbers with {actions} actions belongs to no fleet: there have to be "
-        f"{len(SLOT)} per slot, {len(PENDING)} per pending row and {len(CONTEXT)} of context; "
+        f"no fleet has observations of {size} numbers with {actions} actions: expected {len(SLOT)} numbers per slot, "
+        f"{len(PENDING)} per pending row and {len(CONTEXT)} of context; "
         "take the environment without wrappers that add, remove or stack features"
     )
 

@@ -195,7 +195,7 @@ def test_only_training_seeds_are_learned_from(scenarios: tuple[str, ...]) -> Non
 def test_mistakes_are_named(scenarios: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no policy called 'lrru'"):
         ImitationTrainer(quick(scenarios, teacher="lrru"))
-    with pytest.raises(ConfigError, match="Eviction-v0 asks for none"):
+    with pytest.raises(ConfigError, match="Eviction-v0 does not ask for one"):
         learned(quick(scenarios, shown=0, play_on=("wsjf+lru",)), 1)
     with pytest.raises(ConfigError, match="no state"):
         ImitationTrainer(quick(scenarios)).load(tmp_path)

@@ -220,7 +220,7 @@ def test_an_order_that_wants_to_be_woken_is_refused_or_cut_down_to_its_choices(p
 
 @pytest.mark.parametrize("policy", ["wsjf+lru", "wsjf+tests.envs.test_swap_env:drop_newest"])
 def test_where_nobody_asks_for_an_order_there_is_none(policy: str) -> None:
-    with pytest.raises(ConfigError, match="has an order, and Eviction-v0 asks for none"):
+    with pytest.raises(ConfigError, match="has an order, but Eviction-v0 does not ask for one"):
         Actor(policy, EvictionEnv(short()))
 
 

@@ -151,7 +151,7 @@ def test_the_future_of_another_workload_is_refused() -> None:
         ({"starts": 0}, "starts is 0; it has to be at least 1"),
         ({"threads": 0}, "threads is 0"),
         ({"bases": []}, "no base to start from"),
-        ({"bases": ["wsjf+lru"]}, "Eviction-v0 asks for none"),
+        ({"bases": ["wsjf+lru"]}, "Eviction-v0 does not ask for one"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

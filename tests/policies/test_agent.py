@@ -112,7 +112,7 @@ def test_an_agent_of_the_other_environment_is_refused(tmp_path: Path) -> None:
     write_agent(agent(Protocol.SWAP), tmp_path)
     with pytest.raises(ConfigError, match=r"trained for Swap-v0; this is Eviction-v0"):
         cace_env.evaluate(f"agent:{tmp_path}", "fast-loader", seeds=[1])
-    with pytest.raises(ConfigError, match="orders by itself"):
+    with pytest.raises(ConfigError, match="has its own order"):
         cace_env.evaluate(f"wsjf+agent:{tmp_path}", "fast-loader", seeds=[1], protocol="swap")
 
 

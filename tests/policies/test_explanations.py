@@ -251,15 +251,15 @@ def test_another_action_can_be_asked_about():
 def test_what_cannot_be_explained_is_refused():
     env, observation, action = next(asked(EvictionEnv, "lru"))
     for name in ("random", "belady", "hyperbolic", "rate-load-size", "ollama"):
-        with pytest.raises(ConfigError, match=f"policy {name!r} scores by no weighted sum"):
+        with pytest.raises(ConfigError, match=f"policy {name!r} does not score by a weighted sum"):
             explain(name, env.simulator)
     trained = agent(EvictionEnv, 0)
-    with pytest.raises(ConfigError, match="with its layout"):
+    with pytest.raises(ConfigError, match="needs its layout"):
         explain(trained, observation)
-    with pytest.raises(ConfigError, match="explained at a simulator"):
+    with pytest.raises(ConfigError, match="needs a simulator"):
         explain("lru", observation, env.layout)
     illegal = int(np.argmin(env.action_masks()))
-    with pytest.raises(ConfigError, match=f"action {illegal} is no candidate here"):
+    with pytest.raises(ConfigError, match=f"there is no candidate {illegal} here"):
         explain(trained, observation, env.layout, action=illegal)
     with pytest.raises(ConfigError, match="nothing to choose from"):
         explain(trained, only_one(observation, env.layout, action), env.layout)

@@ -281,7 +281,7 @@ def test_a_guard_is_named_in_front_of_any_policy(small: Case):
     assert evaluate("guarded:cace", small, [1]).column("cost") == evaluate("cace", small, [1]).column("cost")
     assert Guarded("cace").name == "guarded:cace" and Guarded(lru_in_python).name == "guarded:lru_in_python"
     for wrong in ("guarded:no-swapping", "guarded:guarded:lru"):
-        with pytest.raises(ConfigError, match="no policy that a guard could stand behind"):
+        with pytest.raises(ConfigError, match="a guard cannot wrap"):
             contestant_of(wrong)
     with pytest.raises(ConfigError, match="did you mean 'lru'"):
         contestant_of("guarded:lur")

@@ -210,9 +210,9 @@ def test_a_policy_without_an_order_goes_by_fifo() -> None:
 def test_unknown_orders_and_orders_where_none_is_asked_for_are_refused() -> None:
     with pytest.raises(ConfigError, match="no order called 'wsfj', did you mean 'wsjf'"):
         policy("wsfj+cace")
-    with pytest.raises(ConfigError, match=r"is an order; name the policy .* such as wsjf\+lru"):
+    with pytest.raises(ConfigError, match=r"is an order; add a policy .* such as wsjf\+lru"):
         policy("wsjf")
-    with pytest.raises(ConfigError, match="Eviction-v0 asks for none"):
+    with pytest.raises(ConfigError, match="Eviction-v0 does not ask for one"):
         cace_env.evaluate("wsjf+cace", "fast-loader", [0])
     with pytest.raises(ConfigError, match="patience_s is -1"):
         Order("impatient", "none", patience_s=-1.0)

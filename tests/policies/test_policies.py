@@ -348,10 +348,10 @@ def test_a_count_limit_that_pinned_models_use_up_is_refused() -> None:
 
 def test_numbers_for_unknown_or_missing_models_are_refused() -> None:
     tables = equal_fleet()
-    with pytest.raises(ConfigError, match="values has none for 'model-1'"):
+    with pytest.raises(ConfigError, match="values lacks 'model-1'"):
         rule_of(dataclasses.replace(policy("llama-swap"), values={"model-0": 1.0}), tables)
     with pytest.raises(
-        ConfigError, match="values names 'modle-0', which is no model of the fleet, did you mean 'model-0'"
+        ConfigError, match="values names 'modle-0', which is not a model of the fleet, did you mean 'model-0'"
     ):
         rule_of(dataclasses.replace(policy("llama-swap"), values={"modle-0": 1.0}), tables)
     with pytest.raises(ConfigError, match="keep_alive_s of 'model-0' is -1"):

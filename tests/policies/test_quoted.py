@@ -263,7 +263,7 @@ def test_a_file_of_options_is_a_policy(tmp_path: Path) -> None:
         ("evicts: oldest", "evicts: Input should be 'highest' or 'lowest'"),
         ("window: 0", "window: Input should be greater than or equal to 1"),
         ("direction: up", "direction: unknown key"),
-        ("last_use: age\nclock_start_s: 5.0", "clock_start_s shifts timestamps, and last_use is age"),
+        ("last_use: age\nclock_start_s: 5.0", "clock_start_s shifts timestamps, but last_use is an age"),
     ):
         file.write_text(text + "\n")
         with pytest.raises(ConfigError, match=problem):

@@ -77,7 +77,7 @@ def test_spaces_of_the_environments_tell_what_they_are():
 @pytest.mark.parametrize(
     ("observations", "actions", "message"),
     [
-        (spaces.Box(0, 1, (7,)), spaces.Discrete(3), "belongs to no fleet"),
+        (spaces.Box(0, 1, (7,)), spaces.Discrete(3), "no fleet has observations of"),
         (spaces.Box(0, 1, (4, 95)), spaces.Discrete(2), "flat Box"),
         (spaces.Dict({"observation": spaces.Box(0, 1, (95,))}), spaces.Discrete(2), "flat Box"),
         (spaces.Box(0, 1, (95,)), spaces.Box(0, 1, (2,)), "Discrete"),

@@ -454,7 +454,7 @@ def test_a_state_of_another_version_is_refused() -> None:
     state = env.get_state()
     with pytest.raises(ValueError, match=r"comes from cace-env 0\.0\.1 .*, this is .*do not work across versions"):
         env.set_state(state._replace(origin=state.origin._replace(version="0.0.1 (0123)")))
-    with pytest.raises(TypeError, match="expected a state from get_state\(\), got dict"):
+    with pytest.raises(TypeError, match=r"expected a state from get_state\(\), got dict"):
         env.set_state({})  # type: ignore[arg-type]
 
 
