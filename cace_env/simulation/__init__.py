@@ -1,4 +1,4 @@
-"""The simulator: owns the arrays, calls the kernel, and answers in plain Python."""
+"""The simulator: owns the arrays, calls the kernel, and returns plain Python values."""
 
 from cace_env.simulation.bank import Bank
 from cace_env.simulation.batch import Simulators

@@ -1,4 +1,4 @@
-"""Workloads laid out for the kernel, one under the other: environments share them, resets find them again."""
+"""Workloads as rows of arrays for the kernel: environments share them, and resets reuse them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cace_env.workload import Workload
 
 
 class Shelf(NamedTuple):
-    """A workload in the bank, and the room its simulation takes."""
+    """A workload in the bank, and the memory that its simulation needs."""
 
     row: int
     requests: int
@@ -26,22 +26,22 @@ class Bank:
     """Rows for workloads: one for each environment, and one for each workload that is kept.
 
     Args:
-        num_envs: rows that belong to one environment each; a new workload replaces the one before.
-        kept: rows for workloads that are kept under a key.
+        num_envs: rows of one environment each; a new workload replaces the old one.
+        kept: number of workloads that are kept under a key.
     """
 
     def __init__(self, num_envs: int, kept: int) -> None:
         self._rows = num_envs + kept
         self._first_kept = self._next = num_envs
         self._kept: dict[tuple[int, int], Shelf] = {}
-        self._held: dict[int, Requests] = {}  # by row: what snapshots share
-        self._home: dict[int, int] = {}  # row of what is held of a workload that is kept, by its id
+        self._held: dict[int, Requests] = {}  # by row: workloads that snapshots share
+        self._home: dict[int, int] = {}  # row of a held copy of a kept workload, by its id
         self.times: npt.NDArray[Any] = np.zeros((self._rows, 0, len(TIME)), dtype=np.int64)
         self.columns: npt.NDArray[Any] = np.zeros((self._rows, 0, len(COLUMN)), dtype=np.int32)
         self.open_order: npt.NDArray[Any] = np.zeros((self._rows, 0), dtype=np.int32)
 
     def kept(self, key: tuple[int, int], workload: Callable[[], Workload]) -> Shelf:
-        """The row of a workload that is kept; `workload` makes it the first time."""
+        """The row of a kept workload; `workload` generates it the first time."""
         shelf = self._kept.get(key)
         if shelf is None:
             shelf = self._kept[key] = self.put(self._next, workload())
@@ -49,13 +49,13 @@ class Bank:
         return shelf
 
     def put(self, row: int, workload: Workload) -> Shelf:
-        """Lays a workload out in a row: that of an environment has the environment's number."""
+        """Write a workload to a row; an environment's own row has the environment's number."""
         requests, session_pairs, user_pairs = requests_of(workload)
         self._write(row, requests)
         return Shelf(row, len(workload), len(requests.open_order), session_pairs, user_pairs)
 
     def hold(self, row: int, requests: int, opened: int) -> Requests:
-        """The workload of a row, for keeps: the same object until the row has another one."""
+        """A lasting copy of the workload of a row: the same object until the row gets another one."""
         held = self._held.get(row)
         if held is None:
             held = Requests(self.times[row, :requests], self.columns[row, :requests], self.open_order[row, :opened])
@@ -67,7 +67,7 @@ class Bank:
         return held
 
     def put_back(self, env: int, held: Requests) -> int:
-        """The row in which an environment finds what was held: copied into its own, if it is in neither."""
+        """The row where an environment finds a held workload; if none has it, it is copied to the environment's own."""
         if self._held.get(env) is held:
             return env
         home = self._home.get(id(held))
@@ -78,7 +78,7 @@ class Bank:
         return env
 
     def _write(self, row: int, requests: Requests) -> None:
-        """Lays a workload out; what was held of the row is no longer there."""
+        """Write a workload to a row; the row's held copy is dropped."""
         self._held.pop(row, None)
         count, opened = len(requests.times), len(requests.open_order)
         if count > self.times.shape[1]:
@@ -88,13 +88,13 @@ class Bank:
         self.open_order[row, :opened] = requests.open_order
 
     def _make_room(self, requests: int) -> None:
-        """Rows of at least `requests`; what is there stays."""
+        """Grow rows to at least `requests`; their content is kept."""
         self.times = self._wider(self.times, requests)
         self.columns = self._wider(self.columns, requests)
         self.open_order = self._wider(self.open_order, requests)
 
     def _wider(self, old: npt.NDArray[Any], requests: int) -> npt.NDArray[Any]:
-        """The system provides only the memory that is written: nothing for rows that have not been used."""
+        """A wider copy; unused rows take no memory, because the system provides only pages that are written."""
         new = np.zeros((self._rows, requests, *old.shape[2:]), dtype=old.dtype)
         new[: self._next, : old.shape[1]] = old[: self._next]
         return new

@@ -1,6 +1,6 @@
-"""Simulations side by side: one arena, one bank of workloads, one compiled call for all.
+"""Many simulations in one arena, with one bank of workloads, stepped by one compiled call.
 
-The single environment is the case of one, the vector environment that of many.
+A single environment is a batch of one, a vector environment a batch of many.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from cace_env.simulation.simulator import Simulator, trace_rows
 from cace_env.simulation.snapshot import MOST_SEATS, Snapshot, fleet_digest, pack, unpack
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables, Protocol
 
-SLACK: Final = 1.1  # room in a row of the arena for a next workload that needs a little more
+SLACK: Final = 1.1  # spare room in a row of the arena, for a next workload that needs a little more
 SLOTS: Final = State._fields.index("slots")
 SECONDS: Final = 1e-6
 NO_ACTIONS: Final = np.zeros(0, dtype=np.int64)
 
 
 def prices(cost: CostTable) -> npt.NDArray[np.float64]:
-    """What one unit of each of `COST_TERMS` costs, `(NUM_TERMS,)`: a us of waiting or loading, a missed SLO, ..."""
+    """Price of one unit of each of `COST_TERMS`, `(NUM_TERMS,)`: a us of waiting or loading, a missed SLO, ..."""
     found = np.empty(NUM_TERMS)
     for number, task in enumerate(TASKS):
         has_slo = cost.slo_us[number] < FOREVER
@@ -61,15 +61,16 @@ def prices(cost: CostTable) -> npt.NDArray[np.float64]:
 
 
 class Simulators:
-    """`N` simulations, each of one of `F` fleets, seen through one observation layout.
+    """`N` simulations, each with one of `F` fleets, with one common observation layout.
 
     Args:
         tables: the fleets; checked.
         fleet_of: the fleet of each simulation, `(N,)`.
-        layout: of the observations; its `max_slots` hold for all fleets; in Swap-v0 `max_pending` are rows of models.
+        layout: layout of the observations; its `max_slots` applies to all fleets; in Swap-v0 `max_pending` is the
+            number of model rows.
         invalid_penalty: taken from the reward for an illegal action; at least 0.
-        kept: how many workloads the bank can keep.
-        threads: how many share the work of a call.
+        kept: number of workloads that the bank can keep.
+        threads: number of threads that share the work of a call.
         trace: keep the event trace (memory grows with the episode; for one simulation only).
     """
 
@@ -106,13 +107,13 @@ class Simulators:
         self._places = np.zeros((self.num_envs, len(PLACE)), dtype=np.int64)
         self._places[:, PLACE.fleet] = fleet_of
         self._at = np.zeros((self.num_envs, len(State._fields) + 1), dtype=np.int64)
-        self._offsets: dict[int, tuple[int, ...]] = {}  # rows of `_at` as plain numbers, where they were asked for
+        self._offsets: dict[int, tuple[int, ...]] = {}  # rows of `_at` as plain numbers, made on demand
         self._arena = arena(self.num_envs, 0)
         self._charged = np.zeros((self.num_envs, NUM_TERMS), dtype=np.int64)
         self._marks = np.zeros((self.num_envs, 2), dtype=np.int64)
 
     def load(self, env: int, shelf: Shelf) -> None:
-        """Gives a simulation its next workload, which it begins at its reset."""
+        """Give a simulation its next workload, which starts at its reset."""
         fleet = self._places[env, PLACE.fleet]
         self._places[env] = (fleet, shelf.row, shelf.requests, shelf.open_requests)
         self._at[env] = state_offsets(
@@ -130,17 +131,17 @@ class Simulators:
             self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
 
     def _make_room(self, words: int) -> None:
-        """Rows of at least so many words; what is there stays."""
+        """Grow rows to at least `words`; their content is kept."""
         if words > self._arena.shape[1]:
             wider = arena(self.num_envs, round(words * SLACK))
             wider[:, : self._arena.shape[1]] = self._arena
             self._arena = wider
 
     def new_look(self) -> Look:
-        """Arrays for what is seen next; nothing is in them."""
+        """New arrays for observations, masks and costs, not filled yet."""
         envs = self.num_envs
         terms = np.empty((len(REWARD_TERMS), envs))
-        terms[TERM.baseline] = 0.0  # the simulator knows of none
+        terms[TERM.baseline] = 0.0  # the simulator has no baseline
         return Look(
             observations=np.empty((envs, self.layout.size), dtype=np.float32),
             masks=np.empty((envs, self.num_actions), dtype=np.int8),
@@ -155,10 +156,10 @@ class Simulators:
         )
 
     def reset(self, rows: Int64Array, look: Look) -> int:
-        """Starts the episodes of `rows` and runs each to its first question; how many have none.
+        """Start the episodes of `rows` and run each to its first question; returns how many have no question.
 
         Raises:
-            SimulationError: a simulation that cannot go on.
+            SimulationError: a simulation cannot continue.
         """
         unasked = self._share(rows, True, NO_ACTIONS, look)
         if unasked:
@@ -166,10 +167,10 @@ class Simulators:
         return unasked
 
     def step(self, rows: Int64Array, actions: Int64Array, look: Look) -> int:
-        """Answers the questions of `rows` by `actions[row]`, runs to the next ones; how many episodes ended.
+        """Answer the questions of `rows` with `actions[row]` and run to the next ones; returns how many episodes ended.
 
         Raises:
-            SimulationError: a simulation that cannot go on.
+            SimulationError: a simulation cannot continue.
         """
         ended = self._share(rows, False, actions, look)
         if ended:
@@ -177,11 +178,11 @@ class Simulators:
         return ended
 
     def see(self, rows: Int64Array, look: Look) -> None:
-        """Observations and masks of `rows` as they stand."""
+        """Write the current observations and masks of `rows`."""
         kernel.see_rows(self.batch(), rows, self._scalings[0], self.layout.max_pending, look)
 
     def snapshot(self, env: int) -> Snapshot:
-        """A simulation as it stands; it has to have been reset."""
+        """Take a snapshot of a simulation, which must have been reset."""
         fleet, row, requests, opened = self._places[env].tolist()
         words = self._arena[env]
         at = self._offsets.get(env)
@@ -196,10 +197,10 @@ class Simulators:
         )
 
     def restore(self, env: int, snapshot: Snapshot) -> None:
-        """Makes a simulation go on from a snapshot of any one with the same fleet.
+        """Continue a simulation from a snapshot of any simulation with the same fleet.
 
         Raises:
-            ValueError: it is of another fleet, or lacks the event trace that is kept here; nothing has changed.
+            ValueError: the snapshot has another fleet, or lacks the event trace that is kept here; nothing has changed.
         """
         fleet = self._places.item(env, PLACE.fleet)
         digest, at, packed, workload, trace = snapshot
@@ -207,7 +208,7 @@ class Simulators:
             raise ValueError("the snapshot is of another fleet, or of another version of the simulator")
         if self._keep_trace and trace is None:
             raise ValueError(
-                "the snapshot lacks the history that is rendered here; take it where there is a render_mode, too"
+                "the snapshot lacks the history that rendering needs; take it from an environment with a render_mode"
             )
         requests = len(workload.times)
         self._places[env] = fleet, self.bank.put_back(env, workload), requests, len(workload.open_order)
@@ -226,15 +227,15 @@ class Simulators:
             self.trace[: len(trace)] = trace
 
     def digest(self, fleet: int) -> bytes:
-        """Of what decides how simulations of a fleet go on; a few hundred microseconds, once."""
+        """Digest of everything that determines simulations of a fleet; computed once, in a few hundred microseconds."""
         digest = self._digests.get(fleet)
         if digest is None:
             tables = self.tables[fleet]
-            digest = self._digests[fleet] = fleet_digest(tables, NO_LIMITS.row(tables))  # those kept here are padded
+            digest = self._digests[fleet] = fleet_digest(tables, NO_LIMITS.row(tables))  # limits here are padded
         return digest
 
     def charged_until_s(self, env: int) -> float:
-        """Until when a simulation's rewards so far have charged its cost: 0 before the first step."""
+        """Time until which a simulation's rewards cover its cost: 0 before the first step."""
         return float(self._marks[env, MARK.time_us] * SECONDS) if self._arena[env, DECISIONS] else 0.0
 
     def asked(self, env: int) -> bool:
@@ -242,7 +243,7 @@ class Simulators:
         return bool(self._arena[env, STATUS] == ASKED)
 
     def describe(self, env: int, mask: npt.NDArray[np.int8]) -> str:
-        """The open question of a simulation, in words."""
+        """Describe the open question of a simulation in words."""
         if not self.asked(env):
             return "nothing is asked"
         names = self.tables[self._places[env, PLACE.fleet]].model_names
@@ -276,7 +277,7 @@ class Simulators:
         return {**self.__dict__, "_pool": None}
 
     def batch(self) -> Batch:
-        """The arrays as the kernel takes them, to look at; a later `load` may put others in their place."""
+        """The arrays in the form that the kernel takes, for reading; a later `load` may replace them."""
         return Batch(
             arena=self._arena,
             at=self._at,
@@ -294,7 +295,7 @@ class Simulators:
         )
 
     def _share(self, rows: Int64Array, begin: bool, actions: Int64Array, look: Look) -> int:
-        """Gives each thread a chunk of the rows to start or to step; how many are asked nothing more."""
+        """Give each thread a chunk of the rows to start or step; returns how many have no further question."""
         batch, pending = self.batch(), self.layout.max_pending
         threads = min(len(self._scalings), len(rows))
         if threads <= 1:
@@ -309,17 +310,17 @@ class Simulators:
         try:
             done = kernel.step_rows(batch, mine, begin, actions, self._penalty, self._scalings[0], pending, look)
         finally:
-            wait(waiting)  # whatever happens here, nobody may go on while others step these rows
+            wait(waiting)  # even after an error, wait until no thread steps these rows
         return done + sum(future.result() for future in waiting)
 
     def _executor(self) -> ThreadPoolExecutor:
-        """The threads; a forked process has none of its parent's and makes its own."""
+        """The thread pool; a forked process makes its own."""
         if self._pool is None or self._pool[0] != os.getpid():
             self._pool = os.getpid(), ThreadPoolExecutor(len(self._scalings) - 1, thread_name_prefix="cace-env")
         return self._pool[1]
 
     def _check(self, rows: Int64Array) -> None:
-        """Raises for simulations among `rows` that cannot go on. No trace overflows: `trace_rows` is a bound."""
+        """Raise if a simulation among `rows` cannot continue. Traces cannot overflow: `trace_rows` is a bound."""
         for env in rows[self._arena[rows, STATUS] == STUCK].tolist():
             try:
                 self.view(env).check()
@@ -327,17 +328,17 @@ class Simulators:
                 raise SimulationError(f"environment {env}: {error}") from None
 
     def close(self) -> None:
-        """Ends the threads; another call would start new ones."""
+        """Stop the threads; a later call starts new ones."""
         if self._pool is not None and self._pool[0] == os.getpid():
             self._pool[1].shutdown()
         self._pool = None
 
 
 def _common_actions(tables: Sequence[FleetTables], layout: ObservationLayout) -> int:
-    """How many actions a policy has.
+    """Number of actions.
 
     Raises:
-        ValueError: different protocols, or fewer rows of models than a fleet of Swap-v0 has models.
+        ValueError: the protocols differ, or a fleet of Swap-v0 has more models than there are rows.
     """
     protocols = {fleet.protocol for fleet in tables}
     if len(protocols) > 1:
@@ -352,7 +353,7 @@ def _common_actions(tables: Sequence[FleetTables], layout: ObservationLayout) ->
 
 
 def _padded(rows: Sequence[Int64Array]) -> Int64Array:
-    """Rows of several lengths as one array, zeros behind the shorter ones."""
+    """Rows of several lengths as one array, shorter ones padded with zeros."""
     out = np.zeros((len(rows), max(len(row) for row in rows)), dtype=np.int64)
     for row, line in zip(rows, out, strict=True):
         line[: len(row)] = row

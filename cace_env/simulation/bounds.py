@@ -1,8 +1,8 @@
-"""What no policy can beat: each request alone on the fastest accelerator, its model resident, its prefix cached.
+"""A lower bound on the cost of any policy: each request alone on the fastest accelerator.
 
-Other requests, loads and prompts that must be computed again only add to that. The bound knows nothing of memory, so it
-is loose wherever much is swapped: it says how much of a cost is work, not how much of the rest could be saved
-(`cace_env.planning.planner` looks for that, `cace_env.planning.optimum` proves it for tiny episodes).
+Its model is resident and its prefix cached. Other requests, loads and recomputed prompts only add to that. The bound
+ignores memory, so it is loose when there are many swaps: it says how much of a cost is work, not how much of the rest
+could be saved
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cace_env.kernel.state import Int64Array
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
-TOLERANCE_US: Final = 2  # a latency is rounded where a prefill and a decode begin: it may come out so much shorter
+TOLERANCE_US: Final = 2  # a latency is rounded where a prefill and a decode begin: it can be shorter by this much
 SHORTEST_ROUND_NS: Final = 1000
 
 
@@ -25,22 +25,22 @@ class LowerBound:
     """The least cost of an episode, and the least latencies of its `R` requests."""
 
     cost: float
-    ttft_us: Int64Array  # (R,) 0 where refused
-    e2e_us: Int64Array  # (R,) 0 where refused
+    ttft_us: Int64Array  # (R,) 0 if refused
+    e2e_us: Int64Array  # (R,) 0 if refused
 
 
 def lower_bound(tables: FleetTables, workload: Workload) -> LowerBound:
-    """The least cost and latencies that any policy can reach.
+    """Compute the least cost and latencies that any policy can reach.
 
     A request that is longer than its model's KV cache is refused under every policy: it costs `w_refused`, and has no
-    latency. An SLO is missed under every policy where the least latency is longer. Loads cost nothing here.
+    latency. An SLO is missed under every policy if the least latency exceeds it. Loads cost nothing here.
 
     Args:
         tables: the fleet.
         workload: its requests.
 
     Raises:
-        WorkloadError: the workload is not one of this fleet.
+        WorkloadError: the workload does not fit this fleet.
     """
     workload.validate(tables)
     m = workload.model
@@ -48,7 +48,7 @@ def lower_bound(tables: FleetTables, workload: Workload) -> LowerBound:
         column.astype(np.int64) for column in (workload.context_tokens, workload.new_tokens, workload.output_tokens)
     )
     chunks = -(-new // tables.chunk_tokens[m])
-    # Each (A, R): rounds as the simulator makes them (`docs/design.md`, section 2), with nobody else in them.
+    # Each (A, R): rounds of the simulator (`docs/design.md`, section 2) with no other request in them.
     work_ns = tables.prefill_ns[:, m] * new + tables.attention_ps[:, m] * (context**2 - (context - new) ** 2) // 2000
     prefill_round_ns = np.maximum(SHORTEST_ROUND_NS, tables.round_ns[:, m] + work_ns // chunks)
     decode_round_ns = tables.round_ns[:, m] + tables.decode_ns[:, m]

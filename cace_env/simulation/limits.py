@@ -1,4 +1,4 @@
-"""Limits on an episode: how long, and how many models at once."""
+"""Limits on an episode: keep-alives, models per accelerator, and patience."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cace_env.tables import FOREVER, NONE, FleetTables, pinned_bytes
 
 @dataclass(frozen=True)
 class Limits:
-    """What some deployed rules carry beside their choice of victim."""
+    """Limits that some deployed rules have in addition to their choice of victim."""
 
     keep_alive_us: Sequence[int] | None = None  # (M,) FOREVER = never; None = never for all
     max_resident: int | None = None  # models per accelerator
-    patience_us: int = FOREVER  # Swap-v0: asked again when a model has been pending for so long
+    patience_us: int = FOREVER  # Swap-v0: the policy is asked again when a model has been pending this long
 
     def row(self, tables: FleetTables) -> Int64Array:
-        """`(LIMIT.keep_alive_us + M,)` as the kernel reads it.
+        """`(LIMIT.keep_alive_us + M,)` in the form that the kernel reads.
 
         Raises:
-            SimulationError: a limit under which some model could never be loaded (`least_max_resident`).
+            SimulationError: under a limit some model could never be loaded (`least_max_resident`).
         """
         models = tables.num_models
         keep_alive = (
@@ -32,7 +32,7 @@ class Limits:
         )
         if keep_alive.shape != (models,) or (keep_alive < 0).any():
             raise SimulationError(
-                f"keep_alive_us needs one time of at least 0 for each of {models} models, has {keep_alive}"
+                f"keep_alive_us is {keep_alive}; give one time of at least 0 for each of {models} models"
             )
         most = models if self.max_resident is None else self.max_resident
         least, model = least_max_resident(tables)
@@ -57,9 +57,9 @@ NO_LIMITS = Limits()
 def least_max_resident(tables: FleetTables) -> tuple[int, int]:
     """The smallest `Limits.max_resident` under which every model can be loaded, and a model that needs it.
 
-    A model fits on an accelerator if it does beside those pinned there, whatever else is asleep (as `tables.validate`
-    checks for the roomiest one); of those where it fits, the one with the fewest pinned models decides. `(0, NONE)`
-    where the limit holds nobody back: all are pinned, or memory is unlimited.
+    A model fits on an accelerator if there is room beside the models pinned there, whatever else is asleep (as
+    `tables.validate` checks for the roomiest one); of those where it fits, the one with the fewest pinned models
+    decides. `(0, NONE)` if the limit affects no model: all are pinned, or memory is unlimited.
     """
     unpinned = np.flatnonzero(tables.pinned_on == NONE)
     if tables.unlimited_memory or not len(unpinned):

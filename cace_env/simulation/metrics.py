@@ -1,7 +1,7 @@
-"""What an episode was like for the people who waited, and what it cost: flat, named numbers with units.
+"""Metrics of an episode: waiting times and costs as flat, named numbers with units.
 
-`METRICS` describes every name. A name ends with its unit where it has one; a name that begins with a task
-(`completion_ttft_p95_s`) counts only that task's requests. What no request can tell is NaN, never 0.
+`METRICS` describes every name. A name ends with its unit if it has one; a name that begins with a task
+(`completion_ttft_p95_s`) counts only that task's requests. A metric without any request is NaN, never 0.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from cace_env.tables import TASKS, FleetTables
 FloatArray = npt.NDArray[np.float64]
 
 QUANTILES: Final = (0.50, 0.95, 0.99)
-WORKING_DAY_S: Final = 8 * 3600  # [s] a day of the load that the episode shows; nobody waits while everybody sleeps
-# Bins of `ttft_histogram` [s], 20 to a decade; what lies outside counts in the first and the last one.
+WORKING_DAY_S: Final = 8 * 3600  # [s] length of a day at the episode's load, without the night
+# Bins of `ttft_histogram` [s], 20 to a decade; values outside count in the first or last bin.
 TTFT_EDGES_S: Final[FloatArray] = np.logspace(-3, 4, 141)
 
 
 class Metric(NamedTuple):
-    """What a number of an episode means."""
+    """Meaning of a metric."""
 
     unit: str
     meaning: str
-    better: str = ""  # "less", "more", or "" where it is neither
+    better: str = ""  # "less", "more", or "" if neither is better
 
 
 _LATENCIES = {
@@ -61,17 +61,17 @@ def _of_requests() -> dict[str, Metric]:
 TASK_METRICS: Final[dict[str, Metric]] = _of_requests()
 METRICS: Final[dict[str, Metric]] = {
     **TASK_METRICS,
-    "cost": Metric("cost", "weighted waiting of all people: what is minimised; minus the sum of rewards", "less"),
+    "cost": Metric("cost", "weighted waiting of all requests: what is minimised; minus the sum of rewards", "less"),
     "cost_per_request": Metric("cost", "cost / requests", "less"),
     "waited_min_per_day": Metric(
         "developer min", "minutes that developers together wait for first tokens in 8 hours of this load", "less"
     ),
-    "evictions": Metric("evictions", "models brought out of memory, keep-alive evictions too", "less"),
-    "forced_evictions": Metric("evictions", "with a single legal victim: nobody was asked"),
+    "evictions": Metric("evictions", "models evicted from memory, including keep-alive evictions", "less"),
+    "forced_evictions": Metric("evictions", "with a single legal victim: the policy was not asked"),
     "keep_alive_evictions": Metric("evictions", "because a rule's keep-alive had run out"),
     "drains": Metric("evictions", "of models in use: they finish what runs and admit no more", "less"),
     "waits": Metric("decisions", "Swap-v0: to wait instead of loading a model"),
-    "prefetches": Metric("loads", "Swap-v0: chosen for models that nobody waited for"),
+    "prefetches": Metric("loads", "Swap-v0: chosen for models without waiting requests"),
     "loads": Metric("loads", "models brought into memory", "less"),
     "load_s": Metric("s", "sum of load times", "less"),
     "loaded_gb": Metric("GB", "weights brought into memory", "less"),
@@ -94,13 +94,13 @@ METRICS: Final[dict[str, Metric]] = {
 
 
 def episode_metrics(summary: Summary, tables: FleetTables) -> dict[str, float]:
-    """Every metric of `METRICS`, in its order.
+    """Compute every metric of `METRICS`, in its order.
 
-    Latencies are those of requests that were answered: refused ones have none, and where an episode was cut short
+    Latencies are those of answered requests: refused ones have none, and if an episode was cut short
     (`truncated`), neither have unfinished ones.
 
     Args:
-        summary: what the simulator says of the episode (`Simulator.summary`).
+        summary: summary of the episode (`Simulator.summary`).
         tables: the fleet it ran on.
     """
     totals = summary.totals
@@ -108,7 +108,7 @@ def episode_metrics(summary: Summary, tables: FleetTables) -> dict[str, float]:
     everything = ShareColumns(*(sum(column) for column in zip(*rows, strict=True)))
     ascending_us = [np.sort(latencies_us) for latencies_us in summary.latencies_us]
     all_ascending_us = np.concatenate(ascending_us, axis=1)
-    all_ascending_us.sort(kind="stable")  # merges what is sorted, in half the time of sorting it anew
+    all_ascending_us.sort(kind="stable")  # merges sorted runs, in half the time of a new sort
     simulated_us = max(totals.end_us, 1)
     accelerator_us = simulated_us * tables.num_accelerators
     values = _request_metrics(everything, all_ascending_us)
@@ -151,7 +151,7 @@ def ttft_histogram(episode: Episode) -> npt.NDArray[np.int64]:
 
 
 def _request_metrics(share: ShareColumns, ascending_us: npt.NDArray[np.int64]) -> dict[str, float]:
-    """The metrics of `TASK_METRICS` of some requests; their TTFTs and E2E latencies are `(2, answered)`, sorted."""
+    """Metrics of `TASK_METRICS` for some requests; their TTFTs and E2E latencies are `(2, answered)`, sorted."""
     ttft_us, e2e_us = ascending_us
     return {
         **_statistics_s("ttft", share.ttft_us, ttft_us),
@@ -179,7 +179,7 @@ def _statistics_s(name: str, sum_us: int, ascending_us: npt.NDArray[np.int64]) -
 
 
 def _quantiles(ascending: npt.NDArray[np.int64]) -> list[float]:
-    """`numpy.quantile` of `QUANTILES` in a small part of its time, for which every end of an episode would wait."""
+    """`numpy.quantile` of `QUANTILES` but much faster, because every end of an episode waits for it."""
     last = len(ascending) - 1
     if last < 0:
         return [np.nan] * len(QUANTILES)
@@ -193,5 +193,5 @@ def _quantiles(ascending: npt.NDArray[np.int64]) -> list[float]:
 
 
 def _ratio(numerator: float, denominator: int) -> float:
-    """NaN where there is nothing to divide by."""
+    """The ratio; NaN if the denominator is 0."""
     return numerator / denominator if denominator else np.nan

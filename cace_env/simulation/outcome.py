@@ -1,4 +1,4 @@
-"""What a simulation returns: episodes, totals, event traces, errors."""
+"""Results of a simulation: episodes, totals, event traces, errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cace_env.kernel.state import Int64Array
 
 
 class SimulationError(RuntimeError):
-    """The simulator could not go on; the message says at which time and why."""
+    """The simulator could not continue; the message says at which time and why."""
 
 
 class TraceRow(NamedTuple):
@@ -21,12 +21,12 @@ class TraceRow(NamedTuple):
     time_us: int
     kind: str
     subject: int  # request or model
-    accelerator: int  # NONE where the model is on none
+    accelerator: int  # NONE if the model is on no accelerator
 
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What happened in all, and per accelerator (`A`). Times in us."""
+    """Counts of an episode in total, and per accelerator (`A`). Times in us."""
 
     cost: float
     end_us: int
@@ -37,11 +37,11 @@ class Totals:
     evictions: int
     keep_alive_evictions: int
     waits: int  # answers "wait" of Swap-v0
-    prefetches: int  # loads chosen for models that nobody waited for
+    prefetches: int  # loads chosen for models without waiting requests
     loads: int
     load_us_total: int
     loaded_bytes: int
-    regret_loads: int  # of models evicted less than a minute before
+    regret_loads: int  # loads of models evicted less than a minute before
     cold_requests: int  # arrivals whose model was not resident
     prefix_tokens_lost: int  # prompt tokens computed again because the model had been evicted
     busy_us: Int64Array  # (A,) engine time
@@ -50,7 +50,7 @@ class Totals:
 
 
 class Summary(NamedTuple):
-    """What happened as its metrics need it: in sums, and the latencies of answered requests."""
+    """The input of metrics: sums, and the latencies of answered requests."""
 
     totals: Totals
     shares: Int64Array  # (T, SHARE), see cace_env.kernel.summary
@@ -59,12 +59,12 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Episode(Totals):
-    """What happened in all, per request (`R`), per task (`T`) and per model (`M`). Times in us."""
+    """Results of an episode in total, per request (`R`), per task (`T`) and per model (`M`). Times in us."""
 
     task: npt.NDArray[np.int8]  # (R,) index into TASKS
-    arrival_us: Int64Array  # (R,) FOREVER where the episode was cut before
-    first_token_us: Int64Array  # (R,) NONE where refused or cut
-    finish_us: Int64Array  # (R,) NONE where refused or cut
+    arrival_us: Int64Array  # (R,) FOREVER if the episode was cut before it
+    first_token_us: Int64Array  # (R,) NONE if refused or cut
+    finish_us: Int64Array  # (R,) NONE if refused or cut
     refused: npt.NDArray[np.bool_]  # (R,)
     waiting_us: Int64Array  # (T,) request-us until the first token
     system_us: Int64Array  # (T,) request-us in the system

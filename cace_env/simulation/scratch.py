@@ -1,4 +1,4 @@
-"""Scratch space for compiled code, which can create no arrays."""
+"""Scratch space for compiled code, which cannot create arrays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_NETWORK: Final = Weights(0, *[_NOTHING] * (len(Weights._fields) - 1))
 
 
 def largest(rules: Iterable[Rule]) -> Weights:
-    """The network that needs most room of those that some rules have."""
+    """The network that needs the most room among those of some rules."""
     return max((rule.network for rule in rules), key=lambda network: (len(network.slot_linear), network.hidden))
 
 
@@ -27,7 +27,7 @@ def _layout(slots: int, models: int) -> ObservationLayout:
 
 
 def new_thought(slots: int, models: int, network: Weights) -> Thought:
-    """Room for the kernel to evaluate a network; of length 0 where there is none."""
+    """Arrays for the kernel to evaluate a network; of length 0 without one."""
     if not len(network.slot_linear):
         return Thought(Scaling(*[np.zeros(0)] * 3), *([_NOTHING] * (len(Thought._fields) - 1)))
     layout = _layout(slots, models)
@@ -47,7 +47,7 @@ def new_thought(slots: int, models: int, network: Weights) -> Thought:
 
 
 def new_scratch(slots: int, models: int, network: Weights = NO_NETWORK) -> Scratch:
-    """Room for a built-in rule to think in; `network` is the rule's, or the largest one of several."""
+    """Scratch arrays for a built-in rule; `network` is the rule's, or the largest of several."""
     return Scratch(
         np.zeros((slots, len(SLOT))),
         np.zeros(slots),

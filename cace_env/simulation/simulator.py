@@ -1,7 +1,7 @@
-"""The simulator: owns the arrays, calls the kernel, answers in plain Python.
+"""The simulator: owns the arrays, calls the kernel, returns plain Python values.
 
-`Simulator` is stepped question by question (the environment, Python policies, other people's simulators held against
-this one); `run_rule` runs a built-in rule's whole episode in one compiled call. Both start from plain integer tables.
+`Simulator` is stepped question by question (by the environment, by Python policies, and to compare it with other
+simulators); `run_rule` runs a built-in rule's whole episode in one compiled call. Both start from integer tables.
 """
 
 from __future__ import annotations
@@ -40,30 +40,30 @@ from cace_env.workload import Workload
 
 MAX_SUM_US: Final = (1 << 63) - 1
 
-# Row, its offsets, fleet row, its offsets, workload: how the kernel's entry points take a simulation.
+# Row, its offsets, fleet row, its offsets, workload: the arguments of the kernel's entry points for a simulation.
 Arguments = tuple[Int64Array, Int64Array, Int64Array, Int64Array, layout.Requests]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a policy is asked: which slot's model shall leave for the target; in Swap-v0 also which model to load.
+    """A question to the policy: which slot's model to evict for the target; in Swap-v0 also which model to load.
 
     Valid until the answer. `legal` are the actions: evict each slot; in Swap-v0 then load each model, and wait.
     """
 
     now_us: int
     decision: int  # 0-based
-    target: int  # model to be loaded; NONE where that is asked
-    slot_models: Int64Array  # (S,) model in each slot, NONE where empty
+    target: int  # model to be loaded; NONE if that is the question
+    slot_models: Int64Array  # (S,) model in each slot, NONE if empty
     legal: npt.NDArray[np.bool_]  # (S,), in Swap-v0 (S + M + 1,)
-    last_use_us: Int64Array  # (M,) last arrival or finish; the load end of a model that nobody has asked for yet
+    last_use_us: Int64Array  # (M,) last arrival or finish; for a model without a request so far, the end of its load
     # Raw, in physical units; the columns are SLOT and PENDING of cace_env.observation.
     features: Callable[[], npt.NDArray[np.float64]]  # () -> (S, len(SLOT))
     model_features: Callable[[], npt.NDArray[np.float64]]  # () -> (M, len(PENDING))
 
 
 def trace_rows(tables: FleetTables, requests: int) -> int:
-    """Rows that no event trace of so many requests exceeds.
+    """Upper bound on the rows of an event trace.
 
     A request has at most four rows, a load two and an eviction three; there are no more loads than requests (each
     admits at least one) and prefetches, and no more evictions than loads and models.
@@ -76,7 +76,7 @@ class Simulator:
 
     Args:
         tables: the fleet; checked.
-        limits: keep-alive and count limit of the rule that is simulated, if it has any.
+        limits: keep-alive and count limit of the simulated rule, if it has any.
         trace: keep the event trace (memory grows with the episode).
     """
 
@@ -104,23 +104,23 @@ class Simulator:
     def over(
         cls, tables: FleetTables, arguments: Arguments, limits: Int64Array, trace: npt.NDArray[np.int64]
     ) -> Simulator:
-        """A simulator over arrays that somebody else owns and fills: to look at, and to step on; not to reset."""
+        """A simulator over arrays that an environment owns and fills: it can be read and stepped, but not reset."""
         simulator = cls.__new__(cls)
         simulator._begin(tables, limits, trace)
         simulator._use(arguments)
         return simulator
 
     def reset(self, workload: Workload) -> bool:
-        """Starts an episode; True if there is a question, False if it is over already."""
+        """Start an episode; True if there is a question, False if it is already over."""
         self.load(workload)
         return self._go_on(kernel.step(*self.arguments, self.limits, self.trace, int(kernel.BEGIN)))
 
     def load(self, workload: Workload) -> None:
-        """Lays out the arrays for a workload; they are kept for the next one of the same size.
+        """Prepare the arrays for a workload; they are reused for the next one of the same size.
 
         Raises:
-            WorkloadError: it cannot be simulated on this fleet.
-            SimulationError: the arrays are an environment's.
+            WorkloadError: the workload cannot be simulated on this fleet.
+            SimulationError: the arrays belong to an environment.
         """
         self._check_owner()
         workload.validate(self.tables)
@@ -140,7 +140,7 @@ class Simulator:
         self._use((self.arena[0], self.at, self.fleet, self.fleet_at, requests_row))
 
     def _use(self, arguments: Arguments) -> None:
-        """Takes rows and offsets as the kernel wants them, and cuts views for Python."""
+        """Take rows and offsets in the kernel's form, and make views for Python."""
         self.arguments = arguments
         self.row = arguments[0]
         self.state: State = layout.cut_state(self.row, arguments[1])
@@ -148,7 +148,7 @@ class Simulator:
 
     @property
     def question(self) -> Question:
-        """The open question; only while there is one."""
+        """The open question; valid only while there is one."""
         s = self.state
         return Question(
             now_us=int(s.scalars[layout.CLOCK]),
@@ -170,7 +170,7 @@ class Simulator:
     def model_features(self) -> npt.NDArray[np.float64]:
         """Raw features of models at the open question, `(M, len(PENDING))`.
 
-        Rows of pending models, of the target, and in Swap-v0 of those that may be prefetched; others are zero.
+        Rows of pending models, the target and, in Swap-v0, models that may be prefetched; other rows are zero.
         """
         out = np.zeros((self.tables.num_models, len(PENDING)))
         kernel.read_models(*self.arguments[:4], out)
@@ -192,7 +192,7 @@ class Simulator:
             SimulationError: the action is not legal; nothing has changed.
         """
         if self.state.scalars[layout.STATUS] != ASKED:
-            raise SimulationError("no question is open; reset first")
+            raise SimulationError("there is no open question; call reset first")
         if not (0 <= action < len(self.state.legal) and self.state.legal[action]):
             legal = np.flatnonzero(self.state.legal).tolist()
             raise SimulationError(f"action {action} is not legal now; legal are {legal}")
@@ -207,47 +207,46 @@ class Simulator:
         return bool(status == ASKED)
 
     def check(self) -> None:
-        """Raises a `SimulationError` if the simulation cannot go on, or if its event trace has overflowed."""
+        """Raise a `SimulationError` if the simulation cannot continue, or if its event trace has overflowed."""
         if self.state.scalars[layout.STATUS] == layout.STUCK:
             waiting = np.flatnonzero(self.state.models[:, MODEL.waiting]).tolist()
             raise SimulationError(
-                f"nothing can happen any more at {self.state.scalars[layout.CLOCK]} us; "
-                f"models {waiting} have waiting requests"
+                f"no event is left at {self.state.scalars[layout.CLOCK]} us; models {waiting} have waiting requests"
             )
         rows = int(self.state.scalars[layout.TRACED])
         if rows > len(self.trace):
-            raise SimulationError(f"the event trace has {rows} rows, more than the {len(self.trace)} it has room for")
+            raise SimulationError(f"the event trace has {rows} rows, but room for only {len(self.trace)}")
 
     def run(self, workload: Workload, rule: Rule) -> None:
-        """Plays an episode under a built-in rule in one compiled call, from its start to its end."""
+        """Play an episode under a built-in rule in one compiled call, from its start to its end."""
         self.load(workload)
         slots, models = self.max_slots, self.tables.num_models
         self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, new_scratch(slots, models, rule.network)))
 
     def snapshot(self) -> Snapshot:
-        """The simulation as it stands.
+        """Take a snapshot of the simulation.
 
         Raises:
-            SimulationError: it has not begun, or its arrays are an environment's.
+            SimulationError: it has not begun, or its arrays belong to an environment.
         """
         self._check_owner()
         if self._requests < 0:
-            raise SimulationError("there is nothing to take a snapshot of; reset first")
+            raise SimulationError("there is no simulation to take a snapshot of; call reset first")
         trace = self.trace[: self.row.item(layout.TRACED)].copy() if self._keep_trace else None
-        workload: layout.Requests = self.arguments[4]  # laid out anew by every `load`, so nobody changes it
+        workload: layout.Requests = self.arguments[4]  # every `load` makes a new one, so it never changes
         at = tuple(self.at.tolist())
         return Snapshot(self._digest(), at, pack(self.row, at), workload, trace)
 
     def restore(self, snapshot: Snapshot) -> bool:
-        """Goes on from a snapshot of this or another simulator of the same fleet; True if there is a question.
+        """Continue from a snapshot of this or another simulator of the same fleet; True if there is a question.
 
         Raises:
-            ValueError: it is of another fleet, or lacks the event trace that is kept here; nothing has changed.
-            SimulationError: its arrays are an environment's.
+            ValueError: the snapshot has another fleet, or lacks the event trace that is kept here; nothing has changed.
+            SimulationError: the arrays belong to an environment.
         """
         self._check_owner()
         if snapshot.fleet != self._digest():
-            raise ValueError("the snapshot is of another fleet or other limits, or of another version of the simulator")
+            raise ValueError("the snapshot comes from another fleet, other limits or another version of the simulator")
         if self._keep_trace and snapshot.trace is None:
             raise ValueError("the snapshot lacks the event trace that is kept here; take it with trace=True")
         if self._requests < 0 or self.arguments[4] is not snapshot.workload:
@@ -255,7 +254,7 @@ class Simulator:
             self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
             self.at = np.array(snapshot.at, dtype=np.int64)
             self.arena = layout.arena(1, int(self.at[-1]))
-            self._requests, self._pairs = requests, (-1, -1)  # the next workload has a layout of its own
+            self._requests, self._pairs = requests, (-1, -1)  # the next workload has its own layout
             if self._keep_trace:
                 self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
             self._use((self.arena[0], self.at, self.fleet, self.fleet_at, snapshot.workload))
@@ -279,7 +278,7 @@ class Simulator:
         return self._fleet_digest
 
     def totals(self) -> Totals:
-        """What happened so far in all; a copy."""
+        """Totals so far; a copy."""
         s = self.state
         g = s.scalars.tolist()
         now = g[layout.CLOCK]
@@ -313,7 +312,7 @@ class Simulator:
         )
 
     def summary(self) -> Summary:
-        """What happened so far as its metrics need it; a copy."""
+        """Summary so far, as input of metrics; a copy."""
         shares = np.empty((len(TASKS), len(SHARE)), dtype=np.int64)
         latencies_us = np.empty((len(TASKS), 2, len(self.state.requests)), dtype=np.int64)
         summarize(*self.arguments, shares, latencies_us)
@@ -323,7 +322,7 @@ class Simulator:
         )
 
     def episode(self) -> Episode:
-        """What happened so far; a copy."""
+        """Results so far; a copy."""
         s = self.state
         totals = self.totals()
         now = totals.end_us
@@ -350,13 +349,13 @@ class Simulator:
 
 
 def _check_sums(requests: Int64Array, now_us: int) -> None:
-    """Raises SimulationError where requests were in the system so long that the sum does not fit into int64."""
+    """Raise SimulationError if requests were in the system so long that the sum does not fit into int64."""
     finish_us = requests[:, REQUEST.finish_us]
     ended_us = np.where(finish_us == NONE, now_us, finish_us)
     in_system_us = sum(np.maximum(ended_us - requests[:, REQUEST.arrival_us], 0).tolist())
     if in_system_us > MAX_SUM_US:
         raise SimulationError(
-            f"{len(requests)} requests were in the system for {in_system_us:.1e} us in all, more than sums can hold "
+            f"{len(requests)} requests were in the system for {in_system_us:.1e} us in total, more than a sum can hold "
             f"({MAX_SUM_US}); check the units of arrival_us, think_us, and of the fleet's load_us and round_ns"
         )
 
@@ -369,7 +368,7 @@ def simulate(
     limits: Limits = NO_LIMITS,
     trace: bool = False,
 ) -> Episode:
-    """Runs an episode under any Python policy, from plain integer tables.
+    """Run an episode under any Python policy, from plain integer tables.
 
     Args:
         tables: the fleet.
@@ -379,8 +378,8 @@ def simulate(
         trace: keep the event trace (memory grows with the episode).
 
     Raises:
-        TableError, WorkloadError: input that cannot be simulated.
-        SimulationError: an illegal answer, or a simulation that cannot go on.
+        TableError, WorkloadError: the input cannot be simulated.
+        SimulationError: the policy's answer is illegal, or the simulation cannot continue.
     """
     simulator = Simulator(tables, limits, trace)
     open_question = simulator.reset(workload)
@@ -390,7 +389,7 @@ def simulate(
 
 
 def run_rule(tables: FleetTables, workload: Workload, rule: Rule, *, trace: bool = False) -> Episode:
-    """Runs an episode under a built-in rule in one compiled call; arguments and errors as for `simulate`."""
+    """Run an episode under a built-in rule in one compiled call; arguments and errors as for `simulate`."""
     simulator = Simulator(tables, trace=trace)
     simulator.run(workload, rule)
     return simulator.episode()

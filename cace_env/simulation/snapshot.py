@@ -1,7 +1,7 @@
-"""Running simulations put away and taken up again, exactly: for planners, search methods and resuming.
+"""Snapshots of running simulations, restored exactly: for planners, search methods and resuming.
 
-A snapshot copies what is in use of a simulation's row; requests are shared by all snapshots of an episode. `EnvState`
-adds what an environment keeps beside its simulation.
+A snapshot copies the used part of a simulation's row; requests are shared by all snapshots of an episode. `EnvState`
+adds the state of an environment besides its simulation.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     pass
 
 CLOSED, LOGS, REQUESTS = (State._fields.index(name) for name in ("closed", "log", "requests"))
-MOST_SEATS: Final = 4096  # no model of a scenario has more
+MOST_SEATS: Final = 4096  # upper bound for the models of scenarios
 
 
 class Snapshot(NamedTuple):
-    """A simulation at one moment. Nothing that happens later changes it."""
+    """A simulation at one moment. It never changes."""
 
-    fleet: bytes  # digest of all that the kernel knows of the fleet
+    fleet: bytes  # digest of everything that the kernel reads of the fleet
     at: tuple[int, ...]  # (len(State) + 1) offsets of the state
-    words: Int64Array  # what is in use of the state, see `pack`; behind it what its owner adds
+    words: Int64Array  # the used part of the state, see `pack`, then what its owner adds
     workload: Requests  # shared by all snapshots of an episode
-    trace: npt.NDArray[np.int64] | None  # (rows so far, 4) the event trace, where one is kept
+    trace: npt.NDArray[np.int64] | None  # (rows so far, 4) the event trace, if it is kept
 
     @property
     def size_bytes(self) -> int:
-        """Memory of its own, without the requests."""
+        """Its memory in bytes, without the requests."""
         return int(self.words.nbytes + (0 if self.trace is None else self.trace.nbytes))
 
 
 def version() -> str:
-    """Which simulator this is: states mean nothing to another one."""
+    """Version of the simulator; states are valid only for the same version."""
     return f"{__version__} ({compilation.SOURCE_HASH})"
 
 
 def fleet_digest(tables: FleetTables, limits: Int64Array) -> bytes:
-    """Equal for simulations in which equal rows go on alike."""
+    """Digest of a fleet: simulations with equal digests continue equal rows in the same way."""
     row, at = fleet_row(tables, MOST_SEATS)
     digest = hashlib.blake2b(f"{version()} {tables.model_names}".encode(), digest_size=16)
     for array in (row, at, limits):
@@ -53,10 +53,10 @@ def fleet_digest(tables: FleetTables, limits: Int64Array) -> bytes:
 
 
 def pack(row: Int64Array, at: tuple[int, ...], *more: Int64Array) -> Int64Array:
-    """What is in use of an arena row, and `more` behind it.
+    """Copy the used part of an arena row, followed by `more`.
 
-    The heap of closed-loop arrivals and the log of the window take two fifths of a row and are mostly empty: what lies
-    behind their ends, or before the window, is never read again.
+    The heap of closed-loop arrivals and the log of the window take two fifths of a row and are mostly empty: what is
+    after their ends, or before the window, is never read again.
     """
     log = at[LOGS]
     return np.concatenate(
@@ -70,7 +70,7 @@ def pack(row: Int64Array, at: tuple[int, ...], *more: Int64Array) -> Int64Array:
 
 
 def unpack(words: Int64Array, row: Int64Array, at: tuple[int, ...]) -> int:
-    """Puts back what `pack` has taken; where in `words` more begins."""
+    """Restore what `pack` copied; returns where in `words` the rest begins."""
     head = at[CLOSED] + len(HEAP) * words.item(CLOSED_SIZE)
     first, last = len(LOG) * words.item(WINDOW_TAIL), len(LOG) * words.item(LOGGED)
     rest = head + last - first

@@ -80,7 +80,7 @@ def test_where_nothing_is_asked_an_actor_does_nothing() -> None:
 @pytest.mark.parametrize("name", WITH_LIMITS)
 def test_a_policy_that_evicts_unasked_is_refused_or_cut_down_to_its_choices(name: str) -> None:
     env = EvictionEnv(short())
-    with pytest.raises(ConfigError, match=f"{name!r} has a keep-alive or a count limit.*choices_only=True"):
+    with pytest.raises(ConfigError, match=f"{name!r} has a keep-alive, a count limit or a timer.*choices_only=True"):
         Actor(name, env)
     cost, _ = played(name, env, 1, choices_only=True)
     assert cost > 0

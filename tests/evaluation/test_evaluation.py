@@ -127,7 +127,7 @@ def test_progress_counts_seeds(small: Case):
         (lambda features, legal: np.where(legal, np.nan, 0.0), "NaN"),
         (lambda features, legal: 1 / 0, "ZeroDivisionError"),
         (lambda features, legal: None, "shape"),
-        (lambda features, legal: "keep all", "no numbers"),
+        (lambda features, legal: "keep all", "not hold numbers"),
     ],
 )
 def test_what_a_python_policy_does_wrong_is_said_with_policy_seed_and_decision(answer: Any, said: str, small: Case):

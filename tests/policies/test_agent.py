@@ -68,9 +68,9 @@ def test_step_by_step_it_costs_what_it_costs_compiled(protocol: Protocol) -> Non
     ("damage", "said"),
     [
         (lambda folder: (folder / WEIGHTS_FILE).write_bytes((folder / WEIGHTS_FILE).read_bytes()[:-4]), "its hash is"),
-        (lambda folder: (folder / WEIGHTS_FILE).unlink(), "an agent is agent.json and weights.npz"),
-        (lambda folder: (folder / CARD_FILE).write_text("no json"), "no card of an agent"),
-        (lambda folder: (folder / CARD_FILE).write_text('{"name": "x"}'), "no card of an agent"),
+        (lambda folder: (folder / WEIGHTS_FILE).unlink(), "an agent needs agent.json and weights.npz"),
+        (lambda folder: (folder / CARD_FILE).write_text("no json"), "not the card of an agent"),
+        (lambda folder: (folder / CARD_FILE).write_text('{"name": "x"}'), "not the card of an agent"),
         (lambda folder: change_card(folder, features="0123"), "trained on other features"),
         (lambda folder: change_card(folder, hidden=4), "misses weight|has to be float32"),
         (lambda folder: change_card(folder, env="swap"), "misses weight"),
@@ -99,7 +99,7 @@ def pickled() -> bytes:
 def test_a_file_of_something_else_is_refused_even_with_its_hash_on_the_card(saved: Path, content: bytes) -> None:
     (saved / WEIGHTS_FILE).write_bytes(content)
     change_card(saved, weights_sha256=hashlib.sha256(content).hexdigest())
-    with pytest.raises(ConfigError, match="this is no file of weights"):
+    with pytest.raises(ConfigError, match="this is not a file of weights"):
         load_agent(saved)
 
 

@@ -202,7 +202,7 @@ def test_ranges_of_no_feature_or_upside_down_are_refused():
     with pytest.raises(ConfigError, match=r"no feature called 'slot\.use', did you mean 'slot\.uses"):
         Guarded("lru", ranges={"slot.use": (0.0, 1.0)})
     for ends in ((2.0, 1.0), (0.0, np.inf), (np.nan, 1.0)):
-        with pytest.raises(ConfigError, match=r"that of 'slot\.uses' is .*; it has to be finite and ascend"):
+        with pytest.raises(ConfigError, match=r"the range of 'slot\.uses' is .*; it has to be finite and ascend"):
             Guarded("lru", ranges={"slot.uses": ends})
 
 

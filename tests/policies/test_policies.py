@@ -320,7 +320,7 @@ def test_the_future_is_that_of_the_run_without_swapping() -> None:
 @pytest.mark.parametrize("name", [name for name, row in POLICIES.items() if row.clairvoyant])
 def test_a_clairvoyant_policy_without_its_future_is_refused(name: str) -> None:
     tables, workload = equal_fleet(), ask(*HISTORY)
-    with pytest.raises(ConfigError, match=r"knows the future; pass future=Future.of\(tables, workload\)"):
+    with pytest.raises(ConfigError, match=r"needs the future; pass future=Future.of\(tables, workload\)"):
         rule_of(policy(name), tables, workload=workload)
     with pytest.raises(ConfigError, match="the future has 4 requests, the workload 1"):
         rule_of(policy(name), tables, workload=ask((0, 0)), future=Future.of(tables, workload))
@@ -356,7 +356,7 @@ def test_numbers_for_unknown_or_missing_models_are_refused() -> None:
         rule_of(dataclasses.replace(policy("llama-swap"), values={"modle-0": 1.0}), tables)
     with pytest.raises(ConfigError, match="keep_alive_s of 'model-0' is -1"):
         rule_of(dataclasses.replace(policy("ttl"), keep_alive_s=-1.0), tables)
-    with pytest.raises(ConfigError, match=r"pass training=scenario\.workload; a log has none"):
+    with pytest.raises(ConfigError, match=r"pass training=scenario\.workload; a log has no training seeds"):
         rule_of(policy("static-best"), tables)
     with pytest.raises(ConfigError, match="no slot feature called 'since_usage_s', did you mean 'since_use_s'"):
         weigh(since_usage_s=1.0)

@@ -384,7 +384,7 @@ def test_the_picture_is_that_of_the_state(kind: Kind) -> None:
 
 def test_a_state_with_history_goes_everywhere_and_one_without_not_where_it_is_rendered() -> None:
     told, plain = began(3, render_mode="ansi"), began(3)
-    with pytest.raises(ValueError, match="lacks the history that is rendered here"):
+    with pytest.raises(ValueError, match="lacks the history that rendering needs"):
         told.set_state(plain.get_state())
     plain.set_state(told.get_state())
     assert plain.get_state().simulation.trace is None
@@ -416,7 +416,7 @@ def test_an_actor_that_is_reset_acts_on_from_a_state() -> None:
         ({"scenario": "workstation"}, "comes from scenario 'default', this environment plays 'workstation'"),
         ({"scenario": short(requests=61)}, "another scenario with the name 'default'"),
         ({"split": "test"}, "comes from split 'train', this environment plays 'test'"),
-        ({"env": SwapEnv}, "is of cace_env/Eviction-v0, this is cace_env/Swap-v0"),
+        ({"env": SwapEnv}, "comes from cace_env/Eviction-v0, this is cace_env/Swap-v0"),
         ({"max_slots": 20}, r"has \d+ slots, this environment 20; make it with max_slots="),
     ],
     ids=str,
@@ -522,7 +522,7 @@ def test_snapshots_of_another_fleet_or_without_a_trace_are_refused() -> None:
         len(simulator.question.legal) > 0 and simulator.state.scalars[1] == 1
     )
     for stranger in (Simulator(fleet(decode_ns=1)), Simulator(tables, Limits(max_resident=1))):
-        with pytest.raises(ValueError, match="another fleet or other limits"):
+        with pytest.raises(ValueError, match="another fleet, other limits or another version"):
             stranger.restore(snapshot)
     with pytest.raises(ValueError, match="lacks the event trace"):
         Simulator(tables, trace=True).restore(snapshot)
