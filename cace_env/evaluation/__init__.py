@@ -1,4 +1,4 @@
-"""Policies on scenarios, scored: the same requests for all, paired differences, intervals."""
+"""Evaluation of policies on scenarios: the same requests for all, paired differences, intervals."""
 
 from cace_env.evaluation.agent_folders import save_agent
 from cace_env.evaluation.episodes import Evaluation, SeedResult, evaluate, run_episode, run_seed

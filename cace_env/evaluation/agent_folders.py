@@ -1,11 +1,11 @@
-"""A trained network as an agent folder, whatever library trained it; torch is needed for training alone.
+"""Agent folders for trained networks of any library; torch is needed only for training.
 
     net = ActorCritic.of_spaces(env.single_observation_space, env.single_action_space)
     ...  # train it
     save_agent(net, "runs/mine", algorithm="my-ppo", trained_on=("default",))
     evaluate("agent:runs/mine", "default")
 
-`cace_env.sb3.save_agent` takes models of Stable-Baselines3 as well.
+`cace_env.sb3.save_agent` also takes models of Stable-Baselines3.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ from cace_env.scenarios import SEEDS
 
 
 class Trained(typing.Protocol):
-    """What trains: `ActorCritic`, `ActionValues` and `ScoreNetwork` of `cace_env.networks`."""
+    """A trainable network: `ActorCritic`, `ActionValues` and `ScoreNetwork` of `cace_env.networks`."""
 
     def to_network(self) -> Network:
-        """What plays."""
+        """The network that plays."""
         ...
 
 
 def save_agent(net: Trained | Network, folder: str | Path, **card: Any) -> Agent:
-    """Writes an agent folder: weights as NumPy's arrays, and a card; nothing in it is code.
+    """Write an agent folder: weights as NumPy arrays, and a card; it holds no code.
 
     Args:
         net: of `cace_env.networks` or `cace_env.policies.network`.
-        folder: is made; an agent that is there already is overwritten.
-        **card: fields of `cace_env.policies.agent.AgentCard`. Give `algorithm`, `trained_on` (scenarios by name)
-            and `train_seeds`. An episode of each scenario says the ranges of features that a guard goes by; without
-            `train_seeds` comparisons call its results not held out.
+        folder: created if needed; an agent that is already there is overwritten.
+        **card: fields of `cace_env.policies.agent.AgentCard`. Give `algorithm`, `trained_on` (scenarios by name; one
+            episode of each gives the ranges of features for a guard), and `train_seeds`, without which comparisons call
+            its results not held out.
 
     Returns:
         The agent; `agent.policy()` plays.
 
     Raises:
-        ConfigError: fields that no card has, or something that is no network of ours.
+        ConfigError: a field is not one of a card, or `net` is not a network of this package.
     """
     made = agent_of(net, **card)
     return Agent(agents.write_agent(made, folder), made.network)
 
 
 def agent_of(net: Trained | Network, *, played: Sequence[Chosen] | None = None, **card: Any) -> Agent:
-    """What `save_agent` writes; arguments and errors as there.
+    """Make the agent that `save_agent` writes; the same arguments and errors.
 
     Args:
-        net: as there.
-        played: scenarios whose episodes say the ranges of features; `trained_on` by default.
-        **card: as there.
+        net: as for `save_agent`.
+        played: scenarios whose episodes give the ranges of features; `trained_on` by default.
+        **card: as for `save_agent`.
     """
     unknown = sorted(set(card) - set(AgentCard.model_fields))
     if unknown:
-        raise ConfigError(f"a card has no {unknown[0]!r}; it has {', '.join(AgentCard.model_fields)}")
+        raise ConfigError(f"a card has no field {unknown[0]!r}; its fields are {', '.join(AgentCard.model_fields)}")
     if not isinstance(net, Network) and not hasattr(net, "to_network"):
         raise ConfigError(
-            f"a {type(net).__name__} cannot be saved as an agent; a network of cace_env.networks can, and of SB3 a "
+            f"a {type(net).__name__} cannot be saved as an agent; use a network of cace_env.networks, or from SB3 a "
             "model (cace_env.sb3.save_agent)"
         )
     network = net if isinstance(net, Network) else net.to_network()

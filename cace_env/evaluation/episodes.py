@@ -1,7 +1,7 @@
-"""Policies on scenarios: every policy meets the same requests for the same seed, so differences are the policy's.
+"""Runs of policies on scenarios: with the same seed every policy serves the same requests.
 
 `evaluate` runs one policy; `run_seed` runs several on one draw of the requests; `Evaluation.gain_over` compares two
-policies, with an interval. Built-in policies run compiled, anybody's Python policy question by question.
+policies, with an interval. Built-in policies run compiled, Python policies question by question.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ FloatArray = npt.NDArray[np.float64]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-SPLIT_SEEDS: Final = 100  # of a split that is named: all of "test" and "validation", the first of "train"
+SPLIT_SEEDS: Final = 100  # seeds of a split by name: all of "test" and "validation", the first of "train"
 
 
 class SeedResult(NamedTuple):
-    """One policy on the requests of one seed."""
+    """Results of one policy on the requests of one seed."""
 
-    # policy, scenario, label, seed, decision_us, lower_bound, every name of METRICS; of a guard `fallback_...`; where
-    # actions may be replaced `illegal_actions`.
+    # policy, scenario, label, seed, decision_us, lower_bound, every name of METRICS; for a guard `fallback_...`; if
+    # actions may be replaced, `illegal_actions`.
     row: dict[str, Any]
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
 
     @property
     def whole_ttft_counts(self) -> npt.NDArray[np.int64]:
-        """`ttft_counts`, or none where the episode was cut short: such a one is left out of scores."""
+        """`ttft_counts`, or zeros if the episode was cut short, because scores leave it out."""
         return self.ttft_counts * int(not self.row["truncated"])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One policy on one scenario. `print` shows what matters most, `summary` and `column` have everything."""
+    """Results of one policy on one scenario. `print` shows the main ones, `summary` and `column` have everything."""
 
     policy: str
     scenario: str
@@ -68,20 +68,20 @@ class Evaluation:
     def column(self, metric: str) -> FloatArray:
         """One metric of every seed, `(seeds,)`.
 
-        `column("truncated")` tells which episodes were cut short, `column("lower_bound")` what none can cost less than.
+        `column("truncated")` tells which episodes were cut short, `column("lower_bound")` the least cost of any policy.
 
         Raises:
-            ConfigError: no such metric.
+            ConfigError: there is no such metric.
         """
         if metric not in self.rows[0]:
-            raise ConfigError(f"no metric called {metric!r}; they are listed in cace_env.simulation.METRICS")
+            raise ConfigError(f"no metric called {metric!r}; cace_env.simulation.METRICS lists them")
         return np.array([row[metric] for row in self.rows], dtype=np.float64)
 
     def summary(self) -> dict[str, float]:
-        """Every metric's mean over the seeds that have it (a quantile's mean is that of the seeds' quantiles).
+        """Every metric's mean over the seeds that have it (for a quantile, the mean of the seeds' quantiles).
 
-        What no seed has is left out, such as the latencies of a task without requests. Truncated episodes are left out
-        of all but `truncated`, the share of them.
+        A metric that no seed has is left out, such as the latencies of a task without requests. Truncated episodes
+        count only in `truncated`, their share.
         """
         names = [name for name, value in self.rows[0].items() if isinstance(value, float)]
         cut = self.column("truncated")
@@ -95,12 +95,13 @@ class Evaluation:
         return short_form.line(self.policy, self.scenario, self.seeds, self.summary())
 
     def gain_over(self, baseline: Evaluation, metric: str = "cost") -> Gain:
-        """By how much this policy does better than another one on the same scenario and seeds [%].
+        """Compute the gain of this policy over another one on the same scenario and seeds [%].
 
-        Above 0 is better, whether less of the metric is (`paired_gain`) or more. Truncated episodes are left out.
+        Above 0 is better, whether less (`paired_gain`) or more of the metric is better. Truncated episodes are left
+        out.
 
         Raises:
-            ConfigError: the two did not meet the same requests, or neither less nor more of the metric is better.
+            ConfigError: the two did not run on the same requests, or neither less nor more of the metric is better.
         """
         for what, mine, theirs in (
             ("scenario", self.scenario, baseline.scenario),
@@ -116,16 +117,16 @@ class Evaluation:
 
 
 def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray) -> Gain:
-    """`paired_gain` of values of a metric by seed, with the sign that makes above 0 better.
+    """`paired_gain` of values of a metric by seed, with the sign chosen so that above 0 is better.
 
     Raises:
-        ConfigError: no such metric, or neither less nor more of it is better.
+        ConfigError: there is no such metric, or neither less nor more of it is better.
     """
     if metric not in METRICS:
-        raise ConfigError(f"no metric called {metric!r}; they are listed in cace_env.simulation.METRICS")
+        raise ConfigError(f"no metric called {metric!r}; cace_env.simulation.METRICS lists them")
     better = METRICS[metric].better
     if not better:
-        raise ConfigError(f"neither less nor more {metric!r} is better: there is no gain in it; compare the columns")
+        raise ConfigError(f"neither less nor more {metric!r} is better, so it has no gain; compare the columns")
     gain = paired_gain(baseline, policy)
     return gain if better == "less" else Gain(0.0 - gain.percent, 0.0 - gain.high, 0.0 - gain.low)
 
@@ -140,39 +141,40 @@ def evaluate(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Runs a policy on a scenario, once per seed.
+    """Run a policy on a scenario, once per seed.
 
     Args:
         policy: a name of `cace_env.policies.POLICIES` or `READINGS`, or "no-swapping", "cace:FILE.yaml" (CACE with
             other weights), "cace-quoted:FILE.yaml" (the quoted formula with other options), "agent:FOLDER" (a trained
             agent), a `Policy`, "package.module:object", or a callable
             `f(features (S, F), legal (S,)) -> keep-scores (S,)`: the legal slot with the lowest score is evicted, ties
-            go to the least recently used, then to the lowest slot. Where it has a method `reset(seed)`, that is called
+            go to the least recently used, then to the lowest slot. If it has a method `reset(seed)`, that is called
             before every episode. `cace_env.observation.SLOT` finds the features' columns by name. Or an object with a
-            method `act(observation (layout.size,), action_mask (actions,)) -> action`: what an agent sees in the
-            environment of the scenario, and answers (`cace_env.policies.python.Acting`). "guarded:NAME" puts any of
-            them under the guard of `cace_env.policies.guard`.
+            Or an object with a
+                method `act(observation (layout.size,), action_mask (actions,)) -> action`, which gets what an agent
+                sees in the environment of the scenario (`cace_env.policies.python.Acting`). "guarded:NAME" puts any of
+                them under the guard of `cace_env.policies.guard`.
         scenario: anything `load_scenario` takes, or a `Case`.
         seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
         protocol: "eviction" or "swap", as for `case_of`. In Swap-v0 a built-in policy goes with an order ("wsjf+cace";
             "cace" is "fifo+cace"), and so does a callable ("wsjf+package.module:object"), unless it has a method
             `order(features (M, F), legal (M + 1,)) -> scores (M + 1,)`: the legal model with the highest score is
             loaded, and the last stands for waiting (`cace_env.observation.PENDING` finds the columns).
-        illegal: what becomes of an action of a policy with a method `act` that is not legal. "error" stops with a
-            PolicyError. "replace" is for policies that know no masks: as in the environments, the legal action of
+        illegal: handling of illegal actions of a policy with a method `act`. "error" stops with a PolicyError.
+            "replace" is for policies that do not use masks: as in the environments, the legal action of
             lowest index takes its place; `illegal_actions` counts them, a column of the rows and a key of `summary`.
-            A guard takes such an action for an error in either case.
+            A guard treats such an action as an error in both cases.
         workers: threads; compiled code runs in parallel, a Python policy one episode at a time.
-        progress: called with (seeds done, seeds in all).
+        progress: called with (seeds done, all seeds).
 
     Raises:
-        ConfigError: an unknown policy or scenario, a policy that cannot run on this fleet, no seeds, or another
-            `illegal`.
-        PolicyError: the Python policy failed, or answered neither with keep-scores nor with an action that is legal or
-            may be replaced.
+        ConfigError: the policy or scenario is unknown, the policy cannot run on this fleet, there are no seeds, or
+            `illegal` has another value.
+        PolicyError: the Python policy failed, or its answer is neither keep-scores nor an action that is legal or may
+            be replaced.
 
     Warns:
-        UserWarning: the policy was not asked a single question; says what to change.
+        UserWarning: the policy was never asked; the warning says what to change.
     """
     contestant, case, numbers = contestant_of(policy), case_of(scenario, protocol), seed_list(seeds)
     if illegal not in get_args(Illegal):
@@ -186,24 +188,24 @@ def evaluate(
             progress(len(results), len(numbers))
     built_in = contestant.built_in
     asked = any(result.row["decisions"] for result in results)
-    # Keep-alive and count limit leave a policy without a choice where others have one.
+    # A keep-alive or count limit can leave a policy without choices that others have.
     if not asked and contestant.swaps and (built_in is None or not built_in.unloads_by_itself):
         gymnasium.logger.warn("%s", undecided.warning(case.name, case.tables, len(results)), stacklevel=2)
     return collect(results)
 
 
 def collect(results: Sequence[SeedResult]) -> Evaluation:
-    """The results of one policy on one scenario, seed by seed, as an `Evaluation`."""
+    """Collect the results of one policy on one scenario, seed by seed, as an `Evaluation`."""
     first = results[0].row
     counts = np.sum([result.whole_ttft_counts for result in results], axis=0)
     return Evaluation(first["policy"], first["scenario"], first["label"], tuple(r.row for r in results), counts)
 
 
 def seed_list(which: str | Iterable[int]) -> list[int]:
-    """Seeds as a list.
+    """Convert a split or seeds to a list.
 
     Raises:
-        ConfigError: no such split, no seeds, or one that is negative or given twice.
+        ConfigError: there is no such split, no seed is given, or one is negative or given twice.
     """
     if isinstance(which, str):
         return list(seeds(cast(Split, which), SPLIT_SEEDS))
@@ -213,12 +215,12 @@ def seed_list(which: str | Iterable[int]) -> list[int]:
         )
     numbers = [int(seed) for seed in which]
     if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise ConfigError(f"seeds have to be whole numbers of at least 0, each once, and one at least; got {numbers}")
+        raise ConfigError(f"seeds are {numbers}; give at least one whole number of at least 0, and none twice")
     return numbers
 
 
 def in_order(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """`work` of every job, in the order of the jobs, by so many threads; what has not begun is dropped on an error."""
+    """Run `work` on every job with `workers` threads, in order; an error drops jobs that have not begun."""
     if workers <= 1:
         yield from map(work, jobs)
         return
@@ -230,7 +232,7 @@ def in_order(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -
 
 
 def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[SeedResult]:
-    """Every contestant on the requests of one seed, which are drawn once; one result each, in their order."""
+    """Run every contestant on the requests of one seed, which are drawn once; one result each, in their order."""
     workload = case.workload(seed)
     bound = lower_bound(case.tables, workload).cost
     future: Future | None = None
@@ -248,16 +250,16 @@ def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[S
 def seed_result(
     name: str, case: Case, workload: Workload, seed: int, simulator: Simulator, bound: float, *, thought_s: float = 0.0
 ) -> SeedResult:
-    """What an episode that has been played says under the name of whoever decided in it.
+    """Collect the result of an episode that has been played, under the name of its policy.
 
     Args:
-        name: of the policy.
+        name: name of the policy.
         case: the fleet it ran on.
         workload: its requests.
-        seed: that of the requests.
+        seed: seed of the requests.
         simulator: at the end of the episode.
-        bound: what no policy can cost less than on these requests (`cace_env.simulation.bounds`).
-        thought_s: what a Python policy took to decide.
+        bound: least cost of any policy on these requests (`cace_env.simulation.bounds`).
+        thought_s: time that a Python policy took to decide [s].
     """
     summary = simulator.summary()
     decisions = summary.totals.decisions
@@ -282,20 +284,20 @@ def run_episode(
     future: Future | None = None,
     trace: bool = False,
 ) -> tuple[Simulator, float]:
-    """A simulator that has played an episode, and the seconds that a Python policy thought.
+    """Play an episode; returns the simulator, and the seconds that a Python policy took to decide.
 
-    A built-in one is compiled in: it takes 0 s.
+    For a built-in policy, which is compiled, this is 0.
 
     Args:
-        contestant: who decides.
-        case: the fleet; `static-best` draws its training requests from it, and cannot run where it has none.
+        contestant: the policy.
+        case: the fleet; `static-best` draws its training requests from it, and cannot run without them.
         workload: the requests.
-        seed: for what the policy itself draws.
-        future: for clairvoyant policies; made here where it is needed and not given.
+        seed: seed of the policy's own random draws.
+        future: for clairvoyant policies; made here if it is needed and not given.
         trace: keep the event trace.
 
     Raises:
-        ConfigError, PolicyError: as `evaluate`.
+        ConfigError, PolicyError: as for `evaluate`.
     """
     simulator, thought_s, _ = _play(contestant, case, workload, seed, future, trace)
     return simulator, thought_s
@@ -304,7 +306,7 @@ def run_episode(
 def _play(
     contestant: Contestant, case: Case, workload: Workload, seed: int, future: Future | None, trace: bool
 ) -> tuple[Simulator, float, dict[str, float]]:
-    """`run_episode`, and what a guard or a player has to say of the episode: columns of a row."""
+    """`run_episode`, and additional columns from a guard or a player."""
     policy = contestant.policy
     tables = case.tables if contestant.swaps else without_swapping(case.tables)
     if isinstance(policy, Policy):
@@ -327,7 +329,7 @@ def _play(
 
 
 def _asked(player: Player | Guarded, simulator: Simulator, workload: Workload) -> tuple[Simulator, float]:
-    """An episode played question by question."""
+    """Play an episode question by question."""
     thought_s = 0.0
     asked = simulator.reset(workload)
     while asked:

@@ -1,4 +1,4 @@
-"""Which feature values an agent meets where it was trained: what its card says, and what a guard goes by."""
+"""Ranges of feature values in an agent's training, for its card and for guards."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Limits = dict[str, tuple[float, float]]
 
 
 def seen_limits(policy: Policy, cases: Mapping[str, Case], seed: int) -> Limits:
-    """Least and greatest value of every feature while a policy plays one episode of each case, by name.
+    """Find the least and greatest value of every feature, by name, while a policy plays one episode of each case.
 
     Args:
         policy: the agent.
-        cases: what it was trained on.
-        seed: one that it was trained on.
+        cases: cases that it was trained on.
+        seed: a seed that it was trained on.
     """
     limits: Limits = {}
     for case in cases.values():
@@ -42,7 +42,7 @@ def seen_limits(policy: Policy, cases: Mapping[str, Case], seed: int) -> Limits:
 
 
 def widened(limits: Limits, more: Limits) -> Limits:
-    """Ranges that hold both."""
+    """Join ranges so that they contain both."""
     both = dict(limits)
     for name, (least, greatest) in more.items():
         low, high = limits.get(name, (least, greatest))

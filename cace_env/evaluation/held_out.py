@@ -1,12 +1,12 @@
-"""The held-out protocol: which seeds may be learned from, which may be chosen by, and which only judge.
+"""The held-out protocol: which seeds are for learning, for choosing, and for the final comparison.
 
-    train       gradients, searches, demonstrations: whatever changes a weight
+    train       gradients, searches, demonstrations: everything that changes a weight
     validation  which checkpoint, which trial, when to stop
-    test        the comparison that is reported, once; nothing here gives them out
+    test        the comparison that is reported, once; no function here returns them
 
-Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or has those that a user typed
-checked by `check_training` and `check_choosing`. `recorded` notes in an agent's card what the suite was, so that
-`problems_of` can say later that an agent was trained on another suite, or on what it is judged by.
+Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or checks seeds from users with
+`check_training` and `check_choosing`. `recorded` stores the suite's state in an agent's card, so that
+`problems_of` can later tell that an agent was trained on another suite, or on seeds of the comparison.
 """
 
 from __future__ import annotations
@@ -27,56 +27,56 @@ from cace_env.tables import Protocol
 
 WHOLE_SUITE: Final = "suite"
 Chosen = str | Path | Scenario  # an entry of the suite, or what `load_scenario` takes
-SUITE: Final = "v1"  # what agents are trained on and judged by unless something else is said
+SUITE: Final = "v1"  # default suite for training and comparisons
 
 
 def training_seeds(count: int, first: int = 0) -> range:
-    """Seeds to learn from.
+    """Seeds for learning.
 
     Args:
         count: how many.
-        first: the first of them; other runs may take others.
+        first: the first seed, so that runs can use different ones.
 
     Raises:
-        ConfigError: fewer than one, or beyond the training split.
+        ConfigError: `count` is below 1, or the seeds exceed the training split.
     """
     known = SEEDS["train"]
     if count < 1 or first < 0 or first + count > len(known):
         raise ConfigError(
-            f"{count} training seeds from {first} on were asked for; there are {len(known):,}, from {known[0]} to "
+            f"{count} training seeds from {first} are not available; there are {len(known):,}, from {known[0]} to "
             f"{known[-1]}"
         )
     return known[first : first + count]
 
 
 def validation_seeds(count: int) -> range:
-    """The first so many seeds to choose by.
+    """The first `count` validation seeds, for choosing.
 
     Raises:
-        ConfigError: there are not as many.
+        ConfigError: there are not that many.
     """
     return seeds("validation", count)
 
 
 def split_of(seed: int) -> Split | None:
-    """The split that a seed belongs to; None: to none."""
+    """The split that a seed belongs to, or None."""
     return next((split for split, known in SEEDS.items() if seed in known), None)
 
 
 def check_training(numbers: Iterable[int]) -> None:
-    """Refuses to learn from anything but training seeds.
+    """Check that all seeds are training seeds.
 
     Raises:
-        ConfigError: names the first seed that is none, and where it belongs.
+        ConfigError: a seed is not one; the message names the first and its split.
     """
     _check(numbers, "train", "learned from")
 
 
 def check_choosing(numbers: Iterable[int]) -> None:
-    """Refuses to choose a checkpoint or a trial by anything but validation seeds.
+    """Check that all seeds, for choosing a checkpoint or a trial, are validation seeds.
 
     Raises:
-        ConfigError: as `check_training`.
+        ConfigError: as for `check_training`.
     """
     _check(numbers, "validation", "chosen by")
 
@@ -93,9 +93,9 @@ def _check(numbers: Iterable[int], wanted: Split, use: str) -> None:
 
 
 def seeds_text(numbers: Sequence[int]) -> str:
-    """Seeds as a card names them: `0-999`, or `3,5,8-9`."""
+    """Format seeds as in a card: `0-999`, or `3,5,8-9`."""
     if isinstance(numbers, range) and numbers.step == 1 and len(numbers) > 1:
-        return f"{numbers[0]}-{numbers[-1]}"  # a million of them need no sorting
+        return f"{numbers[0]}-{numbers[-1]}"  # a million seeds need no sorting
     parts: list[list[int]] = []
     for seed in sorted(numbers):
         if parts and seed == parts[-1][1] + 1:
@@ -106,39 +106,39 @@ def seeds_text(numbers: Sequence[int]) -> str:
 
 
 def seeds_of(text: str) -> tuple[range, ...]:
-    """What `seeds_text` wrote, as ranges.
+    """Parse the text of `seeds_text` to ranges.
 
     Raises:
-        ConfigError: it is written in another way.
+        ConfigError: the text has another form.
     """
     ranges = []
     for part in text.replace(" ", "").split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise ConfigError(f"training seeds are {text!r}; they have to be written like 0-999 or 3,5,8-9")
+            raise ConfigError(f"training seeds are {text!r}; write them like 0-999 or 3,5,8-9")
         ranges.append(range(int(first), int(last or first) + 1))
     return tuple(ranges)
 
 
 def learned_from(text: str, numbers: Iterable[int]) -> list[int]:
-    """Those of some seeds that an agent was trained on.
+    """The seeds among `numbers` that an agent was trained on.
 
     Args:
         text: its training seeds, as in its card.
-        numbers: seeds that it is to be judged by.
+        numbers: seeds of a comparison.
 
     Raises:
-        ConfigError: as `seeds_of`.
+        ConfigError: as for `seeds_of`.
     """
     ranges = seeds_of(text)
     return [seed for seed in numbers if any(seed in known for known in ranges)]
 
 
 def spent_before(init: str | None) -> int:
-    """Requests simulated to train the agent that a training begins from, which are part of its budget; 0 without one.
+    """Requests simulated to train the initial agent, which count in the budget of a training; 0 without one.
 
     Raises:
-        ConfigError: no such agent, or one that was trained on seeds that only choose or judge.
+        ConfigError: there is no such agent, or it was trained on validation or test seeds.
     """
     if init is None:
         return 0
@@ -147,18 +147,18 @@ def spent_before(init: str | None) -> int:
         known = learned_from(card.train_seeds, SEEDS[split])
         if known:
             raise ConfigError(
-                f"init: agent {card.name!r} was trained on {split} seeds (the first is {known[0]}), and so would be "
-                "what begins from it; begin from another one"
+                f"init: agent {card.name!r} was trained on {split} seeds (the first is {known[0]}), so an agent that "
+                "starts from it would be, too; start from another one"
             )
     return card.requests
 
 
 def recorded(card: AgentCard, version: str = SUITE) -> AgentCard:
-    """The card, with what the suite is now: if it is changed later, the agent's results mean something else.
+    """Add the suite's current state to a card, because the agent's results depend on it.
 
     Args:
-        card: of an agent; one that was trained on none of the suite's entries is returned as it is.
-        version: of the suite.
+        card: card of an agent; it is returned unchanged if none of the suite's entries was trained on.
+        version: version of the suite.
     """
     if not {name for name, _ in _fingerprints(version, card.env)} & set(card.trained_on):
         return card
@@ -172,12 +172,12 @@ def recorded(card: AgentCard, version: str = SUITE) -> AgentCard:
 
 @lru_cache(maxsize=8)
 def _fingerprints(version: str, env: str) -> tuple[tuple[str, str], ...]:
-    """Of the entries of a suite in an environment; its scenarios are tabulated for that, so once per process."""
+    """Fingerprints of a suite's entries in an environment; cached, because it tabulates scenarios."""
     return tuple((entry.id, entry.fingerprint()) for entry in load_suite(version).entries if entry.env == env)
 
 
 def problems_of(card: AgentCard, judged_by: Iterable[int] = ()) -> list[str]:
-    """Why results of an agent would not be held out, or not of the suite it names; empty where all is well.
+    """Reasons why results of an agent are not held out, or not of the suite it names; empty if there are none.
 
     Args:
         card: the agent's.
@@ -200,7 +200,7 @@ def problems_of(card: AgentCard, judged_by: Iterable[int] = ()) -> list[str]:
 
 
 def changed_since(card: AgentCard) -> list[str]:
-    """How the suite that an agent was trained on differs from the one that ships now."""
+    """Differences between the suite that an agent was trained on and the one that ships now."""
     if not card.suite or not card.fingerprints:
         return []
     if card.suite not in suite_versions():
@@ -208,24 +208,24 @@ def changed_since(card: AgentCard) -> list[str]:
     problems, now = [], recorded(card, card.suite)
     changed = [name for name, known in card.fingerprints.items() if now.fingerprints.get(name) != known]
     if changed:
-        problems.append(f"entries of suite {card.suite} are others than when it was trained: {', '.join(changed)}")
+        problems.append(f"these entries of suite {card.suite} have changed since it was trained: {', '.join(changed)}")
     if card.headroom_cut_percent != now.headroom_cut_percent:
         cuts = f"{card.headroom_cut_percent:g} % then and {now.headroom_cut_percent:g} % now"
-        problems.append(f"entries count in means from another headroom on: {cuts}")
+        problems.append(f"the least headroom of entries in means has changed: {cuts}")
     return problems
 
 
 def training_scenarios(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[str, Scenario]:
-    """The scenarios to train on, by what they were called: a card says so, and it can be typed again.
+    """The scenarios to train on, by the names that the user gave, which the card records.
 
     Args:
         what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files, or
             scenarios themselves; one or several.
-        env: whose entries and actions they are.
+        env: environment of the entries and actions.
 
     Raises:
-        ConfigError: no names, one that is unknown or stands twice, an entry of the other environment, or a scenario
-            whose requests come from a log: every seed of it is the log itself, so it has no training split.
+        ConfigError: no name is given, one is unknown or given twice, an entry is for the other environment, or a
+                scenario takes its requests from a log: every seed of it is the log itself, so it has no training split.
     """
     suite = load_suite(SUITE)
     entries = {entry.id: entry for entry in suite.all_entries()}
@@ -236,15 +236,15 @@ def training_scenarios(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[s
         entry = entries.get(name) if isinstance(name, str) else None
         if entry is not None and entry.env != env:
             raise ConfigError(
-                f"{name!r} is an entry of {entry.env.env_name}, but the agent is trained for {env.env_name}"
+                f"{name!r} is an entry for {entry.env.env_name}, but the agent is trained for {env.env_name}"
             )
         scenario = entry.load() if entry is not None else load_scenario(name)
         if scenario.name in {other.name for other in scenarios.values()}:
-            raise ConfigError(f"{scenario.name!r} stands twice in what to train on; give it once")
+            raise ConfigError(f"{scenario.name!r} is given twice as a training scenario; give it once")
         if scenario.trace is not None:
             raise ConfigError(
-                f"{scenario.name!r} takes its requests from a log, the same for every seed: an agent trained on them "
-                "has seen those of the test; take a scenario whose requests are generated"
+                f"{scenario.name!r} takes its requests from a log, which are the same for every seed, so training on "
+                "them would train on the test; take a scenario whose requests are generated"
             )
         scenarios[scenario.name if isinstance(name, Scenario) else str(name)] = scenario
     if not scenarios:
@@ -253,5 +253,5 @@ def training_scenarios(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[s
 
 
 def training_cases(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[str, Case]:
-    """What to train on as policies meet it, by name; arguments and errors as for `training_scenarios`."""
+    """The training scenarios as cases, by name; arguments and errors as for `training_scenarios`."""
     return {name: case_of(scenario, env) for name, scenario in training_scenarios(what, env).items()}

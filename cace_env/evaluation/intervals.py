@@ -1,4 +1,4 @@
-"""Comparing two policies that met the same requests: gains with intervals, and shares of a gap."""
+"""Comparison of two policies on the same requests: gains with intervals, and shares of a gap."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 RESAMPLES: Final = 10_000
-SMALLEST_GAP: Final = 0.01  # of the baseline's cost; below, a share of the gap says nothing
+SMALLEST_GAP: Final = 0.01  # share of the baseline's cost; below it, a share of the gap means nothing
 
 
 class Gain(NamedTuple):
-    """How much less a policy needs than a baseline [%], and its interval; NaN where nothing is to be said."""
+    """How much less a policy needs than a baseline [%], and its interval; NaN if undefined."""
 
     percent: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """As people write it: `+7.2 % (+5.6 to +8.9)`."""
+        """Format for readers: `+7.2 % (+5.6 to +8.9)`."""
         return f"{self.percent:+.1f} % ({self.low:+.1f} to {self.high:+.1f})"
 
 
 def paired_gain(
     baseline: npt.ArrayLike, policy: npt.ArrayLike, *, level: float = 0.95, resamples: int = RESAMPLES
 ) -> Gain:
-    """By how much the sum over seeds is smaller than the baseline's, with a percentile bootstrap interval over seeds.
+    """Compute by how much the sum over seeds is below the baseline's, with a percentile bootstrap interval.
 
     `100 * (sum(baseline) - sum(policy)) / sum(baseline)`. Seeds are drawn again with replacement, the same for both, so
-    what a hard seed does to both of them cancels out (percentile interval: Efron and Tibshirani, An Introduction to the
+    the effect of a hard seed on both cancels out (percentile interval: Efron and Tibshirani, An Introduction to the
     Bootstrap, 1993, chapter 13). The draws are always the same: equal results have equal intervals.
 
     Args:
-        baseline: (seeds,) of the policy that is compared with.
+        baseline: (seeds,) values of the policy to compare with.
         policy: (seeds,) in the same order; seeds where either is NaN are left out.
-        level: of the interval.
-        resamples: draws.
+        level: confidence level of the interval.
+        resamples: number of bootstrap draws.
 
     Returns:
-        The gain; bounds are NaN with fewer than two seeds, all is NaN where the baseline's sum is 0.
+        The gain; bounds are NaN with fewer than two seeds, all are NaN if the baseline's sum is 0.
 
     Raises:
         ValueError: the two differ in length.
@@ -64,18 +64,18 @@ def paired_gain(
 
 @lru_cache(maxsize=8)
 def seed_draws(count: int, resamples: int, stream: int = 0) -> FloatArray:
-    """How often each seed is drawn, `(resamples, count)`: sums by counts are those by indices, without a gather.
+    """How often each seed is drawn, `(resamples, count)`: sums by counts equal sums by indices, without a gather.
 
-    Equal arguments draw the same; draws of different streams are independent of each other.
+    Equal arguments give equal draws; draws of different streams are independent of each other.
     """
     counts = np.random.default_rng(stream).multinomial(count, np.full(count, 1 / count), size=resamples)
     return counts.astype(np.float64)
 
 
 def share_of_gap(baseline: npt.ArrayLike, policy: npt.ArrayLike, reference: npt.ArrayLike) -> float:
-    """How much of the gap between a baseline and a reference a policy closes [%]; sums over seeds.
+    """Compute the share of the gap between a baseline and a reference that a policy closes [%]; sums over seeds.
 
-    `100 * (sum(baseline) - sum(policy)) / (sum(baseline) - sum(reference))`; NaN where the reference is less than 1 %
+    `100 * (sum(baseline) - sum(policy)) / (sum(baseline) - sum(reference))`; NaN if the reference is less than 1 %
     better than the baseline.
     """
     worst, mine, best = (float(np.sum(np.asarray(costs))) for costs in (baseline, policy, reference))
@@ -83,6 +83,6 @@ def share_of_gap(baseline: npt.ArrayLike, policy: npt.ArrayLike, reference: npt.
 
 
 def mean(values: FloatArray) -> float:
-    """Mean of the values that are there, NaN where none is."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     there = values[~np.isnan(values)]
     return float(there.mean()) if len(there) else np.nan

@@ -1,4 +1,4 @@
-"""A picture of an episode that says more than its end, when all is quiet: the fleet half way through it."""
+"""A picture of the fleet half way through an episode, because at the end all is quiet."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cace_env.simulation import Simulator
 
 
 def halfway(policy: Policy, case: Case, seed: int) -> npt.NDArray[np.uint8]:
-    """The fleet under a policy half way through an episode, with the minutes before: `(540, 960, 3)` RGB.
+    """Render the fleet under a policy half way through an episode, with the minutes before: `(540, 960, 3)` RGB.
 
     Args:
-        policy: a built-in one, or that of an agent.
+        policy: a built-in policy, or that of an agent.
         case: the fleet and its requests.
-        seed: of the requests.
+        seed: seed of the requests.
 
     Raises:
         ImportError: Pillow is missing.

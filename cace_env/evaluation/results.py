@@ -6,9 +6,9 @@
     entry,policy,seed,cost,ttft_mean_s,e2e_mean_s,longest_wait_s,evictions
     eviction-default,lru,2000000,5480.1234,...
 
-Lines of the header begin with `# `, so `pandas.read_csv(file, comment="#")` reads the table. Beside the policy's rows
-stand those of LRU on the same machine: by them anybody can tell whether it met the same requests in the same simulator.
-The reference costs that ship with a suite are such a file too. `docs/suite.md` describes the format, `python -m
+Lines of the header begin with `# `, so `pandas.read_csv(file, comment="#")` reads the table. Next to the policy's rows
+are those of LRU on the same machine: they tell whether the policy ran on the same requests in the same simulator.
+The reference costs that ship with a suite are also such a file. `docs/suite.md` describes the format, `python -m
 experiments.submission` writes and checks it.
 """
 
@@ -35,18 +35,18 @@ from cace_env.evaluation.suite import Entry, Suite
 
 FloatArray = npt.NDArray[np.float64]
 
-MARK: Final = "# "  # begins a line of the header
+MARK: Final = "# "  # start of each line of the header
 KINDS: Final[dict[str, type]] = {"entry": str, "policy": str, "seed": int, "evictions": int}  # other columns: float
-SIGNIFICANT: Final = 7  # digits of everything but the cost, which is exact
+SIGNIFICANT: Final = 7  # digits of all columns except the cost, which is exact
 
 
 class Row(NamedTuple):
-    """One episode."""
+    """One episode in the table."""
 
     entry: str
     policy: str
     seed: int
-    cost: float  # exact: equal to the bit wherever the same episode runs
+    cost: float  # exact: the same episode gives the same bits on every machine
     ttft_mean_s: float
     e2e_mean_s: float
     longest_wait_s: float
@@ -54,22 +54,22 @@ class Row(NamedTuple):
 
 
 class Header(Frozen):
-    """What the rows are results of."""
+    """The header of a results file: what was run."""
 
     suite: str = Field(description="version of the suite")
     policy: str = Field(min_length=1, description="name of the policy, as in the column `policy`")
-    description: str = Field(min_length=1, description="what the policy does, in a line")
-    clairvoyant: bool = Field(description="whether it knows the future: then it competes with nobody")
+    description: str = Field(min_length=1, description="what the policy does, in one line")
+    clairvoyant: bool = Field(description="whether it knows the future: then it is not ranked")
     trained_on: str = Field(
-        min_length=1, description='what its parameters were fitted to: seeds, scenarios, logs; "nothing" if it has none'
+        min_length=1, description='what its parameters were fitted on: seeds, scenarios, logs; "nothing" if it has none'
     )
     simulated_requests: int = Field(ge=0, description="requests simulated to fit it, over all trials; 0 if none")
-    code: str = Field(min_length=1, description="where its code is: a release, a commit or an address")
-    cace_env: str = Field(description="version of cace-env that the results are from")
+    code: str = Field(min_length=1, description="location of its code: a release, a commit or an address")
+    cace_env: str = Field(description="version of cace-env that made the results")
     fingerprints: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{16}$")]] = Field(
-        description="of each entry, see cace_env.evaluation.suite.Entry.fingerprint"
+        description="fingerprint of each entry, see cace_env.evaluation.suite.Entry.fingerprint"
     )
-    settings: dict[str, Any] = Field(default={}, description="anything else that others may want to know")
+    settings: dict[str, Any] = Field(default={}, description="anything else that readers may want to know")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Results:
 
     header: Header
     rows: tuple[Row, ...]
-    source: str = "results"  # opens error messages
+    source: str = "results"  # starts error messages
 
     def column(self, entry: str, policy: str, seeds: Sequence[int], name: str = "cost") -> FloatArray:
         """A column of one policy on one entry, in the order of `seeds`.
@@ -96,29 +96,29 @@ class Results:
         return np.array([getattr(by_seed[seed], name) for seed in seeds], dtype=np.float64)
 
     def has(self, entry: Entry, policy: str, seeds: Iterable[int]) -> bool:
-        """Whether there are rows for all seeds, of an entry that has not changed since."""
+        """Whether there are rows for all seeds, of an entry that has not changed."""
         there = self._by_seed.get((entry.id, policy), {})
         return set(seeds) <= set(there) and self.header.fingerprints.get(entry.id) == entry.fingerprint()
 
     def check_fingerprint(self, entry: Entry) -> None:
-        """Refuses results of an entry that was another one then.
+        """Check that an entry has not changed since the results were made.
 
         Raises:
-            ConfigError: names both fingerprints.
+            ConfigError: it has changed; the message names both fingerprints.
         """
         theirs, ours = self.header.fingerprints.get(entry.id), entry.fingerprint()
         if theirs is None:
-            raise ConfigError(f"{self.source}: the header has no fingerprint of entry {entry.id!r}; here it is {ours}")
+            raise ConfigError(f"{self.source}: the header has no fingerprint for entry {entry.id!r}; it is {ours} here")
         if theirs != ours:
             raise ConfigError(
-                f"{self.source}: entry {entry.id!r} has the fingerprint {theirs}, here it is {ours}: its fleet, "
-                f"workload or rules are others here than under the file's cace-env {self.header.cace_env} (this is "
-                f"{cace_env.__version__}); take the same version and the same suite, or run the policy again"
+                f"{self.source}: entry {entry.id!r} has the fingerprint {theirs}, but {ours} here: its fleet, "
+                f"workload or rules differ between cace-env {self.header.cace_env} (the file) and "
+                f"{cace_env.__version__} (this one); use the same version and suite, or run the policy again"
             )
 
     @cached_property
     def _by_seed(self) -> dict[tuple[str, str], dict[int, Row]]:
-        """By (entry, policy), then by seed."""
+        """Rows by (entry, policy), then by seed."""
         rows: dict[tuple[str, str], dict[int, Row]] = {}
         for row in self.rows:
             rows.setdefault((row.entry, row.policy), {})[row.seed] = row
@@ -126,7 +126,7 @@ class Results:
 
 
 def row_of(entry: str, result: Mapping[str, Any]) -> Row:
-    """A row from the metrics of an episode (`cace_env.evaluation.SeedResult.row`)."""
+    """Make a row from the metrics of an episode (`cace_env.evaluation.SeedResult.row`)."""
     ttft_s, e2e_s, wait_s = (
         float(f"{result[name]:.{SIGNIFICANT}g}") for name in ("ttft_mean_s", "e2e_mean_s", "longest_wait_s")
     )
@@ -135,7 +135,7 @@ def row_of(entry: str, result: Mapping[str, Any]) -> Row:
 
 
 def write_results(path: str | Path, results: Results) -> None:
-    """Writes a results file; an existing one is replaced."""
+    """Write a results file; an existing one is replaced."""
     header = yaml.safe_dump(results.header.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         file.writelines(f"{MARK}{line}\n" for line in header.splitlines())
@@ -145,10 +145,10 @@ def write_results(path: str | Path, results: Results) -> None:
 
 
 def read_results(path: str | Path) -> Results:
-    """Reads a results file; what is in it is checked for form, not for truth (`experiments.submission`).
+    """Read a results file; its form is checked, but not its numbers (`experiments.submission` does that).
 
     Raises:
-        ConfigError: no such file, or the line, the column and what is wrong there.
+        ConfigError: there is no such file, or it is not valid; the message names line, column and problem.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -160,7 +160,7 @@ def read_results(path: str | Path) -> Results:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: the header (lines that begin with {MARK!r}) is not YAML ({error})") from error
     if not isinstance(header, dict):
-        raise ConfigError(f"{path}: it has to begin with a header: lines `{MARK}key: value`, see docs/suite.md")
+        raise ConfigError(f"{path}: the file has to begin with a header: lines `{MARK}key: value`, see docs/suite.md")
     table = csv.reader(lines[top:])
     columns = next(table, [])
     if tuple(columns) != Row._fields:
@@ -172,16 +172,16 @@ def read_results(path: str | Path) -> Results:
     for number, row in enumerate(rows, start=1):
         if row[:3] in seen:
             raise ConfigError(
-                f"{path}: line {top + 1 + number}: {row.policy} on {row.entry}, seed {row.seed} stands twice; keep one"
+                f"{path}: line {top + 1 + number}: {row.policy} on {row.entry}, seed {row.seed} appears twice; keep one"
             )
         seen.add(row[:3])
     return Results(parse(Header, header, str(path)), rows, str(path))
 
 
 def _row(where: str, cells: Sequence[str]) -> Row:
-    """A row, checked cell by cell."""
+    """Parse a row, cell by cell."""
     if len(cells) != len(Row._fields):
-        raise ConfigError(f"{where}: {len(cells)} cells; it has to be {len(Row._fields)}, one per column")
+        raise ConfigError(f"{where}: {len(cells)} cells; there have to be {len(Row._fields)}, one per column")
     values: list[Any] = []
     for name, cell in zip(Row._fields, cells, strict=True):
         kind = KINDS.get(name, float)
@@ -198,7 +198,7 @@ def _row(where: str, cells: Sequence[str]) -> Row:
 
 @lru_cache(maxsize=4)
 def published(version: str) -> Results | None:
-    """The costs of LRU and of the reference that ship with a suite; None where none do.
+    """Load the costs of LRU and of the reference that ship with a suite; None if none ship.
 
     Raises:
         ConfigError: the file is damaged.
@@ -211,10 +211,10 @@ def published(version: str) -> Results | None:
 
 
 def reference_costs(suite: Suite, entry: Entry, seeds: Sequence[int]) -> FloatArray:
-    """Costs of the clairvoyant reference on an entry, from the table that ships with the suite, `(seeds,)`.
+    """Load the costs of the clairvoyant reference on an entry from the table that ships with the suite, `(seeds,)`.
 
     Raises:
-        ConfigError: none ship with it, the entry was another one when they were computed, or a seed is missing.
+        ConfigError: none ship with it, the entry has changed since they were computed, or a seed is missing.
     """
     results = published(suite.version)
     again = f"python -m experiments.suite --suite {suite.version} computes them"
@@ -228,5 +228,5 @@ def reference_costs(suite: Suite, entry: Entry, seeds: Sequence[int]) -> FloatAr
 
 
 def policies_of(header: Header) -> tuple[str, ...]:
-    """Whose rows a file with this header has to hold."""
+    """Policies whose rows a file with this header has to hold."""
     return tuple(dict.fromkeys((BASELINE, header.policy)))

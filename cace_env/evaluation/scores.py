@@ -1,12 +1,12 @@
-"""Scores: how much of what could be saved against LRU a policy saves, scenario by scenario and over a whole suite.
+"""Scores of policies: their share of the possible savings over LRU, per scenario and over a suite.
 
 `score = 100 * (LRU - policy) / (LRU - reference)`, of costs summed over the same seeds: 0 is as good as LRU, 100 as
 good as the clairvoyant reference (`cace_env.planning.planner`), below 0 worse than LRU. Sums per scenario, not means of
-ratios: a seed on which there is nothing to gain would blow its own ratio up. The headroom `100 * (LRU - reference) /
-LRU` says how much there is to gain at all; a scenario with less than `SMALLEST_HEADROOM_PERCENT` is named and kept out
-of means.
+seeds: a seed on which there is nothing to gain would inflate its own ratio. The headroom `100 * (LRU - reference) /
+LRU` says how much can be gained at all; a scenario with less than `SMALLEST_HEADROOM_PERCENT` is named and left
+out of means.
 
-Everything here is a pure function of costs; where they come from is `cace_env.evaluation.suite`.
+Everything here is a pure function of costs; `cace_env.evaluation.suite` says where they come from.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import numpy.typing as npt
 from cace_env.evaluation.intervals import RESAMPLES, SMALLEST_GAP, Gain, paired_gain, seed_draws, share_of_gap
 
 FloatArray = npt.NDArray[np.float64]
-Costs = Mapping[str, npt.ArrayLike]  # by policy, each (seeds,) in the same order of seeds; NaN: cut short
+Costs = Mapping[str, npt.ArrayLike]  # by policy, each (seeds,) in the same order of seeds; NaN if cut short
 ByScenario = Mapping[str, npt.ArrayLike]  # of one policy, each (seeds,) as above
 Aggregate = Callable[[FloatArray], FloatArray]  # over the last axis
 
 BASELINE: Final = "lru"  # scores 0
 REFERENCE: Final = "reference"  # scores 100
-SMALLEST_HEADROOM_PERCENT: Final = 3.0  # below, a scenario tells policies apart by noise: it enters no mean
-TRIMMED: Final = 0.25  # of the scenarios at either end, for the interquartile mean
+SMALLEST_HEADROOM_PERCENT: Final = 3.0  # below it, noise decides between policies, so the scenario is in no mean
+TRIMMED: Final = 0.25  # share of the scenarios cut at each end for the interquartile mean
 LEVEL: Final = 0.95
 
 
 class Score(NamedTuple):
-    """A share of the gap between LRU and the reference [%], and its interval; NaN where nothing is to be said."""
+    """A share of the gap between LRU and the reference [%], and its interval; NaN if undefined."""
 
     value: float
     low: float
@@ -44,7 +44,7 @@ NO_SCORE: Final = Score(np.nan, np.nan, np.nan)
 
 
 class Estimate(NamedTuple):
-    """A number over scenarios and its interval; NaN where nothing is to be said."""
+    """A number over scenarios and its interval; NaN if undefined."""
 
     value: float
     low: float
@@ -53,9 +53,9 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class SuiteScores:
-    """Policies on a suite of scenarios."""
+    """Scores of policies on a suite of scenarios."""
 
-    headroom: dict[str, Gain]  # by scenario: what the reference saves against LRU [%]
+    headroom: dict[str, Gain]  # by scenario: savings of the reference over LRU [%]
     left_out: tuple[str, ...]  # scenarios whose headroom is under SMALLEST_HEADROOM_PERCENT: in no mean
     scores: dict[str, dict[str, Score]]  # by policy, then by scenario
     means: dict[str, Score]  # by policy: interquartile mean over the scenarios that are not left out
@@ -69,20 +69,20 @@ def score(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> Score:
-    """The score of a policy on one scenario, with a percentile bootstrap interval over seeds.
+    """Compute the score of a policy on one scenario, with a percentile bootstrap interval over seeds.
 
-    Seeds are drawn again with replacement, the same for all three, so what a hard seed does to all cancels out.
+    Seeds are drawn again with replacement, the same for all three, so the effect of a hard seed on all cancels out.
 
     Args:
         baseline: (seeds,) costs of LRU.
         policy: (seeds,) in the same order; a seed where any of the three is NaN (an episode cut short) is left out.
         reference: (seeds,) costs of the clairvoyant reference.
-        level: of the interval.
-        resamples: draws.
+        level: confidence level of the interval.
+        resamples: number of bootstrap draws.
 
     Returns:
-        The score: NaN where the gap is under 1 % of LRU's cost. Its bounds are NaN with fewer than two seeds, and where
-        so many of the draws have no such gap that the bounds would depend on how one counts them.
+        The score: NaN if the gap is under 1 % of LRU's cost. Its bounds are NaN with fewer than two seeds, and if
+        so many of the draws have no such gap that the bounds would depend on how they are counted.
 
     Raises:
         ValueError: the three differ in length.
@@ -99,14 +99,14 @@ def score_draws(
     resamples: int = RESAMPLES,
     stream: int = 0,
 ) -> FloatArray:
-    """The score of each draw of the bootstrap, `(resamples,)`; NaN where a draw has no gap, or with under two seeds.
+    """The score of each draw of the bootstrap, `(resamples,)`; NaN if a draw has no gap, or with fewer than two seeds.
 
     Args:
         baseline: as for `score`.
         policy: as for `score`.
         reference: as for `score`.
-        resamples: draws.
-        stream: scenarios of a suite are drawn independently of each other, each by a number of its own.
+        resamples: number of bootstrap draws.
+        stream: number of the random stream; each scenario of a suite has its own, so that draws are independent.
 
     Raises:
         ValueError: the three differ in length.
@@ -122,7 +122,7 @@ def score_draws(
 
 
 def headroom(baseline: npt.ArrayLike, reference: npt.ArrayLike) -> Gain:
-    """What the reference saves against LRU [%], sums over seeds, with a paired bootstrap interval.
+    """Compute the savings of the reference over LRU [%], sums over seeds, with a paired bootstrap interval.
 
     Raises:
         ValueError: the two differ in length.
@@ -139,32 +139,32 @@ def interquartile_mean(values: npt.ArrayLike) -> FloatArray:
     values is NaN: trimmed like a high value, it would hide.
 
     Raises:
-        ValueError: no values.
+        ValueError: there are no values.
     """
     ascending = np.sort(np.asarray(values, dtype=np.float64), axis=-1)
     count = ascending.shape[-1]
     if not count:
-        raise ValueError("an interquartile mean of no values was asked for; give one at least")
+        raise ValueError("an interquartile mean needs at least one value")
     cut = int(TRIMMED * count)
     inner = ascending[..., cut : count - cut].mean(axis=-1)
     return np.where(np.isnan(ascending[..., -1]), np.nan, inner)  # NaN is sorted to the end
 
 
 def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples: int = RESAMPLES) -> SuiteScores:
-    """Scores of all policies on all scenarios, and their interquartile means.
+    """Compute the scores of all policies on all scenarios, and their interquartile means.
 
     The interval of a mean is a stratified bootstrap (Agarwal et al. 2021): within each scenario seeds are drawn again,
-    independently of the other scenarios, and the interquartile mean of the scenarios' scores is taken of every draw. It
-    says how much the mean depends on the requests that were drawn; the scenarios themselves are given.
+    independently of the other scenarios, and the interquartile mean of the scenarios' scores is computed for every
+    draw. It says how much the mean depends on the requests that were drawn; the scenarios themselves are given.
 
     Args:
         costs: by scenario, then by policy. Every scenario needs "lru" and "reference". A policy that is missing in a
             scenario, or has no score there, has no mean.
-        level: of the intervals.
-        resamples: draws.
+        level: confidence level of the intervals.
+        resamples: number of bootstrap draws.
 
     Raises:
-        ValueError: a scenario lacks LRU or the reference, or a policy's seeds are not as many as LRU's.
+        ValueError: a scenario lacks LRU or the reference, or a policy has not as many seeds as LRU.
     """
     for scenario, by_policy in costs.items():
         missing = {BASELINE, REFERENCE} - set(by_policy)
@@ -197,26 +197,27 @@ def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples:
 def probability_of_improvement(
     policy: ByScenario, over: ByScenario, *, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> Estimate:
-    """How often a policy is cheaper than another one on the same requests, with a stratified bootstrap interval.
+    """Estimate how often a policy is cheaper than another one on the same requests.
 
     `mean over scenarios of P(policy < over)`, where P is the share of seeds on which the policy costs less, and half of
-    those on which both cost the same: 0.5 is no difference. It says how often, not by how much; `pooled_gain` does.
-    The mean over tasks and the bootstrap are those of Agarwal et al. (Deep RL at the Edge of the Statistical Precipice,
-    NeurIPS 2021, `rliable`). Their runs are independent, so P compares each run of one with each run of
-    the other (Mann and Whitney 1947); here both met the same requests, so seeds are compared one by one.
+    those on which both cost the same: 0.5 is no difference. It says how often, not by how much; `pooled_gain` does. The
+    interval is a stratified bootstrap. The mean over tasks and the bootstrap are those of Agarwal et al. (Deep RL at
+    the Edge of the Statistical Precipice, NeurIPS 2021, `rliable`). Their runs are independent, so P compares each run
+    of one with each run of the other (Mann and Whitney 1947); here both run on the same requests, so seeds are compared
+    one by one.
 
     Args:
         policy: by scenario, (seeds,) costs.
         over: the same scenarios, costs of the other policy in the same order of seeds; a seed where either is NaN (cut
             short) is left out.
-        level: of the interval.
-        resamples: draws.
+        level: confidence level of the interval.
+        resamples: number of bootstrap draws.
 
     Returns:
-        Between 0 and 1; all NaN where a scenario has no seed of both, bounds NaN where one has fewer than two.
+        Between 0 and 1; all NaN if a scenario has no seed of both, bounds NaN if one has fewer than two.
 
     Raises:
-        ValueError: no scenarios, other scenarios or other seeds.
+        ValueError: there are no scenarios, or the two differ in scenarios or seeds.
     """
 
     def wins(costs: FloatArray) -> FloatArray:
@@ -235,20 +236,20 @@ def relative_cost(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
 ) -> Estimate:
-    """What a policy costs, as a share of what a baseline costs: 1 is as much, and less is better.
+    """Compute the cost of a policy relative to a baseline: 1 is equal, less is better.
 
-    `aggregate over scenarios of sum(policy) / sum(baseline)`, sums over seeds, so that every scenario counts alike
-    whatever its costs are; a stratified bootstrap interval, as for `suite_scores`.
+    `aggregate over scenarios of sum(policy) / sum(baseline)`, sums over seeds, so that every scenario counts equally
+    whatever its costs are; with a stratified bootstrap interval, as for `suite_scores`.
 
     Args:
         policy: as for `probability_of_improvement`.
-        baseline: the costs it is measured by, LRU's as a rule.
+        baseline: costs to compare with, usually LRU's.
         aggregate: over the last axis: the mean by default ("pooled cost"), or `interquartile_mean`.
-        level: of the interval.
-        resamples: draws.
+        level: confidence level of the interval.
+        resamples: number of bootstrap draws.
 
     Returns:
-        NaN as for `probability_of_improvement`.
+        NaN values as for `probability_of_improvement`.
 
     Raises:
         ValueError: as for `probability_of_improvement`.
@@ -265,20 +266,20 @@ def relative_cost(
 def pooled_gain(
     policy: ByScenario, over: ByScenario, baseline: ByScenario, *, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> Gain:
-    """By how much a policy's pooled cost is below another one's [%]: above 0 is better.
+    """Compute by how much a policy's pooled cost is below another one's [%]: above 0 is better.
 
     `100 * (1 - pooled(policy) / pooled(over))`, pooled = `relative_cost` to the baseline, mean over scenarios. A draw
-    of the bootstrap takes the same seeds for all three, so what a hard seed does to all of them cancels out.
+    of the bootstrap takes the same seeds for all three, so the effect of a hard seed on all of them cancels out.
 
     Args:
         policy: as for `probability_of_improvement`.
         over: the policy it is compared with.
-        baseline: what makes scenarios comparable, LRU's costs as a rule.
-        level: of the interval.
-        resamples: draws.
+        baseline: costs that make scenarios comparable, usually LRU's.
+        level: confidence level of the interval.
+        resamples: number of bootstrap draws.
 
     Returns:
-        NaN as for `probability_of_improvement`.
+        NaN values as for `probability_of_improvement`.
 
     Raises:
         ValueError: as for `probability_of_improvement`.
@@ -300,23 +301,23 @@ def _mean(values: FloatArray) -> FloatArray:
 
 
 def _pairs(*policies: ByScenario) -> list[FloatArray]:
-    """Scenario by scenario, the costs of all policies on the seeds that none of them cut short."""
+    """Costs of all policies per scenario, on the seeds that none of them cut short."""
     names = list(policies[0])
     if not names:
-        raise ValueError("costs of no scenario were given; give one at least")
+        raise ValueError("there are no scenarios; give the costs of at least one")
     for other in policies[1:]:
         if set(other) != set(names):
-            raise ValueError(f"costs are of different scenarios: {', '.join(names)} and {', '.join(other)}")
+            raise ValueError(f"the costs have different scenarios: {', '.join(names)} and {', '.join(other)}")
     return [_paired(*(costs[name] for costs in policies)) for name in names]
 
 
 def _draws(values: FloatArray, resamples: int, stream: int) -> FloatArray:
-    """Sums of values of seeds drawn again, `(resamples,)`; another stream, other draws."""
+    """Sums of values over seeds drawn again, `(resamples,)`; each stream has its own draws."""
     return seed_draws(len(values), resamples, stream) @ values
 
 
 def _estimate(values: Sequence[float], draws: Sequence[FloatArray], aggregate: Aggregate, level: float) -> Estimate:
-    """An aggregate over scenarios; without bounds where a scenario has no draws."""
+    """Aggregate over scenarios; without bounds if a scenario has no draws."""
     value = float(aggregate(np.array(values)))
     if len(draws) < len(values):
         return Estimate(value, np.nan, np.nan)
@@ -339,7 +340,7 @@ def _score(costs: FloatArray, draws: FloatArray, level: float) -> Score:
 
 
 def _bounds(draws: FloatArray, level: float) -> tuple[float, float]:
-    """Quantiles of the draws; NaN where more than a tail of them has no number."""
+    """Quantiles of the draws; NaN if more than one tail of them is undefined."""
     there = draws[np.isfinite(draws)]
     if len(there) < len(draws) * (1 + level) / 2:
         return np.nan, np.nan

@@ -1,4 +1,4 @@
-"""What matters most of an evaluation, for people: a table that `print` shows, and a line."""
+"""The main results of an evaluation for readers: a table that `print` shows, and one line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-DIGITS: Final = 3  # significant ones
+DIGITS: Final = 3  # significant digits
 
 
 class Row(NamedTuple):
-    """A line of the table: metrics that stand in it, each with the word and the unit around it."""
+    """A line of the table: its metrics, each with a word before and a unit after it."""
 
     title: str
-    cells: tuple[tuple[str, str, str], ...]  # metric, word before, unit behind
+    cells: tuple[tuple[str, str, str], ...]  # metric, word before, unit after
 
 
 ROWS: Final = (
@@ -37,7 +37,7 @@ IN_LINE: Final = (
 
 
 def rounded(value: float) -> str:
-    """Three significant digits, but whole numbers as they are, and no exponent: 12,345; 12; 12.3; 0.0123."""
+    """Format with three significant digits, without exponent; whole numbers are kept: 12,345; 12; 12.3; 0.0123."""
     if value == round(value):
         return f"{value:,.0f}"
     decimals = max(0, DIGITS - 1 - math.floor(math.log10(abs(value))))
@@ -45,14 +45,14 @@ def rounded(value: float) -> str:
 
 
 def table(policy: str, scenario: str, label: str, seeds: Sequence[int], means: Mapping[str, float]) -> str:
-    """A title and a line for each of `ROWS` that has a number, in columns.
+    """Format a title and a line for each of `ROWS` that has a number, in columns.
 
     Args:
         policy: its name.
         scenario: its name.
-        label: of the workload.
-        seeds: of the episodes.
-        means: over the seeds, as of `Evaluation.summary`.
+        label: label of the workload.
+        seeds: seeds of the episodes.
+        means: means over the seeds, as from `Evaluation.summary`.
     """
     title = f"{policy} on {scenario} ({label}), {_seeds(seeds)}{', means' if len(seeds) > 1 else ''}"
     shown = [
@@ -71,18 +71,18 @@ def table(policy: str, scenario: str, label: str, seeds: Sequence[int], means: M
             line += f"  {word:<17}  {number:>{widths[1]}} {unit}"
         lines.append(line.rstrip())
     if means.get("truncated"):
-        lines.append(f"  {means['truncated']:.0%} of the episodes were cut short: they are in no number above")
+        lines.append(f"  {means['truncated']:.0%} of the episodes were cut short and are not in the numbers above")
     return "\n".join(lines)
 
 
 def line(policy: str, scenario: str, seeds: Sequence[int], means: Mapping[str, float]) -> str:
-    """The same in one line; arguments as for `table`."""
+    """Format the same in one line; arguments as for `table`."""
     numbers = [text.format(rounded(means[metric])) for metric, text in IN_LINE if metric in means]
     return f"<{policy} on {scenario}, {_seeds(seeds)}: {', '.join(numbers) or 'no whole episode'}>"
 
 
 def _seeds(seeds: Sequence[int]) -> str:
-    """How many there are, and which if they are a few or follow each other."""
+    """Format how many seeds there are, and which if they are few or consecutive."""
     first, last = seeds[0], seeds[-1]
     if len(seeds) == 1:
         return f"seed {first}"

@@ -1,4 +1,4 @@
-"""Suites: versioned lists of scenarios on which policies are scored, so that two people mean the same by a score.
+"""Suites: versioned lists of scenarios on which policies are scored, so that scores are comparable.
 
 `load_suite("v1")` is the suite that ships; `docs/suite.md` shows every policy on it. An entry is a shipped scenario, or
 one with some keys changed, in one environment. A suite never changes once it is published: its results would not be
@@ -35,31 +35,31 @@ class Entry(Frozen):
     """One scenario of a suite."""
 
     id: Name = Field(description="its name in results")
-    env: Protocol = Field(description="what is asked: " + " or ".join(Protocol))
+    env: Protocol = Field(description="environment: " + " or ".join(Protocol))
     scenario: ScenarioChoice = Field(description="a shipped scenario by name, or {base: NAME, key: value, ...}")
-    question: str = Field(min_length=1, description="what somebody who deploys such a fleet would ask")
+    question: str = Field(min_length=1, description="a question of someone who deploys such a fleet")
 
     def load(self) -> Scenario:
-        """The scenario, named after the entry.
+        """Load the scenario, named after the entry.
 
         Raises:
-            ConfigError: no such scenario, or changes that are refused.
+            ConfigError: there is no such scenario, or its changes are not valid.
         """
         return _changed(self.scenario, {"name": self.id, "question": self.question}, f"entry {self.id!r}")
 
     def case(self) -> Case:
-        """The entry as policies meet it (`cace_env.evaluate(policy, entry.case())`).
+        """The entry as a case (`cace_env.evaluate(policy, entry.case())`).
 
         Raises:
-            ConfigError: as `load`.
+            ConfigError: as for `load`.
         """
         return case_of(self.load(), self.env)
 
     def fingerprint(self) -> str:
-        """What results depend on, in 16 hexadecimal digits: fleet, workload and rules; neither prose nor code.
+        """Hash of everything that results depend on, in 16 hexadecimal digits: fleet, workload and rules.
 
-        Costs that were computed on another machine hold for this one where the fingerprints are equal, and where the
-        simulator does the same, which `python -m experiments.submission check` tries out.
+        Text and code are not part of it. Costs from another machine hold for this one if the fingerprints are equal and
+        the simulator does the same, which `python -m experiments.submission check` tests.
         """
         return fingerprint_of(self.load(), self.env)
 
@@ -72,9 +72,9 @@ def fingerprint_of(scenario: Scenario, env: Protocol) -> str:
 
 
 class MemorySweep(Frozen):
-    """One scenario with more and more memory.
+    """One scenario with increasing memory.
 
-    A fraction is the memory left for unpinned models, of all accelerators together, over the weights of all unpinned
+    A fraction is the memory left for unpinned models, summed over accelerators, over the weights of all unpinned
     models. A model needs its weights and a reserve (KV cache and runtime), so at a fraction of 1 not all fit yet.
     """
 
@@ -90,7 +90,7 @@ class MemorySweep(Frozen):
         """An entry for each fraction.
 
         Raises:
-            ConfigError: no such scenario, or a fraction at which a model would find no room.
+            ConfigError: there is no such scenario, or at some fraction a model would not fit.
         """
         base = _changed(self.scenario, {}, f"memory sweep {self.id!r}")
         name, changes = _split(self.scenario)
@@ -106,21 +106,21 @@ class MemorySweep(Frozen):
 
 
 class Dropped(Frozen):
-    """A scenario that was looked at and left out."""
+    """A scenario that was considered and left out."""
 
-    scenario: str = Field(min_length=1, description="its name, and what was changed")
+    scenario: str = Field(min_length=1, description="its name and changes")
     env: Protocol = Field(description="as in an entry")
-    why: str = Field(min_length=1, description="in a line")
+    why: str = Field(min_length=1, description="in one line")
 
 
 class Suite(Frozen):
     """A version of the suite."""
 
-    version: Name = Field(description="what results name")
+    version: Name = Field(description="version that results name")
     description: str = Field(min_length=1, description="how the entries were chosen")
     entries: tuple[Entry, ...] = Field(min_length=1, description="the scenarios that scores are means over")
-    memory_sweeps: tuple[MemorySweep, ...] = Field(default=(), description="beside them, in no mean")
-    dropped: tuple[Dropped, ...] = Field(default=(), description="what was looked at and left out")
+    memory_sweeps: tuple[MemorySweep, ...] = Field(default=(), description="additional sweeps, not part of means")
+    dropped: tuple[Dropped, ...] = Field(default=(), description="scenarios that were considered and left out")
 
     @model_validator(mode="after")
     def _ids_are_unique(self) -> Self:
@@ -129,14 +129,14 @@ class Suite(Frozen):
             ids += [f"{sweep.id}-{round(100 * fraction)}" for fraction in sweep.fractions]
         twice = sorted({name for name in ids if ids.count(name) > 1})
         if twice:
-            raise ValueError(f"id {twice[0]!r} stands twice; give each entry its own")
+            raise ValueError(f"id {twice[0]!r} is used twice; give each entry its own")
         return self
 
     def entry(self, name: str) -> Entry:
-        """An entry by its id, those of memory sweeps too.
+        """Find an entry by its id, including those of memory sweeps.
 
         Raises:
-            ConfigError: no such entry.
+            ConfigError: there is no such entry.
         """
         known = {entry.id: entry for entry in self.all_entries()}
         if name not in known:
@@ -148,22 +148,23 @@ class Suite(Frozen):
         return (*self.entries, *(entry for sweep in self.memory_sweeps for entry in sweep.entries()))
 
     def cases(self, env: Protocol | None = None) -> dict[str, Case]:
-        """The entries, without memory sweeps, as policies meet them: by id.
+        """The entries as cases by id, without memory sweeps.
 
         Args:
-            env: only those of one environment.
+            env: only entries of this environment; None = all.
 
         Raises:
-            ConfigError: an entry whose scenario is refused.
+            ConfigError: the scenario of an entry is not valid.
         """
         return {entry.id: entry.case() for entry in self.entries if env in (None, entry.env)}
 
 
 def load_suite(what: str | Path | Suite = "v1") -> Suite:
-    """A suite by shipped version, from a YAML file, or as it is.
+    """Load a suite by shipped version or from a YAML file; a `Suite` is returned as it is.
 
     Raises:
-        ConfigError: no such version (the known ones are listed), or a file that is refused, one line per problem.
+        ConfigError: there is no such version (the error lists the known ones), or the file is not valid, one line per
+            problem.
     """
     if isinstance(what, Suite):
         return what
@@ -181,12 +182,12 @@ def load_suite(what: str | Path | Suite = "v1") -> Suite:
 
 
 def suite_versions() -> tuple[str, ...]:
-    """Suites that ship, by version."""
+    """Versions of the suites that ship."""
     return tuple(_shipped())
 
 
 def pressure_at(scenario: Scenario, fraction: float) -> float:
-    """The pressure at which the memory for unpinned models is `fraction` of their weights.
+    """Compute the pressure at which the memory for unpinned models is `fraction` of their weights.
 
     `pressure = needs / memory = needs / (fraction * weights)`, sums over unpinned models.
     """
@@ -196,9 +197,9 @@ def pressure_at(scenario: Scenario, fraction: float) -> float:
 
 
 def _changed(choice: ScenarioChoice, prose: Mapping[str, str], source: str) -> Scenario:
-    """The scenario that was chosen; refuses what a suite cannot hold.
+    """The chosen scenario, checked for what a suite allows.
 
-    Changes reach into sections: `{workload: {users: 9}}` leaves the rest of the workload as it is.
+    Changes are merged into sections: `{workload: {users: 9}}` keeps the rest of the workload.
     """
     name, changes = _split(choice)
     try:
@@ -207,17 +208,17 @@ def _changed(choice: ScenarioChoice, prose: Mapping[str, str], source: str) -> S
         raise ConfigError(f"{source}: {error}") from error
     scenario = parse(Scenario, _merged(base.model_dump(mode="json"), {**changes, **prose}), source)
     if scenario.trace is not None:
-        raise ConfigError(f"{source}: its requests come from a log, which others may not have; generate them")
+        raise ConfigError(f"{source}: its requests come from a log, which others may not have; use generated requests")
     if scenario.rules.max_decisions is not None:
         limit = scenario.rules.max_decisions
         raise ConfigError(
-            f"{source}: max_decisions is {limit}; episodes that are cut short have no score: leave it out"
+            f"{source}: max_decisions is {limit}; episodes that are cut short have no score, so leave it out"
         )
     return scenario
 
 
 def _split(choice: ScenarioChoice) -> tuple[str, dict[str, Any]]:
-    """Name of the scenario that is built on, and what is changed."""
+    """Name of the base scenario, and the changes."""
     if isinstance(choice, str):
         return choice, {}
     changes = dict(choice)
@@ -235,7 +236,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 
 def _numbers(tables: FleetTables | CostTable) -> dict[str, Any]:
-    """What the kernel reads, as plain numbers; without defaults, so that a field added later changes nothing."""
+    """Values that the kernel reads, as plain numbers; without defaults, so that new fields change nothing."""
     numbers: dict[str, Any] = {}
     for column in dataclasses.fields(tables):
         value = getattr(tables, column.name)

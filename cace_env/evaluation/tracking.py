@@ -1,6 +1,6 @@
-"""Where numbers of a training go: rows of a CSV file, and Weights & Biases (W&B) where a run has begun.
+"""Tracking of training numbers: rows of a CSV file, and Weights & Biases (W&B) if a run is active.
 
-Nothing here imports W&B: a script that has begun a run has imported it. Without a run nothing is sent anywhere.
+Nothing here imports W&B: a script that starts a run has imported it. Without a run, nothing is sent anywhere.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import numpy.typing as npt
 
 Row = dict[str, int | float]  # of a CSV file
 
-STEP: Final = "global_step"  # what every curve is drawn over
+STEP: Final = "global_step"  # x axis of every curve
 
 
 class RunLog:
-    """A run of W&B, with every curve drawn over the global step.
+    """A W&B run, with every curve over the global step.
 
     Args:
-        run: what `wandb.init` has returned.
-        prefixes: of the numbers that are logged here, such as "eval/"; others of the run keep their own axis. Empty =
+        run: return value of `wandb.init`.
+        prefixes: prefixes of the numbers logged here, such as "eval/"; other numbers keep their own axis. Empty =
             all numbers of the run.
     """
 
@@ -38,28 +38,28 @@ class RunLog:
             run.define_metric(f"{prefix}*", step_metric=STEP)
 
     def keep_best(self, name: str, goal: str) -> None:
-        """The summary of a number is its best value, not its last: goal is "min" or "max"."""
+        """Use the best value of a number as its summary, not its last: `goal` is "min" or "max"."""
         self.run.define_metric(name, step_metric=STEP, summary=goal)
 
     def summarize(self, numbers: Mapping[str, float]) -> None:
-        """Numbers that stand for the whole run, in the table of runs."""
+        """Log numbers about the whole run, for the table of runs."""
         self.run.summary.update(dict(numbers))
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Numbers at a global step; those that are not finite are left out."""
+        """Log numbers at a global step; those that are not finite are left out."""
         self.run.log({STEP: step, **{name: value for name, value in numbers.items() if math.isfinite(value)}})
 
     def log_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table, such as the cost of every case."""
+        """Log a table, such as the cost of every case."""
         table = self._wandb.Table(columns=list(columns), data=[list(row) for row in rows])
         self.run.log({STEP: step, name: table})
 
     def log_picture(self, step: int, name: str, rgb: npt.NDArray[np.uint8], caption: str) -> None:
-        """A picture, `(height, width, 3)`."""
+        """Log a picture, `(height, width, 3)`."""
         self.run.log({STEP: step, name: self._wandb.Image(rgb, caption=caption)})
 
     def log_agent(self, folder: Path, aliases: Sequence[str], about: Mapping[str, Any]) -> None:
-        """An agent folder as a new version of this run's artifact; `latest` is the newest version."""
+        """Log an agent folder as a new version of this run's artifact; `latest` is the newest version."""
         artifact = self._wandb.Artifact(f"agent-{self.run.id}", type="agent", metadata=dict(about))
         for path in sorted(folder.iterdir()):
             artifact.add_file(str(path), name=path.name)
@@ -67,13 +67,13 @@ class RunLog:
 
 
 def active_run() -> Any | None:
-    """The run that `wandb.init` has begun in this process and that is not finished; None without one."""
+    """The active run that `wandb.init` started in this process; None without one."""
     wandb = sys.modules.get("wandb")
     return getattr(wandb, "run", None)
 
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, with every column that one of them has."""
+    """Format rows as CSV, with every column that any of them has."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()

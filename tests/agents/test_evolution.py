@@ -81,7 +81,7 @@ def test_a_log_has_no_training_split(tmp_path: Path) -> None:
     log.write_text("time,context_tokens,output_tokens\n" + "".join(f"{t},500,40\n" for t in range(30)))
     file = tmp_path / "mine.yaml"
     file.write_text(dump(SMALL.replace(trace={"path": str(log), "format": "cace"})))
-    with pytest.raises(ConfigError, match="from a log, the same for every seed"):
+    with pytest.raises(ConfigError, match="from a log, which are the same for every seed"):
         training_cases([str(file)], Protocol.EVICTION)
 
 

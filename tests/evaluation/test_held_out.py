@@ -56,7 +56,7 @@ def test_a_card_says_its_training_seeds_in_a_line_that_reads_back(numbers: list[
 def test_seeds_written_in_another_way_are_refused():
     assert held_out.seeds_text(range(1000)) == "0-999"
     for text in ("", "all", "5-3", "1..9", "-4"):
-        with pytest.raises(ConfigError, match="written like 0-999"):
+        with pytest.raises(ConfigError, match="write them like 0-999"):
             held_out.seeds_of(text)
 
 
@@ -88,7 +88,7 @@ def test_a_changed_suite_is_noticed(monkeypatch: pytest.MonkeyPatch):
     assert held_out.problems_of(noted) == []
     other = noted.model_copy(update={"fingerprints": {**noted.fingerprints, "eviction-default": "0" * 16}})
     (said,) = held_out.problems_of(other)
-    assert "others than when it was trained: eviction-default" in said
+    assert "have changed since it was trained: eviction-default" in said
     (said,) = held_out.problems_of(noted.model_copy(update={"suite": "v0"}))
     assert "suite 'v0', which does not ship" in said
     monkeypatch.setattr(held_out, "SMALLEST_HEADROOM_PERCENT", 5.0)

@@ -168,7 +168,7 @@ def test_a_row_keeps_the_cost_of_an_episode_to_the_bit(tmp_path: Path):
         ("desk,mine,2,0.6666666666666666", "desk,mine,2,nan", "cost is nan; it has to be finite"),
         ("desk,mine,2,0.6666666666666666", "desk,mine,2,-1", "cost is -1; it has to be finite and at least 0"),
         ("desk,mine,1,", "desk,mine,2,", "mine on desk, seed 2 stands twice"),
-        (",7\n", "\n", "7 cells; it has to be 8"),
+        (",7\n", "\n", "7 cells; there have to be 8"),
         ("evictions\n", "victims\n", "the columns are"),
         ("# clairvoyant: false\n", "", "clairvoyant: Field required"),
         ("# clairvoyant: false", "# clairvoyant: perhaps", "clairvoyant: Input should be a valid boolean"),
@@ -190,7 +190,7 @@ def test_results_of_another_entry_are_refused(tmp_path: Path):
     results = results_of(suite_of(tmp_path), ROWS)
     changed = [{**TINY["entries"][0], "scenario": {"base": "workstation", "pressure": 2.0}}]
     entry = suite_of(tmp_path, entries=changed).entry("desk")
-    with pytest.raises(ConfigError, match=r"entry 'desk' has the fingerprint .*, here it is .*run the policy again"):
+    with pytest.raises(ConfigError, match=r"entry 'desk' has the fingerprint .*, but .* here: .*run the policy again"):
         results.check_fingerprint(entry)
     assert not results.has(entry, "lru", (1, 2))
     assert results.has(suite_of(tmp_path).entry("desk"), "lru", (1, 2))
