@@ -150,10 +150,9 @@ def evaluate(
             `f(features (S, F), legal (S,)) -> keep-scores (S,)`: the legal slot with the lowest score is evicted, ties
             go to the least recently used, then to the lowest slot. If it has a method `reset(seed)`, that is called
             before every episode. `cace_env.observation.SLOT` finds the features' columns by name. Or an object with a
-            Or an object with a
-                method `act(observation (layout.size,), action_mask (actions,)) -> action`, which gets what an agent
-                sees in the environment of the scenario (`cace_env.policies.python.Acting`). "guarded:NAME" puts any of
-                them under the guard of `cace_env.policies.guard`.
+            method `act(observation (layout.size,), action_mask (actions,)) -> action`, which gets what an agent sees in
+            the environment of the scenario (`cace_env.policies.python.Acting`). "guarded:NAME" puts any of them under
+            the guard of `cace_env.policies.guard`.
         scenario: anything `load_scenario` takes, or a `Case`.
         seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
         protocol: "eviction" or "swap", as for `case_of`. In Swap-v0 a built-in policy goes with an order ("wsjf+cace";

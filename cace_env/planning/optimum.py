@@ -1,11 +1,10 @@
-"""The cheapest way to play an episode, with proof: searches over the simulator itself.
+"""Exact optima: the proven least cost of an episode, by searches over the simulator itself.
 
-`exact_optimum` tries all sequences of decisions, so that the effort grows with the number of alternatives to the power
-of the number of decisions: a dozen decisions take milliseconds, some dozens more than there is time for.
-`merged_optimum` goes on once from what many sequences lead to. Where delays die out, as when people ask once and no
-answer makes the next question later, there are few such states at any time, and hundreds of requests can be solved: the
-scenario `tiny` is made so. Both say how good the reference (`cace_env.planning.planner`) is where that can be known:
-`python -m experiments.reference gap`.
+`exact_optimum` tries all sequences of decisions, so the effort grows with the number of alternatives to the power of
+the number of decisions: a dozen decisions take milliseconds, several dozen more time than there is. `merged_optimum`
+continues only once from a state that many sequences reach. If delays die out, as when users ask once and no answer
+delays the next question, there are few such states at any time, and hundreds of requests can be solved: the scenario
+`tiny` is made for this. Both tell how good the reference (`cace_env.planning.planner`) is on such episodes:
 """
 
 from __future__ import annotations
@@ -29,30 +28,30 @@ from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
 MAX_NODES: Final = 5_000_000
-MAX_MERGED_NODES: Final = 1_000_000  # some 30 s
+MAX_MERGED_NODES: Final = 1_000_000  # about 30 s
 FIRST_DEPTH: Final = 64
-MOST_BYTES: Final = 1 << 28  # a state is kept for each decision on the way
-DIGEST_BYTES: Final = 16  # of what a state's future hangs on: two that are equal by chance are not to be expected
+MOST_BYTES: Final = 1 << 28  # one state is kept for each decision on the path
+DIGEST_BYTES: Final = 16  # of everything that a state's future depends on; collisions are negligible
 
 LEGAL: Final = layout.State._fields.index("legal")
-FIRST: Final = b""  # in place of the digest of the first question
+FIRST: Final = b""  # stands for the digest of the first question
 
 
 class Step(NamedTuple):
-    """What was decided last on the way to a state."""
+    """The last decision on the path to a state."""
 
-    before: bytes  # the state it was decided in
+    before: bytes  # digest of the state before the decision
     code: int
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The cheapest way to play an episode."""
+    """The result of a search for the least cost of an episode."""
 
-    cost: float  # of the cheapest sequence of decisions that was found, or `at_most`
-    proven: bool  # nothing is cheaper; False: the search ran out of nodes
-    nodes: int  # decisions that were tried out
-    plan: Int64Array | None  # its decisions, as in `Reference.plan`; None: none was found that is below `at_most`
+    cost: float  # cost of the cheapest sequence of decisions found, or `at_most`
+    proven: bool  # whether nothing is cheaper; False: the search ran out of nodes
+    nodes: int  # decisions tried
+    plan: Int64Array | None  # its decisions, as in `Reference.plan`; None if nothing below `at_most` was found
 
 
 def exact_optimum(
@@ -63,20 +62,20 @@ def exact_optimum(
     limits: Limits = NO_LIMITS,
     max_nodes: int = MAX_NODES,
 ) -> Optimum:
-    """The cheapest of all sequences of decisions.
+    """Find the cheapest of all sequences of decisions.
 
-    Rules that carry a keep-alive or a count limit play by other rules than those who only decide; pass their `limits`
+    Policies with a keep-alive or a count limit play by other rules than those that only decide; pass their `limits`
     to compare with them.
 
     Args:
         tables: the fleet, of either protocol.
-        workload: its requests, all of which are known.
-        at_most: a cost that is known to be reached, such as that of the reference: the search looks below it only.
-        limits: keep-alive, count limit and patience under which is decided.
-        max_nodes: the search ends unproven after so many decisions.
+        workload: its requests, all known in advance.
+        at_most: a cost that is known to be possible, such as the reference's: the search looks only below it.
+        limits: keep-alive, count limit and patience that hold in the episode.
+        max_nodes: number of decisions after which the search ends without proof.
 
     Raises:
-        ConfigError: so many decisions in one episode that their states do not fit into memory, or `max_nodes` below 1.
+        ConfigError: an episode has too many decisions to keep their states in memory, or `max_nodes` below 1.
     """
     if max_nodes < 1:
         raise ConfigError(f"max_nodes is {max_nodes}; it has to be at least 1")
@@ -113,19 +112,19 @@ def merged_optimum(
     limits: Limits = NO_LIMITS,
     max_nodes: int = MAX_MERGED_NODES,
 ) -> Optimum:
-    """The cheapest of all sequences of decisions, of an episode in which many of them lead to the same state.
+    """Find the cheapest of all sequences of decisions, if many of them lead to the same state.
 
-    Dynamic programming forward in time: of the sequences after which everything that can still happen is the same, only
-    the cheapest is followed (`cace_env.kernel.optimum.write_future`), and none that cannot end below the best known
-    cost. Open states are kept whole, some 40 kB each with 300 requests.
+    Dynamic programming forward in time: of the sequences with the same possible futures, only the cheapest is continued
+    (`cace_env.kernel.optimum.write_future`), and only if it can still end below the best known cost. Open states are
+    kept whole, about 40 kB each with 300 requests.
 
     Args:
         tables: the fleet, of either protocol.
-        workload: its requests, all of which are known.
-        at_most: a cost that is known to be reached, such as that of the reference: the search looks below it only. It
-            is what makes the search short.
-        limits: keep-alive, count limit and patience under which is decided.
-        max_nodes: the search ends unproven after so many decisions.
+        workload: its requests, all known in advance.
+        at_most: a cost that is known to be possible, such as the reference's: the search looks only below it, which
+            makes the search short.
+        limits: keep-alive, count limit and patience that hold in the episode.
+        max_nodes: number of decisions after which the search ends without proof.
 
     Raises:
         ConfigError: `max_nodes` below 1.
@@ -154,16 +153,16 @@ def merged_optimum(
     if status == layout.DONE and costs[0] < at_most:
         return Optimum(float(costs[0]), True, 0, np.zeros(0, dtype=np.int64))
     best = float(at_most)
-    last: Step | None = None  # that ended the cheapest sequence
-    cheapest: dict[bytes, float] = {FIRST: float(costs[0])}  # until each state
-    steps: dict[bytes, Step] = {}  # to each state
-    # By time: nearly all that leads to a state has been seen before it is gone on from.
+    last: Step | None = None  # the last decision of the cheapest sequence
+    cheapest: dict[bytes, float] = {FIRST: float(costs[0])}  # least cost up to each state
+    steps: dict[bytes, Step] = {}  # last decision on the cheapest path to each state
+    # By time: nearly all paths to a state are known before the state is continued.
     waiting = [(int(start[layout.CLOCK]), 0, float(costs[0]), FIRST, start)] if status == layout.ASKED else []
     nodes = 0
     while waiting:
         _, _, until_now, state, parent = heapq.heappop(waiting)
         if cheapest[state] < until_now:
-            continue  # another sequence came here for less
+            continue  # a cheaper sequence leads to the same state
         for action in np.flatnonzero(parent[legal]):
             if nodes >= max_nodes:
                 return Optimum(best, False, nodes, _plan(steps, last))

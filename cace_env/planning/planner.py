@@ -1,12 +1,12 @@
-"""The reference: how cheap an episode can be made by somebody who knows all that will happen in it.
+"""The clairvoyant reference: the least cost found for an episode with full knowledge of its future.
 
-Its *bases* are all built-in rules, clairvoyant or not, in Swap-v0 each with every order. Plans are found from the
-cheapest of them: record the decisions of an episode, replace one, replay the rest with the true future, keep what is
-cheaper over the whole episode (a rollout, Bertsekas and Castanon 1999, whose base policies are the rules and the plan
-itself). The reference is the cheapest of all plans and bases: never worse than any base by construction, and no proof
+Its *bases* are all built-in rules, clairvoyant or not, in Swap-v0 each with every order. Plans start from the cheapest
+of them: record the decisions of an episode, replace one, replay the rest with the true future, and keep what lowers the
+cost of the whole episode (a rollout, Bertsekas and Castanon 1999, whose base policies are the rules and the plan
+itself). The reference is the cheapest of all plans and bases: never worse than any base by construction, but no proof
 that nothing is better (`cace_env.planning.optimum` proves that for tiny episodes).
 
-Like every other clairvoyant policy it learns of what will happen through `cace_env.policies.Future` alone.
+Like every other clairvoyant policy it reads the future through `cace_env.policies.Future` alone.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from cace_env.tables import NONE, FleetTables, Protocol
 from cace_env.workload import Workload
 
 # Chosen by cost against time on training seeds, `python -m experiments.reference curve`.
-GAIN: Final = 0.01  # of the cost; a round that saves less is the last
+GAIN: Final = 0.01  # share of the cost; a round that saves less is the last
 MAX_ROUNDS: Final = 8
-STARTS: Final = 1  # plans that are improved, from the cheapest bases on
+STARTS: Final = 1  # number of plans that are improved, starting from the cheapest bases
 MAX_REPLAYS: Final = 50_000
-RULES: Final = 4  # by which replays go on
-RANDOM: Final = (1, 2, 4)  # some replays draw so many decisions after the change
-SLACK_REQUESTS: Final = 20.0  # a replay is given up when it is dearer than the plan by the cost of so many requests
-CALM: Final = 4  # or when it does as the plan does so often in a row and is no cheaper
-DRAWS: Final = 65_521  # prime, so that they shift against each other when they repeat
+RULES: Final = 4  # number of rules that continue replays
+RANDOM: Final = (1, 2, 4)  # some replays draw this many random decisions after the change
+SLACK_REQUESTS: Final = 20.0  # a replay is stopped when it costs more than the plan by the cost of this many requests
+CALM: Final = 4  # or when it repeats the plan this often in a row and is not cheaper
+DRAWS: Final = 65_521  # prime, so that repetitions do not line up
 DRAWS_STREAM: Final = 8  # spawn key of the draws
-ROOM: Final = 4  # plans may have so many times as many decisions as the base with most of them
+ROOM: Final = 4  # plans may have this many times the decisions of the longest base
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The cheapest that was found for an episode."""
+    """The cheapest plan or base found for an episode."""
 
-    cost: float  # of the cheapest of plans and bases
-    base: str  # the cheapest base
+    cost: float  # cost of the cheapest plan or base
+    base: str  # name of the cheapest base
     base_cost: float
-    costs: Mapping[str, float]  # of every base; inf where its episode was truncated
-    rounds: tuple[float, ...]  # the cheapest cost after each round of improvement
+    costs: Mapping[str, float]  # cost of every base; inf if its episode was truncated
+    rounds: tuple[float, ...]  # least cost after each round of improvement
     replays: int
     plan: Int64Array  # (decisions,) evict model m: `m`; load model m: `M + m`; wait: `2 M`
-    start: str  # the base from which the plan was found: its keep-alives and count limits hold
+    start: str  # the base from which the plan was found: its keep-alives and count limits apply
     wall_s: float
 
 
@@ -77,24 +77,25 @@ def find_reference(
     bases: Sequence[str] | None = None,
     threads: int = 1,
 ) -> Reference:
-    """Looks for the cheapest way to play an episode, knowing all its requests.
+    """Search for the least cost of an episode, knowing all its requests.
 
-    The result does not depend on the number of threads, nor on how fast they are.
+    The result does not depend on the number of threads, nor on their speed.
 
     Args:
         case: the fleet; `static-best` draws its training requests from it.
         workload: the requests.
         future: `Future.of(case.tables, workload)`.
-        seed: of the episode, for what `random` and the search draw.
-        gain: the last round is one that lowers the cost by less than this share.
-        max_rounds: and there are no more of them than this; 0 leaves the cheapest base.
-        max_replays: most replays in all, shared out evenly among the starts; None = no limit.
-        starts: how many plans are improved, each from another of the cheapest bases.
+        seed: seed of the random draws of `random` and of the search.
+        gain: stop after a round that lowers the cost by less than this share.
+        max_rounds: most rounds; 0 = only the cheapest base.
+        max_replays: most replays in total, shared evenly among the starts; None = no limit.
+        starts: number of plans that are improved, each from another one of the cheapest bases.
         bases: policies by name; None = all that can run on this fleet, in Swap-v0 each with every order.
-        threads: for the bases and the starts.
+        threads: number of threads for the bases and the starts.
 
     Raises:
-        ConfigError: no future, or that of another workload; no base that can run; or options out of range.
+        ConfigError: the future is missing or belongs to another workload, no base can run, or an option is out of
+            range.
     """
     began = time.perf_counter()
     known = _checked(case, workload, future)
@@ -110,7 +111,7 @@ def find_reference(
     cheapest = _cheapest(costs)
     base = cheapest[0]
     if not np.isfinite(costs[base]):
-        raise ConfigError(f"every base is truncated at {case.tables.max_decisions} decisions; allow more of them")
+        raise ConfigError(f"every base is truncated at {case.tables.max_decisions} decisions; raise max_decisions")
     room = min(ROOM * max(decisions.values()) + 1, case.tables.max_decisions)
     draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(DRAWS_STREAM,))).random(DRAWS)
     chains = [
@@ -142,10 +143,10 @@ def find_reference(
 
 
 def replay(case: Case, workload: Workload, reference: Reference, *, trace: bool = False) -> Simulator:
-    """A simulator that has played the plan of a reference, for metrics, timelines and reports.
+    """Play the plan of a reference and return the simulator, for metrics, timelines and reports.
 
     Raises:
-        ConfigError: the plan is of another episode: it decides what is not legal, or too little.
+        ConfigError: the plan belongs to another episode: it has an illegal decision, or too few.
     """
     limits = policy(reference.start).limits(case.tables)
     simulator = Simulator(case.tables, limits, trace=trace)
@@ -153,15 +154,15 @@ def replay(case: Case, workload: Workload, reference: Reference, *, trace: bool 
     for number, code in enumerate(reference.plan.tolist()):
         action = plan_action(simulator, code) if asked else NONE
         if action == NONE or not simulator.state.legal[action]:
-            raise ConfigError(f"decision {number} of the plan, {code}, is not legal: the plan is of another episode")
+            raise ConfigError(f"decision {number} of the plan, {code}, is not legal: this plan is for another episode")
         asked = simulator.answer(action)
     if asked:
-        raise ConfigError(f"the plan ends after {len(reference.plan)} decisions: it is of another episode")
+        raise ConfigError(f"the plan ends after {len(reference.plan)} decisions: it is for another episode")
     return simulator
 
 
 def plan_action(simulator: Simulator, code: int) -> int:
-    """The action with this code, or NONE where the model to evict is in no slot."""
+    """The action with this code, or NONE if the model to evict is in no slot."""
     models = simulator.tables.num_models
     if code < models:
         return int(simulator.state.models[code, layout.MODEL.slot])
@@ -172,7 +173,7 @@ def plan_action(simulator: Simulator, code: int) -> int:
 
 
 def base_names(tables: FleetTables) -> list[str]:
-    """All built-in policies that can run on a fleet; in Swap-v0 each with every order."""
+    """Names of all built-in policies that can run on a fleet; in Swap-v0 each with every order."""
     names = []
     for name in POLICIES:
         try:
@@ -188,22 +189,22 @@ def base_names(tables: FleetTables) -> list[str]:
 
 
 def _checked(case: Case, workload: Workload, future: Future | None) -> Future:
-    """The future; refuses to plan without it, or with that of another workload."""
+    """Check that the future is given and belongs to the workload."""
     if future is None:
-        raise ConfigError("the reference knows the future; pass future=Future.of(case.tables, workload)")
+        raise ConfigError("the reference needs the future; pass future=Future.of(case.tables, workload)")
     known = len(future.nominal_us)
     fits = known == len(workload) and len(future.start) == case.tables.num_models + 1
     opened = workload.after == NONE
     if not fits or not np.array_equal(future.nominal_us[opened], workload.arrival_us[opened]):
         raise ConfigError(
-            f"the future, of {known} requests, is that of another workload than this one of {len(workload)}; make it "
-            "of this one: Future.of(case.tables, workload)"
+            f"the future has {known} requests, but this workload has {len(workload)}; make it from this one: "
+            "Future.of(case.tables, workload)"
         )
     return future
 
 
 def _check_options(**given: tuple[float | None, int]) -> None:
-    """Refuses options, given as (value, least), that are too small."""
+    """Check options, given as (value, least)."""
     for name, (value, least) in given.items():
         if value is not None and not value >= least:
             raise ConfigError(f"{name} is {value}; it has to be at least {least}")
@@ -212,17 +213,17 @@ def _check_options(**given: tuple[float | None, int]) -> None:
 def _rules_of(
     case: Case, workload: Workload, future: Future, seed: int, bases: Sequence[str] | None
 ) -> dict[str, Rule]:
-    """The bases as the kernel runs them; all of them know how long their replays' Belady may read."""
+    """The bases as the kernel runs them; all reserve room for the Belady of their replays."""
     rules = {}
     for name in base_names(case.tables) if bases is None else bases:
         chosen = policy(name)
         if chosen.trained and case.training is None:
             if bases is not None:
-                raise ConfigError(f"base {name!r} learns from training seeds, and this case has none")
+                raise ConfigError(f"base {name!r} learns from training seeds, but this case has none")
             continue
         rules[name] = rule_of(chosen, case.tables, seed=seed, workload=workload, future=future, training=case.training)
     if not rules:
-        raise ConfigError("there is no base to start from; name one at least")
+        raise ConfigError("there is no base to start from; name at least one")
     return {
         name: rule._replace(future_order=future.order, future_start=future.start, nominal_us=future.nominal_us)
         for name, rule in rules.items()
@@ -232,7 +233,7 @@ def _rules_of(
 def _run_bases(
     tables: FleetTables, workload: Workload, rules: Mapping[str, Rule], threads: int
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Cost of each base, inf where it was truncated, and how many decisions it took."""
+    """Cost of each base, inf if it was truncated, and its number of decisions."""
 
     def run_some(names: Sequence[str]) -> list[tuple[str, float, int]]:
         simulator = Simulator(tables)
@@ -253,7 +254,7 @@ def _run_bases(
 
 
 def _cheapest(costs: Mapping[str, float]) -> list[str]:
-    """Bases from the cheapest on; of those that cost the same, and so did the same, the first."""
+    """Bases in order of cost; of those with equal cost, which decide the same, only the first."""
     first_with: dict[float, str] = {}
     for name, cost in costs.items():
         first_with.setdefault(cost, name)
@@ -262,7 +263,7 @@ def _cheapest(costs: Mapping[str, float]) -> list[str]:
 
 
 def _variety(rules: Mapping[str, Rule], cheapest: Sequence[str], start: str) -> tuple[Rule, ...]:
-    """The rules by which replays go on: the start's, and the cheapest others under the limits of the start."""
+    """The rules that continue replays: the start's, and the cheapest others under the limits of the start."""
     names = [start, *(name for name in cheapest if name != start)]
     names = [names[k % len(names)] for k in range(RULES)]
     return tuple(rules[name]._replace(limits=rules[start].limits) for name in names)
@@ -273,7 +274,7 @@ def _variety(rules: Mapping[str, Rule], cheapest: Sequence[str], start: str) -> 
 
 
 def _ways() -> Int64Array:
-    """`(ways, WAY)`: how replays go on after a change."""
+    """`(ways, WAY)`: how replays continue after a change."""
     ways = [(mode, rule, 0) for rule in range(RULES) for mode in (kernel.RULE, kernel.PLANNED)]
     ways.append((kernel.RETURN, 0, 0))
     ways += [(mode, 0, drawn) for drawn in RANDOM for mode in (kernel.PLANNED, kernel.RETURN)]
@@ -281,7 +282,7 @@ def _ways() -> Int64Array:
 
 
 class _Chain:
-    """The plan that grows from one base, and the arrays that takes."""
+    """The plan that is improved from one base, and its arrays."""
 
     def __init__(self, tables: FleetTables, workload: Workload, rules: tuple[Rule, ...], room: int, draws: Any) -> None:
         self._requests, models = len(workload), tables.num_models
@@ -303,7 +304,7 @@ class _Chain:
         )
 
     def rounds(self, gain: float, most: int, max_replays: int) -> Iterator[float]:
-        """Improves the plan; its cost after each round, until one gains less."""
+        """Improve the plan; yields its cost after each round, until a round gains less than `gain`."""
         ways = _ways()
         for _ in range(most):
             before = self.cost
@@ -321,7 +322,7 @@ class _Chain:
 
     @property
     def replays(self) -> int:
-        """How many there have been so far."""
+        """Number of replays so far."""
         return int(self._counts[0])
 
     def codes(self) -> Int64Array:
@@ -335,7 +336,7 @@ class _Chain:
 
 
 def _new_plan(room: int, models: int, requests: int) -> Plan:
-    """Room for a plan."""
+    """Arrays for a plan."""
     return Plan(
         entries=np.zeros((room, len(kernel.ENTRY)), dtype=np.int64),
         cost=np.zeros(room),
@@ -347,7 +348,7 @@ def _new_plan(room: int, models: int, requests: int) -> Plan:
 
 
 def _parallel(work: Any, jobs: Sequence[Any], threads: int) -> list[Any]:
-    """`work` of every job, in their order."""
+    """Apply `work` to every job; results in the order of the jobs."""
     if threads == 1:
         return [work(job) for job in jobs]
     with ThreadPoolExecutor(threads) as pool:

@@ -1,6 +1,6 @@
-"""What every legal action would cost: tried in a copy of the simulation and played on with the requests to come.
+"""Costs of all legal actions, each tried in a copy of the simulation that continues with the future requests.
 
-These are labels for learners and answers for planners, not a policy: they know the future.
+They are labels for learners and planners, not a policy, because they know the future.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Rollouts:
-    """Tries the actions of one simulator's open questions; keeps the room that it takes.
+    """Tries the actions at one simulator's open questions; reuses its arrays.
 
     Args:
-        simulator: whose questions; it stays as it is, and may be stepped and reset in between.
+        simulator: the simulator; it is not changed, and may be stepped and reset in between.
 
     Attributes:
-        requests: simulated so far, in all copies.
+        requests: requests simulated so far, in all copies.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -38,25 +38,25 @@ class Rollouts:
         self._scratches: dict[tuple[int, int, int], Scratch] = {}
 
     def costs(self, rule: Rule, horizons_s: Sequence[float] = (math.inf,)) -> FloatArray:
-        """The cost of the episode until some time after the question, for every action.
+        """Compute the cost of the episode until some time after the question, for every action.
 
-        Differences between actions are exact; what both have cost before the question cancels out.
+        Differences between actions are exact; costs before the question cancel out.
 
         Args:
-            rule: by which the copies are played on, of the same fleet; its keep-alives and count limit do not hold,
+            rule: the rule that continues the copies, for the same fleet; its keep-alives and count limit do not apply,
                 those of the simulator do.
-            horizons_s: ascending times from the question on at which the cost is read; inf = at the end.
+            horizons_s: ascending times after the question at which the cost is read; inf = at the end.
 
         Returns:
-            `(actions, horizons)`; inf where an action is not legal.
+            `(actions, horizons)`; inf for illegal actions.
 
         Raises:
             SimulationError: no question is open.
-            ValueError: horizons that do not ascend from above 0.
+            ValueError: the horizons do not ascend from above 0.
         """
         simulator = self._simulator
         if simulator.state.scalars[layout.STATUS] != layout.ASKED:
-            raise SimulationError("no question is open; reset first")
+            raise SimulationError("there is no open question; call reset first")
         times = [0.0, *horizons_s]
         if len(times) == 1 or any(not late > early for early, late in pairwise(times)):
             raise ValueError(f"horizons are {tuple(horizons_s)} s; they have to ascend from above 0")

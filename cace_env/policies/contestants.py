@@ -106,6 +106,6 @@ def _checked(policy: Any, shown: str) -> Policy | PythonPolicy:
     if isinstance(policy, Policy) or callable(policy) or acts(policy):
         return cast(Policy | PythonPolicy, policy)
     raise ConfigError(
-        f"expected a policy, got {shown}, a {type(policy).__name__}; it has to be a name, a Policy, a callable "
+        f"expected a policy, got {shown} of type {type(policy).__name__}; it has to be a name, a Policy, a callable "
         "f(features, legal) -> keep-scores, or an object with a method act(observation, action_mask) -> action"
     )

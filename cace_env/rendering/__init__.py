@@ -1,4 +1,4 @@
-"""What there is to look at: a scene, as text and as a picture."""
+"""Rendering: a simulation as a scene, and the scene as text or picture."""
 
 from cace_env.rendering.picture import rgb_array
 from cace_env.rendering.scenes import Choice, ansi, scene

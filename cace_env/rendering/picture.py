@@ -1,6 +1,6 @@
-"""A scene as a picture: who sat in which slot, who waited for whom, and the last decision with its candidates.
+"""A scene as a picture: models in slots over time, waiting requests, and the last decision with its candidates.
 
-Pillow is imported where it is used; it comes with the extra `render`.
+Pillow is imported only when needed; it comes with the extra `render`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cace_env.rendering.scenes import Choice, Scene, Span, candidate_name, clock, purpose
 from cace_env.tables import NONE
 
-SHARP: Final = 2  # drawn this much larger, then reduced: smooth edges, and letters where they belong
+SHARP: Final = 2  # drawn this much larger, then reduced, for smooth edges and exact letter positions
 WIDTH: Final = 960
 HEIGHT: Final = 540
 WINDOW_US: Final = 600_000_000  # the timeline shows the last 10 minutes
@@ -32,7 +32,7 @@ LINE: Final = "#d9dde4"
 EMPTY: Final = "#f1f3f6"
 PAPER: Final = "#ffffff"
 ACCENT: Final = "#c62828"
-# Tableau's ten, then ten that stay apart from them.
+# Tableau's ten, then ten that differ from them.
 PALETTE: Final = (
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#edc948", "#b07aa1", "#9c755f", "#ff9da7", "#1b4965",
     "#a0cbe8", "#ffbe7d", "#2d6a4f", "#b2df8a", "#5e3c99", "#b6992d", "#d4a6c8", "#8c1c13", "#79706e", "#c9c1b6",
@@ -40,7 +40,7 @@ PALETTE: Final = (
 
 
 def rgb_array(scene: Scene) -> npt.NDArray[np.uint8]:
-    """The scene as `(540, 960, 3)` RGB.
+    """Draw the scene as `(540, 960, 3)` RGB.
 
     Raises:
         ImportError: Pillow is missing; the message names the extra.
@@ -68,7 +68,7 @@ def _mix(hex_color: str, share: float) -> tuple[int, int, int]:
 
 
 class _Canvas:
-    """One picture in the making: the scene, Pillow's tools and the places of the panels."""
+    """A picture being drawn: the scene, Pillow's tools and the positions of the panels."""
 
     def __init__(self, scene: Scene) -> None:
         image, draw, font = _pillow()
@@ -88,7 +88,7 @@ class _Canvas:
         self.start_us = max(0, self.end_us - WINDOW_US)
 
     def paint(self) -> Any:
-        """All panels, top to bottom."""
+        """Draw all panels, top to bottom."""
         self.header()
         bottom = self.legend_top - 12
         queue_top = bottom - AXIS - QUEUE
@@ -120,7 +120,7 @@ class _Canvas:
             x -= 22
 
     def timeline(self, top: int, bottom: int) -> None:
-        """A lane per slot that was ever taken, grouped by accelerator; load and drain hatched."""
+        """A lane per slot that was ever used, grouped by accelerator; load and drain hatched."""
         spans = self.scene.spans
         sites = len(self.scene.sites)
         lanes = [1 + max((s.lane for s in spans if s.accelerator == a), default=0) for a in range(sites)]
@@ -183,7 +183,7 @@ class _Canvas:
                 self.text(max(MARGIN, x - self.width(text, 9) / 2), top + 4, text, 9, FAINT)
 
     def memory(self, top: int, bottom: int) -> None:
-        """Each accelerator's memory now, to scale, fullest at the bottom."""
+        """Each accelerator's current memory, to scale, fullest at the bottom."""
         sites = self.scene.sites
         width = (WIDTH - MARGIN - RIGHT - GAP * (len(sites) - 1)) / len(sites)
         most_gb = max(site.memory_gb for site in sites)
@@ -210,7 +210,7 @@ class _Canvas:
             self.text(left, bottom - 11, self.fit(used, width, 9), 9, FAINT)
 
     def decisions(self, top: int, bottom: int) -> None:
-        """The last decision and the open question: what for, who could, and what speaks for it."""
+        """The last decision and the open question: the target, the candidates, and their key features."""
         last, question = self.scene.last, self.scene.question
         shown = [("last decision", last, ACCENT), ("asked now", question, INK)]
         choices = [(title, choice, ink) for title, choice, ink in shown if choice is not None]
@@ -227,7 +227,7 @@ class _Canvas:
             top = used + 10
 
     def candidates(self, choice: Choice, top: int, bottom: int) -> int:
-        """Candidates and their key features, the chosen one first on a grey ground; returns where the table ends."""
+        """Candidates and their key features, the chosen one first on a grey ground; returns the y of its end."""
         ends = (188, 228, 271, 304)
         for title, x in zip(choice.columns, ends, strict=True):
             self.text(RIGHT + x - self.width(title, 9), top, title, 9, FAINT)
@@ -249,7 +249,7 @@ class _Canvas:
         return y
 
     def legend(self) -> None:
-        """Every model's colour; faint names are absent, a number counts who waits for them."""
+        """Every model's colour; faint names are absent models, numbers count waiting requests."""
         scene = self.scene
         width = (WIDTH - 2 * MARGIN) // self.legend_columns
         self.line(MARGIN, self.legend_top - 6, WIDTH - MARGIN, self.legend_top - 6, LINE)
@@ -265,12 +265,12 @@ class _Canvas:
     # Strokes
 
     def x_of(self, time_us: int) -> float:
-        """Where a time lies on the timeline."""
+        """The x of a time on the timeline."""
         share = (max(time_us, self.start_us) - self.start_us) / (self.end_us - self.start_us)
         return MARGIN + share * (RIGHT - 3 * MARGIN)
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, fill: str | tuple[int, int, int]) -> None:
-        """A filled rectangle; nothing where it has no area."""
+        """A filled rectangle; nothing if it has no area."""
         corners = [round(edge * SHARP) for edge in (left, top, right, bottom)]
         if corners[2] > corners[0] and corners[3] > corners[1]:
             self.draw.rectangle((corners[0], corners[1], corners[2] - 1, corners[3] - 1), fill=fill)
@@ -286,7 +286,7 @@ class _Canvas:
             self.image.paste(_mix(color(model), 0.75), area, self.hatch.crop(area))
 
     def label(self, x: float, y: float, width: float, height: float, model: int, text: str) -> None:
-        """Text on a model's colour, vertically centred, dark or white by which can be read."""
+        """Text on a model's colour, vertically centred, dark or white, whichever is readable."""
         at = (x * SHARP, (y + height / 2) * SHARP)
         red, green, blue = _mix(color(model), 1.0)
         ink = INK if 0.30 * red + 0.59 * green + 0.11 * blue > 140 else PAPER
@@ -300,7 +300,7 @@ class _Canvas:
         return float(self.draw.textlength(text, self.fonts[size])) / SHARP
 
     def fit(self, text: str, width: float, size: int) -> str:
-        """`text`, cut short with an ellipsis where it is wider than `width`; nothing where even that does not fit."""
+        """`text`, cut short with an ellipsis if it is wider than `width`; empty if even that does not fit."""
         if self.width(text, size) <= width:
             return text
         while len(text) > 2 and self.width(text + "…", size) > width:

@@ -1,6 +1,6 @@
-"""What there is to look at: the scene of a simulation, and the scene as text. `picture.py` draws it.
+"""The scene of a simulation, and the scene as text. `picture.py` draws it.
 
-The history comes from the kernel's event trace; without one (`Simulator(trace=True)`) there is only the present.
+The history comes from the kernel's event trace; without one (`Simulator(trace=True)`) a scene has only the present.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ PHASES: Final = {
 BAR: Final = 48  # characters of an accelerator's memory
 
 
-RENDER_MODES: Final = {"ansi": (), "rgb_array": ("PIL",)}  # modules that each needs
-HUMAN: Final = "human"  # Gymnasium's: `make` puts its window, `HumanRendering`, around "rgb_array"
+RENDER_MODES: Final = {"ansi": (), "rgb_array": ("PIL",)}  # modules that each mode needs
+HUMAN: Final = "human"  # mode of Gymnasium: `make` wraps "rgb_array" in its window, `HumanRendering`
 
 
 def render_modes() -> list[str]:
-    """The modes whose libraries are installed: whoever tries all that an environment names can do so."""
+    """The modes whose libraries are installed, so that every mode in an environment's metadata works."""
     return [mode for mode, needs in RENDER_MODES.items() if all(map(find_spec, needs))]
 
 
 def check_render_mode(mode: str | None) -> None:
-    """Refuses a mode that cannot be had.
+    """Check that a render mode is available.
 
     Raises:
-        ValueError: there is none of that name.
-        ImportError: what it needs is missing; the message names the extra.
+        ValueError: there is no such mode.
+        ImportError: a library that it needs is missing; the message names the extra.
     """
     if mode is None:
         return
@@ -57,7 +57,7 @@ def check_render_mode(mode: str | None) -> None:
         raise ImportError(f'render_mode={mode!r} needs Pillow; pip install "cace-env[{extra}]"')
     if mode == HUMAN:
         raise ValueError(
-            'the environment itself has no window; use gymnasium.make(..., render_mode="human"), which opens one, or '
+            'the environment itself does not open a window; use gymnasium.make(..., render_mode="human"), or '
             'gymnasium.wrappers.HumanRendering around an environment with render_mode="rgb_array"'
         )
     if mode not in RENDER_MODES:
@@ -69,23 +69,23 @@ LOAD_COLUMNS: Final = ("needs GB", "load s", "waiting", "for s")
 
 
 class Candidate(NamedTuple):
-    """A legal action, with the features that most rules look at."""
+    """A legal action, with the features that most rules use."""
 
     action: int
-    model: int  # that would leave, or be loaded; NONE = wait
+    model: int  # the model that would leave or be loaded; NONE = wait
     running: int
-    values: tuple[str, ...]  # in the columns of the choice; "" where waiting has none
+    values: tuple[str, ...]  # in the columns of the choice; "" if waiting has no value
 
 
 class Choice(NamedTuple):
-    """A question to the policy, and its answer."""
+    """A question to the policy and its answer."""
 
     time_us: int
-    target: int  # room is made for it; NONE = asked which model to load
+    target: int  # the model that needs room; NONE = asked which model to load
     why: str
     columns: tuple[str, ...]  # VICTIM_COLUMNS or LOAD_COLUMNS
     candidates: tuple[Candidate, ...]
-    picked: int  # action, NONE while open
+    picked: int  # the chosen action, NONE while open
 
 
 class Resident(NamedTuple):
@@ -110,10 +110,10 @@ class Site(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A model's stay in a slot. Times in us; what has not happened yet is None."""
+    """A model's stay in a slot. Times in us; None for events still to come."""
 
     accelerator: int
-    lane: int  # slot, counted on its accelerator
+    lane: int  # number of the slot on its accelerator
     model: int
     start_us: int
     loaded_us: int | None
@@ -123,7 +123,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that is shown. `M` models."""
+    """Everything that is drawn. `M` models."""
 
     scenario: str
     now_us: int
@@ -140,7 +140,7 @@ class Scene:
     queue_events: Int64Array  # (E, 3) time_us, model, +1 or -1 waiting request
 
     def waiting_at(self, times_us: Int64Array) -> Int64Array:
-        """Waiting requests per model at ascending times, `(M, len(times_us))`."""
+        """Count waiting requests per model at ascending times, `(M, len(times_us))`."""
         counts = np.zeros((len(self.names), len(times_us)), dtype=np.int64)
         for m in range(len(self.names)):
             events = self.queue_events[self.queue_events[:, 1] == m]
@@ -150,14 +150,14 @@ class Scene:
 
 
 def open_choice(simulator: Simulator, picked: int = NONE) -> Choice:
-    """The open question, with the answer that is about to be given."""
+    """The open question, with the answer about to be given, if any."""
     question = simulator.question
     legal = np.flatnonzero(question.legal).tolist()
     return (_load_choice if question.target == NONE else _victim_choice)(simulator, question, legal, picked)
 
 
 def _victim_choice(simulator: Simulator, question: Question, legal: list[int], picked: int) -> Choice:
-    """Who shall leave."""
+    """The choice of which model to evict."""
     s, target = simulator.state, question.target
     features = simulator.features()
     columns = [SLOT.freed_gb, SLOT.reload_s, SLOT.since_use_s, SLOT.rate_10m]
@@ -180,7 +180,7 @@ def _victim_choice(simulator: Simulator, question: Question, legal: list[int], p
 
 
 def _load_choice(simulator: Simulator, question: Question, legal: list[int], picked: int) -> Choice:
-    """Who shall be loaded, if anybody."""
+    """The choice of which model to load, or to wait."""
     features = simulator.model_features()
     models = [action - simulator.max_slots for action in legal if action < len(question.legal) - 1]
     candidates = []
@@ -190,7 +190,7 @@ def _load_choice(simulator: Simulator, question: Question, legal: list[int], pic
         ].tolist()
         values = (f"{need_gb:.1f}", f"{load_s:.1f}", f"{waiting:.0f}", f"{wait_s:.1f}")
         candidates.append(Candidate(simulator.max_slots + m, m, 0, values))
-    why = f"{int(features[models, PENDING.fits].sum())} of {len(models)} without evicting anybody"
+    why = f"{int(features[models, PENDING.fits].sum())} of {len(models)} without an eviction"
     if len(models) < len(legal):
         why += ", or wait"
         candidates.append(Candidate(legal[-1], NONE, 0, ("",) * len(LOAD_COLUMNS)))
@@ -198,7 +198,7 @@ def _load_choice(simulator: Simulator, question: Question, legal: list[int], pic
 
 
 def scene(simulator: Simulator, last: Choice | None, scenario: str) -> Scene:
-    """The simulation as it stands; `last` is the decision that led here."""
+    """The scene of the current simulation; `last` is the decision that led here."""
     s, tables = simulator.state, simulator.tables
     scalars = s.scalars
     asked = int(scalars[layout.STATUS]) == layout.ASKED
@@ -221,7 +221,7 @@ def scene(simulator: Simulator, last: Choice | None, scenario: str) -> Scene:
 
 
 def ansi(view: Scene) -> str:
-    """The scene as text: clock, accelerators with their slots, waiting requests, the last decision and the next one."""
+    """Format a scene: clock, accelerators with their slots, waiting requests, the last decision and the next one."""
     lines = [
         f"{view.scenario}   {clock(view.now_us)}   decision {view.decisions}   cost {view.cost:.1f}   "
         f"{sum(view.waiting)} waiting   {sum(view.running)} running"
@@ -240,7 +240,7 @@ def ansi(view: Scene) -> str:
         for m, count in enumerate(view.waiting)
         if count and view.phases[m] in ("absent", "planned")
     ]
-    lines += ["", f"waiting for an absent model: {', '.join(absent) or 'nobody'}"]
+    lines += ["", f"waiting for an absent model: {', '.join(absent) or 'none'}"]
     if view.last is not None:
         lines += ["", f"last decision, {clock(view.last.time_us)}: {' - '.join(purpose(view.last, view.names))}"]
         lines += _table(view.last, view.names)
@@ -257,19 +257,19 @@ def clock(time_us: int) -> str:
 
 
 def purpose(choice: Choice, names: tuple[str, ...]) -> tuple[str, str]:
-    """What is asked, and why: for whom a victim is wanted and how badly, or what could be loaded."""
+    """The question in words, and its background: memory missing and waiting requests, or what could be loaded."""
     return "which model to load" if choice.target == NONE else f"room for {names[choice.target]}", choice.why
 
 
 def candidate_name(candidate: Candidate, names: tuple[str, ...]) -> str:
-    """Its model, and whether it is in use; or to wait."""
+    """The candidate's model and its running requests, or waiting."""
     if candidate.model == NONE:
         return "wait"
     return names[candidate.model] + (f" ({candidate.running} running)" if candidate.running else "")
 
 
 def _bar(site: Site) -> str:
-    """Memory as characters: a letter per slot, z for what sleeps, a dot for what is free."""
+    """Memory as characters: a letter per slot, z for residuals, a dot for free memory."""
     bar = ""
     for resident in site.residents:
         mark = _letter(resident.slot)
@@ -295,7 +295,7 @@ def _table(choice: Choice, names: tuple[str, ...]) -> list[str]:
 
 
 def _site(simulator: Simulator, a: int) -> Site:
-    """Accelerator a and who is on it."""
+    """Accelerator `a` and its models."""
     s, tables = simulator.state, simulator.tables
     residents = tuple(
         Resident(
@@ -316,7 +316,7 @@ def _site(simulator: Simulator, a: int) -> Site:
 
 
 def _spans(tables: FleetTables, trace: Int64Array) -> Iterator[Span]:
-    """Who sat where and when, replayed from the trace; the lowest free slot is taken, as in the kernel."""
+    """Stays of models in slots, replayed from the trace; the lowest free slot is taken, as in the kernel."""
     here: dict[int, Span] = {}
     taken: list[set[int]] = [set() for _ in range(tables.num_accelerators)]
 

@@ -70,7 +70,7 @@ def test_the_suite_is_what_agents_are_trained_on() -> None:
     assert "eviction-drift" in training_cases("suite", Protocol.EVICTION)
     assert list(training_cases(["swap-drift", "fast-loader"], Protocol.SWAP)) == ["swap-drift", "fast-loader"]
     assert training_cases("fast-loader", Protocol.SWAP)["fast-loader"].tables.protocol == "swap"
-    with pytest.raises(ConfigError, match="'swap-drift' is an entry of Swap-v0"):
+    with pytest.raises(ConfigError, match="'swap-drift' is an entry for Swap-v0"):
         training_cases(["swap-drift"], Protocol.EVICTION)
     with pytest.raises(ConfigError, match="stands twice"):
         training_cases(["agents", "agents"], Protocol.EVICTION)

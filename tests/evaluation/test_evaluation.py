@@ -214,8 +214,8 @@ def test_whoever_never_needs_a_replacement_gets_the_same_episode(small: Case):
         ("lrv", "did you mean 'lru'"),
         ("no.such.module:f", "No module named"),
         ("tests.evaluation.test_evaluation:nothing", "has no 'nothing'"),
-        ("tests.evaluation.test_evaluation:SEEDS", "is a tuple"),
-        (7, "is a int"),
+        ("tests.evaluation.test_evaluation:SEEDS", "of type tuple"),
+        (7, "of type int"),
     ],
 )
 def test_what_is_no_policy_is_refused(policy: Any, said: str, small: Case):

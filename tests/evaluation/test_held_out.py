@@ -41,7 +41,7 @@ def test_only_validation_seeds_choose():
 def test_seeds_are_given_out_from_their_split_only():
     assert held_out.training_seeds(3, first=5) == range(5, 8)
     assert list(held_out.validation_seeds(2)) == [1_000_000, 1_000_001]
-    with pytest.raises(ConfigError, match="10 training seeds from 999995 on"):
+    with pytest.raises(ConfigError, match="10 training seeds from 999995 are not available"):
         held_out.training_seeds(10, first=999_995)
     with pytest.raises(ConfigError, match="101 validation seeds"):
         held_out.validation_seeds(101)

@@ -47,7 +47,7 @@ def test_a_card_names_what_the_network_was_trained_on_and_the_ranges_it_saw():
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="no 'trained'"):
+    with pytest.raises(ConfigError, match="no field 'trained'"):
         save_agent(ScoreNetwork("eviction", 4), tmp_path / "agent", trained=("workstation",))
     with pytest.raises(ConfigError, match="a Linear cannot be saved"):
         save_agent(torch.nn.Linear(1, 1), tmp_path / "agent")  # type: ignore[arg-type]

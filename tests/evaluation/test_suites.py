@@ -108,7 +108,7 @@ def test_fingerprints_change_with_what_changes_results_and_with_nothing_else(tmp
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"entries": [TINY["entries"][0]] * 2}, "id 'desk' stands twice"),
+        ({"entries": [TINY["entries"][0]] * 2}, "id 'desk' is used twice"),
         ({"entries": []}, "at least 1 item"),
         ({"entries": [{**TINY["entries"][0], "env": "eviction-v7"}]}, "eviction"),
         ({"entries": [{**TINY["entries"][0], "id": "My desk"}]}, "pattern"),
@@ -167,7 +167,7 @@ def test_a_row_keeps_the_cost_of_an_episode_to_the_bit(tmp_path: Path):
         ("lru,2,", "lru,two,", "seed is 'two'; it has to be a whole number"),
         ("desk,mine,2,0.6666666666666666", "desk,mine,2,nan", "cost is nan; it has to be finite"),
         ("desk,mine,2,0.6666666666666666", "desk,mine,2,-1", "cost is -1; it has to be finite and at least 0"),
-        ("desk,mine,1,", "desk,mine,2,", "mine on desk, seed 2 stands twice"),
+        ("desk,mine,1,", "desk,mine,2,", "mine on desk, seed 2 appears twice"),
         (",7\n", "\n", "7 cells; there have to be 8"),
         ("evictions\n", "victims\n", "the columns are"),
         ("# clairvoyant: false\n", "", "clairvoyant: Field required"),

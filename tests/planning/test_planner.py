@@ -169,10 +169,10 @@ def test_a_base_that_learns_is_left_out_where_there_is_nothing_to_learn_from() -
 
 def test_a_plan_of_another_episode_is_refused() -> None:
     case, _, _ = episode("eviction")
-    with pytest.raises(ConfigError, match="of another episode"):
+    with pytest.raises(ConfigError, match="for another episode"):
         replay(case, case.workload(6), found("eviction"))
     workload = episode("swap")[1]
-    with pytest.raises(ConfigError, match="of another episode"):
+    with pytest.raises(ConfigError, match="for another episode"):
         replay(case, workload, found("swap"))
 
 

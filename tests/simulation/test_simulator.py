@@ -87,7 +87,7 @@ def test_an_answer_without_a_question_is_refused(case: tuple[FleetTables, Worklo
     question = simulator.reset(workload)
     while question:
         question = simulator.answer(least_recently_used(simulator.question))
-    with pytest.raises(SimulationError, match="no question is open"):
+    with pytest.raises(SimulationError, match="there is no open question"):
         simulator.answer(0)
 
 
