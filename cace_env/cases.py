@@ -1,4 +1,4 @@
-"""A scenario as policies meet it: a fleet, and its requests by seed."""
+"""Cases: a scenario in the form that policies run on, with its fleet and its requests by seed."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from cace_env.workload import Workload
 
 @dataclass(frozen=True)
 class Case:
-    """What policies are run on: a fleet and its requests by seed. `case_of` makes one of a scenario."""
+    """A fleet and its requests by seed, on which policies run. `case_of` makes one from a scenario."""
 
     name: str
     tables: FleetTables
     workload: Callable[[int], Workload]
-    training: Callable[[int], Workload] | None = None  # where trained policies learn; None: nowhere, as with a log
+    training: Callable[[int], Workload] | None = None  # source of training requests; None with a log, which has none
 
 
 def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol: str | None = None) -> Case:
-    """A scenario as policies meet it, tabulated once.
+    """Make a case from a scenario; its fleet is tabulated once.
 
     Args:
         scenario: anything `load_scenario` takes, or a `Case`.
-        protocol: "eviction" (Eviction-v0: whom to evict) or "swap" (Swap-v0: which model to load, and whom to evict).
-            By default that of the `Case`, and "eviction" of anything else.
+        protocol: "eviction" (Eviction-v0: which model to evict) or "swap" (Swap-v0: which model to load, and which to
+            evict). Default: that of the `Case`, or "eviction" for anything else.
 
     Raises:
-        ConfigError: as `load_scenario`, or no such protocol.
+        ConfigError: as for `load_scenario`, or there is no such protocol.
     """
     if protocol is not None and protocol not in tuple(Protocol):
         raise ConfigError(f"protocol is {protocol!r}; it has to be one of {', '.join(Protocol)}")
@@ -41,5 +41,5 @@ def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol
         return replace(scenario, tables=tables)
     loaded = load_scenario(scenario)
     tables = loaded.tables().replace(protocol=Protocol(protocol or Protocol.EVICTION))
-    # Every seed of a log is the log itself: a policy trained on it would know the requests it is judged by.
+    # Every seed of a log is the log itself: a policy trained on it would know the test requests.
     return Case(loaded.name, tables, loaded.workload, None if loaded.trace is not None else loaded.workload)

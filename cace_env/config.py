@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 
 class ConfigError(ValueError):
-    """A configuration that was refused; the message names the file, the key, the value and what is allowed."""
+    """A configuration is not valid; the message names the file, the key, the value and what is allowed."""
 
 
 class Frozen(pydantic.BaseModel):
@@ -28,7 +28,7 @@ Section = TypeVar("Section", bound=Frozen)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys without a word; this one refuses."""
+    """A loader that refuses duplicate keys, of which PyYAML silently keeps the last."""
 
 
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -36,7 +36,7 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode, deep: bool
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=deep)
         if key in mapping:
-            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice; keep one")
+            raise ConfigError(f"line {key_node.start_mark.line + 1}: key {key!r} appears twice; keep one")
         mapping[key] = loader.construct_object(value_node, deep=deep)
     return mapping
 
@@ -45,7 +45,7 @@ _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG,
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Read the mapping in a YAML file.
 
     Raises:
         ConfigError: the file is missing, is not YAML, is not a mapping, or has a key twice.
@@ -66,13 +66,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse(section: type[Section], content: dict[str, Any], source: str) -> Section:
-    """`content` as a `section`; `source` (a file name, say) opens the error message.
+    """Parse `content` as a `section`; `source` (such as a file name) starts error messages.
 
     Raises:
-        ConfigError: unknown key, wrong type or value out of range, one line per problem.
+        ConfigError: a key is unknown, a type is wrong or a value is out of range, one line per problem.
     """
     try:
-        # Strict JSON rules: "2" is no number and 1 no bool, while a YAML list may fill a tuple and 2 a float.
+        # Strict JSON rules: "2" is not a number and 1 is not a bool, but a YAML list can be a tuple and 2 a float.
         text = json.dumps(content, default=_plain)
     except TypeError as error:
         raise ConfigError(f"{source}: {error}; use plain numbers, strings, lists and mappings") from error
@@ -88,19 +88,19 @@ def load(section: type[Section], path: str | Path) -> Section:
 
 
 def dump(section: Frozen) -> str:
-    """The section as YAML that `parse` reads back to an equal one."""
+    """Format the section as YAML that `parse` reads back to an equal one."""
     return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
 def _plain(value: object) -> Any:
-    """What JSON does not know: a section inside a plain mapping becomes a mapping again."""
+    """Convert values that JSON lacks: a section inside a plain mapping becomes a mapping again."""
     if isinstance(value, pydantic.BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`", did you mean 'x'?"`, or nothing where no name is close."""
+    """`", did you mean 'x'?"`, or nothing if no name is close."""
     known = list(known)
     close = [row for row in known if row.startswith(name)] or difflib.get_close_matches(name, known, n=1)
     return f", did you mean {' or '.join(repr(row) for row in close)}?" if close and name else ""
@@ -112,7 +112,7 @@ def _readable(error: pydantic.ValidationError, source: str, section: type[Frozen
     for problem in problems:
         depth = len(problem["loc"])
         if problem["type"] == "too_short" and any(p["loc"][:depth] == problem["loc"] for p in problems if p != problem):
-            continue  # pydantic also counts what is left of a list when a bad entry has been taken out
+            continue  # pydantic also reports the rest of a list after removing a bad entry
         place = _place(problem, content)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
@@ -128,7 +128,7 @@ def _readable(error: pydantic.ValidationError, source: str, section: type[Frozen
 
 
 def _place(problem: Any, content: Any) -> list[str | int]:
-    """The keys that lead to a problem as they were written: pydantic also names the branches of unions."""
+    """The keys that lead to a problem, as the user wrote them: pydantic also names the branches of unions."""
     location = list(problem["loc"])
     added = [location.pop()] if problem["type"] == "missing" else []
     written = _written(location, content, problem["input"])
@@ -136,7 +136,7 @@ def _place(problem: Any, content: Any) -> list[str | int]:
 
 
 def _written(location: Sequence[str | int], content: Any, value: Any) -> list[str | int] | None:
-    """The parts of `location` that lead from `content` to `value`; None where none do."""
+    """The parts of `location` that lead from `content` to `value`; None if no parts do."""
     if not location:
         return [] if repr(content) == repr(value) else None
     part, rest = location[0], location[1:]
@@ -148,7 +148,7 @@ def _written(location: Sequence[str | int], content: Any, value: Any) -> list[st
 
 
 def _known_keys(section: type[Frozen], path: Sequence[str | int]) -> list[str]:
-    """Keys of the section that a path leads to."""
+    """Known keys of the section at a path."""
     sections = [section]
     for key in path:
         fields = [field for each in sections for name, field in _keys(each).items() if name == key]

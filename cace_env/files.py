@@ -1,4 +1,4 @@
-"""Files that a reader always finds whole: the old one or the new one, even if the writing process is killed."""
+"""Atomic file replacement: readers find the old or the new file, even if the writing process is killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Writes a file beside, waits until it is on disk, and puts it in the place of the old one."""
+    """Write a file beside the old one, wait until it is on disk, and replace the old one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)

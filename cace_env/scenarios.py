@@ -1,8 +1,8 @@
 """Scenarios: a named fleet, engine, catalogue, workload and reward, as one strict configuration.
 
-`load_scenario("default")` is where to start; `docs/scenarios.md` lists every key. A scenario is tabulated by
-`Scenario.tables` and draws its requests by `Scenario.workload(seed)`; the seeds of training, validation and test are
-fixed in `SEEDS`, the same for every scenario.
+Start with `load_scenario("default")`; `docs/scenarios.md` lists every key. `Scenario.tables` tabulates the fleet and
+`Scenario.workload(seed)` draws the requests; the seeds of training, validation and test are fixed in `SEEDS`, the same
+for every scenario.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ Split = Literal["train", "validation", "test"]
 SEEDS: Final[dict[Split, range]] = {
     "train": range(
         1_000_000
-    ),  # holds the small seeds that people type, so that nobody trains on test seeds by accident
+    ),  # contains the small seeds that users type, so that test seeds are not trained on by accident
     "validation": range(1_000_000, 1_000_100),
     "test": range(2_000_000, 2_000_100),
 }
 
-# Small enough to solve, and chosen so that policies come apart: it says nothing of how they do elsewhere.
+# Small enough to solve, and chosen so that policies differ: it says nothing about other scenarios.
 FOR_DEBUGGING: Final = ("tiny",)
 
 Task = Literal["completion", "chat", "reasoning", "agent"]
 
 
 def seeds(split: Split, n: int | None = None) -> range:
-    """The first `n` seeds of a split, all of them by default (test: exactly 100).
+    """The first `n` seeds of a split, all by default (test: exactly 100).
 
     Raises:
-        ConfigError: no such split, or it has fewer than `n` seeds.
+        ConfigError: there is no such split, or it has fewer than `n` seeds.
     """
     known = SEEDS.get(split)
     if known is None:
@@ -66,7 +66,7 @@ def seeds(split: Split, n: int | None = None) -> range:
 
 
 def _known(rows: Mapping[str, object], what: str) -> AfterValidator:
-    """Refuses a name that is not a row, with the closest one."""
+    """Validator that checks a name against the rows, and suggests the closest one."""
 
     def check(name: str) -> str:
         if name not in rows:
@@ -89,7 +89,7 @@ RewardName = Annotated[str, _known(REWARDS, "reward preset")]
 
 
 def _by_type(text: str, other: str) -> Discriminator:
-    """Text is a name, anything else is spelt out: one error message instead of one per alternative."""
+    """Tell names (text) from explicit sections, to get one error message instead of one per alternative."""
     return Discriminator(lambda value: text if isinstance(value, str) else other)
 
 
@@ -97,15 +97,15 @@ class Hosted(Frozen):
     """One model of the fleet; a plain name in YAML stands for `{model: name}`."""
 
     model: ModelName = Field(description="name in the catalogue")
-    name: str | None = Field(default=None, min_length=1, description="its name here, where a model is hosted twice")
-    tasks: tuple[Task, ...] | None = Field(default=None, min_length=1, description="what it serves; the catalogue's")
+    name: str | None = Field(default=None, min_length=1, description="its name here, if a model is hosted twice")
+    tasks: tuple[Task, ...] | None = Field(default=None, min_length=1, description="its tasks; default: catalogue")
     languages: tuple[str, ...] = Field(default=(), description="programming languages it is good at; none = all")
     popularity: float = Field(default=1.0, gt=0, description="hint: models are ranked by it; ties are drawn per seed")
-    kv_tokens: int | None = Field(default=None, ge=1, description="room of its KV cache; by its tasks")
+    kv_tokens: int | None = Field(default=None, ge=1, description="size of its KV cache; default: by its tasks")
     reserve_gb: float | None = Field(default=None, gt=0, description="KV cache and runtime [GB], instead of kv_tokens")
     max_num_seqs: int = Field(default=int(MAX_NUM_SEQS.value), ge=1, le=4096, description="seats")
     chunk_tokens: int = Field(default=int(CHUNK_TOKENS.value), ge=1, description="prefill tokens per round")
-    pinned_on: int | None = Field(default=None, ge=0, description="accelerator it never leaves")
+    pinned_on: int | None = Field(default=None, ge=0, description="accelerator that it never leaves")
     resident_on: int | None = Field(default=None, ge=0, description="accelerator it is on at time 0")
     asleep_on: int | None = Field(default=None, ge=0, description="accelerator it sleeps on at time 0 (sleep-mode)")
     cached: bool = Field(default=False, description="its weights are in host RAM at time 0; implied by asleep_on")
@@ -117,14 +117,14 @@ class Hosted(Frozen):
 
     @property
     def is_anywhere(self) -> bool:
-        """Whether the entry says which accelerator it is on, awake or asleep."""
+        """Whether the entry names its accelerator, awake or asleep."""
         return any(place is not None for place in (self.pinned_on, self.resident_on, self.asleep_on))
 
     def check_places(self, num_accelerators: int) -> None:
-        """Refuses accelerators that the fleet does not have.
+        """Check that the fleet has the entry's accelerators.
 
         Raises:
-            ConfigError: names the key and the accelerators there are.
+            ConfigError: it does not; the message names the key and the accelerators of the fleet.
         """
         for key in ("pinned_on", "resident_on", "asleep_on"):
             place = getattr(self, key)
@@ -137,7 +137,7 @@ class Rules(Frozen):
     """Rules of the simulator that a scenario may set."""
 
     placement: Literal["spread", "pack"] = Field(
-        default="spread", description="of accelerators that fit: most or least left over"
+        default="spread", description="which accelerator that fits: most or least memory left over"
     )
     drain_after_s: float = Field(
         default=DRAIN_AFTER_US / 1e6,
@@ -149,28 +149,28 @@ class Rules(Frozen):
         default=0,
         ge=0,
         le=MAX_PREFETCHES,
-        description="Swap-v0: most loads per episode of models that nobody waits for; 0 = no prefetch",
+        description="Swap-v0: most loads per episode of models without waiting requests; 0 = no prefetch",
     )
     prefetch_max_wait_s: float = Field(
         default=PREFETCH_MAX_WAIT_US / 1e6,
         ge=0,
         le=1e9,
-        description="Swap-v0: no prefetch while somebody has waited for a pending model so long [s]",
+        description="Swap-v0: no prefetch while a request for a pending model has waited this long [s]",
     )
     max_slots: int = Field(default=0, ge=0, description="slots of the observation; 0 = as many as can be used")
     max_decisions: int | None = Field(default=None, ge=1, description="truncates the episode; none = no limit")
 
 
 class Scenario(Frozen):
-    """A fleet, what it hosts, who asks and what waiting costs. Built by `load_scenario`, or in Python."""
+    """A fleet, its models, its workload and the cost of waiting. Made by `load_scenario`, or in Python."""
 
-    # The key is `workload`, but that name is taken by the method that draws one.
+    # The key is `workload`, but the method that draws a workload has that name.
     model_config = ConfigDict(serialize_by_alias=True)
 
     name: str = Field(min_length=1, description="name")
     version: int = Field(default=1, ge=1, description="raised whenever results change")
     description: str = Field(default="", description="what is special about it")
-    question: str = Field(default="", description="what somebody who deploys such a fleet would ask")
+    question: str = Field(default="", description="a question of someone who deploys such a fleet")
     fleet: tuple[Accelerators, ...] = Field(min_length=1, description="GPUs, in the order of their indices")
     pressure: float | None = Field(
         default=None,
@@ -180,7 +180,7 @@ class Scenario(Frozen):
     engine: Annotated[str, _known(ENGINES, "engine")] = Field(default="safetensors", description="load regime")
     host_ram_gb: float = Field(default=0.0, ge=0, description="host cache for weights [GB]; 0 = none")
     runtime_gb: float = Field(
-        default=RUNTIME_GB.value, ge=0, description="part of each reserve that is no KV cache [GB]"
+        default=RUNTIME_GB.value, ge=0, description="part of each reserve that is not KV cache [GB]"
     )
     start: Literal["empty", "cached", "asleep"] = Field(
         default="empty",
@@ -194,7 +194,7 @@ class Scenario(Frozen):
         default=WorkloadConfig(), alias="workload", description="who asks for what, and when"
     )
     trace: TraceConfig | None = Field(
-        default=None, description="a log that takes the workload's place; the seed draws what must be attached to it"
+        default=None, description="a log that takes the workload's place; the seed draws data that the log lacks"
     )
     reward: Annotated[
         Annotated[RewardName, Tag("preset")] | Annotated[Reward, Tag("weights")], _by_type("preset", "weights")
@@ -214,10 +214,10 @@ class Scenario(Frozen):
         return self
 
     def tables(self) -> FleetTables:
-        """The fleet as integer tables, validated. A few milliseconds: keep what it returns.
+        """Make the integer tables of the fleet, validated. It takes a few milliseconds, so keep the result.
 
         Raises:
-            TableError: it cannot be simulated; a scenario that was built has been checked.
+            TableError: the fleet cannot be simulated; existing scenarios have been checked.
         """
         models = self._hosted_models()
         return tabulate(
@@ -236,7 +236,7 @@ class Scenario(Frozen):
         )
 
     def workload_models(self) -> tuple[ServedModel, ...]:
-        """What the generator has to know about the catalogue; speeds are those of the first accelerator."""
+        """The catalogue in the form that the generator reads; speeds are those of the first accelerator."""
         gpu = GPUS[self.fleet[0].gpu]
         return tuple(
             ServedModel(
@@ -254,7 +254,7 @@ class Scenario(Frozen):
         )
 
     def workload(self, seed: int) -> Workload:
-        """The requests of one episode; equal seeds give equal requests, whatever policy runs.
+        """Draw the requests of one episode; equal seeds give equal requests for every policy.
 
         Raises:
             TraceError: the scenario's log cannot be read.
@@ -265,15 +265,15 @@ class Scenario(Frozen):
 
     @property
     def entries(self) -> tuple[Hosted, ...]:
-        """The catalogue, plain names spelt out."""
+        """The catalogue, with plain names expanded."""
         return tuple(Hosted(model=entry) if isinstance(entry, str) else entry for entry in self.catalogue)
 
     def costs(self) -> Reward:
-        """The weights, presets resolved."""
+        """The cost weights, with presets resolved."""
         return REWARDS[self.reward] if isinstance(self.reward, str) else self.reward
 
     def replace(self, **changes: Any) -> Scenario:
-        """A copy with some keys changed, checked like a new one: `scenario.replace(pressure=3.0)`.
+        """Copy with some keys changed, checked like a new scenario: `scenario.replace(pressure=3.0)`.
 
         Raises:
             ConfigError: as for `load_scenario`.
@@ -285,7 +285,7 @@ class Scenario(Frozen):
         return round(self.host_ram_gb * GB)
 
     def _accelerators(self, models: list[HostedModel]) -> list[Accelerator]:
-        """The fleet, its memory scaled to the pressure that was asked for."""
+        """The fleet, with its memory scaled to the pressure."""
         gpus = [(group, GPUS[group.gpu]) for group in self.fleet for _ in range(group.count)]
         memory_gb = [gpu.memory_gb.value if group.memory_gb is None else group.memory_gb for group, gpu in gpus]
         scale = 1.0
@@ -341,19 +341,20 @@ def scenario_names() -> tuple[str, ...]:
 
 
 def compared_scenarios() -> tuple[str, ...]:
-    """Names of those that policies are compared on where none is named: all but `FOR_DEBUGGING`."""
+    """Names of the scenarios of comparisons by default: all except `FOR_DEBUGGING`."""
     return tuple(name for name in scenario_names() if name not in FOR_DEBUGGING)
 
 
 def load_scenario(what: str | Path | Mapping[str, Any] | Scenario) -> Scenario:
-    """A scenario by shipped name, from a YAML file, from a mapping with the keys of `Scenario`, or as it is.
+    """Load a scenario by shipped name, from a YAML file or from a mapping; a `Scenario` is returned as it is.
 
     Args:
-        what: a string that is neither a shipped name nor an existing file nor ends in `.yaml` or `.yml` is taken for a
-            misspelt name.
+        what: a shipped name, a YAML file, a mapping with the keys of `Scenario`, or a `Scenario`. A string that is
+            neither a shipped name nor an existing file nor ends in `.yaml` or `.yml` counts as a misspelt name.
 
     Raises:
-        ConfigError: unknown name (the known ones are listed), or what was given is refused, one line per problem.
+        ConfigError: the name is unknown (the error lists the known ones), or the scenario is not valid, one line per
+            problem.
     """
     if isinstance(what, Scenario):
         return what

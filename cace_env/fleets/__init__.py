@@ -1,4 +1,4 @@
-"""Rows of figures (models, GPUs, engines, prices) become the integer tables of a fleet."""
+"""Fleets: rows of figures (models, GPUs, engines, prices), tabulated to the integer tables of a fleet."""
 
 from cace_env.fleets.catalogue import MODELS
 from cace_env.fleets.hardware import ENGINES, GPUS, Engine

@@ -1,9 +1,9 @@
-"""CodeLLMs and what they need: rows of numbers, each with its source and how it was come by.
+"""The catalogue of CodeLLMs: rows of numbers, each with its source and how it was obtained.
 
 `Figure.kind` says how far to trust a number: `measured` (read off a published measurement), `fit` (computed from
 measurements; the note gives points and error), `datasheet` (stated by the maker: GPU data sheets, model cards,
 configuration files, file listings) or `assumed` (our choice; vary it). `docs/catalogue.md` shows all of them, those of
-`cace_env.fleets.hardware` too, and holds the predictions against every measurement. GB = 1e9 bytes.
+`cace_env.fleets.hardware` too, and compares the predictions with every measurement. GB = 1e9 bytes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SOURCES: Final = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One number, how it was come by, and a key of `SOURCES`."""
+    """One number, how it was obtained, and a key of `SOURCES`."""
 
     value: float
     kind: Kind
@@ -71,22 +71,22 @@ class CodeModel:
     context_window: int  # tokens
     quantisation: Quantisation
     weights_gb: Figure
-    tasks: tuple[str, ...]  # what it is used for unless a scenario says otherwise (assumed)
+    tasks: tuple[str, ...]  # tasks that it serves unless a scenario says otherwise (assumed)
     experts: tuple[int, int] = (1, 1)  # in all, per token
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Keys and values of one token in 16-bit numbers: 2 x layers x KV heads x head dimension x 2 bytes."""
+        """Size of keys and values of one token in 16-bit numbers: 2 x layers x KV heads x head dimension x 2 bytes."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 2
 
     @property
     def attention_flops_per_pair(self) -> int:
-        """QK and AV of one (query, key) pair in all layers: 2 x 2 x layers x query heads x head dimension."""
+        """Work of QK and AV for one (query, key) pair in all layers: 2 x 2 x layers x query heads x head dimension."""
         return 4 * self.layers * self.heads * self.head_dim
 
     @property
     def round_gb(self) -> float:
-        """Weights that one round reads: all of a dense model, of a mixture the experts that `MOE_BATCH` tokens hit.
+        """Weights that one round reads: all of a dense model; of a mixture, the experts that `MOE_BATCH` tokens hit.
 
         With E experts of which each token picks k at random, b tokens hit 1 - (1 - k / E)^b of them; the parameters
         outside the experts follow from total and active counts.
@@ -103,7 +103,7 @@ class CodeModel:
 K: Final = 1024
 MOE_BATCH: Final = Figure(4, "assumed", "ours")  # tokens per round for which `round_gb` counts experts
 RUNTIME_GB: Final = Figure(1.5, "assumed", "ours")  # CUDA context, activations, graphs of a resident model
-KV_TOKENS: Final = {  # default room of the KV cache: of the tasks a model serves, the largest
+KV_TOKENS: Final = {  # default size of the KV cache: the largest among the tasks of a model
     "completion": Figure(16_384, "assumed", "ours"),
     "chat": Figure(32_768, "assumed", "ours"),
     "reasoning": Figure(65_536, "assumed", "ours"),

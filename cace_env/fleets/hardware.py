@@ -31,8 +31,8 @@ class Engine:
     start_s: tuple[Figure, Figure]
     first_inference_s: tuple[Figure, Figure]  # how much longer the first inference takes than a warm one
     bandwidth_gb_s: tuple[Figure, Figure]
-    unload_gb_s: Figure  # 0 = weights are dropped at once
-    residual_gb: Figure  # what an evicted model leaves on its accelerator
+    unload_gb_s: Figure  # 0 = weights are dropped immediately
+    residual_gb: Figure  # memory that an evicted model keeps on its accelerator
 
 
 def _datasheet(value: float) -> Figure:

@@ -1,7 +1,7 @@
-"""What waiting costs: weights by task, and the presets `ttft`, `e2e` and `balanced`; and the terms of a reward.
+"""The cost of waiting: weights by task with the presets `ttft`, `e2e` and `balanced`, and the terms of a reward.
 
-The terms come as one array, `info["reward_terms"]`, always all of them and in the order of `REWARD_TERMS`; `TERM` finds
-one by its name:
+The terms are one array, `info["reward_terms"]`, always complete and in the order of `REWARD_TERMS`; `TERM` finds a term
+by its name:
 
     info["reward_terms"][TERM.completion_waiting]
 """
@@ -17,29 +17,29 @@ from pydantic import Field, model_validator
 from cace_env.config import Frozen
 from cace_env.tables import FOREVER, TASKS, CostTable
 
-# What is due since the last decision, in the order of the kernel: by task the requests that wait for their first token,
-# those in the system and missed SLOs; loads; refusals; the penalty of an illegal action; what the baseline has paid.
+# Costs since the last decision, in the order of the kernel: by task the requests that wait for their first token,
+# those in the system and missed SLOs; loads; refusals; the penalty of an illegal action; the cost of the baseline.
 COST_TERMS: Final = (
     *(f"{task}_{part}" for task in TASKS for part in ("waiting", "system", "slo")),
     "loading",
     "refused",
 )
 REWARD_TERMS: Final = (*COST_TERMS, "invalid_action", "baseline")
-# mypy wants the names of a namedtuple as literals; written twice they would drift apart.
+# mypy needs the names of a namedtuple as literals, but a second copy of them could get out of date.
 TERM: Final[Any] = namedtuple("TermColumns", REWARD_TERMS)(*range(len(REWARD_TERMS)))
 
 
 class TaskCost(Frozen):
-    """What the waiting for one request of a task costs."""
+    """Cost of waiting for one request of a task."""
 
     w_ttft: float = Field(default=0.0, ge=0, description="per second until the first token")
     w_e2e: float = Field(default=0.0, ge=0, description="per second in the system")
-    slo_s: float | None = Field(default=None, gt=0, description="latency it should stay within [s]; none = no SLO")
-    slo_on: Literal["ttft", "e2e"] = Field(default="ttft", description="the latency that the SLO is about")
+    slo_s: float | None = Field(default=None, gt=0, description="latency target [s]; none = no SLO")
+    slo_on: Literal["ttft", "e2e"] = Field(default="ttft", description="the latency that the SLO limits")
 
 
 class Reward(Frozen):
-    """Weights of the cost; the reward is minus the cost. A task that is not named costs nothing."""
+    """Weights of the cost; the reward is minus the cost. A task without an entry costs nothing."""
 
     completion: TaskCost = Field(default=TaskCost(), description="waiting for completion requests")
     chat: TaskCost = Field(default=TaskCost(), description="waiting for chat requests")
@@ -56,11 +56,11 @@ class Reward(Frozen):
         return self
 
     def tasks(self) -> dict[str, TaskCost]:
-        """By task, in the order of `TASKS`."""
+        """Costs by task, in the order of `TASKS`."""
         return {task: getattr(self, task) for task in TASKS}
 
     def table(self) -> CostTable:
-        """As the kernel reads it."""
+        """The cost table in the form that the kernel reads."""
         tasks = self.tasks().values()
         slo_us = [FOREVER if task.slo_s is None else max(1, round(task.slo_s * 1e6)) for task in tasks]
         return CostTable(
@@ -74,8 +74,8 @@ class Reward(Frozen):
         )
 
 
-# Weights and SLOs are assumptions: nobody has published what a developer's second of waiting is worth by task. A
-# completion that comes late is not read; a chat is read as it streams; an agent is waited for until it is done.
+# Weights and SLOs are assumptions: there is no published value of a developer's second of waiting by task. A completion
+# that comes late is not read; a chat is read as it streams; an agent is waited for until it is done.
 REWARDS: Final[dict[str, Reward]] = {
     "ttft": Reward(
         completion=TaskCost(w_ttft=1.0, slo_s=0.5),

@@ -1,4 +1,4 @@
-"""From the catalogue to integer tables: the speed and load formulas, one small function each.
+"""Tabulation of a fleet: the speed and load formulas, from the catalogue to integer tables.
 
 The functions take a model, a GPU and an engine and return what the kernel reads: loads in whole microseconds, rounded
 up; speeds in whole nanoseconds or picoseconds, rounded to nearest. `tabulate` fills a `FleetTables` with them.
@@ -55,7 +55,7 @@ class HostedModel:
 
 
 def default_kv_tokens(tasks: Sequence[str]) -> int:
-    """KV room for the most demanding of `tasks` (`catalogue.KV_TOKENS`)."""
+    """KV cache size for the most demanding of `tasks` (`catalogue.KV_TOKENS`)."""
     return int(max(KV_TOKENS[task].value for task in tasks))
 
 
@@ -66,12 +66,12 @@ def reserve(
     reserve_gb: float | None = None,
     runtime_gb: float = RUNTIME_GB.value,
 ) -> tuple[int, int]:
-    """Reserve in bytes and KV room in tokens; one follows from the other, without either from the tasks it serves.
+    """Reserve in bytes and KV cache in tokens: one follows from the other; if neither is given, from the tasks.
 
     `reserve = runtime + kv_tokens x kv_bytes_per_token`, solved for either.
 
     Raises:
-        TableError: both are given, or the reserve has no room for a KV cache.
+        TableError: both are given, or the reserve leaves no room for a KV cache.
     """
     if kv_tokens is not None and reserve_gb is not None:
         raise TableError(f"model {model.name!r}: give kv_tokens or reserve_gb, not both; one follows from the other")
@@ -83,7 +83,7 @@ def reserve(
     tokens = (reserve_bytes - runtime_bytes) // model.kv_bytes_per_token
     if tokens < 1:
         raise TableError(
-            f"model {model.name!r}: reserve_gb is {reserve_gb}, of which the runtime takes {runtime_gb}: "
+            f"model {model.name!r}: reserve_gb is {reserve_gb}, of which the runtime takes {runtime_gb}, which leaves "
             f"no room for a KV cache ({model.kv_bytes_per_token} bytes per token); give more"
         )
     return reserve_bytes, tokens
@@ -102,7 +102,7 @@ def load_us(model: CodeModel, gpu: Gpu, engine: Engine, tier: int) -> int:
 
 
 def unload_us(model: CodeModel, gpu: Gpu, engine: Engine) -> int:
-    """Weights / min(unload bandwidth, link) where unloading copies them to the host, else 0."""
+    """Weights / min(unload bandwidth, link) if unloading copies them to the host, else 0."""
     if engine.unload_gb_s.value == 0:
         return 0
     return math.ceil(model.weights_gb.value / min(engine.unload_gb_s.value, gpu.link_gb_s.value) * 1e6)
@@ -111,19 +111,19 @@ def unload_us(model: CodeModel, gpu: Gpu, engine: Engine) -> int:
 def round_ns(model: CodeModel, gpu: Gpu) -> int:
     """A round without requests: `t0 + bytes_per_round / effective bandwidth`.
 
-    The fits were made at batch 1, so one `decode_ns` is taken out again.
+    The fits were made at batch 1, so one `decode_ns` is subtracted.
     """
     overhead_ms, per_gb_ms = gpu.overhead_ms[model.quantisation].value, gpu.ms_per_gb[model.quantisation].value
     return round((overhead_ms + per_gb_ms * model.round_gb) * 1e6) - decode_ns(model, gpu)
 
 
 def decode_ns(model: CodeModel, gpu: Gpu) -> int:
-    """What one more decoding request adds to a round (`k_b`), proportional to the active parameters."""
+    """Time that one more decoding request adds to a round (`k_b`), proportional to the active parameters."""
     return round(gpu.decode_us_per_b.value * model.active_b * 1e3)
 
 
 def kv_ps(model: CodeModel, gpu: Gpu) -> int:
-    """Reading one token's keys and values, at the effective bandwidth of bf16 weights (`k_kv`)."""
+    """Time to read one token's keys and values, at the effective bandwidth of bf16 weights (`k_kv`)."""
     return round(model.kv_bytes_per_token / GB * gpu.ms_per_gb["bf16"].value * 1e9)
 
 
@@ -156,21 +156,21 @@ def tabulate(
     max_decisions: int = FOREVER,
     label: str = "tables",
 ) -> FleetTables:
-    """The integer tables of a fleet, validated.
+    """Make the integer tables of a fleet, validated.
 
     Args:
         accelerators: in the order of their indices.
         models: in the order of their indices.
         engine: the load regime of all accelerators.
-        cost: what waiting costs.
-        host_ram_bytes: room of the host cache for weights; 0 = none.
-        placement: where a model goes that fits on several accelerators, `spread` or `pack`.
+        cost: the cost of waiting.
+        host_ram_bytes: size of the host cache for weights; 0 = none.
+        placement: choice among several accelerators where a model fits, `spread` or `pack`.
         drain_after_us: how long a model is pending before busy models may be drained for it.
-        prefetch_limit: most loads per episode of models that nobody waits for (Swap-v0).
-        prefetch_max_wait_us: how long somebody may have waited for a pending model so that others are prefetched.
+        prefetch_limit: most loads per episode of models without waiting requests (Swap-v0).
+        prefetch_max_wait_us: longest wait of a pending request at which other models are still prefetched.
         max_slots: 0 = as many as can be used.
-        max_decisions: the episode is truncated when one more would be asked.
-        label: stands in error messages and reports.
+        max_decisions: the episode is truncated when one more decision would be asked.
+        label: name for error messages and reports.
 
     Raises:
         TableError: the fleet cannot be simulated (`FleetTables.validate`).

@@ -1,7 +1,7 @@
 """Logs of real requests as workloads.
 
-`load_trace` reads a log (`formats.py`, one loader per format), attaches what it does not say (`attach.py`) and labels
-the result: "trace ..." if nothing was attached, "composite ..." if anything was. `docs/traces.md` describes formats,
+`load_trace` reads a log (`formats.py`, one loader per format), attaches what the log lacks (`attach.py`) and labels the
+result: "trace ..." if nothing was attached, "composite ..." if anything was. `docs/traces.md` describes formats,
 licences and how to bring your own log.
 """
 
@@ -48,19 +48,19 @@ def load_trace(
     seed: int = 0,
     **more: Any,
 ) -> Workload:
-    """A log as a workload.
+    """Load a log as a workload.
 
     Args:
         path: CSV, JSON lines or Parquet, gzipped or not (told apart by content).
         format: a key of `FORMATS`.
-        models: the catalogue in index order, anything with `.name` and `.tasks`; None: the log's own models, the most
-            used first, named in `meta["model_names"]`.
-        tasks: one task for all, or shares; None: the log's own, else the main task of the attached model.
-        attach: "real", "client-as-model" or "drawn"; None: real where the log names models, else drawn.
-        time_compression: times are divided by it.
-        limit: at most this many rows are read.
-        seed: of everything drawn.
-        more: any other field of `TraceConfig`, which explains all of them.
+        models: the catalogue in index order, objects with `.name` and `.tasks`; None: the log's own models, most
+            used first, listed in `meta["model_names"]`.
+        tasks: one task for all, or shares of tasks; None: the log's own, else the main task of the attached model.
+        attach: "real", "client-as-model" or "drawn"; None: real if the log names models, else drawn.
+        time_compression: divisor of all times.
+        limit: most rows to read.
+        seed: seed of all random draws.
+        more: other fields of `TraceConfig`, which explains all of them.
 
     Returns:
         The workload. `label` says what was attached; `meta` has source, format, rows read and dropped (by reason),
@@ -94,7 +94,7 @@ def load_config(config: TraceConfig, models: Sequence[ServedModel] | None = None
 
 
 def read_trace(path: str | Path, format: str, **options: Any) -> Trace:
-    """What a log says, with nothing attached; `options` are the fields of `TraceConfig` that concern reading.
+    """Read a log with nothing attached; `options` are the fields of `TraceConfig` about reading.
 
     Raises:
         TraceError: as `load_trace`.

@@ -1,4 +1,4 @@
-"""From what a log says to a workload: what it does not say is attached, reproducibly, and said in the label."""
+"""Attachment of missing data to a log, to make a workload: reproducible, and listed in the label."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cace_env.traces.reading import TraceError
 from cace_env.traces.trace import Int64Array, Trace, draw_quantiles, stream
 from cace_env.workload import Workload
 
-# Token quantiles by task for logs that have none: levels, all prompt tokens, new ones (None: all), output tokens.
+# Token quantiles by task for logs without token counts: levels, all prompt tokens, new ones (None: all), output tokens.
 # completion: Azure 2023 code; chat: Azure 2023 conversation; reasoning: ServeGen deepseek-r1; agent: Claude Code.
 TOKENS_OF_TASK: Final[dict[str, tuple[tuple[float, ...], tuple[int, ...], tuple[int, ...] | None, tuple[int, ...]]]] = {
     "completion": ((0.1, 0.5, 0.9, 0.99), (147, 1469, 5188, 7436), None, (7, 13, 55, 251)),
@@ -26,14 +26,14 @@ TOKENS_OF_TASK: Final[dict[str, tuple[tuple[float, ...], tuple[int, ...], tuple[
 
 
 class ServedModel(Protocol):
-    """A model of the catalogue, as far as a trace must know it; its place in the sequence is its index.
+    """The attributes of a catalogue model that traces need; its position in the sequence is its index.
 
-    `cace_env.generator.ServedModel` is one. Where a model has a number `popularity` too, `drawn` ranks by it.
+    `cace_env.generator.ServedModel` is one. If a model also has a number `popularity`, `drawn` ranks by it.
     """
 
     @property
     def name(self) -> str:
-        """As in the catalogue."""
+        """Name in the catalogue."""
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -41,23 +41,23 @@ class ServedModel(Protocol):
 
 
 def attach(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] | None) -> Workload:
-    """`trace` as a workload.
+    """Make a workload from `trace`.
 
-    Every step draws from a random stream of its own: changing one leaves the draws of the others as they were.
+    Every step has its own random stream: changing one step does not change the draws of others.
 
     Args:
-        trace: what the log says.
+        trace: data of the log.
         config: how to attach the rest.
         models: the catalogue in index order; None: the log's own models, the most used first.
 
     Raises:
-        TraceError: something is missing and nothing says how to attach it.
+        TraceError: data is missing, and no option says how to attach it.
     """
     said = list(trace.altered)
     user = trace.user
     if config.users:
         if user is not None:
-            raise _error(config, f"users: {config.users}, but the log has users of its own; leave it out")
+            raise _error(config, f"users: {config.users}, but the log has its own users; leave the option out")
         user = stream(config.seed, "users").integers(0, config.users, len(trace))
         said.append("users drawn")
     task = _tasks(trace, config, user)
@@ -79,9 +79,7 @@ def attach(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] | No
 
     if (task == NONE).any():
         if models is None:
-            raise _error(
-                config, f"the log does not say every request's task; set {setting('tasks', 'chat')}, or shares"
-            )
+            raise _error(config, f"some requests of the log have no task; set {setting('tasks', 'chat')}, or shares")
         main_task = np.array([TASKS.index(served[0]) for served in serves])
         task = np.where(task == NONE, main_task[model], task)
         said.append("tasks of the model")
@@ -124,7 +122,7 @@ def _error(config: TraceConfig, problem: str) -> TraceError:
 
 
 def _label(config: TraceConfig, said: Sequence[str]) -> str:
-    """Says "trace" only if nothing was attached; the time compression stands in both kinds."""
+    """Make the label: "trace" only if nothing was attached; both kinds include the time compression."""
     changes = list(said)
     if config.time_compression != 1.0:
         changes.append(f"time x{config.time_compression:g} compressed")
@@ -139,7 +137,7 @@ def _compressed(time_us: Int64Array, config: TraceConfig) -> Int64Array:
 
 
 def _tasks(trace: Trace, config: TraceConfig, user: Int64Array | None) -> Int64Array:
-    """The tasks asked for, once per user, else the log's own; NONE where neither says."""
+    """The configured tasks, once per user, else the log's own; NONE if neither is known."""
     if config.tasks is None:
         return np.full(len(trace), NONE) if trace.task is None else trace.task
     shares = {config.tasks: 1.0} if isinstance(config.tasks, str) else config.tasks
@@ -175,12 +173,12 @@ def _catalogue(
 
 
 def _real(trace: Trace, config: TraceConfig, names: Sequence[str]) -> tuple[Int64Array, bool]:
-    """The log's own models as indices, and whether any of them goes by another name in the catalogue."""
+    """The log's own models as indices, and whether any of them has another name in the catalogue."""
     if trace.model is None:
         raise _error(config, "attach: real, but the log names no models; use drawn or client-as-model")
     stale = [name for name in config.mapping if name not in trace.model_ids]
     if stale:
-        raise _error(config, f"mapping names {stale[0]!r}, which the log does not; it has {_listed(trace.model_ids)}")
+        raise _error(config, f"mapping names {stale[0]!r}, which is not in the log; it has {_listed(trace.model_ids)}")
     index = {name: place for place, name in enumerate(names)}
     targets = [config.mapping.get(name, name) for name in trace.model_ids]
     for name, target in zip(trace.model_ids, targets, strict=True):
@@ -234,10 +232,10 @@ def _drawn(
 
 
 def _kept(model: Int64Array, group: Int64Array, keep: npt.NDArray[np.bool_]) -> Int64Array:
-    """Within each group, a row that keeps takes the model of the last row that did not."""
+    """Within each group, a row that keeps its model takes that of the last row that did not."""
     order = np.argsort(group, kind="stable")
     keep = keep[order]
-    keep[np.flatnonzero(np.diff(group[order], prepend=NONE))] = False  # the first of a group has nothing to keep
+    keep[np.flatnonzero(np.diff(group[order], prepend=NONE))] = False  # the first row of a group has no model to keep
     source = np.maximum.accumulate(np.where(keep, 0, np.arange(len(order))))
     result = np.empty_like(model)
     result[order] = model[order][source]

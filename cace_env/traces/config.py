@@ -1,4 +1,4 @@
-"""The section of a scenario that names a log, and the one place where its options are explained."""
+"""The trace section of a scenario: a log and the documentation of its options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pydantic
 from cace_env.config import Frozen, did_you_mean
 from cace_env.tables import TASKS
 
-# What a log of each format must have; no two formats are told apart by anything else.
+# Required columns of each format; formats are distinguished by these alone.
 REQUIRED_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
     "burstgpt": ("Timestamp", "Model", "Request tokens", "Response tokens", "Log Type"),
@@ -29,7 +29,7 @@ Attach = Literal["real", "client-as-model", "drawn"]
 
 
 class TraceConfig(Frozen):
-    """A log, which part of it, and what is attached where it is silent.
+    """A log, the part of it to read, and how missing data is attached.
 
     Rows are read first (`skip`, `limit`), then users, tasks, models and tokens are attached in this order, then times
     are compressed.
@@ -63,7 +63,7 @@ class TraceConfig(Frozen):
     sort: bool = False
     """Sort rows by time instead of refusing a log that is not in order."""
     skip: int = pydantic.Field(0, ge=0)
-    """Rows passed over at the start (ServeGen: windows of 600 s)."""
+    """Rows skipped at the start (ServeGen: windows of 600 s)."""
     limit: int | None = pydantic.Field(None, ge=1)
     """At most this many rows are read (ServeGen: requests drawn)."""
     session_gap_s: float = pydantic.Field(300.0, gt=0.0)
@@ -73,7 +73,7 @@ class TraceConfig(Frozen):
     tokens_model: str | None = None
     """ServeGen: the model of that table; None: from the file name `servegen_MODEL_rates...`."""
     seed: int = pydantic.Field(0, ge=0)
-    """Of everything drawn here."""
+    """Seed of all random draws here."""
 
     @pydantic.field_validator("format")
     @classmethod
@@ -98,10 +98,10 @@ class TraceConfig(Frozen):
     @pydantic.model_validator(mode="after")
     def _mapping_is_used(self) -> TraceConfig:
         if self.mapping and self.attach not in (None, "real"):
-            raise ValueError(f"mapping is for attach: real, but attach is {self.attach!r}; remove one of them")
+            raise ValueError(f"mapping works only with attach: real, but attach is {self.attach!r}; remove one of them")
         return self
 
 
 def setting(key: str, value: str) -> str:
-    """How an option is given, for errors: in a scenario, and on the command line of a comparison."""
+    """Text for errors: how to set an option in a scenario and on the command line of a comparison."""
     return f"{key}: {value} in the trace section (--trace-option {shlex.quote(f'{key}={value}')})"

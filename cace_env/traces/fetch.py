@@ -1,9 +1,9 @@
 """Downloads public traces: `python -m cace_env.traces.fetch --list`, or `NAME [--to DIR]`.
 
-Nothing in this package downloads anything unless it is asked to here. What arrives is held against a SHA-256 and kept
-only if it agrees. The checksums below were not computed from a download of ours: `checksum_from` says where each one is
-from. A file that is not in the list is fetched by `--url`, with `--sha256 HEX` if you know its checksum, or with
-`--trust-first`, which keeps what arrives and records its checksum beside it for the next fetch.
+Nothing else in this package downloads anything. A downloaded file is compared with a SHA-256 and kept only if it
+matches. The checksums below were not computed from our own download: `checksum_from` gives the source of each. To
+fetch a file that is not in the list use `--url`, with `--sha256 HEX` if you know its checksum, or with
+`--trust-first`, which keeps the file and records its checksum beside it for the next fetch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CONNECT_TIMEOUT_S: Final = 30.0
 
 
 class FetchError(RuntimeError):
-    """A download that was refused or failed; nothing was kept. The message names the address or file and the remedy."""
+    """A download was refused or failed; nothing was kept. The message names the address or file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Download:
 
     url: str
     sha256: str
-    size_bytes: int | None  # as published; None where nobody states it
+    size_bytes: int | None  # as published; None if not stated
     format: str  # for cace_env.traces.load_trace
     licence: str
     attribution: str
@@ -143,14 +143,14 @@ DOWNLOADS: Final[dict[str, Download]] = {
 
 
 def fetch(name: str, to: str | Path = ".") -> Path:
-    """Downloads a trace of `DOWNLOADS`, unless the very file is there already.
+    """Download a trace of `DOWNLOADS`, unless the same file is already there.
 
     Args:
         name: a key of `DOWNLOADS`.
-        to: the folder it goes to, made if need be.
+        to: target folder, created if needed.
 
     Raises:
-        FetchError: unknown name, offline, wrong checksum, cut short, or another file of that name is in the way.
+        FetchError: unknown name, no connection, wrong checksum, incomplete download, or another file has that name.
     """
     if name not in DOWNLOADS:
         close = difflib.get_close_matches(name, DOWNLOADS, n=1)
@@ -160,17 +160,17 @@ def fetch(name: str, to: str | Path = ".") -> Path:
 
 
 def fetch_url(url: str, to: str | Path = ".", *, sha256: str | None = None, trust_first: bool = False) -> Path:
-    """Downloads one file and keeps it only if its checksum is the expected one.
+    """Download one file and keep it only if its checksum is the expected one.
 
     Args:
         url: http or https.
-        to: the folder it goes to, made if need be.
+        to: target folder, created if needed.
         sha256: the expected checksum, 64 hexadecimal digits; None: the one recorded by an earlier `trust_first`.
-        trust_first: where no checksum is known, keep what arrives and record its checksum in `FILE.sha256`, in the
-            format of sha256sum. That protects from later changes, not from a wrong first file.
+        trust_first: if no checksum is known, keep the file and record its checksum in `FILE.sha256`, in the
+            format of sha256sum. This protects against later changes, not against a wrong first file.
 
     Raises:
-        FetchError: no checksum and no `trust_first`, offline, wrong checksum, cut short, or a file is in the way.
+        FetchError: no checksum and no `trust_first`, no connection, wrong checksum, cut short, or the file exists.
     """
     folder = Path(to)
     name = Path(unquote(urlsplit(url).path)).name
@@ -182,7 +182,7 @@ def fetch_url(url: str, to: str | Path = ".", *, sha256: str | None = None, trus
     expected = sha256.lower() if sha256 is not None else _recorded(record)
     if expected is None and not trust_first:
         raise FetchError(
-            f"{url}: no checksum is known; pass --sha256 HEX, or --trust-first to record the one that arrives"
+            f"{url}: no checksum is known; pass --sha256 HEX, or --trust-first to record that of the downloaded file"
         )
     if target.exists():
         if target.is_file() and expected is not None and sha256_of(target) == expected:
@@ -209,12 +209,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m cace_env.traces.fetch", description="Download a public trace and check it."
     )
     parser.add_argument("name", nargs="?", help="a name of --list")
-    parser.add_argument("--list", action="store_true", help="names, sizes, licences and where each checksum is from")
+    parser.add_argument("--list", action="store_true", help="names, sizes, licences and the source of each checksum")
     parser.add_argument("--to", default=".", metavar="DIR", help="folder (default: the current one)")
     parser.add_argument("--url", help="an address that is not in the list")
     parser.add_argument("--sha256", metavar="HEX", help="expected checksum of --url")
     parser.add_argument(
-        "--trust-first", action="store_true", help="--url without a checksum: record the one that arrives"
+        "--trust-first", action="store_true", help="--url without a checksum: record that of the downloaded file"
     )
     options = parser.parse_args(arguments)
     if options.list:
@@ -240,13 +240,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _download(url: str, folder: Path, name: str, expected: str | None) -> None:
-    """One attempt; pooch writes to a temporary file and moves it only when it is whole and its checksum agrees."""
+    """Download once; pooch writes to a temporary file and moves it only when it is whole and its checksum agrees."""
     try:
         import pooch
         import requests
     except ImportError:
         raise FetchError("downloading needs pooch; run: pip install 'cace-env[traces]'") from None
-    pooch.get_logger().setLevel("WARNING")  # it reports every download, and every checksum it is not given
+    pooch.get_logger().setLevel("WARNING")  # it logs every download and every missing checksum
     known = None if expected is None else f"sha256:{expected}"
     downloader = pooch.HTTPDownloader(timeout=CONNECT_TIMEOUT_S)
     try:
@@ -258,19 +258,19 @@ def _download(url: str, folder: Path, name: str, expected: str | None) -> None:
     except requests.exceptions.RequestException as error:
         raise FetchError(f"{url}: no connection ({error}); are you offline, or behind a proxy?") from error
     except ValueError as error:  # pooch's only one: the checksum
-        problem = f"what arrived has another SHA-256 than {expected}"
+        problem = f"the downloaded file does not have the SHA-256 {expected}"
         raise FetchError(f"{url}: {problem}; nothing was kept. Cut short, or changed by its publisher?") from error
     except OSError as error:
         raise FetchError(f"{folder / name}: cannot be written ({error}); choose another folder with --to") from error
 
 
 def _recorded(record: Path) -> str | None:
-    """The checksum that an earlier `trust_first` left."""
+    """The checksum that an earlier `trust_first` recorded."""
     if not record.is_file():
         return None
     found = re.match("[0-9a-f]{64}", record.read_text(encoding="utf-8", errors="replace"))
     if found is None:
-        raise FetchError(f"{record}: holds no SHA-256; remove it")
+        raise FetchError(f"{record}: does not hold a SHA-256; remove it")
     return found[0]
 
 

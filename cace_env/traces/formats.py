@@ -1,4 +1,4 @@
-"""One loader per public log format. Each states its columns, what it lacks, its licence and whom to name."""
+"""One loader per public log format. Each has its columns, what it lacks, its licence and the authors to credit."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def read_realhumaneval(path: Path, config: TraceConfig) -> Trace:
 def _usable(
     table: Table, column: str, time_us: Int64Array, counts: Mapping[str, Int64Array], config: TraceConfig
 ) -> tuple[Int64Array, dict[str, int]]:
-    """Row numbers in order of time, without those that count 0 tokens, and how many those were."""
+    """Row numbers in order of time, without those with 0 tokens, and how many those were."""
     dropped: dict[str, int] = {}
     keep = keep_positive(table, counts, dropped)
     order = in_order(table, column, time_us, config.sort)
@@ -165,7 +165,7 @@ def _placed(
     config: TraceConfig,
     among: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[Int64Array, dict[str, int], Int64Array]:
-    """Like `_usable`, where each group has its own clock: the groups are placed on one; also their times."""
+    """Like `_usable` for groups with their own clocks, which are placed on a common one; also returns their times."""
     time_us = table.times_us(column)
     dropped: dict[str, int] = {}
     keep = keep_positive(table, counts, dropped, among)
@@ -251,7 +251,7 @@ def _sub_agents_follow(after: Int64Array, user: Int64Array, is_main: npt.NDArray
 
 @dataclass(frozen=True)
 class Format:
-    """A log format that can be loaded, and what its user must know about it."""
+    """A log format that can be loaded, and what users must know about it."""
 
     read: Callable[[Path, TraceConfig], Trace]
     columns: str

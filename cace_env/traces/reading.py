@@ -1,7 +1,7 @@
-"""Tables from log files, and the checks that turn their text into numbers.
+"""Reading of log files into tables, and checked conversion of their text to numbers.
 
-CSV, JSON lines and Parquet are told apart by content, not by suffix, and each may be gzipped. Nothing is repaired in
-silence: a value that cannot be used stops the reading with file, row, column and remedy.
+CSV, JSON lines and Parquet are recognised by content, not by suffix, and each may be gzipped. No value is repaired
+silently: a value that cannot be used stops the reading with file, row, column and remedy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_TOKENS = int(np.iinfo(np.int32).max)
 
 
 class TraceError(ValueError):
-    """A trace that was refused; the message names file, row, column, value and remedy.
+    """A trace cannot be used; the message names file, row, column, value and remedy.
 
     Rows are counted from 1, without the header of a CSV file.
     """
@@ -37,7 +37,7 @@ class TraceError(ValueError):
 
 @dataclass(frozen=True)
 class Table:
-    """Some columns of a log file, as they stand in it (text in CSV, typed values in JSON lines and Parquet)."""
+    """Some columns of a log file with unchanged values (text in CSV, typed values in JSON lines and Parquet)."""
 
     path: Path
     columns: dict[str, Sequence[Any]]
@@ -50,7 +50,7 @@ class Table:
         return TraceError(f"{self.path}: row {self.first_row + row}, column {column!r}: {value!r} {problem}")
 
     def floats(self, column: str, empty: float | None = None) -> npt.NDArray[np.float64]:
-        """The column as numbers; `empty` stands for empty fields, which are an error without it.
+        """The column as numbers; `empty` replaces empty fields, which are an error without it.
 
         Raises:
             TraceError: text, NaN, infinity or an empty field.
@@ -130,13 +130,13 @@ class Table:
 def read_table(
     path: str | Path, required: Sequence[str], optional: Sequence[str] = (), skip: int = 0, limit: int | None = None
 ) -> Table:
-    """The named columns of a log file (CSV, JSON lines or Parquet; gzipped or not).
+    """Read the named columns of a log file (CSV, JSON lines or Parquet; gzipped or not).
 
     Args:
-        path: the file; CSV, JSON lines and Parquet are told apart by content.
-        required: columns that must be there.
-        optional: columns that are read where they are there.
-        skip: rows passed over at the start.
+        path: the file; its format is recognised by content.
+        required: required columns.
+        optional: columns that are read if they exist.
+        skip: rows skipped at the start.
         limit: at most this many rows are read after them; the rest of the file is not touched.
 
     Raises:
@@ -198,7 +198,7 @@ def _read_csv(
         names = _present(path, header, required, optional)
         if len(set(header)) < len(header):
             twice = next(name for name in header if header.count(name) > 1)
-            raise TraceError(f"{path}: column {twice!r} stands twice in the header; rename one")
+            raise TraceError(f"{path}: column {twice!r} appears twice in the header; rename one")
         body = (row for row in reader if row)
         rows = list(itertools.islice(body, skip, None if limit is None else skip + limit))
     except csv.Error as error:
@@ -269,14 +269,14 @@ def import_parquet(path: Path) -> tuple[Any, Any]:
 
 
 def _present(path: Path, there: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """The wanted columns that are there; a missing one is an error that guesses what it may be called."""
+    """The wanted columns that exist; for a missing one, the error guesses its name."""
     for name in required:
         if name not in there:
             close = difflib.get_close_matches(name.lower(), [other.lower() for other in there], n=1, cutoff=0.6)
             meant = next((other for other in there if close and other.lower() == close[0]), None)
             guess = f"; did you mean {meant!r}? Rename it." if meant else "; is it another format?"
             others = [known for known, columns in REQUIRED_COLUMNS.items() if set(columns) <= set(there)]
-            if others:  # of two that match, one has all columns of the other and more
+            if others:  # if two formats match, one has all columns of the other and more
                 known = max(others, key=lambda known: len(REQUIRED_COLUMNS[known]))
                 guess = f"; it looks like format {known} (--format {known})."
             raise TraceError(f"{path}: column {name!r} is missing{guess} It has: {', '.join(map(repr, there))}")

@@ -1,4 +1,4 @@
-"""Our own plain schema: the one to export your logs to, and the one `experiments.import_logs` writes.
+"""The plain schema of this package: export your logs to it; `experiments.import_logs` writes it.
 
 | column | required | meaning |
 |---|---|---|
@@ -11,7 +11,7 @@
 | user, session | | any text; without a session each request is its own, without a user each session |
 | after | | closed loop: row (from 0) of the request it waits for; empty or -1: it arrives at `time` |
 | think_s | | closed loop: seconds from the finish of `after` to the arrival |
-| origin | | written by `write_cace`: the format it comes from; then what its loader made up, which stays in the label |
+| origin | | written by `write_cace`: its original format, then what its loader made up, which stays in the label |
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OPTIONAL: Final = ("new_tokens", "model", "task", "user", "session", "after", "t
 
 
 def read_cace(path: Path, config: TraceConfig) -> Trace:
-    """A log in our own schema; a count of 0 is refused, because whoever exports it can say what it means."""
+    """Read a log in the plain schema; a count of 0 is refused, because its exporter can say what it means."""
     table = read_table(path, REQUIRED_COLUMNS["cace"], OPTIONAL, config.skip, config.limit)
     context, output = table.integers("context_tokens", least=1), table.integers("output_tokens", least=1)
     time_us = table.times_us("time")
@@ -83,15 +83,15 @@ def read_cace(path: Path, config: TraceConfig) -> Trace:
 
 
 def write_cace(trace: Trace, path: str | Path, origin: str = "") -> None:
-    """Writes `trace` in our own schema.
+    """Write `trace` in the plain schema.
 
     Args:
-        trace: what a log says; its tokens must be known.
+        trace: data of a log; its tokens must be known.
         path: `.csv`, `.csv.gz`, `.jsonl`, `.jsonl.gz` or `.parquet`; must not exist.
-        origin: the format or system it comes from; kept in the file, with what the loader made up.
+        origin: original format or system; kept in the file, with what the loader made up.
 
     Raises:
-        TraceError: the path exists, its suffix is another, tokens are unknown, or pyarrow is missing.
+        TraceError: the path exists, its suffix is unknown, tokens are unknown, or pyarrow is missing.
     """
     path = Path(path)
     kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
@@ -155,7 +155,7 @@ def _tasks(table: Table) -> Int64Array:
 
 
 def _after(table: Table, rows: Int64Array, skip: int) -> tuple[Int64Array, int]:
-    """The column by rows of the result, and how many followed a skipped row (open loop then)."""
+    """The column as rows of the result, and how many followed a skipped row (open loop then)."""
     after = table.integers("after", least=-1, empty=-1)
     opened = (after >= 0) & (after < skip)
     after = np.where(after >= skip, after - skip, NONE)

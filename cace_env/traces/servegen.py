@@ -1,4 +1,4 @@
-"""ServeGen: per client and 600 s window a rate and a gap distribution, from which requests are drawn.
+"""ServeGen: requests drawn from a rate and a gap distribution per client and window of 600 s.
 
 ServeGen publishes no requests, only how each client's arrivals and token counts are distributed (Xiang et al., arXiv
 2505.09999). A window gets `rate * 600` requests, rounded at random; their gaps come from the window's Gamma or Weibull
@@ -20,16 +20,17 @@ from cace_env.traces.trace import Int64Array, Trace, codes, draw_quantiles, stre
 
 WINDOW_S: Final = 600
 LEVELS: Final = (0.1, 0.5, 0.9, 0.99)
-MAX_DRAWN: Final = 20_000_000  # requests; more is a mistake rather than a wish
+MAX_DRAWN: Final = 20_000_000  # requests; more is probably a mistake
 
 
 def read_servegen(path: Path, config: TraceConfig) -> Trace:
-    """Draws requests from rates; `skip` counts windows, `limit` requests.
+    """Draw requests from rates; `skip` counts windows, `limit` requests.
 
-    `limit` changes nothing of the requests that stay, `skip` nothing of their arrivals.
+    `limit` does not change the remaining requests, `skip` does not change their arrivals.
 
     Raises:
-        TraceError: no token table, an unknown pattern, no such model in it, or far too many requests.
+        TraceError: the token table is missing or lacks the model, a pattern is unknown, or there would be far too many
+            requests.
     """
     table = read_table(path, REQUIRED_COLUMNS["servegen"])
     client, client_ids = codes(table.texts("client"))
@@ -39,12 +40,12 @@ def read_servegen(path: Path, config: TraceConfig) -> Trace:
             raise table.error(row, "pattern", "is neither 'Gamma' nor 'Weibull'; correct or remove the row")
     shape, rate = table.floats("p1"), table.seconds("rate")
     if (shape <= 0).any():
-        raise table.error(int(np.argmax(shape <= 0)), "p1", "is not above 0; a shape must be")
+        raise table.error(int(np.argmax(shape <= 0)), "p1", "is not above 0; a shape has to be")
     window = (table.seconds("t") // WINDOW_S).astype(np.int64)
     in_knots, out_knots, borrowed = _client_tokens(table, client_ids, config)
     wanted = window >= window.min() + config.skip
     if not wanted.any():
-        raise TraceError(f"{path}: skip={config.skip} windows of {WINDOW_S} s leaves none; use a smaller one")
+        raise TraceError(f"{path}: skip={config.skip} windows of {WINDOW_S} s leaves no window; use a smaller skip")
     gamma = np.array([pattern == "Gamma" for pattern in patterns])
     time_us, rows = _draw_arrivals(path, np.flatnonzero(wanted), window, client, rate, shape, gamma, config)
     user = client[rows]
@@ -85,7 +86,7 @@ def _draw_arrivals(
     starts = np.flatnonzero(np.diff(window[order], prepend=-1))
     times, sources, count = [], [], 0
     for group in np.split(order, starts[1:]):
-        # A stream per window: where one begins or ends to read must not change what is drawn in another.
+        # A stream per window: the first and last window that are read must not change the draws of another.
         rng = stream(config.seed, "arrivals", int(window[group[0]]))
         in_window = [_fill(rng, rate[row], shape[row], bool(gamma[row])) for row in group]
         rows = np.repeat(group, [len(offsets) for offsets in in_window])
@@ -102,7 +103,7 @@ def _draw_arrivals(
 
 
 def _fill(rng: np.random.Generator, rate: float, shape: float, gamma: bool) -> Int64Array:
-    """Offsets [us] of one client's requests in one window; n + 1 gaps scaled to fill it, so that none is favoured."""
+    """Offsets [us] of one client's requests in one window; n + 1 gaps scaled to fill it, so that all are alike."""
     expected = rate * WINDOW_S
     count = int(expected + rng.random())
     gaps = rng.standard_gamma(shape, count + 1) if gamma else rng.weibull(shape, count + 1)
@@ -115,9 +116,9 @@ def _fill(rng: np.random.Generator, rate: float, shape: float, gamma: bool) -> I
 def _client_tokens(
     table: Table, client_ids: tuple[str, ...], config: TraceConfig
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], int]:
-    """Prompt and output quantiles (clients, levels) of the model whose rates these are, and how many were borrowed.
+    """Prompt and output quantiles (clients, levels) of the model with these rates, and how many were borrowed.
 
-    Leaving out the clients that have none would leave out a third to a half of the requests of the published days.
+    Without the clients that have none, a third to a half of the requests of the published days would be missing.
     """
     if config.tokens_path is None:
         raise TraceError(

@@ -1,4 +1,4 @@
-"""What a log file says, in columns of whole numbers, before anything is attached to it."""
+"""The data of a log file in columns of whole numbers, before anything is attached."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cace_env.traces.reading import Table, TraceError
 
 Int64Array = npt.NDArray[np.int64]
 
-# Named streams: a draw added to one leaves all others as they were. New names go to the end.
+# Named streams: a draw added to one does not change the others. New names go to the end.
 STREAMS = ("arrivals", "placement", "users", "tasks", "models", "tokens")
 
 
 @dataclass
 class Trace:
-    """`R` requests of one log. None where the log does not say; `attach` fills those in."""
+    """`R` requests of one log. None if the log does not say; `attach` fills these in."""
 
     time_us: Int64Array  # (R,) from the first request; never decreasing
     context_tokens: Int64Array | None  # (R,) >= 1
@@ -28,14 +28,14 @@ class Trace:
     output_tokens: Int64Array | None  # (R,) >= 1
     model: Int64Array | None = None  # (R,) index into model_ids
     model_ids: tuple[str, ...] = ()  # as the log calls them
-    task: Int64Array | None = None  # (R,) index into TASKS, or NONE where the log does not say
+    task: Int64Array | None = None  # (R,) index into TASKS, or NONE if the log does not say
     user: Int64Array | None = None  # (R,)
     session: Int64Array | None = None  # (R,)
     after: Int64Array | None = None  # (R,) an earlier row, or NONE: open loop
     think_us: Int64Array | None = None  # (R,)
     rows_read: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # rows left out, by reason
-    altered: tuple[str, ...] = ()  # what the loader itself had to make up: "arrivals drawn", "sessions placed", ...
+    altered: tuple[str, ...] = ()  # what the loader had to make up: "arrivals drawn", "sessions placed", ...
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ def keep_positive(
     dropped: dict[str, int],
     among: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """The rows (`among` some) whose token counts are all at least 1; the others are counted in `dropped` by column.
+    """The rows (`among` some) whose token counts are all at least 1; `dropped` counts the others by column.
 
     Raises:
         TraceError: no row is left.
@@ -97,9 +97,9 @@ def keep_positive(
 
 
 def place(time_us: Int64Array, group: Int64Array, gap_s: float, rng: np.random.Generator) -> Int64Array:
-    """Groups with clocks of their own on one clock: they begin one after another, exponential gaps of mean `gap_s`.
+    """Place groups that have their own clocks on one clock: they start one after another, with exponential gaps.
 
-    The order in which they begin is drawn too, so that a cut file is not always cut to the same sessions.
+    The gaps have mean `gap_s`. The order is drawn, too, so that a limit does not always keep the same sessions.
     """
     _, group = np.unique(group, return_inverse=True)
     count = int(group.max()) + 1
@@ -112,7 +112,7 @@ def place(time_us: Int64Array, group: Int64Array, gap_s: float, rng: np.random.G
 
 
 def chain(group: Int64Array) -> Int64Array:
-    """For every row the row of its group before it, or NONE; rows are in order of time."""
+    """For every row, the previous row of its group, or NONE; rows are in order of time."""
     order = np.argsort(group, kind="stable")
     after = np.full(len(group), NONE, np.int64)
     same = group[order][1:] == group[order][:-1]
@@ -121,7 +121,7 @@ def chain(group: Int64Array) -> Int64Array:
 
 
 def draw_quantiles(levels: Sequence[float], values: npt.ArrayLike, uniform: npt.NDArray[np.float64]) -> Int64Array:
-    """Token counts whose quantiles at `levels` are `values`: log-linear between them, constant outside.
+    """Draw token counts whose quantiles at `levels` are `values`: log-linear between them, constant outside.
 
     Args:
         levels: K increasing probabilities.
@@ -143,7 +143,7 @@ def draw_quantiles(levels: Sequence[float], values: npt.ArrayLike, uniform: npt.
 def prefix_groups(
     blocks: Sequence[Sequence[int]], context: Int64Array, block_tokens: int, session: Int64Array | None
 ) -> tuple[Int64Array, Int64Array]:
-    """Sessions and new tokens from the ids of prompt blocks; equal ids mean equal text up to and with that block.
+    """Sessions and new tokens from the ids of prompt blocks; equal ids mean equal text up to the end of that block.
 
     With `session` given, a request shares what its session has sent before. Without, it joins the session of the latest
     request that holds its deepest known block, if more than half of its own blocks are known; otherwise it opens a

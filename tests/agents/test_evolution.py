@@ -72,7 +72,7 @@ def test_the_suite_is_what_agents_are_trained_on() -> None:
     assert training_cases("fast-loader", Protocol.SWAP)["fast-loader"].tables.protocol == "swap"
     with pytest.raises(ConfigError, match="'swap-drift' is an entry for Swap-v0"):
         training_cases(["swap-drift"], Protocol.EVICTION)
-    with pytest.raises(ConfigError, match="stands twice"):
+    with pytest.raises(ConfigError, match="is given twice"):
         training_cases(["agents", "agents"], Protocol.EVICTION)
 
 

@@ -48,7 +48,7 @@ def test_an_environment_in_which_everything_fits_says_what_to_change():
 
 
 def test_a_single_slot_leaves_no_choice():
-    with pytest.warns(UserWarning, match=r"memory holds one model at a time.*lower `pressure`"):
+    with pytest.warns(UserWarning, match=r"memory holds one unpinned model at a time.*lower `pressure`"):
         env = EvictionEnv(SINGLE)
     assert env.action_space == spaces.Discrete(1)
 

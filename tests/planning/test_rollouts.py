@@ -109,7 +109,7 @@ def test_mistakes_are_named() -> None:
     rule = rule_of(policy("lru"), case.tables)
     simulator = Simulator(case.tables)
     simulator.run(case.workload(3), rule)
-    with pytest.raises(SimulationError, match="no question is open"):
+    with pytest.raises(SimulationError, match="there is no open question"):
         Rollouts(simulator).costs(rule)
     simulator.reset(case.workload(3))
     for horizons_s in ((), (0.0,), (5.0, 5.0), (math.nan,)):

@@ -48,7 +48,7 @@ def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
         ("rate: .nan", r"outer.yaml: rate: .*finite"),
         ("kind: c", r"outer.yaml: kind: .*'a' or 'b'"),
         ("names: 2026-01-01", r"outer.yaml: .*date"),
-        ("count: 1\ncount: 2", r"outer.yaml: line 2: key 'count' stands twice"),
+        ("count: 1\ncount: 2", r"outer.yaml: line 2: key 'count' appears twice"),
         ("- 1", r"outer.yaml: needs a mapping"),
         ("a: [", r"outer.yaml: not YAML"),
     ],

@@ -84,7 +84,7 @@ def test_other_file_of_the_same_name_is_never_overwritten(listed: str, tmp_path:
 
 
 def test_wrong_checksum_keeps_nothing(server: tuple[str, list[str]], tmp_path: Path) -> None:
-    with pytest.raises(FetchError, match="another SHA-256"):
+    with pytest.raises(FetchError, match="does not have the SHA-256"):
         fetch_url(f"{server[0]}/trace.csv", tmp_path, sha256="0" * 64)
     assert list(tmp_path.iterdir()) == []
 
@@ -118,7 +118,7 @@ def test_trust_first_records_the_checksum_and_holds_later_files_against_it(
     fetch_url(f"{server[0]}/trace.csv", tmp_path, trust_first=True)
     assert (tmp_path / "trace.csv.sha256").read_text() == f"{SHA256}  trace.csv\n"
     (tmp_path / "trace.csv").unlink()
-    with pytest.raises(FetchError, match="another SHA-256"):
+    with pytest.raises(FetchError, match="does not have the SHA-256"):
         fetch_url(f"{server[0]}/changed/trace.csv", tmp_path, trust_first=True)
     assert fetch_url(f"{server[0]}/trace.csv", tmp_path).read_bytes() == CONTENT
 
