@@ -4,8 +4,8 @@ Start with these three files:
 
 1. `tables.py`: everything the simulator reads about a fleet, as plain integers with units and shapes.
 2. `kernel/`: what happens, event by event. The rules it obeys are in `docs/design.md`.
-3. `envs/eviction.py`: what an agent sees, may do and is rewarded for (`cace_env/Eviction-v0`; `envs/swap.py` has
-   `cace_env/Swap-v0`).
+3. `envs/eviction.py`: observations, actions and rewards of `cace_env/Eviction-v0`; `envs/swap.py` has
+   `cace_env/Swap-v0`.
 
 Data goes one way: config -> workload -> simulator -> env -> policy -> metrics -> report. Importing the package
 registers the environments and loads nothing heavier than Gymnasium, and Gymnasium imports it by itself for
@@ -35,13 +35,13 @@ MO_SWAP_ID: Final = "cace_env/MO-Swap-v0"
 
 
 def register(env_id: str, base: str = EVICTION_ID, *, max_episode_steps: int | None = None, **settings: Any) -> None:
-    """Makes an environment of your own known to Gymnasium, for `gymnasium.make` and `gymnasium.make_vec` alike.
+    """Register your own environment with Gymnasium, for `gymnasium.make` and `gymnasium.make_vec` alike.
 
         cace_env.register("MyCompany/Eviction-v0", scenario="my.yaml", baseline="lru")
         envs = gymnasium.make_vec("MyCompany/Eviction-v0", num_envs=64)
 
-    `gymnasium.register` has to be told of a single and of a vector environment; without the latter, `make_vec` steps
-    single ones in Python, and says nothing of it. Other processes do not know the id: put the call into a module and
+    Gymnasium needs a single and a vector environment; without the latter, `make_vec` silently steps single ones in
+    Python. Other processes do not know the id: put the call into a module and
     its name before the id, `gymnasium.make("my_envs:MyCompany/Eviction-v0")`, which RL Zoo calls `--gym-packages`.
 
     Args:
@@ -72,7 +72,7 @@ def register(env_id: str, base: str = EVICTION_ID, *, max_episode_steps: int | N
 
 
 def _register_all() -> None:
-    """Makes the environments' ids known to Gymnasium.
+    """Register the environments with Gymnasium.
 
     Gymnasium 1.x loads no entry points of installed packages, so a fresh interpreter needs `import cace_env` or the
     module in the id: `gymnasium.make("cace_env:cace_env/Eviction-v0")`.
@@ -90,7 +90,7 @@ def _register_all() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    # PEP 562: `evaluate` pulls in the compiled simulator, which nobody who only reads `__version__` should wait for.
+    # PEP 562: `evaluate` pulls in the compiled simulator, which should not load just to read `__version__`.
     if name == "evaluate":
         from cace_env.evaluation import evaluate
 

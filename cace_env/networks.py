@@ -1,4 +1,4 @@
-"""Networks of torch whose weights are shared by all slots and by all pending models, for any library that trains.
+"""Torch networks that share weights across all slots and all pending models, for any training library.
 
     env = gymnasium.make_vec("cace_env:cace_env/Eviction-v0", num_envs=60, baseline="lru")
     net = ActorCritic.of_spaces(env.single_observation_space, env.single_action_space)
@@ -45,7 +45,7 @@ ILLEGAL: Final = -1e9  # stands for -inf where infinities would turn sums and en
 
 
 class Blocks(NamedTuple):
-    """Observations taken apart, as `cace_env.observation.Blocks`."""
+    """Blocks of observations, as `cace_env.observation.Blocks`."""
 
     slots: Tensor  # (B, S, slot features)
     pending: Tensor  # (B, K, pending features)
@@ -53,11 +53,11 @@ class Blocks(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Hidden units of the rows that are there, in all states of a batch."""
+    """Hidden units of the non-empty rows, in all states of a batch."""
 
     units: Tensor  # (N, H)
     there: Tensor  # (B, R) bool; N of them
-    pooled: Tensor  # (B, H) mean over a state's rows, 0 where it has none
+    pooled: Tensor  # (B, H) mean over a state's rows, 0 if it has none
 
 
 class ScoreNetwork(nn.Module):
@@ -85,7 +85,7 @@ class ScoreNetwork(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Orthogonal hidden layers, a small last one, no linear part: nothing is preferred at first."""
+        """Orthogonal hidden layers, a small last one, no linear part: so at first no action is preferred."""
         for name, weight in self.weights.items():
             if name.endswith(("_in", "_mix")):
                 nn.init.orthogonal_(weight, gain=np.sqrt(2))
@@ -136,7 +136,7 @@ class ScoreNetwork(nn.Module):
         return values.new_full(shape, -torch.inf).masked_scatter(where, values)
 
     def to_network(self) -> Network:
-        """The same policy for NumPy and the simulator; of quantiles their mean, exact as the last layer is linear."""
+        """The network for NumPy and the simulator; quantiles become their mean, exact as the last layer is linear."""
         weights = {}
         for name, weight in self.weights.items():
             mean = weight.detach().mean(dim=0) if self.quantiles and name in LAST else weight.detach()
@@ -144,15 +144,15 @@ class ScoreNetwork(nn.Module):
         return Network(self.protocol, self.hidden, weights)
 
     def begin_as(self, network: Network) -> None:
-        """Takes over the weights of `network`; of quantiles all begin alike.
+        """Copy the weights of `network`; all quantiles start equal.
 
         Hidden layers that it does not have stay as they are: small at first, so that a linear policy goes on as it is.
 
         Raises:
-            ConfigError: it is for the other environment, or has hidden layers of another size.
+            ConfigError: the network is for the other environment, or has hidden layers of another size.
         """
         if network.protocol != self.protocol:
-            raise ConfigError(f"a network for {network.protocol} cannot be where one for {self.protocol} begins")
+            raise ConfigError(f"a network for {network.protocol} cannot initialise one for {self.protocol}")
         if network.hidden not in (0, self.hidden):
             raise ConfigError(
                 f"the network has {network.hidden} hidden units, and what begins as it has {self.hidden}; make that "
@@ -164,14 +164,14 @@ class ScoreNetwork(nn.Module):
 
     @classmethod
     def from_network(cls, network: Network, *, quantiles: int = 0) -> ScoreNetwork:
-        """A network to train on, which begins as `network`."""
+        """Make a trainable network with the weights of `network`."""
         made = cls(network.protocol, network.hidden, quantiles=quantiles)
         made.begin_as(network)
         return made
 
 
 class ValueNetwork(nn.Module):
-    """What a state is worth, from `[p, q, context]` of rows encoded as in `ScoreNetwork`, by weights of its own.
+    """Value of a state, from `[p, q, context]` of rows encoded as in `ScoreNetwork`, by weights of its own.
 
     The weights are its own because errors of values are far larger than what tells actions apart, and would shape what
     scores are made of.
@@ -205,7 +205,7 @@ class ValueNetwork(nn.Module):
 
 
 class ScoresAndValues(nn.Module):
-    """What `ActorCritic` and `ActionValues` are made of.
+    """Base of `ActorCritic` and `ActionValues`.
 
     Args:
         layout: of the observations; what is learned plays any other, too.
@@ -302,9 +302,9 @@ def legal_blocks(blocks: Blocks) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def legal_actions(observations: Tensor, layout: ObservationLayout, protocol: Protocol) -> Tensor:
-    """Which actions may be taken, `(B, A)` bool: the mask of the environment, read from the observation.
+    """Which actions are legal, `(B, A)` bool: the mask of the environment, read from the observation.
 
-    Where nothing is asked, the environment takes action 0 for the no-op that it is, and so it is here.
+    If no question is open, only action 0, the no-op, is legal, as in the environment.
 
     Raises:
         ConfigError: flags that are neither 0 nor 1, as in observations that were normalised.
@@ -319,10 +319,10 @@ def legal_actions(observations: Tensor, layout: ObservationLayout, protocol: Pro
 
 
 def check_flags(blocks: Blocks) -> None:
-    """Refuses observations whose flags are neither 0 nor 1: what is there, and legal, could not be read from them.
+    """Check that flags in observations are 0 or 1, because masks are read from them.
 
     Raises:
-        ConfigError: names a flag and its value.
+        ConfigError: one is not; the message names the flag and its value.
     """
     for name in ("occupied", "legal"):
         flags = blocks.slots[..., getattr(SLOT, name)]
@@ -336,7 +336,7 @@ def check_flags(blocks: Blocks) -> None:
 
 
 def finite(scores: Tensor, legal: Tensor) -> Tensor:
-    """Scores `(B, A, ...)` with `ILLEGAL` for the illegal actions, and 0 for the no-op where nothing is asked."""
+    """Scores `(B, A, ...)` with `ILLEGAL` for the illegal actions, and 0 for the no-op if no question is open."""
     legal = legal.reshape(*legal.shape, *[1] * (scores.dim() - legal.dim()))
     return scores.masked_fill(~legal, ILLEGAL).masked_fill(scores.isneginf() & legal, 0.0)
 
@@ -362,5 +362,5 @@ def encode(weights: nn.ParameterDict, name: str, rows: Tensor, there: Tensor, co
 
 
 def states_of(there: Tensor) -> Tensor:
-    """The state of each row that is there, `(N,)`, in the order in which a mask `(B, R)` picks them."""
+    """The state of each non-empty row, `(N,)`, in the order in which a mask `(B, R)` picks them."""
     return there.nonzero()[:, 0]

@@ -1,16 +1,16 @@
-"""Observations as other libraries want them, and limits on waiting for safe reinforcement learning.
+"""Wrappers: observations in the form of other libraries, and limits on waiting for safe reinforcement learning.
 
-Both environments give a flat vector and put the mask into `info`. Wrap them where a library reads the mask from
-the observation, or where a network shares its weights across slots:
+Both environments return a flat vector and put the mask into `info`. Wrap them if a library reads the mask from the
+observation, or if a network shares its weights across slots:
 
 | single environment     | vector environment           | observation                                      |
 |------------------------|------------------------------|--------------------------------------------------|
 | `DictObservation`      | `VectorDictObservation`      | the flat vector and the mask, under their names  |
 | `SlotTableObservation` | `VectorSlotTableObservation` | `slots`, `pending`, `context`, and `action_mask` |
 
-All take the mask from the `info` that came with the observation, so it is never that of another moment; numbers are
-handed on as they are. `CostLimit` and `VectorCostLimit` put the cost of a constraint into `info["cost"]`. Everything
-else Gymnasium's own wrappers do; `docs/environment.md` says which of them serve.
+All take the mask from the `info` of the same observation; numbers are not changed. `CostLimit` and
+`VectorCostLimit` put the cost of a constraint into `info["cost"]`. For everything else use Gymnasium's own wrappers;
+`docs/environment.md` says which of them work.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Form = Literal["pettingzoo", "rllib", "tianshou", "torchrl"]
 
 
 class Keys(NamedTuple):
-    """Names and type by which a library finds the mask.
+    """Names and type that a library expects for the mask.
 
     Attributes:
         observation: key of what the network sees.
@@ -136,7 +136,7 @@ class _VectorMaskedObservation(AnyVectorWrapper):
 
     @property
     def autoreset_mode(self) -> AutoresetMode:
-        """That of the environment; Gymnasium keeps it in `metadata`, TorchRL looks for it here."""
+        """The environment's mode; Gymnasium keeps it in `metadata`, TorchRL reads it here."""
         mode: AutoresetMode = self.env.metadata["autoreset_mode"]
         return mode
 
@@ -157,7 +157,7 @@ class _VectorMaskedObservation(AnyVectorWrapper):
         masks = _mask(infos)
         given = infos.get("_action_mask")
         if self._masks is not None and given is not None:
-            # After a partial reset (`reset_mask`) the info speaks of the environments reset, the observation of all.
+            # After a partial reset (`reset_mask`), infos cover only the environments reset, observations all.
             masks = np.where(given[:, None], masks, self._masks)
         self._masks = masks
         return self._arrange(observations, masks), infos
@@ -181,7 +181,7 @@ class _VectorMaskedObservation(AnyVectorWrapper):
 
 
 class DictObservation(_MaskedObservation, RecordConstructorArgs):
-    """Observation and mask of a single environment as a `Dict`, under the names by which a library looks for them.
+    """Observation and mask of a single environment as a `Dict`, under the names that a library expects.
 
     | `form`         | Observation      | Mask            | Type of the mask |
     |----------------|------------------|-----------------|------------------|
@@ -193,11 +193,11 @@ class DictObservation(_MaskedObservation, RecordConstructorArgs):
     The mask is 1 (True) where an action is legal and lies in a `Box` of shape `(actions,)` of its type.
 
     Args:
-        env: Eviction-v0 or Swap-v0, possibly wrapped; whatever it observes goes under the observation's key.
-        form: whose names and type.
+        env: Eviction-v0 or Swap-v0, possibly wrapped; its observation goes under the observation's key.
+        form: library whose names and type are used.
 
     Raises:
-        ValueError: an unknown form, or actions that are not `Discrete`.
+        ValueError: the form is unknown, or the actions are not `Discrete`.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], form: Form = "torchrl") -> None:
@@ -212,10 +212,10 @@ class VectorDictObservation(_VectorMaskedObservation):
 
     Args:
         env: `EvictionVectorEnv` or `SwapVectorEnv`, or a `SyncVectorEnv` or `AsyncVectorEnv` of single ones.
-        form: whose names and type.
+        form: library whose names and type are used.
 
     Raises:
-        ValueError: an unknown form, or actions that are not `Discrete`.
+        ValueError: the form is unknown, or the actions are not `Discrete`.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], form: Form = "torchrl") -> None:
@@ -277,7 +277,7 @@ def _mask_space(actions: spaces.Space[Any], dtype: type[np.generic]) -> spaces.B
 
 
 def _mask(info: Mapping[str, Any]) -> npt.NDArray[np.int8]:
-    """The mask that came with an observation."""
+    """The mask in the info of an observation."""
     try:
         mask: npt.NDArray[np.int8] = info["action_mask"]
     except KeyError:

@@ -131,7 +131,7 @@ class Generators:
         return self._with_seed(env)[1]
 
     def state(self, env: int) -> tuple[int, Mapping[str, Any]] | None:
-        """Seed and state of an environment's generator; None where none has been needed yet."""
+        """Seed and state of an environment's generator; None before its first use."""
         made = self._made[env]
         return None if made is None else (made[1], made[0].bit_generator.state)
 

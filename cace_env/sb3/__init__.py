@@ -1,4 +1,4 @@
-"""Everything for Stable-Baselines3 and sb3-contrib.
+"""Support for Stable-Baselines3 and sb3-contrib.
 
 ```python
 from cace_env.sb3 import EvaluationCallback, EvictionVecEnv, hyperparameters, save_agent
@@ -9,14 +9,14 @@ model = MaskablePPO("SlotPolicy", venv, **hyperparameters("maskable-ppo"))
 model.learn(150_000, callback=EvaluationCallback("workstation", every=30_000, folder="runs/mine"))
 ```
 
-- `EvictionVecEnv`, `SwapVecEnv` (`vec_env`): many environments as the `VecEnv` that SB3 wants.
+- `EvictionVecEnv`, `SwapVecEnv` (`vec_env`): many environments as the `VecEnv` that SB3 takes.
 - `"SlotPolicy"` (`policies`): known to PPO, MaskablePPO, DQN and QRDQN as soon as this package is imported.
 - `MaskableDQN`, `MaskableQRDQN` (`exploration`): explore legal actions only.
-- `hyperparameters` (`tuned`): those that work.
+- `hyperparameters` (`tuned`): hyperparameters that work well.
 - `DiscountPerSecond` (`discounting`): a discount per second of simulated time.
 - `EvaluationCallback` (`evaluation`): curves against LRU, CACE and tuned CACE on validation seeds.
 - `plot_learning_curve` (`plotting`): those curves as a picture.
-- `save_agent`, `load_agent`, `contestant` (`saving`): what was trained, as a policy among others.
+- `save_agent`, `load_agent`, `contestant` (`saving`): trained models as policies.
 """
 
 from __future__ import annotations

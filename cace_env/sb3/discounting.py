@@ -1,4 +1,4 @@
-"""A discount per second of simulated time, where SB3 discounts per decision.
+"""A discount per second of simulated time, instead of SB3's discount per decision.
 
 Decisions are unequal steps: two may follow within a second, the next one after minutes. `DiscountPerSecond` makes the
 buffers of PPO, MaskablePPO, DQN and QRDQN discount by the time that has passed, as in a semi-Markov decision process
@@ -9,11 +9,11 @@ buffers of PPO, MaskablePPO, DQN and QRDQN discount by the time that has passed,
     A_t = delta_t + g_t lambda A_t+1                       PPO: generalised advantages
     y_t = r_t + g_t max_a Q(s_t+1, a)                      DQN; of n steps: r_t + g_t r_t+1 + g_t g_t+1 r_t+2 + ...
 
-The reward of a decision is what is paid between two decisions. It counts whole, as if it were paid at once; Bradtke and
+The reward of a decision is the cost between two decisions. It is not discounted within the interval; Bradtke and
 Duff discount a rate within the interval, too, which changes little while `gamma_per_s ** tau` is near 1.
 
-An episode that is cut short (`max_decisions`, `TimeLimit`) is the one exception: SB3 itself adds the value of where it
-was cut, with the `gamma` of the algorithm.
+An episode that is cut short (`max_decisions`, `TimeLimit`) is the one exception: SB3 itself adds the value of the state
+where it was cut, with the `gamma` of the algorithm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cace_env.sb3.vec_env import FleetVecEnv
 
 
 class TimedRollouts:
-    """What both rollout buffers have in common.
+    """Shared code of both rollout buffers.
 
     Attributes:
         elapsed_s: `(buffer_size, n_envs)`, from each decision to the next.
@@ -49,7 +49,7 @@ class TimedRollouts:
         self.elapsed_s = np.zeros((self.buffer_size, self.n_envs))
 
     def compute_returns_and_advantage(self: Any, last_values: Tensor, dones: npt.NDArray[Any]) -> None:
-        """As SB3's, with a discount of each step."""
+        """Like SB3's, with a discount per step."""
         discounts = self.gamma_per_s**self.elapsed_s
         goes_on = 1.0 - np.concatenate([self.episode_starts[1:], np.asarray(dones, dtype=np.float32)[None]])
         values = np.concatenate([self.values[1:], last_values.clone().cpu().numpy().reshape(1, -1)])
@@ -62,15 +62,15 @@ class TimedRollouts:
 
 
 class TimedRolloutBuffer(TimedRollouts, RolloutBuffer):
-    """Of PPO and A2C."""
+    """Rollout buffer of PPO and A2C."""
 
 
 class TimedMaskableRolloutBuffer(TimedRollouts, MaskableRolloutBuffer):
-    """Of MaskablePPO."""
+    """Rollout buffer of MaskablePPO."""
 
 
 class TimedReplayBuffer(NStepReplayBuffer):
-    """Of DQN and QRDQN, for returns of any number of steps.
+    """Replay buffer of DQN and QRDQN, for returns of any number of steps.
 
     Attributes:
         elapsed_s: `(buffer_size, n_envs)`, from each decision to the next.
@@ -82,7 +82,7 @@ class TimedReplayBuffer(NStepReplayBuffer):
         self.elapsed_s = np.zeros((self.buffer_size, self.n_envs))
 
     def _get_samples(self, batch_inds: npt.NDArray[np.int64], env: Any = None) -> ReplayBufferSamples:
-        """As SB3's, with a discount of each step."""
+        """Like SB3's, with a discount per step."""
         envs = np.random.randint(0, self.n_envs, size=batch_inds.shape)
         rows = (batch_inds[:, None] + np.arange(self.n_steps)) % self.buffer_size  # (B, n)
         column = envs[:, None]
@@ -107,11 +107,11 @@ class TimedReplayBuffer(NStepReplayBuffer):
 
     @property
     def _newest(self) -> int:
-        """The row behind which the oldest one stands, of other episodes."""
+        """The newest row; the oldest row, of other episodes, follows it."""
         return (self.pos - 1) % self.buffer_size
 
 
-# The kinds that are replaced; those derived from them keep more, or something else.
+# The buffer classes that are replaced; their subclasses store other data.
 ROLLOUTS: Final = (RolloutBuffer, MaskableRolloutBuffer, TimedRolloutBuffer, TimedMaskableRolloutBuffer)
 REPLAYS: Final = (ReplayBuffer, NStepReplayBuffer, TimedReplayBuffer)
 
@@ -121,11 +121,11 @@ class DiscountPerSecond(BaseCallback):
 
         model.learn(600_000, callback=DiscountPerSecond(0.98))
 
-    The `gamma` of the algorithm counts no more. Environments may be an `EvictionVecEnv` or a `SwapVecEnv`, or any
+    The `gamma` of the algorithm is ignored. Environments may be an `EvictionVecEnv` or a `SwapVecEnv`, or any
     `VecEnv` whose infos have `elapsed_s`, wrapped or not.
 
     Args:
-        gamma_per_s: above 0 to 1. What is paid in 1 / (1 - gamma_per_s) seconds from now counts 37 %.
+        gamma_per_s: above 0 to 1. A cost in 1 / (1 - gamma_per_s) seconds counts 37 %.
 
     Raises:
         ConfigError: a discount out of range; at the start of training: an algorithm that has no such buffer or one of
@@ -141,7 +141,7 @@ class DiscountPerSecond(BaseCallback):
         self._buffer: Any = None
 
     def _on_training_start(self) -> None:
-        """Puts the buffer in."""
+        """Replace the buffer."""
         model: Any = self.model
         if type(getattr(model, "rollout_buffer", None)) in ROLLOUTS:
             model.rollout_buffer = self._buffer = self._rollouts(model)
@@ -149,12 +149,12 @@ class DiscountPerSecond(BaseCallback):
             model.replay_buffer = self._buffer = self._replay(model)
         else:
             raise ConfigError(
-                f"{type(model).__name__} on a {type(model.observation_space).__name__} has no buffer that could "
-                "discount by time; PPO, A2C, MaskablePPO, DQN and QRDQN have, with flat observations"
+                f"{type(model).__name__} on a {type(model.observation_space).__name__} has no buffer that can "
+                "discount by time; use PPO, A2C, MaskablePPO, DQN or QRDQN with flat observations"
             )
 
     def _on_step(self) -> bool:
-        """Notes what has passed since the decision before."""
+        """Record the time since the previous decision."""
         venv: Any = self.training_env
         while not isinstance(venv, FleetVecEnv) and hasattr(venv, "venv"):
             venv = venv.venv
@@ -189,8 +189,8 @@ class DiscountPerSecond(BaseCallback):
             return old
         if old.full or old.pos:
             raise ConfigError(
-                "the replay buffer holds decisions without a note of how long they took; give DiscountPerSecond to the "
-                "first call of learn, or make the model anew"
+                "the replay buffer holds decisions without their times; give DiscountPerSecond to the first call of "
+                "learn, or make a new model"
             )
         return TimedReplayBuffer(
             old.buffer_size * old.n_envs,

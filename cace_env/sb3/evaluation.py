@@ -2,7 +2,7 @@
 
 ```python
 import wandb
-wandb.init(mode="offline", project="cace-env")         # not needed; where there is a run, it is told everything
+wandb.init(mode="offline", project="cace-env")         # optional; a run gets everything
 callback = EvaluationCallback("workstation", every=30_000, folder="runs/mine")
 model.learn(600_000, callback=callback)
 callback.best                                          # the best agent; it is in runs/mine/best, too
@@ -51,22 +51,22 @@ from cace_env.sb3.saving import (
 
 LAST: Final = "last"
 CURVES: Final = ("eval/", "rivals/", "train/", "rollout/", "time/")  # what SB3 and this module log
-COUNTS: Final = (STEP, "requests", "is_best")  # columns of metrics.csv that are no curves
+COUNTS: Final = (STEP, "requests", "is_best")  # columns of metrics.csv that are not curves
 
 
 class EvaluationCallback(BaseCallback):
-    """Plays validation seeds every so many decisions, says what is saved against rivals, and keeps best and last.
+    """Evaluates on validation seeds at intervals, logs savings against rivals, and keeps the best and last agent.
 
-    What is logged, to SB3's logger (so TensorBoard, CSV and the terminal show it), to `folder/metrics.csv` and to W&B
-    where `wandb.init` has begun a run:
+    The following is logged to SB3's logger (so TensorBoard, CSV and the terminal show it), to `folder/metrics.csv` and
+    to W&B if `wandb.init` has started a run:
 
     - `eval/saved_vs_lru`, `eval/saved_vs_cace`, `eval/saved_vs_tuned_cace`: cost saved against each rival on the same
       requests [%], mean over scenarios; with several scenarios each one's, too (`eval/NAME/saved_vs_lru`).
-    - `rivals/cace_saved_vs_lru` and so on: the same of the rivals, as lines beside it.
-    - `eval/score`: the share of what there is to save (0 = LRU, 100 = the clairvoyant reference), where the suite ships
+    - `rivals/cace_saved_vs_lru` and so on: the same for the rivals, as reference lines.
+    - `eval/score`: the share of the possible savings (0 = LRU, 100 = the clairvoyant reference), if the suite ships
       the costs of the reference; its gap is that of the test seeds, so this is an estimate.
-    - `eval/illegal_share`: share of illegal actions, which are replaced, of models that know no masks.
-    - `time/decisions_per_s`: since the evaluation before, evaluations left out.
+    - `eval/illegal_share`: share of illegal actions, which are replaced, for models without masks.
+    - `time/decisions_per_s`: since the previous evaluation, without evaluations.
 
     In `folder`, `best/` and `last/` are agent folders without pickle: `agent:FOLDER` wherever a policy is named, and
     the folder itself stands for its best. Models with another policy than `"SlotPolicy"` are kept as SB3's zip files
@@ -74,25 +74,25 @@ class EvaluationCallback(BaseCallback):
     table with a row per scenario for every new best; of a model with `"SlotPolicy"` also the agent as an artifact with
     the aliases `best` and `last`, and at the end a picture of an episode half way through.
 
-    Test seeds are for the comparison at the end, and refused here.
+    Test seeds are for the final comparison, and refused here.
 
     Args:
         scenario: one or several, by name (of an entry of the suite, too, or "suite"), file or object. None = those that
             the model is trained on.
         every: decisions between two evaluations; there is one at the beginning and one at the end besides.
         seeds: how many validation seeds, or which.
-        folder: for `metrics.csv`, `best/` and `last/`; None = nothing is written.
-        rivals: policies by name; None = LRU, CACE and tuned CACE. LRU is always one.
+        folder: for `metrics.csv`, `best/` and `last/`; None = write nothing.
+        rivals: policies by name; None = LRU, CACE and tuned CACE. LRU is always included.
         wandb: a run of W&B; None = the active one, if there is one; False = none.
-        threads: that simulate agents and rivals; results do not depend on it.
-        overwrite: write into a folder that holds a training already.
+        threads: number of threads for simulations; results do not depend on it.
+        overwrite: write into a folder that already holds a training.
         verbose: 1 = a line on stderr for every evaluation; 0 = none.
 
     Attributes:
-        rows: of metrics.csv.
-        best: the best agent so far; None before the first evaluation, and of a model that cannot be one.
-        best_saved: what it saves against LRU [%].
-        judge: has the scenarios, seeds and rivals.
+        rows: rows of metrics.csv.
+        best: the best agent so far; None before the first evaluation, and for a model that cannot be an agent.
+        best_saved: its savings over LRU [%].
+        judge: holds the scenarios, seeds and rivals.
 
     Raises:
         ConfigError: seeds of another split, a folder that holds a training; at the start of training: an unknown
@@ -117,13 +117,13 @@ class EvaluationCallback(BaseCallback):
         if every < 1:
             raise ConfigError(f"every is {every}; it has to be at least 1 decision")
         if isinstance(seeds, str):
-            raise ConfigError(f"seeds is {seeds!r}; give how many validation seeds are played, such as 20, or which")
+            raise ConfigError(f"seeds is {seeds!r}; give a number of validation seeds, such as 20, or the seeds")
         self.every, self.threads = every, threads
         self.seeds = validation_seeds(seeds) if isinstance(seeds, int) else tuple(seeds)
         check_choosing(self.seeds)
         self.folder = None if folder is None else Path(folder)
         if self.folder is not None and (self.folder / METRICS).exists() and not overwrite:
-            raise ConfigError(f"{self.folder} holds a training already; give another folder, or overwrite=True")
+            raise ConfigError(f"{self.folder} already holds a training; give another folder, or overwrite=True")
         self.rows: list[Row] = []
         self.best: Agent | None = None
         self.best_saved = -math.inf
@@ -143,13 +143,14 @@ class EvaluationCallback(BaseCallback):
     # What SB3 calls
 
     def _on_training_start(self) -> None:
-        """Runs the rivals, and finds the run of W&B."""
+        """Run the rivals, and find the W&B run."""
         model: Any = self.model
         other = sorted({each.split for each in environments_of(self.training_env)} - {"train"})
         if other:
             raise ConfigError(
-                f"the model is trained on split {other[0]!r}, whose seeds are for judging what was learned; make its "
-                'environments with split="train"'
+                f"the model is trained on split {other[0]!r}, whose seeds are not for training; make its environments "
+                "with "
+                'split="train"'
             )
         if self.judge is None:
             env = protocol_of(model)
@@ -169,12 +170,12 @@ class EvaluationCallback(BaseCallback):
         self._due = model.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        """Evaluates where that is due: nothing has been learned since the last decision that is not counted."""
+        """Evaluate if due: here nothing has been learned since the last counted decision."""
         if self.model.num_timesteps >= self._due:
             self._evaluate()
 
     def _on_step(self) -> bool:
-        """Counts what has been simulated."""
+        """Count simulated requests."""
         for env in np.flatnonzero(self.locals["dones"]).tolist():
             metrics = self.locals["infos"][env].get("episode_metrics")
             if metrics is None:  # single environments in SB3's own VecEnvs know them until their next step
@@ -184,12 +185,12 @@ class EvaluationCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        """Looks at what has been seen before the next rollout takes its place, where an evaluation follows."""
+        """If an evaluation follows, record feature ranges before the next rollout overwrites the buffer."""
         if self.model.num_timesteps >= self._due:
             self._limits = wider(self._limits, self.model)
 
     def _on_training_end(self) -> None:
-        """The last evaluation, and what W&B gets at the end."""
+        """Run the last evaluation, and finish the W&B run."""
         if self.model.num_timesteps > self._looked_at:
             self._limits = wider(self._limits, self.model)
             self._evaluate()
@@ -201,7 +202,7 @@ class EvaluationCallback(BaseCallback):
     # -----------------------------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        """Judges the model as it is now, tells everybody, and keeps it."""
+        """Evaluate the current model, log the results, and save it."""
         assert self.judge is not None
         model, step = self.model, self.model.num_timesteps
         learned_s = time.perf_counter() - self._resumed_s
@@ -235,7 +236,7 @@ class EvaluationCallback(BaseCallback):
         self._resumed_s, self._resumed_at = time.perf_counter(), step
 
     def _keep(self, is_best: bool) -> None:
-        """The agent in `last`, and in `best` if it is; the table beside them."""
+        """Save the agent in `last`, and in `best` if it is the best, with the table of evaluations."""
         home, model = self._home(), self.model
         if home is None:
             if is_best and is_slot_policy(model.policy):
@@ -253,19 +254,19 @@ class EvaluationCallback(BaseCallback):
         replace_file(home / METRICS, table_text(self.rows))
 
     def _save(self, folder: Path | None) -> Agent:
-        """The agent as it is now; written where a folder is given."""
+        """The current agent; written if a folder is given."""
         last = self.rows[-1]
         about: dict[str, Any] = {"requests": int(last["requests"]), "wall_s": last["wall_s"], "limits": self._limits}
         return agent_of(self.model, **about) if folder is None else save_agent(self.model, folder, **about)
 
     def _home(self) -> Path | None:
-        """The folder; where none was given and W&B wants files, one that goes with this object."""
+        """The folder; without one, a temporary folder if W&B needs files."""
         if self.folder is None and self._log is not None and self._scratch is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="cace-env-")
         return self.folder if self._scratch is None else Path(self._scratch.name)
 
     def _tell_best(self, log: RunLog, found: Costs) -> None:
-        """A new best to W&B: every scenario, and the agent."""
+        """Log a new best agent to W&B: the agent, and its costs by scenario."""
         assert self.judge is not None
         step, home = self.model.num_timesteps, self._home()
         log.log_table(step, "eval/scenarios", *self.judge.table(found.costs))
@@ -275,7 +276,7 @@ class EvaluationCallback(BaseCallback):
             log.log_agent(home / BEST, [BEST], {STEP: step, "eval/saved_vs_lru": self.best_saved})
 
     def _finish(self, log: RunLog, best: Agent) -> None:
-        """The last agent, and a picture of the best one, to W&B."""
+        """Log the last agent, and a picture of the best one, to W&B."""
         assert self.judge is not None
         step, home = self.model.num_timesteps, self._home()
         if home is not None:
@@ -283,13 +284,13 @@ class EvaluationCallback(BaseCallback):
         name, case = next(iter(self.judge.cases.items()))
         try:
             picture = halfway(best.policy(), case, self.seeds[0])
-        except ImportError:  # without Pillow there is no picture, which is no reason to lose a training
+        except ImportError:  # a missing Pillow must not end a training; it only costs the picture
             return
         caption = f"{name}, validation seed {self.seeds[0]}: the best agent, half way through the episode"
         log.log_picture(step, f"timeline/{name}", picture, caption)
 
     def _about(self) -> dict[str, Any]:
-        """The configuration of the run: plain numbers and text of what the model was made with."""
+        """The configuration of the run: the model's arguments as plain numbers and text."""
         assert self.judge is not None
         model = self.model
         given = [name for kind in type(model).__mro__[:2] for name in inspect.signature(kind).parameters]
@@ -313,7 +314,7 @@ class EvaluationCallback(BaseCallback):
         }
 
     def _line(self, numbers: Mapping[str, float], is_best: bool) -> str:
-        """An evaluation in a line."""
+        """Format an evaluation in one line."""
         assert self.judge is not None
         saved = [(label_of(name), numbers[f"eval/saved_vs_{name}"]) for name in self.judge.short]
         against = ", ".join(f"{abs(by):.1f} % {'below' if by >= 0 else 'above'} {rival}'s" for rival, by in saved)
@@ -326,13 +327,13 @@ class EvaluationCallback(BaseCallback):
 
 
 class Forward(KVWriter):
-    """Hands on to W&B what SB3 logs: losses, returns, and the evaluations."""
+    """Forwards SB3's logs to W&B: losses, returns, and the evaluations."""
 
     def __init__(self, log: RunLog) -> None:
         self._log = log
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
-        """The numbers of a dump."""
+        """Log the numbers of one dump."""
         del key_excluded
         kinds = (int, float, np.number)
         self._log.log(step, {name: float(value) for name, value in key_values.items() if isinstance(value, kinds)})
@@ -342,7 +343,7 @@ class Forward(KVWriter):
 
 
 def plain(value: Any) -> Any:
-    """What can stand in a configuration; of schedules and classes how they are written, of the rest None."""
+    """Convert a value for a configuration: schedules and classes to text, other objects to None."""
     value = getattr(value, "value_schedule", value)
     if isinstance(value, ConstantSchedule):
         return value.val

@@ -1,7 +1,7 @@
-"""What a model costs while it is trained, and its rivals: greedily, on the same validation seeds for all.
+"""Costs of a model in training and of its rivals: greedy actions on the same validation seeds.
 
-Models with `"SlotPolicy"` play compiled, as agents; any other is asked by `predict`, all seeds of a scenario at once,
-and what it wants and may not do is replaced by the first legal action, as the environment does, and counted.
+Models with `"SlotPolicy"` play compiled, as agents. Other models are asked by `predict`, for all seeds of a scenario
+at once; their illegal actions are replaced by the first legal one, as in the environment, and counted.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ VECTOR_ENVS: Final = {Protocol.EVICTION: EvictionVectorEnv, Protocol.SWAP: SwapV
 
 
 class Costs(NamedTuple):
-    """What a model costs on the validation seeds."""
+    """Costs of a model on the validation seeds."""
 
     costs: FloatArray  # (scenarios, seeds)
-    illegal: float | None  # share of decisions where it wanted what it may not do; None of a model that knows masks
+    illegal: float | None  # share of illegal actions; None for a model that uses masks
 
 
 class Judge:
-    """Judges models on scenarios and seeds, which some rivals have met as well.
+    """Judges models on scenarios and seeds, which rivals also play.
 
     Args:
         scenarios: by name.
-        env: what is asked.
-        seeds: of the validation split.
-        rivals: names of policies; LRU is always one.
-        threads: that simulate compiled policies.
+        env: the environment.
+        seeds: seeds of the validation split.
+        rivals: names of policies; LRU is always included.
+        threads: number of threads for compiled policies.
 
     Attributes:
         names: of the scenarios.
         rivals: names of the rivals.
-        short: what the rivals are called in names of curves, such as "tuned_cace".
+        short: short names of the rivals for curves, such as "tuned_cace".
 
     Raises:
-        ConfigError: seeds of another split, or a rival that is none or cannot play.
+        ConfigError: a seed belongs to another split, or a rival is unknown or cannot play.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Judge:
         self.rivals = tuple(dict.fromkeys((BASELINE, *rivals)))
         self.short = tuple(short_name(rival) for rival in self.rivals)
         if len(set(self.short)) < len(self.short):
-            raise ConfigError(f"rivals are {', '.join(self.rivals)}; leave out one of those that would be called alike")
+            raise ConfigError(f"rivals are {', '.join(self.rivals)}; leave out one of those with the same short name")
         self._scenarios = dict(scenarios)
         self.cases: dict[str, Case] = {name: case_of(each, env) for name, each in scenarios.items()}
         self._of_rivals = np.stack([self.play(rival) for rival in self.rivals])  # (rivals, scenarios, seeds)
@@ -90,10 +90,10 @@ class Judge:
         return np.stack([result.column("cost") for result in results])
 
     def judge(self, model: BaseAlgorithm) -> Costs:
-        """Costs of a model as it is now.
+        """Costs of the current model.
 
         Raises:
-            ConfigError: a model of another environment, or too small for one of the fleets.
+            ConfigError: the model is for another environment, or too small for one of the fleets.
         """
         if is_slot_policy(model.policy):
             return Costs(self.play(agent_of(model, limits={}).policy()), None)
@@ -106,12 +106,12 @@ class Judge:
         return Costs(np.array(costs), None if takes_masks(model) else illegal / max(decisions, 1.0))
 
     def saved(self, costs: FloatArray) -> FloatArray:
-        """What is saved against each rival [%], `(rivals, scenarios)`; sums over seeds."""
+        """Savings over each rival [%], `(rivals, scenarios)`; sums over seeds."""
         saved: FloatArray = 100 * (1 - costs.sum(axis=1) / self._of_rivals.sum(axis=2))
         return saved
 
     def numbers(self, found: Costs) -> dict[str, float]:
-        """The curves of an evaluation, by name; means over scenarios, and each scenario where there are several."""
+        """The curves of an evaluation, by name; means over scenarios, and per scenario if there are several."""
         saved = self.saved(found.costs)
         numbers = {f"eval/saved_vs_{name}": float(row.mean()) for name, row in zip(self.short, saved, strict=True)}
         scores = [100 * gained / room for gained, room in zip(saved[0], self._headroom, strict=True)]
@@ -128,14 +128,14 @@ class Judge:
         return numbers
 
     def of_rivals(self) -> dict[str, float]:
-        """What each rival saves against LRU [%], mean over scenarios: straight lines beside the model's curve."""
+        """Savings of each rival over LRU [%], mean over scenarios: reference lines for the model's curve."""
         return {
             f"rivals/{name}_saved_vs_{self.short[0]}": float(self.saved(costs)[0].mean())
             for name, costs in zip(self.short, self._of_rivals, strict=True)
         }
 
     def table(self, costs: FloatArray) -> tuple[list[str], list[list[str | float]]]:
-        """Columns and rows of a table with a row per scenario: mean cost of all, and what is saved [%]."""
+        """Columns and rows of a table with a row per scenario: mean costs and savings [%]."""
         columns = ["scenario", "cost", *(f"{name}_cost" for name in self.short)]
         columns += [f"saved_vs_{name}" for name in self.short]
         saved = self.saved(costs)
@@ -147,18 +147,18 @@ class Judge:
 
 
 def short_name(policy: str) -> str:
-    """What a policy is called in names of curves."""
+    """Short name of a policy for curves."""
     return "tuned_cace" if re.search(r"\bcace:tuned-", policy) else re.sub(r"\W+", "_", policy).strip("_")
 
 
 def headroom_percent(scenario: Scenario, env: Protocol) -> float:
-    """What the clairvoyant reference saves against LRU on a scenario [%], by the tables that ship with suites.
+    """Savings of the clairvoyant reference over LRU on a scenario [%], from the tables that ship with suites.
 
     The table is of test seeds, so a score from validation seeds is an estimate: how much is saved there, as a share of
-    what there is to save on the test seeds.
+    the possible savings on the test seeds.
 
     Returns:
-        NaN where neither the suite nor the one for debugging has such a scenario, or where there is too little to gain
+        NaN if neither the suite nor the one for debugging has this scenario, or if there is too little to gain
         for a score to mean anything.
     """
     content = scenario.model_dump(exclude=set(PROSE))
@@ -188,7 +188,7 @@ def play_model(
         Of each seed: every metric of the episode, and `illegal`, how many of its actions were replaced.
 
     Raises:
-        ConfigError: a model of something else, or too small for the fleet.
+        ConfigError: the model is for something else, or too small for the fleet.
     """
     layout, protocol = layout_of(model.observation_space, model.action_space)
     env = VECTOR_ENVS[protocol](

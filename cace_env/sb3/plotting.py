@@ -23,18 +23,18 @@ RIVAL_COLOURS: Final = ("#D55E00", "#0072B2", "#009E73", "#E69F00", "#56B4E9", "
 def plot_learning_curve(
     metrics: str | Path | Sequence[Mapping[str, Any]], path: str | Path | None = None, *, title: str = ""
 ) -> Figure:
-    """What the agent saves against LRU over the decisions it has learned from, beside what its rivals save.
+    """Plot the agent's savings over LRU against training decisions, with those of its rivals.
 
     Args:
         metrics: the folder of a training, its `metrics.csv`, or its rows (`EvaluationCallback.rows`).
-        path: where to write the picture; None = nowhere.
-        title: above it.
+        path: where to write the picture; None = do not write.
+        title: title of the plot.
 
     Returns:
         The figure, which a notebook shows.
 
     Raises:
-        ConfigError: no such file, or one without evaluations.
+        ConfigError: there is no such file, or it has no evaluations.
         ImportError: matplotlib is missing.
     """
     try:
@@ -43,7 +43,7 @@ def plot_learning_curve(
         raise ImportError('learning curves need matplotlib; pip install "cace-env[learn]"') from error
     rows = _read(Path(metrics)) if isinstance(metrics, str | Path) else list(metrics)
     if not rows or SAVED not in rows[0]:
-        raise ConfigError("there are no evaluations to draw; EvaluationCallback makes them while SB3 trains")
+        raise ConfigError("there are no evaluations to plot; train with an EvaluationCallback")
     steps = [float(row[STEP]) / 1e3 for row in rows]
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -67,12 +67,12 @@ def plot_learning_curve(
 
 
 def label_of(name: str) -> str:
-    """A rival as people write it: `tuned_cace` is "tuned CACE"."""
+    """Label of a rival: `tuned_cace` is "tuned CACE"."""
     return name.replace("_", " ").replace("cace", "CACE").replace("lru", "LRU")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of evaluations."""
+    """Read the rows of a table of evaluations."""
     file = path / METRICS if path.is_dir() else path
     try:
         with file.open(encoding="utf-8", newline="") as lines:

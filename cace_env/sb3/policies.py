@@ -4,8 +4,8 @@
     PPO("SlotPolicy", venv, policy_kwargs={"hidden": 32, "value_hidden": 64})
     MaskableQRDQN("SlotPolicy", venv, policy_kwargs={"hidden": 16, "n_quantiles": 25})
 
-The networks are those of `cace_env.networks`; what they need to know of the environment they read from its two spaces.
-They are indifferent to the order and the number of slots and of pending models, so a trained one plays any fleet, and
+The networks are those of `cace_env.networks`; they derive the layout from the environment's two spaces.
+Their scores do not depend on the order or number of slots and pending models, so a trained one plays any fleet, and
 they never take an illegal action: the observation says what is legal, so PPO, DQN and QR-DQN need no masks.
 
 DQN and QRDQN themselves explore illegal actions, too, which the environment replaces; their values are `ILLEGAL`, so
@@ -34,7 +34,7 @@ from cace_env.policies.network import Network
 
 
 class OwnNetworks:
-    """The arguments that all policies here have in common."""
+    """Arguments shared by all policies of this module."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class OwnNetworks:
         super().__init__(observation_space, action_space, lr_schedule, **settings)  # type: ignore[call-arg]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        """What `policy.save` writes."""
+        """The arguments that `policy.save` writes."""
         parameters: dict[str, Any] = super()._get_constructor_parameters()  # type: ignore[misc]
         return parameters | {"net_arch": None, "hidden": self.hidden, "value_hidden": self.value_hidden}
 
@@ -149,19 +149,19 @@ for algorithm, its_policy in (
 
 
 def is_slot_policy(policy: Any) -> bool:
-    """Whether it is a policy of this module."""
+    """Whether `policy` is one of this module."""
     return isinstance(policy, OwnNetworks)
 
 
 def score_network(policy: BasePolicy) -> ScoreNetwork:
-    """The scores by which a policy of this module acts, to export or to begin from.
+    """The score network of a policy of this module, to export or to start from.
 
     Raises:
-        ConfigError: it is another policy.
+        ConfigError: the policy is not of this module.
     """
     if not is_slot_policy(policy):
         raise ConfigError(
-            f"the policy is a {type(policy).__name__}; only {NAME} has scores that can be played without SB3 "
+            f"the policy is a {type(policy).__name__}; only {NAME} can be played without SB3 "
             f'(make the model with "{NAME}")'
         )
     if isinstance(policy, DQNPolicy):
@@ -175,11 +175,11 @@ def score_network(policy: BasePolicy) -> ScoreNetwork:
 
 
 def begin_as(policy: BasePolicy, network: Network) -> None:
-    """Makes a policy of this module act as `network` does, before it has learned anything.
+    """Initialise a policy of this module to act like `network`.
 
     Raises:
-        ConfigError: it is another policy, or the network is for the other environment or has hidden layers of another
-            size.
+        ConfigError: the policy is not of this module, or the network is for the other environment or has hidden layers
+            of another size.
     """
     score_network(policy).begin_as(network)
     if isinstance(policy, DQNPolicy):

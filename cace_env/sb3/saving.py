@@ -1,4 +1,4 @@
-"""What was trained, as a policy among others: agent folders without pickle, and any other model as a contestant.
+"""Trained models as policies: agent folders without pickle, and other models as contestants.
 
 ```python
 save_agent(model, "runs/mine", trained_on=("workstation",))  # any model with "SlotPolicy", or networks of ours
@@ -37,38 +37,38 @@ from cace_env.scenarios import Scenario
 from cace_env.tables import Protocol
 
 NAMES: Final[dict[type, str]] = {MaskablePPO: "maskable-ppo", PPO: "ppo", DQN: "dqn", QRDQN: "qrdqn"}
-LOOKED_AT: Final = 8_192  # observations of a replay buffer, for the ranges of features
+LOOKED_AT: Final = 8_192  # observations of a replay buffer that are checked for ranges of features
 
 Trained = BaseAlgorithm | saving.Trained | Network
 
 
 def save_agent(model: Trained, folder: str | Path, **card: Any) -> Agent:
-    """Writes an agent folder: weights as NumPy's arrays, and a card; nothing in it is code.
+    """Write an agent folder: weights as NumPy arrays, and a card; it holds no code.
 
     Args:
         model: a model of SB3 with `"SlotPolicy"`, or a network of `cace_env.networks` or `cace_env.policies.network`.
-        folder: is made; an agent that is there already is overwritten.
+        folder: created if needed; an agent that is already there is overwritten.
         **card: fields of `cace_env.policies.agent.AgentCard`, such as `name`, `trained_on` or `requests`. A model
             of SB3 knows algorithm, scenarios, seeds, and the ranges of features in its buffer. For a network give
-            `algorithm` and `trained_on` (scenarios by name); an episode of each scenario says the ranges.
+            `algorithm` and `trained_on` (scenarios by name); one episode of each scenario gives the ranges.
 
     Returns:
         The agent; `agent.policy()` plays.
 
     Raises:
-        ConfigError: a model with another policy, or fields that no card has.
+        ConfigError: the model has another policy, or a field is not one of a card.
     """
     made = agent_of(model, **card)
     return Agent(agents.write_agent(made, folder), made.network)
 
 
 def load_agent(folder: str | Path) -> Agent:
-    """An agent from its folder, or the best one from the folder of a training (`cace_env.policies.load_agent`)."""
+    """Load an agent from its folder, or the best one from the folder of a training (`cace_env.policies.load_agent`)."""
     return agents.load_agent(folder)
 
 
 def agent_of(model: Trained, **card: Any) -> Agent:
-    """What `save_agent` writes; arguments and errors as there."""
+    """Make the agent that `save_agent` writes; the same arguments and errors."""
     if not isinstance(model, BaseAlgorithm):
         return saving.agent_of(model, **card)
     played: Sequence[Chosen] | None = None
@@ -78,7 +78,7 @@ def agent_of(model: Trained, **card: Any) -> Agent:
 
 
 def about_model(model: BaseAlgorithm) -> dict[str, Any]:
-    """Fields of a card that a model of SB3 knows of itself."""
+    """Fields of a card known from a model of SB3."""
     about: dict[str, Any] = {"algorithm": algorithm_name(model)}
     about["description"] = f"{about['algorithm']} of Stable-Baselines3, {model.num_timesteps:,} decisions"
     limits = limits_of(model)
@@ -88,7 +88,7 @@ def about_model(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def about_training(venv: VecEnv) -> dict[str, Any]:
-    """Fields of a card that environments know: scenarios, and the seeds of the workloads they play."""
+    """Fields of a card known from environments: scenarios, and the seeds of the workloads they play."""
     about: dict[str, Any] = {}
     names = [scenario.name for scenario in scenarios_of(venv)]
     if names:
@@ -100,7 +100,7 @@ def about_training(venv: VecEnv) -> dict[str, Any]:
 
 
 def scenarios_of(venv: VecEnv) -> list[Scenario]:
-    """The scenarios that environments play, each once; none where they are not ours."""
+    """The scenarios that environments play, each once; none if they are not of this package."""
     found = [scenario for each in environments_of(venv) for scenario in each.draws.scenarios]
     return list({scenario.name: scenario for scenario in found}.values())
 
@@ -123,7 +123,7 @@ def environments_of(venv: VecEnv) -> list[FleetEnv | FleetVectorEnv]:
 
 
 def limits_of(model: BaseAlgorithm) -> Limits:
-    """Least and greatest value of each feature in what a model remembers; empty where it has learned nothing yet."""
+    """Least and greatest value of each feature in a model's buffer; empty if it has not learned yet."""
     layout, _ = layout_of(model.observation_space, model.action_space)
     rollouts, replay = getattr(model, "rollout_buffer", None), getattr(model, "replay_buffer", None)
     if rollouts is not None and rollouts.full:
@@ -135,20 +135,20 @@ def limits_of(model: BaseAlgorithm) -> Limits:
 
 
 def wider(limits: Limits, model: BaseAlgorithm) -> Limits:
-    """Ranges that hold what a model remembers now as well."""
+    """Widen ranges to include a model's current buffer."""
     return widened(limits, limits_of(model))
 
 
 def algorithm_name(model: BaseAlgorithm) -> str:
-    """What trained it, as cards say: "maskable-ppo"; of a class that is not known here its own name, in small."""
+    """Name of the algorithm for cards: "maskable-ppo"; for unknown classes, the class name in lower case."""
     return next((name for kind, name in NAMES.items() if isinstance(model, kind)), type(model).__name__.lower())
 
 
 def protocol_of(model: BaseAlgorithm) -> Protocol:
-    """Whose questions a model answers, by its spaces.
+    """Find the protocol of a model from its spaces.
 
     Raises:
-        ConfigError: spaces that are none of ours.
+        ConfigError: the spaces are not of this package.
     """
     return layout_of(model.observation_space, model.action_space)[1]
 
@@ -157,7 +157,7 @@ class ModelContestant:
     """Best actions of a trained model of SB3, as a policy that acts.
 
     Attributes:
-        layout: that it was trained with; smaller fleets are shown in as many rows.
+        layout: layout that it was trained with; smaller fleets are padded to it.
     """
 
     def __init__(self, model: BaseAlgorithm, name: str | None = None) -> None:
@@ -169,12 +169,12 @@ class ModelContestant:
         self._first = True
 
     def reset(self, seed: int) -> None:
-        """An episode begins."""
+        """Start an episode."""
         del seed
         self._state, self._first = None, True
 
     def act(self, observation: Float32Array, action_mask: npt.NDArray[np.int8]) -> int:
-        """The action it takes; legal where the algorithm takes masks, or the policy masks itself."""
+        """Choose an action; it is legal if the algorithm takes masks, or the policy masks itself."""
         actions, self._state = best_actions(
             self.model, observation[None], action_mask[None].astype(bool), self._state, np.array([self._first])
         )
@@ -183,7 +183,7 @@ class ModelContestant:
 
 
 def contestant(model: BaseAlgorithm, name: str | None = None) -> ModelContestant:
-    """A trained model of SB3 as a policy for `evaluate`, whatever its networks are: `MlpPolicy`, recurrent ones.
+    """Make a policy for `evaluate` from any trained model of SB3, such as `MlpPolicy` or recurrent ones.
 
     It plays fleets with at most the slots and pending rows that it was trained with. A model that knows no masks may
     want what is not legal: `evaluate(contestant(model), scenario, illegal="replace")` replaces that, as the environment
@@ -191,16 +191,16 @@ def contestant(model: BaseAlgorithm, name: str | None = None) -> ModelContestant
 
     Args:
         model: as trained or loaded.
-        name: under which its results stand; the algorithm's by default.
+        name: name of its results; default: the algorithm's.
 
     Raises:
-        ConfigError: it was trained on observations that are none of ours.
+        ConfigError: it was trained on other observations than those of this package.
     """
     return ModelContestant(model, name)
 
 
 def takes_masks(model: BaseAlgorithm) -> bool:
-    """Whether its `predict` wants to know which actions are legal."""
+    """Whether its `predict` takes masks."""
     return isinstance(model, MaskablePPO)
 
 
@@ -211,11 +211,11 @@ def best_actions(
     state: Any = None,
     starts: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[npt.NDArray[np.int64], Any]:
-    """What a model does, greedily, and the state of a recurrent one.
+    """A model's greedy actions, and its state if it is recurrent.
 
     Args:
         model: whose statistics of observations (`VecNormalize`) are applied, if it has any.
-        observations: `(N, layout.size)`, as the environments show them.
+        observations: `(N, layout.size)`, as the environments return them.
         masks: legal actions `(N, actions)`, for algorithms that take masks.
         state: of a recurrent policy.
         starts: which episodes have just begun, `(N,)`.
@@ -228,10 +228,10 @@ def best_actions(
 
 
 def _scores(model: BaseAlgorithm) -> ScoreNetwork:
-    """The scores of a model.
+    """The score network of a model.
 
     Raises:
-        ConfigError: it has another policy; says what to do.
+        ConfigError: the model has another policy; the message says what to do.
     """
     if not is_slot_policy(model.policy):
         raise ConfigError(

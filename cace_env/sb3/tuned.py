@@ -1,4 +1,4 @@
-"""Hyperparameters that work, from the YAML files that ship for rl_zoo3 (`cace_env/data/rl_zoo3/`)."""
+"""Hyperparameters that work well, from the YAML files that ship for rl_zoo3 (`cace_env/data/rl_zoo3/`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEDULED: Final = ("learning_rate", "clip_range")
 
 
 def hyperparameters(algorithm: Algorithm, env: Protocol | str = Protocol.EVICTION) -> dict[str, Any]:
-    """Arguments with which an algorithm of SB3 learns well here, for `"SlotPolicy"`.
+    """Load arguments with which an algorithm of SB3 learns well here, for `"SlotPolicy"`.
 
         MaskablePPO("SlotPolicy", EvictionVecEnv(baseline="lru"), **hyperparameters("maskable-ppo"))
         PPO("MlpPolicy", venv, **hyperparameters("ppo") | {"policy_kwargs": {}})
@@ -39,7 +39,7 @@ def hyperparameters(algorithm: Algorithm, env: Protocol | str = Protocol.EVICTIO
         A new dict, to be changed at will: `hyperparameters("ppo") | {"gamma": 0.99}`.
 
     Raises:
-        ConfigError: no such algorithm or environment.
+        ConfigError: there is no such algorithm or environment.
     """
     if algorithm not in FILES:
         raise ConfigError(f"no algorithm called {algorithm!r}{did_you_mean(algorithm, FILES)}; it is {_listed(FILES)}")

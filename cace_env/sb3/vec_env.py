@@ -1,7 +1,7 @@
 """Stable-Baselines3 on the vector environments: `EvictionVecEnv` and `SwapVecEnv`.
 
 SB3 does not take Gymnasium's vector environments; its own `DummyVecEnv` steps single environments one by one in Python.
-These say the same, step by step, and cost a few microseconds a step on top of the vector environment.
+These return the same, step by step, and cost a few microseconds a step on top of the vector environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 
 from cace_env import EVICTION_ID, SWAP_ID
 
-NUM_ENVS: Final = 60  # where no number is given: a rollout of 128 decisions of each suits PPO's learning rate
+NUM_ENVS: Final = 60  # by default: a rollout of 128 decisions of each suits PPO's learning rate
 ENDED: Final = ("final_obs", "final_info", "episode")  # of the episode that ended; the rest is of the next one
 TRUNCATED: Final = "TimeLimit.truncated"
 
@@ -58,7 +58,7 @@ class FleetVecEnv(VecEnv):
         step_infos: its infos of the last reset or step: `{"elapsed_s": (N,), "reward_terms": (N, terms), ...}`.
 
     Raises:
-        TypeError: `vector_env` and what would make another one.
+        TypeError: `vector_env` together with arguments that would make another one.
         ValueError: a vector environment in another autoreset mode, or one that overwrites what it has returned.
     """
 
@@ -83,7 +83,7 @@ class FleetVecEnv(VecEnv):
             )
         elif num_envs is not None or settings:
             given = ", ".join([*(["num_envs"] if num_envs is not None else []), *settings])
-            raise TypeError(f"vector_env is made already; {given} cannot be given as well")
+            raise TypeError(f"vector_env already exists; {given} cannot be given with it")
         _check(vector_env)
         self.vector_env = vector_env
         self.step_infos: dict[str, Any] = {}
@@ -98,7 +98,7 @@ class FleetVecEnv(VecEnv):
         self._first_steps = [0] * self.num_envs
 
     def reset(self) -> VecEnvObs:
-        """Starts an episode everywhere, with what `seed` and `set_options` have said since the last reset.
+        """Starts an episode everywhere, with the seeds and options set since the last reset.
 
         Returns:
             Observations `(N, layout.size)` float32.
@@ -135,7 +135,7 @@ class FleetVecEnv(VecEnv):
         return observations, rewards.astype(np.float32), dones, rows
 
     def _finished(self, env: int, truncated: bool) -> dict[str, Any]:
-        """The info of an episode that has ended; nobody else holds this dict."""
+        """The info of an episode that has ended, as a new dict."""
         infos = self.step_infos
         row = _info_of(infos["final_info"], env)
         if (metrics := self._metrics_of(env)) is not None:
@@ -179,7 +179,7 @@ class FleetVecEnv(VecEnv):
         """An attribute of each environment in `indices` (all by default).
 
         Raises:
-            AttributeError: there is none.
+            AttributeError: there is no such attribute.
         """
         which = list(self._get_indices(indices))
         if self._singles is not None:
@@ -228,7 +228,7 @@ class FleetVecEnv(VecEnv):
             return [method(*method_args, **method_kwargs) for method in methods]
         if method_name != "render":
             raise AttributeError(
-                f"{method_name!r} is no method of one environment of {self.vector_env}: there are action_masks and "
+                f"{method_name!r} is not a method of single environments of {self.vector_env}; use action_masks and "
                 f"render; for reset use seed, set_options and reset of this object, for others its vector_env"
             )
         frames = self.vector_env.render() or [None] * self.num_envs
@@ -246,7 +246,7 @@ class FleetVecEnv(VecEnv):
         return [is_wrapped(self._singles[env], wrapper_class) for env in which]
 
     def _masks(self) -> npt.NDArray[np.bool_]:
-        """Legal actions now, `(N, actions)`, in an array that nobody else has."""
+        """Legal actions now, `(N, actions)`, in a new array."""
         if "action_mask" not in self.step_infos:
             raise ResetNeeded("there is no mask before the first reset")
         masks: npt.NDArray[np.bool_] = self.step_infos["action_mask"].astype(np.bool_)
@@ -264,7 +264,7 @@ class FleetVecEnv(VecEnv):
         return getattr(env, name)
 
     def _options_of_all(self) -> dict[str, Any] | None:
-        """What `set_options` said, as the one dict that a vector environment takes."""
+        """The options of `set_options`, as the one dict that a vector environment takes."""
         first, options = self._options[0], self._options
         if all(option == first for option in options):
             return dict(first) or None
@@ -289,7 +289,7 @@ class SwapVecEnv(FleetVecEnv):
 
 
 def _check(vector_env: VectorEnv[Any, Any, Any]) -> None:
-    """Raises ValueError for a vector environment that SB3 would learn nonsense from."""
+    """Raises ValueError for a vector environment that SB3 cannot learn from correctly."""
     mode = vector_env.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.SAME_STEP:
         raise ValueError(

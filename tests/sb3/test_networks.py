@@ -178,7 +178,7 @@ def test_a_network_goes_on_from_a_linear_policy(protocol: Protocol) -> None:
 
 
 def test_a_network_does_not_go_on_from_one_that_does_not_fit() -> None:
-    with pytest.raises(ConfigError, match="for swap cannot be where one for eviction begins"):
+    with pytest.raises(ConfigError, match="for swap cannot initialise one for eviction"):
         ScoreNetwork("eviction", 4).begin_as(ScoreNetwork("swap", 4).to_network())
     with pytest.raises(ConfigError, match="hidden=1"):  # which would spread over all of them
         ScoreNetwork("eviction", 4).begin_as(ScoreNetwork("eviction", 1).to_network())

@@ -207,7 +207,7 @@ def test_what_must_not_be_is_refused(tmp_path: Path):
 def test_names_of_curves_are_short():
     names = ("lru", "cace:tuned-eviction", "very-patient-wsjf+cace:tuned-swap", "fifo+lru", "agent:eviction")
     assert [short_name(name) for name in names] == ["lru", "tuned_cace", "tuned_cace", "fifo_lru", "agent_eviction"]
-    with pytest.raises(ConfigError, match="called alike"):
+    with pytest.raises(ConfigError, match="with the same short name"):
         Judge({"small": SMALL}, Protocol.SWAP, SEEDS, ("cace:tuned-swap", "very-patient-wsjf+cace:tuned-swap"))
 
 

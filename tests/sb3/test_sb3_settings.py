@@ -185,5 +185,5 @@ def test_a_discount_that_cannot_be_is_refused():
             algorithm("MultiInputPolicy", tables, device="cpu", **sizes).learn(30, callback=DiscountPerSecond(0.9))
     model = DQN("SlotPolicy", venv_of(), buffer_size=100, learning_starts=90, device="cpu")
     model.learn(30)
-    with pytest.raises(ConfigError, match="without a note"):
+    with pytest.raises(ConfigError, match="without their times"):
         model.learn(30, callback=DiscountPerSecond(0.9))
