@@ -1,1 +1,1 @@
-"""Learned eviction policies on top of `cace_env`, outside its wheel; none has been written yet."""
+"""Learned eviction policies on top of `cace_env`, outside its wheel."""

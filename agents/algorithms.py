@@ -1,7 +1,7 @@
-"""What a trainer is, and which ones there are.
+"""The interface of trainers, and the list of training algorithms.
 
-A trainer learns an agent in intervals, says what the agent is at the moment, and can put away all that it needs to go
-on. It knows nothing of run folders, progress bars or W&B: `experiments/train.py` does the rest for all of them alike.
+A trainer learns an agent in intervals, returns the current agent, and can save everything it needs to continue. It
+knows nothing of run folders, progress bars or W&B: `experiments/train.py` does the rest for all of them.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ class Trainer(Protocol):
     def batch(self) -> int: ...
 
     def learn(self, steps: int, tick: Callable[[int], None]) -> dict[str, float]:
-        """Learns for about `steps` more steps; at least one.
+        """Learn for about `steps` more steps; at least one.
 
         Args:
             steps: how many; a trainer that works in batches may do a few more.
             tick: called now and then with the global step, for progress bars.
 
         Returns:
-            What can be said of this interval, by name: losses, entropies, step sizes.
+            Numbers about this interval, by name: losses, entropies, step sizes.
         """
 
     def agent(self) -> Agent:
-        """The agent as it is now."""
+        """The current agent."""
 
     def save(self, folder: Path) -> None:
-        """Writes all that a resumed training needs into an empty folder.
+        """Write everything that a resumed training needs into an empty folder.
 
         Weights, optimiser, counters and random generators; as npz without pickle, and JSON: what is read
         back runs no code.
         """
 
     def load(self, folder: Path) -> None:
-        """Goes on from what `save` wrote under the same configuration.
+        """Continue from what `save` wrote under the same configuration.
 
         Raises:
             ConfigError: the folder holds something else.
@@ -69,12 +69,12 @@ class Trainer(Protocol):
 
 
 class Algorithm(NamedTuple):
-    """A way to train. Modules are loaded when it is chosen: torch is for those who use it."""
+    """A way to train. Modules are loaded when it is chosen: torch is loaded only if needed."""
 
     config: str  # "module:class" of its configuration, which has the keys algorithm, env, train_on and seed
     trainer: str  # "module:class" of its `Trainer`, made of a configuration
-    steps: int  # that a training takes by default
-    unit: str  # what a step is
+    steps: int  # default length of a training
+    unit: str  # meaning of a step
     description: str
 
 
@@ -105,10 +105,10 @@ DEFAULT_ALGORITHM: Final = "linear"  # needs no torch, and the smallest budget
 
 
 def algorithm_of(name: str) -> Algorithm:
-    """A way to train by its name.
+    """Find an algorithm by its name.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no such algorithm.
     """
     if name not in ALGORITHMS:
         known = ", ".join(ALGORITHMS)
@@ -130,7 +130,7 @@ def config_class(name: str) -> type[Frozen]:
 
 
 def read_config(source: str | Path | Mapping[str, Any], name: str = "configuration") -> Frozen:
-    """A trainer's configuration from a YAML file or a mapping; its key `algorithm` says whose.
+    """Read a trainer's configuration from a YAML file or a mapping; its key `algorithm` chooses the class.
 
     Raises:
         ConfigError: unknown algorithm, unknown key, wrong type or value out of range; names file and key.
@@ -144,18 +144,18 @@ def chosen(content: Mapping[str, Any], where: str) -> str:
     """The algorithm that a configuration names, or the default one.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no such algorithm.
     """
     name = content.get("algorithm", DEFAULT_ALGORITHM)
     try:
         algorithm_of(name)
-    except (ConfigError, TypeError) as error:  # a list is no key
+    except (ConfigError, TypeError) as error:  # a list is not a key
         raise ConfigError(f"{where}: algorithm: {error}") from error
     return str(name)
 
 
 def make_trainer(config: Frozen) -> Trainer:
-    """The trainer that a configuration describes, at step 0.
+    """Make the trainer of a configuration, at step 0.
 
     Raises:
         ConfigError: a scenario or a file that the configuration names cannot be used.
@@ -165,7 +165,7 @@ def make_trainer(config: Frozen) -> Trainer:
 
 
 def _found(name: str, what: str) -> Any:
-    """The configuration or the trainer of an algorithm."""
+    """Import the configuration or the trainer of an algorithm."""
     module, _, attribute = getattr(algorithm_of(name), what).partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

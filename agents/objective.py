@@ -1,4 +1,4 @@
-"""What a policy costs on the workloads that it is trained on or chosen by: many policies, whole compiled episodes."""
+"""Costs of many policies on workloads for training or choosing, by whole compiled episodes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ KEPT_REQUESTS: Final = 4_000_000  # of workloads: more would not fit into some 2
 
 
 class Objective:
-    """Costs of policies on some cases and seeds; all policies meet the same requests.
+    """Costs of policies on some cases and seeds; all policies run on the same requests.
 
     Args:
         cases: by name.
-        seeds: of training or validation; those that only judge are refused.
+        seeds: of training or validation; test seeds are refused.
         threads: episodes side by side; the numbers do not depend on it.
 
     Raises:
-        ConfigError: no cases or seeds, or a seed that agents are judged by in the end.
+        ConfigError: there are no cases or seeds, or one is a test seed.
     """
 
     def __init__(self, cases: Mapping[str, Case], seeds: Sequence[int], *, threads: int = 2) -> None:
         if not cases or not seeds:
-            raise ConfigError(f"costs need a case and a seed at least; there are {len(cases)} and {len(seeds)}")
+            raise ConfigError(f"costs need at least one case and one seed; there are {len(cases)} and {len(seeds)}")
         for seed in seeds:
             if split_of(seed) == "test":
                 raise ConfigError(f"seed {seed} is a test seed: it may judge an agent, not train or choose one")
@@ -58,11 +58,11 @@ class Objective:
 
         Args:
             policies: built-in ones, trained agents too.
-            seeds: some of the objective's; None = all.
+            seeds: a subset of the objective's seeds; None = all.
             progress: called with the number of episodes played so far.
 
         Raises:
-            ConfigError: a policy that cannot play a case, or an episode that was cut short.
+            ConfigError: a policy cannot play a case, or an episode was cut short.
         """
         chosen = self.seeds if seeds is None else tuple(seeds)
         jobs = [(name, seed) for name in self.cases for seed in chosen]
@@ -120,6 +120,6 @@ def pooled(costs: FloatArray, baseline: FloatArray) -> FloatArray:
 
 
 def baseline_costs(objective: Objective) -> FloatArray:
-    """What plain LRU costs, `(cases, seeds)`; in Swap-v0 with the order `fifo`."""
+    """Costs of plain LRU, `(cases, seeds)`; in Swap-v0 with the order `fifo`."""
     costs: FloatArray = objective.costs([find_policy("lru")])[0]
     return costs

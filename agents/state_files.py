@@ -22,10 +22,10 @@ REST: Final = "training.json"
 
 
 def save_state(state: Any, folder: Path) -> None:
-    """Writes a state into a folder, which exists.
+    """Write a state into an existing folder.
 
     Raises:
-        TypeError: it holds something else than the module says.
+        TypeError: it holds a type that the module docstring does not list.
     """
     arrays: dict[str, Any] = {}
     rest = _taken_apart(state, arrays)
@@ -34,10 +34,10 @@ def save_state(state: Any, folder: Path) -> None:
 
 
 def load_state(folder: Path) -> Any:
-    """What `save_state` has written.
+    """Read what `save_state` wrote.
 
     Raises:
-        ConfigError: a file is missing, damaged, or something else.
+        ConfigError: a file is missing, damaged or of another kind.
     """
     try:
         with np.load(folder / ARRAYS, allow_pickle=False) as file:
@@ -46,11 +46,11 @@ def load_state(folder: Path) -> Any:
         return _put_together(rest, arrays)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{folder}: no state of a training can be read from it ({problem})") from error
+        raise ConfigError(f"{folder}: cannot read the state of a training from it ({problem})") from error
 
 
 def _taken_apart(value: Any, arrays: dict[str, Any]) -> Any:
-    """What JSON can say of a value; its tensors and arrays go to `arrays`."""
+    """Convert a value for JSON; its tensors and arrays go to `arrays`."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""Agents found by evolution of weights, and tuned CACE, which is found in the same way."""
+"""Agents found by evolution of weights, and tuned CACE, found in the same way."""

@@ -1,6 +1,6 @@
-"""CMA-ES over what stands for policies, judged by the episodes that they play (Hansen, 2016; the library `cmaes`).
+"""CMA-ES over vectors that define policies, judged by the costs of whole episodes (Hansen, 2016; the library `cmaes`).
 
-Every generation meets a few of the training seeds, the same for all its members, and is compared by cost relative to
+Every generation plays a few training seeds, the same for all its members, and is compared by cost relative to
 LRU's.
 """
 
@@ -26,9 +26,9 @@ class Search:
     """CMA-ES whose state is its history: the values told so far make the same search again, to the last bit.
 
     Args:
-        mean: where it begins, `(n,)`.
+        mean: start of the search, `(n,)`.
         sigma: standard deviation of the first generation.
-        seed: of its draws.
+        seed: seed of its draws.
         population: candidates of a generation.
         separable: adapt variances only, for hundreds of numbers and more.
     """
@@ -43,7 +43,7 @@ class Search:
     def best(self) -> FloatArray:
         """The best guess, `(n,)`: the mean of the last generations' means.
 
-        The best candidate owes its place to luck, too; and where values are noisy, means wander about the bottom.
+        The best single candidate is partly luck, and with noisy values means move around the optimum.
         """
         return np.mean(self._means, axis=0)
 
@@ -56,15 +56,15 @@ class Search:
         return np.stack([self._cma.ask() for _ in range(self._cma.population_size)])
 
     def tell(self, candidates: FloatArray, values: FloatArray) -> None:
-        """What the candidates cost, `(population,)`; less is better."""
+        """Report the candidates' costs, `(population,)`; less is better."""
         self._cma.tell(list(zip(candidates, values.tolist(), strict=True)))
         if not self.values:
-            self._means.clear()  # where it began is no result
+            self._means.clear()  # the start is not a result
         self._means.append(np.array(self._cma.mean))
         self.values.append(np.array(values))
 
     def replay(self, values: FloatArray) -> None:
-        """Takes a new search to where another one was told these values, `(generations, population)`."""
+        """Bring a new search to the state of one that was told these values, `(generations, population)`."""
         for row in values:
             self.tell(self.generate(), row)
 
@@ -76,7 +76,7 @@ class Evolution:
         objective: cases and training seeds.
         search: of the vectors.
         policy_of: the policy that a vector stands for.
-        seeds_per_generation: how many of the objective's seeds a generation meets.
+        seeds_per_generation: number of the objective's seeds that a generation plays.
         seed: of their choice.
     """
 
@@ -97,7 +97,7 @@ class Evolution:
         self._baseline: FloatArray | None = None
 
     def generation(self, progress: Callable[[int], None] | None = None) -> dict[str, float]:
-        """One generation; what it cost relative to LRU.
+        """Run one generation; returns its cost relative to LRU.
 
         Args:
             progress: called with the number of episodes played so far in this generation.

@@ -1,4 +1,4 @@
-"""Agents found by evolution: whole episodes are played, and what costs less has children. No gradients, no torch.
+"""Agents found by evolution: whole episodes are played, and cheaper candidates are kept. No gradients, no torch.
 
 A linear policy has one weight per named feature, and CMA-ES looks for them all together. A network has so many weights
 that only their variances are adapted (sep-CMA-ES, Ros and Hansen, 2008); it begins as a linear policy to which the
@@ -45,9 +45,9 @@ START_WAIT: Final = 4.0
 
 
 class EvolutionConfig(Frozen):
-    """What searches have in common."""
+    """Settings shared by both searches."""
 
-    env: Protocol = Field(default=Protocol.EVICTION, description="what is asked: eviction or swap")
+    env: Protocol = Field(default=Protocol.EVICTION, description="environment: eviction or swap")
     train_on: str | tuple[str, ...] = Field(
         default=WHOLE_SUITE,
         description='"suite" (all its entries of the environment), or names of entries and scenarios',
@@ -174,8 +174,8 @@ class EvolutionTrainer:
             raise ConfigError(f"{folder}: not what a search left ({error})") from error
         if history.ndim != 2 or history.shape[1] != self.config.population:
             raise ConfigError(
-                f"{folder}: the history is of generations of {history.shape[-1]}, and population is "
-                f"{self.config.population}; go on with the configuration it was made with"
+                f"{folder}: the history has generations of {history.shape[-1]}, but population is "
+                f"{self.config.population}; continue with the configuration it was made with"
             )
         self._evolution.search.replay(history)
         self._objective.requests, self._wall_s = requests, wall_s
@@ -191,7 +191,7 @@ _DESCRIPTIONS: Final = {
 
 
 def as_policy(network: Network) -> Policy:
-    """A network as a policy without a name of its own."""
+    """Make a policy without its own name from a network."""
     card = AgentCard(
         name="candidate",
         env=network.protocol,
@@ -223,7 +223,7 @@ def unflat(
 
 
 def start_of(config: LinearConfig | NetworkConfig) -> tuple[Network, Free]:
-    """Where a search begins, and which weights it looks for.
+    """The start of a search, and the weights that it changes.
 
     Raises:
         ConfigError: the agent to begin from is of another environment or size, or a feature that does not exist.

@@ -1,4 +1,4 @@
-"""Tuned CACE: the weights of its terms that cost least on the workloads at hand, found like those of learned agents."""
+"""Tuned CACE: the weights of its terms with the least cost on given workloads, found like those of learned agents."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def tune_cace(
     seed: int = 0,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> CaceWeights:
-    """The weights of CACE's terms that cost least on some workloads, by CMA-ES.
+    """Find the weights of CACE's terms with the least cost on some workloads, by CMA-ES.
 
     Args:
         objective: cases and training seeds.
         requests: budget; the last generation is the one that reaches it.
         order: in Swap-v0, the order that loads the models ("very-patient-wsjf"); None = the default one.
         init: weights to begin from, as for `load_cace`.
-        seeds_per_generation: training seeds that a generation meets.
+        seeds_per_generation: training seeds that a generation plays.
         population: candidates of a generation.
         seed: of the search.
         progress: called after each generation with the requests simulated and what it cost relative to LRU.

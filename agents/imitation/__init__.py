@@ -1,1 +1,1 @@
-"""Agents that imitate those who know the future."""
+"""Agents that imitate clairvoyant policies."""

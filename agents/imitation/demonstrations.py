@@ -1,4 +1,4 @@
-"""Labelled decisions: what an agent saw, and either what a teacher did there or what every action would have cost.
+"""Labelled decisions: what an agent saw, and either what a teacher did or what every action would have cost.
 
 The future is known when labels are made, and hidden when they are learned from. To price the actions at a question,
 each is tried in a copy of the simulation, which is played on with the requests to come (`cace_env.planning.rollouts`).
@@ -50,7 +50,7 @@ class Labelled(NamedTuple):
 
 @dataclass(frozen=True)
 class Classroom:
-    """A case, and what labels need to know of it."""
+    """A case and the numbers that its labels need."""
 
     number: int
     case: Case
@@ -74,7 +74,7 @@ class Classroom:
 
     @property
     def actions(self) -> int:
-        """How many a policy has here."""
+        """Number of actions of a policy here."""
         swap = self.case.tables.protocol == Protocol.SWAP
         return self.layout.max_slots + (self.layout.max_pending + 1 if swap else 0)
 
@@ -87,9 +87,10 @@ class Classroom:
 
 
 def show_reference(room: Classroom, seed: int, max_replays: int) -> tuple[Labelled, int]:
-    """What the clairvoyant reference does in an episode, and at most how many requests were simulated to find out.
+    """Label an episode with the decisions of the clairvoyant reference.
 
-    Where its plan waits for the timer of a patient order, questions are among them that an agent is never asked.
+    Also returns how many requests were simulated, at most.
+    If its plan waits for the timer of a patient order, some questions are included that an agent is never asked.
     """
     tables, workload = room.case.tables, room.case.workload(seed)
     reference = find_reference(room.case, workload, Future.of(tables, workload), seed, max_replays=max_replays)
@@ -106,7 +107,7 @@ def show_reference(room: Classroom, seed: int, max_replays: int) -> tuple[Labell
 
 
 def show_rule(room: Classroom, seed: int, teacher: Policy) -> tuple[Labelled, int]:
-    """What a rule does in an episode without timers, as agents play it; and the requests simulated."""
+    """Label an episode without timers, as agents play it, with the decisions of a rule; also the requests simulated."""
     simulator, rule, asked = _begun(room, seed, teacher)
     scratch = new_scratch(simulator.max_slots, room.case.tables.num_models, rule.network)
     seen, taken = [], []
@@ -121,13 +122,13 @@ def show_rule(room: Classroom, seed: int, teacher: Policy) -> tuple[Labelled, in
 def price_episode(
     room: Classroom, seed: int, player: Policy, others: Sequence[Policy], horizons_s: Sequence[float], share: float
 ) -> tuple[Labelled, int]:
-    """What every action costs at decisions of an episode that `player` plays; and the requests simulated.
+    """Price every action at decisions of an episode that `player` plays; also returns the requests simulated.
 
     Args:
-        room: where.
+        room: the classroom.
         seed: of the workload.
-        player: who decides in the episode.
-        others: who play on in the copies.
+        player: policy that decides in the episode.
+        others: policies that continue the copies.
         horizons_s: ascending times after the decision at which costs are read.
         share: of the decisions that are labelled.
     """
@@ -172,7 +173,7 @@ def _ones(room: Classroom, taken: Sequence[int]) -> npt.NDArray[np.float32]:
 
 
 def _labelled(room: Classroom, seen: Sequence[Any], labels: Any) -> Labelled:
-    """Decisions as they are remembered; there may be none."""
+    """Decisions in the form of the memory; there may be none."""
     observations = np.array(seen, dtype=np.float32).reshape(len(seen), room.layout.size)
     limits = feature_ranges(observations, room.layout) if len(seen) else {}
     labels = np.array(labels, dtype=np.float32).reshape(len(seen), room.actions)

@@ -1,4 +1,4 @@
-"""Imitation: an agent learns what those who know the future would do, at last in states of its own.
+"""Imitation: an agent learns what clairvoyant policies would do, finally in its own states.
 
 1. It is shown whole episodes, of the clairvoyant reference by default, and copies what was done (behaviour cloning).
 2. Then it plays itself, and at its own decisions every action is priced with the true future. A clone that sees nothing
@@ -43,8 +43,8 @@ from cace_env.policies import Agent, load_agent, policy
 from cace_env.policies.agent import AgentCard
 from cace_env.tables import Protocol
 
-LEARNER: Final = "learner"  # among those who play on
-REFERENCE: Final = "reference"  # as a teacher
+LEARNER: Final = "learner"  # name of the learner among the policies that continue copies
+REFERENCE: Final = "reference"  # name of the reference as a teacher
 PLAY_ON: Final[dict[Protocol, tuple[str, ...]]] = {
     Protocol.EVICTION: (LEARNER, "belady-cost"),
     Protocol.SWAP: (LEARNER, "very-patient-wsjf+belady-cost"),
@@ -57,7 +57,7 @@ class ImitationConfig(Frozen):
     """How an agent learns by imitation."""
 
     algorithm: Literal["imitation"] = "imitation"
-    env: Protocol = Field(default=Protocol.EVICTION, description="what is asked: eviction or swap")
+    env: Protocol = Field(default=Protocol.EVICTION, description="environment: eviction or swap")
     train_on: str | tuple[str, ...] = Field(
         default="suite", description='"suite" (all its entries of the environment), or names of entries and scenarios'
     )
@@ -67,13 +67,13 @@ class ImitationConfig(Frozen):
     )
     hidden: int = Field(default=32, ge=0, le=256, description="hidden units per layer; 0 = linear")
     first_seed: int = Field(default=0, ge=0, description="the first training seed; each is played once per scenario")
-    teacher: str = Field(default=REFERENCE, description='who is copied at first: "reference", or a policy by its name')
+    teacher: str = Field(default=REFERENCE, description='copied at first: "reference", or a policy by its name')
     shown: int = Field(default=5, ge=0, description="episodes per scenario that the teacher plays; 0 = none")
     max_replays: int = Field(default=10_000, ge=0, description="of the search for a reference")
     play_on: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description=f'who plays on behind an action that is priced: policies, or "{LEARNER}"; none = the learner '
+        description=f'policies that continue after a priced action: names, or "{LEARNER}"; none = the learner '
         "and a rule that knows the future",
     )
     horizons_s: tuple[float, ...] = Field(
@@ -222,7 +222,7 @@ class ImitationTrainer:
             mean.lerp_(weight, 1.0 - kept)
 
     def agent(self) -> Agent:
-        """The mean agent as it is now, acting greedily."""
+        """The current mean agent, acting greedily."""
         config = self.config
         card = AgentCard(
             name=f"imitation-{config.env.lower()}",
@@ -264,7 +264,7 @@ class ImitationTrainer:
         state = load_state(folder)
         try:
             if state["algorithm"] != self.config.algorithm:
-                raise ValueError(f"of algorithm {state['algorithm']!r}")
+                raise ValueError(f"it is from algorithm {state['algorithm']!r}")
             self.network.load_state_dict(state["network"])
             self._mean.load_state_dict(state["mean"])
             self._optimizer.load_state_dict(state["optimizer"])
@@ -275,7 +275,7 @@ class ImitationTrainer:
             self.step, self.requests, self._seeds, self._due, self._updates, self._wall_s = state["counters"]
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             problem = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{folder}: no state of this training ({problem})") from error
+            raise ConfigError(f"{folder}: does not hold a state of this training ({problem})") from error
 
 
 def price_loss(scores: Tensor, prices: Tensor) -> Tensor:

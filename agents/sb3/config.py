@@ -1,4 +1,4 @@
-"""What can be set where Stable-Baselines3 trains an agent; `agents.sb3.trainer` does it.
+"""Settings of training with Stable-Baselines3; `agents.sb3.trainer` does the training.
 
 Defaults were chosen on validation seeds of the suite of Eviction-v0, a run or two of 184,000 to 369,000 decisions each;
 seeds differ by a point or two of LRU's cost. The baseline made the greatest difference: without it agents cost 0.96 of
@@ -16,9 +16,9 @@ from cace_env.tables import Protocol
 
 
 class SB3Config(Frozen):
-    """What PPO and the DQN family have in common."""
+    """Settings shared by PPO and the DQN family."""
 
-    env: Protocol = Field(default=Protocol.EVICTION, description="what is asked: eviction or swap")
+    env: Protocol = Field(default=Protocol.EVICTION, description="environment: eviction or swap")
     train_on: str | tuple[str, ...] = Field(
         default="suite", description='"suite" (all its entries of the environment), or names of entries and scenarios'
     )

@@ -130,7 +130,7 @@ class SB3Trainer:
         return self._metrics()
 
     def agent(self) -> Agent:
-        """The policy as it is now, acting greedily."""
+        """The current policy, acting greedily."""
         config = self.config
         train = SEEDS["train"] if config.num_workloads is None else SEEDS["train"][: config.num_workloads]
         card = AgentCard(
@@ -148,7 +148,7 @@ class SB3Trainer:
         return Agent(recorded(card), self.scores.to_network())
 
     def save(self, folder: Path) -> None:
-        """Writes what a resumed training needs, as the module says."""
+        """Write what a resumed training needs (see the module)."""
         algorithm = self.algorithm
         state: dict[str, Any] = {
             "algorithm": self.config.algorithm,
@@ -171,14 +171,14 @@ class SB3Trainer:
         save_state(state, folder)
 
     def load(self, folder: Path) -> None:
-        """Goes on from what `save` wrote under the same configuration.
+        """Continue from what `save` wrote under the same configuration.
 
         Raises:
             ConfigError: the folder holds something else.
         """
         state, algorithm = load_state(folder), self.algorithm
         if not isinstance(state, dict) or state.get("algorithm") != self.config.algorithm:
-            raise ConfigError(f"{folder}: holds no training by {self.config.algorithm}")
+            raise ConfigError(f"{folder}: does not hold a training by {self.config.algorithm}")
         try:
             algorithm.set_parameters(state["parameters"], exact_match=True)
             self._restore(state)
@@ -186,7 +186,7 @@ class SB3Trainer:
             raise ConfigError(f"{folder}: was written under another configuration ({error})") from error
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Everything but the weights."""
+        """Restore everything except the weights."""
         algorithm = self.algorithm
         algorithm.num_timesteps, algorithm._n_updates = state["steps"], state["updates"]
         self.wall_s, self.limits = state["wall_s"], state["limits"]
@@ -206,7 +206,7 @@ class SB3Trainer:
         _set_numpy_state(state["numpy"])
 
     def _metrics(self) -> dict[str, float]:
-        """What SB3 has logged, and what has come of the episodes since the last call."""
+        """SB3's logged numbers, and results of the episodes since the last call."""
         logged = self.algorithm.logger.name_to_value
         metrics = {name: float(logged[key]) for key, name in LOGGED.items() if key in logged}
         if "train/entropy_loss" in logged:
@@ -272,7 +272,7 @@ def _algorithm(config: PPOConfig | DQNConfig, venv: TrainingVecEnv) -> Any:
 
 
 def _begin_from(what: str, config: PPOConfig | DQNConfig) -> Agent:
-    """The agent to begin from."""
+    """Load the initial agent."""
     agent = load_agent(what)
     if agent.card.env != config.env or agent.network.hidden not in (0, config.hidden):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What agents of Stable-Baselines3 train on: some scenarios in one vector environment, rewards against a baseline.
+"""The training environment for Stable-Baselines3: several scenarios in one vector environment, with a baseline.
 
 The environment does the work (`cace_env.envs.baselines`): environment i has scenario `i % n`, all with the slots and
 pending rows of the largest, rewards are divided by what LRU pays per decision on that scenario, and what the baseline
@@ -46,7 +46,7 @@ class TrainingVecEnv(VecEnvWrapper):
 
     Args:
         scenarios: by name, from `cace_env.evaluation.held_out.training_scenarios`.
-        env: what is asked.
+        env: the environment.
         num_envs: how many environments, a multiple of the number of scenarios.
         baseline: a built-in policy whose cost is added back; None = rewards are costs, scaled all the same.
         num_workloads: play only so many training seeds and keep their requests; None = fresh requests in every episode.
@@ -58,7 +58,7 @@ class TrainingVecEnv(VecEnvWrapper):
         finished: episodes that have ended; a reader may empty the list.
 
     Raises:
-        ConfigError: a number of environments that leaves some scenario fewer than others, an unknown baseline, or a
+        ConfigError: scenarios would get unequal numbers of environments, the baseline is unknown, or there is a
             scenario where there is nothing to learn.
     """
 
@@ -110,7 +110,7 @@ class TrainingVecEnv(VecEnvWrapper):
         return venv  # type: ignore[no-any-return]
 
     def reset(self) -> VecEnvObs:
-        """Starts an episode everywhere."""
+        """Start an episode in every environment."""
         self._requests += self._running
         observations = self.venv.reset()
         self._begin(range(self.num_envs))
@@ -146,17 +146,17 @@ class TrainingVecEnv(VecEnvWrapper):
         }
 
     def restore(self, state: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-        """Goes on where `state` was taken; the observations there, `(N, layout.size)`.
+        """Continue where `state` was taken; the observations there, `(N, layout.size)`.
 
         The running episodes are simulated again up to that point, which `requests` does not count twice.
 
         Raises:
-            ConfigError: it is of another number of environments.
+            ConfigError: the state has another number of environments.
         """
         seeds_then, lengths = state["workload_seeds"], state["lengths"]
         if len(seeds_then) != self.num_envs:
             raise ConfigError(
-                f"the state is of {len(seeds_then)} environments, there are {self.num_envs}; make as many"
+                f"the state has {len(seeds_then)} environments, but there are {self.num_envs}; make as many"
             )
         self.base.set_options([{"workload_seed": int(seed)} for seed in seeds_then])
         self.reset()

@@ -140,7 +140,7 @@ def test_a_history_of_something_else_is_refused(scenario: str, tmp_path: Path) -
     trainer.save(tmp_path)
     learn(trainer, 8)
     trainer.save(tmp_path)
-    with pytest.raises(ConfigError, match="generations of 8, and population is 9"):
+    with pytest.raises(ConfigError, match="generations of 8, but population is 9"):
         EvolutionTrainer(linear(scenario, population=9)).load(tmp_path)
 
 

@@ -275,14 +275,14 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path):
 
 def test_what_is_no_state_is_refused(files: tuple[str, ...], tmp_path: Path):
     trainer = SB3Trainer(config("ppo", files))
-    with pytest.raises(ConfigError, match="no state of a training"):
+    with pytest.raises(ConfigError, match="cannot read the state of a training"):
         trainer.load(tmp_path)
     trainer.save(tmp_path)
-    with pytest.raises(ConfigError, match="no training by dqn"):
+    with pytest.raises(ConfigError, match="does not hold a training by dqn"):
         SB3Trainer(config("dqn", files)).load(tmp_path)
     with pytest.raises(ConfigError, match="another configuration"):
         SB3Trainer(config("ppo", files, hidden=7)).load(tmp_path)
     (tmp_path / "training.json").write_text('{"list": [{"what": 1}]}')
-    with pytest.raises(ConfigError, match="no state of a training"):
+    with pytest.raises(ConfigError, match="cannot read the state of a training"):
         trainer.load(tmp_path)
     assert weight_shapes("eviction", 6) == {name: tuple(w.shape) for name, w in trainer.scores.weights.items()}
