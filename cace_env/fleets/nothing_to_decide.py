@@ -35,7 +35,7 @@ def nothing_to_decide(tables: FleetTables) -> tuple[str, str] | None:
             "add models to `catalogue`, or pin fewer of them (`pinned_on`)",
         )
     if slots_per_accelerator(tables).sum() - pinned.sum() <= 1:
-        return "memory holds one unpinned model at a time, so that one has to leave", MORE_VICTIMS
+        return "memory holds one model at a time besides pinned ones, so that one has to leave", MORE_VICTIMS
     return None
 
 
@@ -57,6 +57,6 @@ def warning(name: str, tables: FleetTables, episodes: int = 0) -> str | None:
     )
     played = f" in {episodes} episode{'s' if episodes > 1 else ''}" if episodes else ""
     return (
-        f"scenario {name!r}: the policy {'was' if episodes else 'is'} never asked{played}: {because}. All "
+        f"scenario {name!r}: no policy {'was' if episodes else 'is ever'} asked{played}: {because}. All "
         f"policies are equal there, and nothing can be learned; to change that, {change}"
     )

@@ -197,8 +197,8 @@ def _checked(case: Case, workload: Workload, future: Future | None) -> Future:
     opened = workload.after == NONE
     if not fits or not np.array_equal(future.nominal_us[opened], workload.arrival_us[opened]):
         raise ConfigError(
-            f"the future has {known} requests, but this workload has {len(workload)}; make it from this one: "
-            "Future.of(case.tables, workload)"
+            f"the future, of {known} requests, belongs to another workload than this one of {len(workload)}; make it "
+            "from this one: Future.of(case.tables, workload)"
         )
     return future
 

@@ -45,7 +45,7 @@ def hyperparameters(algorithm: Algorithm, env: Protocol | str = Protocol.EVICTIO
         raise ConfigError(f"no algorithm called {algorithm!r}{did_you_mean(algorithm, FILES)}; it is {_listed(FILES)}")
     if env not in tuple(Protocol):
         raise ConfigError(
-            f"no environment called {env!r}{did_you_mean(env, Protocol)}; it is {_listed(map(str, Protocol))}"
+            f"no environment called {env!r}{did_you_mean(env, map(str, Protocol))}; it is {_listed(map(str, Protocol))}"
         )
     file = resources.files("cace_env") / "data" / "rl_zoo3" / FILES[algorithm]
     found = yaml.safe_load(file.read_text(encoding="utf-8"))[Protocol(env).env_id]

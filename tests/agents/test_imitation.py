@@ -197,7 +197,7 @@ def test_mistakes_are_named(scenarios: tuple[str, ...], tmp_path: Path) -> None:
         ImitationTrainer(quick(scenarios, teacher="lrru"))
     with pytest.raises(ConfigError, match="Eviction-v0 does not ask for one"):
         learned(quick(scenarios, shown=0, play_on=("wsjf+lru",)), 1)
-    with pytest.raises(ConfigError, match="does not hold a state"):
+    with pytest.raises(ConfigError, match="cannot read the state of a training"):
         ImitationTrainer(quick(scenarios)).load(tmp_path)
 
 

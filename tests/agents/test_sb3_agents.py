@@ -140,7 +140,7 @@ def test_requests_are_counted_as_they_are_simulated(workloads: int | None):
 
 
 def test_what_cannot_be_trained_on_is_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match="entry of Swap-v0"):
+    with pytest.raises(ConfigError, match="entry for Swap-v0"):
         training_scenarios("swap-default", Protocol.EVICTION)
     with pytest.raises(ConfigError, match="is given twice"):
         training_scenarios(("default", "default"), Protocol.EVICTION)

@@ -48,14 +48,14 @@ def test_an_environment_in_which_everything_fits_says_what_to_change():
 
 
 def test_a_single_slot_leaves_no_choice():
-    with pytest.warns(UserWarning, match=r"memory holds one unpinned model at a time.*lower `pressure`"):
+    with pytest.warns(UserWarning, match=r"memory holds one model at a time.*lower `pressure`"):
         env = EvictionEnv(SINGLE)
     assert env.action_space == spaces.Discrete(1)
 
 
 def test_an_evaluation_without_a_question_says_so_whoever_decides():
     for whoever in ("lru", lambda features, legal: np.zeros(len(legal))):
-        with pytest.warns(UserWarning, match=r"'vast': no policy was asked anything in 2 episodes.*raise `pressure`"):
+        with pytest.warns(UserWarning, match=r"'vast': no policy was asked in 2 episodes.*raise `pressure`"):
             evaluate(whoever, VAST, [1, 2])
     evaluate("lru", SMALL, [1])
     evaluate("no-swapping", SMALL, [1])  # nobody expects a question there
@@ -65,7 +65,7 @@ def test_an_evaluation_without_a_question_says_so_whoever_decides():
 def test_what_the_fleet_does_not_tell_shows_when_it_is_played():
     quiet = SMALL | {"name": "quiet", "workload": {**SMALL["workload"], "requests": 2}}
     EvictionEnv(quiet)
-    with pytest.warns(UserWarning, match=r"no policy was asked anything in 1 episode: .*more requests"):
+    with pytest.warns(UserWarning, match=r"no policy was asked in 1 episode: .*more requests"):
         evaluate("lru", quiet, [1])
 
 

@@ -131,14 +131,14 @@ def test_one_bad_eviction_of_every_rule_is_found() -> None:
 
 def test_without_the_future_there_is_no_reference() -> None:
     case, workload, _ = episode("eviction")
-    with pytest.raises(ConfigError, match=r"knows the future; pass future=Future\.of"):
+    with pytest.raises(ConfigError, match=r"needs the future; pass future=Future\.of"):
         find_reference(case, workload, None, 5)
 
 
 def test_the_future_of_another_workload_is_refused() -> None:
     case, workload, _ = episode("eviction")
     for other in (case.workload(6), requests({}, {})):
-        with pytest.raises(ConfigError, match="of another workload"):
+        with pytest.raises(ConfigError, match="belongs to another workload"):
             find_reference(case, workload, Future.of(case.tables, other), 5)
 
 

@@ -248,7 +248,7 @@ def test_a_networks_card_learns_its_ranges_from_what_it_was_trained_on(tmp_path:
     agent = save_agent(network, tmp_path, algorithm="cleanrl", trained_on=("workstation",), train_seeds="0-99")
     assert len(agent.card.limits) > 50
     assert (agent.card.algorithm, agent.card.name) == ("cleanrl", "cleanrl-eviction")
-    with pytest.raises(ConfigError, match="no 'trained'"):
+    with pytest.raises(ConfigError, match="no field 'trained'"):
         save_agent(network, tmp_path, trained=("workstation",))
 
 

@@ -77,7 +77,7 @@ def test_a_changed_copy_leaves_the_hyperparameters_as_they_are():
 def test_misspelt_names_are_refused():
     with pytest.raises(ConfigError, match="'maskable-ppo'"):
         hyperparameters("ppo_mask")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="'Swap-v0'"):
+    with pytest.raises(ConfigError, match="did you mean 'swap'"):
         hyperparameters("ppo", "Swap")  # type: ignore[arg-type]
 
 

@@ -140,9 +140,9 @@ def test_a_trace_that_outgrows_its_room_is_an_error_and_never_cut(
     tables, workload = case
     rule = rule_of(POLICIES["lru"], tables, seed=0, workload=workload)
     monkeypatch.setattr(simulator_module, "trace_rows", lambda tables, requests: 50)
-    with pytest.raises(SimulationError, match="more than the 50 it has room for"):
+    with pytest.raises(SimulationError, match="but room for only 50"):
         run_rule(tables, workload, rule, trace=True)
-    with pytest.raises(SimulationError, match="more than the 50 it has room for"):
+    with pytest.raises(SimulationError, match="but room for only 50"):
         simulate(tables, workload, least_recently_used, trace=True)
 
 
