@@ -41,8 +41,8 @@ def register(env_id: str, base: str = EVICTION_ID, *, max_episode_steps: int | N
         envs = gymnasium.make_vec("MyCompany/Eviction-v0", num_envs=64)
 
     Gymnasium needs a single and a vector environment; without the latter, `make_vec` silently steps single ones in
-    Python. Other processes do not know the id: put the call into a module and
-    its name before the id, `gymnasium.make("my_envs:MyCompany/Eviction-v0")`, which RL Zoo calls `--gym-packages`.
+    Python. Other processes do not know the id: put the call into a module and its name before the id,
+    `gymnasium.make("my_envs:MyCompany/Eviction-v0")`, which RL Zoo calls `--gym-packages`.
 
     Args:
         env_id: `NAMESPACE/NAME-vNUMBER`. Registering it again replaces it, with Gymnasium's warning if that changes

@@ -8,8 +8,8 @@ observation, or if a network shares its weights across slots:
 | `DictObservation`      | `VectorDictObservation`      | the flat vector and the mask, under their names  |
 | `SlotTableObservation` | `VectorSlotTableObservation` | `slots`, `pending`, `context`, and `action_mask` |
 
-All take the mask from the `info` of the same observation; numbers are not changed. `CostLimit` and
-`VectorCostLimit` put the cost of a constraint into `info["cost"]`. For everything else use Gymnasium's own wrappers;
+All take the mask from the `info` of the same observation; numbers are not changed. `CostLimit` and `VectorCostLimit`
+put the cost of a constraint into `info["cost"]`. For everything else use Gymnasium's own wrappers;
 `docs/environment.md` says which of them work.
 """
 

@@ -1,7 +1,6 @@
 """CMA-ES over vectors that define policies, judged by the costs of whole episodes (Hansen, 2016; the library `cmaes`).
 
-Every generation plays a few training seeds, the same for all its members, and is compared by cost relative to
-LRU's.
+Every generation plays a few training seeds, the same for all its members, and is compared by cost relative to LRU's.
 """
 
 from __future__ import annotations

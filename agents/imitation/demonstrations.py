@@ -89,8 +89,8 @@ class Classroom:
 def show_reference(room: Classroom, seed: int, max_replays: int) -> tuple[Labelled, int]:
     """Label an episode with the decisions of the clairvoyant reference.
 
-    Also returns how many requests were simulated, at most.
-    If its plan waits for the timer of a patient order, some questions are included that an agent is never asked.
+    Also returns how many requests were simulated, at most. If its plan waits for the timer of a patient order, some
+    questions are included that an agent is never asked.
     """
     tables, workload = room.case.tables, room.case.workload(seed)
     reference = find_reference(room.case, workload, Future.of(tables, workload), seed, max_replays=max_replays)

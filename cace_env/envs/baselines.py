@@ -6,13 +6,13 @@ requests once, and its cost is added back:
 
     reward = (cost of the baseline - cost of the agent, both since the last decision) / scale
 
-The baseline's cost depends on the requests and not on the agent, so over an episode it is a constant: rewards add up
-to exactly what the agent saves against the baseline, and the best policy stays the same (input-dependent baselines:
-Mao et al., Variance Reduction for Reinforcement Learning in Input-Driven Environments, ICLR 2019). With a discount
-below 1 it is only nearly a constant, because the agent decides at which moments the two are compared.
+The baseline's cost depends on the requests and not on the agent, so over an episode it is a constant: rewards add up to
+exactly what the agent saves against the baseline, and the best policy stays the same (input-dependent baselines: Mao et
+al., Variance Reduction for Reinforcement Learning in Input-Driven Environments, ICLR 2019). With a discount below 1 it
+is only nearly a constant, because the agent decides at which moments the two are compared.
 
-`scale` is what LRU pays per decision on the scenario. Rewards are then of the order of 1 on every scenario, so the
-same learning rate and value network work everywhere.
+`scale` is what LRU pays per decision on the scenario. Rewards are then of the order of 1 on every scenario, so the same
+learning rate and value network work everywhere.
 """
 
 from __future__ import annotations

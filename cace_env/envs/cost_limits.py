@@ -61,8 +61,8 @@ class Lateness:
     """Computes the constraint's cost of each step of all environments.
 
     `late_requests`: requests whose time to first token has exceeded the threshold since the last decision. A request
-    counts once, in the step in which it becomes late, whether or not it has its first token by then.
-    An episode's sum is the number of late requests.
+    counts once, in the step in which it becomes late, whether or not it has its first token by then. An episode's sum
+    is the number of late requests.
 
     `longest_wait`: seconds by which the longest wait for a first token has grown beyond the threshold since the last
     decision; waits that still go on count with their length so far. With `W(t)` the longest one until `t`, a step from

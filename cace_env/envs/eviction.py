@@ -14,8 +14,8 @@ class EvictionEnv(FleetEnv):
 
     A fleet of accelerators hosts more code language models than fit into its memory. A request for a model that is not
     resident waits until the model has been loaded, and often another one must be evicted first. The agent is asked
-    whenever more than one model could be evicted. Between two questions the simulator serves requests by
-    continuous batching, loads and drains (`docs/design.md` has every rule), so steps are unequal in simulated time.
+    whenever more than one model could be evicted. Between two questions the simulator serves requests by continuous
+    batching, loads and drains (`docs/design.md` has every rule), so steps are unequal in simulated time.
 
     Everything random is drawn before the episode: with the same seed every policy serves the same users.
 
@@ -68,8 +68,8 @@ class EvictionEnv(FleetEnv):
     add up to exactly the savings, so the best policy stays the same, but bursts and quiet hours no longer hide what a
     decision was worth (input-dependent baselines: Mao et al., ICLR 2019; `cace_env.envs.baselines`). Rewards are then
     divided by `reward_scale`, what LRU pays per decision of the scenario, so that 1 means the same everywhere; the
-    terms stay costs, and add up to reward x `reward_scale`. `episode_metrics["baseline_cost"]` is its total cost.
-    A baseline costs one compiled run of each workload, and nothing where workloads are kept (`num_workloads`).
+    terms stay costs, and add up to reward x `reward_scale`. `episode_metrics["baseline_cost"]` is its total cost. A
+    baseline costs one compiled run of each workload, and nothing where workloads are kept (`num_workloads`).
 
     ## Information
 

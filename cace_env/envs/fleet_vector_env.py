@@ -40,8 +40,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
 
     Args:
         num_envs: number of environments.
-        scenario: as for a single environment, or a sequence: environment i plays number `i % len(scenario)`.
-            All get the slots and pending rows of the one that needs most, and the memory of the one with most requests.
+        scenario: as for a single environment, or a sequence: environment i plays number `i % len(scenario)`. All get
+            the slots and pending rows of the one that needs most, and the memory of the one with most requests.
         split: whose seeds are played: train, validation, test.
         autoreset_mode: what happens where an episode has ended, as the enum or its value. `"NextStep"`: the next step
             ignores the action, resets and rewards 0. `"SameStep"`: the reset happens in the step that ends the episode;
@@ -52,8 +52,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             replacement. None = all seeds, each workload generated when it is played.
         threads: how many threads share the simulation; results do not depend on it. New workloads are generated one
             after another.
-        baseline: rewards are the savings against this built-in policy on the same requests, as for a single
-            environment (`cace_env.envs.baselines`).
+        baseline: rewards are the savings against this built-in policy on the same requests, as for a single environment
+            (`cace_env.envs.baselines`).
         scale_rewards: divide rewards by what LRU pays per decision of the scenario; None = if there is a baseline.
         strict: illegal actions raise an error and change nothing.
         invalid_penalty: taken from the reward for each illegal action.
@@ -189,8 +189,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
 
         Raises:
             InvalidAction: an action is out of range, or (with `strict`) not legal; nothing has changed.
-            ResetNeeded: an episode is over or has not begun, and the autoreset mode does not reset it; nothing has
-                changed.
+            ResetNeeded: an episode is over or has not begun, and is not reset automatically; nothing has changed.
         """
         if self._mask is None:
             raise ResetNeeded("no episode is running; call reset first")

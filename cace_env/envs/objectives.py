@@ -1,8 +1,8 @@
 """Vector rewards: `cace_env/MO-Eviction-v0` and `cace_env/MO-Swap-v0`, for learning with several objectives.
 
-They work like `cace_env/Eviction-v0` and `cace_env/Swap-v0`; only the reward differs: an array with one number for
-each objective, in seconds, evictions or requests, whatever the scenario's weights are. Everything follows
-MO-Gymnasium's conventions (`reward_space`, `mo_gymnasium.make`, its wrappers), which does not have to be installed.
+They work like `cace_env/Eviction-v0` and `cace_env/Swap-v0`; only the reward differs: an array with one number for each
+objective, in seconds, evictions or requests, whatever the scenario's weights are. Everything follows MO-Gymnasium's
+conventions (`reward_space`, `mo_gymnasium.make`, its wrappers), which does not have to be installed.
 """
 
 from __future__ import annotations
@@ -226,8 +226,8 @@ class MOSwapEnv(MOFleetEnv):
 class MOFleetVectorEnv(VectorRewards, FleetVectorEnv):
     """`num_envs` environments with vector rewards, stepped together: `MOEvictionVectorEnv` and `MOSwapVectorEnv`.
 
-    Environment i equals a single one that was reset with seed `s + i`. Rewards are `(num_envs, objectives)`
-    float64, and 0 if the step has reset the environment.
+    Environment i equals a single one that was reset with seed `s + i`. Rewards are `(num_envs, objectives)` float64,
+    and 0 if the step has reset the environment.
 
     Args:
         arguments: as for `FleetVectorEnv`.

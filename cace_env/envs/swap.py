@@ -13,16 +13,15 @@ class SwapEnv(FleetEnv):
     ## Description
 
     The fleet, the requests, the simulator and the reward are those of `cace_env/Eviction-v0`. There the model whose
-    request is oldest is loaded as soon as it can be; here the agent says which of the pending models is
-    loaded, or waits until a better moment, and then which models have to leave. One load may serve many requests, and
-    an agent that waits for an idle victim drains no busy one. What order, waiting and the choice of victims are worth
-    depends on
+    request is oldest is loaded as soon as it can be; here the agent says which of the pending models is loaded, or
+    waits until a better moment, and then which models have to leave. One load may serve many requests, and an agent
+    that waits for an idle victim drains no busy one. What order, waiting and the choice of victims are worth depends on
     engine and pressure: `python -m experiments.findings` measures each alone, and `docs/findings.md` has the numbers.
 
-    It is asked which model to load at the end of an instant in which a model turned idle, a load or an unload ended,
-    or a request arrived for an absent model; and after each choice again, as long as there is another model that could
-    be loaded. Everything random is drawn before the episode: for the same seed every policy, of this environment and
-    of the other, serves the same users.
+    It is asked which model to load at the end of an instant in which a model turned idle, a load or an unload ended, or
+    a request arrived for an absent model; and after each choice again, as long as there is another model that could be
+    loaded. Everything random is drawn before the episode: for the same seed every policy, of this environment and of
+    the other, serves the same users.
 
     ## Action Space
 
@@ -65,8 +64,8 @@ class SwapEnv(FleetEnv):
     ## Rewards
 
     As in Eviction-v0: minus the cost of the time since the last decision, split by its source in
-    `info["reward_terms"]`, and `invalid_penalty` for each illegal action; or the savings against a `baseline`, such
-    as `"lru"` or `"wsjf+cace"`.
+    `info["reward_terms"]`, and `invalid_penalty` for each illegal action; or the savings against a `baseline`, such as
+    `"lru"` or `"wsjf+cace"`.
 
     ## Starting State
 

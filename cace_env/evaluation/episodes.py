@@ -160,9 +160,9 @@ def evaluate(
             `order(features (M, F), legal (M + 1,)) -> scores (M + 1,)`: the legal model with the highest score is
             loaded, and the last stands for waiting (`cace_env.observation.PENDING` finds the columns).
         illegal: handling of illegal actions of a policy with a method `act`. "error" stops with a PolicyError.
-            "replace" is for policies that do not use masks: as in the environments, the legal action of
-            lowest index takes its place; `illegal_actions` counts them, a column of the rows and a key of `summary`.
-            A guard treats such an action as an error in both cases.
+            "replace" is for policies that do not use masks: as in the environments, the legal action of lowest index
+            takes its place; `illegal_actions` counts them, a column of the rows and a key of `summary`. A guard treats
+            such an action as an error in both cases.
         workers: threads; compiled code runs in parallel, a Python policy one episode at a time.
         progress: called with (seeds done, all seeds).
 

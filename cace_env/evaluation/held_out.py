@@ -5,8 +5,8 @@
     test        the comparison that is reported, once; no function here returns them
 
 Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or checks seeds from users with
-`check_training` and `check_choosing`. `recorded` stores the suite's state in an agent's card, so that
-`problems_of` can later tell that an agent was trained on another suite, or on seeds of the comparison.
+`check_training` and `check_choosing`. `recorded` stores the suite's state in an agent's card, so that `problems_of` can
+later tell that an agent was trained on another suite, or on seeds of the comparison.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@
     eviction-default,lru,2000000,5480.1234,...
 
 Lines of the header begin with `# `, so `pandas.read_csv(file, comment="#")` reads the table. Next to the policy's rows
-are those of LRU on the same machine: they tell whether the policy ran on the same requests in the same simulator.
-The reference costs that ship with a suite are also such a file. `docs/suite.md` describes the format, `python -m
-experiments.submission` writes and checks it.
+are those of LRU on the same machine: they tell whether the policy ran on the same requests in the same simulator. The
+reference costs that ship with a suite are also such a file. `docs/suite.md` describes the format,
+`python -m experiments.submission` writes and checks it.
 """
 
 from __future__ import annotations

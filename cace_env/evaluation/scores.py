@@ -2,9 +2,9 @@
 
 `score = 100 * (LRU - policy) / (LRU - reference)`, of costs summed over the same seeds: 0 is as good as LRU, 100 as
 good as the clairvoyant reference (`cace_env.planning.planner`), below 0 worse than LRU. Sums per scenario, not means of
-seeds: a seed on which there is nothing to gain would inflate its own ratio. The headroom `100 * (LRU - reference) /
-LRU` says how much can be gained at all; a scenario with less than `SMALLEST_HEADROOM_PERCENT` is named and left
-out of means.
+seeds: a seed on which there is nothing to gain would inflate its own ratio. The headroom
+`100 * (LRU - reference) / LRU` says how much can be gained at all; a scenario with less than
+`SMALLEST_HEADROOM_PERCENT` is named and left out of means.
 
 Everything here is a pure function of costs; `cace_env.evaluation.suite` says where they come from.
 """
@@ -81,8 +81,8 @@ def score(
         resamples: number of bootstrap draws.
 
     Returns:
-        The score: NaN if the gap is under 1 % of LRU's cost. Its bounds are NaN with fewer than two seeds, and if
-        so many of the draws have no such gap that the bounds would depend on how they are counted.
+        The score: NaN if the gap is under 1 % of LRU's cost. Its bounds are NaN with fewer than two seeds, and if so
+        many of the draws have no such gap that the bounds would depend on how they are counted.
 
     Raises:
         ValueError: the three differ in length.

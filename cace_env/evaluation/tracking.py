@@ -26,8 +26,8 @@ class RunLog:
 
     Args:
         run: return value of `wandb.init`.
-        prefixes: prefixes of the numbers logged here, such as "eval/"; other numbers keep their own axis. Empty =
-            all numbers of the run.
+        prefixes: prefixes of the numbers logged here, such as "eval/"; other numbers keep their own axis. Empty = all
+            numbers of the run.
     """
 
     def __init__(self, run: Any, prefixes: Sequence[str] = ()) -> None:

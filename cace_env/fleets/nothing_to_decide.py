@@ -15,9 +15,9 @@ MORE_VICTIMS: Final = "lower `pressure`, give it more memory or smaller models, 
 def nothing_to_decide(tables: FleetTables) -> tuple[str, str] | None:
     """Find out why no policy can ever be asked, and what to change; None if the fleet alone does not tell.
 
-    It holds for any requests, for policies without a keep-alive, as in the environments. The rules are those
-    of `docs/design.md`, section 5: the policy is asked if a model does not fit on an accelerator whose channel is
-    idle, and at least two models could leave.
+    It holds for any requests, for policies without a keep-alive, as in the environments. The rules are those of
+    `docs/design.md`, section 5: the policy is asked if a model does not fit on an accelerator whose channel is idle,
+    and at least two models could leave.
     """
     pinned = tables.pinned_on != NONE
     if (pinned | (tables.resident_on != NONE)).all():

@@ -64,8 +64,8 @@ def exact_optimum(
 ) -> Optimum:
     """Find the cheapest of all sequences of decisions.
 
-    Policies with a keep-alive or a count limit play by other rules than those that only decide; pass their `limits`
-    to compare with them.
+    Policies with a keep-alive or a count limit play by other rules than those that only decide; pass their `limits` to
+    compare with them.
 
     Args:
         tables: the fleet, of either protocol.

@@ -3,10 +3,9 @@
 Nothing else in the package looks ahead. A clairvoyant rule needs a `Future` and is refused without one
 (`cace_env.policies.built_in.rule_of`): Belady without its next-use column would silently be the worst policy of all.
 
-In closed loop, where users wait for answers, the arrival of a request depends on the policy. So a clairvoyant rule
-uses *nominal* arrivals: those of the no-swapping run, in which every accelerator holds everything and nothing is
-evicted. The next use of a model is the least nominal arrival among its requests that have not arrived, but not before
-now.
+In closed loop, where users wait for answers, the arrival of a request depends on the policy. So a clairvoyant rule uses
+*nominal* arrivals: those of the no-swapping run, in which every accelerator holds everything and nothing is evicted.
+The next use of a model is the least nominal arrival among its requests that have not arrived, but not before now.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ explanation.top(3)  # the features with the largest contributions
 The score of the chosen action is compared with the mean score of the legal alternatives, or with the best of them
 (`against="rival"`). The difference is divided among the features, without remainder:
 
-- Sums (a linear agent, CACE, any rule of weighted features) are divided exactly:
-  weight x (feature - mean of the alternatives).
+- Sums (a linear agent, CACE, any rule of weighted features) are divided exactly: weight x (feature - mean of the
+  alternatives).
 - Networks are divided by integrated gradients (Sundararajan et al., ICML 2017) along the straight line from "all
   candidates are alike", where no candidate is better, to their actual features. For a linear network this equals the
   sum above. `residual` is the error of the numerical integral.

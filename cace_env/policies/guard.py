@@ -59,9 +59,9 @@ class ForecastWatch:
     In every window of at least `window_s` the arrivals of each model are compared with `rate_10m` at its beginning, the
     feature that most policies use, times its length. The error is the root mean square over the models of
     `sqrt(arrived + 3/8) - sqrt(expected + 3/8)` (Anscombe's transform: about 0.5 for Poisson arrivals of any rate that
-    is known). Burstiness differs between deployments, so an error is compared with those before it: how many
-    of their standard deviations it lies above their mean, smoothed over two windows. From `high` on the forecast is
-    anomalous, until it is below `low` again; during that time the history does not grow.
+    is known). Burstiness differs between deployments, so an error is compared with those before it: how many of their
+    standard deviations it lies above their mean, smoothed over two windows. From `high` on the forecast is anomalous,
+    until it is below `low` again; during that time the history does not grow.
 
     Attributes:
         window_s: least length of a window [s]; it ends with the first question after that.

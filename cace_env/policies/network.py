@@ -11,8 +11,8 @@ model j, context], all as in an observation, and relu(z) = max(z, 0):
     pending j:  pending_linear . pending_j + pending_out . relu(pending_mix [k_j, p, q] + pending_mix_bias)
     wait:       wait_linear . context + wait_bias + wait_out . relu(wait_mix [p, q, context] + wait_mix_bias)
 
-This is the sum of a linear policy and of a Deep Sets network (Zaheer et al., NeurIPS 2017). With
-`hidden` 0 only the linear policy is left.
+This is the sum of a linear policy and of a Deep Sets network (Zaheer et al., NeurIPS 2017). With `hidden` 0 only the
+linear policy is left.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The orders of Swap-v0 by name: which model to load next, and whether to wait.
 
-An order can be combined with any policy that chooses victims: `policy("wsjf+cace")` loads by WSJF and evicts by CACE.
-A policy without one (`"cace"`) uses `fifo`. Eviction-v0 does not ask for an order: its own is `patient-fifo`, with the
+An order can be combined with any policy that chooses victims: `policy("wsjf+cace")` loads by WSJF and evicts by CACE. A
+policy without one (`"cace"`) uses `fifo`. Eviction-v0 does not ask for an order: its own is `patient-fifo`, with the
 scenario's `drain_after` as patience.
 """
 

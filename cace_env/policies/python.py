@@ -40,9 +40,9 @@ class Acting(typing.Protocol):
 
     `act(observation (layout.size,) float32, action_mask (actions,) int8) -> action`, the number of a legal action; both
     as the environment of the scenario gives them. A policy that does not use masks may return any action with
-    `illegal="replace"` (`cace_env.evaluate`). An attribute `layout` (an `ObservationLayout`) asks for more rows
-    than the fleet needs, like `max_slots` and `max_pending` of an environment: so a network with a fixed number of
-    inputs plays fleets of several sizes.
+    `illegal="replace"` (`cace_env.evaluate`). An attribute `layout` (an `ObservationLayout`) asks for more rows than
+    the fleet needs, like `max_slots` and `max_pending` of an environment: so a network with a fixed number of inputs
+    plays fleets of several sizes.
     """
 
     def act(self, observation: Float32Array, action_mask: Int8Array, /) -> SupportsIndex: ...
@@ -197,9 +197,10 @@ def _where(name: str, simulator: Simulator, seed: int) -> str:
 def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int, rule: Rule) -> Answer:
     """Ask a scorer at the open question.
 
-    Asked for a victim it scores slots. Asked which model to load (Swap-v0), its method `order(features (M, F),
-    legal (M + 1,)) -> scores (M + 1,)` scores models and waiting: the legal one with the highest score is taken, ties
-    go to the lowest number. Without such a method the order of `rule` decides, and the scorer chooses the victims.
+    Asked for a victim it scores slots. Asked which model to load (Swap-v0), its method
+    `order(features (M, F), legal (M + 1,)) -> scores (M + 1,)` scores models and waiting: the legal one with the
+    highest score is taken, ties go to the lowest number. Without such a method the order of `rule` decides, and the
+    scorer chooses the victims.
 
     Raises:
         PolicyError: it failed, or its answer is not scores; the message has `name` and `seed`.

@@ -9,8 +9,8 @@ buffers of PPO, MaskablePPO, DQN and QRDQN discount by the time that has passed,
     A_t = delta_t + g_t lambda A_t+1                       PPO: generalised advantages
     y_t = r_t + g_t max_a Q(s_t+1, a)                      DQN; of n steps: r_t + g_t r_t+1 + g_t g_t+1 r_t+2 + ...
 
-The reward of a decision is the cost between two decisions. It is not discounted within the interval; Bradtke and
-Duff discount a rate within the interval, too, which changes little while `gamma_per_s ** tau` is near 1.
+The reward of a decision is the cost between two decisions. It is not discounted within the interval; Bradtke and Duff
+discount a rate within the interval, too, which changes little while `gamma_per_s ** tau` is near 1.
 
 An episode that is cut short (`max_decisions`, `TimeLimit`) is the one exception: SB3 itself adds the value of the state
 where it was cut, with the `gamma` of the algorithm.
@@ -121,8 +121,8 @@ class DiscountPerSecond(BaseCallback):
 
         model.learn(600_000, callback=DiscountPerSecond(0.98))
 
-    The `gamma` of the algorithm is ignored. Environments may be an `EvictionVecEnv` or a `SwapVecEnv`, or any
-    `VecEnv` whose infos have `elapsed_s`, wrapped or not.
+    The `gamma` of the algorithm is ignored. Environments may be an `EvictionVecEnv` or a `SwapVecEnv`, or any `VecEnv`
+    whose infos have `elapsed_s`, wrapped or not.
 
     Args:
         gamma_per_s: above 0 to 1. A cost in 1 / (1 - gamma_per_s) seconds counts 37 %.

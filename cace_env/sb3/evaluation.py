@@ -63,8 +63,8 @@ class EvaluationCallback(BaseCallback):
     - `eval/saved_vs_lru`, `eval/saved_vs_cace`, `eval/saved_vs_tuned_cace`: cost saved against each rival on the same
       requests [%], mean over scenarios; with several scenarios each one's, too (`eval/NAME/saved_vs_lru`).
     - `rivals/cace_saved_vs_lru` and so on: the same for the rivals, as reference lines.
-    - `eval/score`: the share of the possible savings (0 = LRU, 100 = the clairvoyant reference), if the suite ships
-      the costs of the reference; its gap is that of the test seeds, so this is an estimate.
+    - `eval/score`: the share of the possible savings (0 = LRU, 100 = the clairvoyant reference), if the suite ships the
+      costs of the reference; its gap is that of the test seeds, so this is an estimate.
     - `eval/illegal_share`: share of illegal actions, which are replaced, for models without masks.
     - `time/decisions_per_s`: since the previous evaluation, without evaluations.
 

@@ -1,7 +1,7 @@
 """Costs of a model in training and of its rivals: greedy actions on the same validation seeds.
 
-Models with `"SlotPolicy"` play compiled, as agents. Other models are asked by `predict`, for all seeds of a scenario
-at once; their illegal actions are replaced by the first legal one, as in the environment, and counted.
+Models with `"SlotPolicy"` play compiled, as agents. Other models are asked by `predict`, for all seeds of a scenario at
+once; their illegal actions are replaced by the first legal one, as in the environment, and counted.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def headroom_percent(scenario: Scenario, env: Protocol) -> float:
     the possible savings on the test seeds.
 
     Returns:
-        NaN if neither the suite nor the one for debugging has this scenario, or if there is too little to gain
-        for a score to mean anything.
+        NaN if neither the suite nor the one for debugging has this scenario, or if there is too little to gain for a
+        score to mean anything.
     """
     content = scenario.model_dump(exclude=set(PROSE))
     for suite in (SUITE, TINY):

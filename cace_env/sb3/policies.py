@@ -4,9 +4,9 @@
     PPO("SlotPolicy", venv, policy_kwargs={"hidden": 32, "value_hidden": 64})
     MaskableQRDQN("SlotPolicy", venv, policy_kwargs={"hidden": 16, "n_quantiles": 25})
 
-The networks are those of `cace_env.networks`; they derive the layout from the environment's two spaces.
-Their scores do not depend on the order or number of slots and pending models, so a trained one plays any fleet, and
-they never take an illegal action: the observation says what is legal, so PPO, DQN and QR-DQN need no masks.
+The networks are those of `cace_env.networks`; they derive the layout from the environment's two spaces. Their scores do
+not depend on the order or number of slots and pending models, so a trained one plays any fleet, and they never take an
+illegal action: the observation says what is legal, so PPO, DQN and QR-DQN need no masks.
 
 DQN and QRDQN themselves explore illegal actions, too, which the environment replaces; their values are `ILLEGAL`, so
 nothing is learned from them but the reported loss is huge. Take `MaskableDQN` and `MaskableQRDQN`.

@@ -48,8 +48,8 @@ def save_agent(model: Trained, folder: str | Path, **card: Any) -> Agent:
     Args:
         model: a model of SB3 with `"SlotPolicy"`, or a network of `cace_env.networks` or `cace_env.policies.network`.
         folder: created if needed; an agent that is already there is overwritten.
-        **card: fields of `cace_env.policies.agent.AgentCard`, such as `name`, `trained_on` or `requests`. A model
-            of SB3 knows algorithm, scenarios, seeds, and the ranges of features in its buffer. For a network give
+        **card: fields of `cace_env.policies.agent.AgentCard`, such as `name`, `trained_on` or `requests`. A model of
+            SB3 knows algorithm, scenarios, seeds, and the ranges of features in its buffer. For a network give
             `algorithm` and `trained_on` (scenarios by name); one episode of each scenario gives the ranges.
 
     Returns:

@@ -96,8 +96,8 @@ METRICS: Final[dict[str, Metric]] = {
 def episode_metrics(summary: Summary, tables: FleetTables) -> dict[str, float]:
     """Compute every metric of `METRICS`, in its order.
 
-    Latencies are those of answered requests: refused ones have none, and if an episode was cut short
-    (`truncated`), neither have unfinished ones.
+    Latencies are those of answered requests: refused ones have none, and if an episode was cut short (`truncated`),
+    neither have unfinished ones.
 
     Args:
         summary: summary of the episode (`Simulator.summary`).

@@ -53,8 +53,8 @@ def load_trace(
     Args:
         path: CSV, JSON lines or Parquet, gzipped or not (told apart by content).
         format: a key of `FORMATS`.
-        models: the catalogue in index order, objects with `.name` and `.tasks`; None: the log's own models, most
-            used first, listed in `meta["model_names"]`.
+        models: the catalogue in index order, objects with `.name` and `.tasks`; None: the log's own models, most used
+            first, listed in `meta["model_names"]`.
         tasks: one task for all, or shares of tasks; None: the log's own, else the main task of the attached model.
         attach: "real", "client-as-model" or "drawn"; None: real if the log names models, else drawn.
         time_compression: divisor of all times.

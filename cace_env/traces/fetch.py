@@ -1,9 +1,9 @@
 """Downloads public traces: `python -m cace_env.traces.fetch --list`, or `NAME [--to DIR]`.
 
 Nothing else in this package downloads anything. A downloaded file is compared with a SHA-256 and kept only if it
-matches. The checksums below were not computed from our own download: `checksum_from` gives the source of each. To
-fetch a file that is not in the list use `--url`, with `--sha256 HEX` if you know its checksum, or with
-`--trust-first`, which keeps the file and records its checksum beside it for the next fetch.
+matches. The checksums below were not computed from our own download: `checksum_from` gives the source of each. To fetch
+a file that is not in the list use `--url`, with `--sha256 HEX` if you know its checksum, or with `--trust-first`, which
+keeps the file and records its checksum beside it for the next fetch.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ def fetch_url(url: str, to: str | Path = ".", *, sha256: str | None = None, trus
         url: http or https.
         to: target folder, created if needed.
         sha256: the expected checksum, 64 hexadecimal digits; None: the one recorded by an earlier `trust_first`.
-        trust_first: if no checksum is known, keep the file and record its checksum in `FILE.sha256`, in the
-            format of sha256sum. This protects against later changes, not against a wrong first file.
+        trust_first: if no checksum is known, keep the file and record its checksum in `FILE.sha256`, in the format of
+            sha256sum. This protects against later changes, not against a wrong first file.
 
     Raises:
         FetchError: no checksum and no `trust_first`, no connection, wrong checksum, cut short, or the file exists.
