@@ -280,7 +280,8 @@ def write_future(s: State, f: Fleet, w: Requests, limits: Array, again: Array, w
         words[n + 1] = s.accelerators[a, ACCELERATOR.swap_open]
         words[n + 2] = s.accelerators[a, ACCELERATOR.leaving]
         words[n + 3] = s.accelerators[a, ACCELERATOR.channel]
-        n += 4
+        words[n + 4] = s.accelerators[a, ACCELERATOR.taken]
+        n += 5
         if s.accelerators[a, ACCELERATOR.channel] != IDLE:
             words[n] = s.accelerators[a, ACCELERATOR.channel_model]
             words[n + 1] = s.accelerators[a, ACCELERATOR.channel_end]

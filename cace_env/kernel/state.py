@@ -37,6 +37,9 @@ ABSENT, PLANNED, LOADING, RESIDENT, DRAINING, UNLOADING = range(6)
 # Channel operations.
 IDLE, UNLOAD, LOAD = range(3)
 
+# Memory of a swap's target: not taken, taken, or taken with its own residual in it.
+NOT_YET, TAKEN, WOKEN = range(3)
+
 # Status of a simulation.
 RUNNING, ASKED, DONE, TRUNCATED, STUCK = range(5)
 
@@ -146,6 +149,7 @@ class AcceleratorColumns(NamedTuple):
     busy: int  # k, busy engines
     swap_target: int  # model, or NONE
     swap_open: int  # 1 = more victims must be chosen
+    taken: int  # NOT_YET, or the memory of the swap's target has been taken: TAKEN, or WOKEN with its residual there
     leaving: int  # victims of the swap that have not left
     channel: int  # IDLE, UNLOAD or LOAD
     channel_model: int

@@ -27,6 +27,7 @@ from cace_env.kernel.state import (
     LONE_EVICTIONS,
     MODEL,
     NONE,
+    NOT_YET,
     PENDING_MODELS,
     PLANNED,
     PREFETCHES,
@@ -44,10 +45,12 @@ from cace_env.kernel.state import (
     T_LOAD_START,
     T_UNLOAD_DONE,
     T_UNLOAD_START,
+    TAKEN,
     TIMER,
     TOUCHES,
     UNLOAD,
     UNLOADING,
+    WOKEN,
     Fleet,
     Requests,
     State,
@@ -157,18 +160,46 @@ def take_slot(s: State, f: Fleet, m: int, a: int) -> None:
 
 
 @outlined
-def start_load(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
-    """Takes memory and slot, fixes the tier and starts the load of model m on accelerator a, whose channel it owns."""
-    now = s.scalars[CLOCK]
-    tier = tier_of(s, f, m, a)
-    touch(s, f, m, RENEW)
-    if s.models[m, MODEL.asleep] != NONE:
-        s.accelerators[s.models[m, MODEL.asleep], ACCELERATOR.free] += f.models[m, SPEC.residual]
-        s.clocks[CLOCKS.memory_use] += f.models[m, SPEC.residual] * float(now)
+def occupy(s: State, f: Fleet, a: int, m: int) -> None:
+    """Model m takes its memory on accelerator a and gives up its residual, which may be all that others lacked."""
+    while True:
+        now = float(s.scalars[CLOCK])
+        home = s.models[m, MODEL.asleep]
+        s.accelerators[a, ACCELERATOR.taken] = WOKEN if home == a else TAKEN
+        s.accelerators[a, ACCELERATOR.free] -= f.models[m, SPEC.need]
+        s.clocks[CLOCKS.memory_use] -= f.models[m, SPEC.need] * now
+        if home == NONE:
+            return
+        s.accelerators[home, ACCELERATOR.free] += f.models[m, SPEC.residual]
+        s.clocks[CLOCKS.memory_use] += f.models[m, SPEC.residual] * now
         s.models[m, MODEL.asleep] = NONE
         s.scalars[DIRTY] = 1
-    s.accelerators[a, ACCELERATOR.free] -= f.models[m, SPEC.need]
-    s.clocks[CLOCKS.memory_use] -= f.models[m, SPEC.need] * float(now)
+        if home == a or not may_occupy(s, f, home):
+            return
+        a, m = home, s.accelerators[home, ACCELERATOR.swap_target]
+
+
+@inlined
+def may_occupy(s: State, f: Fleet, a: int) -> bool:
+    """All victims of accelerator a's swap are chosen, and the memory of its target is free and not yet taken."""
+    m = s.accelerators[a, ACCELERATOR.swap_target]
+    return (
+        m != NONE
+        and s.accelerators[a, ACCELERATOR.swap_open] == 0
+        and s.accelerators[a, ACCELERATOR.taken] == NOT_YET
+        and s.accelerators[a, ACCELERATOR.free] + own_residual(s, f, m, a) >= f.models[m, SPEC.need]
+    )
+
+
+@outlined
+def start_load(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
+    """Takes the slot, fixes the tier and starts the load of model m on accelerator a, whose channel it owns."""
+    now = s.scalars[CLOCK]
+    if s.accelerators[a, ACCELERATOR.taken] == NOT_YET:
+        occupy(s, f, a, m)
+    wakes = f.models[m, SPEC.residual] == 0 or s.accelerators[a, ACCELERATOR.taken] == WOKEN
+    tier = HOST if s.models[m, MODEL.touched] > 0 and wakes else DISK
+    touch(s, f, m, RENEW)
     s.accelerators[a, ACCELERATOR.held] += 1
     take_slot(s, f, m, a)
     s.models[m, MODEL.phase] = LOADING
@@ -205,6 +236,7 @@ def load_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
     s.accelerators[a, ACCELERATOR.channel] = IDLE
     s.accelerators[a, ACCELERATOR.channel_end] = FOREVER
     s.accelerators[a, ACCELERATOR.swap_target] = NONE
+    s.accelerators[a, ACCELERATOR.taken] = NOT_YET
     s.accelerators[a, ACCELERATOR.channel_us] += now
     s.models[m, MODEL.phase] = RESIDENT
     s.models[m, MODEL.loads] += 1
@@ -269,8 +301,15 @@ def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
 
 @outlined
 def work_channel(s: State, f: Fleet, trace: Array, a: int) -> None:
-    """Lets the swap on accelerator a go on: chosen victims that run nothing unload in turn, then it loads."""
-    while s.accelerators[a, ACCELERATOR.channel] == IDLE and s.accelerators[a, ACCELERATOR.swap_target] != NONE:
+    """Lets the swap on accelerator a go on: chosen victims that run nothing unload in turn, then it loads.
+
+    Its target takes its memory as soon as that is free, which may be before the last victim has left.
+    """
+    while True:
+        if may_occupy(s, f, a):
+            occupy(s, f, a, s.accelerators[a, ACCELERATOR.swap_target])
+        if s.accelerators[a, ACCELERATOR.channel] != IDLE or s.accelerators[a, ACCELERATOR.swap_target] == NONE:
+            return
         if s.accelerators[a, ACCELERATOR.leaving] == 0:
             if s.accelerators[a, ACCELERATOR.swap_open] == 0:
                 start_load(s, f, trace, a, s.accelerators[a, ACCELERATOR.swap_target])

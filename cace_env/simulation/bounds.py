@@ -16,7 +16,10 @@ from cace_env.kernel.state import Int64Array
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
-TOLERANCE_US: Final = 2  # a latency is rounded where a prefill and a decode begin: it can be shorter by this much
+# A latency is rounded where a prefill and a decode begin, to 2 ** -20 of a round each time: with rounds up to
+# 2 ** 20 us it can be shorter by this much, with longer ones by this much for each 2 ** 20 us.
+TOLERANCE_US: Final = 2
+ABOUT_A_SECOND_NS: Final = 1000 << 20
 SHORTEST_ROUND_NS: Final = 1000
 
 
@@ -57,8 +60,9 @@ def lower_bound(tables: FleetTables, workload: Workload) -> LowerBound:
     )
     prefill_ns = chunks * prefill_round_ns
     admitted = context + output <= tables.kv_tokens[m]
+    seconds = -(-np.maximum(prefill_round_ns, decode_round_ns) // ABOUT_A_SECOND_NS)
     ttft_us, e2e_us = (
-        np.where(admitted, np.maximum(0, -(-least_ns.min(axis=0) // 1000) - TOLERANCE_US), 0)
+        np.where(admitted, np.maximum(0, (-(-least_ns // 1000) - TOLERANCE_US * seconds).min(axis=0)), 0)
         for least_ns in (prefill_ns, prefill_ns + (output - 1) * decode_round_ns)
     )
     prices, task = tables.cost, workload.task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cace_env import simulation as kernel
 from cace_env.tables import NONE
 from tests.specification.examples import MS, checked, fleet, lowest, requests, swaps
 from tests.specification.reference import Question, simulate
@@ -233,6 +234,33 @@ def test_a_residual_counts_against_free_memory() -> None:
     )
     assert checked(tables, requests({"model": 1})).evictions == 1
     assert checked(tables, requests({"model": 2})).evictions == 0  # its own residual is part of its need
+
+
+def test_a_residual_goes_when_the_memory_of_its_model_is_taken_and_not_when_its_load_starts() -> None:
+    # Model 0 sleeps on gpu-1 and is wanted on gpu-0, where model 1 (busy for long) and model 2 (enough alone) are
+    # chosen in this order. When model 2 has left, model 0 takes its memory; model 3 needs gpu-1 without the residual.
+    tables = fleet(
+        need=(8, 4, 8, 7),
+        memory=(12, 7),
+        resident_on=(NONE, 0, 0, NONE),
+        asleep_on=(1, NONE, NONE, NONE),
+        residual_bytes=(1, 0, 0, 0),
+        drain_after_us=0,
+    )
+    workload = requests(
+        {"model": 1, "output_tokens": 100},
+        {"model": 2, "output_tokens": 20},
+        {"arrival_us": 1 * MS},
+        {"model": 3, "arrival_us": 60 * MS},
+    )
+    run = checked(tables, workload)
+    events = [row for row in swaps(run) if row[1] in ("VICTIM", "UNLOAD_DONE", "LOAD_START")]
+    assert [row[1:] for row in events[:3]] == [("VICTIM", 1), ("VICTIM", 2), ("UNLOAD_DONE", 2)]
+    assert events[2][0] < 60 * MS
+    assert events[3:5] == [(60 * MS, "LOAD_START", 3), (events[4][0], "UNLOAD_DONE", 1)]
+    assert events[5] == (events[4][0], "LOAD_START", 0)
+    episode = kernel.simulate(tables, workload, lambda question: question.legal.tolist().index(True), trace=True)
+    assert [tuple(row) for row in episode.trace] == run.trace
 
 
 def test_a_sleeper_that_loads_elsewhere_starts_cold_and_gives_up_its_residual() -> None:

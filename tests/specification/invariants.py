@@ -192,8 +192,11 @@ def check_costs(tables: FleetTables, workload: Workload, run: Run) -> None:
 def check_trace(tables: FleetTables, workload: Workload, run: Run, *, max_resident: int | None = None) -> None:
     """Replays the trace: clock, memory, channels, states, queues, seats, KV room; and the counters and arrays agree."""
     books = _Books(tables, workload, max_resident)
-    for row in run.trace:
-        books.enter(*row)
+    targets = _targets(run.trace, set(range(tables.num_models)))
+    for row, (time_us, kind, subject, accelerator) in enumerate(run.trace):
+        if kind == "VICTIM":
+            books.giving_up |= targets[row]
+        books.enter(time_us, kind, subject, accelerator)
     for kind, column in (("ARRIVAL", run.arrival_us), ("FIRST_TOKEN", run.first_token_us), ("FINISH", run.finish_us)):
         for r in range(len(workload)):
             assert books.when.get((kind, r), -1) == column[r], f"request {r}: {kind} in the trace is not in the array"
@@ -224,6 +227,19 @@ def alone_us(tables: FleetTables, workload: Workload, r: int) -> tuple[int, int]
     return min(ttft), min(e2e)
 
 
+def _targets(trace: Sequence[tuple[int, str, int, int]], unknown: set[int]) -> dict[int, set[int]]:
+    """Which model each victim makes room for, by the row of the trace; `unknown` where that ends before its load."""
+    coming: dict[int, set[int]] = {}
+    found = {}
+    for row in range(len(trace) - 1, -1, -1):
+        _, kind, subject, accelerator = trace[row]
+        if kind == "LOAD_START":
+            coming[accelerator] = {subject}
+        elif kind == "VICTIM":
+            found[row] = coming.get(accelerator, unknown)
+    return found
+
+
 @dataclass
 class _Channel:
     """What is known of a swap channel from the trace: victims of the swap under way, and what moves now."""
@@ -245,6 +261,7 @@ class _Books:
         self.place = start  # per model: accelerator whose memory it occupies, or NONE
         self.state = ["resident" if place != NONE else "absent" for place in start]
         self.asleep = [int(a) if tables.residual_bytes[m] > 0 else NONE for m, a in enumerate(tables.asleep_on)]
+        self.giving_up: set[int] = set()  # models that are planned: a residual of theirs elsewhere goes at some moment
         self.channels = [_Channel() for _ in range(tables.num_accelerators)]
         self.queues: list[list[int]] = [[] for _ in models]  # waiting
         self.running: list[list[int]] = [[] for _ in models]  # admitted
@@ -316,6 +333,7 @@ class _Books:
             assert channel.loading == channel.unloading == NONE, f"{where}: the channel is taken"
             assert not channel.victims, f"{where}: victims {channel.victims} have not left"
             self.state[m], self.place[m], self.asleep[m] = "loading", a, NONE
+            self.giving_up.discard(m)
             channel.loading, channel.since = m, self.now
             self.loads += 1
             self.open_load_least[a] = int(self.tables.load_us[a, m].min())
@@ -352,5 +370,9 @@ class _Books:
             return
         for a, memory in enumerate(self.tables.memory_bytes.tolist()):
             used = sum(int(self.tables.need_bytes[m]) for m, place in enumerate(self.place) if place == a)
-            used += sum(int(self.tables.residual_bytes[m]) for m, place in enumerate(self.asleep) if place == a)
+            used += sum(
+                int(self.tables.residual_bytes[m])
+                for m, place in enumerate(self.asleep)
+                if place == a and m not in self.giving_up
+            )
             assert used <= memory, f"{where}: accelerator {a} holds {used} of {memory} bytes"

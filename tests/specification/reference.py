@@ -83,7 +83,8 @@ class Model:
     pinned: bool
     asleep_on: int  # accelerator that holds its residual, or NONE
     state: str = "absent"  # absent, planned, loading, resident, draining, unloading
-    accelerator: int = NONE  # where it occupies memory: from load start to unload end
+    accelerator: int = NONE  # where it is: from load start to unload end
+    reserved_on: int = NONE  # where it has taken memory while it is planned
     slot: int = NONE
     waiting: list[int] = field(default_factory=list)  # requests, first come first
     admitted: list[int] = field(default_factory=list)
@@ -121,6 +122,7 @@ class _Channel:
     victims: list[int] = field(default_factory=list)  # chosen, not yet gone; first chosen first
     all_chosen: bool = False
     unloading: int = NONE
+    wakes: bool = False  # the target's memory has been taken, its own residual with it
     ends_us: int = 0  # of the unload or load in progress
     tier: int = NONE  # of the load in progress
 
@@ -228,7 +230,7 @@ class Simulation:
         for places in (tables.pinned_on, tables.resident_on):
             for model in self.models:
                 if model.state == "absent" and places[model.index] != NONE:
-                    self._occupy(model, int(places[model.index]))
+                    self._take_slot(model, int(places[model.index]))
                     model.state = "resident"
 
     # ---- the run (1) ----
@@ -445,7 +447,8 @@ class Simulation:
     # ---- memory and slots (3) ----
 
     def free_bytes(self, accelerator: int) -> int:
-        needs = sum(int(self.tables.need_bytes[m.index]) for m in self.models if m.accelerator == accelerator)
+        here = [model for model in self.models if accelerator in (model.accelerator, model.reserved_on)]
+        needs = sum(int(self.tables.need_bytes[model.index]) for model in here)
         residuals = sum(int(self.tables.residual_bytes[m.index]) for m in self.models if m.asleep_on == accelerator)
         return int(self.tables.memory_bytes[accelerator]) - needs - residuals
 
@@ -465,12 +468,29 @@ class Simulation:
     def _count(self, accelerator: int) -> int:
         return sum(model.accelerator == accelerator for model in self.models)
 
-    def _occupy(self, model: Model, accelerator: int) -> None:
-        """Takes memory and the lowest free slot; a residual becomes part of the need, or is given up elsewhere."""
+    def _take_memory(self, model: Model, accelerator: int) -> None:
+        """A residual becomes part of the need; elsewhere it is given up, which may be what another model waits for."""
+        asleep_on = model.asleep_on
+        self.channels[accelerator].wakes = asleep_on == accelerator
+        model.reserved_on, model.asleep_on = accelerator, NONE
+        if asleep_on not in (NONE, accelerator):
+            self._take_free_memory(asleep_on)
+
+    def _take_free_memory(self, accelerator: int) -> None:
+        """A planned model takes its memory as soon as its victims are chosen and there is enough."""
+        channel = self.channels[accelerator]
+        if channel.all_chosen:
+            target = self.models[channel.target]
+            planned = target.state == "planned" and target.reserved_on == NONE
+            if planned and self.left_over_bytes(accelerator, target) >= 0:
+                self._take_memory(target, accelerator)
+
+    def _take_slot(self, model: Model, accelerator: int) -> None:
+        """The lowest free one."""
         free = [
             s for s, where in enumerate(self.slot_accelerator) if where == accelerator and self.slot_models[s] == NONE
         ]
-        model.accelerator, model.slot, model.asleep_on = accelerator, free[0], NONE
+        model.accelerator, model.reserved_on, model.slot = accelerator, NONE, free[0]
         self.slot_models[model.slot] = model.index
 
     # ---- swaps (4) ----
@@ -478,11 +498,13 @@ class Simulation:
     def _advance_swap(self, accelerator: int) -> None:
         """Unloads the victims that run nothing, first chosen first; starts the load when the last of all has left."""
         channel = self.channels[accelerator]
+        self._take_free_memory(accelerator)
         while channel.unloading == NONE:
             ready = [m for m in channel.victims if not self.models[m].admitted]
             if not ready:
                 break
             self._start_unload(self.models[ready[0]])
+            self._take_free_memory(accelerator)
         if channel.all_chosen and not channel.victims and self.models[channel.target].state == "planned":
             self._start_load(self.models[channel.target], accelerator)
 
@@ -515,11 +537,14 @@ class Simulation:
     def _start_load(self, model: Model, accelerator: int) -> None:
         channel = self.channels[accelerator]
         channel.target = model.index
-        channel.tier = self.tier(model, accelerator)
+        if model.reserved_on == NONE:
+            self._take_memory(model, accelerator)
+        wakes = channel.wakes or self.tables.residual_bytes[model.index] == 0
+        channel.tier = HOST if model.index in self.host_cache and wakes else DISK
         load_us = int(self.tables.load_us[accelerator, model.index, channel.tier])
         channel.ends_us = self.now + load_us
         model.state = "loading"
-        self._occupy(model, accelerator)
+        self._take_slot(model, accelerator)
         self._renew_in_host_cache(model.index)
         self.result.loads += 1
         self.result.load_us_total += load_us
