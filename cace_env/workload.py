@@ -98,21 +98,22 @@ class Workload:
         if rows == 0:
             raise WorkloadError("a workload needs at least one request; it has none")
         models = np.iinfo(np.int32).max if tables is None else tables.num_models
-        most = np.iinfo(np.int32).max
         times = f"0 to {MAX_DURATION_US} us, 35 years"
         for name, lowest, highest, limit in (
             ("arrival_us", 0, MAX_DURATION_US, times),
             ("think_us", 0, MAX_DURATION_US, times),
             ("model", 0, models - 1, f"0 to {models - 1}, an index into the catalogue"),
             ("task", 0, len(TASKS) - 1, f"0 to {len(TASKS) - 1}: {', '.join(TASKS)}"),
-            ("context_tokens", 1, most, "at least 1"),
-            ("output_tokens", 1, most, "at least 1"),
-            ("user", 0, most, "at least 0"),
-            ("session", 0, most, "at least 0"),
+            ("context_tokens", 1, None, "at least 1"),
+            ("output_tokens", 1, None, "at least 1"),
+            ("user", 0, None, "at least 0"),
+            ("session", 0, None, "at least 0"),
         ):
             column = getattr(self, name)
-            if column.min() < lowest or column.max() > highest:
-                self._refuse(name, (column >= lowest) & (column <= highest), limit)
+            if column.min() < lowest:
+                self._refuse(name, column >= lowest, limit)
+            if highest is not None and column.max() > highest:
+                self._refuse(name, column <= highest, limit)
         self._refuse("after", (self.after >= -1) & (self.after < np.arange(rows)), "-1 (open loop) or an earlier row")
         self._refuse(
             "new_tokens", (self.new_tokens >= 1) & (self.new_tokens <= self.context_tokens), "1 to context_tokens"

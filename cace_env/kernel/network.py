@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from numba import types
 
-from cace_env.compilation import inlined, inner
+from cace_env.compilation import inlined, inner, outlined
 from cace_env.held import Held
 from cace_env.kernel.events import slide_window
 from cace_env.kernel.features import SCALING, write_observation
@@ -119,7 +119,7 @@ def encode(
             mean[h] /= count
 
 
-@inner
+@outlined
 def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, candidates: Array) -> int:
     """The legal action with the highest score, ties: the lowest; of the legal victims only `candidates` (S,).
 

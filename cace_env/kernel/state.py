@@ -29,6 +29,7 @@ NONE: Final[int] = int64(plain.NONE)
 FOREVER: Final[int] = int64(plain.FOREVER)
 NUM_TASKS: Final = len(TASKS)
 
+MOST_GAPS: Final = 64  # as many possible keys for each that is there are marked in an array
 WORDS_PER_LINE: Final = 8  # int64 in a cache line
 
 # Model states.
@@ -570,7 +571,18 @@ def requests_of(workload: Workload) -> tuple[Requests, int, int]:
     pairs = []
     for column, owner in ((COLUMN.session_pair, workload.session), (COLUMN.user_pair, workload.user)):
         keys = owner.astype(np.int64) * (int(workload.model.max()) + 1) + workload.model
-        values, inverse = np.unique(keys, return_inverse=True)
-        columns[:, column] = inverse
-        pairs.append(len(values))
+        columns[:, column], number = _numbered(keys)
+        pairs.append(number)
     return Requests(times, columns, opened.astype(np.int32)), pairs[0], pairs[1]
+
+
+def _numbered(keys: Int64Array) -> tuple[Int64Array, int]:
+    """The rank of each key among the distinct ones, and how many those are; keys are at least 0."""
+    span = int(keys.max()) + 1
+    if span > MOST_GAPS * len(keys):
+        values, inverse = np.unique(keys, return_inverse=True)
+        return inverse, len(values)
+    there = np.zeros(span, dtype=np.bool_)  # sorting, as `np.unique` does, would take a tenth of an episode
+    there[keys] = True
+    rank = np.cumsum(there, dtype=np.int64)
+    return rank[keys] - 1, int(rank[-1])
