@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cace_env.evaluation import evaluate
 
 __all__ = ["EVICTION_ID", "MO_EVICTION_ID", "MO_SWAP_ID", "SWAP_ID", "__version__", "evaluate", "register"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 EVICTION_ID: Final = "cace_env/Eviction-v0"
 SWAP_ID: Final = "cace_env/Swap-v0"
