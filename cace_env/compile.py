@@ -1,7 +1,7 @@
 """Compiles the whole simulator at once: `python -m cace_env.compile`.
 
 It is not needed: each part is compiled when it is first used, and kept. But before an image is built or times are
-measured, the wait is better behind: half a minute to two minutes of one core. What is there already is not compiled
+measured, the wait is better behind: half a minute of one quiet core, or more. What is there already is not compiled
 again, so an interrupted run goes on where it was.
 """
 
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m cace_env.compile",
-        description="Compile the whole simulator now, half a minute to two minutes of one core, and not part by part "
+        description="Compile the whole simulator now, half a minute of one quiet core, or more, and not part by part "
         "when each is first needed.",
     )
     parser.parse_args(arguments)
