@@ -195,7 +195,7 @@ def test_what_the_environment_replaces_is_what_an_evaluation_replaces(small: Cas
 def test_what_is_no_action_at_all_is_never_replaced(small: Case):
     with pytest.raises(PolicyError, match="there is no action 99; use 0 to"):
         evaluate(Blind(99), small, [1], illegal="replace")
-    with pytest.raises(PolicyError, match="the answer -1 is none of the actions"):
+    with pytest.raises(PolicyError, match="there is no action -1; use 0 to"):
         evaluate(Blind(-1), small, [1], illegal="replace")
     with pytest.raises(ConfigError, match="illegal is 'ignore'; it has to be one of error, replace"):
         evaluate("lru", small, [1], illegal="ignore")  # type: ignore[arg-type]

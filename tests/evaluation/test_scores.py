@@ -87,7 +87,7 @@ def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():
     assert interquartile_mean([-1000.0, 10.0, 20.0, 1000.0]) == 15.0
     assert interquartile_mean([1.0, 2.0, 6.0]) == 3.0
     assert interquartile_mean([[4.0, 3.0, 2.0, 1.0], [0.0, 0.0, 8.0, 8.0]]).tolist() == [2.5, 4.0]
-    with pytest.raises(ValueError, match="no values"):
+    with pytest.raises(ValueError, match="at least one value"):
         interquartile_mean([])
 
 

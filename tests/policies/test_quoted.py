@@ -268,7 +268,7 @@ def test_a_file_of_options_is_a_policy(tmp_path: Path) -> None:
         file.write_text(text + "\n")
         with pytest.raises(ConfigError, match=problem):
             policy(f"cace-quoted:{file}")
-    with pytest.raises(ConfigError, match=r"cace-quoted:missing.yaml: no file 'missing.yaml'"):
+    with pytest.raises(ConfigError, match=r"cace-quoted:missing.yaml: there is no file 'missing.yaml'"):
         policy("cace-quoted:missing.yaml")
 
 
