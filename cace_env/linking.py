@@ -132,10 +132,12 @@ class EntryCompiler(Compiler):  # type: ignore[misc]
 class _OutlinedPart(_Part):
     """A `_Part` that is never melted into its callers."""
 
-    def _optimize_final_module(self) -> None:
-        for function in self._final_module.functions:
-            if function.linkage == binding.Linkage.external and not function.is_declaration:
-                function.add_function_attribute("noinline")
+    def add_ir_module(self, ir_module: Any) -> None:
+        """As Numba does it, once the functions are marked."""
+        for function in ir_module.functions:
+            if not function.is_declaration:
+                function.attributes.add("noinline")
+        super().add_ir_module(ir_module)
 
 
 class PartCompiler(EntryCompiler):
