@@ -5,10 +5,9 @@ the lowest score is evicted. Ties go to the least recently used model, then to t
 each policy and how it differs from the system it is named after; `rule_of` converts it to what the kernel runs.
 
 The following holds for all of them, and so differs from every system below: pending models are served in the order of
-    their
-oldest request; while an idle victim suffices, no busy one is evicted; once a model has been pending for the scenario's
-`drain_after`, the busy model with the lowest score is drained, even if the real system would not; a model is resident
-at most once in the fleet; memory is never overcommitted.
+their oldest request; while an idle victim suffices, no busy one is evicted; once a model has been pending for the
+scenario's `drain_after`, the busy model with the lowest score is drained, even if the real system would not; a model is
+resident at most once in the fleet; memory is never overcommitted.
 
 Your own policy is a callable `f(features, legal) -> scores`, see `cace_env.evaluation.evaluate`.
 """

@@ -6,6 +6,7 @@ These return the same, step by step, and cost a few microseconds a step on top o
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from cace_env import EVICTION_ID, SWAP_ID
+from cace_env.config import did_you_mean
+from cace_env.envs import FleetVectorEnv
 
 NUM_ENVS: Final = 60  # by default: a rollout of 128 decisions of each suits PPO's learning rate
 ENDED: Final = ("final_obs", "final_info", "episode")  # of the episode that ended; the rest is of the next one
@@ -75,6 +78,7 @@ class FleetVecEnv(VecEnv):
         if "autoreset_mode" in settings:
             raise TypeError("autoreset_mode cannot be given: SB3 knows SAME_STEP only")
         if vector_env is None:
+            _check_names(type(self).__name__, settings)
             vector_env = gymnasium.make_vec(
                 self.ID,
                 num_envs=NUM_ENVS if num_envs is None else num_envs,
@@ -286,6 +290,14 @@ class SwapVecEnv(FleetVecEnv):
     """Many Swap-v0 environments for Stable-Baselines3, as `FleetVecEnv` says."""
 
     ID = SWAP_ID
+
+
+def _check_names(made: str, settings: Mapping[str, Any]) -> None:
+    """Raises TypeError for an argument that `made` does not have."""
+    known = {*inspect.signature(FleetVectorEnv).parameters, *inspect.signature(gymnasium.make_vec).parameters}
+    for name in settings:
+        if name not in known:
+            raise TypeError(f"{made} has no argument {name!r}{did_you_mean(name, sorted(known))}")
 
 
 def _check(vector_env: VectorEnv[Any, Any, Any]) -> None:

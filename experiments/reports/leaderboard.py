@@ -34,7 +34,8 @@ NAMED: Final = {
         REFERENCE: FORESEEN,
     },
     Protocol.SWAP: {
-        "wsjf+cace": UNTUNED,
+        "very-patient-wsjf+cace": UNTUNED,  # in the order of the tuned one
+        "wsjf+cace": "CACE, no waiting",
         BASELINE: "first come, LRU",
         "llama-swap+lru": "as in llama-swap",
         REFERENCE: FORESEEN,
@@ -42,8 +43,8 @@ NAMED: Final = {
 }
 BEST: Final = {"Caching": "best cache rule", "Clairvoyant": "best Belady rule", ORDERED: "best order"}
 READING: Final = (
-    "Change against LRU in %, means over scenarios, ± half of the 95 % interval; below 0 is better. TTFT: time to the "
-    "first token, E2E: to the last, cost: seconds waited, weighted by task."
+    "Means over scenarios, ± half of the 95 % interval. TTFT: time to the first token, E2E: to the last, cost: seconds "
+    "waited, weighted by task. Belady rules and the reference know the future."
 )
 
 
@@ -122,7 +123,7 @@ def _title(run: Run, protocol: Protocol, scenarios: Sequence[str]) -> str:
     title += "s" if seeds > 1 else ""
     labels = dict.fromkeys(run.about["scenarios"][name]["label"] for name in scenarios)
     about = [*(scenarios if len(scenarios) == 1 else []), *(label for label in labels if label != "generated")]
-    return title + (f" ({'; '.join(about)})" if about else "")
+    return title + (f" ({'; '.join(about)})" if about else "") + ": change against LRU in %, minus is better"
 
 
 def _table(lines: Sequence[Line]) -> Table:

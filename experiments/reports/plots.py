@@ -185,7 +185,7 @@ def _group_legend(figure: Any, run: Run, policies: Sequence[str]) -> None:
         )
         for group in groups
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(groups), frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(groups), 5), frameon=False, fontsize=8)
 
 
 def _ttft(run: Run, scenario: str) -> Any:

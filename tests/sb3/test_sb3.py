@@ -383,6 +383,11 @@ def test_environments_without_masks_have_none():
     assert not is_masking_supported(EvictionVecEnv(vector_env=cartpole))
 
 
+def test_a_misspelt_argument_is_refused_with_the_right_name():
+    with pytest.raises(TypeError, match="EvictionVecEnv has no argument 'scenaro', did you mean 'scenario'"):
+        EvictionVecEnv(scenaro="default")
+
+
 def test_without_sb3_the_error_names_the_extra():
     code = "import sys; sys.modules['stable_baselines3'] = None; import cace_env.sb3"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
