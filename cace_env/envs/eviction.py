@@ -33,7 +33,7 @@ class EvictionEnv(FleetEnv):
     `drain_after_s` and no idle model helps. `info["action_mask"]` (int8) comes with every reset and step,
     `action_masks()` (bool) is for sb3-contrib. An illegal action is replaced by the legal one of lowest index, counted
     in `info["invalid_action"]` and penalised; with `strict=True` it raises `gymnasium.error.InvalidAction` and changes
-    nothing.
+    nothing. An action that does not exist (99) always raises.
 
     A model may need several victims: the agent picks one per step, all at one instant.
 

@@ -42,7 +42,7 @@ class SwapEnv(FleetEnv):
     legal action is applied without asking. `info["action_mask"]` (int8) comes with every reset and step,
     `action_masks()` (bool) is for sb3-contrib. An illegal action is replaced by the legal one of lowest index, counted
     in `info["invalid_action"]` and penalised; with `strict=True` it raises `gymnasium.error.InvalidAction` and changes
-    nothing.
+    nothing. An action that does not exist (99) always raises.
 
     Where the scenario allows it (`rules.prefetch_limit`), models without waiting requests may be loaded, too.
 
