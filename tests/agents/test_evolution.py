@@ -21,7 +21,7 @@ from cace_env.observation import SLOT
 from cace_env.policies import CaceWeights, policy, write_agent
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
-from tests.support.agents import agent
+from tests.support.agents import agent_of, random_network
 
 SMALL = load_scenario("fast-loader").replace(workload={"requests": 150})
 CASES = {"small": case_of(SMALL)}
@@ -145,7 +145,7 @@ def test_a_history_of_something_else_is_refused(scenario: str, tmp_path: Path) -
 
 
 def test_a_network_begins_as_the_linear_agent_it_is_given(scenario: str, tmp_path: Path) -> None:
-    first = agent(hidden=0)
+    first = agent_of(random_network(hidden=0))
     write_agent(first, tmp_path)
     trainer = EvolutionTrainer(NetworkConfig(train_on=(scenario,), train_seeds=16, hidden=3, init=str(tmp_path)))
     judge = Objective(CASES, training_seeds(3))

@@ -17,17 +17,17 @@ from cace_env.config import ConfigError
 from cace_env.policies import load_agent, write_agent
 from cace_env.policies.agent import CARD_FILE, WEIGHTS_FILE
 from cace_env.tables import Protocol
-from tests.support.agents import agent
+from tests.support.agents import agent_of, random_network
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    write_agent(agent(), tmp_path / "some")
+    write_agent(agent_of(random_network()), tmp_path / "some")
     return tmp_path / "some"
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
-    original = agent(Protocol.SWAP, requests=12, limits={"slot.running": (0.0, 7.0)})
+    original = agent_of(random_network(Protocol.SWAP), requests=12, limits={"slot.running": (0.0, 7.0)})
     card = write_agent(original, tmp_path)
     loaded = load_agent(tmp_path)
     assert loaded.card == card == original.card.model_copy(update={"weights_sha256": card.weights_sha256})
@@ -36,7 +36,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
 
 def test_the_same_agent_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_agent(agent(), tmp_path / name)
+        write_agent(agent_of(random_network()), tmp_path / name)
     for file in (CARD_FILE, WEIGHTS_FILE):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -50,7 +50,7 @@ def test_an_agent_is_a_policy_by_its_folder(saved: Path) -> None:
 @pytest.mark.parametrize("protocol", Protocol)
 def test_step_by_step_it_costs_what_it_costs_compiled(protocol: Protocol) -> None:
     # A large part in double precision would differ in a tie; the weights are drawn, so there is none.
-    player = agent(protocol)
+    player = agent_of(random_network(protocol))
     env = gymnasium.make(protocol.env_id, scenario="fast-loader")
     layout = env.get_wrapper_attr("layout")
     observation, info = env.reset(seed=3)
@@ -109,7 +109,7 @@ def test_an_unknown_name_is_answered_with_what_there_is() -> None:
 
 
 def test_an_agent_of_the_other_environment_is_refused(tmp_path: Path) -> None:
-    write_agent(agent(Protocol.SWAP), tmp_path)
+    write_agent(agent_of(random_network(Protocol.SWAP)), tmp_path)
     with pytest.raises(ConfigError, match=r"trained for Swap-v0; this is Eviction-v0"):
         cace_env.evaluate(f"agent:{tmp_path}", "fast-loader", seeds=[1])
     with pytest.raises(ConfigError, match="has its own order"):

@@ -26,7 +26,7 @@ from cace_env.simulation import Simulator, new_scratch
 from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 from tests.specification.strategies import cases, swap_cases
-from tests.support.agents import network
+from tests.support.agents import random_network
 
 QUESTIONS = 60
 PROTOCOLS = tuple(Protocol)
@@ -59,7 +59,7 @@ def assert_same_choices(tables: FleetTables, workload: Workload, scorer: Network
 def test_the_kernel_and_numpy_choose_alike_in_eviction_v0(
     case: tuple[FleetTables, Workload], hidden: int, seed: int
 ) -> None:
-    assert_same_choices(case[0], case[1], network("eviction", hidden, seed))
+    assert_same_choices(case[0], case[1], random_network("eviction", hidden, seed))
 
 
 @settings(max_examples=40, deadline=None)
@@ -67,11 +67,11 @@ def test_the_kernel_and_numpy_choose_alike_in_eviction_v0(
 def test_the_kernel_and_numpy_choose_alike_in_swap_v0(
     case: tuple[FleetTables, Workload], hidden: int, seed: int
 ) -> None:
-    assert_same_choices(case[0], case[1], network("swap", hidden, seed))
+    assert_same_choices(case[0], case[1], random_network("swap", hidden, seed))
 
 
 def test_a_weight_on_time_since_use_is_lru() -> None:
-    weights = {"slot_linear": np.zeros_like(network("eviction", 0).weights["slot_linear"])}
+    weights = {"slot_linear": np.zeros_like(random_network("eviction", 0).weights["slot_linear"])}
     weights["slot_linear"][SLOT.since_use_s] = 1.0  # what is evicted is scored highest
     scenario = load_scenario("fast-loader").replace(workload={"requests": 400})
     costs = [
@@ -96,7 +96,7 @@ def any_observation(layout: ObservationLayout, seed: int) -> np.ndarray:
 def test_scores_go_with_their_rows(protocol: Protocol, hidden: int) -> None:
     layout = ObservationLayout(4, 3)
     observation = any_observation(layout, 1)
-    scorer = network(protocol, hidden)
+    scorer = random_network(protocol, hidden)
     slots, pending, context = layout.split(observation)
     slot_order, model_order = [2, 0, 3, 1], [1, 2, 0]
     permuted = np.concatenate([slots[slot_order].ravel(), pending[model_order].ravel(), context])
@@ -113,7 +113,7 @@ def test_empty_rows_change_nothing(protocol: Protocol) -> None:
     padded = np.zeros(large.size, dtype=np.float32)
     for part, whole in zip(small.split(observation), large.split(padded), strict=True):
         whole[tuple(slice(length) for length in part.shape)] = part
-    scorer = network(protocol, 5)
+    scorer = random_network(protocol, 5)
     narrow, wide = scorer.logits(observation, small), scorer.logits(padded, large)
     kept = [0, 1, 2, 3] + ([6, 7, 8, 11] if protocol == "swap" else [])
     np.testing.assert_allclose(wide[kept], narrow, rtol=1e-4)
@@ -123,7 +123,7 @@ def test_empty_rows_change_nothing(protocol: Protocol) -> None:
 def test_many_observations_at_once_are_scored_like_each() -> None:
     layout = ObservationLayout(4, 3)
     observations = np.stack([any_observation(layout, seed) for seed in range(6)]).reshape(2, 3, -1)
-    scorer = network("swap", 5)
+    scorer = random_network("swap", 5)
     scores = scorer.logits(observations, layout)
     assert scores.shape == (2, 3, 8)
     np.testing.assert_allclose(scores[1, 2], scorer.logits(observations[1, 2], layout), rtol=1e-4)
@@ -140,7 +140,7 @@ def test_many_observations_at_once_are_scored_like_each() -> None:
     ],
 )
 def test_weights_that_are_wrong_are_named(change: dict[str, np.ndarray | None], said: str) -> None:
-    weights = {**network("eviction", 2).weights, **change}
+    weights = {**random_network("eviction", 2).weights, **change}
     with pytest.raises(ConfigError, match=said):
         Network("eviction", 2, {name: weight for name, weight in weights.items() if weight is not None})
 
@@ -157,7 +157,7 @@ def test_trained_agents_of_any_size_can_be_bases_of_the_reference(tmp_path: Path
     costs = {}
     for hidden in (3, 0, 40):  # they share the room of the largest
         card = AgentCard(name="net", env=Protocol.EVICTION, algorithm="none", hidden=hidden)
-        write_agent(Agent(card, network("eviction", hidden)), tmp_path / str(hidden))
+        write_agent(Agent(card, random_network("eviction", hidden)), tmp_path / str(hidden))
         name = f"agent:{tmp_path / str(hidden)}"
         simulator.run(workload, rule_of(policy(name), case.tables))
         costs[name] = simulator.cost()

@@ -14,7 +14,7 @@ from cace_env.policies.network import Network, weight_shapes
 from cace_env.tables import Protocol
 
 
-def random_network(protocol: Any, hidden: int, seed: int = 0) -> Network:
+def random_network(protocol: Any = "eviction", hidden: int = 3, seed: int = 0) -> Network:
     """Weights at random."""
     draws = np.random.default_rng(seed)
     shapes = weight_shapes(protocol, hidden)
@@ -48,16 +48,3 @@ def saved(agent: Agent, folder: Path) -> Path:
     """The folder, with the agent in it."""
     write_agent(agent, folder)
     return folder
-
-
-def agent(env: Protocol = Protocol.EVICTION, hidden: int = 3, **card: Any) -> Agent:
-    return Agent(AgentCard(name="some", env=env, algorithm="none", hidden=hidden, **card), network(env, hidden))
-
-
-def network(protocol: Protocol, hidden: int, seed: int = 0) -> Network:
-    """Any weights."""
-    draws = np.random.default_rng(seed)
-    shapes = weight_shapes(protocol, hidden)
-    return Network(
-        protocol, hidden, {k: draws.normal(0.0, 0.3, shape).astype(np.float32) for k, shape in shapes.items()}
-    )
