@@ -24,15 +24,16 @@ class Limits:
         """`(LIMIT.keep_alive_us + M,)` in the form that the kernel reads.
 
         Raises:
-            SimulationError: under a limit some model could never be loaded (`least_max_resident`).
+            SimulationError: a time is out of range or missing, or under a limit some model could never be loaded
+                (`least_max_resident`).
         """
         models = tables.num_models
         keep_alive = (
             np.full(models, FOREVER) if self.keep_alive_us is None else np.asarray(self.keep_alive_us, dtype=np.int64)
         )
-        if keep_alive.shape != (models,) or (keep_alive < 0).any():
+        if keep_alive.shape != (models,) or ((keep_alive < 0) | (keep_alive > FOREVER)).any():
             raise SimulationError(
-                f"keep_alive_us is {keep_alive}; give one time of at least 0 for each of {models} models"
+                f"keep_alive_us is {keep_alive}; give one time of 0 to {FOREVER} for each of {models} models"
             )
         most = models if self.max_resident is None else self.max_resident
         least, model = least_max_resident(tables)

@@ -1,4 +1,4 @@
-"""Whatever could leave the range of the clock or of a sum is refused, with the place, the value and the limit."""
+"""Times that the clock or a sum cannot hold are refused, with their place, value and limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cace_env.simulation import SimulationError, Simulator, simulate
+from cace_env.simulation import Limits, SimulationError, Simulator, simulate
 from cace_env.tables import FOREVER, MAX_DURATION_US
 from cace_env.workload import WorkloadError
 from tests.specification.examples import fleet, requests
@@ -37,6 +37,15 @@ def test_times_that_add_up_beyond_the_clock_are_refused():
 def test_loads_that_add_up_beyond_the_clock_are_refused():
     with pytest.raises(WorkloadError, match=r"of load_us and unload_us 6.8e\+17"):
         simulate(fleet(load_us=MAX_DURATION_US), requests(*[{}] * 600), lambda question: int(question.legal.argmax()))
+
+
+@pytest.mark.parametrize("keep_alive_us", [-1, FOREVER + 1, 2**63 - 1])
+def test_a_keep_alive_beyond_the_clock_is_refused(keep_alive_us: int):
+    tables = fleet()
+    with pytest.raises(
+        SimulationError, match=rf"keep_alive_us is .*{keep_alive_us}.*; give one time of 0 to {FOREVER}"
+    ):
+        Simulator(tables, Limits(keep_alive_us=[keep_alive_us] * tables.num_models))
 
 
 def test_the_longest_times_that_are_allowed_are_simulated():
