@@ -7,6 +7,19 @@ Start with these three files:
 3. `envs/eviction.py`: observations, actions and rewards of `cace_env/Eviction-v0`; `envs/swap.py` has
    `cace_env/Swap-v0`.
 
+Folders, from the top down; each imports only from those below it, and its `__init__` says what it offers:
+
+- `sb3/`: training with Stable-Baselines3
+- `envs/`: the Gymnasium environments, single and batched
+- `planning/`: the clairvoyant reference and exact optima
+- `evaluation/`: policies on scenarios, with the same requests for all
+- `rendering/`: pictures
+- `policies/`: built-in rules, CACE, agents, guards, explanations
+- `simulation/`: Python's side of the compiled simulator, metrics and bounds
+- `kernel/`: the compiled simulator
+- `traces/`, `generator/`: requests, from logs or drawn
+- `fleets/`: models, GPUs, load engines and prices
+
 Data goes one way: config -> workload -> simulator -> env -> policy -> metrics -> report. Importing the package
 registers the environments and loads nothing heavier than Gymnasium, and Gymnasium imports it by itself for
 `gymnasium.make("cace_env:cace_env/Eviction-v0")`.

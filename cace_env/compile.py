@@ -108,7 +108,7 @@ def _optima(case: Case) -> None:
     merged_optimum(case.tables, case.workload(SEED), max_nodes=1)
 
 
-# What brings which parts to be compiled, by calling them as everybody else does.
+# Each compiles some parts, by calling them as other code does.
 USES: Final[tuple[Callable[[Case], None], ...]] = (
     _requests,
     _whole_episodes,

@@ -39,7 +39,12 @@ def check_render_mode(render_mode: None, env_id: str) -> None:
 
 
 def scenarios(given: AnyScenario | Sequence[AnyScenario]) -> tuple[Scenario, ...]:
-    """Load one scenario or several."""
+    """Load one scenario or several.
+
+    Raises:
+        ConfigError: a scenario cannot be loaded.
+        ValueError: there is none.
+    """
     one = isinstance(given, str | Path | Mapping | Scenario)
     several: Sequence[Any] = [given] if one else given  # type: ignore[assignment]
     if not len(several):
@@ -48,7 +53,11 @@ def scenarios(given: AnyScenario | Sequence[AnyScenario]) -> tuple[Scenario, ...
 
 
 def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
-    """The mode as the enum, from the enum or its value."""
+    """The mode as the enum, from the enum or its value.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
     known = [each.value for each in AutoresetMode]
     if not isinstance(mode, AutoresetMode) and mode not in known:
         raise ValueError(f"autoreset_mode is {mode!r}; it has to be one of {str(known)[1:-1]}")
@@ -56,7 +65,12 @@ def autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
 
 
 def seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
-    """One seed, or None, for each environment."""
+    """One seed, or None, for each environment; from one number `n` they are `n, n + 1, ...`.
+
+    Raises:
+        TypeError: a seed is not a whole number.
+        ValueError: a seed is negative, or there are too few or too many.
+    """
     if seed is None:
         return [None] * num_envs
     if np.ndim(seed) == 0:  # type: ignore[arg-type]
@@ -73,7 +87,12 @@ def seeds(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | 
 
 
 def reset_options(options: Mapping[str, Any], num_envs: int, draws: Draws) -> tuple[Bools | None, Int64Array | None]:
-    """The environments to reset (None = all), and their workload seeds (None = not given)."""
+    """The environments to reset (None = all), and their workload seeds (None = not given), `(num_envs,)` each.
+
+    Raises:
+        TypeError: the mask is not an array of `num_envs` booleans.
+        ValueError: an unknown option, an empty mask, or workload seeds of the wrong number, type or split.
+    """
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise ValueError(f"unknown reset option {unknown[0]!r}; the options are {', '.join(OPTIONS)}")
@@ -87,7 +106,9 @@ def reset_options(options: Mapping[str, Any], num_envs: int, draws: Draws) -> tu
     if named is not None:
         named = np.asarray(named)
         if named.dtype.kind not in "iu" or named.shape not in ((), (num_envs,)):
-            raise ValueError(f"workload_seed has shape {named.shape}; give one integer, or {num_envs} integers")
+            raise ValueError(
+                f"workload_seed is {named.dtype} of shape {named.shape}; give one integer, or {num_envs} integers"
+            )
         named = np.broadcast_to(named, num_envs)
         for each in np.unique(named if mask is None else named[mask]).tolist():
             draws.check(each)
@@ -95,7 +116,11 @@ def reset_options(options: Mapping[str, Any], num_envs: int, draws: Draws) -> tu
 
 
 def actions(given: npt.ArrayLike, stepped: Bools, num_actions: int) -> Int64Array:
-    """One action for each environment, `(num_envs,)`; 0 for those that are not `stepped`."""
+    """One action for each environment, `(num_envs,)`; 0 for those that are not `stepped`.
+
+    Raises:
+        InvalidAction: the shape or type is wrong, or an action of a `stepped` environment is out of range.
+    """
     chosen = np.asarray(given)
     if chosen.shape != stepped.shape or chosen.dtype.kind not in "iu":
         raise InvalidAction(

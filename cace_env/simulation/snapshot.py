@@ -7,7 +7,7 @@ adds the state of an environment besides its simulation.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,6 @@ import numpy.typing as npt
 from cace_env import __version__, compilation
 from cace_env.kernel.state import CLOSED_SIZE, HEAP, LOG, LOGGED, WINDOW_TAIL, Int64Array, Requests, State, fleet_row
 from cace_env.tables import FleetTables
-
-if TYPE_CHECKING:
-    pass
 
 CLOSED, LOGS, REQUESTS = (State._fields.index(name) for name in ("closed", "log", "requests"))
 MOST_SEATS: Final = 4096  # upper bound for the models of scenarios
