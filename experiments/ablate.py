@@ -140,7 +140,7 @@ def ablate_features(options: Options, path: Path, session: Session) -> int:
     }
     trained: dict[str, Agent] = {}
     if options.retrain is not None:
-        from experiments.training.retrained import retrain  # CMA-ES is for those who train
+        from experiments.training.feature_ablation import retrain  # CMA-ES is for those who train
 
         trained = retrain(agent, split_names(options.scenarios) or WHOLE_SUITE, options.retrain, session.console)
     policies = [full, *variants.values(), *(replace(row.policy(), name=name) for name, row in trained.items())]
@@ -152,7 +152,7 @@ def ablate_features(options: Options, path: Path, session: Session) -> int:
     page = variants_page(run, full.name, names, f"What each group of features is worth to {agent.card.name}", about)
     draw_variants(run, full.name, names, path / "parts.png")
     if trained:
-        from experiments.training.retrained import RETRAINED, write_retrained
+        from experiments.training.feature_ablation import RETRAINED, write_retrained
 
         write_retrained(run, trained, path)
         page += f"\nTrained anew without each group: [{RETRAINED}]({RETRAINED}).\n"

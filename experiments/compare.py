@@ -4,7 +4,7 @@
     python -m experiments.compare --list                              what there is
     python -m experiments.compare --policies lru,cace --scenarios default,agents --seeds 100
     python -m experiments.compare --env swap --scenarios default      which model to load next is decided, too
-    python -m experiments.compare --policy my_module:my_policy        anybody's Python policy, on the same requests
+    python -m experiments.compare --policy my_module:my_policy        your own Python policy, on the same requests
     python -m experiments.compare --agent runs/ppo/best --policies cace,gdsf      a trained agent, on the same requests
     python -m experiments.compare --trace requests.csv --format azure --scenarios default
     python -m experiments.compare --config configs/experiment/claims.yaml
@@ -38,7 +38,7 @@ from experiments.reports.timelines import FILE as TIMELINES
 from experiments.reports.timelines import timelines, timelines_csv
 from experiments.running.cases import Chosen, PreparedCase, chosen, prepared
 from experiments.running.command_line import Session, run_command, split_names
-from experiments.running.lineup import WITHOUT_SWAPPING, default_names, protocols_of
+from experiments.running.contestants import WITHOUT_SWAPPING, default_names, protocols_of
 from experiments.running.options import ENV, Env, Logged, Names, Referenced, Running, TakingPart
 from experiments.running.progress import progress_bar
 from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of

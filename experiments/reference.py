@@ -4,7 +4,7 @@
     python -m experiments.reference find --env swap --seeds 3 --out reference.csv
     python -m experiments.reference curve      cost against effort
     python -m experiments.reference gap        reference, rules and optimum of tiny episodes
-    python -m experiments.reference prefetch   what prefetch is worth to somebody who knows the future
+    python -m experiments.reference prefetch   what prefetch is worth where the future is known
     python -m experiments.reference tiny       optimum of all episodes of the scenario `tiny`
 
 `docs/reference.md` has what they found.

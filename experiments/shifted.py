@@ -24,7 +24,7 @@ from cace_env.tables import Protocol
 from experiments.pages.shifted import LOG, draw, page
 from experiments.running.cases import Chosen, PreparedCase, chosen, prepared
 from experiments.running.command_line import Session, run_command, said
-from experiments.running.lineup import able, protocols_of
+from experiments.running.contestants import able, protocols_of
 from experiments.running.options import ENV, Env, Logged, Running, TakingPart
 from experiments.running.run_folder import BASELINE
 from experiments.running.runner import FINISHED, Plan, play, workers_of

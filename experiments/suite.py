@@ -24,7 +24,7 @@ from cace_env.scenarios import seeds
 from cace_env.tables import Protocol
 from experiments.running.cases import of_entry, prepared
 from experiments.running.command_line import Session, run_command, said
-from experiments.running.lineup import default_names
+from experiments.running.contestants import default_names
 from experiments.running.options import Referenced, Running, TakingPart
 from experiments.running.run_folder import BASELINE
 from experiments.running.run_writer import check_goes_on

@@ -74,7 +74,7 @@ def open_folder(options: Options) -> tuple[Resolved, TrainingFolder]:
     """What is to be done, and the run folder: new, or to go on with.
 
     Raises:
-        ConfigError: it holds a training and nobody said --resume, or one of another configuration, or something else.
+        ConfigError: it holds a training and --resume was not given, or one of another configuration, or something else.
     """
     if options.resume and options.out is None:
         raise ConfigError("--resume needs --out, the run folder to go on in")

@@ -111,7 +111,7 @@ def mean_of(parts: Sequence[Draws]) -> Gain:
 
 
 def usable(run: Run, claim: Claim) -> list[str]:
-    """Scenarios in which the metric exists: a task that nobody does has no latency."""
+    """Scenarios in which the metric exists: a task without requests has no latency."""
     return [name for name in run.scenarios if np.nansum(run.columns[name, claim.over][claim.metric]) > 0]
 
 

@@ -20,6 +20,7 @@ from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.tables import Protocol
 from experiments.reading.markdown import number, percent, table
 from experiments.reading.suite_scores import SuiteRun
+from experiments.running.contestants import Contrast
 from experiments.running.findings_grid import (
     CELLS,
     CONTRASTS,
@@ -28,7 +29,6 @@ from experiments.running.findings_grid import (
     Cell,
     Results,
 )
-from experiments.running.lineup import Contrast
 
 PICTURE: Final = "findings.png"
 FULL_COLOUR: Final = 30.0  # [%] of cost saved: the strongest colour of the picture

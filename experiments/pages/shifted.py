@@ -1,4 +1,4 @@
-"""The page of shifted regimes."""
+"""The report of `experiments.shifted`: its page, the tables that `docs/agents.md` shows, and the picture."""
 
 from __future__ import annotations
 

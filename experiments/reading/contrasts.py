@@ -8,7 +8,7 @@ from typing import Final
 from cace_env.tables import Protocol
 from experiments.reading.markdown import table
 from experiments.reading.verdicts import saved
-from experiments.running.lineup import Contrast
+from experiments.running.contestants import Contrast
 from experiments.running.run_folder import BASELINE, Run
 
 CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {  # by part of what a policy decides

@@ -29,7 +29,7 @@ class SuiteRun:
     """A finished run of a suite.
 
     Raises:
-        ConfigError: the folder is none.
+        ConfigError: the folder holds no run of a suite.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""What the report of a comparison says of trained agents: what they are, and how they stand against everybody else."""
+"""What the report of a comparison says of trained agents: what they are, and how they compare with all others."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def card_text(about: dict[str, Any]) -> str:
 
 
 def _against_all(run: Run, agent: str) -> list[str]:
-    """Tables of an agent against everybody who ran wherever it ran."""
+    """Tables of an agent against every policy that ran wherever it ran."""
     scenarios = [scenario for scenario in run.scenarios if agent in run.policies(scenario)]
     others = [
         policy

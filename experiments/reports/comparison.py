@@ -30,7 +30,7 @@ from experiments.reports.guard_table import GUARDS, guard_table
 from experiments.reports.plots import draw
 from experiments.reports.score_table import scenarios_with_reference, score_sections
 from experiments.reports.texts import ASKED, CAVEATS, HOW_TO_READ, SCORES, WHAT_THIS_IS, WHERE_FROM
-from experiments.running.lineup import ORDERED
+from experiments.running.contestants import ORDERED
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import BASELINE, Run
 
@@ -272,7 +272,7 @@ def _policy_table(run: Run, scenario: str) -> str:
 
 
 def _share(run: Run, scenario: str) -> tuple[str, dict[str, str], str]:
-    """Title, each policy's share of what could be saved, and what it is a share of; empty where nobody knows."""
+    """Title, each policy's share of what could be saved, and what it is a share of; empty without a reference."""
     policies = run.policies(scenario)
     best = REFERENCE if REFERENCE in policies else run.cheapest(scenario, "Clairvoyant")
     if best is None:

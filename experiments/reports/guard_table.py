@@ -16,7 +16,7 @@ range (*input*), where it fails (*error*) or takes too long (*late*), and while 
 
 
 def guard_table(run: Run) -> str:
-    """Decisions that LRU took, by scenario, policy and reason; empty where nobody was guarded."""
+    """Decisions that LRU took, by scenario, policy and reason; empty where no policy was guarded."""
     rows = []
     for scenario in run.scenarios:
         for policy in run.policies(scenario):

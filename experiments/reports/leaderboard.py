@@ -17,13 +17,13 @@ from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.reading.verdicts import few_seeds, nothing_to_decide, own_policies
 from experiments.reports.comparison import remarks
-from experiments.running.lineup import ORDERED
+from experiments.running.contestants import ORDERED
 from experiments.running.run_folder import BASELINE, Run
 
 MOST: Final = 12  # rows of a table
 METRICS: Final = {"cost": "cost", "ttft_mean_s": "mean TTFT", "e2e_mean_s": "mean E2E", "evictions": "evictions"}
 LEARNED_AGENT, TUNED, UNTUNED, FORESEEN = "learned", "CACE, tuned", "CACE, untuned", "knows the future"
-# Rows that everybody looks for, and what they are.
+# Rows that every reader looks for, and what they are.
 NAMED: Final = {
     Protocol.EVICTION: {
         "cace": UNTUNED,

@@ -25,7 +25,7 @@ from cace_env.simulation.metrics import TTFT_EDGES_S
 from cace_env.tables import TASKS
 from experiments.reports.decisions import draw_decision
 from experiments.reports.timelines import draw_timeline
-from experiments.running.lineup import ORDERED
+from experiments.running.contestants import ORDERED
 from experiments.running.run_folder import BASELINE, Run
 
 DPI: Final = 120

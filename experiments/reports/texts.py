@@ -7,7 +7,7 @@ from typing import Final
 from cace_env.tables import Protocol
 
 WHAT_THIS_IS: Final = """\
-A company hosts its own code language models on a few accelerators. Small models complete code while somebody types;
+A company hosts its own code language models on a few accelerators. Small models complete code while developers type;
 large ones chat, reason and work as agents. Together they do not fit into accelerator memory. A request for a model
 that is not there waits for it to be loaded, and first some other model must be evicted. *Which one?* is the
 question that every policy below answers. They were run in a simulator of such fleets (cace-env), each on exactly
@@ -26,7 +26,7 @@ ASKED: Final = {
 SCORES: Final = """\
 `Score = 100 x (LRU - policy) / (LRU - reference)`, costs summed over seeds: 0 is as good as LRU, 100 as good as the
 clairvoyant reference, which knows every request to come and searches for a plan that is cheap under them. The reference
-is no bound: nobody has shown that nothing is better. The interquartile mean leaves out a quarter of the scenarios at
+is no bound: there is no proof that nothing is better. The interquartile mean leaves out a quarter of the scenarios at
 either end (with fewer than four it is the mean); intervals are 95 %, by a stratified bootstrap over seeds, and left
 out with fewer than 10 seeds."""
 
@@ -37,7 +37,7 @@ whose oldest request has waited longest (`fifo`), and drains busy models at once
 below sets two policies side by side that differ in one thing alone. Numbers are cost saved, with 95 % intervals."""
 
 HOW_TO_READ: Final = """\
-- **TTFT**: time to first token, from a request's arrival to the first token of its answer: what somebody feels who
+- **TTFT**: time to first token, from a request's arrival to the first token of its answer: what a developer feels who
   waits for a completion. **E2E**: until the last token: what an agent or a reader of a long answer waits for.
 - **Cost**: every second that a request waits for its first token, and every second until its last one, times
   weights by task that each scenario states. It is what the policies are judged by.
@@ -57,13 +57,13 @@ HOW_TO_READ: Final = """\
   accelerator, its model resident, its prefix cached (`cace_env/simulation/bounds.py`). It knows nothing of memory, so
   it says how much of a cost is work, not how much of the rest could be saved.
 - **Evictions** are models brought out of memory; **loads** brought in; **regret loads** those of models evicted
-  less than 60 s before; **decisions** the times that the policy was asked: where only one model may leave, nobody
-  is asked. **Longest wait**: the mean over seeds of the longest time that anybody waited for a first token; a policy
-  that saves cost by letting somebody starve shows there.
+  less than 60 s before; **decisions** the times that the policy was asked: where only one model may leave, it
+  is not asked. **Longest wait**: the mean over seeds of the longest time that a request waited for its first token; a
+  policy that saves cost by letting a request starve shows there.
 - **Waited [min/day]**: minutes that all developers together wait for first tokens in 8 hours of this load."""
 
 CAVEATS: Final = """\
-- The weights of the cost are assumptions: nobody has published what a developer's second of waiting is worth by
+- The weights of the cost are assumptions: nothing is published on what a developer's second of waiting is worth by
   task. `rows.csv` has the request-seconds by task, so other weights can be tried without a new run.
 - Requests called *generated* are drawn from published statistics of real services, not recorded; requests called
   *composite* come from a log to which models, tasks or users were attached, as their label says. A time compression

@@ -1,4 +1,4 @@
-"""What is run: scenarios by what somebody typed, each made ready with generated requests or those of a log."""
+"""The cases of a run: scenarios by name, each made ready with generated requests or those of a log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cace_env.scenarios import Scenario, load_scenario, scenario_names
 from cace_env.tables import FOREVER, TASKS, FleetTables, Protocol
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import COLUMNS, Workload
-from experiments.running.lineup import able, can_answer, card_of, check_names
+from experiments.running.contestants import able, can_answer, card_of, check_names
 
 
 class Chosen(NamedTuple):
@@ -30,7 +30,7 @@ class Chosen(NamedTuple):
 
 
 def chosen(what: Sequence[str], protocols: Sequence[Protocol], suite: str = "v1") -> list[Chosen]:
-    """Scenarios by what somebody typed.
+    """Scenarios by the names that were typed.
 
     Args:
         what: versions of suites (all entries without memory sweeps), ids of entries of `suite`, shipped scenarios by
@@ -128,7 +128,7 @@ def _prepared(
             ready.append(contestant)
         else:
             about["notes"].append(f"Left out here: {reason}.")
-    run_episode(ready[0], case, first, seeds[0])  # compiles, before anybody watches a progress bar
+    run_episode(ready[0], case, first, seeds[0])  # compiles, before the progress bar is shown
     return PreparedCase(case, scenario, tuple(ready), tuple(seeds), about)
 
 

@@ -64,7 +64,7 @@ def read_options(
         arguments: of the command line.
         name: of the command, `python -m experiments.NAME`.
         about: what --help says first.
-        default: what holds where nothing is said.
+        default: options that apply where the command line and the file give none.
 
     Raises:
         ConfigError: the file is refused.
@@ -86,7 +86,11 @@ def read_options(
 
 
 def taken_out(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of an option that has to be known before the others can be read, and what else there is."""
+    """The value of an option that has to be known before the others can be read, and the other arguments.
+
+    Raises:
+        ConfigError: the option has no value.
+    """
     rest, value, given = [], None, iter(arguments)
     for argument in given:
         if argument == option:

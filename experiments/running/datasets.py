@@ -48,7 +48,7 @@ class Options(Frozen):
     out: Annotated[Path | None, said("FOLDER")] = None
     """Where datasets are kept; $MINARI_DATASETS_PATH or ~/.minari/datasets by default, where Minari looks for them."""
     author: Annotated[str | None, said("NAME")] = None
-    """Who stands as author in the dataset; nobody by default."""
+    """The author that the dataset names; none by default."""
     author_email: Annotated[str | None, said("ADDRESS")] = None
     """Where the author can be reached; left out by default."""
     code_permalink: Annotated[str | None, said("URL")] = None

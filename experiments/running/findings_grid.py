@@ -19,7 +19,7 @@ from cace_env.policies.built_in import Policy
 from cace_env.scenarios import Scenario, load_scenario
 from cace_env.tables import Protocol
 from experiments.running.cases import Chosen, PreparedCase, prepared
-from experiments.running.lineup import Contrast
+from experiments.running.contestants import Contrast
 from experiments.running.run_folder import Run
 
 BASE: Final = "default"

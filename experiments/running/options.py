@@ -18,7 +18,7 @@ from cace_env.policies.python import Illegal
 from cace_env.scenarios import Split
 from cace_env.tables import Protocol
 from experiments.running.command_line import key_value, said, split_names
-from experiments.running.lineup import agent_names, contestants_of
+from experiments.running.contestants import agent_names, contestants_of
 from experiments.running.reference_rows import Choice
 from experiments.running.run_writer import check_goes_on
 
@@ -83,7 +83,7 @@ class TakingPart(Frozen):
 
         Args:
             protocols: that are run.
-            default: who plays where nobody was named.
+            default: names of the policies that play where none are given.
 
         Raises:
             ConfigError: as `contestants_of`.

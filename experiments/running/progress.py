@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def progress_bar(console: Console) -> Progress:
-    """Bar, count, time gone and time left; nothing where nobody looks."""
+    """A bar with count, time gone and time left; nothing where the console is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -94,7 +94,7 @@ def cached_reference(
         return _read(path), True
     found = find_reference(case, workload, Future.of(case.tables, workload), seed, **options)
     folder.mkdir(parents=True, exist_ok=True)
-    # Whoever is killed leaves no half file under the final name, and two at work on the same write the same.
+    # A process that is killed leaves no half file under the final name; two that look for the same write the same.
     unfinished = path.with_suffix(f".{os.getpid()}.part")
     content = asdict(found) | {"plan": found.plan.tolist()}
     unfinished.write_text(json.dumps(content), encoding="utf-8")

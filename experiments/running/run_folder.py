@@ -8,7 +8,7 @@ searches.csv     how the clairvoyant reference was found, where it was looked fo
 timelines.csv    which model sat where, for some policies on the first seed; decisions.csv why agents decided so
 report.md        and plots/, written from the files above (`python -m experiments.report FOLDER`)
 
-What has finished is on disk at once, so whoever is killed loses the episodes that were being played and nothing else.
+What has finished is on disk at once, so a run that is killed loses only the episodes that were being played.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Run:
     """Reads a run folder.
 
     Raises:
-        ConfigError: it is none, or holds no finished episode.
+        ConfigError: the folder holds no run, or no finished episode.
     """
 
     path: Path
@@ -193,7 +193,7 @@ class Run:
 
     @cached_property
     def _gains(self) -> dict[tuple[str, str, str, str], Gain]:
-        """Those that somebody has asked for: each is a bootstrap."""
+        """Gains that were asked for before: each takes a bootstrap."""
         return {}
 
     def least_cost(self, scenario: str) -> float:

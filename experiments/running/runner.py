@@ -21,7 +21,7 @@ from cace_env.policies import Contestant
 from cace_env.simulation import SimulationError
 from experiments.running.cases import PreparedCase
 from experiments.running.command_line import Session
-from experiments.running.lineup import about_agents, about_policy
+from experiments.running.contestants import about_agents, about_policy
 from experiments.running.progress import progress_bar
 from experiments.running.reference_rows import Reference, reference_of, reference_result, shipped_result
 from experiments.running.run_folder import BASELINE, Run, surroundings
@@ -78,11 +78,11 @@ def workers_of(asked: int | None) -> int:
     """How many threads play; as many as there are cores by default.
 
     Raises:
-        ConfigError: none.
+        ConfigError: fewer than one.
     """
     workers = asked if asked is not None else os.cpu_count() or 1
     if workers < 1:
-        raise ConfigError(f"{workers} workers were asked for; it has to be 1 at least")
+        raise ConfigError(f"{workers} workers were asked for; --workers has to be at least 1")
     return workers
 
 
@@ -205,7 +205,7 @@ class Clock:
         self._began = self._noted = time.perf_counter()
 
     def tick(self) -> None:
-        """Notes the seconds now and then: whoever is killed loses no more than `NOTED_S`."""
+        """Notes the seconds now and then: a run that is killed loses no more than `NOTED_S` of them."""
         if time.perf_counter() - self._noted > NOTED_S:
             self.note()
 

@@ -37,7 +37,7 @@ from cace_env.policies.agent import PREFIX
 from cace_env.simulation import lower_bound
 from cace_env.tables import Protocol
 from experiments.running.command_line import said
-from experiments.running.lineup import about_policy, agent_names, can_answer, card_of, order_of
+from experiments.running.contestants import about_policy, agent_names, can_answer, card_of, order_of
 from experiments.running.options import Count
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
@@ -141,7 +141,7 @@ def header_of(options: Made, suite: Suite, contestant: Contestant, entries: Iter
     """What the file says of the policy: the options, and what is known of a built-in one.
 
     Raises:
-        ConfigError: somebody's own policy that does not say what it was fitted to, or where its code is.
+        ConfigError: a policy of the user's own that does not say what it was fitted to, or where its code is.
     """
     policy = contestant.built_in
     git = surroundings()["git"]
@@ -191,7 +191,7 @@ def check(options: Checked, console: Console) -> int:
             print(f"error: {problem}", file=sys.stderr)
         return 1
     said = results.header
-    kind = "clairvoyant: it competes with nobody" if said.clairvoyant else f"trained on: {said.trained_on}"
+    kind = "clairvoyant: it is not ranked" if said.clairvoyant else f"trained on: {said.trained_on}"
     console.print(f"[bold]{escape(said.policy)}[/bold]: {escape(said.description)}", highlight=False)
     console.print(
         escape(f"{kind}; simulated requests: {said.simulated_requests:,}; code: {said.code}"), highlight=False
@@ -202,7 +202,7 @@ def check(options: Checked, console: Console) -> int:
 
 
 def wrong_with(results: Results, suite: Suite) -> list[str]:
-    """What anybody can see without running anything; one problem per line, empty where there is none."""
+    """Problems that can be seen without a run, one per line; empty if there are none."""
     header, source = results.header, results.source
     if header.suite != suite.version:
         return [

@@ -1,4 +1,4 @@
-"""The run folder of a training: whoever is killed at any moment loses the last interval, and nothing else.
+"""The run folder of a training: one that is killed at any moment loses the last interval, and nothing else.
 
 run.json       commands, versions, git revision, how far it is
 config.yaml    every option as resolved; `python -m experiments.train config.yaml` trains the same again
@@ -117,7 +117,7 @@ class TrainingFolder:
         Raises:
             ConfigError: the folder holds no training.
         """
-        assert self.about  # refuses what is none
+        assert self.about  # refuses a folder that holds no training
         return read_yaml(self.path / "config.yaml")
 
     def commit(self, trainer: Trainer, agent: Agent, progress: Progress, row: Row) -> None:
@@ -203,7 +203,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _check(checkpoint: Path) -> None:
     """Refuses a checkpoint that is not what was written.
 
-    It finds accidents, and files that somebody put there; who can write the manifest can change it, too. Safe is a
+    It finds accidents, and files that were put there later; who can write the manifest can change it, too. Safe is a
     checkpoint because nothing in it is run.
     """
     advice = "train anew with another --out, or restore the folder from a copy"

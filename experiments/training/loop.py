@@ -76,10 +76,10 @@ class Training:
             self._before_s = self.reached.wall_s
 
     def run(self, tracking: Tracking, patience: Patience, console: Console) -> None:
-        """Interval after interval, until the last step or until somebody wants it to stop."""
+        """Interval after interval, until the last step or until it is told to stop."""
         if self.reached is None:
             self._commit({}, tracking)
-        else:  # whoever was killed may have been so before these were told
+        else:  # a training that was killed may not have told these yet
             is_best = self.reached.best_step == self.reached.step
             policy = load_agent(self.folder.path / "last").policy()
             self._tell(self.folder.rows[-1], self.validation.judge(policy) if is_best else None, tracking)
@@ -169,7 +169,7 @@ class Patience:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # nobody else may handle signals
+        if threading.current_thread() is threading.main_thread():  # no other thread may handle signals
             self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 

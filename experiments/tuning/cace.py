@@ -277,7 +277,7 @@ def draw(folder: Path) -> None:
 
 
 def compiled(goal: Goal) -> None:
-    """Plays one episode, so that nobody watches a bar that stands still while code compiles."""
+    """Plays one episode, so that code compiles before the progress bar is shown."""
     name, case = next(iter(goal.train.items()))
     Objective({name: replace(case, name=name)}, [goal.train_seeds[0]], threads=1).costs(
         [cace_with(load_cace("cace").weights, "cace")]

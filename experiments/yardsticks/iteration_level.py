@@ -2,7 +2,7 @@
 
 A forward pass (iteration) of an engine emits one token of every decoding request and computes the next chunk of prompt
 tokens. It takes the time of all that: the fixed part of a round, what each decoding request adds at its context *now*,
-and the prefill of these very tokens at their positions. Whoever arrives meanwhile waits for the next iteration.
+and the prefill of these very tokens at their positions. Requests that arrive meanwhile wait for the next iteration.
 Times are whole nanoseconds. No swapping: every model is resident; requests are open loop and share no prefix.
 
 Chunks are given out as vLLM does (V1 scheduler): `chunk_tokens` is a budget of tokens per iteration; the decoding
@@ -189,7 +189,7 @@ def _serve(requests: Any, queue: Any, ends: Any, engines: Any, shared: bool, sli
                 break
         passed = 0 if worked else passed + 1
         if passed == num_engines:
-            # Nobody has anything to do: on to the next arrival.
+            # No request has anything to do: on to the next arrival.
             passed = 0
             soonest = 1 << 62
             for other in range(num_engines):

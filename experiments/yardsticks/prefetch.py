@@ -1,4 +1,4 @@
-"""What prefetch is worth to somebody who knows the future: the reference with it against the reference without.
+"""What prefetch is worth where the future is known: the reference with it against the reference without.
 
 Rules of prefetch may be bad; this asks what a good one could save. Episodes are short, because a plan with prefetch has
 several times as many decisions.
@@ -31,7 +31,7 @@ BASELINE: Final = "fifo+lru"
 
 
 class Prefetch(Frozen):
-    """What prefetch is worth to somebody who knows the future."""
+    """What prefetch is worth where the future is known."""
 
     seeds: int = Field(default=10, ge=1, description="test seeds of each scenario")
     requests: int = Field(default=500, ge=1, description="requests of an episode, which is also the most prefetches")

@@ -26,7 +26,7 @@ Rows = Iterator[tuple[str, float, str]]  # what, value, unit
 
 DEFAULT: Final = "default"  # the scenario that is measured
 EPISODES: Final = 8  # test seeds that a round of whole episodes plays
-TURNS: Final = 4  # of everybody that is compared
+TURNS: Final = 4  # of each thing that is compared
 BANK: Final = 256  # workloads that a batch plays again and again, instead of new ones
 CARTPOLE_STEPS: Final = 2_000  # in a turn
 NEED_GB: Final = 64.0  # of every model in a fleet made to grow; more than the largest of the default scenario
@@ -337,7 +337,7 @@ def memory_mb(kind: str) -> float:
 
 
 def memory(effort: Effort) -> Rows:
-    """Peak memory of one long episode, and what a batch takes and keeps taking."""
+    """Peak memory of one long episode."""
     requests = effort(1_000_000, 2_000)
     Episodes(effort.scenario(requests=requests), "lru", number=1).played[0][0].summary()
     yield f"peak memory of {requests:,} requests", memory_mb("VmHWM"), "MB"
@@ -346,7 +346,7 @@ def memory(effort: Effort) -> Rows:
 def batch_memory(effort: Effort) -> Rows:
     """What a batch takes beyond a batch of one, and whether it grows over many decisions with fresh requests."""
     num_envs, scenario = effort(1_024, 4), effort.scenario()
-    Batch(scenario, 1).run(100)  # whatever is compiled, imported and kept once
+    Batch(scenario, 1).run(100)  # what is compiled, imported and kept once
     before_mb = memory_mb("VmRSS")
     batch = Batch(scenario, num_envs)
     batch.run(20)

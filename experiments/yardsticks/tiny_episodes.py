@@ -1,8 +1,8 @@
 """Random episodes that are small enough to be solved exactly, and tight enough that something has to be decided.
 
 Three to six models of 2 to 12 GB on one or two accelerators that hold half of them; loads take 1 to 20 s, requests some
-tenths of a second to some seconds, and somebody asks every few seconds. So loads, queues and drains matter, as in the
-scenarios, and it takes one of the rules a handful of decisions to get through.
+tenths of a second to some seconds, and a request arrives every few seconds. So loads, queues and drains matter, as in
+the scenarios, and it takes one of the rules a handful of decisions to get through.
 """
 
 from __future__ import annotations

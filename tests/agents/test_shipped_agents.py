@@ -18,7 +18,7 @@ from cace_env.policies import load_agent, policy, write_agent
 from cace_env.policies.agent import shipped_agents
 from cace_env.scenarios import seeds
 from cace_env.tables import Protocol
-from experiments.running.lineup import default_names
+from experiments.running.contestants import default_names
 from experiments.ship_agent import ship
 
 AGENTS = shipped_agents()

@@ -19,7 +19,7 @@ from experiments import shifted, suite
 from experiments.compare import main
 from experiments.reading.pooled_gains import estimate_text
 from experiments.reading.style import GROUP_COLOURS
-from experiments.running.lineup import contestants_of
+from experiments.running.contestants import contestants_of
 from experiments.running.run_folder import Run
 from experiments.submission import main as submission
 from tests.support.agents import agent_of, lru_network, random_network, saved

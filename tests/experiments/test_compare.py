@@ -33,7 +33,7 @@ from experiments.reports.leaderboard import MOST, change_text
 from experiments.reports.timelines import _lanes, spans_of
 from experiments.running import runner
 from experiments.running.command_line import read_options, split_names
-from experiments.running.lineup import about_policy, contestants_of
+from experiments.running.contestants import about_policy, contestants_of
 from experiments.running.run_folder import Run, Span
 from tests.specification.examples import fleet
 from tests.support.small import SMALL

@@ -119,7 +119,7 @@ def test_features_need_an_agent(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_linear_agent_can_be_trained_without_each_group(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("cmaes", reason="needs the extra train")
-    for module in ("ablate", "training.retrained"):
+    for module in ("ablate", "training.feature_ablation"):
         monkeypatch.setattr(f"experiments.{module}.FEATURE_GROUPS", {"recency": FEATURE_GROUPS["recency"]})
     out = tmp_path / "features"
     folder = saved(agent_of(lru_network()), tmp_path / "agent")

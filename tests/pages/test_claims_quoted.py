@@ -16,7 +16,7 @@ from experiments.pages.claims import EFFECTS, NEEDED
 from experiments.pages.quoted import Judged, picture, readings_table, regions
 from experiments.pages.regions import DOCS, read
 from experiments.running.command_line import read_options
-from experiments.running.lineup import contestants_of
+from experiments.running.contestants import contestants_of
 from experiments.running.run_folder import BASELINE, Run
 from tests.project.test_docs import ROOT
 

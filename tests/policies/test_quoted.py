@@ -20,7 +20,7 @@ from cace_env.policies.quoted import PARTS, QUOTED, Quoted
 from cace_env.simulation import Episode, Simulator, run_rule
 from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
-from experiments.running.lineup import default_names, spelled_out
+from experiments.running.contestants import default_names, spelled_out
 from tests.specification.strategies import Rules, cases
 from tests.support.policy_runs import (
     HISTORY,

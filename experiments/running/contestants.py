@@ -1,4 +1,4 @@
-"""Who takes part in a comparison, by environment, and what is said of each."""
+"""The policies of a comparison: which take part, in which environment, and what run.json says of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ORDERED: Final = "Order"  # the kind of policies that load by another order than
 OWN: Final = "Your own"
 CACE_PREFIX: Final = "cace:"  # of CACE with other weights, among names of policies
 PARTNERS: Final = (BASELINE, "cace")  # whose victims every order goes with, by default
-WITHOUT_SWAPPING: Final = "room for every model: nothing is evicted, nobody is asked"
+WITHOUT_SWAPPING: Final = "room for every model: nothing is evicted, no policy is asked"
 
 
 def protocols_of(env: Protocol | Literal["both"]) -> tuple[Protocol, ...]:
@@ -43,7 +43,7 @@ def spelled_out(names: Iterable[str]) -> list[str]:
     """Names with each `*` replaced by all built-in policies that fit: `cace-quoted*` is every reading of that formula.
 
     Raises:
-        ConfigError: none fits.
+        ConfigError: no built-in policy fits.
     """
     found: list[str] = []
     for name in names:
@@ -149,7 +149,7 @@ def order_of(contestant: Contestant) -> Order | None:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuses results that nobody could tell apart.
+    """Refuses results that could not be told apart.
 
     Raises:
         ConfigError: a name stands twice.
@@ -174,7 +174,7 @@ def about_policy(contestant: Contestant) -> dict[str, Any]:
         group = group if group in (*GROUPS, LEARNED) else OWN
         if order is None:
             return {"group": group, "description": evicts, **tuned}
-        if group not in (CLAIRVOYANT, LEARNED):  # whoever knows the future competes with nobody, whatever the order
+        if group not in (CLAIRVOYANT, LEARNED):  # a policy that knows the future stays in its group, whatever its order
             group = ORDERED if group != OWN and order.name in ORDERS else OWN
         return {"group": group, "description": f"loads: {order.description}; evicts: {evicts}", **tuned}
     first_line = (contestant.policy.__doc__ or "").strip().partition("\n")[0]
