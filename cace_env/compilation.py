@@ -34,7 +34,7 @@ from cace_env.linking import Entry, EntryCompiler, Linked, LinkedCompiler, Outli
 logger = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
-# Whatever compiled functions are made of, and the constants that they read.
+# Folders and files with compiled functions, or with constants that those read.
 SOURCES: Final = (
     "compilation.py",
     "generator",
@@ -47,8 +47,7 @@ SOURCES: Final = (
 )
 
 # No reference counts: two atomic operations for every array that a function touches would be two thirds of the
-# simulator's time. In return compiled code can neither create nor return arrays: whoever calls it brings the scratch
-# space.
+# simulator's time. In return compiled code can neither create nor return arrays: the caller brings the scratch space.
 COUNTLESS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 # Inner functions need no Python wrapper, which would be half of their compile time.
 INNER: dict[str, Any] = {**COUNTLESS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -167,7 +166,7 @@ def compiled(function: Function) -> Function:
 def linked(*types: Any) -> Callable[[Function], Function]:
     """A large function that several entry points call: compiled once, for these types of arguments, and cached.
 
-    It is called like any other, but is not melted into its callers. A call costs as much as reading its arguments.
+    It is called like any other, but is not inlined into its callers. A call costs as much as reading its arguments.
     """
 
     def link(function: Function) -> Function:
@@ -187,12 +186,12 @@ def inner(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """`inner`, melted into its caller: for the hot path, where passing the state would cost more than the work."""
+    """`inner`, inlined into its caller: for the hot path, where passing the state would cost more than the work."""
     return numba.njit(**INNER, pipeline_class=PartCompiler, forceinline=True)(function)  # type: ignore[no-any-return]
 
 
 def outlined(function: Function) -> Function:
-    """`inner`, never melted into its callers: for what is rare or large, which would be compiled at each place."""
+    """`inner`, never inlined into its callers: for what is rare or large, which would be compiled at each place."""
     return numba.njit(**INNER, forceinline=False, pipeline_class=OutlinedCompiler)(function)  # type: ignore[no-any-return]
 
 
@@ -208,14 +207,14 @@ def kept() -> list[str]:
 
 
 def part_of(event: numba_event.Event) -> str | None:
-    """Which of `PARTS` an event of Numba is about; None: no entry point, or somebody else's."""
+    """Which of `PARTS` an event of Numba is about; None for any other function, ours or of other packages."""
     function = event.data["dispatcher"].py_func
     name = f"{function.__module__}.{function.__qualname__}"
     return name if name in PARTS else None
 
 
 class Announcement(numba_event.Listener):  # type: ignore[misc]
-    """A line on stderr before each part that is compiled, so that nobody wonders about the wait.
+    """A line on stderr before each part that is compiled, because it takes seconds to minutes.
 
     Numba tells when it compiles because the cache has nothing: what is asked for first, what the cache holds already,
     and what other packages compile make no difference.

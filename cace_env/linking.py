@@ -25,7 +25,7 @@ from numba.core.registry import CPUDispatcher
 
 
 class _Loner:
-    """The code generator as a `_Part` sees it: its engine never hears of the part."""
+    """Numba's code generator without its engine: a `_Part` is not added to the engine, as nothing runs it there."""
 
     def __init__(self, codegen: Any) -> None:
         self._codegen = codegen
@@ -34,14 +34,14 @@ class _Loner:
         return getattr(self._codegen, name)
 
     def set_env(self, name: str, environment: Any) -> None:
-        """Does nothing: the engine has no such variable."""
+        """Do nothing: the variable would belong to the engine."""
 
 
 class _Part(JITCodeLibrary):  # type: ignore[misc]
     """Code of an inner function: handed on to its callers, which are optimised as a whole.
 
     Numba would optimise every function together with all that it calls, once more at each level of calls, and make
-    machine code of each that nobody runs.
+    machine code of each, which is never run.
     """
 
     def __init__(self, codegen: Any, name: str) -> None:
@@ -54,24 +54,24 @@ class _Part(JITCodeLibrary):  # type: ignore[misc]
         self._finalized = True
 
     def get_pointer_to_function(self, name: str) -> int:
-        """Nowhere."""
+        """0: there is no machine code of a part alone."""
         del name
         self._ensure_finalized()
         return 0
 
 
 class _EntryCode(JITCodeLibrary):  # type: ignore[misc]
-    """Code of an entry point, optimised once with all that is melted into it."""
+    """Code of an entry point, optimised once with all that is inlined into it."""
 
     def _optimize_final_module(self) -> None:
         for function in self._final_module.functions:
             if function.linkage == binding.Linkage.linkonce_odr:
-                function.linkage = binding.Linkage.internal  # nobody else calls it, so that more is known of it
+                function.linkage = binding.Linkage.internal  # called from here only, so LLVM may assume more
         super()._optimize_final_module()
 
 
 class _Flags(Flags):  # type: ignore[misc]
-    """Flags that nobody changes any more: Numba looks them up all the time, and would compare each with each."""
+    """Flags that never change again: Numba compares them often, and equal ones are one object here."""
 
     __slots__ = ("_key",)
     _key: int
@@ -79,7 +79,7 @@ class _Flags(Flags):  # type: ignore[misc]
 
     @classmethod
     def of(cls, flags: Flags) -> _Flags:
-        """The only ones that equal these."""
+        """The one object that equals these flags."""
         if flags not in cls.known:
             frozen = cls(flags)
             frozen._key = super(_Flags, frozen).__hash__()
@@ -87,7 +87,7 @@ class _Flags(Flags):  # type: ignore[misc]
         return cls.known[flags]
 
     def copy(self) -> _Flags:
-        """The same."""
+        """Itself: it never changes."""
         return self
 
     def __hash__(self) -> int:
@@ -97,7 +97,7 @@ class _Flags(Flags):  # type: ignore[misc]
         return self is other or (not isinstance(other, _Flags) and super().__eq__(other))
 
 
-# Steps of Numba's compiler for what the functions here do not use: closures, generators of code, array expressions.
+# Steps of Numba's compiler for what the functions here do not use (closures, generators of code, array expressions).
 NEEDLESS: Final = {
     "WithLifting", "InlineClosureLikes", "RewriteSemanticConstants", "DeadBranchPrune", "RewriteDynamicRaises",
     "MakeFunctionToJitFunction", "InlineInlinables", "FindLiterallyCalls", "LiteralUnroll",
@@ -130,7 +130,7 @@ class EntryCompiler(Compiler):  # type: ignore[misc]
 
 
 class _OutlinedPart(_Part):
-    """A `_Part` that is never melted into its callers."""
+    """A `_Part` that is never inlined into its callers."""
 
     def add_ir_module(self, ir_module: Any) -> None:
         """As Numba does it, once the functions are marked."""
@@ -141,26 +141,26 @@ class _OutlinedPart(_Part):
 
 
 class PartCompiler(EntryCompiler):
-    """It, for inner functions."""
+    """`EntryCompiler` for inner functions."""
 
     code = _Part
 
 
 class LinkedCompiler(EntryCompiler):
-    """It, for linked functions: nothing that they write is one of their arguments."""
+    """`EntryCompiler` for linked functions: their arguments do not overlap."""
 
     noalias = True
 
 
 class OutlinedCompiler(LinkedCompiler):
-    """It, for outlined functions, of which the same holds."""
+    """`LinkedCompiler` for outlined functions, of which the same holds."""
 
     code = _OutlinedPart
 
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: the compiler makes millions of objects that live on."""
+    """Switch garbage collection off: the compiler makes millions of objects that stay alive."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -171,7 +171,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def _links(function: Callable[..., Any]) -> list[Linked]:
-    """Linked functions that a function calls, directly or by functions that are melted into it."""
+    """Linked functions that a function calls, directly or through functions that are inlined into it."""
     found: dict[Any, None] = {}
     waiting = [function]
     while waiting:
@@ -189,7 +189,7 @@ class Entry(CPUDispatcher):  # type: ignore[misc]
     """A function with code of its own in the cache."""
 
     def compile(self, sig: Any) -> Any:
-        """As Numba does it, once all is there that the code is linked to."""
+        """Compile as Numba does, after all linked functions that it calls."""
         with global_compiler_lock, _uncollected():
             for linked in _links(self.py_func):
                 linked.ready()
@@ -203,7 +203,7 @@ class Linked(Entry):
     is_ready = False
 
     def ready(self) -> None:
-        """Compiles it or loads it from the cache, and tells the linker where it is."""
+        """Compile it or load it from the cache, and tell the linker where it is."""
         if self.is_ready:
             return
         self.is_ready = True
@@ -217,9 +217,15 @@ class Linked(Entry):
         self.targetctx.insert_user_function(entry, described)
 
     def compile(self, sig: Any) -> Any:
-        """Has happened; other types than those that it was declared with are an error."""
+        """The entry point, compiled once for its declared types.
+
+        Raises:
+            TypingError: other types than those.
+        """
         self.ready()
         arguments, _ = sigutils.normalize_signature(sig)
         if tuple(arguments) not in self.overloads:
-            raise TypingError(f"{self.py_func.__name__} takes {self.types}, not {tuple(arguments)}")
+            raise TypingError(
+                f"{self.py_func.__name__} takes {self.types}, not {tuple(arguments)}; change its @linked or the call"
+            )
         return self.overloads[tuple(arguments)].entry_point

@@ -1,8 +1,8 @@
 """Plain integer tables: everything the kernel reads about a fleet, and nothing else.
 
-A scenario is tabulated into a `FleetTables` once (`cace_env.scenarios`); anybody may also build one by hand and hold
-another simulator against this one, event by event (`cace_env.simulation.Simulator`, `docs/tables.md`). All times are
-whole microseconds unless a name says otherwise, all sizes whole bytes.
+A scenario is tabulated into a `FleetTables` once (`cace_env.scenarios`); one can also be built by hand, to compare
+another simulator with this one, event by event (`cace_env.simulation.Simulator`, `docs/tables.md`). All times are whole
+microseconds unless a name says otherwise, all sizes whole bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FloatArray = npt.NDArray[np.float64]
 class Protocol(StrEnum):
     """What policies are asked: the word for an environment in options, files, suites and functions.
 
-    A member is its own word (`Protocol.SWAP == "swap"`), so `"swap"` may stand wherever a `Protocol` may.
+    A member is its own word (`Protocol.SWAP == "swap"`), so `"swap"` may be given in place of it.
     """
 
     EVICTION = "eviction"  # whom to evict for the model whose oldest request has waited longest
@@ -105,7 +105,7 @@ class FleetTables:
     placement: str = "spread"
     protocol: Protocol = Protocol.EVICTION  # what is asked
     drain_after_us: int = DRAIN_AFTER_US  # of Eviction-v0
-    prefetch_limit: int = 0  # Swap-v0: most loads per episode of models that nobody waits for
+    prefetch_limit: int = 0  # Swap-v0: most loads per episode of models without waiting requests
     prefetch_max_wait_us: int = PREFETCH_MAX_WAIT_US  # no prefetch while a pending model was waited for that long
     max_slots: int = 0  # 0 = as many as can be used; more adds rows that stay empty
     max_decisions: int = FOREVER
@@ -122,7 +122,7 @@ class FleetTables:
 
     @cached_property
     def longest_round_ns(self) -> FloatArray:
-        """An upper bound of a round of each model where it is slowest, `(M,)`, when it is busy alone."""
+        """An upper bound on a round of each model, `(M,)` [ns]: on its slowest accelerator, busy alone."""
         seats = np.minimum(self.max_num_seqs, self.kv_tokens).astype(np.float64)
         chunk = np.minimum(self.chunk_tokens, self.kv_tokens).astype(np.float64)
         attention = (self.kv_ps + self.attention_ps * chunk) * self.kv_tokens / 1e3
@@ -131,7 +131,7 @@ class FleetTables:
 
     @cached_property
     def longest_swap_us(self) -> float:
-        """The longest load and the longest unload."""
+        """The longest load plus the longest unload [us]."""
         return float(self.load_us.max()) + float(self.unload_us.max())
 
     def replace(self, **changes: object) -> FleetTables:
@@ -141,7 +141,7 @@ class FleetTables:
     def validate(self) -> None:
         """Checks that these tables can be simulated: shapes, ranges, room for everything, arithmetic within int64.
 
-        Every unpinned model must be loadable whatever else has happened: on some accelerator the memory less what is
+        Every unpinned model must be loadable in every state of the others: on some accelerator the memory less what is
         pinned there and less the residuals of all other unpinned models must hold its need. Memory is not checked with
         `unlimited_memory`.
 
@@ -290,7 +290,7 @@ def _check_arithmetic(tables: FleetTables) -> None:
 
 
 def _check_room(tables: FleetTables) -> None:
-    """Pinned models fit where they are pinned, and every other model can be loaded somewhere whatever is asleep."""
+    """Pinned models fit where they are pinned, and every other one can be loaded somewhere, whatever is asleep."""
     room_bytes = tables.memory_bytes - pinned_bytes(tables)
     for a in np.flatnonzero(room_bytes < 0):
         taken_bytes = tables.memory_bytes[a] - room_bytes[a]

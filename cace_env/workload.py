@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from cace_env.tables import MAX_DURATION_US, TASKS, FleetTables
 
-COLUMNS = {
+# Every column of a workload, and its type.
+COLUMNS: Final = {
     "arrival_us": np.int64,
     "after": np.int32,
     "think_us": np.int64,
@@ -28,7 +29,7 @@ COLUMNS = {
 
 
 MAX_HORIZON_US: Final = 1 << 52  # 142 years; the simulator multiplies times by 1,000, in 63 bits
-MAX_ROUNDS: Final = 1 << 42  # it counts rounds in fractions of 2 ** -20, in 63 bits
+MAX_ROUNDS: Final = 1 << 42  # the simulator counts rounds in fractions of 2 ** -20, in 63 bits
 
 
 class WorkloadError(ValueError):
@@ -98,7 +99,7 @@ class Workload:
         if rows == 0:
             raise WorkloadError("a workload needs at least one request; it has none")
         models = np.iinfo(np.int32).max if tables is None else tables.num_models
-        times = f"0 to {MAX_DURATION_US} us, 35 years"
+        times = f"0 to {MAX_DURATION_US} us, 35 years; check its unit"
         for name, lowest, highest, limit in (
             ("arrival_us", 0, MAX_DURATION_US, times),
             ("think_us", 0, MAX_DURATION_US, times),

@@ -46,7 +46,7 @@ class ServedModel:
 
 
 class Quantiles(Frozen):
-    """A positive distribution by four of its quantiles (`generator_tables.quantile_table` says what lies between)."""
+    """A positive distribution by four of its quantiles (`quantile_table` of `quantiles.py` says what lies between)."""
 
     p10: float = Field(gt=0, description="10 % quantile")
     p50: float = Field(gt=0, description="median")

@@ -84,7 +84,7 @@ def user_rates(tables: GeneratorTables, states: Any, rates: Any, home: Any) -> N
 def _fit(shares: Any, rows: Any, table: Any) -> None:
     """Fits `table` (requests by row and model) to these row sums and, where possible, model shares; zeros stay.
 
-    Entries are divided first: where somebody asks for next to nothing, wanted over present may exceed every float.
+    Entries are divided first: where a task is hardly asked for, wanted over present may exceed every float.
     """
     num_rows, models = table.shape
     for _ in range(FITTING_ROUNDS):

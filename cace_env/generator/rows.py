@@ -360,7 +360,7 @@ def generate_rows(
             next_us = _break_end_us(
                 tables, bursts, finish_us + MIN_THINK_US, need, tracks.cycle_s[track], _busy_s(tables, kind)
             )
-            if kind != COMPLETION:  # a new session starts at its own time, whatever became of the last one
+            if kind != COMPLETION:  # a new session starts at its own time, and not after the last one
                 tracks.follows[track] = -1
         tracks.think_us[track] = next_us - finish_us
         times[0] = next_us

@@ -1,8 +1,8 @@
-"""THE simulator: one copy of the physics, compiled.
+"""The compiled simulator: the only copy of its physics.
 
-Read `state.py` (what there is), then `events.py` (what happens: arrivals, serving, time), `swaps.py` (loads, evictions,
-who is placed) and `run.py` (whole episodes). `features.py` is what a policy may know, `rules.py` the built-in policies,
-`summary.py` an episode in sums.
+Read `state.py` (all arrays), then `events.py` (arrivals and serving), `swaps.py` (loads and evictions), `placement.py`
+(what is loaded where, and which models may be evicted) and `run.py` (time, and whole episodes). `features.py` computes
+what a policy may know, `rules.py` and `orders.py` are the built-in policies, `summary.py` adds up an episode.
 The rules themselves are in `docs/design.md`; `tests/specification/reference.py` says the same again, slowly and
 readably.
 """

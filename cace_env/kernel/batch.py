@@ -1,7 +1,7 @@
 """Many simulations in one call: reset or step rows of the arena, and look at each.
 
-The single environment is a batch of one. Rewards are made here, from exact amounts, so that they do not depend on who
-adds up.
+The single environment is a batch of one. Rewards are made here, from exact amounts, so that they do not depend on the
+order of sums.
 """
 
 from __future__ import annotations

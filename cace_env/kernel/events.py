@@ -1,4 +1,4 @@
-"""What happens: requests arrive, engines serve them by continuous batching, time goes on.
+"""Events: requests arrive, and engines serve them by continuous batching.
 
 Each handler is one event of `docs/design.md`; `settle` closes an event that touched an engine by comparing round
 lengths once.
@@ -299,7 +299,7 @@ def stretch(s: State, m: int, busy: int) -> None:
 
 @inlined
 def token_end(s: State, f: Fleet, w: Requests, trace: Array, m: int) -> None:
-    """A first token or a finish: whatever the first entry of the engine's heap is."""
+    """A first token or a finish: the first entry of the engine's heap."""
     base = f.models[m, SPEC.heap_start]
     target, r = s.tokens[base, HEAP.key], s.tokens[base, HEAP.request]
     s.models[m, MODEL.heap_size] -= 1
@@ -344,7 +344,7 @@ def first_token(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -
 
 @inlined
 def finish(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> None:
-    """The last token: seat and KV room are free, followers are scheduled, whoever waits is admitted."""
+    """The last token: seat and KV room are free, followers are scheduled, waiting requests are admitted."""
     now = s.scalars[CLOCK]
     task = w.columns[r, COLUMN.task]
     s.requests[r, REQUEST.finish_us] = now
@@ -429,7 +429,7 @@ def arrive(s: State, f: Fleet, w: Requests, trace: Array, r: int) -> None:
         if s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] == 1:
             turn_pending(s, f, m)
         elif s.models[m, MODEL.phase] == ABSENT and f.rules[R_SWAP] == 1:
-            s.scalars[DIRTY] = 1  # more wait for it: whoever chose to wait may think again
+            s.scalars[DIRTY] = 1  # more wait for it: a policy that chose to wait may choose again
 
 
 @inlined

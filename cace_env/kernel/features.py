@@ -14,7 +14,7 @@ from numba import types
 from cace_env.compilation import inlined, inner, linked
 from cace_env.held import Held
 from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
-from cace_env.kernel.placement import IDLE_ONLY, NOBODY, is_pending, next_pending, room_without
+from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, is_pending, next_pending, room_without
 from cace_env.kernel.processor import ln
 from cace_env.kernel.state import (
     ACCELERATOR,
@@ -82,7 +82,7 @@ def missing_bytes(s: State, f: Fleet, a: int) -> int:
     m = s.scalars[TARGET]
     if m == NONE:
         return 0
-    room, _ = room_without(s, f, a, NOBODY)
+    room, _ = room_without(s, f, a, NO_VICTIM)
     return max(f.models[m, SPEC.need] - own_residual(s, f, m, a) - room, 0)
 
 
@@ -135,7 +135,7 @@ def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> N
 
 @inlined
 def demand_features(s: State, m: int, out: Array) -> None:
-    """The part of a slot's features that describes who asks for its model."""
+    """The part of a slot's features that describes the demand for its model."""
     now = s.scalars[CLOCK]
     out[SLOT.window_requests] = s.models[m, MODEL.window_requests]
     out[SLOT.rate_1m], out[SLOT.rate_10m], out[SLOT.rate_60m] = demand_rates(s, m)

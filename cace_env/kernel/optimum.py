@@ -1,8 +1,8 @@
-"""The cheapest way to play an episode: every decision sequence, less those that cannot be cheaper any more.
+"""The cheapest way to play an episode: all sequences of decisions but those that can no longer be cheaper.
 
 `branch_and_bound` is a whole search, for a dozen decisions. `try_action` is one step of a search that visits once what
 many sequences lead to (`cace_env.planning.merged_optimum`): `write_future` writes down what the rest of an episode
-hangs on, and nothing of what has only happened.
+depends on, and nothing else of its past.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def least_load_us(f: Fleet, m: int) -> int:
 
 @inlined
 def until_ready_us(s: State, f: Fleet, m: int) -> int:
-    """At least so long from now until model m can admit somebody."""
+    """A lower bound on the time from now until model m can admit a request."""
     phase = s.models[m, MODEL.phase]
     if phase == RESIDENT:
         return 0
@@ -166,8 +166,8 @@ def branch_and_bound(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the rest of an episode hangs on. Left out is what is only counted, or seen by policies, or has been paid for: the
-# same decisions lead to the same events at the same times whatever it is.
+# What the rest of an episode depends on. Left out is what is only counted, or seen by policies, or has been paid for:
+# it changes neither later events nor their times.
 
 ENGINE: Final = (  # of a model that runs something; anchors and targets fix when its tokens end
     MODEL.length_ns, MODEL.due_us, MODEL.round_ns, MODEL.anchor_us, MODEL.anchor_rounds, MODEL.prefilling,
@@ -255,7 +255,7 @@ def write_model(s: State, f: Fleet, limits: Array, m: int, words: Array, n: int)
 
 @inner
 def write_future(s: State, f: Fleet, w: Requests, limits: Array, again: Array, words: Array) -> int:
-    """Writes what the rest of the episode hangs on at a question; how many words.
+    """Writes what the rest of the episode depends on at a question; how many words.
 
     States with equal words have equal futures. Those with equal futures need not have equal words: slots, counters and
     what policies see are left out, but a heap in another order counts as another state.
@@ -291,7 +291,7 @@ def write_future(s: State, f: Fleet, w: Requests, limits: Array, again: Array, w
         words[n] = s.closed[k, HEAP.key]
         words[n + 1] = s.closed[k, HEAP.request]
         n += 2
-    for r in range(len(s.requests)):  # prefixes that are cached and that somebody may still find
+    for r in range(len(s.requests)):  # prefixes that are cached and that a request may still find
         if again[r] == 0 or s.requests[r, REQUEST.first_us] != NONE:
             continue
         m = int64(w.columns[r, COLUMN.model])

@@ -14,7 +14,7 @@ import numpy as np
 from cace_env.compilation import inlined, inner, linked
 from cace_env.kernel.features import SECONDS, fastest_load_us
 from cace_env.kernel.network import choose
-from cace_env.kernel.placement import IDLE_ONLY, NOBODY, room_without, would_fit
+from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, room_without, would_fit
 from cace_env.kernel.rules import NETWORK, RULE, SCRATCH, Rule, Scratch, pick_slot
 from cace_env.kernel.state import (
     CLOCK,
@@ -48,7 +48,7 @@ class OrderColumns(NamedTuple):
     kind: int  # FIRST_COME ... LEARNED
     max_wait_us: int  # a model whose oldest request has waited that long comes before all others
     idle_first: int  # 1 = busy victims only where idle ones do not suffice
-    prefetch: int  # 1 = where nobody waits for a model that could be loaded, the most wanted absent one is
+    prefetch: int  # 1 = if no request waits for a model that could be loaded, the most wanted absent one is
 
 
 ORDER: Final = OrderColumns(*range(len(OrderColumns._fields)))
@@ -76,7 +76,7 @@ def victims(s: State, f: Fleet, rule: Rule, candidates: Array) -> None:
 
 @inner
 def keep_idle(s: State, f: Fleet, limits: Array, candidates: Array) -> None:
-    """Of the legal victims, only the idle ones of accelerators on which those suffice; all where there is none."""
+    """Of the legal victims, only the idle ones of accelerators on which those suffice; all if there is no such one."""
     m = s.scalars[TARGET]
     found = False
     for a in range(len(f.accelerators)):
@@ -121,7 +121,7 @@ def pick_model(s: State, f: Fleet, rule: Rule) -> int:
 
 @inlined
 def idle_suffice(s: State, f: Fleet, limits: Array, m: int) -> bool:
-    """Model m could be loaded somewhere without draining anybody."""
+    """Model m could be loaded somewhere without draining a busy model."""
     for a in range(len(f.accelerators)):
         if channel_idle(s, a) and would_fit(s, f, limits, a, m, IDLE_ONLY):
             return True
@@ -174,7 +174,7 @@ def most_wanted(s: State, f: Fleet) -> int:
         for a in range(len(f.accelerators)):
             if not channel_idle(s, a):
                 continue
-            room, _ = room_without(s, f, a, NOBODY)
+            room, _ = room_without(s, f, a, NO_VICTIM)
             room += own_residual(s, f, m, a)
             for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
                 v = s.slots[slot]

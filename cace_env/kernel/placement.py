@@ -1,4 +1,4 @@
-"""Who is placed where, when the policy is asked, and who may be evicted.
+"""Placement: which model is loaded where, when the policy is asked, and which models may be evicted.
 
 `place` acts until nothing can be placed or the policy must be asked, `act` applies an answer: the decision protocols of
 Eviction-v0 (`docs/design.md`, section 5) and Swap-v0 (section 12).
@@ -57,7 +57,7 @@ from cace_env.kernel.swaps import (
 )
 
 Array = Any
-NOBODY, IDLE_ONLY, BUSY_TOO = int64(-1), int64(0), int64(1)  # who may be evicted
+NO_VICTIM, IDLE_ONLY, BUSY_TOO = int64(-1), int64(0), int64(1)  # which models may be evicted
 
 
 @inlined
@@ -84,12 +84,12 @@ def may_leave(s: State, f: Fleet, m: int, who: int) -> bool:
 
 @inlined
 def room_without(s: State, f: Fleet, a: int, who: int) -> tuple[int, int]:
-    """Bytes free on accelerator a, and models held there, once those have left who are leaving or may leave."""
+    """Bytes free on accelerator a, and models held there, once all that are leaving or may leave have left."""
     room = s.accelerators[a, ACCELERATOR.free]
     held = s.accelerators[a, ACCELERATOR.held]
     for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
         v = s.slots[slot]
-        if v != NONE and (is_leaving(s, v) or (who != NOBODY and may_leave(s, f, v, who))):
+        if v != NONE and (is_leaving(s, v) or (who != NO_VICTIM and may_leave(s, f, v, who))):
             room += f.models[v, SPEC.need] - f.models[v, SPEC.residual]
             held -= 1
     return room, held
@@ -97,14 +97,14 @@ def room_without(s: State, f: Fleet, a: int, who: int) -> tuple[int, int]:
 
 @inlined
 def would_fit(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) -> bool:
-    """Model m fits on accelerator a once those have left who are leaving or may leave."""
+    """Model m fits on accelerator a once all that are leaving or may leave have left."""
     room, held = room_without(s, f, a, who)
     return room + own_residual(s, f, m, a) >= f.models[m, SPEC.need] and held + 1 <= limits[LIMIT.most_resident]
 
 
 @outlined
 def mark_victims(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) -> int:
-    """Marks who may leave accelerator a for model m, if all of them suffice; returns how many, 0 if they do not."""
+    """Marks the models that may leave accelerator a for model m; their number, or 0 if all together do not suffice."""
     if not would_fit(s, f, limits, a, m, who):
         return 0
     count = 0
@@ -164,7 +164,7 @@ def place(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
 
 @inlined
 def act(s: State, f: Fleet, limits: Array, trace: Array, action: int) -> None:
-    """Applies a legal action: a victim; or, where nobody is made room for, which model to load, or to wait."""
+    """Applies a legal action: a victim; or, without a target, which model to load, or to wait."""
     if s.scalars[TARGET] != NONE:
         choose(s, f, limits, trace, action)
         return
@@ -178,7 +178,7 @@ def act(s: State, f: Fleet, limits: Array, trace: Array, action: int) -> None:
 
 @inlined
 def is_pending(s: State, m: int) -> bool:
-    """Absent, and somebody waits for it."""
+    """Absent, and a request waits for it."""
     return s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] > 0
 
 
@@ -257,7 +257,7 @@ def choose(s: State, f: Fleet, limits: Array, trace: Array, slot: int) -> None:
     record(s, trace, T_VICTIM, v, a)
     work_channel(s, f, trace, a)
     clear_legal(s)
-    if would_fit(s, f, limits, a, m, NOBODY):
+    if would_fit(s, f, limits, a, m, NO_VICTIM):
         s.accelerators[a, ACCELERATOR.swap_open] = 0
         s.scalars[TARGET] = NONE
         s.scalars[FIXED] = NONE
@@ -275,7 +275,7 @@ def choose(s: State, f: Fleet, limits: Array, trace: Array, slot: int) -> None:
 
 @inlined
 def may_prefetch(s: State, f: Fleet) -> bool:
-    """Whether models may be loaded that nobody waits for: not too often, and not while somebody waits for too long."""
+    """Whether models may be prefetched: not above the limit, and not while a request has waited for too long."""
     if s.scalars[PREFETCHES] >= f.rules[R_PREFETCH_LIMIT]:
         return False
     for m in range(len(f.models)):
@@ -331,7 +331,7 @@ def offer(s: State, f: Fleet, limits: Array) -> bool:
 
 @outlined
 def load(s: State, f: Fleet, limits: Array, trace: Array, m: int) -> None:
-    """Loads candidate m where it fits, or makes it the target and marks everybody who may leave for it."""
+    """Loads candidate m where it fits, or makes it the target and marks all models that may leave for it."""
     a = roomiest(s, f, limits, m)
     if a != NONE:
         own_channel(s, a, m)

@@ -134,7 +134,7 @@ def action_of(s: State, f: Fleet, code: int) -> int:
 
 @inlined
 def request_of(s: State, f: Fleet, code: int) -> int:
-    """The oldest request that waits for the model which is loaded, or made room for; NONE if nobody does."""
+    """The oldest request that waits for the model which is loaded, or made room for; NONE if no request does."""
     m = s.scalars[TARGET] if code < len(f.models) else code - len(f.models)
     return s.models[m, MODEL.queue_head] if m < len(f.models) and s.models[m, MODEL.waiting] > 0 else NONE
 
@@ -377,7 +377,7 @@ def improve(
     rows: Array, game: Game, rules: Any, scratch: Scratch, pointers: Array, plan: Plan, trial: Plan, best: Plan,
     search: Search, cost: float, counts: Array,
 ) -> float:  # fmt: skip
-    """One round: goes along the plan, replaces decisions wherever that makes the episode cheaper; its cost afterwards.
+    """One round: goes along the plan, replaces decisions if that makes the episode cheaper; its cost afterwards.
 
     Args:
         rows: (2, width) the state that goes along the plan, and that of replays.

@@ -93,9 +93,7 @@ class Rule(NamedTuple):
     values: Array  # float: (M,) for VALUES; uniform draws for RANDOM
     limits: Array  # (LIMIT.keep_alive_us + M,)
     order: Array  # (ORDER,) float: which model to load, where that is asked (`cace_env.kernel.orders`)
-    future_order: (
-        Array  # (R,) requests by (model, nominal arrival, row); empty for a rule that does not know the future
-    )
+    future_order: Array  # (R,) requests by (model, nominal arrival, row); empty for rules that do not know the future
     future_start: Array  # (M + 1,) requests of model m: future_order[future_start[m]:future_start[m + 1]]
     nominal_us: Array  # (R,) arrival without swapping
     network: Weights  # for NETWORK; empty arrays for the others

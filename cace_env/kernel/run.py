@@ -1,4 +1,4 @@
-"""Time: from reset to the next question, and whole episodes under a built-in rule.
+"""The loop over events: from reset to the next question, and whole episodes under a built-in rule.
 
 Entry points take rows and offsets, not views: few arguments, cheap to call from Python.
 """

@@ -1,8 +1,8 @@
 """The arrays of one simulation, as named views into flat rows.
 
 Three rows of int64: the *fleet* (constant, shared), the *workload* (constant, shared) and the *state* (one row of the
-arena per environment: a snapshot is one copy). `state_offsets` and `fleet_row` lay them
-out; `cut_state` and the `*_views` functions cut the rows up, in Python and in compiled code alike.
+arena per environment: a snapshot is one copy). `state_offsets` and `fleet_row` lay them out; `cut_state` and the
+`*_views` functions cut the rows up, in Python and in compiled code alike.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ModelColumns(NamedTuple):
 
 
 class DemandColumns(NamedTuple):
-    """`State.demand`, float: what is known of who asks for a model."""
+    """`State.demand`, float: what is known of the requests for a model."""
 
     rate_1m: int  # arrivals, halved every 1, 10, 60 min, as of the last arrival
     rate_10m: int

@@ -1,4 +1,4 @@
-"""An episode in sums: one pass over its requests, which lie where the simulation left them."""
+"""Sums and latencies of an episode, by one pass over its requests in the simulation's own arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads and evictions: the swap channel, the host cache, and evictions that nobody asked for."""
+"""Loads and evictions: the swap channel, the host cache, and evictions at the end of keep-alives."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def touch(s: State, f: Fleet, m: int, how: int) -> None:
 
 @inlined
 def may_drop(s: State, m: int) -> bool:
-    """Model m's entry is in the host cache, and nobody is about to load it."""
+    """Model m's entry is in the host cache, and no load of it is planned or under way."""
     phase = s.models[m, MODEL.phase]
     return s.models[m, MODEL.touched] > 0 and phase != PLANNED and phase != LOADING
 
@@ -241,7 +241,7 @@ def load_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
     s.models[m, MODEL.phase] = RESIDENT
     s.models[m, MODEL.loads] += 1
     s.models[m, MODEL.loaded_at] = now
-    if s.models[m, MODEL.uses] == 0:  # fetched before anybody asked for it
+    if s.models[m, MODEL.uses] == 0:  # loaded before any request for it
         s.models[m, MODEL.last_use] = now
     s.models[m, MODEL.uses_since_load] = s.models[m, MODEL.waiting]
     s.demand[m, DEMAND.inflation] = s.clocks[CLOCKS.inflation]
@@ -273,7 +273,7 @@ def start_unload(s: State, f: Fleet, trace: Array, a: int, m: int) -> bool:
 
 @outlined
 def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
-    """Model m has left accelerator a: its memory is free but for the residual; pending if somebody waits for it."""
+    """Model m has left accelerator a: its memory is free but for the residual; pending if a request waits for it."""
     now = s.scalars[CLOCK]
     freed = f.models[m, SPEC.need] - f.models[m, SPEC.residual]
     s.accelerators[a, ACCELERATOR.free] += freed
@@ -355,7 +355,7 @@ def any_timer(f: Fleet, limits: Array) -> bool:
 
 @inlined
 def is_idle(s: State, f: Fleet, m: int) -> bool:
-    """Resident, unpinned, nothing admitted and nothing waiting: evicting it makes nobody wait now."""
+    """Resident, unpinned, nothing admitted and nothing waiting: evicting it makes no request wait now."""
     return (
         s.models[m, MODEL.phase] == RESIDENT
         and s.models[m, MODEL.running] == 0
