@@ -64,7 +64,7 @@ WINGS = {
     "experiments/yardsticks",
 }
 MOST_MODULES = 17  # in a folder; more want a folder of their own
-MOST_LINES = 400  # of a file
+MOST_LINES = 400  # of a file outside the kernel; the reference, one class, may be longer, too
 # Where the name to import differs from the name to install.
 INSTALLED_AS = {"PIL": "pillow", "pygame": "pygame-ce", "sb3_contrib": "sb3-contrib", "yaml": "pyyaml"}
 
@@ -266,9 +266,9 @@ def test_folders_and_files_are_small_enough_to_survey():
     assert not full, f"more than {MOST_MODULES} modules"
     long = {
         path.relative_to(ROOT).as_posix(): lines
-        for package in ORDER
+        for package in (*ORDER, "tests")
         for path in modules(package)
-        if wing_of(path) != "cace_env/kernel"
+        if wing_of(path) != "cace_env/kernel" and path != ROOT / "tests" / "specification" / "reference.py"
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
     assert not long, f"more than {MOST_LINES} lines"

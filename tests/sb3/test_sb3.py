@@ -24,92 +24,29 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, VecMonitor, VecNormalize
 
 from cace_env.envs import EvictionEnv
-from cace_env.sb3 import EvictionVecEnv, FleetVecEnv, SwapVecEnv
+from cace_env.sb3 import EvictionVecEnv
 from cace_env.sb3.vec_env import NUM_ENVS
-from cace_env.scenarios import Scenario, load_scenario, seeds
+from cace_env.scenarios import Scenario, seeds
 from cace_env.wrappers import DictObservation, VectorDictObservation
-from tests.kinds import EVICTION, SWAP, Kind
+from tests.kinds import Kind
+from tests.support.vec_envs import (
+    CUT,
+    ENVS,
+    FINISHES,
+    FIRST_SEED,
+    Make,
+    assert_same,
+    assert_same_info,
+    both,
+    dummy,
+    masks_of,
+    native,
+    num_actions,
+    singles,
+    wild,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("one_thread")]
-
-ENVS = 3
-FIRST_SEED = 5
-
-
-def short(name: str = "workstation", requests: int = 120, **changes: Any) -> Scenario:
-    """A shipped scenario with few requests: tens of decisions an episode."""
-    scenario = load_scenario(name)
-    workload = {**scenario.workload_config.model_dump(mode="json"), "requests": requests}
-    return scenario.replace(**{"workload": workload, **changes})
-
-
-FINISHES = short()
-CUT = short(rules={"max_decisions": 5})  # truncates most episodes, where a sixth decision would be asked
-
-
-ADAPTERS = {EVICTION.id: EvictionVecEnv, SWAP.id: SwapVecEnv}
-
-
-def dummy(scenario: Scenario = FINISHES, num_envs: int = ENVS, kind: Kind = EVICTION, **settings: Any) -> DummyVecEnv:
-    """What the adapter is held against."""
-    return DummyVecEnv([lambda: Monitor(kind.single(scenario, **settings))] * num_envs)
-
-
-def singles(scenario: Scenario = FINISHES, num_envs: int = ENVS, kind: Kind = EVICTION, **settings: Any) -> FleetVecEnv:
-    """The adapter over single environments, stepped one by one."""
-    envs = SyncVectorEnv([lambda: kind.single(scenario, **settings)] * num_envs, autoreset_mode="SameStep")
-    return ADAPTERS[kind.id](vector_env=envs)
-
-
-def native(scenario: Scenario = FINISHES, num_envs: int = ENVS, kind: Kind = EVICTION, **settings: Any) -> FleetVecEnv:
-    """The adapter over the native vector environment, which it makes itself."""
-    venv = ADAPTERS[kind.id](num_envs, scenario=scenario, **settings)
-    assert isinstance(venv.vector_env, kind.many)
-    return venv
-
-
-Make = Callable[..., FleetVecEnv]
-both = pytest.mark.parametrize("make", [native, singles])
-
-
-def num_actions(venv: VecEnv) -> int:
-    assert isinstance(venv.action_space, gymnasium.spaces.Discrete)
-    return int(venv.action_space.n)
-
-
-def masks_of(venv: VecEnv) -> np.ndarray:
-    return np.stack(venv.env_method("action_masks"))
-
-
-def wild(venv: VecEnv, random: np.random.Generator) -> np.ndarray:
-    """Mostly legal actions, some illegal."""
-    noise = random.random((venv.num_envs, num_actions(venv)))
-    return np.argmax(noise + 0.8 * masks_of(venv), axis=1)
-
-
-def assert_same(ours: Any, theirs: Any) -> None:
-    """Equal to the bit; NaN equals NaN."""
-    assert type(ours) is type(theirs)
-    if isinstance(ours, np.ndarray):
-        assert ours.dtype == theirs.dtype
-    np.testing.assert_equal(ours, theirs)
-
-
-def assert_same_info(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Everything but the seconds of wall time that the monitor notes, and the metrics, which SB3 does not hand on."""
-    ours, theirs = ours.copy(), theirs.copy()
-    if "episode_metrics" not in theirs:
-        ours.pop("episode_metrics", None)
-    if "episode" in theirs:
-        our_episode, their_episode = ours.pop("episode"), theirs.pop("episode")
-        assert our_episode.keys() == their_episode.keys() == {"r", "l", "t"}
-        assert our_episode["l"] == their_episode["l"]
-        assert our_episode["r"] == pytest.approx(their_episode["r"], abs=2e-6)  # sum() compensates from Python 3.12 on
-        assert 0 <= our_episode["t"] < 60
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        assert_same(ours[key], theirs[key])
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Equal to DummyVecEnv

@@ -13,46 +13,12 @@ from gymnasium.error import ResetNeeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cace_env.envs import Actor, EnvState, EvictionEnv, EvictionVectorEnv, FleetEnv, SwapEnv, SwapVectorEnv
-from cace_env.simulation import Bank, Limits, SimulationError, Simulator
-from tests.envs.test_env import assert_same as assert_same_rows
+from cace_env.envs import Actor, EnvState, EvictionEnv, EvictionVectorEnv, SwapEnv, SwapVectorEnv
+from tests.envs.test_env_seeds import assert_same as assert_same_rows
 from tests.kinds import EVICTION, Kind
-from tests.specification.examples import fleet, requests
 from tests.support.envs import first_legal, last_legal, rollout, short
+from tests.support.states import Path, and_again, began, finish, walked
 from tests.support.vector_runs import MODES, assert_same, go_on, legal_actions, make, play, scenarios, some_actions
-
-Path = list[tuple[str, int]]  # what has been done to an environment since it was made
-
-
-def began(steps: int, scenario: str = "default", seed: int = 4, kind: Kind = EVICTION, **arguments: Any) -> FleetEnv:
-    """An environment some steps into an episode."""
-    env = kind.single(scenarios()[scenario], **arguments)
-    _, info = env.reset(seed=seed)
-    for _ in range(steps):
-        *_, info = env.step(first_legal(info))
-    return env
-
-
-def finish(env: FleetEnv, pick: Callable[[dict[str, Any]], int] = first_legal) -> list[tuple[Any, ...]]:
-    """All that steps return until the end of the episode."""
-    rows = [env.step(pick({"action_mask": env.action_masks()}))]
-    while not (rows[-1][2] or rows[-1][3]):
-        rows.append(env.step(pick(rows[-1][-1])))
-    return rows
-
-
-def and_again(env: FleetEnv) -> list[tuple[Any, ...]]:
-    """The rest of the episode, and two more with the workloads that are drawn for them."""
-    return [*finish(env), *rollout(env), *rollout(env)]
-
-
-def walked(path: Path, env: FleetEnv) -> Any:
-    """Does to a fresh environment what a path says; the last that was returned."""
-    returned: Any = None
-    for what, number in path:
-        returned = env.step(number) if what == "step" else env.reset(seed=number if what == "seed" else None)
-    return returned
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Exactly
@@ -203,102 +169,6 @@ def test_states_wander_through_a_batch(data: st.DataObject, mode: str, num_workl
                 np.testing.assert_array_equal(observations[i], observation)
             np.testing.assert_array_equal(batch.action_masks()[i], single.action_masks())
         again = (terminated | truncated) if mode == "NextStep" else again
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Elsewhere
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_a_batch_and_single_environments_take_each_other_s_states(mode: str, kind: Kind) -> None:
-    single, other = began(3, kind=kind), began(3, kind=kind)
-    batch = make(2, kind, autoreset_mode=mode)
-    batch.reset(seed=50)
-    batch.set_state(1, single.get_state())
-    assert batch.describe(1) == single.simulators.describe(0, single.get_state().mask)
-    for _ in range(3):
-        actions = legal_actions(batch)
-        observations, rewards, *_ = batch.step(actions)
-        observation, reward, *_ = other.step(actions[1])
-        np.testing.assert_array_equal(observations[1], observation)
-        assert rewards[1] == reward
-    back = kind.single(scenarios()["default"])
-    back.set_state(batch.get_state(1))
-    assert back.workload is not None and other.workload is not None
-    np.testing.assert_array_equal(back.workload.arrival_us, other.workload.arrival_us)
-    assert_same_rows(and_again(back), and_again(other))
-
-
-def test_one_state_branches_into_a_whole_batch_and_the_branches_are_apart(kind: Kind) -> None:
-    root = began(2, kind=kind).get_state()
-    batch = make(4, kind, autoreset_mode="Disabled")
-    batch.reset(seed=50)
-    legal = np.flatnonzero(root.mask)
-    for _ in range(2):
-        actions = legal[np.arange(4) % len(legal)]
-        for i in range(4):
-            batch.set_state(i, root)
-        rewards = batch.step(actions)[1]
-        for i in range(4):
-            single = kind.single(scenarios()["default"])
-            single.set_state(root)
-            assert single.step(actions[i])[1] == rewards[i]
-
-
-def test_a_state_brings_its_requests_whatever_was_played_before() -> None:
-    longer, shorter = short(requests=90), short(requests=60)
-    env = EvictionEnv(longer)
-    env.reset(seed=1)
-    rollout(env, options={"workload": shorter.workload(3)})
-    given = env.episode_metrics
-    env.reset(options={"workload": shorter.workload(3)})
-    state = env.get_state()
-    expected = finish(env)
-    for other in (EvictionEnv(longer), env):
-        other.reset(options={"workload": longer.workload(4)})
-        other.set_state(pickle.loads(pickle.dumps(state)))
-        assert other.workload is not None and len(other.workload) == 60
-        assert_same_rows(finish(other), expected)
-    np.testing.assert_equal(env.episode_metrics, given)
-    assert given is not None
-
-
-def test_different_fleets_of_a_batch_keep_their_states_apart() -> None:
-    played = [scenarios()["priced"], scenarios()["default"]]
-    batch = EvictionVectorEnv(4, played, autoreset_mode="SameStep")
-    batch.reset(seed=1)
-    play(batch, 3)
-    batch.set_state(3, batch.get_state(1))
-    with pytest.raises(ValueError, match="comes from scenario 'workstation', this environment plays 'default'"):
-        batch.set_state(1, batch.get_state(0))
-    rows = play(batch, 1)[0][0]
-    assert batch.get_state(3).played == batch.get_state(1).played and rows[1][3] != 0
-
-
-def test_a_batch_of_different_fleets_and_single_environments_take_each_other_s_states(kind: Kind) -> None:
-    batch = kind.many(2, [scenarios()["priced"], scenarios()["default"]], autoreset_mode="Disabled")
-    batch.reset(seed=50)
-    rows = {"max_slots": batch.layout.max_slots, "max_pending": batch.layout.max_pending}
-    for i, name in enumerate(("priced", "default")):
-        single, back = began(2, name, kind=kind, **rows), kind.single(scenarios()[name], **rows)
-        batch.set_state(i, single.get_state())
-        back.set_state(batch.get_state(i))
-        assert_same_rows(finish(back), finish(single))
-
-
-def test_within_an_episode_no_requests_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = began(2)
-    batch = make(2, num_workloads=2, autoreset_mode="SameStep")
-    batch.reset(seed=0)
-    states = [batch.get_state(0), batch.get_state(1)]
-    play(batch, 30)
-    monkeypatch.setattr(Bank, "_write", lambda *_: pytest.fail("requests were copied"))
-    first, second = env.get_state(), env.get_state()
-    assert first.simulation.workload is second.simulation.workload
-    env.step(first_legal({"action_mask": env.action_masks()}))
-    env.set_state(first)
-    for i in range(2):  # those of a bank are found there again, by any of its environments
-        batch.set_state(i, states[1 - i])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -483,51 +353,3 @@ def test_statistics_are_not_made_up() -> None:
     batch.reset(seed=1)
     with pytest.raises(ValueError, match="lacks the return of its episode"):
         batch.set_state(0, began(1).get_state())
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The simulator alone
-
-
-def test_a_simulator_goes_on_from_a_snapshot_in_any_simulator_of_its_fleet() -> None:
-    scenario = short(requests=200)
-    simulator, other = Simulator(scenario.tables(), trace=True), Simulator(scenario.tables(), trace=True)
-    taken = []
-    asked = simulator.reset(scenario.workload(3))
-    while asked:
-        question = simulator.question
-        taken.append((simulator.snapshot(), question.now_us))
-        asked = simulator.answer(int(question.legal.argmax()))
-    expected = simulator.episode()
-    simulator.reset(short(requests=120).workload(1))
-    other.reset(short(requests=210).workload(1))
-    for which, (snapshot, now_us) in zip([simulator, other, other], [taken[5], taken[-1], taken[0]], strict=True):
-        asked = which.restore(pickle.loads(pickle.dumps(snapshot)))
-        assert which.question.now_us == now_us
-        while asked:
-            asked = which.answer(int(which.question.legal.argmax()))
-        np.testing.assert_equal(which.episode().__dict__, expected.__dict__)
-    assert other.reset(scenario.workload(3))
-    np.testing.assert_array_equal(other.snapshot().words, taken[0][0].words)
-
-
-def test_snapshots_of_another_fleet_or_without_a_trace_are_refused() -> None:
-    tables = fleet()
-    simulator = Simulator(tables)
-    with pytest.raises(SimulationError, match="reset first"):
-        simulator.snapshot()
-    simulator.reset(requests({}, {"model": 1}))
-    snapshot = simulator.snapshot()
-    assert Simulator(tables).restore(snapshot) == (
-        len(simulator.question.legal) > 0 and simulator.state.scalars[1] == 1
-    )
-    for stranger in (Simulator(fleet(decode_ns=1)), Simulator(tables, Limits(max_resident=1))):
-        with pytest.raises(ValueError, match="another fleet, other limits or another version"):
-            stranger.restore(snapshot)
-    with pytest.raises(ValueError, match="lacks the event trace"):
-        Simulator(tables, trace=True).restore(snapshot)
-    looking = began(1).simulator
-    workload = requests({}, {"model": 1})
-    for use in (looking.snapshot, lambda: looking.restore(snapshot), lambda: looking.reset(workload)):
-        with pytest.raises(SimulationError, match="only looks at an environment's arrays"):
-            use()
