@@ -6,8 +6,8 @@ What to take from it:
 
 - A state is taken in microseconds and put back as often as you like: the search tries every legal victim from the same
   moment, and lets LRU play each attempt to its end to see what the whole episode would have cost.
-- The search is clairvoyant. An attempt meets the very requests that are still to come, which nobody who operates a
-  fleet can know. What it finds is a plan for this one episode: so much could have been saved by whoever had known. It
+- The search is clairvoyant. An attempt meets the very requests that are still to come, which no operator of a
+  fleet can know. What it finds is a plan for this one episode: so much could have been saved with that knowledge. It
   is no policy, and its cost is not to stand beside theirs. To plan without the future, try the victims on requests
   that you expect instead of those that will come, or let a network imitate the plans and validate it on other seeds.
 - What LRU makes of an attempt is a whole plan already, so the search never ends above LRU's cost.

@@ -7,7 +7,7 @@ to bottom, to be copied and changed. What to take from it:
 
 - `baseline="lru"`: a reward is what was saved against LRU, in units of what LRU pays per decision.
 - `ActorCritic` scores every slot by the same weights: it does not care how slots are numbered, and has few weights to
-  learn. It reads what is legal from the observation, so illegal slots get no probability and nobody hands it a mask.
+  learn. It reads what is legal from the observation, so illegal slots get no probability and it needs no mask.
 - `autoreset_mode="SameStep"`: the observation after an episode's last step is already the next episode's first, as in
   the gymnasium 0.29 that CleanRL's scripts were written for. Under `NextStep`, Gymnasium's default, the same loop would
   learn from a step that only resets.

@@ -6,7 +6,7 @@
     python -m experiments.tune cace --scenarios my_fleet.yaml                             for a fleet of your own
     python -m experiments.tune cace --scenarios my_fleet.yaml --trace log.csv --format cace     and its log
 
-Whatever changes a weight uses training seeds, whatever is chosen is chosen by validation seeds; test seeds are for
+Weights change by training seeds, and choices are made by validation seeds; test seeds are for
 `experiments.compare`. The same command in the same folder goes on where it was killed. `docs/tuning.md` explains it.
 """
 

@@ -20,7 +20,7 @@ settings.register_profile(
 )
 settings.load_profile("cace-env")
 
-# Gymnasium's checker renders in every mode: nobody wants to see the windows, and CI has no screen.
+# Gymnasium's checker renders in every mode: the windows would disturb, and CI has no screen.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 

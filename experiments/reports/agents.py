@@ -20,7 +20,7 @@ over scenarios of the cost over LRU's, the **interquartile mean** the same witho
 end (with fewer than four it is the mean). **The agent saves** is by how much its cost is below the other's, of the mean
 over scenarios. **The agent is cheaper** is the share of seeds on which it costs less on the same requests (ties count
 half), mean over scenarios: the probability of improvement (Agarwal et al., NeurIPS 2021; ours is paired, because
-everybody met the same requests). Intervals are 95 %: within each scenario seeds are drawn again, the same for both
+every policy met the same requests). Intervals are 95 %: within each scenario seeds are drawn again, the same for both
 (stratified bootstrap)."""
 BUDGETS: Final = """\
 What it took to find each: requests simulated in training, over all candidates and trials. A tuned rule and a learned
@@ -62,7 +62,7 @@ def card_text(about: dict[str, Any]) -> str:
 
 
 def _against_all(run: Run, agent: str) -> list[str]:
-    """Tables of an agent against every policy that ran wherever it ran."""
+    """Tables of an agent against every policy that ran on the same scenarios."""
     scenarios = [scenario for scenario in run.scenarios if agent in run.policies(scenario)]
     others = [
         policy

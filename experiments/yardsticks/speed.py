@@ -42,7 +42,11 @@ BEFORE: Final = {"evaluation.episodes": "evaluation", "simulation": "simulator",
 
 
 def found(wing: str, name: str) -> Any:
-    """`name` of a wing of the package, wherever the checkout keeps it."""
+    """`name` of a wing of the package, or of the module that had it in version 0.1.
+
+    Raises:
+        ImportError: this checkout has it in neither.
+    """
     for home in (wing, BEFORE[wing]):
         try:
             return getattr(importlib.import_module(f"cace_env.{home}"), name)

@@ -113,7 +113,7 @@ def test_what_is_remembered_is_bounded_and_keeps_its_place_in_larger_fleets() ->
     memory.add(episodes[0])
     observations, labels = memory.draw(np.random.default_rng(0), 64)
     blocks, slots = memory.layout.split(observations), memory.layout.max_slots
-    for k, action in enumerate(labels.argmax(axis=1).tolist()):  # whatever was done was legal, where it stands now
+    for k, action in enumerate(labels.argmax(axis=1).tolist()):  # each was legal where it stands now
         if action < slots:
             assert blocks.slots[k, action, SLOT.legal] == 1.0
         elif action < labels.shape[1] - 1:

@@ -60,7 +60,7 @@ def config(
 
 
 def ignore(_: int) -> None:
-    """A progress bar that nobody sees."""
+    """A progress bar that shows nothing."""
 
 
 def masks_of(venv: TrainingVecEnv) -> np.ndarray:

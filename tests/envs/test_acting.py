@@ -116,7 +116,7 @@ def test_a_python_policy_that_fails_is_named_with_seed_and_decision() -> None:
 
 
 class Longest:
-    """Acts as LRU does, and loads whom somebody has waited for longest, from the observation alone."""
+    """Acts as LRU does, and loads the model whose oldest request has waited longest, from the observation alone."""
 
     def __init__(self, layout: ObservationLayout) -> None:
         self.layout = layout
@@ -133,7 +133,7 @@ class Longest:
             assert action_mask[-1] == blocks.context[CONTEXT.wait_legal]
         assert (action_mask[:slots] == blocks.slots[:, SLOT.legal]).all()
         action = int(np.where(action_mask == 1, scores, -np.inf).argmax())
-        action_mask[:] = observation[:1] = 0  # its own: nobody else sees what becomes of them
+        action_mask[:] = observation[:1] = 0  # its own copies: the environment never sees the change
         return action
 
 

@@ -127,7 +127,7 @@ def test_gymnasium_counts_the_episodes_of_a_vector(vector: str, mode: AutoresetM
             assert infos["episode"]["r"][i] == pytest.approx(returns[i])
             seen += 1
         if mode is AutoresetMode.NEXT_STEP:
-            fresh = over  # the next step is the reset, and counts for nobody
+            fresh = over  # the next step is the reset, and counts in no episode
         else:
             returns, lengths = np.where(over, 0.0, returns), np.where(over, 0, lengths)
     assert seen >= 2 * NUM_ENVS

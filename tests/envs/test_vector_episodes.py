@@ -68,7 +68,7 @@ def test_resets_without_seed_differ_and_are_reproducible_after_one_with() -> Non
         runs.append([env.reset() for _ in range(4)])
     assert_same(*runs)
     assert len({seed for returned in runs[0] for seed in played(returned)}) == 12
-    assert played(make().reset()) != played(make().reset())  # nobody has seeded those
+    assert played(make().reset()) != played(make().reset())  # without seeds
 
 
 def test_named_workloads_are_played_exactly() -> None:

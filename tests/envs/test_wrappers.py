@@ -191,7 +191,7 @@ def test_numbers_and_masks_are_those_of_the_vector(vector: str, mode: AutoresetM
 
 @pytest.mark.parametrize("vector", VECTORS)
 def test_the_final_observation_has_the_final_mask(vector: str) -> None:
-    """Nothing is asked at the end: the mask is that of the no-op, whatever is legal in the next episode."""
+    """Nothing is asked at the end: the mask is that of the no-op, not that of the next episode."""
     env = VectorDictObservation(make_vector(vector, AutoresetMode.SAME_STEP), "tianshou")
     no_op = np.arange(env.single_action_space.n) == 0  # type: ignore[attr-defined]
     seen = 0

@@ -257,7 +257,7 @@ def test_a_summary_has_what_some_seed_has_and_no_holes(small: Case):
     lru = evaluate("lru", small, SEEDS)
     summary = lru.summary()
     assert not np.isnan(list(summary.values())).any()
-    assert "agent_ttft_mean_s" not in summary and "decision_us" not in summary  # nobody asks for agents; it is compiled
+    assert "agent_ttft_mean_s" not in summary and "decision_us" not in summary  # no agents; compiled
     assert {name for name in METRICS if np.isfinite(lru.column(name)).any()} <= set(summary)
 
 

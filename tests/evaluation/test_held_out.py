@@ -1,4 +1,4 @@
-"""Nobody learns from what he is judged by, and a suite that has changed is noticed."""
+"""Claims about held-out seeds: no agent learns from seeds that judge it, and a suite that has changed is noticed."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_costs_of_other_seeds_are_refused():
 
 
 def test_what_a_hard_seed_does_to_all_cancels_out():
-    # Seeds differ a hundredfold, yet everybody's cost is in proportion: every draw says the same.
+    # Seeds differ a hundredfold, yet every policy's cost is in proportion: every draw says the same.
     hardness = np.array([1.0, 10.0, 100.0])
     value, low, high = score(100 * hardness, 75 * hardness, 50 * hardness)
     assert value == low == high == pytest.approx(50.0)

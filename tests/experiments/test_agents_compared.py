@@ -1,4 +1,4 @@
-"""Trained agents among the policies: refused where they cannot play, said what they are, and held against everybody."""
+"""Trained agents among the policies: refused where they cannot play, described, and compared with all others."""
 
 from __future__ import annotations
 

@@ -323,7 +323,7 @@ def test_the_page_explains_every_metric_and_its_example_runs():
     tasks = tuple(f"{task}_" for task in TASKS)
     assert [name for name in METRICS if f"`{name}`" not in page and not name.startswith(tasks)] == []
     example, of_another_library = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
-    compile(of_another_library, "docs/compare.md", "exec")  # needs a library and a model of somebody's own to run
+    compile(of_another_library, "docs/compare.md", "exec")  # to run, it needs a library and a trained model
     exec(compile(example, "docs/compare.md", "exec"), {"__name__": "example"})
 
 

@@ -33,7 +33,7 @@ OLD = "cace_env/default/lru-v0"
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Datasets are kept in a folder of the test, and nobody asks the network."""
+    """Datasets are kept in a folder of the test, and the network is never asked."""
 
     def refuse(*arguments: Any) -> None:
         raise AssertionError(f"the network was asked: {arguments}")

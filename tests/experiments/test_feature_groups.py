@@ -73,7 +73,7 @@ def test_a_policy_without_a_group_is_the_one_that_sees_its_means(
     group: str, protocol: Any, hidden: int, ordering: bool
 ):
     if ordering and protocol == "eviction":
-        return  # nobody is asked for an order
+        return  # no order is asked for
     network = random_network(protocol, hidden, seed=3)
     draws = np.random.default_rng(1)
     pending = draws.random(len(BLOCKS["pending"]))

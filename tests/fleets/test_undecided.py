@@ -54,11 +54,11 @@ def test_a_single_slot_leaves_no_choice():
 
 
 def test_an_evaluation_without_a_question_says_so_whoever_decides():
-    for whoever in ("lru", lambda features, legal: np.zeros(len(legal))):
+    for contestant in ("lru", lambda features, legal: np.zeros(len(legal))):
         with pytest.warns(UserWarning, match=r"'vast': no policy was asked in 2 episodes.*raise `pressure`"):
-            evaluate(whoever, VAST, [1, 2])
+            evaluate(contestant, VAST, [1, 2])
     evaluate("lru", SMALL, [1])
-    evaluate("no-swapping", SMALL, [1])  # nobody expects a question there
+    evaluate("no-swapping", SMALL, [1])  # no question is expected there
     evaluate(replace(policy("lru"), max_resident=1), SMALL, [1])  # it is this policy that has no choice
 
 

@@ -152,7 +152,7 @@ def test_an_announcement_says_which_part_of_how_many_where_it_is_kept_and_what_c
     announcement = compilation.Announcement()
     announcement.on_start(event(first))
     done.append(first)
-    announcement.on_start(event("somebody.elses.function"))
+    announcement.on_start(event("another.package.function"))
     announcement.on_start(event(second))
     one, two = caplog.messages
     assert f"part 1 of {len(compilation.PARTS)}, requests of scenarios (generate_rows)" in one
@@ -258,7 +258,7 @@ def test_progress_is_a_line_per_part_and_on_a_terminal_one_that_changes(monkeypa
     monkeypatch.setattr(compilation, "kept", lambda: list(compilation.PARTS)[:2])
     for out in (io.StringIO(), Terminal()):
         progress = command.Progress(out)
-        for told in (event("somebody.elses.function"), event(part)):
+        for told in (event("another.package.function"), event(part)):
             progress.on_start(told)
             progress.on_end(told)
         lines = out.getvalue().splitlines() if not out.isatty() else re.split(r"[\r\n]+", out.getvalue().strip())

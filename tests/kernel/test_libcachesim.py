@@ -1,4 +1,4 @@
-"""An independent oracle: with equal sizes, no queue and nobody waiting, our hit counts are libcachesim's.
+"""An independent oracle: with equal sizes, no queue and no waiting, our hit counts are libcachesim's.
 
 Every model needs 1 GB and takes 1 s to load, requests are one token long and 10 s apart: each is finished before the
 next arrives, so a request hits if its model is resident, and the simulator is a cache of `size` objects. Costs of 1
@@ -10,7 +10,7 @@ with its last request, so that is the least recently used one, as here. GDSF: li
 the last request, as here.
 
 One difference is bridged. In GDSF a missed object is ranked together with those in the cache and may be its own victim:
-it bypasses the cache. A model that somebody waits for cannot; room is made before it is loaded. So for GDSF libcachesim
+it bypasses the cache. A model with waiting requests cannot; room is made before it is loaded. So for GDSF libcachesim
 is driven by its parts in that order - find, evict, insert -, which is what `get` of its other three policies does.
 """
 
@@ -76,7 +76,7 @@ def our_hits(name: str, trace: np.ndarray, size: int) -> int:
     chosen = policy(name)
     future = Future.of(tables, workload) if chosen.clairvoyant else None
     episode = run_rule(tables, workload, rule_of(chosen, tables, workload=workload, future=future))
-    assert (episode.finish_us[:-1] < episode.arrival_us[1:]).all()  # nobody ever queues
+    assert (episode.finish_us[:-1] < episode.arrival_us[1:]).all()  # no request ever queues
     assert episode.loads == episode.cold_requests
     return len(trace) - episode.cold_requests
 

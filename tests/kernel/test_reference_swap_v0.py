@@ -88,7 +88,7 @@ def test_prefetch_saves_the_wait_for_a_load() -> None:
     workload = requests(LONG, {"model": 1} | SHORT, {"model": 2, "arrival_us": 300 * MS})
     late, early = Script(4, B), Script(4, B)
     run = checked(swap_fleet(**ABC), workload, late)
-    assert late.asked == [(300 * MS, 2, [A, B])]  # all is idle: nobody could wait, so there was one choice
+    assert late.asked == [(300 * MS, 2, [A, B])]  # all is idle: waiting is illegal, so there was one choice
     assert (run.first_token_us[2], run.prefetches, run.cold_requests) == (402 * MS, 0, 1)
     run = checked(swap_fleet(**ABC, prefetch_limit=1), workload, early)
     assert early.asked[:2] == [(0, NONE, [4, WAIT]), (0, 2, [A, B])]
@@ -100,7 +100,7 @@ def test_prefetch_saves_the_wait_for_a_load() -> None:
 
 
 def test_the_younger_model_may_be_loaded_first() -> None:
-    # Room for one. Model 0 runs until 202 ms; then models 1 and 2 wait, and nothing runs: nobody may wait.
+    # Room for one. Model 0 runs until 202 ms; then models 1 and 2 wait, and nothing runs: waiting is illegal.
     tables = swap_fleet((6, 6, 6), (6,), resident_on=(0, NONE, NONE))
     workload = requests(LONG, {"model": 1, "arrival_us": 1 * MS}, {"model": 2, "arrival_us": 2 * MS})
     script = Script(4, 4, 1 + 2)
@@ -140,10 +140,10 @@ def test_after_each_choice_the_policy_is_asked_again_while_there_are_candidates(
 
 
 def test_it_is_asked_again_when_a_model_turns_idle_a_load_ends_or_somebody_arrives_but_at_no_other_token() -> None:
-    """Three places. Model 3, wanted from 6 ms on, could have that of model 0 or 1 all the time, but nobody lets it in.
+    """Three places. Model 3, wanted from 6 ms on, could have that of model 0 or 1 all the time, but the policy waits.
 
     Model 1 has two requests that overlap and is idle at 13 ms; model 2 loads on the third accelerator from 4 to 104 ms;
-    somebody else wants model 3 at 150 ms; model 0 is idle at 202 ms.
+    another request wants model 3 at 150 ms; model 0 is idle at 202 ms.
     """
     tables = swap_fleet((6, 6, 6, 6), (6, 6, 6), resident_on=(0, 1, NONE, NONE))
     rows = (LONG, {"model": 1} | SHORT, {"model": 1, "arrival_us": 5 * MS})
@@ -165,7 +165,7 @@ def test_a_refused_request_and_one_for_a_resident_model_ask_nothing() -> None:
 
 
 def test_a_victim_that_is_waited_for_asks_when_it_has_left() -> None:
-    # Model 0 drains from 1 to 202 ms for model 2, and has left at 209 ms. Somebody has come back for it at 60 ms, and
+    # Model 0 drains from 1 to 202 ms for model 2, and has left at 209 ms. A request has come for it at 60 ms, and
     # could have the place of model 1. That it has finished, at 202 ms, is no reason to ask: it was not to be had.
     tables = swap_fleet((6, 6, 6, 6), (6, 6), resident_on=(0, 1, NONE, NONE), unload_us=7 * MS)
     rows = ({"model": 3, "arrival_us": 50 * MS}, {"arrival_us": 60 * MS})
@@ -186,7 +186,7 @@ def test_a_patience_asks_again_once(patience_ms: int | None, asked_ms: list[int]
 
 
 def test_a_patience_is_forgotten_when_its_model_is_loaded() -> None:
-    # Model 2 is loaded at once where model 1 is; model 1, wanted again at 10 ms, waits. At 31 ms nobody asks.
+    # Model 2 is loaded at once where model 1 is; model 1, wanted again at 10 ms, waits. At 31 ms nothing is asked.
     workload = requests(LONG, C_AT_1_MS | LONG, {"model": 1, "arrival_us": 10 * MS})
     script = Script(4, B)
     checked(swap_fleet(**ABC), workload, script, patience_us=30 * MS)
@@ -203,7 +203,7 @@ def test_a_keep_alive_that_runs_out_asks_again() -> None:
 
 
 def test_nobody_may_wait_where_nothing_would_ask_again() -> None:
-    # Everybody is idle: the only model that is wanted comes without a question.
+    # All are idle: the only model that is wanted comes without a question.
     script = Script()
     run = checked(swap_fleet((6, 6), (6,), resident_on=(0, NONE)), requests({"model": 1}), script)
     assert (script.asked, run.waits, run.loads, run.forced_evictions) == ([], 0, 1, 1)
@@ -254,7 +254,7 @@ def test_prefetch_ends_with_its_limit() -> None:
     tables = swap_fleet((6, 6, 6), (12,), prefetch_limit=2)
     run = checked(tables, requests({"output_tokens": 801}), script)
     assert script.asked == [
-        (0, NONE, [2, 3, 4]),  # nothing runs yet: nobody may wait
+        (0, NONE, [2, 3, 4]),  # nothing runs yet: waiting is illegal
         (100 * MS, NONE, [3, 4, 5]),
         (200 * MS, NONE, [4, 5]),
         (200 * MS, 2, [0, 1]),
@@ -263,7 +263,7 @@ def test_prefetch_ends_with_its_limit() -> None:
 
 
 def test_nobody_has_to_fetch() -> None:
-    # At 2 ms all are idle, and nobody waits for model 1.
+    # At 2 ms all are idle, and no request waits for model 1.
     script = Script()
     tables = swap_fleet((6, 6), (6,), resident_on=(0, NONE), prefetch_limit=1)
     run = checked(tables, requests({}, {"arrival_us": 500 * MS}), script)
@@ -291,7 +291,7 @@ def test_who_arrives_while_its_model_is_fetched_waits_for_it() -> None:
     workload = requests(LONG, {"model": 2, "arrival_us": 60 * MS})
     run = checked(swap_fleet(**ABC, prefetch_limit=1), workload, script)
     assert (run.first_token_us[1], run.prefetches, run.loads) == (102 * MS, 1, 1)
-    assert len(script.asked) == 2  # the limit is reached, and model 1, who left, is wanted by nobody
+    assert len(script.asked) == 2  # the limit is reached, and model 1, which left, is not wanted
 
 
 # ---- at random ----
@@ -319,7 +319,7 @@ def test_every_invariant_holds_and_every_run_ends_whatever_is_answered(case: Cas
 
 
 def test_random_cases_exercise_the_rules() -> None:
-    """A comparison on random cases is worth little where nobody waits, prefetches or drains."""
+    """A comparison on random cases is worth little without waiting, prefetches and drains."""
     seen: Counter[str] = Counter()
 
     @settings(max_examples=150, derandomize=True, database=None)

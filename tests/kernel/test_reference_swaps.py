@@ -224,7 +224,7 @@ def test_an_evicted_sleeper_leaves_its_residual_and_wakes_from_the_host_where_it
 
 
 def test_a_residual_counts_against_free_memory() -> None:
-    # 12 bytes hold two models of 6, but not beside the residual of the third: somebody has to go.
+    # 12 bytes hold two models of 6, but not beside the residual of the third: one of them has to go.
     tables = fleet(
         need=(6, 6, 6), memory=(13,), resident_on=(0, NONE, NONE), asleep_on=(NONE, NONE, 0), residual_bytes=1
     )

@@ -116,7 +116,7 @@ def test_an_episode_without_questions_has_an_empty_plan() -> None:
 
 @pytest.mark.nojit
 def test_one_bad_eviction_of_every_rule_is_found() -> None:
-    """Model 2 is needed soonest but makes nobody wait for long; Belady, who sees only times, keeps it."""
+    """Model 2 is needed soonest but makes no request wait for long; Belady, which sees only times, keeps it."""
     tables = fleet(need=(10, 10, 10), memory=(20,), load_us=np.array([[[5_000_000] * 2, [100_000] * 2, [100_000] * 2]]))
     workload = ask((0.0, 0), (10.0, 1), (20.0, 2), (30.0, 1), (31.0, 0))
     case = Case("trap", tables, lambda seed: workload)

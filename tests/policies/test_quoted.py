@@ -109,7 +109,7 @@ def test_the_future_is_known_as_far_as_the_window_goes() -> None:
 @pytest.mark.nojit
 @pytest.mark.parametrize(("evicts", "victim"), [("highest", 1), ("lowest", 2)])
 def test_the_queue_tells_busy_models_apart_by_who_waits_for_them(evicts: str, victim: int) -> None:
-    # One seat each: somebody waits for 2, then for 0, and nobody for 1, when room must be made for 3.
+    # One seat each: requests wait for 2, then for 0, and none for 1, when room must be made for 3.
     busy = [{"arrival_us": m * SECOND, "model": m, "output_tokens": 900} for m in (0, 1, 2)]
     slow = equal_fleet(round_ns=10_000_000, max_num_seqs=1, drain_after_us=SECOND)
     workload = ask(*busy, (3.0, 2), (3.5, 0), (4.0, LAST))
@@ -155,7 +155,7 @@ def index_in_window(options: Quoted, m: int, simulator: Simulator, workload: Wor
 
 
 def play(options: Quoted, tables: FleetTables, workload: Workload, future: Future) -> tuple[Episode, bool]:
-    """The episode answered by a plain recomputation, and whether an idle candidate ever had somebody waiting."""
+    """The episode answered by a plain recomputation, and whether an idle candidate ever had waiting requests."""
     simulator = Simulator(tables, trace=True)
     asked, idle_waited_for = simulator.reset(workload), False
     while asked:

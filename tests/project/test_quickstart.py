@@ -1,4 +1,4 @@
-"""Claims about the first script that anybody sees, and the notebook of the same."""
+"""Claims about the quickstart: the script, and the notebook of the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about pictures: they show what the simulator did, at a readable size, and cost nothing when nobody looks."""
+"""Claims about pictures: they show what the simulator did, at a readable size, and cost nothing unless asked for."""
 
 from __future__ import annotations
 

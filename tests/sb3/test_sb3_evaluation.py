@@ -314,7 +314,7 @@ wandb.finish()
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `wandb.init(mode="offline")` in somebody's own script leaves behind."""
+    """What `wandb.init(mode="offline")` in a script leaves behind."""
     pytest.importorskip("wandb", reason="needs the extra train")
     home = tmp_path_factory.mktemp("own")
     scenario = home / "small.yaml"

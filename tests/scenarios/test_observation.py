@@ -207,7 +207,7 @@ def watch(tables: FleetTables, workload: Workload, until_us: int) -> tuple[list[
 
 
 def with_another_future(workload: Workload, arrived: np.ndarray, until_us: int, rng: np.random.Generator) -> Workload:
-    """Requests that have not arrived ask for something else, from another model, as somebody else, and later."""
+    """Requests that have not arrived ask for something else, from another model, by another user, and later."""
     coming = ~arrived
     columns = {
         name: getattr(workload, name).copy() for name in workload.__dataclass_fields__ if name not in ("label", "meta")

@@ -1,4 +1,4 @@
-"""Claims about the lower bound: nobody is faster, and somebody is exactly as fast."""
+"""Claims about the lower bound: no request is faster, and a request alone is exactly as fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Claims about states: what is put back goes on exactly as if nothing had happened, wherever it is put."""
+"""Claims about states: what is put back goes on exactly as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ class _Fleet:
         return _gb(self.tables.need_bytes[model.index] - self.tables.residual_bytes[model.index])
 
     def missing_gb(self, accelerator: int) -> float:
-        """What the target lacks here once everybody who leaves has left; 0 without a target."""
+        """What the target lacks here once all that are leaving have left; 0 without a target."""
         if self.target is None:
             return 0.0
         free_gb = _gb(self.simulation.free_bytes(accelerator))
@@ -206,7 +206,7 @@ class _Fleet:
         return min(self.load_s(model, a) for a in range(self.tables.num_accelerators))
 
     def pending(self) -> list[Model | None]:
-        """Models nobody has made room for yet, and the target; in Swap-v0 everybody in their own row (12.8)."""
+        """Pending models without room made for them, and the target; in Swap-v0 each model in its own row (12.8)."""
         pending = [model for model in self.models if model.pending or model is self.target]
         if self.simulation.asks_which:
             shown = pending if self.target else reference_swap.candidates(self.simulation) + pending
@@ -228,7 +228,7 @@ class _Fleet:
         m, demand = model.index, self.demand[model.index]
         evicted_us = max(demand.evictions_us, default=None)
         oldest_us = self._oldest_us(model) if model.waiting else self.now
-        # Pending since it left, if somebody waited for it then; else since the first arrival after that.
+        # Pending since it left, if a request waited for it then; else since the first arrival after that.
         since_us = max(oldest_us, evicted_us or 0)
         return {
             "present": True,

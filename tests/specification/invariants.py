@@ -1,4 +1,4 @@
-"""What holds for every finished run, whoever simulated it: checked from its arrays and its event trace alone.
+"""What holds for every finished run of any simulator: checked from its arrays and its event trace alone.
 
 `check_run` replays the trace as a book-keeper would: it knows the rules about memory, channels, queues and seats, but
 nothing about how the simulator decides or computes its times.
@@ -137,7 +137,7 @@ def check_conservation(workload: Workload, run: Run) -> None:
 
 
 def check_request_times(tables: FleetTables, workload: Workload, run: Run) -> None:
-    """arrival <= first token <= finish <= end, and nobody is served faster than alone on the fastest accelerator."""
+    """arrival <= first token <= finish <= end, and none is served faster than alone on the fastest accelerator."""
     ends = [0]
     for r in range(len(workload)):
         arrival, first, finish = run.arrival_us[r], run.first_token_us[r], run.finish_us[r]

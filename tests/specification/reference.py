@@ -66,7 +66,9 @@ class ReferenceRun:
     prefix_tokens_lost: int = 0  # shared prompt tokens computed again after an eviction
     memory_byte_us: int = 0  # bytes in use, residuals included, integrated over time
     waits: int = 0  # questions answered with wait
-    prefetches: int = 0  # loads chosen that nobody waited for, counted with the first victim or the start of the load
+    prefetches: int = (
+        0  # loads of models without waiting requests, counted with the first victim or the start of the load
+    )
     invalid_actions: int = 0  # answers that were not legal
     truncated: bool = False
     end_us: int = 0
@@ -99,7 +101,7 @@ class Model:
     anchor_us: int = 0
     anchor_rounds: int = 0  # value of the clock at anchor_us
     round_length_ns: int = 0  # 0 = not busy
-    used: bool = False  # somebody has asked for it
+    used: bool = False  # a request has asked for it
     last_use_us: int = 0
     idle_since_us: int = 0  # last finish or load end
     pending_since_us: int = 0
@@ -263,7 +265,7 @@ class Simulation:
         return any(finish < 0 and not refused for finish, refused in zip(result.finish_us, result.refused, strict=True))
 
     def _let_time_pass(self, until_us: int) -> None:
-        """Moves the clock and charges everybody who waits meanwhile (6)."""
+        """Moves the clock and charges all requests that wait meanwhile (6)."""
         for r, task in enumerate(self.task_of):
             if self.result.arrival_us[r] >= 0 and not self.result.refused[r]:
                 if self.result.first_token_us[r] < 0:
@@ -284,7 +286,7 @@ class Simulation:
         for model in self.models:
             for r, target in model.targets.items():
                 yield self._due_us(model, target), TOKEN_END, (model.accelerator, model.index, target, r)
-        for timer_us in [0, *self._timers_us()]:  # time 0 is an instant, though nobody may arrive then (1)
+        for timer_us in [0, *self._timers_us()]:  # time 0 is an instant, though no request may arrive then (1)
             if timer_us > self.now:
                 yield timer_us, TIMER, ()
         for accelerator, channel in enumerate(self.channels):
@@ -343,7 +345,7 @@ class Simulation:
     def _admit(self, model: Model) -> None:
         """Admits from the head of the queue as long as seats and KV room allow (2.2).
 
-        Then begins the next prefill; also that of a draining model, which admits nobody, but finishes what it admitted.
+        Then begins the next prefill; also that of a draining model, which admits none, but finishes what it admitted.
         """
         while model.state == "resident" and model.waiting:
             r = model.waiting[0]
@@ -561,7 +563,7 @@ class Simulation:
     def reload_us(self, model: Model) -> int:
         """How long a model on an accelerator would take to come back there, were it evicted now.
 
-        Its tier is that in which the eviction would leave it, were nobody else's entry in the way (4.6).
+        Its tier is that in which the eviction would leave it, if no other entry were in the way (4.6).
         """
         copied = self.tables.unload_copies and self.tables.weights_bytes[model.index] <= self.tables.host_cache_bytes
         tier = HOST if model.index in self.host_cache or copied else DISK
@@ -651,7 +653,7 @@ class Simulation:
         return [accelerator for accelerator, channel in enumerate(self.channels) if channel.idle]
 
     def load_where_it_fits(self, target: Model) -> bool:
-        """(5.1.1) Starts a load for which nobody has to go, if there is a place for it."""
+        """(5.1.1) Starts a load for which no model has to go, if there is a place for it."""
         fitting = [accelerator for accelerator in self.idle_channels() if self.suffices(accelerator, target)]
         if fitting:
             self.result.prefetches += not target.waiting
@@ -697,7 +699,7 @@ class Simulation:
         self._advance_swap(accelerator)
 
     def _choose(self, target: Model, legal: list[Model]) -> Model:
-        """Who goes; where only one may go, nobody is asked."""
+        """The victim; if only one model may go, the policy is not asked."""
         if len(legal) == 1:
             self.result.forced_evictions += 1
             return legal[0]

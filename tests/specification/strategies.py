@@ -1,7 +1,7 @@
 """Hypothesis strategies for small random fleets, workloads and rules that exercise every rule of the simulator.
 
 A case is drawn around a time scale: rounds, loads, gaps and timers are small multiples of each other, so that loads,
-drains and queues overlap whatever the scale. Memory is drawn around what the models need, so that most cases evict.
+drains and queues overlap at any scale. Memory is drawn around what the models need, so that most cases evict.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def place(simulation: Simulation) -> None:
-    """(12.2) Asks which model to load until nobody can be loaded, or until the policy waits."""
+    """(12.2) Asks which model to load until no model can be loaded, or until the policy waits."""
     while simulation.news and (models := candidates(simulation)):
         slots = len(simulation.slot_models)
         wait = slots + len(simulation.models)
@@ -44,14 +44,14 @@ def _placeable(simulation: Simulation, model: Model) -> bool:
 
 
 def _may_prefetch(simulation: Simulation) -> bool:
-    """Not above the limit, nor while somebody has waited too long for a model that is not there."""
+    """Not above the limit, nor while a request has waited too long for a model that is not there."""
     tables, result = simulation.tables, simulation.result
     waits_us = [simulation.now - result.arrival_us[model.waiting[0]] for model in simulation.pending_models()]
     return result.prefetches < tables.prefetch_limit and max(waits_us, default=-1) < tables.prefetch_max_wait_us
 
 
 def _may_wait(simulation: Simulation, models: list[Model]) -> bool:
-    """(12.3) Something is under way that will ask again, or nobody waits for what could be loaded."""
+    """(12.3) Something is under way that will ask again, or no request waits for what could be loaded."""
     runs = any(model.admitted for model in simulation.models)
     swaps = not all(channel.idle for channel in simulation.channels)
     return runs or swaps or not any(model.pending for model in models)

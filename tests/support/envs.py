@@ -30,7 +30,7 @@ def short(name: str = "default", requests: int = 300, **changes: Any) -> Scenari
 
 
 def roomy() -> Scenario:
-    """Everything fits at once: nobody is ever asked."""
+    """Everything fits at once: the policy is never asked."""
     content = {"name": "roomy", "fleet": [{"gpu": "h200"}], "catalogue": ["qwen2.5-coder-7b", "mellum-4b"]}
     return load_scenario({**content, "workload": {"requests": 40, "users": 3, "shares": {"agent": 0, "reasoning": 0}}})
 

@@ -32,7 +32,7 @@ class ToyConfig(Frozen):
     scale: float = Field(default=1.0, gt=0, description="of a random step")
     batch: int = Field(default=1, ge=1, description="steps that are learned at once")
     pause_s: float = Field(default=0.0, ge=0, description="per step")
-    interrupt_at: int | None = Field(default=None, description="as if somebody typed Ctrl-C at this step")
+    interrupt_at: int | None = Field(default=None, description="as if Ctrl-C were typed at this step")
     interrupts: int = Field(default=1, description="and how many times")
 
 

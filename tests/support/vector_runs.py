@@ -66,7 +66,7 @@ def legal_actions(env: FleetVectorEnv) -> np.ndarray:
 
 
 def go_on(env: VectorEnv, actions: np.ndarray) -> list[tuple[Any, ...]]:
-    """A step, and the reset of what ended in it where nobody else resets."""
+    """A step, and the reset of what ended in it where the environment does not reset by itself."""
     returned: list[tuple[Any, ...]] = [env.step(actions)]
     over = returned[0][2] | returned[0][3]
     if env.metadata["autoreset_mode"] is AutoresetMode.DISABLED and over.any():

@@ -228,7 +228,7 @@ def test_the_second_ctrl_c_stops_at_once_and_costs_the_interval(small: Path, tmp
 
 
 class Killed(BaseException):
-    """Nobody catches it: as near to SIGKILL as one process can come."""
+    """Caught nowhere: as near to SIGKILL as one process can come."""
 
 
 @pytest.mark.parametrize(
