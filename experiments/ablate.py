@@ -33,7 +33,7 @@ from experiments.reading.reweighed import AS_STATED, Weighing, halved_and_double
 from experiments.reports.ablation import draw_variants, draw_weighings, judged_costs, variants_page, weighings_page
 from experiments.running import runner
 from experiments.running.cases import Chosen, chosen, prepared
-from experiments.running.command_line import Session, run_command, said, split_names
+from experiments.running.command_line import Session, metavar, run_command, split_names
 from experiments.running.options import Names, Running
 from experiments.running.run_folder import BASELINE, Run
 from experiments.running.runner import Plan, workers_of
@@ -62,25 +62,25 @@ class Options(Running):
     weights: Annotated[str, tyro.conf.arg(metavar="FILE")] = Field(
         default="cace", description="cace: weights by shipped name or YAML file"
     )
-    agent: Annotated[str | None, said("NAME|FOLDER")] = Field(
+    agent: Annotated[str | None, metavar("NAME|FOLDER")] = Field(
         default=None, description="features: the learned policy; its environment is the one that is run"
     )
     validation: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=2, ge=1, description="features: validation seeds of each scenario that means are taken over"
     )
-    retrain: Annotated[int | None, said("STEPS")] = Field(
+    retrain: Annotated[int | None, metavar("STEPS")] = Field(
         default=None,
         ge=1,
         description="features of a linear agent: also train one without each group, and one with all, so many "
         "candidates each (minutes each; agents/evolution/trainer.py)",
     )
-    order: Annotated[str | None, said("ORDER")] = Field(
+    order: Annotated[str | None, metavar("ORDER")] = Field(
         default=None, description="cace, in Swap-v0: which model is loaded first; fifo by default"
     )
     policies: Names = Field(
         default=(), description="rewards and weights: policies to judge; some rules of each kind by default, lru always"
     )
-    run: Annotated[str | None, said("FOLDER")] = Field(
+    run: Annotated[str | None, metavar("FOLDER")] = Field(
         default=None, description="rewards and weights: judge a finished comparison instead of running anything"
     )
     told: bool = Field(

@@ -31,7 +31,7 @@ from rich.table import Table
 from cace_env.config import ConfigError, Frozen
 from experiments.pages.regions import fill
 from experiments.reading.markdown import number, table
-from experiments.running.command_line import Session, run_command, said, split_names
+from experiments.running.command_line import Session, metavar, run_command, split_names
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
 from experiments.yardsticks import speed
@@ -64,18 +64,18 @@ PROMISED: Final = {
 class Benchmark(Frozen):
     """What is measured, and where the results go."""
 
-    only: Annotated[tuple[str, ...], said("A,B")] = Field(
+    only: Annotated[tuple[str, ...], metavar("A,B")] = Field(
         default=(), description=f"probes to run, all by default: {', '.join(PROBES)}"
     )
     rounds: int = Field(default=3, ge=1, description="processes that run each probe; slow probes run once")
     quick: bool = Field(default=False, description="next to nothing is measured: does it run?")
-    against: Annotated[Path | None, said("CHECKOUT")] = Field(
+    against: Annotated[Path | None, metavar("CHECKOUT")] = Field(
         default=None, description="another checkout, measured in turns with this one; ratios are this one over it"
     )
-    out: Annotated[Path | None, said("FILE")] = Field(
+    out: Annotated[Path | None, metavar("FILE")] = Field(
         default=None, description="new file for the results; runs/benchmark-<time>.json by default"
     )
-    write: Annotated[Path | None, said("FILE")] = Field(default=None, description="page whose table is replaced")
+    write: Annotated[Path | None, metavar("FILE")] = Field(default=None, description="page whose table is replaced")
 
 
 class Row(NamedTuple):

@@ -19,7 +19,7 @@ from cace_env.generator import WorkloadConfig, generate
 from cace_env.scenarios import load_scenario
 from cace_env.workload import Workload
 from experiments.pages.regions import fill
-from experiments.running.command_line import Session, run_command, said
+from experiments.running.command_line import Session, metavar, run_command
 from experiments.yardsticks.workload_statistics import all_checks
 from experiments.yardsticks.workloads import check_table, describe, plot
 
@@ -27,13 +27,13 @@ from experiments.yardsticks.workloads import check_table, describe, plot
 class Options(Frozen):
     """Whose requests are described; without a scenario the generator is held against the published figures."""
 
-    workload: Annotated[str | None, said("SCENARIO")] = Field(
+    workload: Annotated[str | None, metavar("SCENARIO")] = Field(
         default=None, description="describe the requests of this scenario (name or file)"
     )
     seed: int = Field(default=0, description="seed of the workload")
-    requests: Annotated[int | None, said("N")] = Field(default=None, description="other length than the scenario's")
-    plot: Annotated[Path | None, said("FILE.png")] = Field(default=None, description="draw the workload")
-    write: Annotated[Path | None, said("FILE.md")] = Field(
+    requests: Annotated[int | None, metavar("N")] = Field(default=None, description="other length than the scenario's")
+    plot: Annotated[Path | None, metavar("FILE.png")] = Field(default=None, description="draw the workload")
+    write: Annotated[Path | None, metavar("FILE.md")] = Field(
         default=None, description="fill the tables of docs/workloads.md"
     )
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from cace_env.config import Frozen
 from cace_env.tables import NONE, TASKS
 from cace_env.traces import FORMATS, Trace, read_trace, write_cace
-from experiments.running.command_line import Session, run_command, said
+from experiments.running.command_line import Session, metavar, run_command
 
 QUANTILES = (10, 50, 90, 99)
 
@@ -72,14 +72,16 @@ class Options(Frozen):
 
     file: tyro.conf.Positional[Path] = Field(description="the log")
     format: Annotated[str, tyro.conf.arg(metavar="NAME")] = Field(description=f"one of {', '.join(FORMATS)}")
-    out: Annotated[Path | None, said("FILE")] = Field(
+    out: Annotated[Path | None, metavar("FILE")] = Field(
         default=None, description=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet; without it: the summary only"
     )
-    limit: Annotated[int | None, said("N")] = Field(default=None, description="at most this many rows; all by default")
+    limit: Annotated[int | None, metavar("N")] = Field(
+        default=None, description="at most this many rows; all by default"
+    )
     skip: int = Field(default=0, description="rows passed over at the start")
     sort: bool = Field(default=False, description="sort by time instead of refusing rows out of order")
     seed: int = Field(default=0, description="of what the loader draws: session starts, ServeGen arrivals")
-    tokens: Annotated[str | None, said("FILE")] = Field(
+    tokens: Annotated[str | None, metavar("FILE")] = Field(
         default=None, description="ServeGen: the table of token quantiles per client"
     )
 

@@ -23,7 +23,7 @@ from cace_env.scenarios import load_scenario, seeds
 from cace_env.tables import Protocol
 from experiments.pages.shifted import LOG, draw, page
 from experiments.running.cases import Chosen, PreparedCase, chosen, prepared
-from experiments.running.command_line import Session, run_command, said
+from experiments.running.command_line import Session, metavar, run_command
 from experiments.running.contestants import able, protocols_of
 from experiments.running.options import ENV, Env, Logged, Running, TakingPart
 from experiments.running.run_folder import BASELINE
@@ -50,10 +50,10 @@ class Options(TakingPart, Logged, Running):
     """Who is judged, and on what; some policies of each kind by default, on 100 seeds; a log is one more regime."""
 
     env: Annotated[Env, ENV] = Field(default="both", description="Eviction-v0, Swap-v0 or both (default)")
-    suite: Annotated[str, said("VERSION")] = Field(
+    suite: Annotated[str, metavar("VERSION")] = Field(
         default=SUITE, description=f"the regimes: a suite that ships ({SUITE} by default), its entries, or scenarios"
     )
-    trace_fleet: Annotated[str, said("SCENARIO")] = Field(
+    trace_fleet: Annotated[str, metavar("SCENARIO")] = Field(
         default="default", description="whose fleet and models serve the log"
     )
 

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen
 from cace_env.policies import Agent, load_agent, write_agent
-from experiments.running.command_line import Session, run_command, said
+from experiments.running.command_line import Session, metavar, run_command
 
 SHIPPED: Final = Path(__file__).resolve().parents[1] / "cace_env" / "data" / "agents"
 DIGITS: Final = 4  # significant ones of feature ranges on a card: it is read by people, too
@@ -55,10 +55,10 @@ class Options(Frozen):
         description="folder of `python -m experiments.train`"
     )
     name: str = Field(description="what it is called among those that ship")
-    description: Annotated[str | None, said("TEXT")] = Field(default=None, description="what it is, in a line")
-    works: Annotated[str | None, said("TEXT")] = Field(default=None, description="where it does well")
-    fails: Annotated[str | None, said("TEXT")] = Field(default=None, description="where it does not")
-    command: Annotated[str | None, said("TEXT")] = Field(
+    description: Annotated[str | None, metavar("TEXT")] = Field(default=None, description="what it is, in a line")
+    works: Annotated[str | None, metavar("TEXT")] = Field(default=None, description="where it does well")
+    fails: Annotated[str | None, metavar("TEXT")] = Field(default=None, description="where it does not")
+    command: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description="what trains it again; as typed by default"
     )
 

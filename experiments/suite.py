@@ -23,7 +23,7 @@ from cace_env.evaluation.episodes import seed_list
 from cace_env.scenarios import seeds
 from cace_env.tables import Protocol
 from experiments.running.cases import of_entry, prepared
-from experiments.running.command_line import Session, run_command, said
+from experiments.running.command_line import Session, metavar, run_command
 from experiments.running.contestants import default_names
 from experiments.running.options import Referenced, Running, TakingPart
 from experiments.running.run_folder import BASELINE
@@ -38,8 +38,10 @@ PARTNERS: Final = (BASELINE, "cace", "gdsf", "belady-cost")  # whose victims eve
 class Options(TakingPart, Referenced, Running):
     """What is run; the reference is that which ships with the suite, and looked for where none does."""
 
-    suite: Annotated[str, said("VERSION")] = Field(default="v1", description="version (v1 by default), or a YAML file")
-    env: Annotated[Protocol | None, said("eviction|swap")] = Field(
+    suite: Annotated[str, metavar("VERSION")] = Field(
+        default="v1", description="version (v1 by default), or a YAML file"
+    )
+    env: Annotated[Protocol | None, metavar("eviction|swap")] = Field(
         default=None, description="only the entries of one environment"
     )
     quick: bool = Field(default=False, description=f"{QUICK_SEEDS} seeds instead of {ALL_SEEDS}")

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from cace_env.config import Frozen
 from experiments.pages.regions import fill
-from experiments.running.command_line import Session, run_command, said
+from experiments.running.command_line import Session, metavar, run_command
 from experiments.yardsticks.iteration_level import Batch
 from experiments.yardsticks.serving import (
     LOADS,
@@ -41,14 +41,14 @@ from experiments.yardsticks.serving import (
 class Options(Frozen):
     """Where the traces are, and where the page goes."""
 
-    code: Annotated[Path | None, said("FILE")] = Field(
+    code: Annotated[Path | None, metavar("FILE")] = Field(
         default=None, description="Azure 2023 trace of code completion; looked for where the tests keep it by default"
     )
-    conversation: Annotated[Path | None, said("FILE")] = Field(
+    conversation: Annotated[Path | None, metavar("FILE")] = Field(
         default=None, description="Azure 2023 trace of conversations; as --code"
     )
     generated: bool = Field(default=False, description="generated requests even where the traces are there")
-    write: Annotated[Path | None, said("FILE.md")] = Field(
+    write: Annotated[Path | None, metavar("FILE.md")] = Field(
         default=None, description="fill the tables of docs/serving.md"
     )
 

@@ -32,9 +32,9 @@ class Session:
     command: str  # as it was typed
 
 
-def said(metavar: str) -> Any:
-    """An option whose description says what its default means."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+def metavar(shown: str) -> Any:
+    """How --help shows the value of an option whose description says what its default means."""
+    return tyro.conf.arg(metavar=shown, help_behavior_hint="")
 
 
 def split_names(values: Sequence[str]) -> list[str]:

@@ -25,7 +25,7 @@ from cace_env.envs import Actor
 from cace_env.fleets import REWARD_TERMS
 from cace_env.policies.built_in import Policy
 from cace_env.scenarios import Scenario, Split, load_scenario, scenario_names, seeds
-from experiments.running.command_line import said
+from experiments.running.command_line import metavar
 from experiments.running.run_folder import surroundings
 
 FORMAT: Final = "parquet"  # a sixth of the size of Minari's "arrow"
@@ -43,15 +43,15 @@ class Options(Frozen):
     """How many, one per seed."""
     split: Split = "train"
     """Where the seeds come from."""
-    dataset: Annotated[str | None, said("ID")] = None
+    dataset: Annotated[str | None, metavar("ID")] = None
     """Id of the dataset; cace_env/SCENARIO/POLICY-v0 by default, with -SPLIT before -v0 unless that is train."""
-    out: Annotated[Path | None, said("FOLDER")] = None
+    out: Annotated[Path | None, metavar("FOLDER")] = None
     """Where datasets are kept; $MINARI_DATASETS_PATH or ~/.minari/datasets by default, where Minari looks for them."""
-    author: Annotated[str | None, said("NAME")] = None
+    author: Annotated[str | None, metavar("NAME")] = None
     """The author that the dataset names; none by default."""
-    author_email: Annotated[str | None, said("ADDRESS")] = None
+    author_email: Annotated[str | None, metavar("ADDRESS")] = None
     """Where the author can be reached; left out by default."""
-    code_permalink: Annotated[str | None, said("URL")] = None
+    code_permalink: Annotated[str | None, metavar("URL")] = None
     """Where this version of the code is published; left out by default. The commit is kept in any case."""
     choices_only: bool = False
     """Play a policy with a keep-alive or a count limit (ttl, ollama, ...) by its choice of victims alone."""

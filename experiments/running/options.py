@@ -17,17 +17,17 @@ from cace_env.policies import Contestant
 from cace_env.policies.python import Illegal
 from cace_env.scenarios import Split
 from cace_env.tables import Protocol
-from experiments.running.command_line import key_value, said, split_names
+from experiments.running.command_line import key_value, metavar, split_names
 from experiments.running.contestants import agent_names, contestants_of
 from experiments.running.reference_rows import Choice
 from experiments.running.run_writer import check_goes_on
 
-Names = Annotated[tuple[str, ...], said("A,B")]
-Folder = Annotated[str | None, said("FOLDER")]
-Count = Annotated[int | None, said("N")]
+Names = Annotated[tuple[str, ...], metavar("A,B")]
+Folder = Annotated[str | None, metavar("FOLDER")]
+Count = Annotated[int | None, metavar("N")]
 KeyValues = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]]
 Env = Protocol | Literal["both"]
-ENV: Final = said("eviction|swap|both")
+ENV: Final = metavar("eviction|swap|both")
 
 
 class Running(Frozen):
@@ -64,7 +64,7 @@ class TakingPart(Frozen):
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy f(features, legal) -> keep-scores, besides; may be given several times"
     )
-    illegal: Annotated[Illegal, said("error|replace")] = Field(
+    illegal: Annotated[Illegal, metavar("error|replace")] = Field(
         default="error",
         description="what becomes of an action of a Python policy that is not legal: error (default) stops; replace "
         "takes the legal one of lowest index, as the environments do, and counts: for policies that know no masks",
@@ -95,10 +95,10 @@ class TakingPart(Frozen):
 class Logged(Frozen):
     """A log of real requests."""
 
-    trace: Annotated[str | None, said("FILE")] = Field(
+    trace: Annotated[str | None, metavar("FILE")] = Field(
         default=None, description="a log of real requests, see docs/traces.md"
     )
-    format: Annotated[str | None, said("NAME")] = Field(default=None, description="its format")
+    format: Annotated[str | None, metavar("NAME")] = Field(default=None, description="its format")
     trace_options: Annotated[dict[str, Any], tyro.conf.Suppress] = Field(
         default={}, description="other keys of cace_env.traces.TraceConfig"
     )
@@ -131,7 +131,7 @@ class Logged(Frozen):
 class Referenced(Frozen):
     """The clairvoyant reference."""
 
-    reference: Annotated[Choice | None, said("shipped|compute|none|N")] = Field(
+    reference: Annotated[Choice | None, metavar("shipped|compute|none|N")] = Field(
         default=None,
         description="costs of the clairvoyant reference, by which scores are measured: those that ship with suites, "
         "and looked for where none do; looked for everywhere; none; or looked for on the first N seeds of each "

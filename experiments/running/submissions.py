@@ -36,7 +36,7 @@ from cace_env.policies import Contestant, contestant_of
 from cace_env.policies.agent import PREFIX
 from cace_env.simulation import lower_bound
 from cace_env.tables import Protocol
-from experiments.running.command_line import said
+from experiments.running.command_line import metavar
 from experiments.running.contestants import about_policy, agent_names, can_answer, card_of, order_of
 from experiments.running.options import Count
 from experiments.running.progress import progress_bar
@@ -51,25 +51,27 @@ SHOWN: Final = 8  # problems of a kind that are listed
 class Made(Frozen):
     """Run a policy on the test seeds and write its results."""
 
-    policy: Annotated[str | None, said("NAME|MODULE:OBJECT")] = Field(
+    policy: Annotated[str | None, metavar("NAME|MODULE:OBJECT")] = Field(
         default=None, description="a built-in policy or your own"
     )
-    agent: Annotated[str | None, said("NAME|FOLDER")] = Field(
+    agent: Annotated[str | None, metavar("NAME|FOLDER")] = Field(
         default=None, description="or a trained agent; its card says what it was trained on"
     )
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Field(description="file to write; it must not exist")
-    suite: Annotated[str, said("VERSION")] = Field(default="v1", description="version (v1 by default), or a YAML file")
-    env: Annotated[Protocol | None, said("eviction|swap")] = Field(
+    suite: Annotated[str, metavar("VERSION")] = Field(
+        default="v1", description="version (v1 by default), or a YAML file"
+    )
+    env: Annotated[Protocol | None, metavar("eviction|swap")] = Field(
         default=None, description="only the entries of one environment; all by default, of an agent its own"
     )
-    description: Annotated[str | None, said("TEXT")] = Field(
+    description: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description="what it does, in a line; its docstring's first by default"
     )
-    trained_on: Annotated[str | None, said("TEXT")] = Field(
+    trained_on: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description='seeds, scenarios, logs it was fitted to, or "nothing"'
     )
     simulated_requests: int = Field(default=0, ge=0, description="to fit it, all trials")
-    code: Annotated[str | None, said("TEXT")] = Field(
+    code: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description="where its code is: a release, a commit, an address"
     )
     workers: Count = Field(default=None, description="threads; as many as there are cores by default")
@@ -83,10 +85,10 @@ class Checked(Frozen):
     """Check a results file and print its scores."""
 
     file: tyro.conf.Positional[Path] = Field(description="results file")
-    suite: Annotated[str | None, said("VERSION")] = Field(
+    suite: Annotated[str | None, metavar("VERSION")] = Field(
         default=None, description="version, or a YAML file; what the file names by default"
     )
-    policy: Annotated[str | None, said("MODULE:OBJECT")] = Field(
+    policy: Annotated[str | None, metavar("MODULE:OBJECT")] = Field(
         default=None, description="run this again, too: the policy of the file"
     )
     spots: int = Field(default=SPOTS, ge=0, description="episodes to run again, drawn at random")

@@ -15,7 +15,7 @@ from pydantic import Field
 from agents.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, algorithm_of, chosen, config_class
 from cace_env.config import ConfigError, Frozen, dump, parse, read_yaml
 from experiments.running import command_line
-from experiments.running.command_line import said, split_names, taken_out
+from experiments.running.command_line import metavar, split_names, taken_out
 from experiments.training.tracking import Mode
 
 EVALUATIONS: Final = 20  # of a training by default, besides that of its beginning
@@ -26,17 +26,17 @@ FREE: Final = ("steps", "out", "resume", "evaluation_threads", "wandb", "wandb_p
 class Options(Frozen):
     """Options of every training, whatever the algorithm; keys of the algorithm stand beside them."""
 
-    steps: Annotated[int | None, said("N")] = Field(
+    steps: Annotated[int | None, metavar("N")] = Field(
         default=None,
         ge=1,
         description="train up to this global step, which counts decisions, or candidates in evolution; by default "
         + ", ".join(f"{row.steps:,} ({name})" for name, row in ALGORITHMS.items()),
     )
-    out: Annotated[str | None, said("FOLDER")] = Field(
+    out: Annotated[str | None, metavar("FOLDER")] = Field(
         default=None, description="run folder, new or empty; runs/<time>-<algorithm> by default"
     )
     resume: bool = Field(default=False, description="go on with the training in --out, or begin it if there is none")
-    interval: Annotated[int | None, said("N")] = Field(
+    interval: Annotated[int | None, metavar("N")] = Field(
         default=None,
         ge=1,
         description=f"steps between evaluations, each with a checkpoint; by default one {EVALUATIONS}th of --steps",
@@ -47,10 +47,10 @@ class Options(Frozen):
         default="offline", description="Weights & Biases: offline keeps its files in the run folder; online needs a key"
     )
     wandb_project: str = Field(default="cace-env", min_length=1, description="project of W&B")
-    wandb_group: Annotated[str | None, said("NAME")] = Field(
+    wandb_group: Annotated[str | None, metavar("NAME")] = Field(
         default=None, description="group of W&B, such as seeds of one configuration; <algorithm>-<env> by default"
     )
-    wandb_tags: Annotated[tuple[str, ...], said("A,B")] = Field(default=(), description="tags of W&B")
+    wandb_tags: Annotated[tuple[str, ...], metavar("A,B")] = Field(default=(), description="tags of W&B")
 
 
 def options_class(algorithm: str) -> type[Options]:

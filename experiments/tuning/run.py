@@ -18,7 +18,7 @@ from cace_env.evaluation.held_out import validation_seeds
 from cace_env.policies import order
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
-from experiments.running.command_line import Session, said, split_names
+from experiments.running.command_line import Session, metavar, split_names
 from experiments.running.options import Folder, Logged, Names
 from experiments.running.run_folder import surroundings
 from experiments.tuning import page as search_report
@@ -41,7 +41,7 @@ class Options(Logged):
     trials: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=30, ge=1, description="FILE: trials in all, pruned ones too"
     )
-    steps: Annotated[int | None, said("N")] = Field(
+    steps: Annotated[int | None, metavar("N")] = Field(
         default=None, ge=1, description="FILE: training steps per trial; a fifth of the algorithm's own by default"
     )
     intervals: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
@@ -52,7 +52,7 @@ class Options(Logged):
     )
     starts: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=3, ge=1, description="cace: searches per order")
     order: Names = Field(default=(), description=f"cace, in Swap-v0: orders to tune behind; {DEFAULT_ORDER} by default")
-    env: Annotated[Protocol | None, said("eviction|swap")] = Field(
+    env: Annotated[Protocol | None, metavar("eviction|swap")] = Field(
         default=None, description="Eviction-v0 or Swap-v0; what FILE says, or eviction, by default"
     )
     scenarios: Names = Field(
