@@ -112,7 +112,7 @@ def ablate(options: Options, session: Session) -> int:
 
 
 def ablate_cace(options: Options, path: Path, session: Session) -> int:
-    """CACE without each of its terms, and each of them alone; as `ablate`."""
+    """CACE without each of its terms, and each of them alone; errors as for `ablate`."""
     if options.order is not None and options.env == Protocol.EVICTION:
         raise ConfigError(f"--order {options.order} is for Swap-v0: add --env swap")
     full, variants = cace_variants(options.weights, options.order)
@@ -126,7 +126,7 @@ def ablate_cace(options: Options, path: Path, session: Session) -> int:
 
 
 def ablate_features(options: Options, path: Path, session: Session) -> int:
-    """A learned policy that is not told each group of its features; as `ablate`."""
+    """A learned policy that is not told each group of its features; errors as for `ablate`."""
     if options.agent is None:
         raise ConfigError("features needs --agent: the name of a shipped agent, or the folder of one")
     agent = load_agent(options.agent)

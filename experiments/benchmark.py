@@ -188,7 +188,11 @@ def page_table(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
 
 
 def run(options: Benchmark, session: Session) -> int:
-    """Measures, prints the table, and writes the results; the exit status."""
+    """Measures, prints the table, and writes the results; the exit status.
+
+    Raises:
+        ConfigError: the file for the results exists, or as `measure`.
+    """
     console, command = session.console, session.command
     out = options.out or Path("runs") / f"benchmark-{datetime.now():%Y%m%d-%H%M%S}.json"
     if out.exists():

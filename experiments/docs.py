@@ -180,7 +180,11 @@ def docs(options: Options) -> int:
 
 
 def from_runs(options: Options, count: int, page: str, tables: Callable[..., tuple[Regions, Draw]]) -> int:
-    """Fills the tables of a page from finished runs and draws its pictures, or shows the tables."""
+    """Fills the tables of a page from finished runs and draws its pictures, or shows the tables.
+
+    Raises:
+        ConfigError: another number of run folders than the page needs, or as `docs`.
+    """
     if len(options.run) != count:
         raise ConfigError(f"{options.page} needs {count} times --run, got {len(options.run)}; --help shows which")
     regions, draw = tables(*options.run)

@@ -64,14 +64,18 @@ class Parameter(Frozen):
         return "value" not in self.model_fields_set and len(self.values) != 1
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
-        """The value for a trial."""
+        """The value for a trial.
+
+        Raises:
+            ConfigError: the parameter has neither a value nor bounds.
+        """
         if "value" in self.model_fields_set:
             return self.value
         if self.values:
             return trial.suggest_categorical(name, self.values) if len(self.values) > 1 else self.values[0]
         least, most = self.min, self.max
         if least is None or most is None:  # `_says_one_thing` refuses it
-            raise ConfigError(f"parameter {name!r} has no bounds")
+            raise ConfigError(f"parameter {name!r} has no bounds; give it min and max")
         if self.distribution in (None, "int_uniform") and isinstance(least, int) and isinstance(most, int):
             return trial.suggest_int(name, least, most)
         if self.distribution == "q_uniform":
