@@ -32,7 +32,7 @@ def code_of(script: str) -> str:
 
 def shorter(source: str) -> str:
     """The same on a smaller scenario, with fewer decisions."""
-    source, changed = re.subn(r'"default", 150_000', '"tiny", 16_000', source)
+    source, changed = re.subn(r'"default", 150_000', '"tiny", 15_000', source)
     assert changed == 1
     return source
 
