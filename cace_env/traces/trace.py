@@ -33,6 +33,10 @@ class Trace:
     session: Int64Array | None = None  # (R,)
     after: Int64Array | None = None  # (R,) an earlier row, or NONE: open loop
     think_us: Int64Array | None = None  # (R,)
+    began_us: int | None = None  # time of the first request since 1970, UTC; None: the log's clock is not absolute
+    ttft_us: Int64Array | None = None  # (R,) measured by the gateway; NONE where it is not known
+    e2e_us: Int64Array | None = None  # (R,) measured by the gateway; NONE where it is not known
+    load_us: Int64Array | None = None  # (R,) time that this request waited for a load; NONE where it is not known
     rows_read: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # rows left out, by reason
     altered: tuple[str, ...] = ()  # what the loader had to make up: "arrivals drawn", "sessions placed", ...

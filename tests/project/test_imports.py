@@ -60,6 +60,8 @@ WINGS = {
     "experiments/yardsticks": "cace_env experiments/running experiments/reading",
     "experiments/training": "cace_env agents experiments/running experiments/reading experiments/reports",
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
+    "experiments/logs": "cace_env agents experiments/running experiments/reading experiments/reports "
+    "experiments/tuning",
     "experiments/pages": "cace_env experiments/running experiments/reading experiments/reports experiments/training "
     "experiments/yardsticks",
 }
