@@ -17,7 +17,7 @@ from cace_env.traces.config import FORMAT_NAMES, Attach, TraceConfig
 from cace_env.traces.formats import FORMATS, Format
 from cace_env.traces.reading import TraceError
 from cace_env.traces.schema import write_cace
-from cace_env.traces.trace import Trace
+from cace_env.traces.trace import Trace, without_models
 from cace_env.workload import Workload
 
 __all__ = [
@@ -83,7 +83,7 @@ def load_config(config: TraceConfig, models: Sequence[ServedModel] | None = None
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     trace_format = FORMATS[config.format]
-    workload = attach(trace_format.read(Path(config.path), config), config, models)
+    workload = attach(_read(config), config, models)
     workload.meta.update(
         format=config.format,
         source=Path(config.path).name,
@@ -99,8 +99,12 @@ def read_trace(path: str | Path, format: str, **options: Any) -> Trace:
     Raises:
         TraceError: as `load_trace`.
     """
-    config = _config(path, format, options)
-    return FORMATS[format].read(Path(path), config)
+    return _read(_config(path, format, options))
+
+
+def _read(config: TraceConfig) -> Trace:
+    trace = FORMATS[config.format].read(Path(config.path), config)
+    return without_models(trace, config.ignore) if config.ignore else trace
 
 
 def _config(path: str | Path, format: str, options: Mapping[str, Any]) -> TraceConfig:

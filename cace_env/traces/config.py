@@ -47,6 +47,8 @@ class TraceConfig(Frozen):
     an order that is drawn too. None: `real` where the log names models, else `drawn`."""
     mapping: dict[str, str] = pydantic.Field(default_factory=dict)
     """`real` only: id in the log -> name in the catalogue."""
+    ignore: tuple[str, ...] = ()
+    """Models of the log whose requests are left out."""
     tasks: str | dict[str, float] | None = None
     """One task for all requests, or shares of tasks, drawn once per user. None: the log's own; where it has none, the
     main task of the attached model."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +123,58 @@ def chain(group: Int64Array) -> Int64Array:
     same = group[order][1:] == group[order][:-1]
     after[order[1:][same]] = order[:-1][same]
     return after
+
+
+def without_models(trace: Trace, ignored: Sequence[str]) -> Trace:
+    """The trace without the requests of some models, which are counted in `dropped`.
+
+    A request that followed one of them arrives at its recorded time.
+
+    Args:
+        trace: data of a log.
+        ignored: models as the log calls them.
+
+    Raises:
+        TraceError: the log has no such model, or no request is left.
+    """
+    unknown = [name for name in ignored if name not in trace.model_ids]
+    if unknown or trace.model is None:
+        has = f"{len(trace.model_ids)} others" if trace.model_ids else "none at all"
+        raise TraceError(f"ignore: {unknown[0]!a} is no model of the log, which names {has}; correct or remove it")
+    kept = ~np.isin(trace.model, [trace.model_ids.index(name) for name in ignored])
+    if not kept.any():
+        raise TraceError("ignore: every request of the log is for a model that is ignored; ignore fewer")
+    left = some_requests(trace, kept)
+    left.dropped = {**trace.dropped, "model ignored": int((~kept).sum())}
+    return left
+
+
+def some_requests(trace: Trace, kept: npt.NDArray[np.bool_]) -> Trace:
+    """The trace of some of its requests, on a clock that starts with the first of them.
+
+    A request that followed one that is not there arrives at its recorded time.
+
+    Args:
+        trace: data of a log.
+        kept: (R,) at least one True.
+    """
+    rows = np.flatnonzero(kept)
+    columns: dict[str, Any] = {
+        item.name: value[rows] for item in fields(trace) if isinstance(value := getattr(trace, item.name), np.ndarray)
+    }
+    first_us = int(columns["time_us"][0])
+    columns["time_us"] = columns["time_us"] - first_us
+    if trace.model is not None:
+        there, columns["model"] = np.unique(columns["model"], return_inverse=True)
+        columns["model_ids"] = tuple(trace.model_ids[code] for code in there)
+    if trace.began_us is not None:
+        columns["began_us"] = trace.began_us + first_us
+    if trace.after is not None:
+        place = np.where(kept, np.cumsum(kept) - 1, NONE)
+        columns["after"] = after = np.where(columns["after"] == NONE, NONE, place[columns["after"]])
+        if trace.think_us is not None:
+            columns["think_us"] = np.where(after == NONE, 0, columns["think_us"])
+    return replace(trace, **columns)
 
 
 def draw_quantiles(levels: Sequence[float], values: npt.ArrayLike, uniform: npt.NDArray[np.float64]) -> Int64Array:
