@@ -9,8 +9,8 @@ observation, or if a network shares its weights across slots:
 | `SlotTableObservation` | `VectorSlotTableObservation` | `slots`, `pending`, `context`, and `action_mask` |
 
 All take the mask from the `info` of the same observation; numbers are not changed. `CostLimit` and `VectorCostLimit`
-put the cost of a constraint into `info["cost"]`. For everything else use Gymnasium's own wrappers;
-`docs/environment.md` says which of them work.
+put the cost of a constraint into `info["cost"]`; `LogDecisions` writes every decision to a log. For everything else use
+Gymnasium's own wrappers; `docs/environment.md` says which of them work.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from cace_env.envs.cost_limits import AnyVectorWrapper, AnyWrapper, CostLimit, VectorCostLimit
+from cace_env.envs.logging_decisions import LogDecisions
 from cace_env.observation import ObservationLayout
 
 __all__ = [
-    "FORMS", "CostLimit", "DictObservation", "Form", "Keys", "SlotTableObservation", "VectorCostLimit",
+    "FORMS", "CostLimit", "DictObservation", "Form", "Keys", "LogDecisions", "SlotTableObservation", "VectorCostLimit",
     "VectorDictObservation", "VectorSlotTableObservation",
 ]  # fmt: skip
 

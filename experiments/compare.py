@@ -39,6 +39,7 @@ from experiments.reports.timelines import timelines, timelines_csv
 from experiments.running.cases import Chosen, PreparedCase, chosen, prepared
 from experiments.running.command_line import Session, run_command, split_names
 from experiments.running.contestants import WITHOUT_SWAPPING, default_names, protocols_of
+from experiments.running.decision_logs import DecisionLogged, log_decisions
 from experiments.running.options import ENV, Env, Logged, Names, Referenced, Running, TakingPart
 from experiments.running.progress import progress_bar
 from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of
@@ -56,7 +57,7 @@ DEMO_BESIDE: Final = {  # the policies of every comparison
 }
 
 
-class Comparison(TakingPart, Logged, Referenced, Running):
+class Comparison(TakingPart, Logged, Referenced, DecisionLogged, Running):
     """What is compared; a file given with --config has the same keys."""
 
     scenarios: Names = Field(
@@ -101,6 +102,7 @@ def compare(options: Comparison, session: Session) -> int:
     choice = options.reference if options.reference is not None else "shipped" if options.demo else "none"
     with console.status("preparing: scenarios, requests, compiled code"):
         cases = prepared(scenarios, contestants, numbers, section)
+    options.check_decision_log(cases)
     for case in cases:
         if len(case.seeds) < len(numbers):
             why = "nothing is drawn from this log, so every seed is the same"
@@ -120,6 +122,8 @@ def compare(options: Comparison, session: Session) -> int:
         return 130
     if outcome.status == FINISHED:
         look_closer(cases, plan.path, workers, session)
+        if options.decision_log:
+            log_decisions(cases, options, plan.path, workers, session)
     run = outcome.run
     if options.all:
         print_tables(run, console)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
+from cace_env.decision_log import DecisionLog, Recorder
 from cace_env.evaluation import short_form
 from cace_env.evaluation.intervals import Gain, mean, paired_gain
 from cace_env.fleets import nothing_to_decide as undecided
@@ -140,6 +141,7 @@ def evaluate(
     illegal: Illegal = "error",
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    decision_log: DecisionLog | None = None,
 ) -> Evaluation:
     """Run a policy on a scenario, once per seed.
 
@@ -165,6 +167,8 @@ def evaluate(
             such an action as an error in both cases.
         workers: threads; compiled code runs in parallel, a Python policy one episode at a time.
         progress: called with (seeds done, all seeds).
+        decision_log: where each decision is written, with its candidates and reasons. Policies are then asked question
+            by question, which gives the same results and takes longer.
 
     Raises:
         ConfigError: the policy or scenario is unknown, the policy cannot run on this fleet, there are no seeds, or
@@ -181,7 +185,7 @@ def evaluate(
     if illegal != contestant.illegal:
         contestant = replace(contestant, illegal=illegal)
     results: list[SeedResult] = []
-    for (result,) in in_order(lambda seed: run_seed(case, [contestant], seed), numbers, workers):
+    for (result,) in in_order(lambda seed: run_seed(case, [contestant], seed, decision_log), numbers, workers):
         results.append(result)
         if progress is not None:
             progress(len(results), len(numbers))
@@ -230,7 +234,9 @@ def in_order(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -
         pool.shutdown(cancel_futures=True)
 
 
-def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[SeedResult]:
+def run_seed(
+    case: Case, contestants: Iterable[Contestant], seed: int, decision_log: DecisionLog | None = None
+) -> list[SeedResult]:
     """Run every contestant on the requests of one seed, which are drawn once; one result each, in their order."""
     workload = case.workload(seed)
     bound = lower_bound(case.tables, workload).cost
@@ -239,7 +245,7 @@ def run_seed(case: Case, contestants: Iterable[Contestant], seed: int) -> list[S
     for contestant in contestants:
         if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
             future = Future.of(case.tables, workload)
-        simulator, thought_s, columns = _play(contestant, case, workload, seed, future, False)
+        simulator, thought_s, columns = _play(contestant, case, workload, seed, future, False, decision_log)
         result = seed_result(contestant.name, case, workload, seed, simulator, bound, thought_s=thought_s)
         result.row.update(columns)
         results.append(result)
@@ -282,6 +288,7 @@ def run_episode(
     *,
     future: Future | None = None,
     trace: bool = False,
+    decision_log: DecisionLog | None = None,
 ) -> tuple[Simulator, float]:
     """Play an episode; returns the simulator, and the seconds that a Python policy took to decide.
 
@@ -294,45 +301,70 @@ def run_episode(
         seed: seed of the policy's own random draws.
         future: for clairvoyant policies; made here if it is needed and not given.
         trace: keep the event trace.
+        decision_log: as for `evaluate`.
 
     Raises:
         ConfigError, PolicyError: as for `evaluate`.
     """
-    simulator, thought_s, _ = _play(contestant, case, workload, seed, future, trace)
+    simulator, thought_s, _ = _play(contestant, case, workload, seed, future, trace, decision_log)
     return simulator, thought_s
 
 
 def _play(
-    contestant: Contestant, case: Case, workload: Workload, seed: int, future: Future | None, trace: bool
+    contestant: Contestant,
+    case: Case,
+    workload: Workload,
+    seed: int,
+    future: Future | None,
+    trace: bool,
+    decision_log: DecisionLog | None,
 ) -> tuple[Simulator, float, dict[str, float]]:
     """`run_episode`, and additional columns from a guard or a player."""
     policy = contestant.policy
     tables = case.tables if contestant.swaps else without_swapping(case.tables)
-    if isinstance(policy, Policy):
+    if isinstance(policy, Policy) and decision_log is None:
         if policy.clairvoyant and future is None:
             future = Future.of(tables, workload)
         rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.training)
         simulator = Simulator(tables, trace=trace)
         simulator.run(workload, rule)
         return simulator, 0.0, {}
+    recorder = None
+    if decision_log is not None:
+        recorder = Recorder(decision_log, contestant.name, policy, scenario=case.name, seed=seed)
+        trace = True  # evictions in which nobody chose are in there
     with contestant.lock:
         if isinstance(policy, Guarded):
             limits = policy.begin(tables, workload, seed, future=future, training=case.training)
-            simulator, thought_s = _asked(policy, Simulator(tables, limits, trace), workload)
+            simulator, thought_s = _asked(policy, Simulator(tables, limits, trace), workload, recorder)
             return simulator, thought_s, policy.columns()
         player = Player(
-            contestant.name, policy, tables, workload, seed, order=contestant.order, illegal=contestant.illegal
+            contestant.name,
+            policy,
+            tables,
+            workload,
+            seed,
+            order=contestant.order,
+            future=future,
+            training=case.training,
+            illegal=contestant.illegal,
         )
-        simulator, thought_s = _asked(player, Simulator(tables, player.limits, trace), workload)
+        simulator, thought_s = _asked(player, Simulator(tables, player.limits, trace), workload, recorder)
         return simulator, thought_s, player.columns()
 
 
-def _asked(player: Player | Guarded, simulator: Simulator, workload: Workload) -> tuple[Simulator, float]:
+def _asked(
+    player: Player | Guarded, simulator: Simulator, workload: Workload, recorder: Recorder | None
+) -> tuple[Simulator, float]:
     """Play an episode question by question."""
     thought_s = 0.0
     asked = simulator.reset(workload)
+    if recorder is not None:
+        recorder.begin(simulator)
     while asked:
-        action, seconds = player.answer(simulator)
+        action, seconds = player.answer(simulator) if recorder is None else recorder.answer(player, simulator)
         thought_s += seconds
         asked = simulator.answer(action)
+        if recorder is not None:
+            recorder.settle(simulator)
     return simulator, thought_s

@@ -239,6 +239,16 @@ class Guarded:
             action, _ = self._fallback.answer(simulator)
         return action, time.perf_counter() - began
 
+    @property
+    def reason(self) -> str | None:
+        """Why LRU took the last decision, one of REASONS; None if the policy took it."""
+        return self._reason
+
+    @property
+    def decider(self) -> Player:
+        """Who took the last decision: the policy, or LRU."""
+        return self._player if self._reason is None else self._fallback
+
     def columns(self) -> dict[str, float]:
         """The decisions taken by LRU in this episode, as columns of a row of results."""
         return {f"fallback_{reason}": float(count) for reason, count in self._episode.items()}

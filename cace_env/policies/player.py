@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from cace_env.config import ConfigError
+from cace_env.kernel.orders import LEARNED, ORDER
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Scratch
 from cace_env.kernel.state import LIMIT
@@ -14,10 +18,12 @@ from cace_env.policies.built_in import Policy, Training, rule_of
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.clairvoyant import Future
 from cace_env.policies.orders import Order
-from cace_env.policies.python import Illegal, PythonPolicy, acts, python_action
+from cace_env.policies.python import Illegal, PythonPolicy, acts, layout_for, python_action, view
 from cace_env.simulation import Limits, Simulator, new_scratch
-from cace_env.tables import FleetTables, Protocol
+from cace_env.tables import NONE, FleetTables, Protocol
 from cace_env.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
 
 ILLEGAL_ACTIONS: Final = "illegal_actions"  # name of a column
 
@@ -62,6 +68,7 @@ class Player:
         self.replaced = 0
         self._illegal, self._layout = illegal, layout
         self._scratch: Scratch | None = None  # made at the first question, when the number of slots is known
+        self._given: FloatArray | None = None  # scores of a scorer in Python
         if isinstance(policy, Policy):
             if policy.clairvoyant and future is None:
                 future = Future.of(tables, workload)
@@ -92,11 +99,41 @@ class Player:
                 self.name, self.policy, simulator, self.seed, self._rule, self._layout, self._illegal
             )
             self.replaced += answer.replaced
+            self._given = answer.scores
             return answer.action, answer.thought_s
         if self._scratch is None:
             scratch = new_scratch(simulator.max_slots, simulator.tables.num_models, self._rule.network)
             self._scratch = scratch._replace(next_pointer=self._rule.future_start[:-1].copy())
         return int(pick(*simulator.arguments, self._rule, self._scratch)), 0.0
+
+    def scores(self, simulator: Simulator) -> FloatArray | None:
+        """Scores of all actions behind the last answer, `(actions,)`: the highest is chosen, NaN = has none.
+
+        Keep-scores count with a minus. None for a Python policy that answers with actions. Ask before the simulator
+        goes on.
+        """
+        if not isinstance(self.policy, Policy):
+            return self._given
+        slots, legal = simulator.max_slots, simulator.state.legal
+        scores = np.full(len(legal), np.nan)
+        ordering = simulator.question.target == NONE
+        scratch = self._scratch
+        if scratch is None or (ordering and self._rule.order[ORDER.kind] != LEARNED):
+            return scores
+        victims = np.flatnonzero(scratch.candidates)
+        if self.policy.network is None:
+            scores[victims] = -scratch.scores[victims]
+            return scores
+        layout = layout_for(None, simulator)
+        logits = self.policy.network.logits(view(simulator, layout).observation, layout)
+        if not ordering:
+            scores[victims] = logits[victims]
+            return scores
+        models = layout.max_pending
+        scores[slots : slots + models] = logits[slots : slots + models]
+        scores[-1] = logits[-1]
+        scores[legal == 0] = np.nan
+        return scores
 
     def columns(self) -> dict[str, float]:
         """Counts of the episode as columns of a row of results: replaced actions, if replacing is allowed."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, SupportsIndex, TypeGuard
 
@@ -24,7 +24,7 @@ from cace_env.config import ConfigError
 from cace_env.kernel.pick import pick, read_victims
 from cace_env.kernel.rules import Rule
 from cace_env.observation import SLOT, Float32Array, ObservationLayout
-from cace_env.simulation import Simulator, new_scratch
+from cace_env.simulation import Question, Simulator, new_scratch
 from cace_env.tables import NONE, Protocol
 
 FloatArray = npt.NDArray[np.float64]
@@ -61,6 +61,7 @@ class Answer(NamedTuple):
     action: int
     thought_s: float  # time that the Python policy took
     replaced: bool = False  # whether the policy's own action was illegal
+    scores: FloatArray | None = None  # (actions,) of a scorer: the highest is chosen, NaN = none
 
 
 class View(NamedTuple):
@@ -216,7 +217,8 @@ def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int,
         actions = [*range(slots, slots + models), len(question.legal) - 1]
         legal = question.legal[actions]
         answer, thought_s = _thought(own_order, simulator.model_features(), legal, where)
-        return Answer(actions[_highest(answer, legal, where)], thought_s)
+        scores = _numbers(answer, legal, where, "score", "model (the last is waiting)")
+        return Answer(actions[_highest(scores, legal)], thought_s, scores=_of_actions(question, actions, legal, scores))
     legal = question.legal[:slots]
     features = simulator.features()
     if simulator.tables.protocol == Protocol.SWAP and not callable(own_order):
@@ -224,7 +226,8 @@ def action_by_scores(name: str, policy: Scorer, simulator: Simulator, seed: int,
         read_victims(*simulator.arguments[:4], rule, candidates)
         legal = candidates == 1
     answer, thought_s = _thought(policy, features, legal, where)
-    return Answer(_lowest(answer, features, legal, where), thought_s)
+    keep = _numbers(answer, legal, where, "keep-score", "slot")
+    return Answer(_lowest(keep, features, legal), thought_s, scores=_of_actions(question, range(slots), legal, -keep))
 
 
 def _thought(
@@ -239,16 +242,21 @@ def _thought(
     return answer, time.perf_counter() - began
 
 
-def _highest(answer: npt.ArrayLike, legal: BoolArray, where: str) -> int:
+def _of_actions(question: Question, actions: Sequence[int], legal: BoolArray, scores: FloatArray) -> FloatArray:
+    """Scores of all actions, of which a scorer saw `actions` and was to choose a `legal` one."""
+    out = np.full(len(question.legal), np.nan)
+    out[actions] = np.where(legal, scores, np.nan)
+    return out
+
+
+def _highest(scores: FloatArray, legal: BoolArray) -> int:
     """The legal model with the highest score, or the number of models: wait; ties: lowest number."""
-    scores = _numbers(answer, legal, where, "score", "model (the last is waiting)")
     rows = np.flatnonzero(legal)
     return int(rows[np.argmax(scores[rows])])
 
 
-def _lowest(answer: npt.ArrayLike, features: FloatArray, legal: BoolArray, where: str) -> int:
+def _lowest(scores: FloatArray, features: FloatArray, legal: BoolArray) -> int:
     """The legal slot with the lowest keep-score; ties: least recently used, then lowest slot."""
-    scores = _numbers(answer, legal, where, "keep-score", "slot")
     slots = np.flatnonzero(legal)
     tied = slots[scores[slots] == scores[slots].min()]
     return int(tied[np.argmax(features[tied, SLOT.since_use_s])])

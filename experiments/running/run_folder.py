@@ -6,6 +6,7 @@ rows.csv         one row per policy, scenario and seed: every metric of cace_env
 ttft.csv         histograms of the time to first token by policy, scenario, seed and task, whole episodes, as BIN:COUNT
 searches.csv     how the clairvoyant reference was found, where it was looked for
 timelines.csv    which model sat where, for some policies on the first seed; decisions.csv why agents decided so
+decisions/       every decision of some policies, where it was asked for (`python -m experiments.why FOLDER`)
 report.md        and plots/, written from the files above (`python -m experiments.report FOLDER`)
 
 What has finished is on disk at once, so a run that is killed loses only the episodes that were being played.

@@ -1,0 +1,99 @@
+"""Says why a model was evicted, from a log of decisions.
+
+    python -m experiments.why runs/mine --list                             what the log holds
+    python -m experiments.why runs/mine --model starcoder2-7b --at 20min --policy cace
+    python -m experiments.why decisions --model my-model --at 2026-03-01T12:30:00
+    python -m experiments.why runs/mine --model starcoder2-7b --at 20min --policy cace --json
+
+It finds the last eviction of the model at or before the time. `compare --decision-log` writes such a log, and so does
+`cace_env.decision_log.DecisionLog`; `docs/explanations.md` has more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import tyro
+from pydantic import Field
+from rich.table import Table
+from rich.text import Text
+
+from cace_env.config import ConfigError, Frozen
+from cace_env.decision_log import Log, in_words, moment, shown
+from experiments.running.command_line import Session, metavar, run_command
+
+
+class Why(Frozen):
+    """What is asked."""
+
+    folder: Annotated[str, tyro.conf.Positional] = Field(
+        description="folder of a log, of a run that has one in decisions/, or one of its files"
+    )
+    model: Annotated[str | None, metavar("NAME")] = Field(default=None, description="the model that was evicted")
+    at: Annotated[str | None, metavar("TIME")] = Field(
+        default=None,
+        description="the last eviction at or before this time: seconds, 12.5min, 1.5h, or in the log of a live system "
+        "2026-03-01T12:30:00 (UTC without a zone); by default the last of all",
+    )
+    scenario: Annotated[str | None, metavar("NAME")] = Field(default=None, description="where the log has several")
+    policy: Annotated[str | None, metavar("NAME")] = Field(default=None, description="where the log has several")
+    seed: Annotated[int | None, metavar("N")] = Field(default=None, description="where the log has several")
+    reasons: int = Field(default=5, ge=1, description="how many features are named")
+    show: Annotated[bool, tyro.conf.arg(name="list")] = Field(default=False, description="show what the log holds")
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = Field(
+        default=False, description="print the whole decision as JSON"
+    )
+
+
+def why(options: Why, session: Session) -> None:
+    """Prints the answer.
+
+    Raises:
+        ConfigError: there is no such log, model or eviction, or several episodes fit.
+    """
+    log = Log(options.folder)
+    if options.show:
+        session.console.print(episodes(log))
+        return
+    if options.model is None:
+        raise ConfigError("name the model with --model NAME, or show what the log holds with --list")
+    which: dict[str, Any] = {"scenario": options.scenario, "policy": options.policy, "seed": options.seed}
+    decision = log.why(options.model, options.at, **which)
+    if options.as_json:
+        print(json.dumps(_without_nan(asdict(decision)), indent=2, allow_nan=False))
+        return
+    session.console.print(Text(in_words(decision, log.clock, options.reasons)), soft_wrap=True)
+
+
+def episodes(log: Log) -> Table:
+    """A line on each episode of the log."""
+    columns = ("scenario", "policy", "seed", "rows", "evictions", "from", "to")
+    table = Table(*columns, title="Decisions", title_justify="left")
+    for one in log.episodes():
+        names = Text(shown(one.scenario)), Text(shown(one.policy))
+        times = (moment(time_us, log.clock).partition(" (")[0] for time_us in (one.first_us, one.last_us))
+        table.add_row(*names, str(one.seed), f"{one.rows:,}", f"{one.evictions:,}", *times)
+    return table
+
+
+def _without_nan(value: Any) -> Any:
+    """What JSON has no word for, as null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    return run_command("why", Why, why, arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
