@@ -20,7 +20,7 @@ class Case:
     name: str
     tables: FleetTables
     workload: Callable[[int], Workload]
-    training: Callable[[int], Workload] | None = None  # source of training requests; None with a log, which has none
+    training: Callable[[int], Workload] | None = None  # source of training requests; None with a log that has none
 
 
 def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol: str | None = None) -> Case:
@@ -41,5 +41,16 @@ def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol
         return replace(scenario, tables=tables)
     loaded = load_scenario(scenario)
     tables = loaded.tables().replace(protocol=Protocol(protocol or Protocol.EVICTION))
-    # Every seed of a log is the log itself: a policy trained on it would know the test requests.
-    return Case(loaded.name, tables, loaded.workload, None if loaded.trace is not None else loaded.workload)
+    return Case(loaded.name, tables, loaded.workload, training_of(loaded))
+
+
+def training_of(scenario: Scenario) -> Callable[[int], Workload] | None:
+    """Source of training requests of a scenario; None for a log, unless its test part is played.
+
+    Every seed of a log is the log itself: a policy trained on it would know the requests that it is judged by.
+    """
+    if scenario.trace is None:
+        return scenario.workload
+    if scenario.trace.part != "test":
+        return None
+    return scenario.model_copy(update={"trace": scenario.trace.model_copy(update={"part": "train"})}).workload

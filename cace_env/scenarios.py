@@ -194,7 +194,8 @@ class Scenario(Frozen):
         default=WorkloadConfig(), alias="workload", description="who asks for what, and when"
     )
     trace: TraceConfig | None = Field(
-        default=None, description="a log that takes the workload's place; the seed draws data that the log lacks"
+        default=None,
+        description="a log that takes the workload's place; the seed says which window of it, and draws what it lacks",
     )
     reward: Annotated[
         Annotated[RewardName, Tag("preset")] | Annotated[Reward, Tag("weights")], _by_type("preset", "weights")
@@ -256,8 +257,11 @@ class Scenario(Frozen):
     def workload(self, seed: int) -> Workload:
         """Draw the requests of one episode; equal seeds give equal requests for every policy.
 
+        Of a log, what the seed means is said at `TraceConfig.windows`.
+
         Raises:
             TraceError: the scenario's log cannot be read.
+            WorkloadError: the log is too short for its part or its windows.
         """
         if self.trace is not None:
             return load_config(self.trace, self.workload_models(), seed)

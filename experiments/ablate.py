@@ -178,7 +178,7 @@ def reweigh(options: Options, path: Path, session: Session) -> int:
         weighings = choices({name: reward_of(run.about["scenarios"][name]) for name in run.scenarios})
         costs = judged_costs(run, weighings)
         path.mkdir(parents=True, exist_ok=True)
-    draw_weighings(weighings, costs, path / "weights.png")
+    draw_weighings(weighings, costs, path / "weights.png", run.blocks)
     return write(path, weighings_page(TITLES[options.study], run, weighings, costs, told=options.told), session)
 
 

@@ -36,7 +36,7 @@ from experiments.reports.leaderboard import print_leaderboard
 from experiments.reports.terminal import print_tables
 from experiments.reports.timelines import FILE as TIMELINES
 from experiments.reports.timelines import timelines, timelines_csv
-from experiments.running.cases import Chosen, PreparedCase, chosen, prepared
+from experiments.running.cases import REDRAWS, Chosen, PreparedCase, chosen, prepared
 from experiments.running.command_line import Session, run_command, split_names
 from experiments.running.contestants import WITHOUT_SWAPPING, default_names, protocols_of
 from experiments.running.decision_logs import DecisionLogged, log_decisions
@@ -101,12 +101,8 @@ def compare(options: Comparison, session: Session) -> int:
     contestants = options.contestants(protocols, [*default_names(protocols), *beside])
     choice = options.reference if options.reference is not None else "shipped" if options.demo else "none"
     with console.status("preparing: scenarios, requests, compiled code"):
-        cases = prepared(scenarios, contestants, numbers, section)
+        cases = prepared(scenarios, contestants, numbers, section, options.seeds or REDRAWS)
     options.check_decision_log(cases)
-    for case in cases:
-        if len(case.seeds) < len(numbers):
-            why = "nothing is drawn from this log, so every seed is the same"
-            console.print(f"{case.name}: 1 seed instead of {len(numbers)}: {why}", style="yellow")
     plan = Plan(
         options.folder("demo" if options.demo else "compare"),
         cases,
@@ -115,7 +111,6 @@ def compare(options: Comparison, session: Session) -> int:
         workers,
         referenced(choice, options.reference_option, cases, numbers),
         contestants,
-        agree={"trace": section},
     )
     outcome = play(plan, session, "comparing")
     if not outcome.done:

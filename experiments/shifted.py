@@ -22,7 +22,7 @@ from cace_env.policies import Contestant, contestant_of
 from cace_env.scenarios import load_scenario, seeds
 from cace_env.tables import Protocol
 from experiments.pages.shifted import LOG, draw, page
-from experiments.running.cases import Chosen, PreparedCase, chosen, prepared
+from experiments.running.cases import REDRAWS, Chosen, PreparedCase, chosen, prepared
 from experiments.running.command_line import Session, metavar, run_command
 from experiments.running.contestants import able, protocols_of
 from experiments.running.options import ENV, Env, Logged, Running, TakingPart
@@ -74,10 +74,8 @@ def judge(options: Options, session: Session) -> int:
             cases += prepared(chosen([options.suite], [protocol]), contestants, numbers)
             if log is not None:
                 served = Chosen(f"{protocol}-{LOG}", load_scenario(options.trace_fleet), protocol)
-                cases += prepared([served], contestants, numbers, log)
-    plan = Plan(
-        options.folder("shifted"), cases, options, options.split, workers_of(options.workers), agree={"trace": log}
-    )
+                cases += prepared([served], contestants, numbers, log, options.seeds or REDRAWS)
+    plan = Plan(options.folder("shifted"), cases, options, options.split, workers_of(options.workers))
     outcome = play(plan, session, "shifted")
     if outcome.status != FINISHED:
         return 130

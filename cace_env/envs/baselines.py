@@ -24,6 +24,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.cases import training_of
 from cace_env.config import ConfigError
 from cace_env.fleets import TERM
 from cace_env.kernel.batch import Look
@@ -106,8 +107,8 @@ def cost_curve(
 
 
 def _training(scenario: Scenario | None) -> Callable[[int], Workload] | None:
-    """Source of training requests; None for a log, which has only the requests that are played."""
-    return None if scenario is None or scenario.trace is not None else scenario.workload
+    """Source of training requests; None where there are none (`training_of`)."""
+    return None if scenario is None else training_of(scenario)
 
 
 @lru_cache(maxsize=64)
@@ -117,7 +118,8 @@ def _scale(scenario_json: str, protocol: str) -> Scale:
     simulator = Simulator(scenario.tables().replace(protocol=protocol))
     cost = decisions = 0.0
     requests = 0
-    for seed in seeds("train", SCALE_SEEDS if scenario.trace is None else 1):  # every seed of a log is the log
+    alike = scenario.trace is not None and scenario.trace.windows is None  # every seed is the log
+    for seed in seeds("train", 1 if alike else SCALE_SEEDS):
         curve = cost_curve(simulator, find_policy("lru"), scenario.workload(seed), seed)
         cost, decisions, requests = cost + curve.cost, decisions + curve.decisions, requests + curve.requests
     if not cost > 0 or not decisions > 0:

@@ -20,7 +20,7 @@ from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
 from cace_env.decision_log import DecisionLog, Recorder
 from cace_env.evaluation import short_form
-from cace_env.evaluation.intervals import Gain, mean, paired_gain
+from cace_env.evaluation.intervals import Gain, block_of, by_window, mean, paired_gain
 from cace_env.fleets import nothing_to_decide as undecided
 from cace_env.policies import Agent, Contestant, Future, Guarded, Player, PythonPolicy, contestant_of
 from cace_env.policies import PolicyError as PolicyError
@@ -29,6 +29,7 @@ from cace_env.policies.clairvoyant import without_swapping
 from cace_env.policies.python import Illegal
 from cace_env.scenarios import Scenario, Split, seeds
 from cace_env.simulation import METRICS, Simulator, episode_metrics, lower_bound, ttft_histogram
+from cace_env.tables import NONE
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,8 +42,8 @@ SPLIT_SEEDS: Final = 100  # seeds of a split by name: all of "test" and "validat
 class SeedResult(NamedTuple):
     """Results of one policy on the requests of one seed."""
 
-    # policy, scenario, label, seed, decision_us, lower_bound, every name of METRICS; for a guard `fallback_...`; if
-    # actions may be replaced, `illegal_actions`.
+    # policy, scenario, label, seed, window, decision_us, lower_bound, every name of METRICS; for a guard
+    # `fallback_...`; if actions may be replaced, `illegal_actions`.
     row: dict[str, Any]
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
 
@@ -99,7 +100,8 @@ class Evaluation:
         """Compute the gain of this policy over another one on the same scenario and seeds [%].
 
         Above 0 is better, whether less (`paired_gain`) or more of the metric is better. Truncated episodes are left
-        out.
+        out. On a log the windows of its `trace` section are what is drawn again, in blocks; seeds that draw again what
+        is attached to the same window are averaged, so a log that is not cut (`windows`) has no interval.
 
         Raises:
             ConfigError: the two did not run on the same requests, or neither less nor more of the metric is better.
@@ -114,11 +116,18 @@ class Evaluation:
                     f"{self.policy!r} and {baseline.policy!r} were not run on the same {what}: {mine} and {theirs}"
                 )
         whole = (self.column("truncated") == 0) & (baseline.column("truncated") == 0)
-        return metric_gain(metric, baseline.column(metric)[whole], self.column(metric)[whole])
+        costs = np.stack([baseline.column(metric), self.column(metric)], axis=1)[whole]
+        windows = self.column("window")[whole]
+        if (windows == NONE).any():
+            return metric_gain(metric, costs[:, 0], costs[:, 1])
+        costs = by_window(windows, costs)
+        return metric_gain(metric, costs[:, 0], costs[:, 1], block_of(len(costs)))
 
 
-def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray) -> Gain:
+def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray, block: int | None = None) -> Gain:
     """`paired_gain` of values of a metric by seed, with the sign chosen so that above 0 is better.
+
+    With `block` the values are those of windows of a log, in order of time.
 
     Raises:
         ConfigError: there is no such metric, or neither less nor more of it is better.
@@ -128,7 +137,7 @@ def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray) -> Gain:
     better = METRICS[metric].better
     if not better:
         raise ConfigError(f"neither less nor more {metric!r} is better, so it has no gain; compare the columns")
-    gain = paired_gain(baseline, policy)
+    gain = paired_gain(baseline, policy, block=block)
     return gain if better == "less" else Gain(0.0 - gain.percent, 0.0 - gain.high, 0.0 - gain.low)
 
 
@@ -273,6 +282,7 @@ def seed_result(
         "scenario": case.name,
         "label": workload.label,
         "seed": seed,
+        "window": workload.meta.get("window", NONE),
         "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
         "lower_bound": bound,
     }

@@ -6,24 +6,36 @@ seeds: a seed on which there is nothing to gain would inflate its own ratio. The
 `100 * (LRU - reference) / LRU` says how much can be gained at all; a scenario with less than
 `SMALLEST_HEADROOM_PERCENT` is named and left out of means.
 
-Everything here is a pure function of costs; `cace_env.evaluation.suite` says where they come from.
+Everything here is a pure function of costs; `cace_env.evaluation.suite` says where they come from. Where costs are
+those of windows of a log, `block` and `blocks` (by scenario) say how many consecutive ones are drawn together
+(`cace_env.evaluation.intervals.block_of`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.evaluation.intervals import RESAMPLES, SMALLEST_GAP, Gain, paired_gain, seed_draws, share_of_gap
+from cace_env.evaluation.intervals import (
+    RESAMPLES,
+    SMALLEST_GAP,
+    Gain,
+    paired_gain,
+    seed_draws,
+    share_of_gap,
+    widened,
+)
 
 FloatArray = npt.NDArray[np.float64]
 Costs = Mapping[str, npt.ArrayLike]  # by policy, each (seeds,) in the same order of seeds; NaN if cut short
 ByScenario = Mapping[str, npt.ArrayLike]  # of one policy, each (seeds,) as above
 Aggregate = Callable[[FloatArray], FloatArray]  # over the last axis
+Blocks = Mapping[str, int]  # by scenario whose costs are those of windows of a log; others have independent seeds
 
 BASELINE: Final = "lru"  # scores 0
 REFERENCE: Final = "reference"  # scores 100
@@ -41,6 +53,7 @@ class Score(NamedTuple):
 
 
 NO_SCORE: Final = Score(np.nan, np.nan, np.nan)
+NO_BLOCKS: Final[Blocks] = MappingProxyType({})
 
 
 class Estimate(NamedTuple):
@@ -68,6 +81,7 @@ def score(
     *,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
+    block: int | None = None,
 ) -> Score:
     """Compute the score of a policy on one scenario, with a percentile bootstrap interval over seeds.
 
@@ -79,6 +93,7 @@ def score(
         reference: (seeds,) costs of the clairvoyant reference.
         level: confidence level of the interval.
         resamples: number of bootstrap draws.
+        block: of windows of a log, drawn together; None: seeds.
 
     Returns:
         The score: NaN if the gap is under 1 % of LRU's cost. Its bounds are NaN with fewer than two seeds, and if so
@@ -88,7 +103,7 @@ def score(
         ValueError: the three differ in length.
     """
     costs = _paired(baseline, policy, reference)
-    return _score(costs, score_draws(*costs, resamples=resamples), level)
+    return _score(costs, score_draws(*costs, resamples=resamples, block=block), level, block)
 
 
 def score_draws(
@@ -98,6 +113,7 @@ def score_draws(
     *,
     resamples: int = RESAMPLES,
     stream: int = 0,
+    block: int | None = None,
 ) -> FloatArray:
     """The score of each draw of the bootstrap, `(resamples,)`; NaN if a draw has no gap, or with fewer than two seeds.
 
@@ -107,6 +123,7 @@ def score_draws(
         reference: as for `score`.
         resamples: number of bootstrap draws.
         stream: number of the random stream; each scenario of a suite has its own, so that draws are independent.
+        block: as for `score`.
 
     Raises:
         ValueError: the three differ in length.
@@ -114,20 +131,20 @@ def score_draws(
     costs = _paired(baseline, policy, reference)
     if costs.shape[1] < 2:
         return np.full(resamples, np.nan)
-    lru, mine, best = (seed_draws(costs.shape[1], resamples, stream) @ costs.T).T
+    lru, mine, best = (seed_draws(costs.shape[1], resamples, stream, block) @ costs.T).T
     gap = lru - best
     shares = np.full(resamples, np.nan)
     np.divide(100 * (lru - mine), gap, out=shares, where=(gap >= SMALLEST_GAP * lru) & (gap > 0))
     return shares
 
 
-def headroom(baseline: npt.ArrayLike, reference: npt.ArrayLike) -> Gain:
+def headroom(baseline: npt.ArrayLike, reference: npt.ArrayLike, block: int | None = None) -> Gain:
     """Compute the savings of the reference over LRU [%], sums over seeds, with a paired bootstrap interval.
 
     Raises:
         ValueError: the two differ in length.
     """
-    return paired_gain(baseline, reference)
+    return paired_gain(baseline, reference, block=block)
 
 
 def interquartile_mean(values: npt.ArrayLike) -> FloatArray:
@@ -150,7 +167,9 @@ def interquartile_mean(values: npt.ArrayLike) -> FloatArray:
     return np.where(np.isnan(ascending[..., -1]), np.nan, inner)  # NaN is sorted to the end
 
 
-def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples: int = RESAMPLES) -> SuiteScores:
+def suite_scores(
+    costs: Mapping[str, Costs], *, level: float = LEVEL, resamples: int = RESAMPLES, blocks: Blocks = NO_BLOCKS
+) -> SuiteScores:
     """Compute the scores of all policies on all scenarios, and their interquartile means.
 
     The interval of a mean is a stratified bootstrap (Agarwal et al. 2021): within each scenario seeds are drawn again,
@@ -162,6 +181,7 @@ def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples:
             scenario, or has no score there, has no mean.
         level: confidence level of the intervals.
         resamples: number of bootstrap draws.
+        blocks: of the scenarios that are logs.
 
     Raises:
         ValueError: a scenario lacks LRU or the reference, or a policy has not as many seeds as LRU.
@@ -170,18 +190,21 @@ def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples:
         missing = {BASELINE, REFERENCE} - set(by_policy)
         if missing:
             raise ValueError(f"scenario {scenario!r} has no costs of {', '.join(sorted(missing))}: scores need both")
-    room = {name: headroom(by_policy[BASELINE], by_policy[REFERENCE]) for name, by_policy in costs.items()}
+    room = {
+        name: headroom(by_policy[BASELINE], by_policy[REFERENCE], blocks.get(name)) for name, by_policy in costs.items()
+    }
     kept = [name for name in costs if room[name].percent >= SMALLEST_HEADROOM_PERCENT]
     policies = list(dict.fromkeys(policy for by_policy in costs.values() for policy in by_policy))
     scores: dict[str, dict[str, Score]] = {policy: {} for policy in policies}
     draws: dict[str, list[FloatArray]] = {policy: [] for policy in policies}
     for stream, (scenario, by_policy) in enumerate(costs.items()):
+        block = blocks.get(scenario)
         for policy in by_policy:
             paired = _paired(by_policy[BASELINE], by_policy[policy], by_policy[REFERENCE])
-            drawn = score_draws(*paired, resamples=resamples, stream=stream)
-            scores[policy][scenario] = _score(paired, drawn, level)
+            drawn = score_draws(*paired, resamples=resamples, stream=stream, block=block)
+            found = scores[policy][scenario] = _score(paired, drawn, level, block)
             if scenario in kept:
-                draws[policy].append(drawn)
+                draws[policy].append(widened(drawn, found.value, paired.shape[1], block, level))
     means = {}
     for policy in policies:
         values = [scores[policy][name].value for name in kept if name in scores[policy]]
@@ -195,7 +218,12 @@ def suite_scores(costs: Mapping[str, Costs], *, level: float = LEVEL, resamples:
 
 
 def probability_of_improvement(
-    policy: ByScenario, over: ByScenario, *, level: float = LEVEL, resamples: int = RESAMPLES
+    policy: ByScenario,
+    over: ByScenario,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    blocks: Blocks = NO_BLOCKS,
 ) -> Estimate:
     """Estimate how often a policy is cheaper than another one on the same requests.
 
@@ -212,6 +240,7 @@ def probability_of_improvement(
             short) is left out.
         level: confidence level of the interval.
         resamples: number of bootstrap draws.
+        blocks: of the scenarios that are logs.
 
     Returns:
         Between 0 and 1; all NaN if a scenario has no seed of both, bounds NaN if one has fewer than two.
@@ -223,9 +252,14 @@ def probability_of_improvement(
     def wins(costs: FloatArray) -> FloatArray:
         return np.where(costs[0] < costs[1], 1.0, np.where(costs[0] == costs[1], 0.5, 0.0))
 
-    columns = [wins(costs) for costs in _pairs(policy, over)]
-    draws = [_draws(won, resamples, stream) / len(won) for stream, won in enumerate(columns) if len(won) > 1]
-    return _estimate([float(won.mean()) if len(won) else np.nan for won in columns], draws, _mean, level)
+    columns = {name: wins(costs) for name, costs in _pairs(policy, over).items()}
+    draws = []
+    for stream, (name, won) in enumerate(columns.items()):
+        if len(won) > 1:
+            often = _draws(won, resamples, stream, blocks.get(name)) / len(won)
+            draws.append(widened(often, float(won.mean()), len(won), blocks.get(name), level))
+    estimate = _estimate([float(won.mean()) if len(won) else np.nan for won in columns.values()], draws, _mean, level)
+    return Estimate(estimate.value, *np.clip((estimate.low, estimate.high), 0.0, 1.0).tolist())
 
 
 def relative_cost(
@@ -235,6 +269,7 @@ def relative_cost(
     aggregate: Aggregate | None = None,
     level: float = LEVEL,
     resamples: int = RESAMPLES,
+    blocks: Blocks = NO_BLOCKS,
 ) -> Estimate:
     """Compute the cost of a policy relative to a baseline: 1 is equal, less is better.
 
@@ -247,6 +282,7 @@ def relative_cost(
         aggregate: over the last axis: the mean by default ("pooled cost"), or `interquartile_mean`.
         level: confidence level of the interval.
         resamples: number of bootstrap draws.
+        blocks: of the scenarios that are logs.
 
     Returns:
         NaN values as for `probability_of_improvement`.
@@ -255,16 +291,24 @@ def relative_cost(
         ValueError: as for `probability_of_improvement`.
     """
     pairs = _pairs(policy, baseline)
-    values = [float(mine.sum() / theirs.sum()) if len(mine) else np.nan for mine, theirs in pairs]
+    values = [float(mine.sum() / theirs.sum()) if len(mine) else np.nan for mine, theirs in pairs.values()]
     draws = []
-    for stream, (mine, theirs) in enumerate(pairs):
-        if len(mine) > 1:
-            draws.append(_draws(mine, resamples, stream) / _draws(theirs, resamples, stream))
+    for stream, (value, (name, costs)) in enumerate(zip(values, pairs.items(), strict=True)):
+        if costs.shape[1] > 1:
+            block = blocks.get(name)
+            mine, theirs = (_draws(row, resamples, stream, block) for row in costs)
+            draws.append(widened(mine / theirs, value, costs.shape[1], block, level))
     return _estimate(values, draws, aggregate or _mean, level)
 
 
 def pooled_gain(
-    policy: ByScenario, over: ByScenario, baseline: ByScenario, *, level: float = LEVEL, resamples: int = RESAMPLES
+    policy: ByScenario,
+    over: ByScenario,
+    baseline: ByScenario,
+    *,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    blocks: Blocks = NO_BLOCKS,
 ) -> Gain:
     """Compute by how much a policy's pooled cost is below another one's [%]: above 0 is better.
 
@@ -277,6 +321,7 @@ def pooled_gain(
         baseline: costs that make scenarios comparable, usually LRU's.
         level: confidence level of the interval.
         resamples: number of bootstrap draws.
+        blocks: of the scenarios that are logs.
 
     Returns:
         NaN values as for `probability_of_improvement`.
@@ -285,14 +330,19 @@ def pooled_gain(
         ValueError: as for `probability_of_improvement`.
     """
     triples = _pairs(policy, over, baseline)
-    if any(costs.shape[1] == 0 for costs in triples):
+    if any(costs.shape[1] == 0 for costs in triples.values()):
         return Gain(np.nan, np.nan, np.nan)
-    mine, theirs = (np.mean([costs[row].sum() / costs[2].sum() for costs in triples]) for row in (0, 1))
+    shares = [costs[:2].sum(axis=1) / costs[2].sum() for costs in triples.values()]
+    mine, theirs = np.mean(shares, axis=0)
     value = 100 * (1 - mine / theirs)
-    if any(costs.shape[1] == 1 for costs in triples):
+    if any(costs.shape[1] == 1 for costs in triples.values()):
         return Gain(float(value), np.nan, np.nan)
-    drawn = [[_draws(row, resamples, stream) for row in costs] for stream, costs in enumerate(triples)]
-    pooled = [np.mean([rows[row] / rows[2] for rows in drawn], axis=0) for row in (0, 1)]
+    drawn = []  # (scenarios, 2, resamples)
+    for stream, (share, (name, costs)) in enumerate(zip(shares, triples.items(), strict=True)):
+        block = blocks.get(name)
+        sums = [_draws(row, resamples, stream, block) for row in costs]
+        drawn.append([widened(sums[row] / sums[2], share[row], costs.shape[1], block, level) for row in (0, 1)])
+    pooled = np.mean(drawn, axis=0)
     return Gain(float(value), *_bounds(100 * (1 - pooled[0] / pooled[1]), level))
 
 
@@ -300,7 +350,7 @@ def _mean(values: FloatArray) -> FloatArray:
     return np.asarray(values.mean(axis=-1))
 
 
-def _pairs(*policies: ByScenario) -> list[FloatArray]:
+def _pairs(*policies: ByScenario) -> dict[str, FloatArray]:
     """Costs of all policies per scenario, on the seeds that none of them cut short."""
     names = list(policies[0])
     if not names:
@@ -308,12 +358,12 @@ def _pairs(*policies: ByScenario) -> list[FloatArray]:
     for other in policies[1:]:
         if set(other) != set(names):
             raise ValueError(f"the costs have different scenarios: {', '.join(names)} and {', '.join(other)}")
-    return [_paired(*(costs[name] for costs in policies)) for name in names]
+    return {name: _paired(*(costs[name] for costs in policies)) for name in names}
 
 
-def _draws(values: FloatArray, resamples: int, stream: int) -> FloatArray:
+def _draws(values: FloatArray, resamples: int, stream: int, block: int | None) -> FloatArray:
     """Sums of values over seeds drawn again, `(resamples,)`; each stream has its own draws."""
-    return seed_draws(len(values), resamples, stream) @ values
+    return seed_draws(len(values), resamples, stream, block) @ values
 
 
 def _estimate(values: Sequence[float], draws: Sequence[FloatArray], aggregate: Aggregate, level: float) -> Estimate:
@@ -334,9 +384,11 @@ def _paired(*costs: npt.ArrayLike) -> FloatArray:
     return paired[:, np.isfinite(paired).all(axis=0)]
 
 
-def _score(costs: FloatArray, draws: FloatArray, level: float) -> Score:
-    value = share_of_gap(*costs) if costs.shape[1] else np.nan
-    return Score(float(value), *_bounds(draws, level)) if np.isfinite(value) else NO_SCORE
+def _score(costs: FloatArray, draws: FloatArray, level: float, block: int | None) -> Score:
+    value = float(share_of_gap(*costs)) if costs.shape[1] else np.nan
+    if not np.isfinite(value):
+        return NO_SCORE
+    return Score(value, *_bounds(widened(draws, value, costs.shape[1], block, level), level))
 
 
 def _bounds(draws: FloatArray, level: float) -> tuple[float, float]:

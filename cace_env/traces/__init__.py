@@ -1,23 +1,25 @@
 """Logs of real requests as workloads.
 
 `load_trace` reads a log (`formats.py`, one loader per format), attaches what the log lacks (`attach.py`) and labels the
-result: "trace ..." if nothing was attached, "composite ..." if anything was. `docs/traces.md` describes formats,
-licences and how to bring your own log.
+result: "trace ..." if nothing was attached, "composite ..." if anything was. `windows.py` cuts it. `docs/traces.md`
+describes formats, licences and how to bring your own log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cace_env.config import ConfigError, parse
 from cace_env.traces.attach import ServedModel, attach
-from cace_env.traces.config import FORMAT_NAMES, Attach, TraceConfig
+from cace_env.traces.config import FORMAT_NAMES, Attach, Part, TraceConfig
 from cace_env.traces.formats import FORMATS, Format
 from cace_env.traces.reading import TraceError
 from cace_env.traces.schema import write_cace
 from cace_env.traces.trace import Trace, without_models
+from cace_env.traces.windows import part_of, windows_of
 from cace_env.workload import Workload
 
 __all__ = [
@@ -25,13 +27,16 @@ __all__ = [
     "FORMAT_NAMES",
     "Attach",
     "Format",
+    "Part",
     "ServedModel",
     "Trace",
     "TraceConfig",
     "TraceError",
     "load_config",
     "load_trace",
+    "part_of",
     "read_trace",
+    "windows_of",
     "write_cace",
 ]
 
@@ -75,22 +80,65 @@ def load_trace(
 
 
 def load_config(config: TraceConfig, models: Sequence[ServedModel] | None = None, seed: int | None = None) -> Workload:
-    """`load_trace` from a section of a scenario; `seed` replaces the section's.
+    """`load_trace` from a section of a scenario, or with a seed the requests of an episode.
+
+    Args:
+        config: the log, and its part.
+        models: as for `load_trace`.
+        seed: of an episode: window `seed % windows`, with what is attached drawn by `seed // windows`. None: the whole
+            log or its part, not cut, with the section's own seed.
 
     Raises:
         TraceError: as `load_trace`.
+        WorkloadError: the log is too short for its part or its windows.
     """
-    if seed is not None:
-        config = config.model_copy(update={"seed": seed})
-    trace_format = FORMATS[config.format]
-    workload = attach(_read(config), config, models)
+    if seed is None:
+        return _workload(_read(config), config, models)
+    count, path = config.windows or 1, Path(config.path)
+    redraw, window = divmod(seed, count)
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
+    served = None if models is None else tuple(_Served.of(model) for model in models)
+    whole = _drawn(config.model_copy(update={"windows": None}).model_dump_json(), stamp, served, redraw)
+    return windows_of(whole, count)[window]
+
+
+class _Served(NamedTuple):
+    """What attaching needs of a model, as a key of a cache."""
+
+    name: str
+    tasks: Sequence[str]
+    popularity: float
+
+    @classmethod
+    def of(cls, model: ServedModel) -> _Served:
+        return cls(model.name, tuple(model.tasks), float(getattr(model, "popularity", 1.0)))
+
+
+@lru_cache(maxsize=2)
+def _drawn(config_json: str, stamp: object, models: Sequence[_Served] | None, redraw: int) -> Workload:
+    """A log with all that is attached, kept: every window of it is an episode."""
+    config = TraceConfig.model_validate_json(config_json)
+    return _workload(_trace(config_json, stamp), config.model_copy(update={"seed": redraw}), models)
+
+
+@lru_cache(maxsize=1)
+def _trace(config_json: str, stamp: object) -> Trace:
+    """The data of a log, kept as long as its file is the same."""
+    del stamp
+    return _read(TraceConfig.model_validate_json(config_json))
+
+
+def _workload(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] | None) -> Workload:
+    """The part of a log that is asked for, with what it lacks, and where it is from."""
+    workload, trace_format = attach(trace, config, models), FORMATS[config.format]
     workload.meta.update(
         format=config.format,
         source=Path(config.path).name,
         licence=trace_format.licence,
         attribution=trace_format.attribution,
+        window=0,
     )
-    return workload
+    return part_of(workload, config.part, config.train_share)
 
 
 def read_trace(path: str | Path, format: str, **options: Any) -> Trace:

@@ -13,6 +13,7 @@ from cace_env.tables import NONE, TASKS, FloatArray
 from cace_env.traces.config import TraceConfig, setting
 from cace_env.traces.reading import TraceError
 from cace_env.traces.trace import Int64Array, Trace, draw_quantiles, stream
+from cace_env.traces.windows import trained_on
 from cace_env.workload import Workload
 
 # Token quantiles by task for logs without token counts: levels, all prompt tokens, new ones (None: all), output tokens.
@@ -200,7 +201,9 @@ def _client_as_model(trace: Trace, config: TraceConfig, user: Int64Array | None,
             "attach: client-as-model, but the log has neither models nor users; use drawn, or set "
             + setting("users", "N"),
         )
-    uses = np.bincount(ids)
+    # Popularity is measured: what is judged on the test part may not know how often a model is asked for there.
+    known = len(ids) if config.part == "all" else trained_on(len(ids), config.train_share)
+    uses = np.bincount(ids[:known], minlength=int(ids.max()) + 1)
     rank = np.empty(len(uses), np.int64)
     rank[np.argsort(-uses, kind="stable")] = np.arange(len(uses))
     return rank[ids] % num_models

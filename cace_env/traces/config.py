@@ -26,13 +26,14 @@ REQUIRED_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 FORMAT_NAMES: Final = tuple(REQUIRED_COLUMNS)
 Attach = Literal["real", "client-as-model", "drawn"]
+Part = Literal["all", "train", "test"]
 
 
 class TraceConfig(Frozen):
     """A log, the part of it to read, and how missing data is attached.
 
     Rows are read first (`skip`, `limit`), then users, tasks, models and tokens are attached in this order, then times
-    are compressed.
+    are compressed. At last a part is taken (`part`), and cut into `windows`.
     """
 
     path: str = pydantic.Field(min_length=1)
@@ -75,7 +76,16 @@ class TraceConfig(Frozen):
     tokens_model: str | None = None
     """ServeGen: the model of that table; None: from the file name `servegen_MODEL_rates...`."""
     seed: int = pydantic.Field(0, ge=0)
-    """Seed of all random draws here."""
+    """Seed of all random draws here. An episode's seed replaces it for what is attached; what is drawn while reading
+    (the arrivals of ServeGen, the order of sessions) stays, so that a window is the same time in every episode."""
+    part: Part = "all"
+    """`train`: the first requests, to tune on; `test`: the rest, to judge by. What is attached depends on no request
+    of the test part then."""
+    train_share: float = pydantic.Field(0.5, gt=0.0, lt=1.0)
+    """Share of the requests that is the training part."""
+    windows: int | None = pydantic.Field(None, ge=1)
+    """Windows of equally many requests, one after the other; an episode plays one. Seed s is window `s % windows`, with
+    what is attached drawn for the `s // windows`-th time. None: an episode is the whole log, or its part."""
 
     @pydantic.field_validator("format")
     @classmethod

@@ -14,7 +14,7 @@ from cace_env.tables import Protocol
 from experiments.reading.markdown import table
 from experiments.reading.pooled_gains import costs_of, estimate_text
 from experiments.reading.style import GROUP_COLOURS, STYLE
-from experiments.reading.verdicts import FEW_SEEDS, few_seeds
+from experiments.reading.verdicts import enough, episodes_text, few_seeds, replicates
 from experiments.reports.agents import card_text
 from experiments.running.run_folder import BASELINE, Run
 
@@ -22,21 +22,21 @@ LOG: Final = "log"  # the regime of real requests
 HOW_TO_READ: Final = """\
 Cost as a share of LRU's on the same requests, sums over seeds: below 1 is better than LRU. In brackets the 95 %
 interval of a paired bootstrap over seeds; **bold** where it leaves out 1, with fewer than 10 seeds nowhere. *Mean* and
-*interquartile mean* are over the regimes (stratified bootstrap); a log is in neither, because its seeds differ in
-nothing but what is attached to it. No regime is in suite v1, on which agents are trained and tuned."""
+*interquartile mean* are over the regimes (stratified bootstrap); a log is in neither, because the regimes change one
+thing of the same fleet. Intervals of a log are over windows of it, in blocks. No regime is in suite v1, on which agents
+are trained and tuned."""
 
 
 def page(run: Run) -> str:
     """The report as Markdown."""
     about = run.about
-    counts = sorted({len(run.columns[scenario, BASELINE]["seed"]) for scenario in run.scenarios})
-    seeds_said = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     parts = [
         "# Policies on regimes that they were not made for",
-        f"{len(run.scenarios)} regimes, {seeds_said} {about['split']} seeds each, {about['started'][:10]}, "
+        f"{len(run.scenarios)} regimes, {episodes_text(run)} each, {about['started'][:10]}, "
         f"cace-env {about['versions']['cace-env']}.",
         *([few_seeds(run)] if few_seeds(run) else []),
         HOW_TO_READ,
+        *filter(None, (replicates(run, name) for name in run.scenarios if name in run.blocks)),
     ]
     if about["agents"]:
         parts.append("## Who was trained")
@@ -60,12 +60,12 @@ def share_table(run: Run, scenarios: Sequence[str]) -> str:
     rows = []
     for policy in ranked(run, scenarios):
         mine, lru = ({s: costs_of(run, name, [s]) for s in scenarios} for name in (policy, BASELINE))
-        cells = [_share_text(relative_cost(mine[s], lru[s])) for s in scenarios]
+        cells = [_share_text(relative_cost(mine[s], lru[s], blocks=run.blocks)) for s in scenarios]
         whole, theirs = (costs_of(run, name, inner) for name in (policy, BASELINE))
         means = [relative_cost(whole, theirs), relative_cost(whole, theirs, aggregate=interquartile_mean)]
-        least = min(len(run.columns[name, policy]["seed"]) for name in scenarios)
         cells = [*map(_share_text, means), *cells] if policy != BASELINE else ["1"] * (len(scenarios) + 2)
-        cells = cells if least >= FEW_SEEDS else [cell.replace("**", "") for cell in cells]
+        sure = all(enough(run, name, policy) for name in scenarios)
+        cells = cells if sure else [cell.replace("**", "") for cell in cells]
         rows.append([f"`{policy}`", run.group(policy).lower(), *cells])
     return table(("cost of LRU's", "kind", "mean", "interquartile mean", *map(short, scenarios)), rows, numbers="right")
 
@@ -130,7 +130,8 @@ def _draw_env(run: Run, scenarios: Sequence[str], axes: Any) -> None:
     for at, policy in enumerate(policies):
         shift = 0.7 * ((at + 0.5) / len(policies) - 0.5)
         for y, scenario in enumerate(scenarios):
-            share = relative_cost(costs_of(run, policy, [scenario]), costs_of(run, BASELINE, [scenario]))
+            mine, lru = (costs_of(run, name, [scenario]) for name in (policy, BASELINE))
+            share = relative_cost(mine, lru, blocks=run.blocks)
             colour, marker = colours.get(policy, GROUP_COLOURS[LEARNED]), "o" if policy in colours else "*"
             axes.plot([share.low, share.high], [y + shift] * 2, color=colour, linewidth=1.3)
             label = policy if y == 0 else None

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import (
+    NO_BLOCKS,
+    Blocks,
     ByScenario,
     Estimate,
     interquartile_mean,
@@ -31,13 +33,13 @@ def costs_of(run: Run, policy: str, scenarios: Sequence[str]) -> dict[str, Any]:
     return {scenario: run.columns[scenario, policy]["cost"] for scenario in scenarios}
 
 
-def pooled(policy: ByScenario, over: ByScenario, baseline: ByScenario) -> Pooled:
-    """One policy against another one, costs by scenario; LRU's make scenarios comparable."""
+def pooled(policy: ByScenario, over: ByScenario, baseline: ByScenario, blocks: Blocks = NO_BLOCKS) -> Pooled:
+    """One policy against another one, costs by scenario; LRU's make scenarios comparable, `blocks` are of logs."""
     return Pooled(
-        relative_cost(policy, baseline),
-        relative_cost(policy, baseline, aggregate=interquartile_mean),
-        pooled_gain(policy, over, baseline),
-        probability_of_improvement(policy, over),
+        relative_cost(policy, baseline, blocks=blocks),
+        relative_cost(policy, baseline, aggregate=interquartile_mean, blocks=blocks),
+        pooled_gain(policy, over, baseline, blocks=blocks),
+        probability_of_improvement(policy, over, blocks=blocks),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from cace_env.evaluation.intervals import FEWEST_WINDOWS
 from cace_env.fleets.nothing_to_decide import MORE_PRESSURE, MORE_VICTIMS
 from cace_env.policies.agent import LEARNED
 from cace_env.policies.contestants import NO_SWAPPING
@@ -26,14 +27,19 @@ def own_policies(run: Run) -> list[str]:
 
 
 def seeds_behind(run: Run, scenario: str, policy: str, over: str = BASELINE) -> int:
-    """Seeds that neither of two policies cut short."""
+    """Seeds, or windows of a log, that neither of two policies cut short."""
     return run.costs(scenario, policy, over).shape[1]
+
+
+def enough(run: Run, scenario: str, policy: str = BASELINE, over: str = BASELINE) -> bool:
+    """Whether seeds, or windows of a log, are not too few for a verdict."""
+    return seeds_behind(run, scenario, policy, over) >= (FEWEST_WINDOWS if scenario in run.blocks else FEW_SEEDS)
 
 
 def saved(run: Run, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> str:
     """A gain with its interval; bold where that leaves out 0 and seeds are not too few to say so."""
     text = percent(run.gain(scenario, policy, metric, over))
-    return text.replace("**", "") if seeds_behind(run, scenario, policy, over) < FEW_SEEDS else text
+    return text if enough(run, scenario, policy, over) else text.replace("**", "")
 
 
 def nothing_to_decide(run: Run, scenario: str) -> bool:
@@ -61,26 +67,73 @@ def floor(run: Run, scenario: str) -> str:
 
 
 def few_seeds(run: Run) -> str:
-    """A warning about intervals of few seeds; empty where there are enough everywhere."""
+    """A warning about intervals of few seeds or windows; empty where there are enough everywhere."""
     counts = {scenario: len(run.columns[scenario, BASELINE]["seed"]) for scenario in run.scenarios}
-    few = {scenario: count for scenario, count in counts.items() if count < FEW_SEEDS}
-    if not few:
+    said = []
+    few = {name: count for name, count in counts.items() if name not in run.blocks and count < FEW_SEEDS}
+    if few:
+        where = "" if len(few) == len(counts) else f" (in {', '.join(few)})"
+        least, most = min(few.values()), max(few.values())
+        counted = f"{most}" if least == most else f"{least} to {most}"
+        if most == 1:
+            said.append(f"1 seed has no interval{where}: a difference may be the luck of one draw of requests.")
+        else:
+            said.append(
+                f"{counted} seeds are too few for an interval to mean much{where}; {FEW_SEEDS} are the least, 100 are "
+                "better."
+            )
+    few = {name: count for name, count in counts.items() if name in run.blocks and count < FEWEST_WINDOWS}
+    if few:
+        where = f"{', '.join(few)}: "
+        said.append(
+            f"{where}{' or '.join(sorted({str(count) for count in few.values()}))} window"
+            f"{'' if set(few.values()) == {1} else 's'} of the log: no intervals, which take {FEWEST_WINDOWS}. Another "
+            f"day may say otherwise; a longer log or --windows {FEWEST_WINDOWS} gives intervals."
+        )
+    return " ".join(said)
+
+
+def episodes_text(run: Run) -> str:
+    """How many replicates every scenario has: seeds of a split, or windows of a log."""
+    said = []
+    for kind, names in (
+        (f"{run.about['split']} seed", [name for name in run.scenarios if name not in run.blocks]),
+        ("window", [name for name in run.scenarios if name in run.blocks]),
+    ):
+        counts = sorted({len(run.columns[name, BASELINE]["seed"]) for name in names})
+        if counts:
+            said.append(
+                f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} {kind}" + "s" * (counts != [1])
+            )
+    return " or ".join(said)
+
+
+def replicates(run: Run, scenario: str) -> str:
+    """What intervals on a log are over, in a sentence or two; empty for generated requests, which have seeds."""
+    if scenario not in run.blocks:
         return ""
-    where = "" if len(few) == len(counts) else f" (in {', '.join(few)})"
-    least, most = min(few.values()), max(few.values())
-    if most == 1:
-        return f"1 seed has no interval{where}: a difference may be the luck of one draw of requests."
-    counted = f"{most}" if least == most else f"{least} to {most}"
-    return (
-        f"{counted} seeds are too few for an interval to mean much{where}; {FEW_SEEDS} are the least, 100 are better."
+    log, block = run.about["scenarios"][scenario]["log"], run.blocks[scenario]
+    redraws, count = log["redraws"], log["windows"]
+    if count < FEWEST_WINDOWS:
+        said = f"{count} window{'s' if count > 1 else ''} of the log, about {log['window_requests']:,} requests each"
+        over = f": fewer than {FEWEST_WINDOWS}, so no interval is shown"
+    else:
+        said = f"{count} windows of the log, one after the other, about {log['window_requests']:,} requests each"
+        over = f"; intervals are over these, drawn again in blocks of {block}"
+    drawn = (
+        f". What is attached was drawn {redraws} times, which is averaged in each window and in no interval"
+        if redraws > 1
+        else ""
     )
+    return f"Replicates: {said}, each from an empty fleet{over}{drawn}."
 
 
 def against_lru(run: Run, policy: str) -> str:
     """What a policy costs against LRU, scenario by scenario, without a full stop; empty where nothing is to be said."""
     kinds = ("costs less in", "costs more in", "cannot be told apart in")
     sure: dict[str, list[str]] = {kind: [] for kind in kinds}
-    single, few = [], []
+    single: list[tuple[str, str]] = []
+    few: dict[str, list[str]] = {"seeds": [], "windows": []}
     for scenario in run.scenarios:
         if policy not in run.policies(scenario) or nothing_to_decide(run, scenario):
             continue
@@ -89,13 +142,14 @@ def against_lru(run: Run, policy: str) -> str:
             continue
         if seeds == 1:
             single.append((f"{abs(gain.percent):.1f} % {'less' if gain.percent > 0 else 'more'}", scenario))
-        elif seeds < FEW_SEEDS:
-            few.append(f"{scenario} ({saved(run, scenario, policy)}, {seeds} seeds)")
+        elif not enough(run, scenario, policy):
+            what = "windows" if scenario in run.blocks else "seeds"
+            few[what].append(f"{scenario} ({saved(run, scenario, policy)}, {seeds} {what})")
         else:
             kind = kinds[0] if gain.low > 0 else kinds[1] if gain.high < 0 else kinds[2]
             sure[kind].append(f"{scenario} ({percent(gain)})")
     parts = [f"{kind} {', '.join(names)}" for kind, names in sure.items() if names]
-    parts += [f"too few seeds for a verdict in {', '.join(few)}"] if few else []
+    parts += [f"too few {what} for a verdict in {', '.join(names)}" for what, names in few.items() if names]
     if single and len(run.scenarios) == 1:
         parts.append(f"costs {single[0][0]} on this one episode (no interval)")
     elif single:

@@ -13,12 +13,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from cace_env.evaluation import Gain, paired_gain
+from cace_env.evaluation.scores import Blocks
 from cace_env.policies.built_in import CLAIRVOYANT
 from experiments.reading.markdown import percent, table
 from experiments.reading.pooled_gains import costs_of, estimate_text, pooled
 from experiments.reading.reweighed import AS_STATED, Weighing, judged
 from experiments.reading.style import STYLE
-from experiments.reading.verdicts import FEW_SEEDS, few_seeds, saved
+from experiments.reading.verdicts import enough, episodes_text, few_seeds, saved
 from experiments.running.run_folder import BASELINE, Run
 
 HOW_TO_READ: Final = """\
@@ -92,7 +93,7 @@ def weighings_page(
     for weighing in weighings:
         by_policy = costs[weighing.name]
         lru = by_policy[BASELINE]
-        gains = {name: pooled(by_policy[name], lru, lru).gain for name in policies}
+        gains = {name: pooled(by_policy[name], lru, lru, run.blocks).gain for name in policies}
         saves = {name: gain.percent for name, gain in gains.items() if run.group(name) != CLAIRVOYANT}
         known = {BASELINE: 0.0} | {name: value for name, value in saves.items() if np.isfinite(value)}
         best = max(known, key=lambda name: known[name])
@@ -105,7 +106,8 @@ def weighings_page(
         for weighing in weighings:
             by_policy = costs[weighing.name]
             lru = by_policy[BASELINE][scenario]
-            lines.append([weighing.name, *(_percent(run, paired_gain(lru, by_policy[n][scenario])) for n in policies)])
+            gains_of = [paired_gain(lru, by_policy[n][scenario], block=run.blocks.get(scenario)) for n in policies]
+            lines.append([weighing.name, *(_percent(run, gain) for gain in gains_of)])
         parts += [f"### {scenario}", table(("weights", *(f"`{name}`" for name in policies)), lines, numbers="right")]
     return "\n\n".join([*parts, _again(run)]) + "\n"
 
@@ -147,7 +149,9 @@ def draw_gains(gains: Mapping[str, Gain], path: Path, what: str) -> None:
         plt.close(figure)
 
 
-def draw_weighings(weighings: Sequence[Weighing], costs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def draw_weighings(
+    weighings: Sequence[Weighing], costs: Mapping[str, Mapping[str, Any]], path: Path, blocks: Blocks
+) -> None:
     """Cost saved against LRU of every policy, by the weights it is judged by."""
     policies = [name for name in costs[AS_STATED] if name != BASELINE]
     with plt.rc_context(STYLE):
@@ -158,7 +162,7 @@ def draw_weighings(weighings: Sequence[Weighing], costs: Mapping[str, Mapping[st
             shift = 0.6 * ((at + 0.5) / len(policies) - 0.5)
             for y, weighing in enumerate(weighings):
                 lru = costs[weighing.name][BASELINE]
-                gain = pooled(costs[weighing.name][name], lru, lru).gain
+                gain = pooled(costs[weighing.name][name], lru, lru, blocks).gain
                 axes.plot([gain.low, gain.high], [y + shift] * 2, color=colours(at % 10), linewidth=1.2)
                 label = name if y == 0 else None
                 axes.plot(gain.percent, y + shift, "o", color=colours(at % 10), markersize=4, label=label)
@@ -174,24 +178,22 @@ def draw_weighings(weighings: Sequence[Weighing], costs: Mapping[str, Mapping[st
 def _against(run: Run, full: str, name: str) -> Any:
     """The full policy against a variant over all scenarios, with the variant's own cost."""
     mine, other, lru = (costs_of(run, policy, run.scenarios) for policy in (full, name, BASELINE))
-    numbers = pooled(mine, other, lru)
-    own = pooled(other, lru, lru)
+    numbers = pooled(mine, other, lru, run.blocks)
+    own = pooled(other, lru, lru, run.blocks)
     return numbers._replace(cost=own.cost, typical=own.typical)
 
 
 def _percent(run: Run, gain: Gain) -> str:
     """A gain; nothing is bold where seeds are too few to say so."""
-    least = min(len(run.columns[scenario, BASELINE]["seed"]) for scenario in run.scenarios)
-    return percent(gain).replace("**", "") if least < FEW_SEEDS else percent(gain)
+    sure = all(enough(run, scenario) for scenario in run.scenarios)
+    return percent(gain) if sure else percent(gain).replace("**", "")
 
 
 def _what_ran(run: Run, scenarios: int | None = None) -> str:
     """How much ran: scenarios that differ in their weights alone count once."""
     about, scenarios = run.about, scenarios or len(run.scenarios)
-    counts = sorted({len(run.columns[scenario, BASELINE]["seed"]) for scenario in run.scenarios})
-    seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     return (
-        f"{scenarios} scenario{'s' if scenarios > 1 else ''}, {seeds} {about['split']} seeds each, "
+        f"{scenarios} scenario{'s' if scenarios > 1 else ''}, {episodes_text(run)} each, "
         f"{about['started'][:10]}, cace-env {about['versions']['cace-env']}."
     )
 

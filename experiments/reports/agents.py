@@ -10,7 +10,7 @@ from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.reading.markdown import percent, table
 from experiments.reading.pooled_gains import costs_of, estimate_text, pooled
-from experiments.reading.verdicts import FEW_SEEDS, saved
+from experiments.reading.verdicts import enough, saved
 from experiments.reports.plots import notable
 from experiments.running.run_folder import BASELINE, Run
 
@@ -70,13 +70,13 @@ def _against_all(run: Run, agent: str) -> list[str]:
         if policy not in (agent, NO_SWAPPING, REFERENCE) and all(policy in run.policies(s) for s in scenarios)
     ]
     mine, lru = costs_of(run, agent, scenarios), costs_of(run, BASELINE, scenarios)
-    least = min(len(run.columns[scenario, BASELINE]["seed"]) for scenario in scenarios)
-    own = pooled(mine, lru, lru)
+    sure = all(enough(run, scenario) for scenario in scenarios)
+    own = pooled(mine, lru, lru, run.blocks)
     rows = [(own.cost.value, [f"*`{agent}`*", estimate_text(own.cost), estimate_text(own.typical), "", ""])]
     for policy in others:
         theirs = costs_of(run, policy, scenarios)
-        numbers, cost = pooled(mine, theirs, lru), pooled(theirs, lru, lru)
-        gain = percent(numbers.gain) if least >= FEW_SEEDS else percent(numbers.gain).replace("**", "")
+        numbers, cost = pooled(mine, theirs, lru, run.blocks), pooled(theirs, lru, lru, run.blocks)
+        gain = percent(numbers.gain) if sure else percent(numbers.gain).replace("**", "")
         cells = [f"`{policy}`", estimate_text(cost.cost), estimate_text(cost.typical), gain]
         rows.append((cost.cost.value, [*cells, estimate_text(numbers.chance, 2)]))
     header = ("policy", "cost of LRU's", "interquartile mean", "the agent saves", "the agent is cheaper")

@@ -17,11 +17,13 @@ from experiments.reading.markdown import table
 from experiments.reading.verdicts import (
     NOTHING_TO_DECIDE,
     TO_CHANGE_THAT,
+    episodes_text,
     few_seeds,
     floor,
     in_short,
     nothing_to_decide,
     own_policies,
+    replicates,
     saved,
 )
 from experiments.reports.agents import learned_sections
@@ -86,13 +88,11 @@ def page(run: Run, pictures: Pictures) -> str:
     """The report as Markdown."""
     about = run.about
     several = len(run.scenarios) > 1
-    seeds = sorted({len(run.columns[key]["seed"]) for key in run.columns})
-    counted = " to ".join(str(count) for count in ([seeds[0], seeds[-1]] if seeds[0] < seeds[-1] else seeds))
     counted_policies = len(set(about["policies"]) - {NO_SWAPPING, REFERENCE})
     parts = [
         "# Policies compared",
         f"{counted_policies} policies and {NO_SWAPPING}, {len(run.scenarios)} scenario{'s' if several else ''}, "
-        f"{counted} {about['split']} seed{'' if seeds == [1] else 's'} each, "
+        f"{episodes_text(run)} each, "
         f"{about['started'][:10]}, cace-env {about['versions']['cace-env']}.",
     ]
     if about["status"] != "finished":
@@ -197,7 +197,7 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
     extra = ", ".join(f"{name} {value:g}" for name, value in about["extra_weights"].items() if value)
     parts = [f"## {scenario}", f"*{about['question']}* {about['description']}".strip().replace("** ", "")]
     log = about["log"]
-    requests = f"{about['requests']:,} per episode ({about['label']}); first seed: {tasks}"
+    requests = f"{about['requests']:,} per episode ({about['label']}); first one: {tasks}"
     if log:
         requests += f". Log: {log['source']}, times divided by {log['time_compression']:g}, licence {log['licence']}"
         requests += f", {log['attribution']}" if log["attribution"] else ""
@@ -207,6 +207,7 @@ def _scenario(run: Run, scenario: str, pictures: dict[str, str]) -> list[str]:
         f"- Models, memory needed [GB]: {models}.",
         f"- Requests: {requests}.",
         f"- Cost (assumed weights): {weights}{'; ' + extra if extra else ''}.",
+        *([f"- {replicates(run, scenario)}"] if scenario in run.blocks else []),
         *([f"- {floor(run, scenario)}"] if floor(run, scenario) else []),
         *(f"- {note}" for note in [*about["notes"], *remarks(run, scenario)]),
     ]

@@ -15,7 +15,7 @@ from cace_env.evaluation.scores import REFERENCE, Estimate, relative_cost
 from cace_env.policies.agent import LEARNED
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
-from experiments.reading.verdicts import few_seeds, nothing_to_decide, own_policies
+from experiments.reading.verdicts import few_seeds, nothing_to_decide, own_policies, replicates
 from experiments.reports.comparison import remarks
 from experiments.running.contestants import ORDERED
 from experiments.running.run_folder import BASELINE, Run
@@ -67,6 +67,8 @@ def print_leaderboard(run: Run, console: Console) -> None:
         console.print(_table(lines))
         if not all(nothing_to_decide(run, name) for name in scenarios):
             console.print(escape(meaning(lines)), highlight=False)
+        for name in filter(run.blocks.get, scenarios):
+            console.print(escape(f"{name}: {replicates(run, name)}"), highlight=False)
         for note in (note for name in scenarios for note in remarks(run, name)):
             console.print(escape(note), style="yellow")
     if few_seeds(run):
@@ -112,15 +114,15 @@ def _line(run: Run, scenarios: Sequence[str], policy: str, what: str) -> Line:
     for metric in METRICS:
         mine, theirs = ({name: run.columns[name, who][metric] for name in scenarios} for who in (policy, BASELINE))
         usable = all(np.nansum(theirs[name]) > 0 and np.isfinite(mine[name] + theirs[name]).any() for name in scenarios)
-        changes[metric] = relative_cost(mine, theirs) if usable else Estimate(np.nan, np.nan, np.nan)
+        changes[metric] = relative_cost(mine, theirs, blocks=run.blocks) if usable else Estimate(np.nan, np.nan, np.nan)
     return Line(policy, what, changes)
 
 
 def _title(run: Run, protocol: Protocol, scenarios: Sequence[str]) -> str:
     """Which environment, how much of it, and whose requests."""
     seeds = len(run.columns[scenarios[0], BASELINE]["seed"])
-    title = f"{protocol.env_name}: {len(scenarios)} scenario{'s' if len(scenarios) > 1 else ''} x {seeds} seed"
-    title += "s" if seeds > 1 else ""
+    title = f"{protocol.env_name}: {len(scenarios)} scenario{'s' if len(scenarios) > 1 else ''} x {seeds} "
+    title += ("window" if scenarios[0] in run.blocks else "seed") + ("s" if seeds > 1 else "")
     labels = dict.fromkeys(run.about["scenarios"][name]["label"] for name in scenarios)
     about = [*(scenarios if len(scenarios) == 1 else []), *(label for label in labels if label != "generated")]
     return title + (f" ({'; '.join(about)})" if about else "") + ": change against LRU in %, minus is better"

@@ -9,7 +9,7 @@ from cace_env.evaluation.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PE
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.reading.markdown import table
-from experiments.reading.verdicts import FEW_SEEDS, saved, seeds_behind
+from experiments.reading.verdicts import enough, saved
 from experiments.running.run_folder import Run
 
 
@@ -37,7 +37,7 @@ def scores_by_env(run: Run) -> dict[Protocol, SuiteScores]:
             for name in scenarios_with_reference(run, env)
         }
         if costs:
-            scores[env] = suite_scores(costs)
+            scores[env] = suite_scores(costs, blocks=run.blocks)
     return scores
 
 
@@ -46,7 +46,7 @@ def score_sections(run: Run) -> list[str]:
     parts = []
     for env, scores in scores_by_env(run).items():
         names = list(scores.headroom)
-        sure = all(seeds_behind(run, name, REFERENCE) >= FEW_SEEDS for name in names)
+        sure = all(enough(run, name, REFERENCE) for name in names)
         rows = [["*headroom: LRU to reference*", "", *(saved(run, name, REFERENCE) for name in names)]]
         means = {policy: mean.value for policy, mean in scores.means.items() if policy != REFERENCE}
         for policy in sorted(means, key=lambda policy: (np.isnan(means[policy]), -means[policy])):

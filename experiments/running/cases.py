@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, did_you_mean, parse
-from cace_env.evaluation import load_suite, run_episode
+from cace_env.evaluation import load_suite, run_episode, windows_for
 from cace_env.evaluation.suite import Entry, suite_versions
-from cace_env.policies import Contestant
+from cace_env.policies import Contestant, contestant_of
 from cace_env.scenarios import Scenario, load_scenario, scenario_names
 from cace_env.tables import FOREVER, TASKS, FleetTables, Protocol
-from cace_env.traces import TraceConfig, load_config
+from cace_env.traces import TraceConfig
 from cace_env.workload import COLUMNS, Workload
 from experiments.running.contestants import able, can_answer, card_of, check_names
+from experiments.running.run_folder import BASELINE
+
+REDRAWS: Final = 4  # of what is attached to a log, where nobody says
 
 
 class Chosen(NamedTuple):
@@ -94,33 +97,36 @@ def prepared(
     contestants: Sequence[Contestant],
     seeds: Sequence[int],
     trace: dict[str, Any] | None = None,
+    redraws: int = REDRAWS,
 ) -> list[PreparedCase]:
     """The scenarios ready to run: tabulated, their first requests drawn or read, and who cannot run there left out.
 
     Args:
         cases: from `chosen`.
         contestants: who wants to take part.
-        seeds: of the episodes. A log to which nothing is attached is the same for every seed: then only the first runs.
-        trace: a section of `TraceConfig`, whose log takes the place of the workloads; None: generated requests.
+        seeds: of the episodes of generated requests; those of a log are its windows, as often as `redraws` says.
+        trace: a section of `TraceConfig`, whose log takes the place of the workloads; None: as each scenario says.
+        redraws: how often what is attached to a log is drawn.
 
     Raises:
-        ConfigError, TraceError: options or a log that cannot be used.
+        ConfigError, TraceError, WorkloadError: options or a log that cannot be used.
     """
-    return [_prepared(one, contestants, seeds, trace) for one in cases]
+    return [_prepared(one, contestants, seeds, trace, redraws) for one in cases]
 
 
 def _prepared(
-    chosen: Chosen, contestants: Sequence[Contestant], seeds: Sequence[int], trace: dict[str, Any] | None
+    chosen: Chosen, contestants: Sequence[Contestant], seeds: Sequence[int], trace: dict[str, Any] | None, redraws: int
 ) -> PreparedCase:
     name, scenario, protocol = chosen
-    case = dataclasses.replace(case_of(scenario, protocol), name=name)
     if trace is not None:
-        case = Case(name, case.tables, log_workload(scenario, parse(TraceConfig, trace, "--trace")))
+        scenario = scenario.model_copy(update={"trace": parse(TraceConfig, trace, "--trace")})
+    log: dict[str, Any] = {}
+    if scenario.trace is not None:
+        scenario, seeds, log = in_windows(scenario, protocol, redraws)
+    case = dataclasses.replace(case_of(scenario, protocol), name=name)
     first = case.workload(seeds[0])
     about = describe(scenario, case.tables, first)
-    if case.training is None and len(seeds) > 1 and same_requests(first, case.workload(seeds[1])):
-        about["notes"].append("Nothing is drawn from this log, so every seed is the same: one episode, no intervals.")
-        seeds = seeds[:1]
+    about["log"] |= log
     ready = []
     for contestant in able(contestants, protocol):
         reason = unable(contestant, case)
@@ -130,6 +136,43 @@ def _prepared(
             about["notes"].append(f"Left out here: {reason}.")
     run_episode(ready[0], case, first, seeds[0])  # compiles, before the progress bar is shown
     return PreparedCase(case, scenario, tuple(ready), tuple(seeds), about)
+
+
+def in_windows(
+    scenario: Scenario, protocol: Protocol, redraws: int, least: int = 1
+) -> tuple[Scenario, range, dict[str, Any]]:
+    """A scenario whose log is cut into windows, the seeds that play them all, and what is said about that.
+
+    Args:
+        scenario: its log is cut into as many windows as it says, or as leave LRU enough decisions in each.
+        protocol: in which LRU decides.
+        redraws: how often what is attached is drawn; once where nothing is.
+        least: windows where nobody says and LRU decides seldom.
+
+    Raises:
+        TraceError, WorkloadError: a log that cannot be used.
+    """
+    assert scenario.trace is not None
+    whole = case_of(_with_windows(scenario, None), protocol)
+    log = whole.workload(0)
+    played, _ = run_episode(contestant_of(BASELINE), whole, log, 0)
+    decisions = played.summary().totals.decisions
+    count = scenario.trace.windows or max(least, windows_for(decisions))
+    redraws = redraws if redraws > 1 and not same_requests(log, whole.workload(1)) else 1
+    about = {
+        "windows": count,
+        "redraws": redraws,
+        "window_requests": len(log) // count,
+        "baseline_decisions": decisions,
+        "part": scenario.trace.part,
+    }
+    return _with_windows(scenario, count), range(count * redraws), about
+
+
+def _with_windows(scenario: Scenario, windows: int | None) -> Scenario:
+    """The scenario with its log cut into so many windows."""
+    assert scenario.trace is not None
+    return scenario.model_copy(update={"trace": scenario.trace.model_copy(update={"windows": windows})})
 
 
 def unable(contestant: Contestant, case: Case) -> str | None:
@@ -146,18 +189,12 @@ def unable(contestant: Contestant, case: Case) -> str | None:
     if policy.order is not None and policy.order.prefetch and not case.tables.prefetch_limit:
         return f"policy {policy.name!r} prefetches, and prefetch_limit is 0 here"
     if policy.trained and case.training is None:
-        return f"policy {policy.name!r} learns from training seeds, and a log has only the requests under test"
+        return f"policy {policy.name!r} learns from training requests, which a log has in --part test alone"
     try:
         policy.limits(case.tables)
     except ConfigError as error:
         return str(error)
     return None
-
-
-def log_workload(scenario: Scenario, config: TraceConfig) -> Callable[[int], Workload]:
-    """The requests of a log by seed: what the log does not say is drawn anew for each."""
-    models = scenario.workload_models()
-    return lambda seed: load_config(config, models, seed)
 
 
 def same_requests(one: Workload, other: Workload) -> bool:

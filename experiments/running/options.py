@@ -17,6 +17,8 @@ from cace_env.policies import Contestant
 from cace_env.policies.python import Illegal
 from cace_env.scenarios import Split
 from cace_env.tables import Protocol
+from cace_env.traces import Part
+from experiments.running.cases import REDRAWS
 from experiments.running.command_line import key_value, metavar, split_names
 from experiments.running.contestants import agent_names, contestants_of
 from experiments.running.reference_rows import Choice
@@ -33,7 +35,11 @@ ENV: Final = metavar("eviction|swap|both")
 class Running(Frozen):
     """How much is played, and where it is kept."""
 
-    seeds: Count = Field(default=None, description="episodes of each policy on each scenario")
+    seeds: Count = Field(
+        default=None,
+        description="episodes of each policy on each scenario; on a log, how often what is attached is drawn: a mean "
+        f"within each window ({REDRAWS} by default)",
+    )
     split: Split = Field(default="test", description="where the seeds come from")
     out: Folder = Field(
         default=None, description="run folder: new, empty, or to go on with; named after the time by default"
@@ -108,6 +114,17 @@ class Logged(Frozen):
         "given several times, see cace_env.traces.TraceConfig",
     )
 
+    windows: Annotated[int | None, metavar("N")] = Field(
+        default=None,
+        ge=1,
+        description="windows that the log is cut into, in order of time: what intervals are over; by default as many "
+        "as leave LRU enough decisions in each",
+    )
+    part: Annotated[Part | None, metavar("all|train|test")] = Field(
+        default=None,
+        description="part of the log: all of it (default), train (the first half, which `tune cace` reads), or test",
+    )
+
     def section(self) -> dict[str, Any] | None:
         """The log as a section of `cace_env.traces.TraceConfig`, or None.
 
@@ -115,7 +132,7 @@ class Logged(Frozen):
             ConfigError: half of what a log needs, or an option that is no KEY=VALUE.
         """
         if self.trace is None:
-            for key in ("format", "trace_options", "trace_option"):
+            for key in ("format", "trace_options", "trace_option", "windows", "part"):
                 if getattr(self, key):
                     raise ConfigError(f"{key} is for a log; name the log with --trace FILE")
             return None
@@ -125,7 +142,8 @@ class Logged(Frozen):
         for option in self.trace_option:
             key, value = key_value("--trace-option", option, "users=200")
             section[key] = yaml.safe_load(value)
-        return section
+        given = {"windows": self.windows, "part": self.part}
+        return section | {key: value for key, value in given.items() if value is not None}
 
 
 class Referenced(Frozen):

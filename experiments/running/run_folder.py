@@ -2,7 +2,8 @@
 
 run.json         what was run, the commands, versions, seeds, seconds, whether it finished
 config.yaml      the options as given; scenarios/NAME.yaml each scenario in full
-rows.csv         one row per policy, scenario and seed: every metric of cace_env.simulation.METRICS
+rows.csv         one row per policy, scenario and seed: every metric of cace_env.simulation.METRICS; on a log, seeds are
+                 its windows, drawn one or more times
 ttft.csv         histograms of the time to first token by policy, scenario, seed and task, whole episodes, as BIN:COUNT
 searches.csv     how the clairvoyant reference was found, where it was looked for
 timelines.csv    which model sat where, for some policies on the first seed; decisions.csv why agents decided so
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -31,8 +33,9 @@ import numpy.typing as npt
 
 import cace_env
 from cace_env.config import ConfigError
-from cace_env.evaluation import Gain, mean
+from cace_env.evaluation import Gain, block_of, mean
 from cace_env.evaluation.episodes import metric_gain
+from cace_env.evaluation.intervals import by_window
 from cace_env.policies.guard import REASONS
 from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
@@ -102,7 +105,8 @@ class Run:
         """By (scenario, policy): seed, those of `BESIDE` that the file has and every metric, each `(seeds,)`.
 
         The columns of all policies of a scenario belong together seed by seed: where one did not run all is NaN but
-        `seed`, and where its episode was cut short, which is no result, all but `seed` and `truncated`.
+        `seed`, and where its episode was cut short, which is no result, all but `seed` and `truncated`. On a log, a
+        seed is a window: the mean of its episodes, which differ in what was attached alone.
         """
         gathered: dict[tuple[str, str], list[FloatArray]] = {}
         with (self.path / "rows.csv").open(newline="", encoding="utf-8") as file:
@@ -130,7 +134,17 @@ class Run:
             for name in names:
                 if name not in ("seed", "truncated"):
                     by_name[name][cut] = np.nan
+        for key, by_name in columns.items():
+            windows = self.about["scenarios"][key[0]].get("log", {}).get("windows")
+            if windows is not None:
+                columns[key] = _by_window(by_name, windows)
         return columns
+
+    @cached_property
+    def blocks(self) -> dict[str, int]:
+        """By scenario whose requests are a log: how many consecutive windows an interval draws together."""
+        logs = {name: about.get("log", {}).get("windows") for name, about in self.about["scenarios"].items()}
+        return {name: block_of(windows) for name, windows in logs.items() if windows is not None}
 
     @cached_property
     def ttft(self) -> dict[tuple[str, str, str], FloatArray]:
@@ -189,7 +203,7 @@ class Run:
         key = scenario, policy, metric, over
         if key not in self._gains:
             mine, theirs = self.columns[scenario, policy][metric], self.columns[scenario, over][metric]
-            self._gains[key] = metric_gain(metric, theirs, mine)
+            self._gains[key] = metric_gain(metric, theirs, mine, self.blocks.get(scenario))
         return self._gains[key]
 
     @cached_property
@@ -231,7 +245,7 @@ class Run:
         counts = {}
         for policy in self.policies(scenario):
             columns = self.columns[scenario, policy]
-            replaced = int(np.nansum(columns.get(ILLEGAL_ACTIONS, 0.0)))
+            replaced = math.ceil(np.nansum(columns.get(ILLEGAL_ACTIONS, 0.0)))
             if replaced:
                 counts[policy] = replaced, int(np.nansum(columns["decisions"]))
         return counts
@@ -242,6 +256,13 @@ class Run:
             policy: int((self.columns[scenario, policy]["truncated"] == 1).sum()) for policy in self.policies(scenario)
         }
         return {policy: count for policy, count in counts.items() if count}
+
+
+def _by_window(columns: Mapping[str, FloatArray], windows: int) -> dict[str, FloatArray]:
+    """Columns of the windows of a log, from those of its seeds: seed s is window `s % windows`."""
+    numbers = columns["seed"] % windows
+    means = dict(zip(columns, by_window(numbers, np.stack([*columns.values()], axis=1)).T.copy(), strict=True))
+    return means | {"seed": np.unique(numbers), "truncated": np.ceil(means["truncated"])}
 
 
 def share_of_cost(part: FloatArray, cost: FloatArray) -> float:

@@ -87,7 +87,7 @@ def workers_of(asked: int | None) -> int:
 
 
 def fingerprints_of(cases: Sequence[PreparedCase]) -> dict[str, str]:
-    """What results on each case depend on, as a hash; of a log, `Plan.agree` has to say the rest."""
+    """What results on each case depend on, as a hash; of a log, how it is read and cut."""
     return {case.name: fingerprint_of(case.scenario, case.case.tables.protocol) for case in cases}
 
 
@@ -220,7 +220,8 @@ def about_run(plan: Plan, command: str) -> dict[str, Any]:
     taking_part = {one.name: one for one in (*plan.contestants, *(c for case in plan.cases for c in case.contestants))}
     policies = {name: about_policy(one) for name, one in taking_part.items()}
     reference = plan.reference
-    seeds = sorted({seed for case in plan.cases for seed in case.seeds})
+    # Seeds of a log are its windows, and no seeds that anything was trained on.
+    seeds = sorted({seed for case in plan.cases if case.scenario.trace is None for seed in case.seeds})
     return {
         "command": command,
         **surroundings(),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,19 +23,19 @@ from cace_env.policies import CaceWeights
 from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
 from cace_env.scenarios import Scenario
 from cace_env.tables import Protocol
-from cace_env.traces import TraceConfig, load_config
+from cace_env.traces import TraceConfig
 from experiments.reading.cace_ablations import cace_with
 from experiments.reading.markdown import table
 from experiments.reading.style import STYLE
-from experiments.running.cases import same_requests
+from experiments.running.cases import in_windows
 from experiments.running.progress import progress_bar
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 FILE: Final = "cace.yaml"  # the chosen weights
-SHARES: Final = {"train": 0.6, "validation": 0.2}  # of a log, in this order; the rest is for the comparison
-EPISODES: Final = 3  # that each part of a log is cut into
+TUNED_ON: Final = 0.75  # of the windows of a log's training part; the last ones choose
+FEWEST: Final = 4  # windows of it
 HISTORY: Final = ("order", "start", "requests", "cost_vs_lru")
 
 
@@ -44,8 +44,8 @@ class Goal(NamedTuple):
 
     train: dict[str, Case]
     validation: dict[str, Case]
-    train_seeds: range
-    validation_seeds: range
+    train_seeds: Sequence[int]
+    validation_seeds: Sequence[int]
     compare: str  # options of experiments.compare that judge it on what was held out
 
 
@@ -75,55 +75,50 @@ def goal_of(scenarios: Sequence[str], env: Protocol, train: int, validation: int
 
 
 def goal_of_log(
-    scenario: Scenario, env: Protocol, section: Mapping[str, Any], train: int, validation: int
+    scenario: Scenario, env: Protocol, section: Mapping[str, Any], name: str, redraws: int
 ) -> tuple[Goal, str]:
-    """A log in three parts, one after the other: to tune on, to choose by, and one that is left for the comparison.
+    """The training part of a log in windows: the first to tune on, the last to choose by. The test part is not read.
 
     Rows of a log are not drawn: seeds differ in what is attached alone. What is held out has to be another time.
+
+    Args:
+        scenario: whose fleet serves the log.
+        env: what is asked.
+        section: the log, as in a scenario.
+        name: of the scenario, as it was typed.
+        redraws: how often what is attached is drawn.
 
     Returns:
         The goal, and what was done in words.
 
     Raises:
-        ConfigError, TraceError: a log that cannot be used, or cut.
+        ConfigError, TraceError, WorkloadError: a log that cannot be used, or cut.
     """
-    config = parse(TraceConfig, dict(section), "--trace")
-    if config.format == "servegen":
-        raise ConfigError("a servegen log holds rates, not requests: it cannot be cut by rows; name a scenario instead")
-    models = scenario.workload_models()
-    whole = load_config(config, models, 0)
-    rows = len(whole) + sum(whole.meta.get("dropped", {}).values())
-    parts, at = {}, 0
-    for name, share in SHARES.items():
-        size = int(rows * share)
-        each = size // EPISODES
-        if each < 1:
-            raise ConfigError(f"the log has {rows} rows: too few to be cut into {EPISODES} episodes to tune on")
-        parts[name] = {
-            f"{scenario.name} {name} {number + 1}": _window(scenario, env, config, at + number * each, each)
-            for number in range(EPISODES)
-        }
-        at += size
-    drawn = not same_requests(whole, load_config(config, models, 1))
-    numbers = (training_seeds(train), validation_seeds(validation)) if drawn else (range(1), validation_seeds(1))
-    options = {**{k: v for k, v in section.items() if k not in ("path", "format")}, "skip": config.skip + at}
-    given = " ".join(
-        f"--trace-option {shlex.quote(f'{key}={value}')}" for key, value in options.items() if key != "limit"
-    )
-    rest = rows - at
+    if section.get("part", "train") != "train":
+        raise ConfigError(f"part is {section['part']}: weights are tuned on the training part; leave --part out")
+    config = parse(TraceConfig, {**section, "part": "train"}, "--trace")
+    cut, seeds, log = in_windows(scenario.model_copy(update={"trace": config}), env, redraws, least=FEWEST)
+    if log["windows"] < FEWEST:
+        raise ConfigError(f"--windows {log['windows']}: tuning takes {FEWEST} or more, the last of them to choose by")
+    if not log["baseline_decisions"]:
+        raise ConfigError("nothing is decided on the training part of this log with this fleet: nothing can be tuned")
+    at = round(TUNED_ON * log["windows"])
+    parts = [[seed for seed in seeds if (seed % log["windows"] < at) == tuned] for tuned in (True, False)]
+    case = {f"{scenario.name}, training part of a log": case_of(cut, env)}
+    given = {key: value for key, value in section.items() if key not in ("path", "format", "windows", "part")}
+    options = " ".join(f"--trace-option {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in given.items())
+    judged = f"--scenarios {name} --trace {shlex.quote(config.path)} --format {config.format} {options} --part test"
     said = (
-        f"{rows:,} rows: the first {SHARES['train']:.0%} to tune on, the next {SHARES['validation']:.0%} to choose by, "
-        f"{rest:,} are left"
+        f"The first {config.train_share:.0%} of the log in {log['windows']} windows of about "
+        f"{log['window_requests']:,} requests: {at} to tune on, the next {log['windows'] - at} to choose by. The rest "
+        "was not looked at"
     )
-    held_out = f"--trace {shlex.quote(config.path)} --format {config.format} {given} --trace-option limit={rest}"
-    return Goal(parts["train"], parts["validation"], *numbers, held_out), said
+    return Goal(case, case, parts[0], parts[1], " ".join(judged.split())), said
 
 
-def _window(scenario: Scenario, env: Protocol, config: TraceConfig, skip: int, limit: int) -> Case:
-    """Some rows of a log on a fleet."""
-    part = config.model_copy(update={"skip": config.skip + skip, "limit": limit})
-    load = partial(load_config, part, scenario.workload_models())
-    return Case(scenario.name, case_of(scenario, env).tables, lambda seed: load(seed))
+def _yaml(value: Any) -> str:
+    """A value as --trace-option reads it."""
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def tune(

@@ -18,6 +18,7 @@ from cace_env.evaluation.held_out import validation_seeds
 from cace_env.policies import order
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
+from experiments.running.cases import REDRAWS
 from experiments.running.command_line import Session, metavar, split_names
 from experiments.running.options import Folder, Logged, Names
 from experiments.running.run_folder import surroundings
@@ -96,8 +97,8 @@ def tune_weights(options: Options, session: Session) -> int:
             if len(names) != 1:
                 raise ConfigError("--trace needs one scenario, whose fleet serves the log: --scenarios FLEET.yaml")
             scenario = load_scenario(names[0])
-            goal, about_goal = goal_of_log(scenario, env, section, options.train_seeds, options.validation_seeds)
-            again = f"--scenarios {names[0]} {goal.compare}"
+            goal, about_goal = goal_of_log(scenario, env, section, names[0], REDRAWS)
+            again = goal.compare
         else:
             goal = goal_of(names, env, options.train_seeds, ALL_VALIDATION)
             about_goal, again = f"On {', '.join(goal.train)}", goal.compare

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -108,29 +109,58 @@ def test_a_log_takes_the_place_of_the_requests_and_says_so_everywhere(
     assert {float(row["requests"]) for row in rows_of(tmp_path / "out")} == {200.0}
 
 
-def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    log = tmp_path / "log.csv"
+def own_log(folder: Path, rows: int) -> list[str]:
+    """A log to which nothing is attached, with some thousand decisions in as many rows, as options."""
     names = [str(name) for name in SMALL["catalogue"]]
-    lines = [f"{3 * i},{100 + i},20,{names[i % len(names)]},chat,u{i % 3},s{i % 5}\n" for i in range(60)]
-    log.write_text("time,context_tokens,output_tokens,model,task,user,session\n" + "".join(lines))
-    arguments = [
-        "--policies",
-        "lru,static-best",
-        "--scenarios",
-        str(small),
-        "--seeds",
-        "3",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert main([*arguments, "--trace", str(log), "--format", "cace"]) == 0
+    lines = [f"{3 * i},{100 + i},20,{names[i * i % len(names)]},chat,u{i % 3},s{i % 5}\n" for i in range(rows)]
+    path = folder / "log.csv"
+    path.write_text("time,context_tokens,output_tokens,model,task,user,session\n" + "".join(lines))
+    return ["--trace", str(path), "--format", "cace"]
+
+
+def test_a_short_log_has_one_window_and_no_interval(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["--policies", "lru,cace,static-best", "--scenarios", str(small), "--seeds", "3"]
+    assert main([*arguments, *own_log(tmp_path, 60), "--out", str(tmp_path / "out")]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "1 seed instead of 3: nothing is drawn from this log, so every seed is the same" in said
-    assert column(tmp_path / "out", "lru", "seed") == [2_000_000]
+    assert "1 scenario x 1 window" in said and "no intervals" in said and not re.search("±[0-9]", said)
+    assert column(tmp_path / "out", "lru", "seed") == [0]
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "every seed is the same" in text
+    assert "1 window of the log: no intervals" in text and "fewer than 8, so no interval is shown" in text
     assert column(tmp_path / "out", "static-best", "cost") == []  # it would have been trained on the log itself
-    assert "Left out here: policy 'static-best' learns from training seeds, and a log has only the requests" in text
+    assert "Left out here: policy 'static-best' learns from training requests" in text
+
+
+def test_intervals_on_a_log_are_over_windows_and_never_over_redraws(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    log = tmp_path / "requests.csv"
+    log.write_text(LOG)
+    arguments = ["--policies", "lru,cace", "--scenarios", str(small), "--trace", str(log), "--format", "azure"]
+    arguments += ["--trace-option", "users=5", "--seeds", "3", "--windows"]
+    assert main([*arguments, "2", "--out", str(tmp_path / "two")]) == 0
+    run = Run(tmp_path / "two")
+    assert len(rows_of(tmp_path / "two")) == 3 * 2 * 3  # lru, cace and no-swapping on 2 windows, drawn 3 times
+    assert run.columns["small", "lru"]["seed"].tolist() == [0, 1]
+    assert np.isnan(run.gain("small", "cace").low)  # 6 episodes, but 2 windows
+    assert not re.search("±[0-9]", capsys.readouterr().out)
+    assert main([*arguments, "10", "--out", str(tmp_path / "ten")]) == 0
+    run, said = Run(tmp_path / "ten"), " ".join(capsys.readouterr().out.split())
+    costs = {p: np.array(column(tmp_path / "ten", p, "cost")).reshape(3, 10).mean(axis=0) for p in ("lru", "cace")}
+    assert run.gain("small", "cace") == paired_gain(costs["lru"], costs["cace"], block=3)
+    assert "1 scenario x 10 windows" in said and "in blocks of 3. What is attached was drawn 3 times" in said
+    assert run.about["scenarios"]["small"]["log"]["redraws"] == 3
+    assert "in blocks of 3. What is attached was drawn 3 times" in (tmp_path / "ten" / "report.md").read_text()
+    said = refused(capsys, *arguments, "5", "--out", str(tmp_path / "ten"))
+    assert "another scenario called 'small'" in said  # rows of other windows
+
+
+def test_the_test_part_of_a_log_follows_the_training_part_which_may_be_learned_from(small: Path, tmp_path: Path):
+    options, out = own_log(tmp_path, 200), tmp_path / "out"
+    arguments = ["--policies", "lru,static-best", "--scenarios", str(small), *options, "--part", "test"]
+    assert main([*arguments, "--windows", "2", "--out", str(out)]) == 0
+    assert column(out, "lru", "requests") == [50, 50]
+    assert len(column(out, "static-best", "cost")) == 2
+    assert {row["label"] for row in rows_of(out)} == {"trace cace: last 50 % of the log"}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +184,7 @@ def test_a_log_from_which_nothing_is_drawn_runs_once(small: Path, tmp_path: Path
         (["--seeds", "0"], "0 test seeds were asked for; there are 1 to 100"),
         (["--workers", "0"], "0 workers were asked for"),
         (["--format", "azure"], "--trace FILE"),
+        (["--windows", "9"], "windows is for a log"),
         (["--trace", "log.csv"], "--format"),
         (["--trace", "log.csv", "--format", "azur"], "did you mean 'azure'"),
         (["--trace", "log.csv", "--format", "azure", "--trace-option", "users"], "KEY=VALUE"),

@@ -101,16 +101,19 @@ def test_another_tuning_in_the_same_folder_is_refused(tuned: Path, small: Path, 
     assert "holds another search (seed was 0, now 5)" in capsys.readouterr().err
 
 
-def test_a_log_is_cut_into_parts_that_follow_one_another(small: Path, tmp_path: Path):
+def test_weights_are_tuned_on_windows_of_the_first_half_of_a_log_alone(small: Path, tmp_path: Path):
     log = tmp_path / "log.csv"
     log.write_text(AZURE + "".join(f"2023-11-16 18:{i // 60:02}:{i % 60:02}.0,{50 + i},9\n" for i in range(300)))
-    section = {"path": str(log), "format": "azure", "users": 5}
-    goal, said = goal_of_log(load_scenario(small), Protocol.EVICTION, section, 4, 4)
-    parts = [case.workload(0).context_tokens for case in (*goal.train.values(), *goal.validation.values())]
-    seen = [int(tokens) for part in parts for tokens in part]
-    assert seen == list(range(50, 50 + 3 * 60 + 3 * 20))  # 60 % and 20 % of 300 rows, nothing twice
-    assert "skip=240" in goal.compare and "limit=60" in goal.compare and "300 rows" in said
-    assert len(goal.train_seeds) == 4  # models are drawn anew for each seed
+    section = {"path": str(log), "format": "azure", "users": 5, "windows": 5}
+    goal, said = goal_of_log(load_scenario(small), Protocol.EVICTION, section, str(small), 2)
+    ((_, tuned),), ((_, chosen),) = goal.train.items(), goal.validation.items()
+    seen = [tuned.workload(seed).context_tokens.tolist() for seed in goal.train_seeds]
+    judged = [chosen.workload(seed).context_tokens.tolist() for seed in goal.validation_seeds]
+    assert seen == 2 * [list(range(50 + first, 80 + first)) for first in (0, 30, 60, 90)]  # models are drawn twice
+    assert judged == 2 * [list(range(170, 200))]  # the last window before the half
+    assert "--part test" in goal.compare and "windows" not in goal.compare and "4 to tune on, the next 1" in said
+    with pytest.raises(ConfigError, match="leave --part out"):
+        goal_of_log(load_scenario(small), Protocol.EVICTION, section | {"part": "test"}, str(small), 2)
 
 
 def test_trials_are_pruned_counted_and_kept_and_the_best_is_chosen_by_all_validation_seeds(
