@@ -1,9 +1,11 @@
-"""Any log format as a file in our own schema, with a summary of what was found.
+"""A log of your own as requests that hold nothing but metadata, with an audit record of what became of every row.
 
-    python -m experiments.import_logs FILE --format azure --out mylog.parquet
+    python -m experiments.import_logs spend_logs.jsonl --key-file key --out mylog
 
-The schema is documented in `docs/traces.md`; nothing is attached here: what the log does not say stays empty. Load the
-result with `cace_env.traces.load_trace(OUT, "cace", models=...)`.
+writes mylog/requests.parquet and mylog/audit.json. Every command that takes a log takes `mylog` then. Users and
+sessions leave the log as keyed hashes only, texts not at all, and no value of a cell is ever shown. The format is
+guessed where it can be; `docs/traces.md` lists those known and says how to describe another one with --columns.
+Without --out it prints what the log holds and writes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -19,14 +21,187 @@ from pydantic import Field
 
 from cace_env.config import Frozen
 from cace_env.tables import NONE, TASKS
-from cace_env.traces import FORMATS, Trace, read_trace, write_cace
+from cace_env.traces import FORMAT_NAMES, FORMATS, Trace, TraceError, guess_format, read_trace
+from cace_env.traces.gateways import require
+from cace_env.traces.gateways.columns import ColumnMap, load_map
+from cace_env.traces.gateways.known import GATEWAYS, PLAIN
+from cace_env.traces.guess import log_file, look
+from cace_env.traces.limits import Limits
 from experiments.running.command_line import Session, metavar, run_command
 
 QUANTILES = (10, 50, 90, 99)
+MOST_SUMMARISED = 1_000_000  # requests; a summary holds all of them in memory
+CLOSED_LOOP = {"after", "think_s", "origin"}  # columns of our schema that rows one by one cannot keep
 
 
-def summary(trace: Trace) -> list[tuple[str, str]]:
-    """What a log holds, as rows of (what, how much)."""
+class Options(Frozen):
+    """Which log is read, how, and where it is written."""
+
+    file: tyro.conf.Positional[Path] = Field(description="the log")
+    format: Annotated[str | None, metavar("NAME")] = Field(
+        default=None, description=f"guessed by default; one of {', '.join(FORMAT_NAMES)}"
+    )
+    columns: Annotated[Path | None, metavar("MAP.yaml")] = Field(
+        default=None, description="for any other format: which of its columns is what, see docs/traces.md"
+    )
+    out: Annotated[Path | None, metavar("DIR")] = Field(
+        default=None, description="new folder; without it: what the log holds, and nothing is written"
+    )
+    key_file: Annotated[Path | None, metavar("FILE")] = Field(
+        default=None, description="key of the hashes of users and sessions, at least 16 bytes; never written anywhere"
+    )
+    key_env: Annotated[str | None, metavar("NAME")] = Field(
+        default=None, description="the same from a variable of the environment"
+    )
+    round_times: Annotated[float, metavar("SECONDS")] = Field(
+        default=0.0, ge=0.0, description="cut times to whole multiples of this; by default they stay as they are"
+    )
+    min_requests_per_user: Annotated[int, metavar("K")] = Field(
+        default=1, ge=1, description="leave out users with fewer requests; by default none"
+    )
+    retention: Annotated[int | None, metavar("DAYS")] = Field(
+        default=None, ge=1, description="write the date after which the result has to be deleted into the audit"
+    )
+    max_rejects: Annotated[float, metavar("SHARE")] = Field(
+        default=0.05, ge=0.0, le=1.0, description="fail if more of the rows than this cannot be used (0.05)"
+    )
+    max_span_days: Annotated[float, metavar("DAYS")] = Field(
+        default=100.0, gt=0.0, description="fail if the log spans more days than this (100): some times may be wrong"
+    )
+    row_mb: Annotated[float, metavar("MB")] = Field(
+        default=16.0, gt=0.0, description="a longer row cannot be used (16 megabytes)"
+    )
+    seconds: Annotated[float, metavar("S")] = Field(
+        default=3600.0, gt=0.0, description="fail if reading takes longer than this (an hour)"
+    )
+    limit: Annotated[int | None, metavar("N")] = Field(
+        default=None, ge=1, description="at most this many rows; all by default"
+    )
+    skip: int = Field(default=0, ge=0, description="rows passed over at the start; not for logs of gateways")
+    sort: bool = Field(default=False, description="sort by time instead of refusing rows out of order")
+    seed: int = Field(default=0, ge=0, description="of what the loader draws: session starts, ServeGen arrivals")
+    tokens: Annotated[str | None, metavar("FILE")] = Field(
+        default=None, description="ServeGen: the table of token quantiles per client"
+    )
+
+    def audited(self) -> dict[str, Any]:
+        """The options that say what became of the rows; where the key lies stays out."""
+        kept = self.model_dump(mode="json", exclude={"file", "out", "key_file", "key_env", "columns"})
+        return kept | {"key": self.key_file is not None or self.key_env is not None}
+
+
+def import_log(options: Options, session: Session) -> None:
+    """Reads a log, writes its requests and the audit, and prints what it holds.
+
+    Raises:
+        TraceError: a log that cannot be read, or a folder that cannot be written.
+    """
+    path = log_file(options.file)
+    if options.format is not None and options.columns is not None:
+        raise TraceError("--format and --columns say the same; give one of them")
+    name = "columns" if options.columns is not None else options.format or guess_format(path)
+    said = "" if options.format or options.columns else " (guessed from the names of its columns)"
+    say(session, [f"format: {name}{said}"])
+    if name != "columns" and name not in FORMATS:
+        raise TraceError(f"--format: unknown format; the formats are {', '.join(FORMAT_NAMES)}")
+    if options.out is None:
+        if name == "columns":
+            raise TraceError("--columns needs --out DIR")
+        say(session, summary(read(path, name, options)))
+        return
+    audit = write(path, name, options)
+    say(session, told(audit, options.out))
+    if audit["rows"]["out"] <= MOST_SUMMARISED:
+        say(session, ["", *summary(read_trace(options.out))])
+    if name in FORMATS and FORMATS[name].licence != "yours":
+        say(session, ["", f"licence: {FORMATS[name].licence}. Name: {FORMATS[name].attribution}"])
+
+
+def read(path: Path, name: str, options: Options) -> Trace:
+    """The log in memory."""
+    return read_trace(
+        path,
+        name,
+        limit=options.limit,
+        skip=options.skip,
+        sort=options.sort,
+        seed=options.seed,
+        tokens_path=options.tokens,
+        max_rejects=options.max_rejects,
+        max_span_days=options.max_span_days,
+    )
+
+
+def write(path: Path, name: str, options: Options) -> dict[str, Any]:
+    """Import the log into --out; returns the audit."""
+    require(path)
+    from cace_env.traces.gateways.importing import Privacy, import_gateway, import_trace
+    from cace_env.traces.gateways.privacy import read_key
+
+    assert options.out is not None
+    privacy = Privacy(
+        read_key(options.key_file, options.key_env),
+        options.round_times,
+        options.min_requests_per_user,
+        options.retention,
+    )
+    columns = map_of(path, name, options)
+    if columns is None:
+        trace = read(path, name, options)
+        return import_trace(trace, path, name, options.out, privacy, options.audited()).audit
+    if options.skip:
+        raise TraceError("--skip is not for this format; cut the file, or use --limit")
+    return import_gateway(
+        path,
+        name,
+        columns,
+        options.out,
+        privacy,
+        Limits(row_mb=options.row_mb, seconds=options.seconds),
+        max_rejects=options.max_rejects,
+        max_span_days=options.max_span_days,
+        options=options.audited(),
+        limit=options.limit,
+    ).audit
+
+
+def map_of(path: Path, name: str, options: Options) -> ColumnMap | None:
+    """Where the columns stand, for a log that is read row by row; None: a loader reads all of it."""
+    if options.columns is not None:
+        return load_map(options.columns)
+    if name in GATEWAYS:
+        return GATEWAYS[name].columns
+    return None if name == "cace" and look(path).names & CLOSED_LOOP else PLAIN.get(name)
+
+
+def say(session: Session, lines: Sequence[str]) -> None:
+    """Prints lines as they are."""
+    session.console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def aligned(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Rows of (what, how much) as lines."""
+    width = max(len(what) for what, _ in rows)
+    return [f"{what:<{width}}  {how_much}" for what, how_much in rows]
+
+
+def told(audit: dict[str, Any], out: Path) -> list[str]:
+    """What became of the rows, and where the result is."""
+    rows = audit["rows"]
+    lines = [("rows read", f"{rows['in']:,}"), ("requests", f"{rows['out']:,}")]
+    lines += [(f"no request: {reason}", f"{count:,}") for reason, count in audit["rejected"]["no_request"].items()]
+    lines += [(f"cannot be used: {reason}", f"{count:,}") for reason, count in audit["rejected"]["bad"].items()]
+    lines += [(f"times in {column}", found) for column, found in audit.get("times", {}).items()]
+    if audit.get("times_without_zone_read_as_utc"):
+        lines.append(("times without a zone", f"{audit['times_without_zone_read_as_utc']:,}, read as UTC"))
+    lines += [(f"measured {name}", f"{count:,}") for name, count in audit.get("measured", {}).items()]
+    if audit["delete_after"]:
+        lines.append(("to be deleted after", audit["delete_after"]))
+    return [*aligned(lines), f"written: {out}/requests.parquet and {out}/audit.json"]
+
+
+def summary(trace: Trace) -> list[str]:
+    """What a log holds, in lines."""
     span_s = float(trace.time_us[-1]) / 1e6
     lines = [
         ("rows read", f"{trace.rows_read:,}"),
@@ -44,7 +219,8 @@ def summary(trace: Trace) -> list[tuple[str, str]]:
     else:
         uses = np.bincount(trace.model, minlength=len(trace.model_ids))
         for code in np.argsort(-uses, kind="stable")[:10]:
-            lines.append((f"model {trace.model_ids[code]}", f"{uses[code]:,} ({uses[code] / len(trace):.1%})"))
+            name = "".join(letter if letter.isprintable() else "?" for letter in trace.model_ids[code])
+            lines.append((f"model {name}", f"{uses[code]:,} ({uses[code] / len(trace):.1%})"))
         if len(uses) > 10:
             lines.append(("further models", f"{len(uses) - 10}"))
     if trace.task is None:
@@ -57,59 +233,26 @@ def summary(trace: Trace) -> list[tuple[str, str]]:
         lines.append((what, "none named" if column is None else f"{len(np.unique(column)):,}"))
     if trace.after is not None:
         lines.append(("closed loop", f"{float((trace.after != NONE).mean()):.1%} of the requests"))
-    columns = (("prompt", trace.context_tokens), ("new", trace.new_tokens), ("output", trace.output_tokens))
-    for what, column in columns:
-        if column is not None:
-            shown = " / ".join(f"{value:,.0f}" for value in np.percentile(column, QUANTILES))
-            lines.append((f"{what} tokens p{'/'.join(map(str, QUANTILES))}", shown))
+    tokens = (("prompt", trace.context_tokens), ("new", trace.new_tokens), ("output", trace.output_tokens))
+    lines += [
+        (f"{what} tokens p{'/'.join(map(str, QUANTILES))}", quantiles(column, 1.0, "{:,.0f}"))
+        for what, column in tokens
+        if column is not None
+    ]
+    times = (("first token", trace.ttft_us), ("last token", trace.e2e_us), ("load", trace.load_us))
+    lines += [
+        (f"s to {what} p{'/'.join(map(str, QUANTILES))}", quantiles(column[column != NONE], 1e6, "{:,.2f}"))
+        for what, column in times
+        if column is not None and (column != NONE).any()
+    ]
     lines += [("made up", what) for what in trace.altered]
     lines += [("note", note) for note in trace.notes]
-    return lines
+    return aligned(lines)
 
 
-class Options(Frozen):
-    """Which log is read, how, and where it is written."""
-
-    file: tyro.conf.Positional[Path] = Field(description="the log")
-    format: Annotated[str, tyro.conf.arg(metavar="NAME")] = Field(description=f"one of {', '.join(FORMATS)}")
-    out: Annotated[Path | None, metavar("FILE")] = Field(
-        default=None, description=".csv, .csv.gz, .jsonl, .jsonl.gz or .parquet; without it: the summary only"
-    )
-    limit: Annotated[int | None, metavar("N")] = Field(
-        default=None, description="at most this many rows; all by default"
-    )
-    skip: int = Field(default=0, description="rows passed over at the start")
-    sort: bool = Field(default=False, description="sort by time instead of refusing rows out of order")
-    seed: int = Field(default=0, description="of what the loader draws: session starts, ServeGen arrivals")
-    tokens: Annotated[str | None, metavar("FILE")] = Field(
-        default=None, description="ServeGen: the table of token quantiles per client"
-    )
-
-
-def import_log(options: Options, session: Session) -> None:
-    """Reads a log, writes it in our schema, and prints what it holds.
-
-    Raises:
-        TraceError: a log that cannot be read, or a file that cannot be written.
-    """
-    trace = read_trace(
-        options.file,
-        options.format,
-        limit=options.limit,
-        skip=options.skip,
-        sort=options.sort,
-        seed=options.seed,
-        tokens_path=options.tokens,
-    )
-    if options.out is not None:
-        write_cace(trace, options.out, origin=options.format)
-    lines = summary(trace)
-    width = max(len(what) for what, _ in lines)
-    known = FORMATS[options.format]
-    shown = [f"{what:<{width}}  {how_much}" for what, how_much in lines]
-    shown += ["", f"licence: {known.licence}. Name: {known.attribution}"]
-    shown += [f"written: {options.out}"] if options.out is not None else []
-    session.console.print("\n".join(shown), markup=False, soft_wrap=True)
+def quantiles(values: Any, per: float, shown: str) -> str:
+    """The quantiles of a column."""
+    return " / ".join(shown.format(value / per) for value in np.percentile(values, QUANTILES))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

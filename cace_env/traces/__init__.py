@@ -1,8 +1,8 @@
 """Logs of real requests as workloads.
 
-`load_trace` reads a log (`formats.py`, one loader per format), attaches what the log lacks (`attach.py`) and labels the
-result: "trace ..." if nothing was attached, "composite ..." if anything was. `windows.py` cuts it. `docs/traces.md`
-describes formats, licences and how to bring your own log.
+`load_trace` reads a log (`formats.py`, one loader per format; `gateways/` for those of gateways), attaches what the log
+lacks (`attach.py`) and labels the result: "trace ..." if nothing was attached, "composite ..." if anything was.
+`windows.py` cuts it. `docs/traces.md` describes formats, licences and how to bring your own log.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from cace_env.config import ConfigError, parse
 from cace_env.traces.attach import ServedModel, attach
 from cace_env.traces.config import FORMAT_NAMES, Attach, Part, TraceConfig
 from cace_env.traces.formats import FORMATS, Format
-from cace_env.traces.reading import TraceError
+from cace_env.traces.guess import guess_format, log_file
+from cace_env.traces.limits import TraceError
 from cace_env.traces.schema import write_cace
 from cace_env.traces.trace import Trace, without_models
 from cace_env.traces.windows import part_of, windows_of
@@ -32,6 +33,7 @@ __all__ = [
     "Trace",
     "TraceConfig",
     "TraceError",
+    "guess_format",
     "load_config",
     "load_trace",
     "part_of",
@@ -43,7 +45,7 @@ __all__ = [
 
 def load_trace(
     path: str | Path,
-    format: str,
+    format: str | None = None,
     *,
     models: Sequence[ServedModel] | None = None,
     tasks: str | Mapping[str, float] | None = None,
@@ -56,8 +58,8 @@ def load_trace(
     """Load a log as a workload.
 
     Args:
-        path: CSV, JSON lines or Parquet, gzipped or not (told apart by content).
-        format: a key of `FORMATS`.
+        path: a log (told apart by content), or the folder that `experiments.import_logs` wrote.
+        format: a key of `FORMATS`; None: guessed from the names of the columns.
         models: the catalogue in index order, objects with `.name` and `.tasks`; None: the log's own models, most used
             first, listed in `meta["model_names"]`.
         tasks: one task for all, or shares of tasks; None: the log's own, else the main task of the attached model.
@@ -92,6 +94,7 @@ def load_config(config: TraceConfig, models: Sequence[ServedModel] | None = None
         TraceError: as `load_trace`.
         WorkloadError: the log is too short for its part or its windows.
     """
+    config = _settled(config)
     if seed is None:
         return _workload(_read(config), config, models)
     count, path = config.windows or 1, Path(config.path)
@@ -130,7 +133,7 @@ def _trace(config_json: str, stamp: object) -> Trace:
 
 def _workload(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] | None) -> Workload:
     """The part of a log that is asked for, with what it lacks, and where it is from."""
-    workload, trace_format = attach(trace, config, models), FORMATS[config.format]
+    workload, trace_format = attach(trace, config, models), _format(config)
     workload.meta.update(
         format=config.format,
         source=Path(config.path).name,
@@ -141,21 +144,32 @@ def _workload(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] |
     return part_of(workload, config.part, config.train_share)
 
 
-def read_trace(path: str | Path, format: str, **options: Any) -> Trace:
+def read_trace(path: str | Path, format: str | None = None, **options: Any) -> Trace:
     """Read a log with nothing attached; `options` are the fields of `TraceConfig` about reading.
 
     Raises:
         TraceError: as `load_trace`.
     """
-    return _read(_config(path, format, options))
+    return _read(_settled(_config(path, format, options)))
 
 
 def _read(config: TraceConfig) -> Trace:
-    trace = FORMATS[config.format].read(Path(config.path), config)
+    trace = _format(config).read(Path(config.path), config)
     return without_models(trace, config.ignore) if config.ignore else trace
 
 
-def _config(path: str | Path, format: str, options: Mapping[str, Any]) -> TraceConfig:
+def _settled(config: TraceConfig) -> TraceConfig:
+    """The configuration with the file of a folder, and the format if it has to be guessed."""
+    path = log_file(config.path)
+    return config.model_copy(update={"path": str(path), "format": config.format or guess_format(path)})
+
+
+def _format(config: TraceConfig) -> Format:
+    """The loader of a settled configuration."""
+    return FORMATS[str(config.format)]
+
+
+def _config(path: str | Path, format: str | None, options: Mapping[str, Any]) -> TraceConfig:
     try:
         return parse(TraceConfig, {"path": str(path), "format": format, **options}, str(path))
     except ConfigError as error:

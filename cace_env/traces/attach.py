@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cace_env.tables import NONE, TASKS, FloatArray
 from cace_env.traces.config import TraceConfig, setting
-from cace_env.traces.reading import TraceError
+from cace_env.traces.limits import TraceError
 from cace_env.traces.trace import Int64Array, Trace, draw_quantiles, stream
 from cace_env.traces.windows import trained_on
 from cace_env.workload import Workload

@@ -10,6 +10,7 @@ import pydantic
 
 from cace_env.config import Frozen, did_you_mean
 from cace_env.tables import TASKS
+from cace_env.traces.gateways.known import GATEWAYS
 
 # Required columns of each format; formats are distinguished by these alone.
 REQUIRED_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -24,7 +25,7 @@ REQUIRED_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "realhumaneval": ("programmer", "t", "model", "prompt_chars", "messages", "response_chars"),
     "cace": ("time", "context_tokens", "output_tokens"),
 }
-FORMAT_NAMES: Final = tuple(REQUIRED_COLUMNS)
+FORMAT_NAMES: Final = (*GATEWAYS, *REQUIRED_COLUMNS)
 Attach = Literal["real", "client-as-model", "drawn"]
 Part = Literal["all", "train", "test"]
 
@@ -37,9 +38,9 @@ class TraceConfig(Frozen):
     """
 
     path: str = pydantic.Field(min_length=1)
-    """The file: CSV, JSON lines or Parquet, gzipped or not; relative to the working directory."""
-    format: str
-    """One of `FORMAT_NAMES`."""
+    """The file, or the folder that `experiments.import_logs` wrote; relative to the working directory."""
+    format: str | None = None
+    """One of `FORMAT_NAMES`. None: guessed from the names of the columns."""
     attach: Attach | None = None
     """How a request gets its model. `real`: the log's own ids, renamed by `mapping`; they must be names of the
     catalogue. `client-as-model`: the log's model ids (clients or users where it has none) by popularity: the most used
@@ -63,8 +64,12 @@ class TraceConfig(Frozen):
     repeats of GenTD26 users]"""
     time_compression: float = pydantic.Field(1.0, gt=0.0)
     """Arrival and think times are divided by this: 10 plays an hour in six minutes, 0.1 in ten hours."""
+    max_rejects: float = pydantic.Field(0.05, ge=0.0, le=1.0)
+    """Gateways: the highest share of rows that may be unusable; they are left out and counted."""
+    max_span_days: float = pydantic.Field(100.0, gt=0.0)
+    """Gateways: a log that spans more days probably has wrong times."""
     sort: bool = False
-    """Sort rows by time instead of refusing a log that is not in order."""
+    """Sort rows by time instead of refusing a log that is not in order; those of gateways are always sorted."""
     skip: int = pydantic.Field(0, ge=0)
     """Rows skipped at the start (ServeGen: windows of 600 s)."""
     limit: int | None = pydantic.Field(None, ge=1)
@@ -89,8 +94,8 @@ class TraceConfig(Frozen):
 
     @pydantic.field_validator("format")
     @classmethod
-    def _known_format(cls, name: str) -> str:
-        if name not in FORMAT_NAMES:
+    def _known_format(cls, name: str | None) -> str | None:
+        if name is not None and name not in FORMAT_NAMES:
             hint = did_you_mean(name.lower(), FORMAT_NAMES) or "."
             raise ValueError(f"unknown trace format{hint} The formats are {', '.join(FORMAT_NAMES)}")
         return name

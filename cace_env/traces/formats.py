@@ -1,4 +1,4 @@
-"""One loader per public log format. Each has its columns, what it lacks, its licence and the authors to credit."""
+"""One loader per log format. Each has its columns, what it lacks, its licence and the authors to credit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,24 @@ import numpy.typing as npt
 
 from cace_env.tables import NONE, TASKS
 from cace_env.traces.config import REQUIRED_COLUMNS, TraceConfig
-from cace_env.traces.reading import Table, TraceError, read_table
+from cace_env.traces.gateways import require
+from cace_env.traces.gateways.known import GATEWAYS
+from cace_env.traces.limits import TraceError
+from cace_env.traces.reading import Table, read_table
 from cace_env.traces.schema import read_cace
 from cace_env.traces.servegen import read_servegen
-from cace_env.traces.trace import Int64Array, Trace, chain, codes, in_order, keep_positive, place, prefix_groups, stream
+from cace_env.traces.trace import (
+    Int64Array,
+    Trace,
+    absolute,
+    chain,
+    codes,
+    in_order,
+    keep_positive,
+    place,
+    prefix_groups,
+    stream,
+)
 
 COMPLETION, CHAT, AGENT = TASKS.index("completion"), TASKS.index("chat"), TASKS.index("agent")
 CHARS_PER_TOKEN = 3.53  # measured: characters per token over the 1,150 completions shown in the CUPS file
@@ -189,6 +203,7 @@ def _open_loop(
         context_tokens=None if context is None else context[rows],
         new_tokens=None,
         output_tokens=None if output is None else output[rows],
+        began_us=absolute(time_us[rows[0]]),
         rows_read=table.rows,
         dropped=dropped,
     )
@@ -260,7 +275,20 @@ class Format:
     attribution: str
 
 
-FORMATS: dict[str, Format] = {
+def read_gateway(path: Path, config: TraceConfig) -> Trace:
+    """A gateway's log; rows that are no requests or cannot be used are left out and counted."""
+    require(path)
+    from cace_env.traces.gateways import reader
+
+    return reader.read_gateway(path, config)
+
+
+def _gateway(name: str) -> Format:
+    known = GATEWAYS[name]
+    return Format(read_gateway, known.where, known.lacks, known.licence, known.attribution)
+
+
+FORMATS: dict[str, Format] = {name: _gateway(name) for name in GATEWAYS} | {
     "azure": Format(
         read_azure,
         "TIMESTAMP, ContextTokens, GeneratedTokens",

@@ -1,38 +1,32 @@
 """Reading of log files into tables, and checked conversion of their text to numbers.
 
-CSV, JSON lines and Parquet are recognised by content, not by suffix, and each may be gzipped. No value is repaired
-silently: a value that cannot be used stops the reading with file, row, column and remedy.
+CSV, JSON lines and Parquet are recognised by content, not by suffix, and the first two may be gzipped. No value is
+repaired silently: a value that cannot be used stops the reading with file, row, column and remedy. The value itself is
+never shown: it may be a prompt or a key that has slipped into the wrong column.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
-import gzip
 import io
 import itertools
 import json
-import zlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cace_env.traces.config import REQUIRED_COLUMNS
+from cace_env.traces.limits import DEFAULT_LIMITS, TraceError, opened, whole_rows
 
-GZIP_MAGIC = b"\x1f\x8b"
-PARQUET_MAGIC = b"PAR1"
-MAX_TOKENS = int(np.iinfo(np.int32).max)
-
-
-class TraceError(ValueError):
-    """A trace cannot be used; the message names file, row, column, value and remedy.
-
-    Rows are counted from 1, without the header of a CSV file.
-    """
+PARQUET_MAGIC: Final = b"PAR1"
+MAX_TOKENS: Final = int(np.iinfo(np.int32).max)
+_STAMP: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d(?::\d\d(?::\d\d(?:\.\d+)?)?)?)?$")
+_ZONE: Final = re.compile(r"([+-]\d\d):?(\d\d)?$")
 
 
 @dataclass(frozen=True)
@@ -45,9 +39,11 @@ class Table:
     first_row: int = 1  # number of the first row read
 
     def error(self, row: int, column: str, problem: str) -> TraceError:
-        """A `TraceError` about the entry at index `row` of what was read."""
+        """A `TraceError` about the entry at index `row` of what was read; it tells the kind of value, not the value."""
         value = self.columns[column][row]
-        return TraceError(f"{self.path}: row {self.first_row + row}, column {column!r}: {value!r} {problem}")
+        value = value.as_py() if hasattr(value, "as_py") else value
+        kind = f"text of {len(value)} characters" if isinstance(value, str) else type(value).__name__
+        return TraceError(f"{self.path}: row {self.first_row + row}, column {column!r} ({kind}) {problem}")
 
     def floats(self, column: str, empty: float | None = None) -> npt.NDArray[np.float64]:
         """The column as numbers; `empty` replaces empty fields, which are an error without it.
@@ -56,7 +52,9 @@ class Table:
             TraceError: text, NaN, infinity or an empty field.
         """
         raw = self.columns[column]
-        if empty is not None:
+        if isinstance(raw, np.ndarray) and raw.dtype.kind == "f":  # of Parquet, where NaN is null
+            raw = raw if empty is None else np.where(np.isnan(raw), empty, raw)
+        elif empty is not None and not isinstance(raw, np.ndarray):
             raw = [empty if value in ("", None) else value for value in raw]
         try:
             if isinstance(raw, list | tuple) and any(value is None or isinstance(value, bool) for value in raw):
@@ -82,7 +80,21 @@ class Table:
 
     def texts(self, column: str) -> list[str]:
         """The column as text without surrounding blanks; null becomes ""."""
-        return ["" if value is None else str(value).strip() for value in self.columns[column]]
+        codes, names = self.coded(column)
+        return [names[code] for code in codes.tolist()]
+
+    def coded(self, column: str) -> tuple[npt.NDArray[np.int64], list[str]]:
+        """`texts` as indices into the different ones of them, in order of first appearance."""
+        values: Any = self.columns[column]
+        codes = None
+        if hasattr(values, "dictionary"):  # of Parquet: equal texts have been found already
+            codes, values = values.indices.to_numpy(zero_copy_only=False), values.dictionary.to_pylist()
+        elif isinstance(values, np.ndarray) and values.dtype.kind == "f":  # whole numbers and nulls
+            values = [None if np.isnan(value) else f"{value:.15g}" for value in values]
+        index: dict[str, int] = {}
+        texts = ("" if value is None else str(value).strip() for value in values)
+        column_codes = np.fromiter((index.setdefault(text, len(index)) for text in texts), np.int64, len(values))
+        return (column_codes if codes is None else column_codes[codes]), list(index)
 
     def seconds(self, column: str, least: float = 0.0) -> npt.NDArray[np.float64]:
         """The column as seconds of at least `least`."""
@@ -109,12 +121,13 @@ class Table:
         stamps, zones = zip(*map(_split_zone, texts), strict=True)
         if len(set(zones)) > 1:
             row = next(i for i, zone in enumerate(zones) if zone != zones[0])
-            known = [repr(zone) if zone else "no zone" for zone in (zones[0], zones[row])]
-            raise self.error(row, column, f"has {known[1]}, the rows before have {known[0]}; convert all times to UTC")
+            raise self.error(row, column, "has another zone than the rows before it; convert all times to UTC")
         try:
-            times = np.array(stamps, dtype="datetime64[ns]")
+            if not all(map(_STAMP.match, stamps)):  # NumPy also takes "now" and "today"
+                raise ValueError("not a time")
+            times = np.array(stamps, dtype="datetime64[ns]") - _offset(zones[0])
         except ValueError:
-            row = next(i for i, stamp in enumerate(stamps) if not _is_time(stamp))
+            row = next(i for i, stamp in enumerate(stamps) if not (_STAMP.match(stamp) and _is_time(stamp)))
             raise self.error(row, column, "is not a time; use seconds or ISO 8601 (2023-11-16 18:17:03.98)") from None
         return self._from_datetimes(column, times)
 
@@ -143,33 +156,11 @@ def read_table(
         TraceError: no such file, a directory, empty, truncated, not UTF-8, not the format, or a column is missing.
     """
     path = Path(path)
-    if path.is_dir():
-        raise TraceError(f"{path}: is a directory; name one log file in it")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-            if not magic:
-                raise TraceError(f"{path}: is empty; was the download or export cut short?")
-            file.seek(0)
-            if magic == PARQUET_MAGIC:
-                table = _read_parquet(path, required, optional, skip, limit)
-            elif magic[:2] == GZIP_MAGIC:
-                with gzip.open(file) as unzipped:
-                    table = _read_text(path, unzipped, required, optional, skip, limit)  # type: ignore[arg-type]
-            else:
-                table = _read_text(path, file, required, optional, skip, limit)
-    except FileNotFoundError:
-        raise TraceError(
-            f"{path}: no such file; check the path, or see `python -m cace_env.traces.fetch --list`"
-        ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise TraceError(
-            f"{path}: the gzip stream is cut short or damaged ({error}); download the file again"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: is not UTF-8 text ({error}); convert it, for example with iconv -t utf-8") from None
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read ({error})") from error
+    with opened(path) as file:
+        if file.peek(4)[:4] == PARQUET_MAGIC:
+            table = _read_parquet(path, required, optional, skip, limit)
+        else:
+            table = _read_text(path, file, required, optional, skip, limit)
     if table.rows == 0:
         beyond = f" after the first {skip}" if skip else ""
         raise TraceError(f"{path}: has no rows{beyond}; was the export empty, or skip too large?")
@@ -181,8 +172,9 @@ def _read_text(
 ) -> Table:
     """CSV or JSON lines: a file whose first character opens an object is JSON."""
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        first = text.readline()
-        lines = itertools.chain([first], text)
+        rows = whole_rows(text, path, DEFAULT_LIMITS)
+        first = next(rows, "")
+        lines = itertools.chain([first], rows)
         reader = _read_json_lines if first.lstrip().startswith("{") else _read_csv
         return reader(path, lines, required, optional, skip, limit)
 
@@ -192,13 +184,8 @@ def _read_csv(
 ) -> Table:
     reader = csv.reader(lines, strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), None)):
-            raise TraceError(f"{path}: its fields are separated by {mark!r}, not by commas; export it with commas")
+        header = checked_header(path, next(reader, []))
         names = _present(path, header, required, optional)
-        if len(set(header)) < len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise TraceError(f"{path}: column {twice!r} appears twice in the header; rename one")
         body = (row for row in reader if row)
         rows = list(itertools.islice(body, skip, None if limit is None else skip + limit))
     except csv.Error as error:
@@ -212,6 +199,22 @@ def _read_csv(
     return Table(path, {name: by_column[header.index(name)] for name in names}, len(rows), skip + 1)
 
 
+def checked_header(path: Path, header: Sequence[str]) -> list[str]:
+    """The names of a CSV file without blanks around them.
+
+    Raises:
+        TraceError: it is separated by something else than commas, or has a name twice.
+    """
+    names = [name.strip() for name in header]
+    if len(names) == 1 and (mark := next((mark for mark in ";\t|" if mark in names[0]), None)):
+        raise TraceError(f"{path}: its fields are separated by {mark!r}, not by commas; export it with commas")
+    if len(set(names)) < len(names):
+        twice = next(place for place, name in enumerate(names) if name in names[:place])
+        first = names.index(names[twice])
+        raise TraceError(f"{path}: columns {first + 1} and {twice + 1} have the same name in the header; rename one")
+    return names
+
+
 def _read_json_lines(
     path: Path, lines: Iterator[str], required: Sequence[str], optional: Sequence[str], skip: int, limit: int | None
 ) -> Table:
@@ -221,7 +224,11 @@ def _read_json_lines(
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise TraceError(f"{path}: row {skip + index + 1} is not JSON ({error}); correct or remove it") from None
+            problem = f"is not JSON ({error.msg} at character {error.pos})"
+            raise TraceError(f"{path}: row {skip + index + 1} {problem}; correct or remove it") from None
+        except (ValueError, RecursionError):  # a number of 5,000 digits, or objects in objects in objects ...
+            problem = "has a number too long or is nested too deep"
+            raise TraceError(f"{path}: row {skip + index + 1} {problem}; correct or remove it") from None
         if not isinstance(record, dict):
             raise TraceError(f"{path}: row {skip + index + 1} is not an object; every line needs {{...}}")
         if index == 0:
@@ -242,16 +249,25 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str], 
         file = parquet.ParquetFile(path)
         names = _present(path, file.schema_arrow.names, required, optional)
         content = file.read(columns=names)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise TraceError(f"{path}: not a whole Parquet file ({error}); write or download it again") from None
+    except (pyarrow.ArrowException, OSError):
+        raise TraceError(f"{path}: not a whole Parquet file; write or download it again") from None
     content = content.slice(skip, limit)
-    columns: dict[str, Sequence[Any]] = {}
-    for name in names:
-        kind = str(content.schema.field(name).type)
-        column = content.column(name)
-        plain = kind.startswith("timestamp") and column.null_count == 0
-        columns[name] = column.to_numpy().astype("datetime64[ns]") if plain else column.to_pylist()
-    return Table(path, columns, content.num_rows, skip + 1)
+    return Table(path, {name: _values(content.column(name)) for name in names}, content.num_rows, skip + 1)
+
+
+def _values(column: Any) -> Any:
+    """A column of Parquet in the fastest form that `Table` knows; null becomes NaN in numbers, None elsewhere."""
+    from pyarrow import types
+
+    kind = column.type
+    if types.is_timestamp(kind) and column.null_count == 0:
+        return column.to_numpy().astype("datetime64[ns]")
+    if types.is_floating(kind) or types.is_integer(kind):
+        return column.to_numpy()
+    if types.is_string(kind) or types.is_large_string(kind):
+        coded = column.dictionary_encode(null_encoding="encode").combine_chunks()
+        return coded.chunk(0) if hasattr(coded, "chunks") else coded
+    return column.to_pylist()
 
 
 def import_parquet(path: Path) -> tuple[Any, Any]:
@@ -269,18 +285,29 @@ def import_parquet(path: Path) -> tuple[Any, Any]:
 
 
 def _present(path: Path, there: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """The wanted columns that exist; for a missing one, the error guesses its name."""
+    """The wanted columns that exist."""
     for name in required:
         if name not in there:
-            close = difflib.get_close_matches(name.lower(), [other.lower() for other in there], n=1, cutoff=0.6)
-            meant = next((other for other in there if close and other.lower() == close[0]), None)
-            guess = f"; did you mean {meant!r}? Rename it." if meant else "; is it another format?"
-            others = [known for known, columns in REQUIRED_COLUMNS.items() if set(columns) <= set(there)]
-            if others:  # if two formats match, one has all columns of the other and more
-                known = max(others, key=lambda known: len(REQUIRED_COLUMNS[known]))
-                guess = f"; it looks like format {known} (--format {known})."
-            raise TraceError(f"{path}: column {name!r} is missing{guess} It has: {', '.join(map(repr, there))}")
+            raise missing_column(path, name, there)
     return [*required, *(name for name in optional if name in there)]
+
+
+def missing_column(path: Path, name: str, there: Collection[str]) -> TraceError:
+    """The error for a column that is not there. A header may hold anything, so no name of the file is shown."""
+    others = [known for known, columns in REQUIRED_COLUMNS.items() if set(columns) <= set(there)]
+    nearly = [place for place, other in enumerate(there, 1) if _plain_name(other) == _plain_name(name)]
+    guess = "; is it another format?"
+    if others:  # if two formats match, one has all columns of the other and more
+        known = max(others, key=lambda known: len(REQUIRED_COLUMNS[known]))
+        guess = f"; it looks like format {known} (--format {known})."
+    elif nearly and not isinstance(there, frozenset):
+        guess = f"; column {nearly[0]} is called nearly so: rename it to {name!r}."
+    return TraceError(f"{path}: column {name!r} is missing{guess} It has {len(there)} columns")
+
+
+def _plain_name(name: str) -> str:
+    """A name without case, separators and plural."""
+    return re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("s").replace("tokens", "token")
 
 
 def _is_number(value: Any) -> bool:
@@ -302,9 +329,16 @@ def _is_time(stamp: str) -> bool:
 
 
 def _split_zone(text: str) -> tuple[str, str]:
-    """An ISO stamp as (stamp without zone, zone); "Z" is +00:00, no zone is ""."""
+    """An ISO stamp as (stamp without zone, zone as in "+02:00"); "Z" is +00:00, no zone is ""."""
     if text[-1:] in ("Z", "z"):
         return text[:-1].rstrip(), "+00:00"
-    if len(text) > 16 and text[-6] in "+-" and text[-3] == ":":
-        return text[:-6].rstrip(), text[-6:]
+    if len(text) > 16 and (found := _ZONE.search(text, 16)):
+        return text[: found.start()].rstrip(), f"{found[1]}:{found[2] or '00'}"
     return text, ""
+
+
+def _offset(zone: str) -> np.timedelta64:
+    """How far a zone is ahead of UTC."""
+    if not zone:
+        return np.timedelta64(0, "m")
+    return np.timedelta64((int(zone[1:3]) * 60 + int(zone[4:6])) * (-1 if zone[0] == "-" else 1), "m")

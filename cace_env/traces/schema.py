@@ -11,13 +11,14 @@
 | user, session | | any text; without a session each request is its own, without a user each session |
 | after | | closed loop: row (from 0) of the request it waits for; empty or -1: it arrives at `time` |
 | think_s | | closed loop: seconds from the finish of `after` to the arrival |
+| ttft_s, e2e_s | | measured by the gateway: seconds to the first token, and to the last; empty where unknown |
+| load_s | | measured: seconds that the request waited for its model to be loaded; empty where unknown |
 | origin | | written by `write_cace`: its original format, then what its loader made up, which stays in the label |
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import io
 import json
@@ -28,10 +29,15 @@ import numpy as np
 
 from cace_env.tables import NONE, TASKS
 from cace_env.traces.config import REQUIRED_COLUMNS, TraceConfig
-from cace_env.traces.reading import Table, TraceError, import_parquet, read_table
-from cace_env.traces.trace import Int64Array, Trace, codes, in_order
+from cace_env.traces.limits import TraceError
+from cace_env.traces.reading import Table, import_parquet, read_table
+from cace_env.traces.trace import Int64Array, Trace, absolute, compact, in_order
 
-OPTIONAL: Final = ("new_tokens", "model", "task", "user", "session", "after", "think_s", "origin")
+MEASURED: Final = ("ttft", "e2e", "load")
+OPTIONAL: Final = (
+    *("new_tokens", "model", "task", "user", "session", "after", "think_s", "origin"),
+    *(f"{name}_s" for name in MEASURED),
+)
 
 
 def read_cace(path: Path, config: TraceConfig) -> Trace:
@@ -41,32 +47,40 @@ def read_cace(path: Path, config: TraceConfig) -> Trace:
     time_us = table.times_us("time")
     rows = in_order(table, "time", time_us, config.sort)
     trace = Trace(time_us[rows] - time_us[rows[0]], context[rows], None, output[rows], rows_read=table.rows)
+    trace.began_us = absolute(time_us[rows[0]])
     if "new_tokens" in table.columns:
         new = table.integers("new_tokens", empty=0)
-        new = (
-            np.where(new == 0, context, new)
-            if _has_empty(table, "new_tokens")
-            else table.integers("new_tokens", least=1)
-        )
+        if not _has_empty(table, "new_tokens"):
+            new = table.integers("new_tokens", least=1)
+        new = np.where(new == 0, context, new)
         if (new > context).any():
-            row = int(np.argmax(new > context))
-            raise table.error(
-                row, "new_tokens", f"is above context_tokens = {context[row]}; context counts all prompt tokens"
-            )
+            problem = "is above context_tokens, which counts all prompt tokens; correct it"
+            raise table.error(int(np.argmax(new > context)), "new_tokens", problem)
         trace.new_tokens = new[rows]
-    names = table.texts("model") if "model" in table.columns else []
-    if any(names):
-        if not all(names):
-            raise table.error(names.index(""), "model", "is empty while other rows name one; fill all rows or none")
-        trace.model, trace.model_ids = codes([names[row] for row in rows])
-    if "task" in table.columns and any(table.texts("task")):
-        trace.task = _tasks(table)[rows]
+    if "model" in table.columns:
+        model, names = table.coded("model")
+        if any(names):
+            if "" in names:
+                row = int(np.argmax(model == names.index("")))
+                raise table.error(row, "model", "is empty while other rows name one; fill all rows or none")
+            trace.model, order = compact(model[rows])
+            trace.model_ids = tuple(names[code] for code in order)
+    if "task" in table.columns:
+        task = _tasks(table)
+        trace.task = task[rows] if (task != NONE).any() else None
     for name in ("user", "session"):
-        texts = table.texts(name) if name in table.columns else []
-        if any(texts):
-            setattr(trace, name, codes([texts[row] or f"row {row}" for row in rows])[0])
+        if name in table.columns:
+            coded, names = table.coded(name)
+            if any(names):
+                if "" in names:  # each of these is one of its own
+                    empty = coded == names.index("")
+                    coded[empty] = len(names) + np.arange(int(empty.sum()))
+                setattr(trace, name, compact(coded[rows])[0])
     if trace.user is None:
         trace.user = trace.session
+    for name in MEASURED:
+        if f"{name}_s" in table.columns:
+            setattr(trace, f"{name}_us", _measured_us(table, f"{name}_s")[rows])
     if "after" in table.columns:
         trace.after, opened = _after(table, rows, config.skip)
         think_s = table.floats("think_s", empty=0.0) if "think_s" in table.columns else np.zeros(table.rows)
@@ -75,7 +89,7 @@ def read_cace(path: Path, config: TraceConfig) -> Trace:
         trace.think_us = np.where(trace.after == NONE, 0, np.rint(think_s[rows] * 1e6)).astype(np.int64)
         if opened:
             trace.notes = (f"{opened} requests follow rows that were skipped: they arrive at their recorded time",)
-    for origin in dict.fromkeys(table.texts("origin") if "origin" in table.columns else ()):
+    for origin in table.coded("origin")[1] if "origin" in table.columns else ():
         source, *made_up = origin.split("; ")
         trace.notes += (f"exported from {source}",) if source else ()
         trace.altered += tuple(what for what in made_up if what not in trace.altered)
@@ -136,22 +150,32 @@ def _columns(trace: Trace, path: Path) -> dict[str, list[Any]]:
         columns["task"] = ["" if task == NONE else TASKS[task] for task in trace.task]
     if trace.after is not None and trace.think_us is not None:
         columns["think_s"] = [us / 1e6 for us in trace.think_us.tolist()]
+    for name in MEASURED:
+        if (times := getattr(trace, f"{name}_us")) is not None:
+            columns[f"{name}_s"] = [None if us == NONE else us / 1e6 for us in times.tolist()]
     return columns
 
 
 def _has_empty(table: Table, column: str) -> bool:
-    return any(value in ("", None) for value in table.columns[column])
+    values = table.columns[column]
+    if isinstance(values, np.ndarray):
+        return bool(np.isnan(values).any())
+    return any(value in ("", None) for value in values)
 
 
 def _tasks(table: Table) -> Int64Array:
-    texts = table.texts("task")
+    coded, names = table.coded("task")
     index = {"": NONE} | {name: code for code, name in enumerate(TASKS)}
-    for row, text in enumerate(texts):
-        if text not in index:
-            close = difflib.get_close_matches(text.lower(), TASKS, n=1)
-            guess = f"; did you mean {close[0]!r}?" if close else ""
-            raise table.error(row, "task", f"is not one of {', '.join(TASKS)}{guess}")
-    return np.array([index[text] for text in texts])
+    for place, name in enumerate(names):
+        if name not in index:
+            raise table.error(int(np.argmax(coded == place)), "task", f"is not one of {', '.join(TASKS)}; correct it")
+    return np.array([index[name] for name in names], np.int64)[coded]
+
+
+def _measured_us(table: Table, column: str) -> Int64Array:
+    """A measured duration in microseconds, NONE where it is not known."""
+    seconds = table.floats(column, empty=-1.0)
+    return np.where(seconds < 0, NONE, np.rint(np.clip(seconds, 0, 1e9) * 1e6)).astype(np.int64)
 
 
 def _after(table: Table, rows: Int64Array, skip: int) -> tuple[Int64Array, int]:

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.traces.config import REQUIRED_COLUMNS, TraceConfig, setting
-from cace_env.traces.reading import Table, TraceError, read_table
+from cace_env.traces.limits import TraceError
+from cace_env.traces.reading import Table, read_table
 from cace_env.traces.trace import Int64Array, Trace, codes, draw_quantiles, stream
 
 WINDOW_S: Final = 600

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from cace_env.tables import NONE
 from cace_env.traces.config import setting
-from cace_env.traces.reading import Table, TraceError
+from cace_env.traces.limits import TraceError
+from cace_env.traces.reading import Table
 
 Int64Array = npt.NDArray[np.int64]
+
+EARLIEST_US: Final = 946_684_800_000_000  # 2000; times before it are from another origin than 1970
 
 # Named streams: a draw added to one does not change the others. New names go to the end.
 STREAMS = ("arrivals", "placement", "users", "tasks", "models", "tokens")
@@ -59,6 +62,20 @@ def codes(texts: Sequence[str]) -> tuple[Int64Array, tuple[str, ...]]:
     return column, tuple(index)
 
 
+def compact(column: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Codes as integers from 0 in order of first appearance, and the codes in that order."""
+    found, first, inverse = np.unique(column, return_index=True, return_inverse=True)
+    by_appearance = np.argsort(first, kind="stable")
+    rank = np.empty(len(found), np.int64)
+    rank[by_appearance] = np.arange(len(found))
+    return rank[inverse], found[by_appearance]
+
+
+def absolute(time_us: np.int64) -> int | None:
+    """A time since 1970, or None where it is too early for one: the clock of the log has another origin."""
+    return int(time_us) if time_us >= EARLIEST_US else None
+
+
 def in_order(
     table: Table, column: str, time_us: Int64Array, sort: bool, groups: Int64Array | None = None
 ) -> Int64Array:
@@ -73,8 +90,7 @@ def in_order(
     if backwards.any() and not sort:
         row = int(order[1:][backwards].min())
         above = int(order[np.flatnonzero(order == row)[0] - 1])
-        before = f"{table.columns[column][above]!r} in row {table.first_row + above}"
-        problem = f"is before {before}; sort the file, or set {setting('sort', 'true')}"
+        problem = f"is before that of row {table.first_row + above}; sort the file, or set {setting('sort', 'true')}"
         raise table.error(row, column, problem)
     return np.lexsort((time_us, clock)) if groups is not None else np.argsort(time_us, kind="stable")
 

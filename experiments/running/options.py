@@ -17,7 +17,7 @@ from cace_env.policies import Contestant
 from cace_env.policies.python import Illegal
 from cace_env.scenarios import Split
 from cace_env.tables import Protocol
-from cace_env.traces import Part
+from cace_env.traces import Part, guess_format
 from experiments.running.cases import REDRAWS
 from experiments.running.command_line import key_value, metavar, split_names
 from experiments.running.contestants import agent_names, contestants_of
@@ -101,10 +101,12 @@ class TakingPart(Frozen):
 class Logged(Frozen):
     """A log of real requests."""
 
-    trace: Annotated[str | None, metavar("FILE")] = Field(
-        default=None, description="a log of real requests, see docs/traces.md"
+    trace: Annotated[str | None, metavar("LOG")] = Field(
+        default=None, description="a log of real requests, or the folder of an imported one; see docs/traces.md"
     )
-    format: Annotated[str | None, metavar("NAME")] = Field(default=None, description="its format")
+    format: Annotated[str | None, metavar("NAME")] = Field(
+        default=None, description="its format; guessed from the names of its columns by default"
+    )
     trace_options: Annotated[dict[str, Any], tyro.conf.Suppress] = Field(
         default={}, description="other keys of cace_env.traces.TraceConfig"
     )
@@ -129,16 +131,16 @@ class Logged(Frozen):
         """The log as a section of `cace_env.traces.TraceConfig`, or None.
 
         Raises:
-            ConfigError: half of what a log needs, or an option that is no KEY=VALUE.
+            ConfigError: options of a log without one, or an option that is no KEY=VALUE.
+            TraceError: the format cannot be guessed.
         """
         if self.trace is None:
             for key in ("format", "trace_options", "trace_option", "windows", "part"):
                 if getattr(self, key):
                     raise ConfigError(f"{key} is for a log; name the log with --trace FILE")
             return None
-        if self.format is None:
-            raise ConfigError(f"--trace {self.trace} needs --format; docs/traces.md lists the formats")
-        section: dict[str, Any] = {"path": self.trace, "format": self.format, **self.trace_options}
+        format = self.format or guess_format(self.trace)
+        section: dict[str, Any] = {"path": self.trace, "format": format, **self.trace_options}
         for option in self.trace_option:
             key, value = key_value("--trace-option", option, "users=200")
             section[key] = yaml.safe_load(value)

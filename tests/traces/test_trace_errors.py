@@ -1,4 +1,4 @@
-"""Every way a log or its configuration can be unusable: file, row, column, value and remedy are named."""
+"""Every way a log or its configuration can be unusable: file, row, column and remedy are named, the value never."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_config_round_trips_through_yaml_and_loads(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         ({"format": "azur"}, "did you mean 'azure'"),
-        ({"format": "splunk"}, "The formats are azure"),
+        ({"format": "splunk"}, "The formats are litellm"),
         ({"tasks": "chats"}, "did you mean 'chat'"),
         ({"tasks": {"chat": -1.0}}, "at least 0"),
         ({"time_compression": 0.0}, "greater than 0"),
@@ -60,38 +60,38 @@ def test_formats_and_their_names_agree() -> None:
         (AZURE, "has no rows"),
         (
             "TIMESTAMP,ContextTokens,GeneratedToken\n1,2,3\n",
-            "'GeneratedTokens' is missing; did you mean 'GeneratedToken'",
+            "'GeneratedTokens' is missing; column 3 is called nearly so: rename it to 'GeneratedTokens'",
         ),
-        ("timestamp,contexttokens,generatedtokens\n1,2,3\n", "'TIMESTAMP' is missing; did you mean 'timestamp'"),
-        ("a,b\n1,2\n", r"is missing; is it another format\? It has: 'a', 'b'"),
+        ("timestamp,contexttokens,generatedtokens\n1,2,3\n", "'TIMESTAMP' is missing; column 1 is called nearly so"),
+        ("a,b\n1,2\n", r"is missing; is it another format\? It has 2 columns"),
         ("time;context_tokens\n1;2\n", "separated by ';', not by commas"),
         ("time\tcontext_tokens\n1\t2\n", r"separated by '\\t', not by commas"),
-        ("output_tokens,context_tokens,time\n1,2,3\n", r"it looks like format cace \(--format cace\)\. It has"),
-        (AZURE.replace("ContextTokens", "TIMESTAMP") + "1,2,3\n", "'ContextTokens' is missing"),
-        (AZURE.strip() + ",TIMESTAMP\n1,2,3,4\n", "'TIMESTAMP' appears twice"),
+        ("output_tokens,context_tokens,time\n1,2,3\n", r"it looks like format cace \(--format cace\)\. It has 3"),
+        (AZURE.replace("ContextTokens", "TIMESTAMP") + "1,2,3\n", "columns 1 and 2 have the same name"),
+        (AZURE.strip() + ",TIMESTAMP\n1,2,3,4\n", "columns 1 and 4 have the same name"),
         (AZURE + "1,2,3\n2,3\n", "row 2 has 2 fields, the header has 3"),
         (AZURE + '1,2,3\n2,"3\n', "is not CSV"),
-        (AZURE + "1,2,3\n2,-3,4\n", "row 2, column 'ContextTokens': '-3' is below 0"),
-        (AZURE + "1,nan,3\n", "row 1, column 'ContextTokens': 'nan' is not a finite number"),
-        (AZURE + "1,2,inf\n", "'inf' is not a finite number"),
-        (AZURE + "1,2,3\n2,,4\n", "row 2, column 'ContextTokens': '' is not a number"),
-        (AZURE + "1,2.5,3\n", "'2.5' is not a whole number"),
-        (AZURE + "1,many,3\n", "'many' is not a number"),
+        (AZURE + "1,2,3\n2,-3,4\n", r"row 2, column 'ContextTokens' \(text of 2 characters\) is below 0"),
+        (AZURE + "1,nan,3\n", "row 1, column 'ContextTokens'.* is not a finite number"),
+        (AZURE + "1,2,inf\n", "is not a finite number"),
+        (AZURE + "1,2,3\n2,,4\n", "row 2, column 'ContextTokens'.* is not a number"),
+        (AZURE + "1,2.5,3\n", "is not a whole number"),
+        (AZURE + "1,many,3\n", "is not a number"),
         (AZURE + "1,3000000000,3\n", "is above 2147483647"),
         (AZURE + "1,2,0\n", "every row has a token count of 0"),
         (
             AZURE + "5,2,3\n4,2,3\n",
-            "row 2, column 'TIMESTAMP': '4' is before '5' in row 1; sort the file, or set sort: true in the trace "
+            r"row 2, column 'TIMESTAMP'.* is before that of row 1; sort the file, or set sort: true in the trace "
             r"section \(--trace-option sort=true\)",
         ),
-        (AZURE + "2023-11-16 18:17:03,2,3\nyesterday,2,3\n", "row 2, column 'TIMESTAMP': 'yesterday' is not a time"),
-        (AZURE + "2023-11-16 18:17:03,2,3\n,2,3\n", "row 2, column 'TIMESTAMP': '' is not a time"),
+        (AZURE + "2023-11-16 18:17:03,2,3\nyesterday,2,3\n", "row 2, column 'TIMESTAMP'.* is not a time"),
+        (AZURE + "2023-11-16 18:17:03,2,3\n,2,3\n", "row 2, column 'TIMESTAMP'.* is not a time"),
         (AZURE + "1700000000000000,2,3\n", "is too large for seconds; is the column in ms or us"),
         (
             AZURE + "2023-11-16 18:17:03,2,3\n2023-11-16 18:17:04+00:00,2,3\n",
-            r"row 2.*has '\+00:00', the rows before have no zone; convert all times to UTC",
+            "row 2.*has another zone than the rows before it; convert all times to UTC",
         ),
-        (AZURE + "2023-11-16T18:17:03Z,2,3\n2023-11-16T19:17:04+01:00,2,3\n", r"has '\+01:00', the rows before"),
+        (AZURE + "2023-11-16T18:17:03Z,2,3\n2023-11-16T19:17:04+01:00,2,3\n", "has another zone"),
     ],
 )
 def test_unusable_log_is_refused_with_row_column_and_remedy(tmp_path: Path, content: str, message: str) -> None:
@@ -129,7 +129,7 @@ def test_unsorted_log_loads_when_asked_to_sort(tmp_path: Path) -> None:
 
 def test_session_out_of_order_is_refused_although_sessions_have_their_own_clocks(tmp_path: Path) -> None:
     rows = "s1,main,9.0,opus,1,1,0,1,0\ns2,main,0.0,opus,1,1,0,1,0\ns1,main,8.0,opus,1,1,0,1,0\n"
-    with pytest.raises(TraceError, match=r"row 3, column 't_s': '8.0' is before '9.0' in row 1"):
+    with pytest.raises(TraceError, match=r"row 3, column 't_s'.* is before that of row 1"):
         read_trace(written(tmp_path, CLAUDE + rows), "claude-code")
 
 
@@ -164,8 +164,11 @@ def test_directory_and_missing_file_are_refused(tmp_path: Path) -> None:
             "row 2 has no 'input",
         ),
         ('{"timestamp": 0, "input_length": NaN, "output_length": 1, "hash_ids": [1]}', "not a finite number"),
-        ('{"timestamp": 0, "input_length": true, "output_length": 1, "hash_ids": [1]}', "True is not a number"),
-        ('{"timestamp": 0, "input_length": null, "output_length": 1, "hash_ids": [1]}', "None is not a number"),
+        ('{"timestamp": 0, "input_length": true, "output_length": 1, "hash_ids": [1]}', r"\(bool\) is not a number"),
+        (
+            '{"timestamp": 0, "input_length": null, "output_length": 1, "hash_ids": [1]}',
+            r"\(NoneType\) is not a number",
+        ),
         ('{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": "1"}', "not a list of whole numbers"),
     ],
 )
@@ -177,12 +180,12 @@ def test_unusable_json_lines_are_refused(tmp_path: Path, lines: str, message: st
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("0,0,10,a,chat,u,,\n", "column 'context_tokens': '0' is below 1"),
-        ("0,5,10,a,chatt,u,,\n", "'chatt' is not one of completion, chat, reasoning, agent; did you mean 'chat'"),
-        ("0,5,10,a,chat,u,,\n1,5,10,,chat,u,,\n", "row 2, column 'model': '' is empty while other rows name one"),
-        ("0,5,10,a,chat,u,0,\n", "column 'after': '0' is not the number .* of a row before it"),
-        ("0,5,10,a,chat,u,7,\n", "column 'after': '7' is not the number"),
-        ("0,5,10,a,chat,u,,\n1,5,10,a,chat,u,0,-2\n", "row 2, column 'think_s': '-2' is below 0 s"),
+        ("0,0,10,a,chat,u,,\n", "column 'context_tokens'.* is below 1"),
+        ("0,5,10,a,chatt,u,,\n", "column 'task'.* is not one of completion, chat, reasoning, agent"),
+        ("0,5,10,a,chat,u,,\n1,5,10,,chat,u,,\n", "row 2, column 'model'.* is empty while other rows name one"),
+        ("0,5,10,a,chat,u,0,\n", "column 'after'.* is not the number .* of a row before it"),
+        ("0,5,10,a,chat,u,7,\n", "column 'after'.* is not the number"),
+        ("0,5,10,a,chat,u,,\n1,5,10,a,chat,u,0,-2\n", "row 2, column 'think_s'.* is below 0 s"),
     ],
 )
 def test_own_log_with_a_contradiction_is_refused(tmp_path: Path, body: str, message: str) -> None:
@@ -192,7 +195,7 @@ def test_own_log_with_a_contradiction_is_refused(tmp_path: Path, body: str, mess
 
 def test_more_new_tokens_than_prompt_tokens_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "time,context_tokens,output_tokens,new_tokens\n0,5,1,5\n1,5,1,6\n")
-    with pytest.raises(TraceError, match="row 2, column 'new_tokens': '6' is above context_tokens = 5"):
+    with pytest.raises(TraceError, match=r"row 2, column 'new_tokens'.* is above context_tokens"):
         read_trace(path, "cace")
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from cace_env.tables import NONE
 from cace_env.traces import TraceError, load_trace, read_trace, write_cace
-from experiments import import_logs
 from tests.support.logs import (
     AGENT,
     AZURE,
@@ -263,28 +262,6 @@ def test_missing_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(TraceError, match=r"pip install 'cace-env\[traces\]'"):
         read_trace(written(tmp_path, b"PAR1....", "log.parquet"), "cace")
-
-
-# --- import_logs
-
-
-def test_import_logs_converts_and_summarises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "mine.csv"
-    assert import_logs.main([str(written(tmp_path, ROWS)), "--format", "azure", "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert "rows read" in printed and "CC BY 4.0" in printed and "3.0 s" in printed
-    assert np.array_equal(read_trace(out, "cace").time_us, read_trace(tmp_path / "log.csv", "azure").time_us)
-
-
-def test_import_logs_overwrites_nothing_and_fails_in_plain_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = written(tmp_path, ROWS)
-    assert import_logs.main([str(path), "--format", "azure", "--out", str(path)]) == 2
-    assert "exists; choose another name" in capsys.readouterr().err
-    assert path.read_text() == ROWS
-    assert import_logs.main([str(path), "--format", "azure", "--out", str(tmp_path / "x.xls")]) == 2
-    assert "unknown suffix" in capsys.readouterr().err
 
 
 # --- the real files

@@ -200,7 +200,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, capsys: pyt
     for asked, said in (
         (["cace", "--order", "wsjf"], "add --env swap"),
         (["cace", "--order", "wsfj", "--env", "swap"], "did you mean 'wsjf'"),
-        (["cace", "--trace", "log.csv"], "needs --format"),
+        (["cace", "--trace", "log.csv"], "no such file"),
         (["cace", "--trace", "log.csv", "--format", "azure"], "needs one scenario"),
         ([str(CONFIGS / "tune" / "linear.yaml"), "--order", "wsjf"], "for `tune cace`"),
         ([str(tmp_path / "nothing.yaml")], "cannot be read"),
