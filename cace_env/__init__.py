@@ -14,6 +14,7 @@ Folders, from the top down; each imports only from those below it, and its `__in
 - `planning/`: the clairvoyant reference and exact optima
 - `evaluation/`: policies on scenarios, with the same requests for all
 - `rendering/`: pictures
+- `decision_log/`: every decision in files, and why a model was evicted
 - `policies/`: built-in rules, CACE, agents, guards, explanations
 - `simulation/`: Python's side of the compiled simulator, metrics and bounds
 - `kernel/`: the compiled simulator

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -75,6 +77,7 @@ def log_decisions(
     folder = path / FOLDER
     for file in files_of(folder) if folder.is_dir() else ():
         file.unlink()
+    began_s = time.process_time()
     with DecisionLog(folder, max_mb=options.decision_log_mb or MOST_MB) as log, progress_bar(session.console) as bars:
         bar = bars.add_task("writing decisions", total=len(episodes))
 
@@ -84,3 +87,10 @@ def log_decisions(
 
         for _ in in_order(play, episodes, workers):
             bars.update(bar, advance=1)
+    spent_s = time.process_time() - began_s
+    each = f", {1e6 * spent_s / log.written:.0f} us of processor time each" if log.written else ""
+    session.console.print(
+        f"{log.written:,} decisions and other evictions written{each}; "
+        f"python -m experiments.why {shlex.quote(str(path))} --list shows them",
+        soft_wrap=True,
+    )

@@ -96,12 +96,12 @@ def test_a_live_system_logs_its_own_decisions_by_the_time_of_day(tmp_path: Path)
     candidates = (Candidate("a", "gpu-0"), Candidate("b", "gpu-1"))
     with DecisionLog(tmp_path, clock="utc") as log:
         log.add(Decision(1_772_368_200_000_000, "my-router", candidates, 1, target="c", version="1.4"))
-    log = Log(tmp_path)
-    found = log.why("b", "2026-03-01T12:30:00")
-    assert in_words(found, log.clock).startswith("At 2026-03-01 12:30:00.000 UTC my-router evicted b from gpu-1")
-    assert log.why("b", "2026-03-01T13:30:00+01:00") == found
+    read = Log(tmp_path)
+    found = read.why("b", "2026-03-01T12:30:00")
+    assert in_words(found, read.clock).startswith("At 2026-03-01 12:30:00.000 UTC my-router evicted b from gpu-1")
+    assert read.why("b", "2026-03-01T13:30:00+01:00") == found
     with pytest.raises(ConfigError, match="not evicted until then"):
-        log.why("b", "2026-03-01T12:29:59")
+        read.why("b", "2026-03-01T12:29:59")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("754.2", 754.2), ("12.5min", 750.0), ("1.5 h", 5400.0), ("-3s", -3.0)])
