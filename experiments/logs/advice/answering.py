@@ -1,0 +1,245 @@
+"""From a log to an answer: cuts it, tunes CACE, plays every policy on every fleet, and decides."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.progress import Progress
+
+from cace_env.cases import Case, case_of
+from cace_env.config import ConfigError, dump
+from cace_env.files import replace_file
+from cace_env.policies import Contestant
+from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.scenarios import Scenario
+from cace_env.tables import Protocol
+from experiments.logs.advice.candidates import Budget, Found, contestants, tuned_to, write_tuned
+from experiments.logs.advice.decision import Answer, Economy, answer_of
+from experiments.logs.advice.parts import Parts
+from experiments.logs.advice.playing import Played, Target, play
+from experiments.logs.advice.prices import Fleet
+from experiments.logs.advice.resampling import Draws
+from experiments.logs.advice.robustness import SITUATIONS, Held, held
+from experiments.running.cases import unable
+from experiments.running.command_line import Session
+from experiments.running.contestants import able
+from experiments.running.progress import progress_bar
+from experiments.running.runner import as_finished
+
+TUNED_FILE: Final = "cace.yaml"
+WINDOW_COLUMNS: Final = ("requests", "span_s", "cost", "waiting_s", "answered")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a log."""
+
+    scenario: Callable[[Fleet], Scenario]
+    parts: Parts
+    fleets: Sequence[Fleet]  # today's among them
+    current: Fleet
+    deployed: str
+    names: Sequence[str]  # of policies that play
+    env: Protocol
+    economy: Economy
+    targets: Sequence[Target]
+    budget: Budget  # of tuning; 0 requests: none
+    folder: Path
+
+
+@dataclass
+class Results:
+    """What has been played, as far as it got."""
+
+    draws: Draws
+    grid: dict[tuple[Fleet, str], Played] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # fleets and policies, with the reason
+    scenarios: dict[Fleet, Scenario] = field(default_factory=dict)
+    tuned: Found | None = None
+    answer: Answer | None = None
+    held: list[Held] = field(default_factory=list)
+    interrupted: bool = False
+
+    def on(self, fleet: Fleet) -> dict[str, Played]:
+        """What was played on a fleet, by policy."""
+        return {policy: played for (there, policy), played in self.grid.items() if there == fleet}
+
+
+def results_of(question: Question, session: Session) -> Results:
+    """Plays and decides; what has finished is on disk at once, and is decided on after Ctrl-C.
+
+    Raises:
+        ConfigError: today's fleet or policy cannot play the log.
+        PolicyError, SimulationError: an episode failed.
+    """
+    results = Results(Draws.of(question.parts.windows))
+    try:
+        with progress_bar(session.console) as progress:
+            cases = _cases(question, results)
+            players = _players(question, results, cases[question.current], progress, session.command)
+            _play_all(question, results, cases, players, progress)
+            results.answer = _answer(question, results)
+            _try_elsewhere(question, results, cases, players, progress)
+    except KeyboardInterrupt:
+        results.interrupted = True
+        if results.answer is None and (question.current, question.deployed) in results.grid:
+            results.answer = _answer(question, results)
+    return results
+
+
+def _cases(question: Question, results: Results) -> dict[Fleet, Case]:
+    """The fleets on which the log's models fit; the scenario of each is written."""
+    cases = {}
+    for fleet in question.fleets:
+        try:
+            scenario = question.scenario(fleet)
+        except ConfigError as error:
+            if fleet == question.current:
+                raise
+            results.left_out.append(f"{fleet.name}: {error}")
+            continue
+        results.scenarios[fleet] = scenario
+        cases[fleet] = replace(case_of(scenario, question.env), name=fleet.name, training=None)
+        path = question.folder / "scenarios" / f"{_file_name(fleet)}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, dump(scenario))
+    return cases
+
+
+def _file_name(fleet: Fleet) -> str:
+    return "-".join(f"{count}x{gpu}" for gpu, count in fleet.groups)
+
+
+def _players(question: Question, results: Results, case: Case, progress: Progress, command: str) -> list[Contestant]:
+    """The policies, CACE tuned to the beginning of the log among them."""
+    if question.budget.requests:
+        bar = progress.add_task("tuning CACE", total=question.budget.requests)
+        results.tuned = tuned_to(
+            case,
+            question.parts.tuning,
+            question.env,
+            question.budget,
+            lambda spent: progress.update(bar, completed=min(spent, question.budget.requests)),
+        )
+        source = str(question.parts.whole.meta.get("source", "log"))
+        write_tuned(results.tuned, question.folder / TUNED_FILE, question.env, source, command)
+    weights = None if results.tuned is None else results.tuned.weights
+    return contestants([question.deployed, *question.names], weights, question.env)
+
+
+def _play_all(
+    question: Question,
+    results: Results,
+    cases: Mapping[Fleet, Case],
+    players: Sequence[Contestant],
+    progress: Progress,
+) -> None:
+    """Every policy on every fleet: today's fleet first, and there what is deployed."""
+    jobs = []
+    for fleet in sorted(cases, key=lambda fleet: (fleet != question.current, fleet.usd_per_hour)):
+        for player in able(players, question.env):
+            reason = unable(player, cases[fleet])
+            if reason is None:
+                jobs.append((fleet, player))
+            elif fleet == question.current and player.name == question.deployed:
+                raise ConfigError(f"--deployed: {reason}")
+            else:
+                results.left_out.append(f"{player.name} on {fleet.name}: {reason}")
+    bar = progress.add_task("playing", total=len(jobs))
+
+    def played(job: tuple[Fleet, Contestant]) -> Played:
+        fleet, player = job
+        parts = question.parts
+        return play(cases[fleet], player, parts.whole, parts.starts, parts.windows, question.targets)
+
+    for (fleet, player), found in as_finished(played, jobs, question.budget.threads):
+        results.grid[fleet, player.name] = found
+        _append(question.folder / "windows.csv", fleet, player.name, found)
+        progress.update(bar, advance=1, description=f"playing: {fleet.name}")
+
+
+def _answer(question: Question, results: Results) -> Answer:
+    eligible = [name for name in results.on(question.current) if name != NO_SWAPPING]
+    return answer_of(
+        results.grid,
+        question.current,
+        question.deployed,
+        eligible,
+        question.economy,
+        results.draws,
+        question.parts.chosen,
+    )
+
+
+def _try_elsewhere(
+    question: Question,
+    results: Results,
+    cases: Mapping[Fleet, Case],
+    players: Sequence[Contestant],
+    progress: Progress,
+) -> None:
+    """The recommended policy, or the best one where none is recommended, in other situations than the log's."""
+    assert results.answer is not None
+    by_name = {player.name: player for player in players}
+    step = results.answer.step
+    if step.policy == question.deployed:
+        step = results.answer.steps.get("policy", step)
+    if step.policy == question.deployed:
+        return
+    bar = progress.add_task("in other situations", total=len(SITUATIONS))
+    results.held = held(
+        cases[step.fleet],
+        by_name[step.policy],
+        by_name[question.deployed],
+        question.parts,
+        results.draws,
+        lambda: progress.update(bar, advance=1),
+    )
+
+
+def _append(path: Path, fleet: Fleet, policy: str, played: Played) -> None:
+    """A row for each window."""
+    fresh = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if fresh:
+            writer.writerow(("fleet", "policy", "window", *WINDOW_COLUMNS))
+        for window in range(len(played.cost)):
+            numbers = [repr(float(getattr(played, name)[window])) for name in WINDOW_COLUMNS]
+            writer.writerow((fleet.name, policy, window, *numbers))
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table as a file, whole or not at all."""
+    lines: list[str] = []
+    writer = csv.writer(_Lines(lines), lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    replace_file(path, "".join(lines))
+
+
+class _Lines:
+    """What `csv` can write to."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.write = lines.append
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A mapping as a file, whole or not at all; there is no NaN in JSON, so null stands for it."""
+    replace_file(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and value != value:
+        return None
+    return value

@@ -1,0 +1,320 @@
+"""The options of `experiments.recommend`, and the questions that they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import tyro
+import yaml
+from pydantic import Field
+from rich.markup import escape
+
+from cace_env.config import ConfigError, Frozen, did_you_mean, dump
+from cace_env.evaluation.intervals import FEWEST_WINDOWS
+from cace_env.fleets import ENGINES
+from cace_env.scenarios import Scenario, load_scenario
+from cace_env.tables import TASKS, Protocol
+from cace_env.traces import load_config
+from cace_env.workload import Workload
+from experiments.logs.advice.answering import Question, results_of
+from experiments.logs.advice.candidates import Budget, candidate_names, deployed_name
+from experiments.logs.advice.decision import Economy
+from experiments.logs.advice.measured import Measured, measured_of
+from experiments.logs.advice.outputs import Told, show, write_all
+from experiments.logs.advice.parts import parts_of
+from experiments.logs.advice.pilot import change_between
+from experiments.logs.advice.pilot_outputs import show_pilot, write_pilot
+from experiments.logs.advice.playing import Target
+from experiments.logs.advice.prices import (
+    HOURS_PER_MONTH,
+    Fleet,
+    Price,
+    fleet_of,
+    fleets_around,
+    fleets_named,
+    known,
+    price_table,
+)
+from experiments.logs.model_names import match_models, read_models
+from experiments.logs.own_log import OwnLog, open_log, scenario_for
+from experiments.running.command_line import Session, key_value, metavar, split_names
+from experiments.running.options import Count, Folder, KeyValues, Names
+from experiments.running.run_writer import check_goes_on
+from experiments.running.runner import workers_of
+
+# Mean wage of software developers in the US, 132,930 USD a year in May 2022 (Bureau of Labor Statistics, OEWS), over
+# 2,080 hours, and 40 % on top for benefits and taxes [the 40 % are assumed].
+DEVELOPER_USD: Final = 90.0
+WORKING_DAY_H, WORKING_DAYS = 8.0, 21.0  # a month of a log that has no night
+MONTH_DAYS: Final = 30.4
+WHOLE_DAY_H: Final = 20.0  # a log that spans this much has its own nights
+SLO_SHARE: Final = 0.95  # of the requests, where the reward has an SLO
+TUNING_REQUESTS: Final = 20_000_000
+MOST_REQUESTS: Final = 1_000_000  # of a log: the last of more
+Value = Annotated[float | None, metavar("X")]
+Texts = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=USD_PER_HOUR")]]
+Slos = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK:SHARE@SECONDS")]]
+
+
+class Options(Frozen):
+    """A log, today's fleet and policy, and what hours are worth; or two logs of a pilot."""
+
+    log: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="LOG")]] = Field(
+        default=None, description="folder of an imported log, or a file"
+    )
+    format: Annotated[str | None, metavar("NAME")] = Field(default=None, description="its format, if it cannot be told")
+    trace_option: KeyValues = Field(
+        default=(), description="how the log is read and what is attached to it, such as users=200; see docs/traces.md"
+    )
+    models: Annotated[str | None, metavar("FILE.yaml")] = Field(
+        default=None, description="what the log's models are: NAME: MODEL of the catalogue, or ignore"
+    )
+    scenario: Annotated[str | None, metavar("FILE.yaml")] = Field(
+        default=None, description="a scenario whose models, engine and weights serve the log, in place of --models"
+    )
+    gpu: Annotated[str | None, metavar("NAME")] = Field(
+        default=None, description="GPU of today's fleet; one on which the log's models fit by default"
+    )
+    gpus: Annotated[int | None, metavar("N")] = Field(default=None, ge=1, le=64, description="how many there are today")
+    fleets: Names = Field(
+        default=(), description="fleets to try, such as h100:1..4,l40s:2; five around today's by default"
+    )
+    max_gpus: Annotated[int | None, metavar("N")] = Field(
+        default=None, ge=1, le=24, description="try 1 to N GPUs of today's kind, instead"
+    )
+    engine: Annotated[str, metavar("NAME")] = Field(
+        default="safetensors", description=f"how models are loaded: {', '.join(ENGINES)} (default safetensors)"
+    )
+    host_ram_gb: Value = Field(default=None, ge=0, description="host RAM for weights [GB]; 128 per GPU by default")
+    reward: Annotated[str, metavar("PRESET")] = Field(
+        default="balanced", description="what waiting costs by task: balanced (default), ttft or e2e"
+    )
+    deployed: Annotated[str, metavar("SYSTEM|POLICY")] = Field(
+        default="lru", description="what decides today: ollama, llama-swap, llama-cpp, lru (default), any policy"
+    )
+    policies: Names = Field(
+        default=(), description="policies that may take its place; rules, CACE and agents by default"
+    )
+    env: Annotated[Protocol, metavar("eviction|swap")] = Field(
+        default=Protocol.EVICTION, description="eviction (default): which model makes room; swap: what is loaded, too"
+    )
+    slo: Slos = Field(
+        default=(),
+        description="a promise such as completion:0.95@2s or agent:0.9@60s:e2e; may be given several times; those of "
+        "the reward at 95 %% by default",
+    )
+    price: Texts = Field(default=(), description="price of a GPU; list prices by default; may be given several times")
+    hours_per_month: float = Field(default=HOURS_PER_MONTH, ge=0, description="hours a month that GPUs are paid for")
+    developer_hour: Annotated[float, tyro.conf.arg(metavar="USD")] = Field(
+        default=DEVELOPER_USD, ge=0, description="what an hour of a developer is worth [USD]"
+    )
+    hours_per_day: Value = Field(
+        default=None,
+        gt=0,
+        le=24,
+        description="hours of such load in a day; 8, or 24 if the log has a night, by default",
+    )
+    days_per_month: Value = Field(default=None, gt=0, le=31, description="days; 21, or 30.4 if the log has a night")
+    windows: Annotated[int | None, metavar("N")] = Field(
+        default=None, ge=FEWEST_WINDOWS, le=1000, description="windows of the log that judge; at most 20 by default"
+    )
+    tuning: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=TUNING_REQUESTS, ge=0, description="requests simulated to tune CACE to the log; 0: it is not tuned"
+    )
+    most_requests: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=MOST_REQUESTS, ge=1, description="of a longer log, only so many at its end are taken"
+    )
+    before: Annotated[str | None, metavar("LOG")] = Field(default=None, description="pilot: a log before the change")
+    after: Annotated[str | None, metavar("LOG")] = Field(default=None, description="pilot: a log after the change")
+    out: Folder = Field(default=None, description="run folder, new or empty; runs/<time>-recommend by default")
+    workers: Count = Field(default=None, description="threads; as many as there are cores by default")
+
+    def folder(self, kind: str) -> Path:
+        """The run folder, made.
+
+        Raises:
+            ConfigError: it holds something.
+        """
+        path = Path(self.out) if self.out else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{kind}"
+        if check_goes_on(path):
+            raise ConfigError(f"{path} holds a run; results are never overwritten: give another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.yaml").write_text(dump(self), "utf-8")
+        return path
+
+    def read(self, path: str) -> OwnLog:
+        """A log with the options of reading."""
+        return open_log(path, self.format, **self.reading())
+
+    def reading(self) -> dict[str, Any]:
+        """--trace-option as keys of `TraceConfig`."""
+        pairs = (key_value("--trace-option", option, "users=200") for option in self.trace_option)
+        return {key: yaml.safe_load(value) for key, value in pairs}
+
+
+def ask(options: Options, session: Session) -> int:
+    """Answers which policy and how many GPUs; returns the exit status.
+
+    Raises:
+        ConfigError, TraceError: options or a log that cannot be used; nothing has been written.
+        PolicyError, SimulationError: an episode failed.
+    """
+    if options.log is None:
+        raise ConfigError("name a log: python -m experiments.recommend LOG, or --before LOG --after LOG for a pilot")
+    with session.console.status("reading the log"):
+        log = options.read(options.log)
+        prices = price_table(options.price)
+        scenario = scenarios_of(options, log)
+        current, fleets = fleets_of(options, scenario, prices)
+        first = scenario(current)
+        assert first.trace is not None
+        workload = load_config(first.trace, first.workload_models())
+        parts = parts_of(workload, options.windows, options.most_requests)
+    deployed = deployed_name(options.deployed, options.env)
+    question = Question(
+        scenario=scenario,
+        parts=parts,
+        fleets=fleets,
+        current=current,
+        deployed=deployed,
+        names=split_names(options.policies) or candidate_names(options.env),
+        env=options.env,
+        economy=economy_of(options, workload),
+        targets=targets_of(options.slo, first, workload),
+        budget=Budget(options.tuning, workers_of(options.workers)),
+        folder=options.folder("recommend"),
+    )
+    told = Told(question, prices, session.command, assumed_fleet=options.gpu is None, measured=None)
+    session.console.print(told.introduction(), markup=False, soft_wrap=True)
+    results = results_of(question, session)
+    if results.answer is None:
+        raise KeyboardInterrupt
+    measured = _held_against(log, question, workload) if not results.interrupted else None
+    told = told._replace(measured=measured)
+    report = write_all(told, results)
+    show(told, results, session.console)
+    session.console.print(f"Report: [bold]{escape(str(report))}[/bold]", soft_wrap=True)
+    return 130 if results.interrupted else 0
+
+
+def _held_against(log: OwnLog, question: Question, workload: Workload) -> Measured | None:
+    """Simulated times of today's fleet and policy against those that the log has; None where it has none."""
+    if log.trace.ttft_us is None and log.trace.e2e_us is None:
+        return None
+    return measured_of(log.trace, question.scenario(question.current), workload, question.deployed, question.env)
+
+
+def pilot(options: Options, session: Session) -> int:
+    """Says what a pilot changed; returns the exit status.
+
+    Raises:
+        ConfigError, TraceError: options or logs that cannot be used; nothing has been written.
+    """
+    if options.log is not None or not (options.before and options.after):
+        raise ConfigError("a pilot needs two logs and nothing else: --before LOG --after LOG")
+    with session.console.status("reading the logs"):
+        logs = [options.read(path) for path in (options.before, options.after)]
+        change = change_between(logs[0].trace, logs[1].trace, options.windows)
+    folder = options.folder("pilot")
+    report = write_pilot(change, folder, session.command)
+    show_pilot(change, session.console)
+    session.console.print(f"Report: [bold]{escape(str(report))}[/bold]", soft_wrap=True)
+    return 0
+
+
+def scenarios_of(options: Options, log: OwnLog) -> Callable[[Fleet | None], Scenario]:
+    """The scenario of the log by fleet; None: the one that it comes with.
+
+    Raises:
+        ConfigError: a scenario or file of names that cannot be used; models that the catalogue does not know.
+    """
+    if options.scenario is not None:
+        if options.models is not None:
+            raise ConfigError("--models and --scenario both say what the models are; give one of them")
+        given = load_scenario(options.scenario)
+        if given.pressure is not None:
+            raise ConfigError(
+                f"{options.scenario}: pressure scales the memory of the GPUs, so more of them would be smaller; leave "
+                "it out, and give memory_gb where GPUs have another than their data sheet says"
+            )
+
+        def on(fleet: Fleet | None) -> Scenario:
+            groups = [{"gpu": gpu, "count": count} for gpu, count in fleet.groups] if fleet else given.fleet
+            return given.replace(trace=log.section, fleet=groups)
+
+        return on
+    matches = match_models(log.names, read_models(options.models) if options.models is not None else {})
+
+    def built(fleet: Fleet | None) -> Scenario:
+        groups = None if fleet is None else fleet.groups
+        return scenario_for(
+            log, matches, groups, options.engine, host_ram_gb=options.host_ram_gb, reward=options.reward
+        )
+
+    return built
+
+
+def fleets_of(
+    options: Options, scenario: Callable[[Fleet | None], Scenario], prices: dict[str, Price]
+) -> tuple[Fleet, list[Fleet]]:
+    """Today's fleet, and all that are tried.
+
+    Raises:
+        ConfigError: half of a fleet, an unknown GPU, or one without a price.
+    """
+    if options.gpu is not None:
+        known(options.gpu, "--gpu")
+        if options.gpus is None:
+            raise ConfigError(f"--gpu {options.gpu} needs the number of them: --gpus N")
+        current = fleet_of([(options.gpu, options.gpus)], prices)
+    else:
+        groups = [(group.gpu, group.count) for group in scenario(None).fleet]
+        if options.gpus is not None:
+            groups = [(groups[0][0], options.gpus)]
+        current = fleet_of(groups, prices)
+    if options.fleets and options.max_gpus:
+        raise ConfigError("--fleets and --max-gpus both say which fleets are tried; give one of them")
+    gpu, gpus = current.groups[0][0], current.gpus
+    named = fleets_named(split_names(options.fleets), prices)
+    fleets = named or fleets_around(gpu, gpus, prices, options.max_gpus)
+    return current, list(dict.fromkeys([current, *fleets]))
+
+
+def economy_of(options: Options, workload: Workload) -> Economy:
+    """What hours are worth, and how many of them a month has with such load."""
+    whole = float(workload.arrival_us.max()) / 3.6e9 >= WHOLE_DAY_H
+    hours = options.hours_per_day or (24.0 if whole else WORKING_DAY_H)
+    days = options.days_per_month or (MONTH_DAYS if whole else WORKING_DAYS)
+    return Economy(options.developer_hour, hours, days, options.hours_per_month)
+
+
+def targets_of(texts: Sequence[str], scenario: Scenario, workload: Workload) -> list[Target]:
+    """The promises that were given, or the SLOs of the reward for the tasks that the log has.
+
+    Raises:
+        ConfigError: a text that is no promise.
+    """
+    if texts:
+        return [_target(text) for text in texts]
+    there = {TASKS[code] for code in set(workload.task.tolist())}
+    return [
+        Target(task, SLO_SHARE, cost.slo_s, cost.slo_on)
+        for task, cost in scenario.costs().tasks().items()
+        if cost.slo_s is not None and task in there
+    ]
+
+
+def _target(text: str) -> Target:
+    """`completion:0.95@2s`, with `:e2e` behind it where the last token counts."""
+    found = re.fullmatch(r"(\w+):(0?\.\d+|1|1\.0)@(\d+(?:\.\d+)?)s?(?::(ttft|e2e))?", text.strip().lower())
+    if found is None or not float(found[3]):
+        raise ConfigError(f"--slo {text!r}: write TASK:SHARE@SECONDS, as completion:0.95@2s, or agent:0.9@60s:e2e")
+    if found[1] not in TASKS:
+        raise ConfigError(
+            f"--slo {text!r}: no task {found[1]!r}{did_you_mean(found[1], TASKS)}; tasks: {', '.join(TASKS)}"
+        )
+    return Target(found[1], float(found[2]), float(found[3]), found[4] or "ttft")

@@ -1,0 +1,289 @@
+"""What a recommendation leaves: a screen of text, recommendation.json, capacity.csv, and the page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Shown
+
+from cace_env.evaluation import Gain
+from cace_env.evaluation.scores import Estimate
+from cace_env.policies.contestants import NO_SWAPPING
+from experiments.logs.advice.answering import TUNED_FILE, Question, Results, write_csv, write_json
+from experiments.logs.advice.candidates import TUNED
+from experiments.logs.advice.decision import SIMPLEST_FIRST, Answer, Step, attained, waited_minutes_per_day
+from experiments.logs.advice.measured import Measured
+from experiments.logs.advice.prices import Fleet, Price
+from experiments.logs.advice.wording import (
+    anywhere,
+    between,
+    headline,
+    name_of,
+    promises,
+    share,
+    usd,
+    warnings_of,
+)
+from experiments.running.run_folder import surroundings
+
+MOST_SHOWN: Final = 8  # policies in the terminal
+STEPS: Final = {
+    "nothing": "as it is",
+    "policy": "another policy",
+    "fewer": "fewer GPUs",
+    "more": "more GPUs",
+    "both": "GPUs and policy",
+}
+
+
+class Told(NamedTuple):
+    """What an answer is told with."""
+
+    question: Question
+    prices: dict[str, Price]
+    command: str
+    assumed_fleet: bool  # nobody said what there is today
+    measured: Measured | None
+
+    def introduction(self) -> str:
+        """What is asked, before it is played."""
+        question, parts = self.question, self.question.parts
+        assumed = " (assumed: give yours by --gpu and --gpus)" if self.assumed_fleet else ""
+        return (
+            f"{len(parts.whole):,} requests, {parts.whole.label}. Today: {question.current.name}{assumed} with "
+            f"{question.deployed}. Fleets: {', '.join(fleet.name for fleet in question.fleets)}."
+        )
+
+    def reached(self, results: Results) -> list[str]:
+        """How the answer was reached."""
+        question, parts, economy = self.question, self.question.parts, self.question.economy
+        tuning = sum(map(len, parts.tuning))
+        tuned = "CACE was not tuned."
+        if results.tuned is not None:
+            tuned = (
+                f"CACE was tuned on the first part alone: CMA-ES, {results.tuned.generations} generations, "
+                f"{results.tuned.requests:,} simulated requests, on {question.current.name}; the weights are used on "
+                "every fleet."
+            )
+        return [
+            f"The log in order of time: {tuning:,} requests to tune on, the next {parts.judged_from - tuning:,} to "
+            f"choose by, and the last {len(parts.whole) - parts.judged_from:,}, in {parts.windows} windows, to judge "
+            f"by. {tuned} The policy is the cheapest of the first two parts; tuned CACE only where it beats that one "
+            "on the second.",
+            "Intervals (95 %) draw blocks of consecutive windows again, the same for all policies and fleets. They "
+            "say how much hangs on the hours that the log happens to hold, and nothing of how well the simulation "
+            "fits.",
+            f"A second of cost is a second of one developer, weighted by task, at {usd(economy.developer_usd)} an "
+            f"hour; {economy.hours_per_day:g} hours of such load a day, {economy.days_per_month:g} days a month; GPUs "
+            f"are paid for {economy.gpu_hours:g} hours a month. Prices: {self.priced()}.",
+            "A step is taken where it leaves most money; a simpler one where the two cannot be told apart or differ by "
+            "less than 1 % of what is paid today.",
+        ]
+
+    def priced(self) -> str:
+        """The prices that were used."""
+        kinds = dict.fromkeys(gpu for fleet in self.question.fleets for gpu in fleet.kinds)
+        said = []
+        for gpu in kinds:
+            price = self.prices[gpu]
+            read = f", list price read {price.read}" if price.read else ""
+            said.append(f"{gpu} USD {price.usd_per_hour:g} an hour ({price.source}{read})")
+        return "; ".join(said)
+
+    def next_steps(self, results: Results) -> list[str]:
+        """Commands that go on from here."""
+        answer, folder = results.answer, self.question.folder
+        assert answer is not None
+        policy = answer.step.policy
+        if policy == self.question.deployed and "policy" in answer.steps:
+            policy = answer.steps["policy"].policy
+        scenario = folder / "scenarios" / f"{'-'.join(f'{n}x{gpu}' for gpu, n in answer.step.fleet.groups)}.yaml"
+        name = f"cace:{folder / TUNED_FILE}" if policy == TUNED else policy
+        return [
+            "See each decision on this log: `python -m experiments.compare --scenarios "
+            f"{shlex.quote(str(scenario))} --policies {shlex.quote(f'{self.question.deployed},{name}')}`"
+            + (" `--env swap`" if self.question.env == "swap" else ""),
+            "Run a pilot, import the gateway's log from before and after it, and ask what changed: "
+            "`python -m experiments.recommend --before BEFORE --after AFTER`",
+        ]
+
+
+def write_all(told: Told, results: Results) -> Path:
+    """All files of a recommendation; returns the page."""
+    from experiments.logs.advice.page import page_of
+    from experiments.reports.page import write_page
+
+    question = told.question
+    header, rows = capacity(told, results)
+    write_csv(question.folder / "capacity.csv", header, rows)
+    write_json(question.folder / "recommendation.json", as_json(told, results))
+    return write_page(page_of(told, results), question.folder / "report.html")
+
+
+def capacity(told: Told, results: Results) -> tuple[list[str], list[list[Any]]]:
+    """Every policy on every fleet, as rows."""
+    question, draws = told.question, results.draws
+    header = [
+        "fleet", "gpus", "policy", "usd_per_month", "cost_saved_percent", "cost_saved_low", "cost_saved_high",
+        "waited_min_per_day", "waited_low", "waited_high", "ttft_mean_s", "ttft_p95_s", "longest_wait_s", "refused",
+        *(f"kept: {target}" for target in question.targets), "evictions", "loads", "decisions", "compute_share",
+        "channel_share",
+    ]  # fmt: skip
+    now = results.answer.now if results.answer is not None else None
+    rows = []
+    for (fleet, policy), played in sorted(results.grid.items(), key=lambda row: (row[0][0].usd_per_hour, row[0][1])):
+        saved = draws.gain(now.cost, played.cost) if now is not None else Gain(*[float("nan")] * 3)
+        rows.append(
+            [
+                fleet.name, fleet.gpus, policy, round(fleet.usd_per_hour * question.economy.gpu_hours, 2), *saved,
+                *waited_minutes_per_day(played, question.economy, draws), played.ttft_mean_s, played.ttft_p95_s,
+                played.longest_wait_s, played.refused, *(kept.value for kept in attained(played, draws)),
+                played.evictions, played.loads, played.decisions, played.compute_share, played.channel_share,
+            ]
+        )  # fmt: skip
+    return header, rows
+
+
+def as_json(told: Told, results: Results) -> dict[str, Any]:
+    """The answer for other programs."""
+    question, answer = told.question, results.answer
+    assert answer is not None
+    return {
+        "answer": answer.step.kind,
+        "sentence": headline(answer),
+        "promises": promises(results.grid, question.targets, answer, results.draws),
+        "best_anywhere": anywhere(answer),
+        "warnings": warnings_of(answer, results.grid, question.parts.whole.label, question.parts.dropped),
+        "today": {"fleet": answer.now_fleet.name, "policy": answer.deployed, "paid_usd_per_month": answer.paid_usd,
+                  "waiting_usd_per_month": answer.waiting_usd},
+        "steps": {kind: _step_json(step) for kind, step in answer.steps.items()},
+        "robustness": [
+            {"situation": row.situation.name, "what": row.situation.what, "saved_percent": row.gain.percent,
+             "low": row.gain.low, "high": row.gain.high, "deployed_cost_ratio": row.deployed_cost,
+             "longest_wait_ratio": row.longest_wait}
+            for row in results.held
+        ],
+        "tuned": None if results.tuned is None else {
+            "file": TUNED_FILE, "weights": results.tuned.weights.model_dump(), "requests": results.tuned.requests,
+            "generations": results.tuned.generations},
+        "measured": None if told.measured is None else {
+            "fleet": told.measured.fleet, "policy": told.measured.policy,
+            "latencies": [row._asdict() for row in told.measured.latencies]},
+        "economy": question.economy._asdict(),
+        "prices": {gpu: price._asdict() for gpu, price in told.prices.items()},
+        "windows": question.parts.windows,
+        "left_out": results.left_out,
+        "interrupted": results.interrupted,
+        "label": question.parts.whole.label,
+        "command": told.command,
+        **surroundings(),
+    }  # fmt: skip
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "fleet": step.fleet.name,
+        "policy": step.policy,
+        "saved_percent": step.saved._asdict(),
+        "developer_hours_per_month": step.hours._asdict(),
+        "gpu_usd_per_month": step.gpu_usd,
+        "net_usd_per_month": step.net_usd._asdict(),
+    }
+
+
+def step_rows(answer: Answer) -> list[list[str]]:
+    """The steps as a table; hours are developers', all of it a month."""
+    rows = []
+    for step in (answer.steps[kind] for kind in SIMPLEST_FIRST if kind in answer.steps):
+        taken = step is answer.step
+        cells = [STEPS[step.kind], step.fleet.name, step.policy]
+        if step.kind == "nothing":
+            cells += ["0", "0", "0", "0"]
+        else:
+            cells += [share(step.saved), between(step.hours), f"{step.gpu_usd:,.0f}", between(step.net_usd)]
+        rows.append([f"**{cell}**" if taken else cell for cell in cells])
+    return rows
+
+
+STEP_HEADER: Final = (
+    "step", "fleet", "policy", "cost saved", "hours saved", "GPUs [USD]", "left [USD]",
+)  # fmt: skip
+
+
+def scoreboard(told: Told, results: Results, fleet: Fleet) -> list[list[str]]:
+    """Policies on a fleet, the cheapest first: cost saved, waited a day, TTFT, promises, longest wait."""
+    question, draws, answer = told.question, results.draws, results.answer
+    assert answer is not None
+    rows = []
+    here = results.on(fleet)
+    theirs = here.get(answer.deployed, answer.now)
+    for policy, played in sorted(here.items(), key=lambda row: float(row[1].cost.sum())):
+        rows.append(
+            [
+                policy,
+                "0" if policy == answer.deployed else share(draws.gain(theirs.cost, played.cost)),
+                between(waited_minutes_per_day(played, question.economy, draws)),
+                f"{played.ttft_mean_s:.3g}",
+                f"{played.ttft_p95_s:.3g}",
+                *(_percent(kept) for kept in attained(played, draws)),
+                f"{played.longest_wait_s:.3g}",
+            ]
+        )
+    return rows
+
+
+def score_header(told: Told) -> list[str]:
+    """Of `scoreboard`."""
+    return [
+        "policy", "cost saved", "waited min/day", "TTFT [s]", "p95 [s]",
+        *(f"{target.task} in {target.within_s:g} s" for target in told.question.targets), "longest [s]",
+    ]  # fmt: skip
+
+
+def _percent(found: Estimate) -> str:
+    return "-" if found.value != found.value else f"{100 * found.value:.1f} %"
+
+
+def show(told: Told, results: Results, console: Console) -> None:
+    """One screen: the sentence, the steps, who does best on the recommended fleet, and what to beware of."""
+    answer = results.answer
+    assert answer is not None
+    if results.interrupted:
+        console.print("interrupted: this is the answer of what had finished", style="yellow")
+    console.print(f"\n{headline(answer)}", style="bold", markup=False, soft_wrap=True)
+    for more in (promises(results.grid, told.question.targets, answer, results.draws), anywhere(answer)):
+        if more:
+            console.print(more, markup=False, soft_wrap=True)
+    console.print(table_shown(STEP_HEADER, step_rows(answer)))
+    rows = scoreboard(told, results, answer.step.fleet)
+    always = (answer.deployed, answer.step.policy, TUNED, "cace", NO_SWAPPING)
+    kept = [row for at, row in enumerate(rows) if at < MOST_SHOWN or row[0] in always]
+    console.print(table_shown(score_header(told), kept, title=f"On {answer.step.fleet.name}"))
+    if results.held:
+        worst = min(results.held, key=lambda row: row.gain.percent)
+        console.print(
+            f"Against {name_of(answer.deployed)} in {len(results.held)} situations, it saves least in "
+            f"'{worst.situation.name}': {share(worst.gain)}.",
+            markup=False,
+            soft_wrap=True,
+        )
+    for text in warnings_of(answer, results.grid, told.question.parts.whole.label, told.question.parts.dropped):
+        console.print(text, style="yellow", markup=False, soft_wrap=True)
+
+
+def table_shown(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Shown:
+    """A table for the terminal; cells between two asterisks make their row bold."""
+    shown = Shown(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for at, name in enumerate(header):
+        text = name in ("step", "fleet", "policy")
+        shown.add_column(escape(name), justify="left" if text else "right", no_wrap=at == 0, overflow="fold")
+    for row in rows:
+        bold = row[0].startswith("**")
+        shown.add_row(*(escape(cell.strip("*")) for cell in row), style="bold" if bold else None)
+    return shown

@@ -1,0 +1,235 @@
+"""The page of a recommendation."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cace_env.policies.contestants import NO_SWAPPING
+from experiments.logs.advice.answering import Results
+from experiments.logs.advice.candidates import TUNED
+from experiments.logs.advice.decision import Answer, attained, waited_minutes_per_day
+from experiments.logs.advice.measured import Measured
+from experiments.logs.advice.outputs import STEP_HEADER, Told, capacity, score_header, scoreboard, step_rows
+from experiments.logs.advice.prices import Fleet
+from experiments.logs.advice.robustness import Held
+from experiments.logs.advice.wording import anywhere, headline, name_of, promises, share, warnings_of
+from experiments.reports.page import Cell, Figure, Page, Section, Table
+
+DRAWN: Final = 6  # policies that a curve shows at first
+COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def page_of(told: Told, results: Results) -> Page:
+    """The sentence, what must not be overlooked, and the evidence."""
+    answer, question = results.answer, told.question
+    assert answer is not None
+    boxes = warnings_of(answer, results.grid, question.parts.whole.label, question.parts.dropped)
+    if results.interrupted:
+        boxes.insert(0, "This run was interrupted: it is the answer of what had finished.")
+    if told.assumed_fleet:
+        boxes.append(f"Nobody said which GPUs there are today: {answer.now_fleet.name} is assumed (--gpu, --gpus).")
+    return Page(
+        title="Which policy, how many GPUs, how much saved",
+        headline=headline(answer),
+        boxes=boxes,
+        sections=[
+            _next_step(told, results, answer),
+            _capacity(told, results),
+            _policies(told, results, answer),
+            *([_elsewhere(results.held, answer)] if results.held else []),
+            *([_measured(told.measured)] if told.measured is not None else []),
+            Section("What to do now", texts=["\n".join(f"- {step}" for step in told.next_steps(results))]),
+            _how(told, results),
+        ],
+        subtitle=told.introduction(),
+    )
+
+
+def _next_step(told: Told, results: Results, answer: Answer) -> Section:
+    said = [promises(results.grid, told.question.targets, answer, results.draws), anywhere(answer)]
+    return Section(
+        "The next step",
+        texts=[text for text in said if text],
+        tables=[
+            Table(
+                "steps",
+                STEP_HEADER,
+                step_rows(answer),
+                "Against today, per month; intervals are 95 %. Left is what is saved of developers' time, less what "
+                "GPUs cost more. Bold: the answer.",
+            )
+        ],
+    )
+
+
+def _capacity(told: Told, results: Results) -> Section:
+    """Curves against money, and the table of all."""
+    header, rows = capacity(told, results)
+    figures = [
+        Figure(
+            "Waiting and money", _curves(told, results, "waited"), "Minutes that developers wait a day, all together."
+        ),
+        Figure(
+            "TTFT p95", _curves(told, results, "p95"), "The slowest twentieth of the requests begins to answer later."
+        ),
+    ]
+    figures += [
+        Figure(
+            f"Kept: {target}", _curves(told, results, f"slo{at}", 100 * target.share), "Share of its requests in time."
+        )
+        for at, target in enumerate(told.question.targets)
+    ]
+    note = "no-swapping: room for every model on every GPU, what no policy can do better than by evicting."
+    return Section(
+        "Capacity",
+        texts=[f"Left out: {'; '.join(results.left_out)}."] if results.left_out else [],
+        figures=figures,
+        tables=[Table("capacity", header, rows, note, filters=("fleet", "policy"), folded=True)],
+    )
+
+
+def _curves(told: Told, results: Results, what: str, line: float | None = None) -> dict[str, Any]:
+    """A number against the money for GPUs, a line for each policy."""
+    answer, question = results.answer, told.question
+    assert answer is not None
+    by_policy: dict[str, list[Fleet]] = {}
+    for fleet, policy in results.grid:
+        by_policy.setdefault(policy, []).append(fleet)
+    first = [answer.deployed, answer.step.policy, answer.best_anywhere.policy, TUNED, "cace", NO_SWAPPING]
+    ordered = list(dict.fromkeys([*(name for name in first if name in by_policy), *by_policy]))
+    data = []
+    for at, policy in enumerate(ordered):
+        fleets = sorted(by_policy[policy], key=lambda fleet: fleet.usd_per_hour)
+        values = [_value(told, results, fleet, policy, what) for fleet in fleets]
+        data.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": name_of(policy),
+                "x": [fleet.usd_per_hour * question.economy.gpu_hours for fleet in fleets], "y": values,
+                "text": [fleet.name for fleet in fleets], "line": {"color": COLOURS[at % len(COLOURS)]},
+                "hovertemplate": "%{text}: %{y:.4g}", "visible": True if at < DRAWN else "legendonly",
+            }
+        )  # fmt: skip
+    titles = {"waited": "minutes waited a day", "p95": "TTFT p95 [s]"}
+    layout: dict[str, Any] = {
+        "xaxis": {"title": {"text": "USD a month for GPUs"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": titles.get(what, "kept [%]")}, "rangemode": "tozero"},
+    }
+    if line is not None:
+        layout["shapes"] = [
+            {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": line, "y1": line, "line": {"dash": "dot"}}
+        ]
+    return {"data": data, "layout": layout}
+
+
+def _value(told: Told, results: Results, fleet: Fleet, policy: str, what: str) -> float:
+    played = results.grid[fleet, policy]
+    if what == "waited":
+        return waited_minutes_per_day(played, told.question.economy, results.draws).value
+    if what == "p95":
+        return played.ttft_p95_s
+    return 100 * attained(played, results.draws)[int(what.removeprefix("slo"))].value
+
+
+def _policies(told: Told, results: Results, answer: Answer) -> Section:
+    """Scoreboards of today's fleet and the recommended one."""
+    fleets = dict.fromkeys([answer.now_fleet, answer.step.fleet])
+    return Section(
+        "Policies",
+        figures=[Figure(f"Cost saved on {answer.now_fleet.name}", _bars(results, answer), "Bars: 95 % intervals.")],
+        tables=[
+            Table(
+                f"policies on {fleet.name}",
+                score_header(told),
+                scoreboard(told, results, fleet),
+                f"Against {answer.deployed} on the same fleet. The policy was chosen by earlier requests than these.",
+            )
+            for fleet in fleets
+        ],
+    )
+
+
+def _bars(results: Results, answer: Answer) -> dict[str, Any]:
+    here = results.on(answer.now_fleet)
+    rows = [(policy, results.draws.gain(answer.now.cost, played.cost)) for policy, played in here.items()]
+    rows = sorted((row for row in rows if row[1].percent == row[1].percent), key=lambda row: row[1].percent)
+    return {
+        "data": [
+            {
+                "type": "bar", "orientation": "h", "y": [name_of(policy) for policy, _ in rows],
+                "x": [gain.percent for _, gain in rows], "marker": {"color": COLOURS[1]},
+                "error_x": {
+                    "type": "data", "symmetric": False, "array": [gain.high - gain.percent for _, gain in rows],
+                    "arrayminus": [gain.percent - gain.low for _, gain in rows],
+                },
+                "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
+            }
+        ],
+        "layout": {
+            "height": 120 + 26 * len(rows), "xaxis": {"title": {"text": "cost of waiting saved [%]"}},
+            "yaxis": {"automargin": True},
+        },
+    }  # fmt: skip
+
+
+def _elsewhere(rows: list[Held], answer: Answer) -> Section:
+    step = answer.step if answer.step.policy != answer.deployed else answer.steps.get("policy", answer.step)
+    return Section(
+        "If the world is another one",
+        texts=[
+            f"{name_of(step.policy)} against {name_of(answer.deployed)} on {step.fleet.name}, both in the same changed "
+            "world; weights and choice are those from before the change."
+        ],
+        tables=[
+            Table(
+                "robustness",
+                ("situation", "what changes", "cost saved", "cost of today's policy, times", "longest wait, times"),
+                [
+                    [
+                        row.situation.name,
+                        row.situation.what,
+                        share(row.gain),
+                        f"{row.deployed_cost:.3g}",
+                        f"{row.longest_wait:.3g}",
+                    ]
+                    for row in rows
+                ],
+                "Times: of today's policy there, over the log as it is; of the recommended policy, over today's there.",
+            )
+        ],
+    )
+
+
+def _measured(found: Measured) -> Section:
+    """Simulated against measured times."""
+    rows: list[list[Cell]] = [
+        [row.name, f"p{100 * level:.0f}", measured_s, simulated_s, simulated_s / measured_s if measured_s else None]
+        for row in found.latencies
+        for level, measured_s, simulated_s in row.quantiles
+    ]
+    texts = [
+        f"**{row.name}**: the simulated mean is {row.simulated_mean_s:.3g} s, the measured one "
+        f"{row.measured_mean_s:.3g} s ({100 * row.bias:+.0f} %), over {row.requests:,} requests; half of them are at "
+        f"most {row.typical_error_s:.3g} s off."
+        for row in found.latencies
+    ]
+    return Section(
+        "Simulated and measured",
+        texts=[
+            f"The log's own times against a simulation of {found.fleet} with {found.policy}, on the same requests. "
+            "Where they differ, so may the savings; relative ones less than absolute ones.",
+            *(texts or ["The log has too few measured times."]),
+        ],
+        tables=[Table("measured", ("latency", "quantile", "measured s", "simulated s", "ratio"), rows)] if rows else [],
+    )
+
+
+def _how(told: Told, results: Results) -> Section:
+    prices: list[list[Cell]] = [
+        [gpu, price.usd_per_hour, price.source, price.read or "-"] for gpu, price in sorted(told.prices.items())
+    ]
+    return Section(
+        "How this was reached",
+        texts=[*told.reached(results), f"```\n{told.command}\n```"],
+        tables=[Table("prices", ("GPU", "USD an hour", "source", "read"), prices, "List prices, on demand.")],
+        folded=True,
+    )

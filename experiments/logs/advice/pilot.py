@@ -1,0 +1,258 @@
+"""What a pilot changed: two logs with measured times, before and after.
+
+Windows of each log are drawn again in blocks, the two logs independently. Traffic differs between two logs, too, and
+that is no policy's doing: means stand once as measured, and once with the requests after weighed to the mix before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.config import ConfigError
+from cace_env.evaluation.intervals import FEWEST_WINDOWS
+from cace_env.evaluation.scores import Estimate
+from cace_env.tables import NONE, TASKS, Int64Array
+from cace_env.traces import Trace
+from experiments.logs.advice.parts import LEAST_ROWS, WINDOWS
+from experiments.logs.advice.resampling import Draws
+
+FloatArray = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+LEVELS: Final = (0.50, 0.95)
+FEWEST: Final = 100  # measured requests of a group in each log
+MOST_MODELS: Final = 12
+SIZES: Final = (0.25, 0.5, 0.75)  # quantiles of prompt tokens, between which requests count as alike
+QUANTILE_RESAMPLES: Final = 2_000
+STEP: Final = 1.01  # of the bins of latencies: quantiles are within 1 %
+UNTOLD: Final = "not said"
+
+
+class Kpi(NamedTuple):
+    """One number before and after."""
+
+    latency: str  # TTFT or E2E
+    group: str  # "all", "task chat", "model ..."
+    statistic: str  # mean, p50, p95, mean of the same mix
+    before_s: float
+    after_s: float
+    change: Estimate  # [%]; below 0 is faster
+
+
+class Traffic(NamedTuple):
+    """What was asked, before and after."""
+
+    what: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """All that is said of a pilot."""
+
+    kpis: tuple[Kpi, ...]
+    traffic: tuple[Traffic, ...]
+    mix_shift: float  # share of the requests that would have to be of another model, task or size
+    windows: int
+
+    def kpi(self, latency: str, statistic: str, group: str = "all") -> Kpi | None:
+        """One of the numbers; None where there is none."""
+        rows = (row for row in self.kpis if (row.latency, row.group, row.statistic) == (latency, group, statistic))
+        return next(rows, None)
+
+
+class _Log(NamedTuple):
+    """A log in the columns that count here."""
+
+    task: npt.NDArray[np.str_]
+    model: npt.NDArray[np.str_]
+    tokens: Int64Array
+    latencies: Mapping[str, FloatArray]  # [s], NaN where unknown
+    window: Int64Array  # number of each row's window
+    span_s: float
+
+    def measured(self, latency: str) -> FloatArray:
+        return self.latencies.get(latency, np.full(len(self.window), np.nan))
+
+
+def change_between(before: Trace, after: Trace, windows: int | None = None) -> Change:
+    """The change of every KPI from one log to another.
+
+    Args:
+        before: a log with measured times.
+        after: another one, of the same users under the new policy.
+        windows: that each log is cut into; as many as have enough requests by default.
+
+    Raises:
+        ConfigError: the logs have no measured latency in common, or too few requests.
+    """
+    rows = min(len(before), len(after))
+    if rows < (windows or FEWEST_WINDOWS) * LEAST_ROWS:
+        raise ConfigError(
+            f"the shorter log has {rows} requests; {windows or FEWEST_WINDOWS} windows of at least {LEAST_ROWS} are "
+            "needed to tell a change from chance"
+        )
+    count = windows or min(WINDOWS, rows // LEAST_ROWS)
+    logs = _log(before, count), _log(after, count)
+    shared = [name for name in ("TTFT", "E2E") if all(np.isfinite(log.measured(name)).sum() >= FEWEST for log in logs)]
+    if not shared:
+        raise ConfigError(
+            f"a pilot needs measured times: at least {FEWEST} requests with ttft_s or e2e_s in both logs; import the "
+            "logs from a gateway that measures them (docs/traces.md)"
+        )
+    draws = Draws.of(count), Draws.of(count, stream=1)
+    kpis = []
+    for latency in shared:
+        for group, chosen in _groups(*logs).items():
+            kpis += _kpis(latency, group, logs, chosen, draws)
+        adjusted = _same_mix(latency, logs, draws)
+        kpis += [adjusted] if adjusted is not None else []
+    return Change(tuple(kpis), _traffic(before, after, logs), _mix_shift(logs), count)
+
+
+def _log(trace: Trace, windows: int) -> _Log:
+    """The columns of a trace; rows without a task or model get a word for it."""
+    rows = len(trace)
+    tasks = np.array([*TASKS, UNTOLD])
+    names = np.array([*trace.model_ids, UNTOLD])
+    latencies = {
+        name: np.where(us == NONE, np.nan, us / 1e6)
+        for name, us in (("TTFT", trace.ttft_us), ("E2E", trace.e2e_us))
+        if us is not None
+    }
+    return _Log(
+        tasks[trace.task] if trace.task is not None else np.full(rows, UNTOLD),
+        names[trace.model] if trace.model is not None else np.full(rows, UNTOLD),
+        trace.context_tokens if trace.context_tokens is not None else np.ones(rows, np.int64),
+        latencies,
+        np.arange(rows) * windows // rows,
+        float(trace.time_us[-1]) / 1e6,
+    )
+
+
+def _groups(before: _Log, after: _Log) -> dict[str, tuple[Bools, Bools]]:
+    """All requests, those of each task, those of the most requested models: rows of each log."""
+    found = {"all": (np.ones(len(before.window), bool), np.ones(len(after.window), bool))}
+    for task in (*TASKS, UNTOLD):
+        found[f"task {task}"] = (before.task == task, after.task == task)
+    names, counts = np.unique(before.model, return_counts=True)
+    for name in names[np.argsort(-counts, kind="stable")][:MOST_MODELS].tolist():
+        found[f"model {name}"] = (before.model == name, after.model == name)
+    del found[f"task {UNTOLD}"]
+    found.pop(f"model {UNTOLD}", None)
+    return found
+
+
+def _kpis(
+    latency: str, group: str, logs: tuple[_Log, _Log], chosen: tuple[Bools, Bools], draws: tuple[Draws, Draws]
+) -> list[Kpi]:
+    """Mean and quantiles of a group; none where it has too few measured requests."""
+    values, windows = [], []
+    for log, rows in zip(logs, chosen, strict=True):
+        there = rows & np.isfinite(log.measured(latency))
+        values.append(log.measured(latency)[there])
+        windows.append(log.window[there])
+    if min(len(each) for each in values) < FEWEST:
+        return []
+    drawn = [_means(*each) for each in zip(values, windows, draws, strict=True)]
+    kpis = [_kpi(latency, group, "mean", [float(each.mean()) for each in values], drawn, draws[0])]
+    quantiles = [_quantiles(*each) for each in zip(values, windows, draws, strict=True)]
+    for at, level in enumerate(LEVELS):
+        exact = [float(np.quantile(each, level)) for each in values]
+        kpis.append(_kpi(latency, group, f"p{100 * level:.0f}", exact, [each[at] for each in quantiles], draws[0]))
+    return kpis
+
+
+def _kpi(
+    latency: str, group: str, statistic: str, exact_s: Sequence[float], drawn_s: Sequence[FloatArray], draws: Draws
+) -> Kpi:
+    """A number before and after, and its change."""
+    before_s, after_s = exact_s
+    with np.errstate(divide="ignore", invalid="ignore"):
+        changes = 100 * (drawn_s[1] / drawn_s[0] - 1)
+    change = draws.interval(100 * (after_s / before_s - 1) if before_s else float("nan"), changes)
+    return Kpi(latency, group, statistic, before_s, after_s, change)
+
+
+def _means(values: FloatArray, window: Int64Array, draws: Draws) -> FloatArray:
+    """The mean of each draw."""
+    count = draws.windows
+    counts: FloatArray = np.bincount(window, minlength=count).astype(np.float64)
+    return draws.drawn_ratio(np.bincount(window, values, count), counts)
+
+
+def _quantiles(values: FloatArray, window: Int64Array, draws: Draws) -> list[FloatArray]:
+    """Quantiles of each draw, by a histogram of each window whose bins grow by `STEP`."""
+    place = np.floor(np.log(np.maximum(values, 1e-6)) / np.log(STEP)).astype(np.int64)
+    least = int(place.min())
+    bins = int(place.max()) - least + 1
+    cells = np.bincount(window * bins + place - least, minlength=draws.windows * bins)
+    sums = np.cumsum(draws.counts[:QUANTILE_RESAMPLES] @ cells.reshape(draws.windows, bins).astype(np.float64), axis=1)
+    found = []
+    for level in LEVELS:
+        above = (sums >= level * sums[:, -1:]).argmax(axis=1)
+        drawn: FloatArray = STEP ** (above + least + 0.5)
+        found.append(np.where(sums[:, -1] > 0, drawn, np.nan))
+    return found
+
+
+def _strata(logs: tuple[_Log, _Log]) -> tuple[Int64Array, Int64Array, int]:
+    """The stratum of each request: its task, model and size of prompt, and how many there are."""
+    edges = np.quantile(logs[0].tokens, SIZES)
+    columns = [
+        np.unique(np.concatenate([getattr(log, name) for log in logs]), return_inverse=True)[1]
+        for name in ("task", "model")
+    ]
+    sizes = np.searchsorted(edges, np.concatenate([log.tokens for log in logs]))
+    _, codes = np.unique(np.stack([*columns, sizes]), axis=1, return_inverse=True)
+    first = len(logs[0].tokens)
+    return codes[:first], codes[first:], int(codes.max()) + 1
+
+
+def _same_mix(latency: str, logs: tuple[_Log, _Log], draws: tuple[Draws, Draws]) -> Kpi | None:
+    """The mean with the requests after weighed as they were before; strata that one log lacks are left out."""
+    *strata, count = _strata(logs)
+    sums, counts = [], []
+    for log, stratum in zip(logs, strata, strict=True):
+        values = log.measured(latency)
+        there = np.isfinite(values)
+        cell = log.window[there] * count + stratum[there]
+        size = (int(log.window.max()) + 1) * count
+        sums.append(np.bincount(cell, values[there], size).reshape(-1, count))
+        counts.append(np.bincount(cell, minlength=size).reshape(-1, count).astype(np.float64))
+    both = (counts[0].sum(axis=0) > 0) & (counts[1].sum(axis=0) > 0)
+    if not both.any():
+        return None
+    weights = counts[0].sum(axis=0)[both] / counts[0].sum(axis=0)[both].sum()
+    exact, drawn = [], []
+    for each_sum, each_count, each in zip(sums, counts, draws, strict=True):
+        of_all = each_sum.sum(axis=0)[both] / each_count.sum(axis=0)[both]
+        exact.append(float(of_all @ weights))
+        above, below = each.counts @ each_sum[:, both], each.counts @ each_count[:, both]
+        # A stratum that a draw lacks keeps its mean over the log.
+        drawn.append(np.where(below > 0, above / np.maximum(below, 1), of_all) @ weights)
+    return _kpi(latency, "all", "mean of the same mix", exact, drawn, draws[0])
+
+
+def _mix_shift(logs: tuple[_Log, _Log]) -> float:
+    """Total variation between the mixes of the two logs."""
+    before, after, count = _strata(logs)
+    shares = [np.bincount(each, minlength=count) / len(each) for each in (before, after)]
+    return float(np.abs(shares[0] - shares[1]).sum() / 2)
+
+
+def _traffic(before: Trace, after: Trace, logs: tuple[_Log, _Log]) -> tuple[Traffic, ...]:
+    rows = [Traffic("requests", len(before), len(after))]
+    rows.append(Traffic("requests an hour", *(3600 * len(log.window) / max(log.span_s, 1.0) for log in logs)))
+    for what, name in (("prompt tokens, mean", "context_tokens"), ("output tokens, mean", "output_tokens")):
+        columns = [getattr(trace, name) for trace in (before, after)]
+        if all(column is not None for column in columns):
+            rows.append(Traffic(what, *(float(column.mean()) for column in columns)))
+    rows.append(Traffic("models", *(float(len(np.unique(log.model))) for log in logs)))
+    return tuple(rows)

@@ -1,0 +1,139 @@
+"""What is said of a pilot: a sentence, a screen of numbers, pilot.json and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from experiments.logs.advice.answering import write_csv, write_json
+from experiments.logs.advice.outputs import table_shown
+from experiments.logs.advice.pilot import Change, Kpi
+from experiments.logs.model_names import shown
+from experiments.reports.page import Page, Section, Table, write_page
+from experiments.running.run_folder import surroundings
+
+HEADER: Final = ("latency", "requests", "KPI", "before s", "after s", "change")
+SHIFTED: Final = 0.1  # of the mix: from here on, means cannot be compared as they are
+BEWARE: Final = (
+    "The two logs differ in time, and so in traffic: who asked, how much and when. Nothing here tells that from the "
+    "policy but the mean of the same mix, which weighs model, task and size of prompt alone. Load is not adjusted for."
+)
+
+
+def sentence(change: Change) -> str:
+    """What changed, first."""
+    latency = change.kpis[0].latency
+    mean, p95 = change.kpi(latency, "mean"), change.kpi(latency, "p95")
+    mixed = change.kpi(latency, "mean of the same mix")
+    assert mean is not None
+    text = f"{latency} is {_said(mean)} after the change than before" if _told(mean) else _untold(mean)
+    more = [f"p95 {_change(p95)}"] if p95 is not None else []
+    more += [f"for the same mix of requests the mean {_change(mixed)}"] if mixed is not None else []
+    return f"{text}; {'; '.join(more)}." if more else f"{text}."
+
+
+def _told(kpi: Kpi) -> bool:
+    """Whether the interval leaves out 0."""
+    return kpi.change.low > 0 or kpi.change.high < 0
+
+
+def _said(kpi: Kpi) -> str:
+    size = sorted((abs(kpi.change.low), abs(kpi.change.high)))
+    word = "lower" if kpi.change.value < 0 else "higher"
+    return f"{abs(kpi.change.value):.1f} % ({size[0]:.1f} to {size[1]:.1f}) {word} on average"
+
+
+def _untold(kpi: Kpi) -> str:
+    return f"Mean {kpi.latency} cannot be told apart before and after the change: {_change(kpi)}"
+
+
+def _change(kpi: Kpi) -> str:
+    if kpi.change.low != kpi.change.low:
+        return f"{kpi.change.value:+.1f} %"
+    return f"{kpi.change.value:+.1f} % ({kpi.change.low:+.1f} to {kpi.change.high:+.1f})"
+
+
+def warnings_of(change: Change) -> list[str]:
+    """What a reader must not overlook."""
+    said = [BEWARE]
+    if change.mix_shift > SHIFTED:
+        said.insert(
+            0,
+            f"The mix changed: {100 * change.mix_shift:.0f} % of the requests would have to be of another model, task "
+            "or size. Look at the mean of the same mix, not at means as they are.",
+        )
+    return said
+
+
+def rows_of(change: Change) -> list[list[str]]:
+    """Every KPI as a row of text; names of models are escaped."""
+    return [
+        [row.latency, _group(row.group), row.statistic, f"{row.before_s:.3g}", f"{row.after_s:.3g}",
+         f"**{_change(row)}**" if _told(row) else _change(row)]
+        for row in change.kpis
+    ]  # fmt: skip
+
+
+def _group(group: str) -> str:
+    word, _, name = group.partition(" ")
+    return f"model {shown(name)}" if word == "model" else group
+
+
+def show_pilot(change: Change, console: Console) -> None:
+    """The sentence, the numbers of all requests, and what to beware of."""
+    console.print(f"\n{sentence(change)}", style="bold", markup=False, soft_wrap=True)
+    rows = [row for row in rows_of(change) if not row[1].startswith("model")]
+    console.print(table_shown(HEADER, rows))
+    for text in warnings_of(change):
+        console.print(text, style="yellow", markup=False, soft_wrap=True)
+
+
+def write_pilot(change: Change, folder: Path, command: str) -> Path:
+    """kpis.csv, pilot.json and the page; returns the page."""
+    header = ("latency", "requests", "kpi", "before_s", "after_s", "change_percent", "low", "high")
+    numbers = [[row.latency, row.group, row.statistic, row.before_s, row.after_s, *row.change] for row in change.kpis]
+    write_csv(folder / "kpis.csv", header, numbers)
+    write_json(
+        folder / "pilot.json",
+        {
+            "sentence": sentence(change),
+            "warnings": warnings_of(change),
+            "kpis": [dict(zip(header, row, strict=True)) for row in numbers],
+            "traffic": [row._asdict() for row in change.traffic],
+            "mix_shift": change.mix_shift,
+            "windows": change.windows,
+            "command": command,
+            **surroundings(),
+        },
+    )
+    page = Page(
+        title="What the pilot changed",
+        headline=sentence(change),
+        boxes=warnings_of(change),
+        sections=[
+            Section(
+                "KPIs",
+                tables=[
+                    Table("kpis", HEADER, rows_of(change), "Intervals are 95 %; bold: the interval leaves out 0.")
+                ],
+            ),
+            Section(
+                "Traffic",
+                tables=[Table("traffic", ("what", "before", "after"), [list(row) for row in change.traffic])],
+            ),
+            Section(
+                "How this was reached",
+                texts=[
+                    f"Each log in {change.windows} windows of equally many requests; blocks of consecutive windows "
+                    "are drawn again, the two logs independently of each other. For the same mix, requests after are "
+                    "weighed by task, model and quarter of prompt sizes as they were before; what one log lacks is "
+                    "left out.",
+                    f"```\n{command}\n```",
+                ],
+                folded=True,
+            ),
+        ],
+    )  # fmt: skip
+    return write_page(page, folder / "report.html")

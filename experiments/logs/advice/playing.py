@@ -1,0 +1,155 @@
+"""One policy on one fleet: an episode of a log, and what each of its windows saw.
+
+A window's numbers are sums over the requests that arrive in it, of one long episode: memory, queues and forecasts go on
+from one window to the next, as they do in a real fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.cases import Case
+from cace_env.config import ConfigError
+from cace_env.evaluation import run_episode
+from cace_env.policies import Contestant
+from cace_env.simulation.outcome import Episode
+from cace_env.tables import FOREVER, TASKS, CostTable, Int64Array
+from cace_env.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Target(NamedTuple):
+    """A promise to the users of a task."""
+
+    task: str
+    share: float  # of its requests
+    within_s: float
+    on: str = "ttft"  # or "e2e"
+
+    def __str__(self) -> str:
+        return f"{100 * self.share:.4g} % of {self.task} within {self.within_s:g} s ({self.on.upper()})"
+
+
+class Played(NamedTuple):
+    """One policy on one fleet; `W` windows that judge, `S` targets. Arrays are sums over the requests of a window."""
+
+    requests: FloatArray  # (W,)
+    span_s: FloatArray  # (W,) time in which they arrived
+    cost: FloatArray  # (W,) weighted seconds of waiting
+    waiting_s: FloatArray  # (W,) until the first token
+    answered: FloatArray  # (W,)
+    limited: FloatArray  # (W, S) requests that a target speaks of
+    met: FloatArray  # (W, S) of these, those in time
+    cost_before: FloatArray  # (V - W,) of the windows before these
+    ttft_p95_s: float
+    longest_wait_s: float
+    refused: int
+    decisions: int  # of the whole episode, like those below
+    evictions: int
+    loads: int
+    compute_share: float
+    channel_share: float
+
+    @property
+    def ttft_mean_s(self) -> float:
+        return float(self.waiting_s.sum() / max(1.0, self.answered.sum()))
+
+
+def play(
+    case: Case,
+    contestant: Contestant,
+    workload: Workload,
+    starts: Int64Array,
+    judging: int,
+    targets: Sequence[Target],
+    task: npt.NDArray[np.int8] | None = None,
+) -> Played:
+    """Plays an episode, and adds up its windows.
+
+    Args:
+        case: the fleet.
+        contestant: the policy.
+        workload: the requests.
+        starts: rows where windows begin, and the end, as in `Parts`.
+        judging: windows that judge, the last ones.
+        targets: promises to count.
+        task: the true task of each request, where the policy was shown another one.
+
+    Raises:
+        ConfigError: the episode was cut short, or the policy cannot play this fleet.
+        PolicyError: a Python policy failed.
+    """
+    simulator, _ = run_episode(contestant, case, workload, 0)
+    episode = simulator.episode()
+    if episode.truncated:
+        raise ConfigError(f"{case.name}: max_decisions cut the episode short; leave it out of the scenario")
+    task = workload.task if task is None else task
+    answered = ~episode.refused
+    ttft_s = np.where(answered, (episode.first_token_us - episode.arrival_us) / 1e6, 0.0)
+    e2e_s = np.where(answered, (episode.finish_us - episode.arrival_us) / 1e6, 0.0)
+    cost = _sums(costs_of(episode, task, case.tables.cost), starts)
+    limited, met = _kept(targets, task, answered, ttft_s, e2e_s)
+    begins_us = np.append(workload.arrival_us[starts[:-1]], workload.arrival_us.max())
+    first = len(cost) - judging
+    judged = slice(int(starts[first]), None)
+    of_judged = ttft_s[judged][answered[judged]]
+    simulated_us = max(episode.end_us, 1) * case.tables.num_accelerators
+    return Played(
+        requests=np.diff(starts).astype(np.float64)[first:],
+        span_s=np.maximum(np.diff(begins_us) / 1e6, 1e-6)[first:],
+        cost=cost[first:],
+        waiting_s=_sums(ttft_s, starts)[first:],
+        answered=_sums(answered, starts)[first:],
+        limited=_sums(limited, starts)[first:],
+        met=_sums(met, starts)[first:],
+        cost_before=cost[:first],
+        ttft_p95_s=float(np.quantile(of_judged, 0.95)) if len(of_judged) else float("nan"),
+        longest_wait_s=float(of_judged.max()) if len(of_judged) else float("nan"),
+        refused=int(episode.refused[judged].sum()),
+        decisions=episode.decisions,
+        evictions=episode.evictions,
+        loads=episode.loads,
+        compute_share=float(episode.busy_us.sum()) / simulated_us,
+        channel_share=float(episode.channel_us.sum()) / simulated_us,
+    )
+
+
+def costs_of(episode: Episode, task: npt.NDArray[np.int8], cost: CostTable) -> FloatArray:
+    """What each request cost, `(R,)`; the sum is the cost of the episode. Loads are no request's: all share them."""
+    waited_s = (episode.first_token_us - episode.arrival_us) / 1e6
+    stayed_s = (episode.finish_us - episode.arrival_us) / 1e6
+    limit_s = np.where(cost.slo_us < FOREVER, cost.slo_us / 1e6, np.inf)[task]
+    late = np.where(cost.slo_on_e2e[task], stayed_s, waited_s) > limit_s
+    mine = cost.w_ttft[task] * waited_s + cost.w_e2e[task] * stayed_s + cost.w_slo * late
+    shared = cost.w_load * episode.load_us_total / 1e6 / len(task)
+    found: FloatArray = np.where(episode.refused, cost.w_refused, mine) + shared
+    return found
+
+
+def _kept(
+    targets: Sequence[Target],
+    task: npt.NDArray[np.int8],
+    answered: npt.NDArray[np.bool_],
+    ttft_s: FloatArray,
+    e2e_s: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Whether each target speaks of a request, and whether it was kept; a refused request missed it. `(R, S)` each."""
+    limited = np.zeros((len(task), len(targets)))
+    met = np.zeros_like(limited)
+    for column, target in enumerate(targets):
+        mine = task == TASKS.index(target.task)
+        latency_s = ttft_s if target.on == "ttft" else e2e_s
+        limited[:, column] = mine
+        met[:, column] = mine & answered & (latency_s <= target.within_s)
+    return limited, met
+
+
+def _sums(values: npt.NDArray, starts: Int64Array) -> FloatArray:
+    """Sums over the rows of each window."""
+    found: FloatArray = np.add.reduceat(values.astype(np.float64), starts[:-1], axis=0)
+    return found

@@ -1,0 +1,253 @@
+"""The answer in words: one sentence first, then what it was compared with, and what to beware of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from cace_env.evaluation import Gain
+from cace_env.evaluation.scores import Estimate
+from experiments.logs.advice.candidates import TUNED
+from experiments.logs.advice.decision import Answer, Grid, Step, attained, smallest_fleets
+from experiments.logs.advice.playing import Target
+from experiments.logs.advice.prices import Fleet
+from experiments.logs.advice.resampling import Draws
+
+FULL: Final = 0.95  # share of the time that a channel or an accelerator works: above it, queues only grow
+NUMBERS: Final = ("No", "One", "Two", "Three", "Four", "Five")
+
+
+def headline(answer: Answer) -> str:
+    """What to do, in one sentence; a second one says what else was possible."""
+    step = answer.step
+    if step.kind == "nothing":
+        return _nothing(answer)
+    return f"{_what(answer, step)}: {_worth(answer, step)}. {_instead(answer)}".strip()
+
+
+def _what(answer: Answer, step: Step) -> str:
+    """`Another GPU`, `Another policy`, ..."""
+    more = step.fleet.gpus - answer.now_fleet.gpus
+    if step.kind == "policy":
+        return "Another policy"
+    if step.kind == "fewer":
+        return f"{_count(-more)} GPU{'s' if more < -1 else ''} fewer" if more < 0 else "Cheaper GPUs"
+    gpus = "Another GPU" if more == 1 else f"{more} more GPUs" if more > 1 else "Other GPUs"
+    return f"{gpus} and another policy" if step.kind == "both" else gpus
+
+
+def _count(number: int) -> str:
+    return NUMBERS[number] if number < len(NUMBERS) else str(number)
+
+
+def _worth(answer: Answer, step: Step) -> str:
+    """What a step is, saves and costs."""
+    where = f"{step.fleet.name} in place of {answer.now_fleet.name}" if step.fleet != answer.now_fleet else ""
+    who = f"{name_of(step.policy)} in place of {name_of(answer.deployed)}" if step.policy != answer.deployed else ""
+    change = " with ".join(part for part in (where, who) if part)
+    if step.kind == "fewer":
+        return (
+            f"{change} saves {usd(-step.gpu_usd)} of GPUs a month and costs {hours(_minus(step.hours))} of waiting "
+            f"more, which leaves {money(step.net_usd)}"
+        )
+    saved = f"{change} saves {share(step.saved)} of the cost of waiting, {hours(step.hours)} a month"
+    if step.gpu_usd:
+        return f"{saved}, for {usd(step.gpu_usd)} of GPUs: {money(step.net_usd)} left"
+    return f"{saved}, worth {money(step.net_usd)}, for nothing"
+
+
+def _nothing(answer: Answer) -> str:
+    """Why nothing is to be done."""
+    asked = answer.now.decisions + answer.now.evictions
+    if not asked:
+        return (
+            f"Nothing: on {answer.now_fleet.name} memory holds all models that are asked for, so no policy is ever "
+            f"asked. {_gpu(answer)}".strip()
+        )
+    if answer.uncertain:
+        best = max(answer.steps.values(), key=lambda step: step.net_usd.value)
+        return (
+            f"Nothing that is certain: {_what(answer, best).lower()} would save {share(best.saved)} of the cost of "
+            f"waiting and leave {money(best.net_usd)} a month, which a longer log could tell from nothing. "
+            f"{_instead(answer, but=best)}".strip()
+        )
+    return (
+        f"Nothing: on {answer.now_fleet.name} with {name_of(answer.deployed)}, waiting costs {usd(answer.waiting_usd)} "
+        "a "
+        f"month, and no step saves more than it costs. {_instead(answer)}".strip()
+    )
+
+
+def _instead(answer: Answer, but: Step | None = None) -> str:
+    """The steps that are not taken, by policy and by GPU."""
+    said = []
+    taken = {answer.step.kind, *([but.kind] if but else [])}
+    if not taken & {"policy", "both"}:
+        said.append(_policy(answer))
+    if not taken & {"more", "both"}:
+        said.append(_gpu(answer))
+    return " ".join(part for part in said if part)
+
+
+def _policy(answer: Answer) -> str:
+    step = answer.steps.get("policy")
+    if step is None:
+        return f"No other policy beats {name_of(answer.deployed)}."
+    where = f" on {answer.now_fleet.name}" if answer.step.fleet != answer.now_fleet else ""
+    return f"The best policy, {name_of(step.policy)}, saves {share(step.saved)}{where}, for nothing."
+
+
+def _gpu(answer: Answer) -> str:
+    step = answer.steps.get("more")
+    if step is None:
+        return ""
+    return (
+        f"{_what(answer, step)} ({step.fleet.name}) would save {share(step.saved)} of the cost of waiting, worth "
+        f"{usd(step.net_usd.value + step.gpu_usd)} a month, for {usd(step.gpu_usd)}."
+    )
+
+
+def anywhere(answer: Answer) -> str:
+    """The best of all fleets, where it is another one than the next step."""
+    best = answer.best_anywhere
+    if any((best.fleet, best.policy) == (step.fleet, step.policy) for step in answer.steps.values()):
+        return ""
+    if best.net_usd.value <= answer.step.net_usd.value:
+        return ""
+    return (
+        f"Of all fleets that were tried, {best.fleet.name} with {name_of(best.policy)} leaves most: "
+        f"{money(best.net_usd)} a month."
+    )
+
+
+def promises(grid: Grid, targets: Sequence[Target], answer: Answer, draws: Draws) -> str:
+    """The smallest fleet that keeps all targets."""
+    if not targets:
+        return ""
+    what = " and ".join(str(target) for target in targets)
+    found = {name: fleet for name, fleet in smallest_fleets(grid, targets).items() if name != "no-swapping"}
+    cheapest = min((fleet.usd_per_hour for fleet in found.values() if fleet is not None), default=None)
+    if cheapest is None:
+        tried = {key: played for key, played in grid.items() if key[1] != "no-swapping"}
+        (fleet, name), played = max(tried.items(), key=lambda row: _worst(row[1].met, row[1].limited))
+        reached = ", ".join(
+            f"{100 * share_met.value:.3g} % of {target.task}"
+            for target, share_met in zip(targets, attained(played, draws), strict=True)
+            if share_met.value == share_met.value
+        )
+        return f"No fleet that was tried keeps {what}; {fleet.name} with {name_of(name)} comes closest: {reached}."
+    names = [name for name, fleet in found.items() if fleet is not None and fleet.usd_per_hour == cheapest]
+    fleet = next(fleet for fleet in found.values() if fleet is not None and fleet.usd_per_hour == cheapest)
+    by = "any policy" if len(names) == len(found) else _some(names, answer)
+    today = found.get(answer.deployed)
+    more = ""
+    if today != fleet:
+        needs = "no fleet that was tried" if today is None else today.name
+        more = f"; with {name_of(answer.deployed)} it takes {needs}"
+    return f"The smallest fleet that keeps {what}: {fleet.name} with {by}{more}."
+
+
+def _worst(met: np.ndarray, limited: np.ndarray) -> float:
+    """The share of the target that is kept worst."""
+    asked = limited.sum(axis=0) > 0
+    return float((met.sum(axis=0)[asked] / limited.sum(axis=0)[asked]).min()) if asked.any() else 1.0
+
+
+def _some(names: Sequence[str], answer: Answer) -> str:
+    """A few names, the chosen policy first."""
+    first = [name for name in (answer.deployed, answer.step.policy) if name in names]
+    listed = [name_of(name) for name in dict.fromkeys([*first, *names])]
+    return listed[0] if len(listed) == 1 else f"{listed[0]} or {len(listed) - 1} other policies"
+
+
+def warnings_of(answer: Answer, grid: Grid, label: str, dropped: int) -> list[str]:
+    """What a reader must not overlook."""
+    said, now = [], answer.now
+    if label.startswith("composite"):
+        said.append(
+            f"This log is a composite ({label}): what it lacks was made up once, and no interval includes that."
+        )
+    elif "compressed" in label:
+        said.append(f"The log was compressed in time ({label}): money and minutes are those of that load.")
+    if dropped:
+        said.append(f"The log is long: its first {dropped:,} requests were left out.")
+    if now.refused:
+        asked = int(now.requests.sum())
+        said.append(
+            f"{now.refused:,} of {asked:,} requests are longer than their model's KV cache: refused, in no latency, "
+            "and counted as promises that were not kept."
+        )
+    if max(now.channel_share, now.compute_share) > FULL:
+        busy = "swap channels" if now.channel_share > FULL else "GPUs"
+        said.append(
+            f"On {answer.now_fleet.name} with {name_of(answer.deployed)} the {busy} work all the time: this fleet "
+            "cannot keep up with the log, queues grow to its end, and waiting is worth no more than an order of "
+            "magnitude."
+        )
+    step = answer.step
+    theirs = grid[step.fleet, step.policy].longest_wait_s
+    if step.kind != "nothing" and theirs > now.longest_wait_s:
+        said.append(
+            f"The longest wait is {theirs:.0f} s with what is recommended, and {now.longest_wait_s:.0f} s today: some "
+            "wait longer so that all wait less."
+        )
+    return said
+
+
+def name_of(policy: str) -> str:
+    """How a policy is called in a sentence."""
+    return "CACE tuned to this log" if policy == TUNED else policy
+
+
+def usd(value: float) -> str:
+    """Money, in whole dollars."""
+    return f"USD {value:,.0f}" if value >= 0 or round(value) == 0 else f"-USD {-value:,.0f}"
+
+
+def money(found: Estimate) -> str:
+    """Money with its interval."""
+    if np.isnan(found.low):
+        return usd(found.value)
+    return f"{usd(found.value)} ({found.low:,.0f} to {found.high:,.0f})"
+
+
+def hours(found: Estimate) -> str:
+    """Developers' time with its interval."""
+    digits = 0 if abs(found.value) >= 10 else 1
+    text = f"{found.value:,.{digits}f}"
+    if not np.isnan(found.low):
+        text += f" ({found.low:,.{digits}f} to {found.high:,.{digits}f})"
+    return f"{text} developer-hours"
+
+
+def share(gain: Gain) -> str:
+    """A share with its interval, without a sign where there is none to tell."""
+    if np.isnan(gain.percent):
+        return "nothing"
+    digits = 0 if abs(gain.percent) >= 10 else 1
+    text = f"{gain.percent:.{digits}f} %"
+    return text if np.isnan(gain.low) else f"{text} ({gain.low:.{digits}f} to {gain.high:.{digits}f})"
+
+
+def between(found: Estimate, digits: int = 2) -> str:
+    """A number with its interval, for tables."""
+    if np.isnan(found.value):
+        return "-"
+    if np.isnan(found.low):
+        return _short(found.value, digits)
+    return f"{_short(found.value, digits)} ({_short(found.low, digits)} to {_short(found.high, digits)})"
+
+
+def _short(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) or value == 0 else f"{value:.{digits}g}"
+
+
+def _minus(found: Estimate) -> Estimate:
+    return Estimate(-found.value, -found.high, -found.low)
+
+
+def fleet_title(fleet: Fleet, gpu_hours: float) -> str:
+    """A fleet and what it costs a month."""
+    return f"{fleet.name} ({usd(fleet.usd_per_hour * gpu_hours)} a month)"

@@ -1,0 +1,84 @@
+"""Claims about pilots: an improvement that was planted is found, and none where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cace_env.config import ConfigError
+from cace_env.tables import NONE, TASKS
+from cace_env.traces import Trace
+from experiments.logs.advice.pilot import change_between
+from experiments.logs.advice.pilot_outputs import rows_of, sentence, warnings_of, write_pilot
+
+MODELS = ("small", "large")
+TTFT_S = (0.2, 2.0)  # of each model, before
+
+
+def measured(seed: int, faster: float = 0.0, large: float = 0.3, requests: int = 4000, names: Any = MODELS) -> Trace:
+    """A log whose times depend on the model and on the hour; `faster` is a share taken off every one."""
+    rng = np.random.default_rng(seed)
+    model = (rng.random(requests) < large).astype(np.int64)
+    hour = 1 + 0.1 * np.sin(np.arange(requests) / 300)
+    ttft_s = np.array(TTFT_S)[model] * rng.lognormal(0.0, 0.5, requests) * hour * (1 - faster)
+    ttft_us = np.rint(ttft_s * 1e6).astype(np.int64)
+    ttft_us[::50] = NONE  # not every request was measured
+    return Trace(
+        time_us=np.cumsum(rng.integers(1_000_000, 3_000_000, requests)),
+        context_tokens=rng.integers(100, 5000, requests),
+        new_tokens=None,
+        output_tokens=rng.integers(10, 300, requests),
+        model=model,
+        model_ids=names,
+        task=np.full(requests, TASKS.index("chat")),
+        ttft_us=ttft_us,
+    )
+
+
+def test_a_planted_improvement_lies_in_its_interval():
+    change = change_between(measured(0), measured(1, faster=0.2))
+    for statistic in ("mean", "p50", "p95", "mean of the same mix"):
+        kpi = change.kpi("TTFT", statistic)
+        assert kpi is not None and kpi.change.low < -20 < kpi.change.high < 0, statistic
+    assert "lower on average" in sentence(change)
+    assert change.kpi("E2E", "mean") is None  # it was not measured
+
+
+def test_no_improvement_is_found_where_there_is_none():
+    change = change_between(measured(0), measured(1))
+    assert "cannot be told apart" in sentence(change)
+    kpi = change.kpi("TTFT", "mean")
+    assert kpi is not None and kpi.change.low < 0 < kpi.change.high
+
+
+def test_another_mix_of_models_is_no_improvement_and_is_said():
+    change = change_between(measured(0, large=0.5), measured(1, large=0.1))
+    as_it_is, same_mix = change.kpi("TTFT", "mean"), change.kpi("TTFT", "mean of the same mix")
+    assert as_it_is is not None and as_it_is.change.high < -20
+    assert same_mix is not None and same_mix.change.low < 0 < same_mix.change.high
+    assert change.mix_shift == pytest.approx(0.4, abs=0.05)
+    assert "The mix changed" in warnings_of(change)[0]
+    assert any("no" in text and "policy" in text for text in warnings_of(change))
+
+
+def test_each_model_is_shown_and_its_name_cannot_become_markup(tmp_path: Any):
+    names = ("<script>alert(1)</script>", "\x1b[31mlarge")
+    change = change_between(measured(0, names=names), measured(1, faster=0.2, names=names))
+    shown = [row[1] for row in rows_of(change)]
+    assert any("script" in name for name in shown) and not any("\x1b" in name for name in shown)
+    page = write_pilot(change, tmp_path, "python -m experiments.recommend").read_text()
+    assert "<script>alert(1)" not in page and "\x1b" not in page
+
+
+def test_logs_without_measured_times_are_refused_with_the_remedy():
+    before = measured(0)
+    before.ttft_us = None
+    with pytest.raises(ConfigError, match="ttft_s or e2e_s"):
+        change_between(before, measured(1))
+
+
+def test_logs_too_short_to_tell_are_refused():
+    with pytest.raises(ConfigError, match="windows of at least"):
+        change_between(measured(0, requests=100), measured(1))
