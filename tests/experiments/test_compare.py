@@ -185,7 +185,7 @@ def test_the_test_part_of_a_log_follows_the_training_part_which_may_be_learned_f
         (["--workers", "0"], "0 workers were asked for"),
         (["--format", "azure"], "--trace FILE"),
         (["--windows", "9"], "windows is for a log"),
-        (["--trace", "log.csv"], "--format"),
+        (["--trace", "log.csv"], "no such file"),
         (["--trace", "log.csv", "--format", "azur"], "did you mean 'azure'"),
         (["--trace", "log.csv", "--format", "azure", "--trace-option", "users"], "KEY=VALUE"),
         (["--trace", "log.csv", "--format", "azure", "--trace-option", "user=3"], "unknown key"),
