@@ -62,7 +62,7 @@ WINGS = {
     "experiments/training": "cace_env agents experiments/running experiments/reading experiments/reports",
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
     "experiments/logs": "cace_env agents experiments/running experiments/reading experiments/reports "
-    "experiments/tuning",
+    "experiments/tuning experiments/yardsticks",
     "experiments/pages": "cace_env experiments/running experiments/reading experiments/reports experiments/training "
     "experiments/yardsticks",
 }
