@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -25,9 +25,9 @@ from cace_env.traces import Trace, TraceConfig, TraceError, read_trace
 from cace_env.traces.config import REQUIRED_COLUMNS
 from cace_env.traces.reading import read_table
 from cace_env.traces.trace import without_models
-from experiments.logs.model_names import Match, match_models, shown
+from experiments.logs.model_names import Match, listed, match_models, shown
 
-__all__ = ["Match", "OwnLog", "Room", "match_models", "open_log", "rooms", "scenario_for", "served"]
+__all__ = ["Match", "OwnLog", "Room", "match_models", "on_scenario", "open_log", "rooms", "scenario_for", "served"]
 
 IMPORTED: Final = "requests.parquet"  # in the folder of an imported log
 # A log does not say on which machine it ran.
@@ -35,7 +35,7 @@ GPU: Final = "h100"
 LARGER_GPU: Final = "h200"  # where a model needs more
 PRESSURE: Final = 2.7  # of the scenario `default`: the most that the default fleet has
 HOST_RAM_GB: Final = 128.0  # per GPU; assumed: large servers have 140 to 250
-KV_SHARE: Final = 0.999  # share of a model's requests that its KV cache holds at least, memory permitting
+KV_SHARE: Final = 0.99  # share of a model's requests that its KV cache holds at least, memory permitting
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,38 @@ def scenario_for(
     ]
     hosted["trace"] = {**log.section, "attach": "real"}
     return parse(Scenario, {**hosted, "catalogue": catalogue}, "scenario of the log")
+
+
+def on_scenario(log: OwnLog, scenario: Scenario, given: Mapping[str, str]) -> tuple[Scenario, list[Match]]:
+    """A scenario of one's own with the requests of a log.
+
+    A model of the log is the one that the scenario hosts under the same name, else the first that it hosts of the model
+    of the catalogue that `match_models` finds.
+
+    Args:
+        log: the log.
+        scenario: its catalogue has all models of the log.
+        given: as for `match_models`.
+
+    Raises:
+        ConfigError: as `match_models`, or the scenario does not host a model.
+    """
+    hosted = {entry.name or entry.model: entry.model for entry in scenario.entries}
+    same = {name: hosted[name] for name in log.names if name in hosted and name not in given}
+    matches = match_models(log.names, {**given, **same})
+    mapping: dict[str, str] = {}
+    for match in matches:
+        if match.name in same or match.model is None:
+            continue
+        place = next((name for name, model in hosted.items() if model == match.model), None)
+        if place is None:
+            raise ConfigError(
+                f"model {shown(match.name)} of the log is {match.model}, which scenario {scenario.name!r} does not "
+                f"host; it hosts {listed(list(hosted))}: add it, or choose one of their models in --models"
+            )
+        mapping[match.name] = place
+    section = served(log, matches).section | ({"mapping": mapping} if mapping else {})
+    return scenario.replace(trace=section | ({"attach": "real"} if matches else {})), matches
 
 
 def _default_fleet(log: OwnLog, matches: Sequence[Match], engine: str) -> list[tuple[str, int]]:

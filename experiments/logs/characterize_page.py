@@ -1,0 +1,395 @@
+"""What was found out about a log, as a page and as lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as TerminalTable
+
+from cace_env.tables import TASKS
+from experiments.logs.characteristics import LEVEL_NAMES, per_minute
+from experiments.logs.characterized import Characterized
+from experiments.logs.eviction import FEW_DECISIONS, FEW_MINUTES, LITTLE_HEADROOM, LITTLE_SWAPPING, MUCH_HEADROOM
+from experiments.logs.forecasts import YARDSTICK
+from experiments.logs.lookalike import COARSE, NOT_EXPRESSED
+from experiments.reading.markdown import number
+from experiments.reports.page import Cell, Figure, Page, Section, Table, visible
+from experiments.reports.terminal import IN_TERMINAL_STYLE
+
+ENGINE_HEADER: Final = (
+    "engine", "pressure", "working set", "channels busy", "compute", "victims per 1,000", "not loaded",
+    "TTFT mean [s]", "waited [min/8 h]",
+)  # fmt: skip
+MEASURED: Final = {"ttft_s": "time to first token [s]", "e2e_s": "end to end [s]", "load_s": "load [s]"}
+MOST_BARS: Final = 40
+
+
+def page_of(found: Characterized, command: str, scenario_file: str, version: str) -> Page:
+    """The report.
+
+    Args:
+        found: what is reported.
+        command: as it was typed.
+        scenario_file: name of the scenario that imitates the log, beside the page.
+        version: of cace-env.
+    """
+    return Page(
+        title=f"What your log looks like: {found.scenario.name}",
+        headline=found.verdict.sentence,
+        subtitle=f"{found.workload.label}. {in_short(found)[0]}",
+        boxes=found.boxes,
+        sections=[
+            _eviction(found),
+            _arrivals(found),
+            _models(found),
+            _sessions(found),
+            _tokens(found),
+            *_measured(found),
+            _forecasts(found),
+            _lookalike(found, scenario_file),
+            _meaning(command, version),
+        ],
+    )
+
+
+def print_summary(found: Characterized, console: Console) -> None:
+    """The main numbers, on one screen."""
+    console.print(f"[bold]{escape(visible(found.verdict.sentence))}[/bold]", soft_wrap=True)
+    for box in found.boxes:
+        console.print(escape(visible(box.replace("**", ""))), style="yellow", soft_wrap=True)
+    for line in in_short(found):
+        console.print(escape(line), soft_wrap=True)
+    engines = TerminalTable(**IN_TERMINAL_STYLE, title=f"LRU on {escape(found.fleet.rpartition(' (')[0])}")
+    for index, heading in enumerate(ENGINE_HEADER):
+        engines.add_column(escape(heading), justify="left" if index == 0 else "right")
+    for row in _engine_rows(found):
+        engines.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
+    console.print(engines)
+    header, rows = _forecast_table(found)
+    forecasts = TerminalTable(**IN_TERMINAL_STYLE, title="Error of forecasts / that of the mean rate (below 1: better)")
+    for index, heading in enumerate(header):
+        forecasts.add_column(escape(heading), justify="left" if index == 0 else "right")
+    for row in rows:
+        forecasts.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
+    console.print(forecasts)
+    console.print(_imitation_in_short(found), markup=False, soft_wrap=True)
+
+
+def in_short(found: Characterized) -> list[str]:
+    """Arrivals, models and tokens, a line each."""
+    log = found.numbers
+    rate, of_models, habits = log["arrivals"], log["popularity"], log["habits"]
+    began = log["day"]["began"]
+    people = "" if log["users"] == log["requests"] else f" of {log['users']:,} users"
+    lines = [
+        f"{log['requests']:,} requests{people} in {log['span_s'] / 3600:,.1f} h{f' from {began}' if began else ''}: "
+        f"{number(rate['per_s'])} per s, CV of the gaps {number(rate['gap_cv'])}; busiest minute "
+        f"{number(rate['minute_peak_to_mean'])} x the mean, busiest hour {number(rate['hour_peak_to_mean'])} x.",
+        f"{of_models['asked']} of {of_models['hosted']} models are asked for: the first has "
+        f"{of_models['top']['1']:.0%} of the requests, the first 3 {of_models['top']['3']:.0%}, the first 10 "
+        f"{of_models['top']['10']:.0%}; drift between halves {number(of_models['drift'])}. A user repeats his model in "
+        f"{_share(habits['user_repeats_model'])}, the next request is for the same one in "
+        f"{_share(habits['same_model_in_a_row'])} ({_share(habits['user_repeats_model_by_chance'])} by chance).",
+    ]
+    for row in log["tokens"]:
+        if row["model"] is None:
+            context, output = row["context"], row["output"]
+            lines.append(
+                f"{row['task']} ({log['tasks'][row['task']]:.0%}): prompts of {number(context['p50'])} tokens "
+                f"(p99 {number(context['p99'])}), answers of {number(output['p50'])} (p99 {number(output['p99'])})."
+            )
+    return lines
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _engine_rows(found: Characterized) -> list[list[Cell]]:
+    rows: list[list[Cell]] = []
+    for engine in found.engines:
+        of = engine.numbers
+        cells: list[Cell] = [None] * 6
+        if of:
+            cells = [
+                _share(of["channel_share"]) if of["channel_share"] >= 0.1 else f"{of['channel_share']:.1%}",
+                f"{of['compute_share']:.0%}" if of["compute_share"] >= 0.1 else f"{of['compute_share']:.1%}",
+                1000 * of["decisions_per_request"],
+                f"{of['cold_share']:.1%}",
+                of["ttft_mean_s"],
+                of["waited_min_per_day"],
+            ]
+        rows.append([engine.engine, engine.pressure, engine.working_set, *cells])
+    return rows
+
+
+def _eviction(found: Characterized) -> Section:
+    table = Table(
+        f"LRU on {found.fleet.rpartition(' (')[0]}, by engine",
+        ENGINE_HEADER,
+        _engine_rows(found),
+        note="Pressure: needs of all models over all memory. Working set: the same of the models asked for within an "
+        "hour, median. Above 1 not all of them fit at once."
+        + "".join(f" {engine.engine}: {engine.problem}" for engine in found.engines if engine.problem),
+    )
+    return Section("Does eviction matter here?", texts=found.verdict.reasons, tables=[table])
+
+
+def _arrivals(found: Characterized) -> Section:
+    counts, width_s = per_minute(found.workload.arrival_us)
+    log, hours = found.numbers, np.arange(len(counts)) * width_s / 3600
+    rate = Figure(
+        "Requests over time",
+        {
+            "data": [{"x": hours, "y": counts / width_s * 60, "type": "scatter", "fill": "tozeroy"}],
+            "layout": {"xaxis": {"title": {"text": "hours since the first request"}},
+                       "yaxis": {"title": {"text": "per minute"}}},
+        },
+        f"In steps of {width_s / 60:g} min.",
+    )  # fmt: skip
+    day = log["day"]
+    curve = Figure(
+        "The day",
+        {
+            "data": [{"x": list(range(24)), "y": day["rate_by_hour"], "type": "bar"}],
+            "layout": {"xaxis": {"title": {"text": f"hour of the day ({day['clock']})"}},
+                       "yaxis": {"title": {"text": "rate over the mean"}}},
+        },
+        "Hours that the log never saw have no bar.",
+    )  # fmt: skip
+    of = log["arrivals"]
+    rows: list[list[Cell]] = [
+        ["requests per second", of["per_s"]],
+        ["CV of the gaps (1: Poisson)", of["gap_cv"]],
+        ["busiest minute over the mean", of["minute_peak_to_mean"]],
+        ["busiest hour over the mean", of["hour_peak_to_mean"]],
+        ["variance over mean of requests per minute (1: Poisson)", of["minute_dispersion"]],
+        ["busiest hour of the day", day["peak_hour"]],
+        ["busiest over quietest hour of the day", day["peak_to_trough"]],
+        ["follow an earlier request (closed loop)", log["sessions"]["closed_loop"]],
+    ]
+    return Section("Arrivals", tables=[Table("Arrivals in numbers", ("what", "value"), rows)], figures=[rate, curve])
+
+
+def _models(found: Characterized) -> Section:
+    rows = [row for row in found.models if row.requests][:MOST_BARS]
+    total = found.numbers["requests"]
+    bars = Figure(
+        "Popularity",
+        {
+            "data": [{"x": [row.name for row in rows], "y": [row.requests / total for row in rows], "type": "bar"}],
+            "layout": {"yaxis": {"title": {"text": "share of the requests"}, "tickformat": ".0%"}},
+        },
+        f"The {len(rows)} most used.",
+    )  # fmt: skip
+    table = Table(
+        "Models",
+        (
+            "model of the log",
+            "stands for it",
+            "found",
+            "need [GB]",
+            "KV cache [tokens]",
+            "requests",
+            "share",
+            "refused",
+        ),
+        [
+            [
+                row.name,
+                row.model,
+                row.found,
+                row.need_gb,
+                row.kv_tokens,
+                row.requests,
+                row.requests / total,
+                row.refused,
+            ]
+            for row in found.models
+        ],
+        note="Need: weights, KV cache and runtime. Refused: requests longer than the KV cache.",
+    )
+    return Section("Models", texts=[in_short(found)[1]], tables=[table], figures=[bars])
+
+
+def _sessions(found: Characterized) -> Section:
+    of = found.numbers["sessions"]
+    if of["sessions"] is None:
+        return Section("Sessions", texts=["The log has no sessions: every request is one of its own."])
+    rows: list[list[Cell]] = [["requests of a session", *_quantile_cells(of["requests"])]]
+    rows.append(["gap within a session [s]", *_quantile_cells(of["gap_s"])])
+    return Section(
+        "Sessions",
+        texts=[f"{of['sessions']:,} sessions of {of['requests_mean']:.3g} requests on average."],
+        tables=[Table("Sessions in numbers", ("what", *LEVEL_NAMES), rows)],
+    )
+
+
+def _quantile_cells(values: dict[str, float] | None) -> list[Cell]:
+    return [None if values is None else values[level] for level in LEVEL_NAMES]
+
+
+def _tokens(found: Characterized) -> Section:
+    rows: list[list[Cell]] = []
+    for row in found.numbers["tokens"]:
+        for column in ("context", "new", "output"):
+            cells = _quantile_cells(row[column])
+            rows.append([row["task"], row["model"] or "all models", column, row["requests"], *cells])
+    data = []
+    workload = found.workload
+    for code, task in enumerate(TASKS):
+        mine = workload.task == code
+        for column, values in (("prompt", workload.context_tokens), ("answer", workload.output_tokens)):
+            if mine.any():
+                levels = np.linspace(0.005, 0.995, 100)
+                data.append(
+                    {
+                        "x": np.quantile(values[mine], levels),
+                        "y": levels,
+                        "type": "scatter",
+                        "name": f"{task}: {column}",
+                        "line": {"dash": "solid" if column == "prompt" else "dot"},
+                    }
+                )
+    figure = Figure(
+        "Tokens",
+        {
+            "data": data,
+            "layout": {"xaxis": {"type": "log", "title": {"text": "tokens"}},
+                       "yaxis": {"title": {"text": "share of requests with fewer"}, "tickformat": ".0%"}},
+        },
+    )  # fmt: skip
+    table = Table(
+        "Tokens by task and model",
+        ("task", "model", "tokens", "requests", *LEVEL_NAMES),
+        rows,
+        note="context: the whole prompt; new: what the session's request before did not have.",
+        filters=("task", "tokens"),
+    )
+    return Section("Tokens", tables=[table], figures=[figure])
+
+
+def _measured(found: Characterized) -> list[Section]:
+    tables = [
+        Table(
+            f"Measured by the gateway: {MEASURED[name]}",
+            ("model", "requests", *LEVEL_NAMES),
+            [[row["model"] or "all", row["requests"], *_quantile_cells(row)] for row in rows],
+        )
+        for name, rows in found.measured.items()
+    ]
+    return [Section("Measured", tables=tables)] if tables else []
+
+
+def _forecast_table(found: Characterized) -> tuple[tuple[str, ...], list[list[Cell]]]:
+    of = found.forecasts
+    header = ("forecast", *(f"next {horizon / 60:g} min" for horizon in of["horizons_s"]))
+    return header, [[name, *scores] for name, scores in of["scores"].items()]
+
+
+def _forecasts(found: Characterized) -> Section:
+    header, rows = _forecast_table(found)
+    noise: list[Cell] = [f"{YARDSTICK}, itself", *found.forecasts["noise"]]
+    horizons = [name.removeprefix("next ") for name in header[1:]]
+    figure = Figure(
+        "Errors of forecasts",
+        {
+            "data": [{"x": horizons, "y": row[1:], "name": row[0], "type": "bar"} for row in rows],
+            "layout": {"yaxis": {"title": {"text": "error over that of the mean rate"}},
+                       "xaxis": {"title": {"text": "horizon"}}},
+        },
+        "Below 1 a forecast knows more than how popular each model is.",
+    )  # fmt: skip
+    texts = [
+        "Requests per model in the next minutes are forecast from the past alone. The error is a root mean square on "
+        "the scale of square roots, where the noise of independent arrivals is the same for busy and rare models; it "
+        "is divided by the error of the mean rate so far. The last row is that error itself: about 1 is the noise of "
+        "independent arrivals of a known rate, much more is what a forecast could explain.",
+    ]
+    tables = [Table("Forecasts", header, [*rows, noise], note="-: the log is too short for it.")]
+    return Section("How predictable is it?", texts=texts, tables=tables, figures=[figure])
+
+
+def _lookalike(found: Characterized, scenario_file: str) -> Section:
+    if found.made is None or found.imitated is None:
+        return Section("A look-alike", texts=[f"No generated traffic looks like this log: {found.problem}"])
+    table = Table(
+        "Log and look-alike",
+        ("what", "log", "look-alike", "off"),
+        [
+            [row["what"], row["log"], row["made"], None if row["off"] is None else f"{row['off']:+.0%}"]
+            for row in found.rows
+        ],
+    )
+    data = []
+    for name, workload in (("log", found.workload), ("look-alike", found.imitated)):
+        counts, width_s = per_minute(workload.arrival_us, 300)
+        hours = np.arange(len(counts)) * width_s / 3600
+        data.append({"x": hours, "y": counts / width_s * 60, "name": name, "type": "scatter"})
+    rate = Figure(
+        "Requests over time, log and look-alike",
+        {
+            "data": data,
+            "layout": {"xaxis": {"title": {"text": "hours"}}, "yaxis": {"title": {"text": "requests per minute"}}},
+        },
+    )
+    ranks = Figure(
+        "Popularity, log and look-alike",
+        {
+            "data": [
+                {"x": list(range(1, len(shares) + 1)), "y": shares, "name": name, "type": "scatter"}
+                for name, shares in (
+                    ("log", found.numbers["popularity"]["shares"]),
+                    ("look-alike", found.made["popularity"]["shares"]),
+                )
+            ],
+            "layout": {"xaxis": {"title": {"text": "rank"}},
+                       "yaxis": {"title": {"text": "share of the requests"}, "tickformat": ".0%"}},
+        },
+    )  # fmt: skip
+    texts = [
+        f"`{scenario_file}` generates traffic that looks like the log: for more requests than the log has, other "
+        "seeds, and training without the log.",
+        f"```\npython -m experiments.compare --scenarios {scenario_file} --policies lru,cace\n```",
+        _off(found.rows),
+        "What the generator cannot express, whatever the log is like:\n"
+        + "\n".join(f"- {what}" for what in NOT_EXPRESSED),
+    ]
+    return Section("A look-alike", texts=texts, tables=[table], figures=[rate, ranks])
+
+
+def _off(rows: Sequence[dict[str, Any]]) -> str:
+    """The numbers that differ, in a sentence."""
+    off = [row for row in rows if row["off"] is not None and abs(row["off"]) > COARSE]
+    if not off:
+        return f"No number is more than {COARSE:.0%} off."
+    named = ", ".join(f"{row['what']} ({row['off']:+.0%})" for row in off)
+    return f"**More than {COARSE:.0%} off:** {named}."
+
+
+def _imitation_in_short(found: Characterized) -> str:
+    if found.made is None:
+        return f"No look-alike: {found.problem}"
+    off = sum(row["off"] is not None and abs(row["off"]) > COARSE for row in found.rows)
+    return f"Look-alike: {len(found.rows) - off} of {len(found.rows)} numbers within {COARSE:.0%} of the log's."
+
+
+def _meaning(command: str, version: str) -> Section:
+    texts = [
+        "The verdict is the first of these that holds. **Not worth it**: no policy is ever asked, as all fits; a model "
+        f"has to leave less than {1000 * FEW_DECISIONS:g} times in 1,000 requests; models that come and go cause less "
+        f"than {LITTLE_SWAPPING:.0%} of the waiting cost; a plan that knows the future saves less than "
+        f"{LITTLE_HEADROOM:.0%} of LRU's cost; or it saves all users together less than {FEW_MINUTES:g} minutes of "
+        f"waiting in 8 hours. **Worth it**: that plan saves at least {MUCH_HEADROOM:.0%}, and loads are not rare. "
+        "**Perhaps**: anything between.",
+        "Cost is the time that people wait, weighted by task. Pressure is what is deployed over what fits. A swap "
+        "channel is busy while a model loads or leaves. The reference is a plan made with full knowledge of the "
+        "future: no policy reaches it.",
+        f"```\n{command}\n```",
+        f"cace-env {version}",
+    ]
+    return Section("How to read this", texts=texts, folded=True)
