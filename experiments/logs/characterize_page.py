@@ -13,7 +13,14 @@ from rich.table import Table as TerminalTable
 from cace_env.tables import TASKS
 from experiments.logs.characteristics import LEVEL_NAMES, per_minute
 from experiments.logs.characterized import Characterized
-from experiments.logs.eviction import FEW_DECISIONS, FEW_MINUTES, LITTLE_HEADROOM, LITTLE_SWAPPING, MUCH_HEADROOM
+from experiments.logs.eviction import (
+    FEW_DECISIONS,
+    FEW_MINUTES,
+    LITTLE_HEADROOM,
+    LITTLE_SWAPPING,
+    MUCH_HEADROOM,
+    OVERLOADED_S,
+)
 from experiments.logs.forecasts import YARDSTICK
 from experiments.logs.lookalike import COARSE, NOT_EXPRESSED
 from experiments.reading.markdown import number
@@ -380,7 +387,8 @@ def _imitation_in_short(found: Characterized) -> str:
 
 def _meaning(command: str, version: str) -> Section:
     texts = [
-        "The verdict is the first of these that holds. **Not worth it**: no policy is ever asked, as all fits; a model "
+        f"The verdict is the first of these that holds. **More GPUs first**: a first token takes more than "
+        f"{OVERLOADED_S:g} s on average under LRU. **Not worth it**: no policy is ever asked, as all fits; a model "
         f"has to leave less than {1000 * FEW_DECISIONS:g} times in 1,000 requests; models that come and go cause less "
         f"than {LITTLE_SWAPPING:.0%} of the waiting cost; a plan that knows the future saves less than "
         f"{LITTLE_HEADROOM:.0%} of LRU's cost; or it saves all users together less than {FEW_MINUTES:g} minutes of "

@@ -94,7 +94,7 @@ class Headroom:
 class Verdict(NamedTuple):
     """Whether another eviction policy is worth it."""
 
-    worth: str  # "no", "perhaps", "yes"
+    worth: str  # "no", "perhaps", "yes", or "more GPUs first"
     sentence: str
     reasons: tuple[str, ...]
 
@@ -248,6 +248,10 @@ def verdict(tables: FleetTables, fleet: str, lru: Engine, found: Headroom | None
     )
     reasons = _reasons(numbers, found, users)
     at_most = f"knowing the future would save {saved:.0%} of LRU's waiting cost"
+    if numbers["ttft_mean_s"] > OVERLOADED_S:
+        waits = f"on {fleet} a first token takes {_whole(numbers['ttft_mean_s'])} s on average under LRU"
+        instead = f"memory for all models at once would save {swapping:.0%}, perfect eviction {saved:.0%}"
+        return Verdict("more GPUs first", f"More GPUs first: {waits}; {instead} of the waiting cost.", reasons)
     if asked < FEW_DECISIONS:
         often = "asked which model should leave"
         often = f"{often} only {1000 * asked:.2g} times in 1,000 requests" if asked else f"never {often}"

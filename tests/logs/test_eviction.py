@@ -30,6 +30,7 @@ BUSY = {
     "channel_share": 0.3,
     "compute_share": 0.4,
     "cold_share": 0.2,
+    "ttft_mean_s": 2.0,
 }
 ROOM = Headroom(windows=5, requests=1000, decisions=250, lru=100.0, reference=70.0, rule="gdsf", rule_cost=95.0)
 
@@ -78,6 +79,12 @@ def test_each_reason_against_is_said_in_plain_words(
 def test_what_lies_between_is_perhaps(tiny: Scenario):
     assert judged(tiny, room(0.1))[0] == "perhaps"
     assert judged(tiny, channel_share=0.001)[0] == "perhaps"
+
+
+def test_on_a_fleet_that_is_far_too_small_more_gpus_come_first(tiny: Scenario):
+    worth, sentence = judged(tiny, ttft_mean_s=262.4)
+    assert worth == "more GPUs first"
+    assert "a first token takes 262 s on average" in sentence and "save 60%, perfect eviction 30%" in sentence
 
 
 def test_what_would_help_more_is_named(tiny: Scenario):
