@@ -26,6 +26,7 @@ from cace_env.policies import Agent, Contestant, Future, Guarded, Player, Python
 from cace_env.policies import PolicyError as PolicyError
 from cace_env.policies.built_in import Policy, rule_of
 from cace_env.policies.clairvoyant import without_swapping
+from cace_env.policies.contestants import unanswered
 from cace_env.policies.python import Illegal
 from cace_env.scenarios import Scenario, Split, seeds
 from cace_env.simulation import METRICS, Simulator, episode_metrics, lower_bound, ttft_histogram
@@ -180,8 +181,9 @@ def evaluate(
             by question, which gives the same results and takes longer.
 
     Raises:
-        ConfigError: the policy or scenario is unknown, the policy cannot run on this fleet, there are no seeds, or
-            `illegal` has another value.
+        ConfigError: the policy or scenario is unknown, the policy cannot run on this fleet or has no answer to what the
+            protocol asks (an agent of Eviction-v0 needs an order in Swap-v0), there are no seeds, or `illegal` has
+            another value.
         PolicyError: the Python policy failed, or its answer is neither keep-scores nor an action that is legal or may
             be replaced.
 
@@ -193,6 +195,9 @@ def evaluate(
         raise ConfigError(f"illegal is {illegal!r}; it has to be one of {', '.join(get_args(Illegal))}")
     if illegal != contestant.illegal:
         contestant = replace(contestant, illegal=illegal)
+    problem = unanswered(contestant, case.tables.protocol)
+    if problem is not None:
+        raise ConfigError(problem)
     results: list[SeedResult] = []
     for (result,) in in_order(lambda seed: run_seed(case, [contestant], seed, decision_log), numbers, workers):
         results.append(result)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import importlib
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any, Final, cast
 
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, did_you_mean
 from cace_env.policies.agent import PREFIX, Agent
 from cace_env.policies.built_in import Policy
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.guard import GUARDED, Guarded
 from cace_env.policies.orders import JOINT, Order, split_order
-from cace_env.policies.python import Illegal, PythonPolicy, acts
+from cace_env.policies.python import Illegal, PythonPolicy, acts, problem_of
 from cace_env.policies.quoted import is_quoted
+from cace_env.tables import Protocol
 
 NO_SWAPPING: Final = "no-swapping"  # shown beside the policies: the cost that remains when nothing has to be evicted
 
@@ -79,27 +81,55 @@ def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contes
     return Contestant(getattr(policy, "__name__", type(policy).__name__), _checked(policy, repr(policy)))
 
 
+def unanswered(contestant: Contestant, protocol: Protocol) -> str | None:
+    """Why a policy has no answer to what is asked; None if it has.
+
+    An agent of Eviction-v0 says nothing of which model is loaded next, so in Swap-v0 it needs an order before it.
+    """
+    policy = contestant.built_in
+    if protocol != Protocol.SWAP or policy is None or policy.network is None or policy.order is not None:
+        return None
+    return (
+        f"{contestant.name!r} was trained for {Protocol.EVICTION.env_name} and does not say which model is loaded "
+        f"next; name an order before it, as in 'wsjf{JOINT}{policy.name}'"
+    )
+
+
 def _imported(address: str) -> Any:
     """Import the object at "package.module:object"; a class is instantiated."""
-    module_name, _, attribute = address.partition(":")
+    module_name, _, attribute = address.rpartition(":")
+    as_module = module_of(module_name)
+    if as_module is not None:
+        raise ConfigError(f"policy {address!r}: {module_name!r} is a path; {as_module.format(attribute)}")
     try:
         found = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(f"policy {address!r}: {error}; is the module on Python's path?") from error
+    except Exception as error:
+        raise ConfigError(f"policy {address!r}: while it was imported, {problem_of(error)}") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise ConfigError(f"policy {address!r}: module {module_name!r} has no {attribute!r}")
+            hint = did_you_mean(part, [name for name in vars(found) if not name.startswith("_")])
+            raise ConfigError(f"policy {address!r}: module {module_name!r} has no {attribute!r}{hint}")
         found = getattr(found, part)
     if not isinstance(found, type):
         return found
     try:
         return found()
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
         raise ConfigError(
-            f"policy {address!r}: {problem}; a class is created without arguments: give all of them defaults, or name "
-            "an object instead"
+            f"policy {address!r}: {problem_of(error)}; a class is created without arguments: give all of them "
+            "defaults, or name an object instead"
         ) from error
+
+
+def module_of(text: str) -> str | None:
+    """How a path to a Python file is named as a module, with a place for the object; None for what is no path."""
+    path = PurePath(text.replace("\\", "/"))
+    if path.suffix != ".py" and len(path.parts) < 2:
+        return None
+    stem, folder = path.stem if path.suffix == ".py" else path.name, path.parent
+    return f"name the module as Python imports it: {stem}:{{0}}, with PYTHONPATH={folder}"
 
 
 def _checked(policy: Any, shown: str) -> Policy | PythonPolicy:

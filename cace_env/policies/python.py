@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, SupportsIndex, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel.pick import pick, read_victims
 from cace_env.kernel.rules import Rule
 from cace_env.observation import SLOT, Float32Array, ObservationLayout
@@ -152,7 +152,7 @@ def python_action(
     try:
         answer = policy.act(*seen)
     except Exception as error:
-        raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
+        raise PolicyError(f"{where}: {problem_of(error)}") from error
     thought_s = time.perf_counter() - began
     action = _legal_action(answer, mask, where, illegal)
     replaced = action != operator.index(answer)
@@ -238,8 +238,16 @@ def _thought(
     try:
         answer = scores(features.copy(), legal.copy())
     except Exception as error:
-        raise PolicyError(f"{where}: {type(error).__name__}: {error}") from error
+        raise PolicyError(f"{where}: {problem_of(error)}") from error
     return answer, time.perf_counter() - began
+
+
+def problem_of(error: Exception) -> str:
+    """An error in the code of a user in words, with the closest name where one is misspelt."""
+    hint = ""
+    if isinstance(error, AttributeError) and error.name:
+        hint = did_you_mean(error.name, [name for name in dir(error.obj) if not name.startswith("_")])
+    return f"{type(error).__name__}: {error}{hint}"
 
 
 def _of_actions(question: Question, actions: Sequence[int], legal: BoolArray, scores: FloatArray) -> FloatArray:

@@ -12,6 +12,7 @@ from cace_env.evaluation.intervals import share_of_gap
 from cace_env.evaluation.scores import REFERENCE
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
+from experiments.reading.cautions import BASELINES, WAITS_TITLE, about_requests, against_patience, longer_waits
 from experiments.reading.contrasts import gain_table
 from experiments.reading.markdown import table
 from experiments.reading.verdicts import (
@@ -34,7 +35,7 @@ from experiments.reports.score_table import scenarios_with_reference, score_sect
 from experiments.reports.texts import ASKED, CAVEATS, HOW_TO_READ, SCORES, WHAT_THIS_IS, WHERE_FROM
 from experiments.running.contestants import ORDERED
 from experiments.running.progress import progress_bar
-from experiments.running.run_folder import BASELINE, Run
+from experiments.running.run_folder import BASELINE, PATIENT, Run
 
 Pictures = dict[str, dict[str, str]]  # paths within the run folder, by scenario ("" = all of them) and name
 CLAIMS: Final = {
@@ -101,6 +102,7 @@ def page(run: Run, pictures: Pictures) -> str:
             "scenario and seed."
         )
     parts += [few_seeds(run)] if few_seeds(run) else []
+    parts += cautions(run)
     parts += [WHAT_THIS_IS, "## In short", "Percentages are cost saved against LRU, in brackets the 95 % interval."]
     parts += ["\n".join(f"- {line}" for line in in_short(run))] if in_short(run) else []
     parts += [f"![Gain over LRU by scenario]({picture})" for picture in pictures[""].values()]
@@ -123,6 +125,18 @@ def page(run: Run, pictures: Pictures) -> str:
         parts += _scenario(run, scenario, pictures[scenario])
     parts += ["## What to keep in mind", CAVEATS, "## How to get these numbers again", _again(run)]
     return "\n\n".join(parts) + "\n"
+
+
+def cautions(run: Run) -> list[str]:
+    """What must not be overlooked, as boxes: refused requests, composites, time compression, longer waits."""
+    requests = [said for said in (about_requests(run, name) for name in run.scenarios) if said]
+    boxes = ["\n".join(f"> **Requests of {said}**" for said in requests)] if requests else []
+    waits = longer_waits(run)
+    if waits:
+        rows = [[f"`{w.policy}`", w.scenario, figure(w.mine_s), figure(w.baseline_s), f"{w.times:.1f}"] for w in waits]
+        header = ("policy", "scenario", "longest wait [s]", "under LRU [s]", "times")
+        boxes += [f"> **{WAITS_TITLE}:**", table(header, rows, numbers="right")]
+    return boxes
 
 
 def _scenario_table(run: Run) -> str:
@@ -261,15 +275,19 @@ def _policy_table(run: Run, scenario: str) -> str:
     thinks = any(np.isfinite(run.columns[scenario, policy]["decision_us"]).any() for policy in policies)
     rows = []
     title, gaps, note = _share(run, scenario)
+    patient = against_patience(run, scenario)
     for policy in policies:
         cells = [f"`{policy}`", "" if policy == BASELINE else saved(run, scenario, policy)]
+        if patient:
+            cells.append("" if policy == PATIENT else saved(run, scenario, policy, over=PATIENT))
         cells += [gaps[policy]] if title else []
         cells += [figure(run.mean(scenario, policy, metric)) for metric in COLUMNS]
         cells += [figure(run.mean(scenario, policy, "decision_us"))] if thinks else []
         rows.append(cells)
-    header = ["policy", "cost saved against LRU", *([title] if title else []), *COLUMNS.values()]
+    against = ["cost saved against LRU", *(["against patient FIFO + LRU"] if patient else [])]
+    header = ["policy", *against, *([title] if title else []), *COLUMNS.values()]
     text = table(header + (["µs per decision"] if thinks else []), rows, numbers="right")
-    return f"{text}\n\n{note}" if note else text
+    return "\n\n".join([text, *([note] if note else []), *([BASELINES] if patient else [])])
 
 
 def _share(run: Run, scenario: str) -> tuple[str, dict[str, str], str]:

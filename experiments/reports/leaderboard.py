@@ -15,12 +15,22 @@ from cace_env.evaluation.scores import REFERENCE, Estimate, relative_cost
 from cace_env.policies.agent import LEARNED
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
+from experiments.reading.cautions import (
+    BASELINES,
+    WAITS_TITLE,
+    about_requests,
+    against_patience,
+    longer_waits,
+    wait_text,
+)
 from experiments.reading.verdicts import few_seeds, nothing_to_decide, own_policies, replicates
 from experiments.reports.comparison import remarks
 from experiments.running.contestants import ORDERED
-from experiments.running.run_folder import BASELINE, Run
+from experiments.running.run_folder import BASELINE, PATIENT, Run
 
 MOST: Final = 12  # rows of a table
+WAITS: Final = 4  # warnings of long waits
+AGAINST_PATIENCE: Final = "against patience"  # no metric, but a column: cost against patient FIFO
 METRICS: Final = {"cost": "cost", "ttft_mean_s": "mean TTFT", "e2e_mean_s": "mean E2E", "evictions": "evictions"}
 LEARNED_AGENT, TUNED, UNTUNED, FORESEEN = "learned", "CACE, tuned", "CACE, untuned", "knows the future"
 # Rows that every reader looks for, and what they are.
@@ -36,7 +46,8 @@ NAMED: Final = {
     Protocol.SWAP: {
         "very-patient-wsjf+cace": UNTUNED,  # in the order of the tuned one
         "wsjf+cace": "CACE, no waiting",
-        BASELINE: "first come, LRU",
+        BASELINE: "drains at once",
+        PATIENT: "waits up to 30 s",
         "llama-swap+lru": "as in llama-swap",
         REFERENCE: FORESEEN,
     },
@@ -64,13 +75,22 @@ def print_leaderboard(run: Run, console: Console) -> None:
             continue
         lines = leaderboard(run, scenarios, protocol)
         console.print(escape(_title(run, protocol, scenarios)), style="bold", highlight=False, soft_wrap=True)
+        for said in filter(None, (about_requests(run, name) for name in scenarios)):
+            console.print(escape(f"! {said}"), style="bold black on yellow", highlight=False, soft_wrap=True)
         console.print(_table(lines))
+        if AGAINST_PATIENCE in lines[0].changes:
+            console.print(escape(BASELINES.replace("`", "")), highlight=False)
         if not all(nothing_to_decide(run, name) for name in scenarios):
             console.print(escape(meaning(lines)), highlight=False)
         for name in filter(run.blocks.get, scenarios):
             console.print(escape(f"{name}: {replicates(run, name)}"), highlight=False)
         for note in (note for name in scenarios for note in remarks(run, name)):
             console.print(escape(note), style="yellow")
+    waits = longer_waits(run)
+    if waits:
+        rest = f"; and {len(waits) - WAITS} more" if len(waits) > WAITS else ""
+        said = f"! {WAITS_TITLE}: {'; '.join(map(wait_text, waits[:WAITS]))}{rest}."
+        console.print(escape(said), style="bold yellow", highlight=False)
     if few_seeds(run):
         console.print(escape(few_seeds(run)), style="yellow")
     console.print(escape(READING), style="dim")
@@ -89,7 +109,8 @@ def leaderboard(run: Run, scenarios: Sequence[str], protocol: Protocol) -> list[
             if best is not None and best.policy not in wanted:
                 lines[best.policy] = best._replace(what=what)
                 wanted.append(best.policy)
-        shown = [policy for policy in dict.fromkeys([BASELINE, REFERENCE, *wanted]) if policy in lines][:MOST]
+        first = [BASELINE, REFERENCE, *([PATIENT] if protocol == Protocol.SWAP else [])]
+        shown = [policy for policy in dict.fromkeys([*first, *wanted]) if policy in lines][:MOST]
         lines = {policy: lines[policy] for policy in shown}
     return sorted(lines.values(), key=_rank)
 
@@ -115,6 +136,9 @@ def _line(run: Run, scenarios: Sequence[str], policy: str, what: str) -> Line:
         mine, theirs = ({name: run.columns[name, who][metric] for name in scenarios} for who in (policy, BASELINE))
         usable = all(np.nansum(theirs[name]) > 0 and np.isfinite(mine[name] + theirs[name]).any() for name in scenarios)
         changes[metric] = relative_cost(mine, theirs, blocks=run.blocks) if usable else Estimate(np.nan, np.nan, np.nan)
+    if all(against_patience(run, name) for name in scenarios):
+        mine, theirs = ({name: run.columns[name, who]["cost"] for name in scenarios} for who in (policy, PATIENT))
+        changes[AGAINST_PATIENCE] = relative_cost(mine, theirs, blocks=run.blocks)
     return Line(policy, what, changes)
 
 
@@ -132,11 +156,13 @@ def _table(lines: Sequence[Line]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("policy", no_wrap=True, max_width=33)
     table.add_column("", no_wrap=True)
-    for heading in METRICS.values():
+    columns = METRICS | ({AGAINST_PATIENCE: "vs patient"} if AGAINST_PATIENCE in lines[0].changes else {})
+    for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         is_lru = line.policy == BASELINE
-        cells = ["0" if is_lru else change_text(line.changes[metric]) for metric in METRICS]
+        zero = {PATIENT: (AGAINST_PATIENCE,), BASELINE: METRICS}.get(line.policy, ())
+        cells = ["0" if metric in zero else change_text(line.changes[metric]) for metric in columns]
         style = "bold" if line.what in (LEARNED_AGENT, TUNED, UNTUNED) or is_lru else None
         table.add_row(escape(line.policy), line.what, *cells, style=style)
     return table
@@ -158,9 +184,13 @@ def meaning(lines: Sequence[Line]) -> str:
     named = {LEARNED_AGENT: "the learned agent", TUNED: "tuned CACE", UNTUNED: "CACE"}
     found = [(name, first[what]) for what, name in named.items() if what in first]
     if not found:
-        found = [(line.policy, line) for line in lines if line.policy not in (BASELINE, REFERENCE)][:1]
+        others = [(line.policy, line) for line in lines if line.policy not in (BASELINE, REFERENCE)]
+        found = [pair for pair in others if pair[0] != PATIENT][:1] or others[:1]
     said = [f"{name} {_verdict(line.changes['cost'])}" for name, line in found]
     text = f"Against LRU, {', '.join(said)}." if said else ""
+    if AGAINST_PATIENCE in lines[0].changes and said:
+        rest = [f"{name} {_verdict(line.changes[AGAINST_PATIENCE])}" for name, line in found if line.policy != PATIENT]
+        text += f" Against patient FIFO with LRU, {', '.join(rest)}." if rest else ""
     if {LEARNED_AGENT, FORESEEN} <= set(first):
         mine, room = (1 - first[what].changes["cost"].value for what in (LEARNED_AGENT, FORESEEN))
         if room > 0:

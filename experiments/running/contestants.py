@@ -7,17 +7,18 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, NamedTuple
 
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, did_you_mean
 from cace_env.evaluation.held_out import problems_of
+from cace_env.observation import PENDING, SLOT
 from cace_env.policies import ORDERS, POLICIES, READINGS, Contestant, Guarded, Order, contestant_of, load_agent
 from cace_env.policies.agent import LEARNED, PREFIX, AgentCard, shipped_agents
 from cace_env.policies.built_in import CLAIRVOYANT, GROUPS
 from cace_env.policies.cace import load_cace
-from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.policies.contestants import NO_SWAPPING, module_of, unanswered
 from cace_env.policies.orders import JOINT
 from cace_env.policies.python import Illegal
 from cace_env.tables import Protocol
-from experiments.running.run_folder import BASELINE
+from experiments.running.run_folder import BASELINE, PATIENT
 
 ORDERED: Final = "Order"  # the kind of policies that load by another order than that of the oldest request
 OWN: Final = "Your own"
@@ -62,7 +63,7 @@ def agent_names(agents: Iterable[str]) -> list[str]:
 def contestants_of(
     names: Sequence[str], addresses: Sequence[str], protocols: Sequence[Protocol], illegal: Illegal = "error"
 ) -> list[Contestant]:
-    """The baseline, built-in policies and agents by name, Python policies by address, and the run without swapping.
+    """The baselines, built-in policies and agents by name, Python policies by address, and the run without swapping.
 
     Args:
         names: of built-in policies and agents; those of `default_names` if there are no addresses either.
@@ -74,12 +75,12 @@ def contestants_of(
         ConfigError: no such policy, two under one name, or one that needs an environment that is not run.
     """
     names = names or ([] if addresses else default_names(protocols))
-    every = dict.fromkeys([BASELINE, *spelled_out(names)])
+    patient = [PATIENT] if Protocol.SWAP in protocols else []
+    every = dict.fromkeys([BASELINE, *spelled_out(names), *patient])
     contestants = [contestant_of(name) for name in every if name != NO_SWAPPING]
     for address in addresses:
         if ":" not in address:
-            wanted = "MODULE:OBJECT, such as my_policies:my_policy; --policies takes built-in ones"
-            raise ConfigError(f"--policy {address} has to be {wanted}")
+            raise ConfigError(f"--policy {address} has to be MODULE:OBJECT, {_hint(address)}")
         contestants.append(contestant_of(address))
     contestants.append(contestant_of(NO_SWAPPING))
     contestants = [replace(contestant, illegal=illegal) for contestant in contestants]
@@ -100,6 +101,20 @@ def contestants_of(
     return contestants
 
 
+def _hint(address: str) -> str:
+    """What was probably meant by an address that names no object."""
+    path, features = module_of(address), [*SLOT._fields, *PENDING._fields]
+    if path is not None:
+        return path.format("OBJECT")
+    if address in (*POLICIES, *READINGS):
+        return f"but {address!r} is built in: --policies {address}"
+    if address in features:
+        return f"but {address!r} is a feature: a policy is a function of features, see docs/compare.md"
+    return (
+        f"such as my_policies:my_policy; --policies takes built-in ones{did_you_mean(address, [*POLICIES, *features])}"
+    )
+
+
 def able(contestants: Iterable[Contestant], protocol: Protocol) -> list[Contestant]:
     """Those that can answer what an environment asks."""
     return [contestant for contestant in contestants if can_answer(contestant, protocol)]
@@ -107,10 +122,9 @@ def able(contestants: Iterable[Contestant], protocol: Protocol) -> list[Contesta
 
 def can_answer(contestant: Contestant, protocol: Protocol) -> bool:
     """Whether a contestant answers all that is asked; an agent of Eviction-v0 needs an order for Swap-v0."""
-    ordered, card = order_of(contestant) is not None, card_of(contestant)
     if protocol != Protocol.SWAP:
-        return not ordered
-    return ordered or card is None or card.env == Protocol.SWAP
+        return order_of(contestant) is None
+    return unanswered(contestant, protocol) is None
 
 
 def card_of(contestant: Contestant) -> AgentCard | None:

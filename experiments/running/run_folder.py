@@ -52,6 +52,7 @@ SEARCH_HEADER: Final = ("scenario", "seed", "base", "base_cost", "cost", "rounds
 BY_NAME: Final = ("policies", "scenarios", "agents", "fingerprints")  # keys of run.json
 Key = tuple[str, str, int]  # scenario, policy, seed
 BASELINE: Final = "lru"
+PATIENT: Final = "patient-fifo+lru"  # LRU of Swap-v0 drains at once; this one waits, and stands beside it
 
 
 class Span(NamedTuple):

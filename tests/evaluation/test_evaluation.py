@@ -88,6 +88,12 @@ def test_cost_is_the_weighted_sum_of_parts_in_the_row(small: Case):
     assert row["cost"] == pytest.approx(waited + counted)
 
 
+def test_an_eviction_agent_without_an_order_is_refused_in_swap_v0(small: Case):
+    with pytest.raises(ConfigError, match=r"was trained for Eviction-v0 .* 'wsjf\+agent:eviction'"):
+        evaluate("agent:eviction", small, SEEDS, protocol="swap")
+    assert evaluate("wsjf+agent:eviction", small, SEEDS[:1], protocol="swap").policy == "wsjf+agent:eviction"
+
+
 def test_without_swapping_nothing_is_evicted_or_asked(small: Case):
     results = evaluate("no-swapping", small, SEEDS).summary()
     assert results["evictions"] == results["decisions"] == 0

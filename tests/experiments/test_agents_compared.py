@@ -84,7 +84,7 @@ def test_an_agent_of_the_other_environment_is_refused(
 def test_each_agent_plays_its_own_environment_where_both_are_run(small: Path, evicting: Path, swapping: Path):
     names = [f"agent:{folder}" for folder in (evicting, swapping)]
     contestants = contestants_of(names, [], list(Protocol))
-    assert [contestant.name for contestant in contestants] == ["lru", *names, "no-swapping"]
+    assert [contestant.name for contestant in contestants] == ["lru", *names, "patient-fifo+lru", "no-swapping"]
 
 
 def test_an_agent_that_is_judged_by_its_training_seeds_is_found_out(

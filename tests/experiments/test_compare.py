@@ -174,7 +174,12 @@ def test_the_test_part_of_a_log_follows_the_training_part_which_may_be_learned_f
             "two policies",
         ),
         (["--policy", "tests.support.comparisons:NeedsMore"], "missing 1 required positional argument: 'weights'"),
-        (["--policy", "lru"], "--policy lru has to be MODULE:OBJECT"),
+        (["--policy", "lru"], "--policy lru has to be MODULE:OBJECT, but 'lru' is built in: --policies lru"),
+        (["--policy", "since_use"], "did you mean 'since_use_s'"),
+        (["--policy", "since_use_s"], "'since_use_s' is a feature: a policy is a function of features"),
+        (["--policy", "own/mine.py"], "name the module as Python imports it: mine:OBJECT, with PYTHONPATH=own"),
+        (["--policy", "own/mine.py:rule"], "is a path; name the module as Python imports it: mine:rule"),
+        (["--policy", "tests.support.comparisons:brokn"], "did you mean 'broken'"),
         (
             ["--policies", "wsjf+cace"],
             "'wsjf+cace' has an order, and Eviction-v0 asks for none; run it with --env swap",
