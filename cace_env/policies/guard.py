@@ -5,16 +5,23 @@
     guarded.counts                               # decisions taken by LRU, by reason
 
 LRU takes over for one of these reasons:
-- `input`: a number of the observation is NaN, infinite, or out of the range seen in training
+- `input`: a number of the observation is NaN, infinite, or far out of the range seen in training
   (`cace_env.policies.ranges`; without ranges, out of the bounds of the observation space);
 - `error`: the policy raises an error, or its answer is neither a legal action nor scores;
 - `late`: the policy takes longer than `time_limit_s`. Python cannot stop it: its answer is awaited and discarded;
-- `forecast`: demand does not follow the forecast in its features (`ForecastWatch`).
+- `forecast`: demand does not follow the forecast in its features (`ForecastWatch`);
+- `compute`: computing is the bottleneck, not loading: more than a quarter of the answers take longer than
+  `long_answer_s` and than a load (`Answers`). The agents were found to be useless or worse there;
+- `starved`: in Swap-v0, a model for which idle ones could make room has waited longer than 30 s and than
+  `patient_loads` of its own loads. Only the choice of what to load is taken.
 
 After the last problem LRU continues for `hold` decisions without asking the policy, so that a policy that fails now and
-then does not alternate with LRU, whose plan differs. In Swap-v0 the fallback is `patient-fifo+lru`, which is LRU of
-Eviction-v0: oldest request first, and up to 30 s of patience for an idle victim. (The policy keeps its own timers: if
-it has none, patience ends at the first question after 30 s.)
+then does not alternate with LRU, whose plan differs; after `starved` for none. In Swap-v0 the fallback is
+`patient-fifo+lru`, which is LRU of Eviction-v0: oldest request first, and up to 30 s of patience for an idle victim.
+(The policy keeps its own timers: if it has none, patience ends at the first question after 30 s.)
+
+The numbers were set on logs of real requests, GenTD26 and Azure code; `docs/agents.md` shows what the guard keeps and
+catches on others.
 """
 
 from __future__ import annotations
@@ -30,26 +37,30 @@ import numpy.typing as npt
 
 from cace_env.config import ConfigError
 from cace_env.kernel.features import PER_MINUTE_10
-from cace_env.kernel.state import CLOCK, DEMAND, MODEL
-from cace_env.observation import ObservationLayout
+from cace_env.kernel.state import CLOCK, DEMAND, LOAD_US, LOADS, MODEL, REQUEST, TARGET
+from cace_env.observation import PENDING, ObservationLayout
 from cace_env.policies.agent import PREFIX, Agent, load_agent
 from cace_env.policies.built_in import Policy, Training
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.clairvoyant import Future
-from cace_env.policies.orders import Order
+from cace_env.policies.orders import PATIENCE_S, Order
 from cace_env.policies.orders import order as find_order
 from cace_env.policies.player import Player
 from cace_env.policies.python import PolicyError, PythonPolicy, layout_for, view
 from cace_env.policies.ranges import Ranges, bounds_of, out_of_range
 from cace_env.simulation import Limits, Simulator
-from cace_env.tables import FleetTables, Protocol
+from cace_env.tables import NONE, FleetTables, Protocol
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 
 GUARDED: Final = "guarded:"  # in front of a policy's name
-REASONS: Final = ("input", "error", "late", "forecast")
+REASONS: Final = ("input", "error", "late", "forecast", "compute", "starved")
 FALLBACK: Final = {Protocol.EVICTION: "lru", Protocol.SWAP: "patient-fifo+lru"}
+LONG_SHARE: Final = 0.25  # of the answers: 0.29 at least where the shipped agents gain nothing, 0.23 at most elsewhere
+RECENT_US: Final = 1_800_000_000  # answers that count as recent: half an hour outlasts a burst
+LOOK_EVERY_US: Final = 60_000_000  # a look at all recent answers takes longer than a decision
+LEAST_ANSWERS: Final = 20  # recent ones, before there is a verdict
 
 
 @dataclass(frozen=True)
@@ -67,15 +78,16 @@ class ForecastWatch:
         window_s: least length of a window [s]; it ends with the first question after that.
         warm_up_s: nothing is counted before this time, because rates begin at 0.
         history: windows before the first verdict.
-        high: standard deviations at which an anomaly begins.
+        high: standard deviations at which an anomaly begins. At 3, bursts of real logs counted as anomalies; above 4,
+            not every exchange of the most and the least wanted models does.
         low: standard deviations at which it ends.
     """
 
     window_s: float = 120.0
     warm_up_s: float = 600.0
     history: int = 8
-    high: float = 3.0
-    low: float = 1.5
+    high: float = 4.0
+    low: float = 2.0
 
     def __post_init__(self) -> None:
         if not (self.window_s > 0 and self.warm_up_s >= 0 and self.history >= 2 and self.low <= self.high):
@@ -131,6 +143,32 @@ class ForecastError:
             self._squares += off * (error - self._mean)
 
 
+class Answers:
+    """The share of recent answers that take longer than a load, in one episode; from the past alone.
+
+    Where it is large, requests wait because models compute, and not because they are absent.
+    """
+
+    def __init__(self, long_answer_s: float) -> None:
+        self.long_s = long_answer_s  # or the mean time of a load, if that is longer
+        self.long_share = 0.0
+        self._shortest_us, self._next_us = round(long_answer_s * 1e6), 0
+
+    def see(self, simulator: Simulator) -> None:
+        """Look at what was answered until now."""
+        state = simulator.state
+        now_us = int(state.scalars[CLOCK])
+        if now_us < self._next_us:
+            return
+        self._next_us = now_us + LOOK_EVERY_US
+        finish_us = state.requests[:, REQUEST.finish_us]
+        recent = (finish_us >= 0) & (finish_us > now_us - RECENT_US)
+        answers_us = finish_us[recent] - state.requests[recent, REQUEST.first_us]
+        long_us = max(self._shortest_us, int(state.scalars[LOAD_US]) / max(int(state.scalars[LOADS]), 1))
+        self.long_s = long_us * 1e-6
+        self.long_share = float((answers_us > long_us).mean()) if len(answers_us) >= LEAST_ANSWERS else 0.0
+
+
 class Guarded:
     """A guarded policy; `cace_env.evaluate` takes it like any other.
 
@@ -142,9 +180,13 @@ class Guarded:
         order: order of loads in Swap-v0 for a scorer without a method `order`.
         ranges: of the features in training; None = those of the agent's card (`AgentCard.limits`), or without them the
             bounds of the observation space.
-        margin: share of its width by which each range is widened; the default was not tuned.
+        margin: share of its width by which each range is widened; real logs leave those of the shipped agents by up to
+            three quarters of it, and the agents save as much there.
         time_limit_s: longest time to answer [s]; None = no limit, so that results do not depend on the machine.
         forecast: when the demand forecast counts as anomalous; None = never.
+        long_answer_s: an answer that takes longer than this and than a load is long (first to last token) [s]; None =
+            none is, so that the policy is trusted where computing is the bottleneck, too.
+        patient_loads: loads that a model may wait for its own (Swap-v0); None = any number.
         hold: decisions that LRU takes after the last problem.
         clock: function that returns seconds, for the time limit.
 
@@ -165,17 +207,20 @@ class Guarded:
         name: str | None = None,
         order: str | Order | None = None,
         ranges: Ranges | None = None,
-        margin: float = 0.25,
+        margin: float = 1.0,
         time_limit_s: float | None = None,
         forecast: ForecastWatch | None = DEFAULT_WATCH,
+        long_answer_s: float | None = 5.0,
+        patient_loads: float | None = 5.0,
         hold: int = 10,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if not (margin >= 0 and hold >= 0 and (time_limit_s is None or time_limit_s > 0)):
-            raise ConfigError(
-                f"margin is {margin}, hold {hold}, time_limit_s {time_limit_s}; they have to be at least 0, the limit "
-                "above 0"
-            )
+        limits = {"time_limit_s": time_limit_s, "long_answer_s": long_answer_s, "patient_loads": patient_loads}
+        if not (margin >= 0 and hold >= 0):
+            raise ConfigError(f"margin is {margin}, hold {hold}; they have to be at least 0")
+        for key, limit in limits.items():
+            if limit is not None and not limit > 0:
+                raise ConfigError(f"{key} is {limit}; it has to be above 0, or None for no such limit")
         if isinstance(policy, str) and policy.startswith(PREFIX):
             name, policy = name or policy, load_agent(policy.removeprefix(PREFIX))
         if isinstance(policy, Agent):
@@ -192,6 +237,7 @@ class Guarded:
         self.last: dict[str, str] = {}
         self._bounds = bounds_of(ranges or {}, margin)
         self._time_limit_s, self._forecast, self._hold, self._clock = time_limit_s, forecast, hold, clock
+        self._long_answer_s, self._patient_loads = long_answer_s, patient_loads
 
     def begin(
         self,
@@ -213,6 +259,7 @@ class Guarded:
         )
         self._fallback = Player("fallback", find_policy(FALLBACK[tables.protocol]), tables, workload, seed)
         self._error = None if self._forecast is None else ForecastError(self._forecast)
+        self._answers = None if self._long_answer_s is None else Answers(self._long_answer_s)
         self._layout: ObservationLayout | None = None
         self._reason: str | None = None  # reason why LRU decides
         self._held = 0  # decisions that LRU still takes
@@ -230,7 +277,7 @@ class Guarded:
         if problem is not None:
             if self._reason is None:
                 self.trips[problem] += 1
-            self._reason, self._held = problem, self._hold
+            self._reason, self._held = problem, 0 if problem == "starved" else self._hold
         elif self._held:
             self._held -= 1
         if self._reason is not None:
@@ -255,18 +302,51 @@ class Guarded:
 
     def _check(self, simulator: Simulator) -> str | None:
         """Find a problem before the policy is asked; None if there is none."""
-        if self._error is not None:
-            self._error.see(simulator)
+        for watch in (self._error, self._answers):
+            if watch is not None:
+                watch.see(simulator)
         if self._layout is None:
             self._layout = layout_for(self.policy, simulator)
-        said = out_of_range(view(simulator, self._layout).observation, self._layout, self._bounds)
-        if said is not None:
-            self.last["input"] = said
-            return "input"
-        if self._error is not None and self._error.anomalous:
-            self.last["forecast"] = f"the forecast errs {self._error.score:.1f} standard deviations more than before"
-            return "forecast"
-        return None
+        said = {
+            "input": out_of_range(view(simulator, self._layout).observation, self._layout, self._bounds),
+            "forecast": self._anomaly(),
+            "compute": self._bottleneck(),
+            "starved": self._starved(simulator),
+        }
+        problem = next((reason for reason, words in said.items() if words is not None), None)
+        if problem is not None:
+            self.last[problem] = str(said[problem])
+        return problem
+
+    def _anomaly(self) -> str | None:
+        """What is wrong with the forecast, in words."""
+        if self._error is None or not self._error.anomalous:
+            return None
+        return f"the forecast errs {self._error.score:.1f} standard deviations more than before"
+
+    def _bottleneck(self) -> str | None:
+        """Whether too many answers take longer than loads, in words."""
+        answers = self._answers
+        if answers is None or answers.long_share <= LONG_SHARE:
+            return None
+        return (
+            f"{100 * answers.long_share:.0f} % of the answers take longer than {answers.long_s:.3g} s and than a load"
+        )
+
+    def _starved(self, simulator: Simulator) -> str | None:
+        """Whether a model that could be loaded has waited too long, in words."""
+        ordering = simulator.tables.protocol == Protocol.SWAP and simulator.state.scalars[TARGET] == NONE
+        if self._patient_loads is None or self._held or not ordering:
+            return None
+        features = simulator.model_features()
+        waited_s = features[:, PENDING.oldest_wait_s]
+        limit_s = np.maximum(PATIENCE_S, self._patient_loads * features[:, PENDING.load_s])
+        # Where models in use would have to leave, handing over cost more than it saved.
+        over = waited_s / limit_s * features[:, PENDING.legal] * features[:, PENDING.idle_suffices]
+        worst = int(over.argmax())
+        if over[worst] <= 1:
+            return None
+        return f"a model could be loaded and has waited for {waited_s[worst]:.3g} s, longer than {limit_s[worst]:.3g} s"
 
     def _ask(self, simulator: Simulator) -> tuple[int, str | None]:
         """The policy's answer, and the problem with it, if any."""

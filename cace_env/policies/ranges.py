@@ -49,9 +49,14 @@ def feature_ranges(observations: Float32Array, layout: ObservationLayout) -> dic
 def bounds_of(ranges: Ranges, margin: float) -> Bounds:
     """Convert ranges to the scale of the observation, widened on both sides.
 
+    Flags and the context keep the bounds of the observation space. A flag that was never up in training, such as that
+    of a pinned model, says nothing about other numbers. The context describes the fleet as a whole and grows with it,
+    while the row of a slot or a pending model describes one model, whatever the fleet.
+
     Args:
         ranges: by name; a feature without one has the bounds of the observation space.
-        margin: share of its width by which each range is widened, because more episodes have wider extremes.
+        margin: share of its width by which each range is widened, because more episodes have wider extremes; a range
+            narrower than one unit of the observation counts as that wide.
 
     Raises:
         ConfigError: there is no such feature, or a range is not finite or does not ascend.
@@ -65,11 +70,11 @@ def bounds_of(ranges: Ranges, margin: float) -> Bounds:
     bounds = space_bounds()
     for block, features in BLOCKS.items():
         for column, feature in enumerate(features):
-            if f"{block}.{feature.name}" in ranges:
+            if block != "context" and feature.unit != "flag" and f"{block}.{feature.name}" in ranges:
                 low, high = (_scaled(feature, end) for end in ranges[f"{block}.{feature.name}"])
-                # Also allow for float32 rounding: the range of a constant has no width.
-                slack = margin * (high - low) + 1e-5 * max(abs(low), abs(high)) + 1e-6
-                bounds.low[block][column], bounds.high[block][column] = low - slack, high + slack
+                slack = margin * max(high - low, 1.0) + 1e-5 * max(abs(low), abs(high))  # the last: float32 rounds
+                bounds.low[block][column] = max(low - slack, bounds.low[block][column])
+                bounds.high[block][column] = min(high + slack, bounds.high[block][column])
     return bounds
 
 

@@ -32,6 +32,11 @@ SMALL: dict[str, Any] = {
     },
 }
 
+# The same without long answers, for which a guard takes over.
+SHORT: dict[str, Any] = SMALL | {
+    "workload": SMALL["workload"] | {"shares": {"completion": 0.65, "chat": 0.35, "reasoning": 0.0, "agent": 0.0}}
+}
+
 # Seven models, so small that a plan of a whole episode is found in a moment.
 SEVEN: dict[str, Any] = {
     "name": "small",
