@@ -7,8 +7,8 @@ optimiser has integer keys and tuples, which plain JSON would change.
 
 from __future__ import annotations
 
+import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from cace_env.config import ConfigError
+from cace_env.files import read_arrays, replace_file
 
+MOST_BYTES: Final = 1 << 34  # a replay buffer
 ARRAYS: Final = "training.npz"
 REST: Final = "training.json"
 
@@ -29,8 +31,10 @@ def save_state(state: Any, folder: Path) -> None:
     """
     arrays: dict[str, Any] = {}
     rest = _taken_apart(state, arrays)
-    np.savez(folder / ARRAYS, **arrays)
-    (folder / REST).write_text(json.dumps(rest), encoding="utf-8")
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    replace_file(folder / ARRAYS, packed.getvalue())
+    replace_file(folder / REST, json.dumps(rest))
 
 
 def load_state(folder: Path) -> Any:
@@ -40,11 +44,9 @@ def load_state(folder: Path) -> Any:
         ConfigError: a file is missing, damaged or of another kind.
     """
     try:
-        with np.load(folder / ARRAYS, allow_pickle=False) as file:
-            arrays = dict(file)
-        rest = json.loads((folder / REST).read_text(encoding="utf-8"))
-        return _put_together(rest, arrays)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_arrays((folder / ARRAYS).read_bytes(), MOST_BYTES)
+        return _put_together(json.loads((folder / REST).read_text(encoding="utf-8")), arrays)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise ConfigError(f"{folder}: cannot read the state of a training from it ({problem})") from error
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
+import os
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, SupportsIndex
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from cace_env.config import ConfigError, Frozen, did_you_mean, parse, read_yaml
+from cace_env.config import ConfigError, Frozen, Line, Name, did_you_mean, parse, read_yaml, shown
 from cace_env.fleets import ENGINES, GPUS, MODELS, REWARDS, Reward, tabulate
 from cace_env.fleets.catalogue import CHUNK_TOKENS, MAX_NUM_SEQS, RUNTIME_GB
 from cace_env.fleets.tabulation import (
@@ -47,6 +49,11 @@ SEEDS: Final[dict[Split, range]] = {
 # Small enough to solve, and chosen so that policies differ: it says nothing about other scenarios.
 FOR_DEBUGGING: Final = ("tiny",)
 
+MOST_GB: Final = 1e6  # of anything
+MOST_TOKENS: Final = 1 << 31
+MOST_SLOTS: Final = 1 << 16
+MOST_MODELS: Final = 4096
+
 Task = Literal["completion", "chat", "reasoning", "agent"]
 
 
@@ -58,10 +65,10 @@ def seeds(split: Split, n: int | None = None) -> range:
     """
     known = SEEDS.get(split)
     if known is None:
-        raise ConfigError(f"no seeds called {split!r}; the splits are {', '.join(SEEDS)}")
+        raise ConfigError(f"no seeds called {shown(split)}; the splits are {', '.join(SEEDS)}")
     n = len(known) if n is None else n
-    if not 1 <= n <= len(known):
-        raise ConfigError(f"{n} {split} seeds were asked for; there are 1 to {len(known)}")
+    if not isinstance(n, SupportsIndex) or not 1 <= operator.index(n) <= len(known):
+        raise ConfigError(f"{shown(n)} {split} seeds were asked for; there are 1 to {len(known)}")
     return known[:n]
 
 
@@ -81,7 +88,9 @@ class Accelerators(Frozen):
 
     gpu: Annotated[str, _known(GPUS, "GPU")] = Field(description="name in the catalogue")
     count: int = Field(default=1, ge=1, le=64, description="how many")
-    memory_gb: float | None = Field(default=None, gt=0, description="memory of each [GB]; the data sheet's by default")
+    memory_gb: float | None = Field(
+        default=None, gt=0, le=MOST_GB, description="memory of each [GB]; the data sheet's by default"
+    )
 
 
 ModelName = Annotated[str, _known(MODELS, "model")]
@@ -97,14 +106,22 @@ class Hosted(Frozen):
     """One model of the fleet; a plain name in YAML stands for `{model: name}`."""
 
     model: ModelName = Field(description="name in the catalogue")
-    name: str | None = Field(default=None, min_length=1, description="its name here, if a model is hosted twice")
+    name: Line | None = Field(default=None, min_length=1, description="its name here, if a model is hosted twice")
     tasks: tuple[Task, ...] | None = Field(default=None, min_length=1, description="its tasks; default: catalogue")
-    languages: tuple[str, ...] = Field(default=(), description="programming languages it is good at; none = all")
-    popularity: float = Field(default=1.0, gt=0, description="hint: models are ranked by it; ties are drawn per seed")
-    kv_tokens: int | None = Field(default=None, ge=1, description="size of its KV cache; default: by its tasks")
-    reserve_gb: float | None = Field(default=None, gt=0, description="KV cache and runtime [GB], instead of kv_tokens")
+    languages: tuple[Line, ...] = Field(default=(), description="programming languages it is good at; none = all")
+    popularity: float = Field(
+        default=1.0, gt=0, le=1e9, description="hint: models are ranked by it; ties are drawn per seed"
+    )
+    kv_tokens: int | None = Field(
+        default=None, ge=1, le=MOST_TOKENS, description="size of its KV cache; default: by its tasks"
+    )
+    reserve_gb: float | None = Field(
+        default=None, gt=0, le=MOST_GB, description="KV cache and runtime [GB], instead of kv_tokens"
+    )
     max_num_seqs: int = Field(default=int(MAX_NUM_SEQS.value), ge=1, le=4096, description="seats")
-    chunk_tokens: int = Field(default=int(CHUNK_TOKENS.value), ge=1, description="prefill tokens per round")
+    chunk_tokens: int = Field(
+        default=int(CHUNK_TOKENS.value), ge=1, le=MOST_TOKENS, description="prefill tokens per round"
+    )
     pinned_on: int | None = Field(default=None, ge=0, description="accelerator that it never leaves")
     resident_on: int | None = Field(default=None, ge=0, description="accelerator it is on at time 0")
     asleep_on: int | None = Field(default=None, ge=0, description="accelerator it sleeps on at time 0 (sleep-mode)")
@@ -157,8 +174,12 @@ class Rules(Frozen):
         le=1e9,
         description="Swap-v0: no prefetch while a request for a pending model has waited this long [s]",
     )
-    max_slots: int = Field(default=0, ge=0, description="slots of the observation; 0 = as many as can be used")
-    max_decisions: int | None = Field(default=None, ge=1, description="truncates the episode; none = no limit")
+    max_slots: int = Field(
+        default=0, ge=0, le=MOST_SLOTS, description="slots of the observation; 0 = as many as can be used"
+    )
+    max_decisions: int | None = Field(
+        default=None, ge=1, le=FOREVER, description="truncates the episode; none = no limit"
+    )
 
 
 class Scenario(Frozen):
@@ -167,20 +188,22 @@ class Scenario(Frozen):
     # The key is `workload`, but the method that draws a workload has that name.
     model_config = ConfigDict(serialize_by_alias=True)
 
-    name: str = Field(min_length=1, description="name")
+    name: Name = Field(description="name, of letters, digits, spaces and . _ + - ( ); files are called by it")
     version: int = Field(default=1, ge=1, description="raised whenever results change")
     description: str = Field(default="", description="what is special about it")
     question: str = Field(default="", description="a question of someone who deploys such a fleet")
-    fleet: tuple[Accelerators, ...] = Field(min_length=1, description="GPUs, in the order of their indices")
+    fleet: tuple[Accelerators, ...] = Field(
+        min_length=1, max_length=64, description="GPUs, in the order of their indices"
+    )
     pressure: float | None = Field(
         default=None,
-        gt=0,
+        ge=1e-3,
         description="needs of all unpinned models over the memory left for them; scales the memory of all GPUs",
     )
     engine: Annotated[str, _known(ENGINES, "engine")] = Field(default="safetensors", description="load regime")
-    host_ram_gb: float = Field(default=0.0, ge=0, description="host cache for weights [GB]; 0 = none")
+    host_ram_gb: float = Field(default=0.0, ge=0, le=MOST_GB, description="host cache for weights [GB]; 0 = none")
     runtime_gb: float = Field(
-        default=RUNTIME_GB.value, ge=0, description="part of each reserve that is not KV cache [GB]"
+        default=RUNTIME_GB.value, ge=0, le=MOST_GB, description="part of each reserve that is not KV cache [GB]"
     )
     start: Literal["empty", "cached", "asleep"] = Field(
         default="empty",
@@ -189,7 +212,7 @@ class Scenario(Frozen):
     )
     catalogue: tuple[
         Annotated[Annotated[ModelName, Tag("name")] | Annotated[Hosted, Tag("model")], _by_type("name", "model")], ...
-    ] = Field(min_length=1, description="models, in the order of their indices")
+    ] = Field(min_length=1, max_length=MOST_MODELS, description="models, in the order of their indices")
     workload_config: WorkloadConfig = Field(
         default=WorkloadConfig(), alias="workload", description="who asks for what, and when"
     )
@@ -368,11 +391,10 @@ def load_scenario(what: str | Path | Mapping[str, Any] | Scenario) -> Scenario:
     if isinstance(what, str) and what in shipped:
         with resources.as_file(shipped[what]) as path:
             return parse(Scenario, read_yaml(path), f"scenario {what!r}")
-    path = Path(what)
-    if isinstance(what, str) and path.suffix not in (".yaml", ".yml") and not path.is_file():
-        hint = did_you_mean(what, shipped)
-        raise ConfigError(f"no scenario called {what!r}{hint}; known are {', '.join(shipped)}, or give a YAML file")
-    return parse(Scenario, read_yaml(path), str(path))
+    if isinstance(what, str) and not what.endswith((".yaml", ".yml")) and not os.path.isfile(what):
+        known = f"known are {', '.join(shipped)}, or give a YAML file"
+        raise ConfigError(f"no scenario called {shown(what)}{did_you_mean(what, shipped)}; {known}")
+    return parse(Scenario, read_yaml(what), str(what))
 
 
 def _shipped() -> dict[str, Traversable]:

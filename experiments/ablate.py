@@ -23,6 +23,7 @@ from pydantic import Field
 from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import seed_list
 from cace_env.evaluation.held_out import WHOLE_SUITE, validation_seeds
+from cace_env.files import replace_file
 from cace_env.policies import Agent, Contestant, contestant_of, load_agent
 from cace_env.policies.built_in import Policy
 from cace_env.scenarios import seeds
@@ -258,8 +259,8 @@ def told_costs(
 def write(path: Path, page: str, session: Session) -> int:
     """Writes the report; returns the exit status."""
     report = path / "report.md"
-    report.write_text(page, "utf-8")
-    session.console.print(f"Report: [bold]{report}[/bold]", soft_wrap=True)
+    replace_file(report, page)
+    session.console.print(f"Report: {report}", soft_wrap=True)
     return 0
 
 

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cace_env.config import ConfigError, Frozen
+from cace_env.files import replace_file
 from experiments.pages.regions import fill
 from experiments.reading.markdown import number, table
 from experiments.running.command_line import Session, metavar, run_command, split_names
@@ -67,7 +68,7 @@ class Benchmark(Frozen):
     only: Annotated[tuple[str, ...], metavar("A,B")] = Field(
         default=(), description=f"probes to run, all by default: {', '.join(PROBES)}"
     )
-    rounds: int = Field(default=3, ge=1, description="processes that run each probe; slow probes run once")
+    rounds: int = Field(default=3, ge=1, le=1_000, description="processes that run each probe; slow probes run once")
     quick: bool = Field(default=False, description="next to nothing is measured: does it run?")
     against: Annotated[Path | None, metavar("CHECKOUT")] = Field(
         default=None, description="another checkout, measured in turns with this one; ratios are this one over it"
@@ -206,10 +207,10 @@ def run(options: Benchmark, session: Session) -> int:
     console.print(shown)
     out.parent.mkdir(parents=True, exist_ok=True)
     results = {"command": command, "quick": options.quick, "machine": about, "rows": [row._asdict() for row in rows]}
-    out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    replace_file(out, json.dumps(results, indent=2) + "\n")
     if options.write is not None:
         fill(options.write, {"benchmark": page_table(rows, about)})
-    console.print(f"Results: [bold]{out}[/bold]", highlight=False)
+    console.print(f"Results: {out}", highlight=False)
     return 0
 
 

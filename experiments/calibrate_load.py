@@ -27,7 +27,7 @@ class Options(Frozen):
     scenario: tyro.conf.Positional[str] = Field(default="default", description="shipped scenario, or a YAML file")
     busy: float = Field(default=0.25, description="wanted busy share of the swap channels, above 0 and below 1")
     seeds: int = Field(default=8, ge=1, description="training seeds to average over")
-    most_users: int = Field(default=2000, ge=1, description="where the search ends")
+    most_users: int = Field(default=2000, ge=1, le=100_000, description="where the search ends")
 
 
 def busy_share(scenario: Scenario, users: int, num_seeds: int) -> float:

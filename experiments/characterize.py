@@ -110,12 +110,12 @@ def characterize(options: Options, session: Session) -> None:
         of_log(options, options.log, session)
     elif options.workload is not None:
         workload, names = scenario_workload(options.workload, options.seed, options.requests)
-        session.console.print(describe(workload, names), markup=False, soft_wrap=True)
+        session.console.print(describe(workload, names), soft_wrap=True)
         if options.plot:
             plot(workload, names, options.plot)
     else:
         checks = check_table(all_checks())
-        session.console.print(checks, markup=False, soft_wrap=True)
+        session.console.print(checks, soft_wrap=True)
         if options.write:
             fill(options.write, {"checks": checks, "default": describe(*scenario_workload("default", 0))})
 
@@ -153,7 +153,7 @@ def of_log(options: Options, path: Path, session: Session) -> None:
     scenario_file = str(folder / FILES["scenario"])
     write_page(page_of(found, session.command, scenario_file, cace_env.__version__), folder / FILES["page"])
     print_summary(found, session.console)
-    session.console.print(f"Report: {folder / FILES['page']}", markup=False, soft_wrap=True)
+    session.console.print(f"Report: {folder / FILES['page']}", soft_wrap=True)
 
 
 def trace_options(given: Sequence[str]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def judge(options: Options, session: Session) -> None:
     """
     run = Run(options.run)
     check_policies(run, NEEDED)
-    session.console.print(f"{claims_table(run)}\n\n{factors_table(run)}", markup=False, soft_wrap=True)
+    session.console.print(f"{claims_table(run)}\n\n{factors_table(run)}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

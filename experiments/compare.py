@@ -25,6 +25,7 @@ from pydantic import Field
 from rich.table import Table
 
 from cace_env.evaluation.episodes import in_order, seed_list
+from cace_env.files import replace_file
 from cace_env.policies import ORDERS, POLICIES, READINGS
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.scenarios import FOR_DEBUGGING, compared_scenarios, load_scenario, scenario_names, seeds
@@ -130,7 +131,7 @@ def compare(options: Comparison, session: Session) -> int:
         console.print(f"interrupted: {plan.path / 'report.md'} lacks plots; {again} draws all of them")
         return 130
     rest = "" if options.all else " It has all policies with all numbers; --all prints them here, too."
-    console.print(f"{run.about['wall_s']:.0f} s of playing. Report: [bold]{report}[/bold].{rest}", soft_wrap=True)
+    console.print(f"{run.about['wall_s']:.0f} s of playing. Report: {report}.{rest}", soft_wrap=True)
     return 0 if outcome.status == FINISHED else 130
 
 
@@ -158,9 +159,9 @@ def look_closer(cases: Sequence[PreparedCase], path: Path, workers: int, session
         for why in in_order(decisions_of, cases, workers):
             reasons += why
             progress.update(bar, advance=1)
-    (path / TIMELINES).write_text(timelines_csv(spans), "utf-8")
+    replace_file(path / TIMELINES, timelines_csv(spans))
     if reasons:
-        (path / DECISIONS).write_text(csv_of(reasons), "utf-8")
+        replace_file(path / DECISIONS, csv_of(reasons))
 
 
 def show(session: Session) -> None:

@@ -176,7 +176,7 @@ def map_of(path: Path, name: str, options: Options) -> ColumnMap | None:
 
 def say(session: Session, lines: Sequence[str]) -> None:
     """Prints lines as they are."""
-    session.console.print("\n".join(lines), markup=False, soft_wrap=True)
+    session.console.print("\n".join(lines), soft_wrap=True)
 
 
 def aligned(rows: Sequence[tuple[str, str]]) -> list[str]:

@@ -13,6 +13,7 @@ not run again, so the same command goes on where it was stopped (a run that was 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import multiprocessing
 import shutil
@@ -26,11 +27,12 @@ import numpy as np
 from pydantic import Field
 from rich.console import Console
 
-from cace_env.config import ConfigError, Frozen, did_you_mean
+from cace_env.config import MOST_THREADS, ConfigError, Frozen, did_you_mean, read_json
 from cace_env.evaluation import evaluate, paired_gain
 from cace_env.evaluation.held_out import training_scenarios
 from cace_env.evaluation.scores import BASELINE
 from cace_env.evaluation.tracking import STEP
+from cace_env.files import replace_file
 from cace_env.scenarios import Scenario, seeds
 from cace_env.tables import Protocol
 from experiments.running.command_line import Session, run_command, split_names
@@ -51,8 +53,8 @@ class Options(Frozen):
         description="decisions of each run (DQN and QR-DQN: a quarter of them); by default those of the rung",
     )
     validation_seeds: Count = Field(default=None, ge=1, description="episodes that judge; by default those of the rung")
-    num_envs: int = Field(default=60, ge=1, description="environments at once")
-    workers: int = Field(default=1, ge=1, description="processes, a run each")
+    num_envs: int = Field(default=60, ge=1, le=1_000_000, description="environments at once")
+    workers: int = Field(default=1, ge=1, le=MOST_THREADS, description="processes, a run each")
     out: Path = Field(default=OUT, description="run folder")
 
 
@@ -109,14 +111,13 @@ def train(job: Job, out: Path, verbose: int) -> None:
         speed = float(row.get("time/decisions_per_s", np.inf))
         learned_s, before = learned_s + (int(row[STEP]) - before) / speed, int(row[STEP])
         rows.append((before, round(learned_s, 3), *(float(row[f"eval/saved_vs_{name}"]) for name in RIVALS)))
-    unfinished = job.path(out).with_suffix(".part")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
     shutil.rmtree(scratch)
-    job.path(out).with_suffix(".json").write_text(json.dumps(tested, indent=2) + "\n", "utf-8")
-    unfinished.replace(job.path(out))
+    replace_file(job.path(out).with_suffix(".json"), json.dumps(tested, indent=2) + "\n")
+    replace_file(job.path(out), text.getvalue())  # last: a run that has it is whole
 
 
 def judge_by_test(model: Any, scenarios: Sequence[Scenario]) -> dict[str, dict[str, list[float]]]:
@@ -157,14 +158,14 @@ def note(out: Path, jobs: Sequence[Job]) -> None:
         ConfigError: the folder has runs with other numbers.
     """
     path = out / ABOUT
-    about = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    about = read_json(path) if path.is_file() else {}
     for job in jobs:
         ours = {name: getattr(job, name) for name in ("decisions", "validation_seeds", "num_envs")}
         theirs = about.setdefault(job.rung, ours)
         if theirs != ours:
             raise ConfigError(f"{out} has runs on {job.rung} with {theirs}, not {ours}; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    replace_file(path, json.dumps(about, indent=2) + "\n")
 
 
 def learning_curves(options: Options, session: Session) -> None:

@@ -81,7 +81,7 @@ def judge(options: Options, session: Session) -> int:
         return 130
     draw(outcome.run, plan.path / "shifted.png")
     outcome.folder.write("report.md", page(outcome.run))
-    session.console.print(f"Report: [bold]{plan.path / 'report.md'}[/bold]", soft_wrap=True)
+    session.console.print(f"Report: {plan.path / 'report.md'}", soft_wrap=True)
     return 0
 
 

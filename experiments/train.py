@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -67,7 +68,7 @@ def train(options: Options, session: Session) -> int:
         finally:
             training.finish(tracking)
     summarise(training, asked, console)
-    return 0 if training.completed else 130
+    return 0 if training.completed else 128 + (patience.asked or signal.SIGINT)
 
 
 def open_folder(options: Options) -> tuple[Resolved, TrainingFolder]:

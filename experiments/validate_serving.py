@@ -85,7 +85,7 @@ def validate(options: Options, session: Session) -> None:
         "turns": error_table(turn_cases, judged=False),
     }
     for name, text in measured.items():
-        session.console.print(f"{name}\n{text}\n", markup=False, soft_wrap=True)
+        session.console.print(f"{name}\n{text}\n", soft_wrap=True)
     if options.write:
         fill(options.write, measured)
 

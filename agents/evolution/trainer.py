@@ -7,6 +7,7 @@ hidden units add nothing yet. A step is one candidate, on a few of the training 
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +21,10 @@ from pydantic import Field
 
 from agents.evolution.search import Evolution, Search
 from agents.objective import Objective
-from cace_env.config import ConfigError, Frozen
+from cace_env.config import MOST_SEED, ConfigError, Frozen
 from cace_env.evaluation.feature_ranges import seen_limits
 from cace_env.evaluation.held_out import WHOLE_SUITE, recorded, seeds_text, spent_before, training_cases, training_seeds
+from cace_env.files import read_arrays, replace_file
 from cace_env.observation import BLOCKS, PENDING_FEATURES, SLOT_FEATURES, Feature
 from cace_env.policies import Agent, load_agent
 from cace_env.policies.agent import AgentCard
@@ -35,6 +37,7 @@ FloatArray = npt.NDArray[np.float64]
 # Flags of the mask and of what is there at all: the same for all candidates.
 SAME: Final = ("occupied", "legal", "loading", "leaving", "pinned", "present", "target")
 LEARNING: Final = "learning"  # a file of the history
+MOST_HISTORY_BYTES: Final = 1 << 30
 
 # What a search begins from: the least recently used of those whose eviction alone suffices; in Swap-v0 besides the
 # greatest waiting weight per load second, of those for which idle victims suffice, and rather idle victims than others.
@@ -52,11 +55,13 @@ class EvolutionConfig(Frozen):
         default=WHOLE_SUITE,
         description='"suite" (all its entries of the environment), or names of entries and scenarios',
     )
-    seed: int = Field(default=0, ge=0, description="of the search")
+    seed: int = Field(default=0, ge=0, le=MOST_SEED, description="of the search")
     train_seeds: int = Field(default=128, ge=1, le=100_000, description="training seeds that generations draw from")
-    seeds_per_generation: int = Field(default=16, ge=1, description="of which each generation meets so many")
+    seeds_per_generation: int = Field(
+        default=16, ge=1, le=1_000_000, description="of which each generation meets so many"
+    )
     population: int = Field(default=32, ge=4, le=10_000, description="candidates of a generation")
-    sigma: float = Field(default=0.3, gt=0, description="standard deviation of the first generation's weights")
+    sigma: float = Field(default=0.3, gt=0, le=1e6, description="standard deviation of the first generation's weights")
     init: str | None = Field(
         default=None, description="an agent to begin from: the name of a shipped one, or its folder; none = an old rule"
     )
@@ -75,7 +80,7 @@ class NetworkConfig(EvolutionConfig):
 
     algorithm: Literal["network"] = "network"
     hidden: int = Field(default=8, ge=1, le=256, description="hidden units per layer")
-    sigma: float = Field(default=0.05, gt=0, description="standard deviation of the first generation's weights")
+    sigma: float = Field(default=0.05, gt=0, le=1e6, description="standard deviation of the first generation's weights")
     population: int = Field(default=48, ge=4, le=10_000, description="candidates of a generation")
 
 
@@ -155,9 +160,11 @@ class EvolutionTrainer:
         """Writes the history of the search, of which it can be made again."""
         values = self._evolution.search.values
         history = np.array(values) if values else np.zeros((0, self.config.population))
-        np.savez(folder / f"{LEARNING}.npz", values=history)
+        packed = io.BytesIO()
+        np.savez(packed, values=history)
+        replace_file(folder / f"{LEARNING}.npz", packed.getvalue())
         counters = {"requests": self._objective.requests, "wall_s": self._wall_s}
-        (folder / f"{LEARNING}.json").write_text(json.dumps(counters) + "\n", encoding="utf-8")
+        replace_file(folder / f"{LEARNING}.json", json.dumps(counters) + "\n")
 
     def load(self, folder: Path) -> None:
         """Goes on from what `save` wrote.
@@ -167,8 +174,7 @@ class EvolutionTrainer:
         """
         try:
             counters = json.loads((folder / f"{LEARNING}.json").read_text(encoding="utf-8"))
-            with np.load(folder / f"{LEARNING}.npz", allow_pickle=False) as file:
-                history = file["values"]
+            history = read_arrays((folder / f"{LEARNING}.npz").read_bytes(), MOST_HISTORY_BYTES)["values"]
             requests, wall_s = int(counters["requests"]), float(counters["wall_s"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{folder}: not what a search left ({error})") from error

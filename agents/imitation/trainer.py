@@ -35,7 +35,7 @@ from agents.imitation.demonstrations import (
     show_rule,
 )
 from agents.state_files import load_state, save_state
-from cace_env.config import ConfigError, Frozen
+from cace_env.config import MOST_SEED, MOST_STEPS, ConfigError, Frozen
 from cace_env.evaluation.feature_ranges import Limits, widened
 from cace_env.evaluation.held_out import check_training, recorded, seeds_text, spent_before, training_cases
 from cace_env.networks import ScoreNetwork
@@ -61,15 +61,21 @@ class ImitationConfig(Frozen):
     train_on: str | tuple[str, ...] = Field(
         default="suite", description='"suite" (all its entries of the environment), or names of entries and scenarios'
     )
-    seed: int = Field(default=0, ge=0, description="of weights, and of the order in which labels are learned from")
+    seed: int = Field(
+        default=0, ge=0, le=MOST_SEED, description="of weights, and of the order in which labels are learned from"
+    )
     init: str | None = Field(
         default=None, description="an agent to begin from: the name of a shipped one, or its folder; none = at random"
     )
     hidden: int = Field(default=32, ge=0, le=256, description="hidden units per layer; 0 = linear")
-    first_seed: int = Field(default=0, ge=0, description="the first training seed; each is played once per scenario")
+    first_seed: int = Field(
+        default=0, ge=0, le=999_999, description="the first training seed; each is played once per scenario"
+    )
     teacher: str = Field(default=REFERENCE, description='copied at first: "reference", or a policy by its name')
-    shown: int = Field(default=5, ge=0, description="episodes per scenario that the teacher plays; 0 = none")
-    max_replays: int = Field(default=10_000, ge=0, description="of the search for a reference")
+    shown: int = Field(
+        default=5, ge=0, le=1_000_000, description="episodes per scenario that the teacher plays; 0 = none"
+    )
+    max_replays: int = Field(default=10_000, ge=0, le=1_000_000_000, description="of the search for a reference")
     play_on: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
@@ -80,14 +86,22 @@ class ImitationConfig(Frozen):
         default=(300.0, 900.0), min_length=1, description="ascending times after which costs are read [s]"
     )
     share: float = Field(default=1.0, gt=0, le=1, description="of the agent's own decisions, which are priced")
-    capacity: int = Field(default=100_000, ge=1, description="priced decisions that are remembered")
-    shown_passes: float = Field(default=10.0, gt=0, description="times that a shown decision is learned from at first")
-    passes: float = Field(default=2.0, gt=0, description="times that a priced decision is learned from, on the average")
-    copying: float = Field(default=0.5, ge=0, description="weight of copying the teacher once decisions are priced")
-    batch_size: int = Field(default=256, ge=1, description="decisions per gradient step")
+    capacity: int = Field(default=100_000, ge=1, le=10_000_000, description="priced decisions that are remembered")
+    shown_passes: float = Field(
+        default=10.0, gt=0, le=1e6, description="times that a shown decision is learned from at first"
+    )
+    passes: float = Field(
+        default=2.0, gt=0, le=1e6, description="times that a priced decision is learned from, on the average"
+    )
+    copying: float = Field(
+        default=0.5, ge=0, le=1e6, description="weight of copying the teacher once decisions are priced"
+    )
+    batch_size: int = Field(default=256, ge=1, le=1_000_000, description="decisions per gradient step")
     learning_rate: float = Field(default=2e-3, gt=0, le=1, description="of Adam, at the beginning")
     final_learning_rate: float = Field(default=2e-4, ge=0, le=1, description="after `decay_steps`, and from then on")
-    decay_steps: int = Field(default=200_000, ge=1, description="decisions over which it goes from one to the other")
+    decay_steps: int = Field(
+        default=200_000, ge=1, le=MOST_STEPS, description="decisions over which it goes from one to the other"
+    )
     averaging: float = Field(default=0.998, ge=0, lt=1, description="share of the mean that a gradient step leaves")
     threads: int = Field(default=1, ge=1, le=64, description="of the simulation and of torch")
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cace_env.config import Frozen
+from cace_env.config import MOST_SEED, MOST_STEPS, Frozen
 from cace_env.tables import Protocol
 
 
@@ -22,7 +22,9 @@ class SB3Config(Frozen):
     train_on: str | tuple[str, ...] = Field(
         default="suite", description='"suite" (all its entries of the environment), or names of entries and scenarios'
     )
-    seed: int = Field(default=0, ge=0, description="of weights, exploration and the drawing of training seeds")
+    seed: int = Field(
+        default=0, ge=0, le=MOST_SEED, description="of weights, exploration and the drawing of training seeds"
+    )
     init: str | None = Field(
         default=None, description="an agent to begin from: the name of a shipped one, or its folder; none = at random"
     )
@@ -56,9 +58,11 @@ class PPOConfig(SB3Config):
     """PPO, with masks or without: Schulman et al., 2017; Huang and Ontañón, 2020."""
 
     algorithm: Literal["maskable-ppo", "ppo"] = "maskable-ppo"
-    n_steps: int = Field(default=128, ge=1, description="decisions of each environment between two updates")
-    batch_size: int = Field(default=768, ge=2, description="decisions per gradient step")
-    n_epochs: int = Field(default=4, ge=1, description="times that each decision is learned from")
+    n_steps: int = Field(
+        default=128, ge=1, le=1_000_000, description="decisions of each environment between two updates"
+    )
+    batch_size: int = Field(default=768, ge=2, le=10_000_000, description="decisions per gradient step")
+    n_epochs: int = Field(default=4, ge=1, le=1_000_000, description="times that each decision is learned from")
     gae_lambda: float = Field(default=0.9, ge=0, le=1, description="0 = trust values, 1 = trust returns")
     clip_range: float = Field(default=0.2, gt=0, description="how far a probability may move in an update, relatively")
     target_kl: float | None = Field(default=0.03, gt=0, description="an update ends where policies differ by 1.5 of it")
@@ -77,17 +81,27 @@ class DQNConfig(SB3Config):
     learning_rate: float = Field(default=1e-3, gt=0, le=1, description="of Adam, at the beginning")
     final_learning_rate: float = Field(default=1e-4, ge=0, le=1, description="after `decay_steps`, and from then on")
     quantiles: int = Field(default=25, ge=2, le=200, description="of each action's return; of qrdqn")
-    n_steps: int = Field(default=5, ge=1, description="rewards that are summed up before a value is trusted")
-    buffer_size: int = Field(default=30_000, ge=1, description="decisions that are remembered, 8 kB each and more")
+    n_steps: int = Field(
+        default=5, ge=1, le=1_000_000, description="rewards that are summed up before a value is trusted"
+    )
+    buffer_size: int = Field(
+        default=30_000, ge=1, le=10_000_000, description="decisions that are remembered, 8 kB each and more"
+    )
     keep_buffer: bool = Field(
         default=False, description="write what is remembered into checkpoints; else a resumed run collects anew"
     )
-    learning_starts: int = Field(default=3_000, ge=1, description="random decisions before anything is learned")
-    batch_size: int = Field(default=256, ge=1, description="decisions per gradient step")
-    train_every: int = Field(default=1, ge=1, description="steps of all environments between two updates")
-    gradient_steps: int = Field(default=2, ge=1, description="gradient steps per update")
-    target_every: int = Field(default=3_000, ge=1, description="decisions between two copies to the target network")
-    exploration_steps: int = Field(default=100_000, ge=1, description="decisions until exploration is down to its end")
+    learning_starts: int = Field(
+        default=3_000, ge=1, le=MOST_STEPS, description="random decisions before anything is learned"
+    )
+    batch_size: int = Field(default=256, ge=1, le=10_000_000, description="decisions per gradient step")
+    train_every: int = Field(default=1, ge=1, le=1_000_000, description="steps of all environments between two updates")
+    gradient_steps: int = Field(default=2, ge=1, le=1_000_000, description="gradient steps per update")
+    target_every: int = Field(
+        default=3_000, ge=1, le=MOST_STEPS, description="decisions between two copies to the target network"
+    )
+    exploration_steps: int = Field(
+        default=100_000, ge=1, le=MOST_STEPS, description="decisions until exploration is down to its end"
+    )
     final_exploration: float = Field(default=0.05, ge=0, le=1, description="share of random actions from then on")
 
     def exploration_at(self, step: int) -> float:

@@ -16,17 +16,23 @@ from cace_env.envs.vector_infos import Bools
 from cace_env.envs.workload_seeds import Draws, whole
 from cace_env.kernel.state import Int64Array
 from cace_env.scenarios import Scenario, load_scenario
+from cace_env.tables import FOREVER
 
 AnyScenario = str | Path | Mapping[str, Any] | Scenario
 
 OPTIONS: Final = ("reset_mask", "workload_seed")
 
 
+MOST: Final = {"num_envs": 1 << 20, "threads": 1024}  # of what takes memory as soon as it is asked for
+
+
 def check_counts(**counts: int | None) -> None:
-    """Raise ValueError or TypeError if a count is not a whole number of at least 1; None means no limit."""
+    """Raise ValueError or TypeError if a count is not a whole number of 1 to its limit; None means none."""
     for name, value in counts.items():
-        if value is not None and whole(name, value) < 1:
-            raise ValueError(f"{name} is {value}; it has to be at least 1")
+        most = MOST.get(name, FOREVER)
+        if value is not None and not 1 <= whole(name, value) <= most:
+            limit = "at least 1" if value < 1 else f"at most {most}"
+            raise ValueError(f"{name} is {value}; it has to be {limit}")
 
 
 def check_render_mode(render_mode: None, env_id: str) -> None:

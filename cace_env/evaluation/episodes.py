@@ -6,18 +6,19 @@ policies, with an interval. Built-in policies run compiled, Python policies ques
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar, cast, get_args
+from typing import Any, Final, NamedTuple, SupportsIndex, TypeVar, cast, get_args
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
 from cace_env.cases import Case, case_of
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, shown
 from cace_env.decision_log import DecisionLog, Recorder
 from cace_env.evaluation import short_form
 from cace_env.evaluation.intervals import Gain, block_of, by_window, mean, paired_gain
@@ -38,6 +39,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 SPLIT_SEEDS: Final = 100  # seeds of a split by name: all of "test" and "validation", the first of "train"
+MOST_WORKLOAD_SEED: Final = (1 << 63) - 1
 
 
 class SeedResult(NamedTuple):
@@ -222,7 +224,7 @@ def seed_list(which: str | Iterable[int]) -> list[int]:
     """Convert a split or seeds to a list.
 
     Raises:
-        ConfigError: there is no such split, no seed is given, or one is negative or given twice.
+        ConfigError: there is no such split, no seed is given, or one is no whole number, out of range or given twice.
     """
     if isinstance(which, str):
         return list(seeds(cast(Split, which), SPLIT_SEEDS))
@@ -230,9 +232,13 @@ def seed_list(which: str | Iterable[int]) -> list[int]:
         raise ConfigError(
             f"seeds is {which!r}; give the name of a split or seeds, such as range({which!r}) or [{which!r}]"
         )
-    numbers = [int(seed) for seed in which]
-    if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-        raise ConfigError(f"seeds are {numbers}; give at least one whole number of at least 0, and none twice")
+    wanted = f"give at least one whole number from 0 to {MOST_WORKLOAD_SEED}, and none twice"
+    try:
+        numbers = [operator.index(cast(SupportsIndex, seed)) for seed in which]
+    except TypeError as error:
+        raise ConfigError(f"seeds are {shown(which)}; {wanted}") from error
+    if not numbers or min(numbers) < 0 or max(numbers) > MOST_WORKLOAD_SEED or len(set(numbers)) < len(numbers):
+        raise ConfigError(f"seeds are {shown(numbers)}; {wanted}")
     return numbers
 
 

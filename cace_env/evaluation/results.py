@@ -15,6 +15,7 @@ reference costs that ship with a suite are also such a file. `docs/suite.md` des
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +30,21 @@ import yaml
 from pydantic import Field
 
 import cace_env
-from cace_env.config import ConfigError, Frozen, parse
+from cace_env.config import (
+    MOST_JSON_BYTES,
+    SHOWN,
+    ConfigError,
+    Frozen,
+    Line,
+    parse,
+    parse_yaml,
+    printable,
+    read_text,
+    shown,
+)
 from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.evaluation.suite import Entry, Suite
+from cace_env.files import replace_file
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -57,7 +70,7 @@ class Header(Frozen):
     """The header of a results file: what was run."""
 
     suite: str = Field(description="version of the suite")
-    policy: str = Field(min_length=1, description="name of the policy, as in the column `policy`")
+    policy: Line = Field(min_length=1, description="name of the policy, as in the column `policy`")
     description: str = Field(min_length=1, description="what the policy does, in one line")
     clairvoyant: bool = Field(description="whether it knows the future: then it is not ranked")
     trained_on: str = Field(
@@ -137,11 +150,12 @@ def row_of(entry: str, result: Mapping[str, Any]) -> Row:
 def write_results(path: str | Path, results: Results) -> None:
     """Write a results file; an existing one is replaced."""
     header = yaml.safe_dump(results.header.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
-    with Path(path).open("w", newline="", encoding="utf-8") as file:
-        file.writelines(f"{MARK}{line}\n" for line in header.splitlines())
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows(results.rows)
+    text = io.StringIO()
+    text.writelines(f"{MARK}{line}\n" for line in header.splitlines())
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    writer.writerows(results.rows)
+    replace_file(Path(path), text.getvalue())
 
 
 def read_results(path: str | Path) -> Results:
@@ -150,24 +164,23 @@ def read_results(path: str | Path) -> Results:
     Raises:
         ConfigError: there is no such file, or it is not valid; the message names line, column and problem.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    lines = read_text(path, MOST_JSON_BYTES).splitlines()
     top = next((at for at, line in enumerate(lines) if not line.startswith(MARK.strip())), len(lines))
-    try:
-        header = yaml.safe_load("\n".join(line.removeprefix(MARK) for line in lines[:top]))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: the header (lines that begin with {MARK!r}) is not YAML ({error})") from error
+    text = "\n".join(line.removeprefix(MARK) for line in lines[:top])
+    header = parse_yaml(text, f"{path}: the header (lines that begin with {MARK!r})")
     if not isinstance(header, dict):
         raise ConfigError(f"{path}: the file has to begin with a header: lines `{MARK}key: value`, see docs/suite.md")
     table = csv.reader(lines[top:])
-    columns = next(table, [])
+    try:
+        columns, *cells_of = list(table) or [[]]
+    except csv.Error as error:
+        raise ConfigError(f"{path}: line {top + table.line_num} is not CSV ({error})") from error
     if tuple(columns) != Row._fields:
         raise ConfigError(
-            f"{path}: line {top + 1}: the columns are {','.join(columns)}; they have to be {','.join(Row._fields)}"
+            f"{path}: line {top + 1}: the columns are {shown(','.join(columns))}; "
+            f"they have to be {','.join(Row._fields)}"
         )
-    rows = tuple(_row(f"{path}: line {top + 1 + number}", cells) for number, cells in enumerate(table, start=1))
+    rows = tuple(_row(f"{path}: line {top + 1 + number}", cells) for number, cells in enumerate(cells_of, start=1))
     seen: set[tuple[str, str, int]] = set()
     for number, row in enumerate(rows, start=1):
         if row[:3] in seen:
@@ -189,9 +202,9 @@ def _row(where: str, cells: Sequence[str]) -> Row:
             value = kind(cell)
         except ValueError:
             number = "whole number" if kind is int else "number"
-            raise ConfigError(f"{where}: {name} is {cell!r}; it has to be a {number}") from None
+            raise ConfigError(f"{where}: {name} is {shown(cell)}; it has to be a {number}") from None
         if not isinstance(value, str) and not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"{where}: {name} is {cell}; it has to be finite and at least 0")
+            raise ConfigError(f"{where}: {name} is {printable(cell, SHOWN)}; it has to be finite and at least 0")
         values.append(value)
     return Row(*values)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -20,7 +21,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from cace_env.cases import Case, case_of
-from cace_env.config import ConfigError, Frozen, did_you_mean, load, parse
+from cace_env.config import ConfigError, Frozen, did_you_mean, load, parse, shown
 from cace_env.scenarios import Scenario, load_scenario
 from cace_env.tables import NONE, CostTable, FleetTables, Protocol
 
@@ -172,13 +173,12 @@ def load_suite(what: str | Path | Suite = "v1") -> Suite:
     if isinstance(what, str) and what in shipped:
         with resources.as_file(shipped[what]) as path:
             return load(Suite, path)
-    path = Path(what)
-    if isinstance(what, str) and path.suffix not in (".yaml", ".yml") and not path.is_file():
+    if isinstance(what, str) and not what.endswith((".yaml", ".yml")) and not os.path.isfile(what):
         known = ", ".join(shipped)
         raise ConfigError(
-            f"no suite called {what!r}{did_you_mean(what, shipped)}; known are {known}, or give a YAML file"
+            f"no suite called {shown(what)}{did_you_mean(what, shipped)}; known are {known}, or give a YAML file"
         )
-    return load(Suite, path)
+    return load(Suite, what)
 
 
 def suite_versions() -> tuple[str, ...]:

@@ -28,13 +28,15 @@ REWARD_TERMS: Final = (*COST_TERMS, "invalid_action", "baseline")
 # mypy needs the names of a namedtuple as literals, but a second copy of them could get out of date.
 TERM: Final[Any] = namedtuple("TermColumns", REWARD_TERMS)(*range(len(REWARD_TERMS)))
 
+MOST_WEIGHT: Final = 1e9  # of a second, an SLO or a request: sums stay finite
+
 
 class TaskCost(Frozen):
     """Cost of waiting for one request of a task."""
 
-    w_ttft: float = Field(default=0.0, ge=0, description="per second until the first token")
-    w_e2e: float = Field(default=0.0, ge=0, description="per second in the system")
-    slo_s: float | None = Field(default=None, gt=0, description="latency target [s]; none = no SLO")
+    w_ttft: float = Field(default=0.0, ge=0, le=MOST_WEIGHT, description="per second until the first token")
+    w_e2e: float = Field(default=0.0, ge=0, le=MOST_WEIGHT, description="per second in the system")
+    slo_s: float | None = Field(default=None, gt=0, le=1e9, description="latency target [s]; none = no SLO")
     slo_on: Literal["ttft", "e2e"] = Field(default="ttft", description="the latency that the SLO limits")
 
 
@@ -45,9 +47,11 @@ class Reward(Frozen):
     chat: TaskCost = Field(default=TaskCost(), description="waiting for chat requests")
     reasoning: TaskCost = Field(default=TaskCost(), description="waiting for reasoning requests")
     agent: TaskCost = Field(default=TaskCost(), description="waiting for agent requests")
-    w_load: float = Field(default=0.0, ge=0, description="per second of loading")
-    w_slo: float = Field(default=0.0, ge=0, description="per SLO missed")
-    w_refused: float = Field(default=0.0, ge=0, description="per request longer than its model's KV cache")
+    w_load: float = Field(default=0.0, ge=0, le=MOST_WEIGHT, description="per second of loading")
+    w_slo: float = Field(default=0.0, ge=0, le=MOST_WEIGHT, description="per SLO missed")
+    w_refused: float = Field(
+        default=0.0, ge=0, le=MOST_WEIGHT, description="per request longer than its model's KV cache"
+    )
 
     @model_validator(mode="after")
     def _costs_something(self) -> Self:

@@ -17,18 +17,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field
 
-from cace_env.config import ConfigError, Frozen, did_you_mean
-from cace_env.files import replace_file
+from cace_env.config import ConfigError, Frozen, Line, Name, did_you_mean, parse, read_json, shown
+from cace_env.files import read_arrays, replace_file
 from cace_env.kernel import rules
 from cace_env.observation import BLOCKS, Feature, ObservationLayout
 from cace_env.policies.base import Policy
@@ -38,6 +38,7 @@ from cace_env.tables import Protocol
 
 CARD_FILE: Final = "agent.json"
 WEIGHTS_FILE: Final = "weights.npz"
+MOST_BYTES: Final = 1 << 24  # of weights: the largest network takes a quarter of it
 BEST: Final = "best"  # the best agent, in the folder of a training
 PREFIX: Final = "agent:"  # starts its name among policies
 LEARNED: Final = "Learned"  # group of the agents
@@ -57,9 +58,9 @@ class AgentCard(Frozen):
     """Description of an agent and how it was made; the file `agent.json`."""
 
     format: Literal["cace-env agent 1"] = "cace-env agent 1"
-    name: str = Field(min_length=1, description="its name in tables")
+    name: Name = Field(description="its name in tables")
     env: Protocol = Field(description="the environment that it is for")
-    algorithm: str = Field(min_length=1, description="what trained it")
+    algorithm: Line = Field(min_length=1, description="what trained it")
     hidden: int = Field(ge=0, description="hidden units of each layer of its network; 0 = linear")
     description: str = Field(default="", description="one line")
     trained_on: tuple[str, ...] = Field(default=(), description="scenarios or entries of a suite")
@@ -81,12 +82,6 @@ class AgentCard(Frozen):
     )
     features: str = Field(default_factory=features_hash, description="hash of the features it was trained on")
     weights_sha256: str = Field(default="", description="hash of the file of weights")
-
-    @model_validator(mode="after")
-    def _has_a_name_for_tables(self) -> Self:
-        if any(letter in self.name for letter in "/\\\n"):
-            raise ValueError(f"name is {self.name!r}; leave out slashes and line breaks")
-        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +151,9 @@ def load_agent(what: str | Path | Agent) -> Agent:
         with resources.as_file(shipped / str(what)) as folder:
             return _read(folder)
     folder = Path(what)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"no agent called {str(what)!r}{did_you_mean(str(what), names)}; shipped are {', '.join(names) or 'none'}, "
-            f"or give a folder with {CARD_FILE}"
-        )
+    if not os.path.isdir(folder):
+        known = f"shipped are {', '.join(names) or 'none'}, or give a folder with {CARD_FILE}"
+        raise ConfigError(f"no agent called {shown(str(what))}{did_you_mean(str(what), names)}; {known}")
     best = folder / BEST
     return _read(best if (best / CARD_FILE).is_file() and not (folder / CARD_FILE).is_file() else folder)
 
@@ -193,16 +186,16 @@ def _read(folder: Path) -> Agent:
     """Read an agent from its folder."""
     card_file, weights_file = folder / CARD_FILE, folder / WEIGHTS_FILE
     try:
-        text = card_file.read_text(encoding="utf-8")
-        content = weights_file.read_bytes()
-    except (OSError, UnicodeDecodeError) as error:
+        with weights_file.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+    except OSError as error:
         raise ConfigError(f"{folder}: an agent needs {CARD_FILE} and {WEIGHTS_FILE} ({error})") from error
+    if not card_file.is_file():
+        raise ConfigError(f"{folder}: an agent needs {CARD_FILE} and {WEIGHTS_FILE}; the first is missing")
     try:
-        card = AgentCard.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ConfigError(f"{card_file}: {key}: {first['msg']}; this is not the card of an agent") from error
+        card = parse(AgentCard, read_json(card_file), str(card_file))
+    except ConfigError as error:
+        raise ConfigError(f"{error}; this is not the card of an agent") from error
     found = hashlib.sha256(content).hexdigest()
     if found != card.weights_sha256:
         raise ConfigError(
@@ -210,8 +203,7 @@ def _read(folder: Path) -> Agent:
             "these weights were not saved with this card: copy both files again"
         )
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            weights = dict(arrays)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        weights = read_arrays(content, MOST_BYTES)
+    except ValueError as error:
         raise ConfigError(f"{weights_file}: this is not a file of weights ({error})") from error
     return Agent(card, Network(card.env, card.hidden, weights))

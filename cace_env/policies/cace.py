@@ -19,13 +19,14 @@ The direction of `output_length` is our reading, and results depend on it (`docs
 
 from __future__ import annotations
 
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Final, Self
 
 from pydantic import Field, model_validator
 
-from cace_env.config import ConfigError, Frozen, load
+from cace_env.config import ConfigError, Frozen, load, shown
 from cace_env.kernel import rules
 from cace_env.tables import Protocol
 
@@ -86,6 +87,6 @@ def load_cace(what: str | Path) -> Cace:
     if what in names:
         with resources.as_file(shipped / f"{what}.yaml") as path:
             return load(Cace, path)
-    if isinstance(what, str) and not what.endswith((".yaml", ".yml")) and not Path(what).is_file():
-        raise ConfigError(f"no CACE weights called {what!r}; shipped are {', '.join(names)}, or give a YAML file")
+    if isinstance(what, str) and not what.endswith((".yaml", ".yml")) and not os.path.isfile(what):
+        raise ConfigError(f"no CACE weights called {shown(what)}; shipped are {', '.join(names)}, or give a YAML file")
     return load(Cace, what)

@@ -20,14 +20,23 @@ Terms are added as they are, not scaled over the candidates: each of the first t
 
 from __future__ import annotations
 
+import os
 from itertools import product
-from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-import yaml
 from pydantic import Field, model_validator
 
-from cace_env.config import ConfigError, Frozen, did_you_mean, parse, read_yaml
+from cace_env.config import (
+    LONGEST_LINE,
+    ConfigError,
+    Frozen,
+    did_you_mean,
+    parse,
+    parse_yaml,
+    printable,
+    read_yaml,
+    shown,
+)
 from cace_env.kernel import rules
 
 NAME: Final = "cace-quoted"
@@ -134,24 +143,24 @@ def load_quoted(name: str) -> Quoted:
     reading, colon, behind = name.partition(":")
     if reading not in QUOTED:
         raise ConfigError(
-            f"no reading called {reading!r}{did_you_mean(reading, QUOTED)}; known are {', '.join(QUOTED)}"
+            f"no reading called {shown(reading)}{did_you_mean(reading, QUOTED)}; known are {', '.join(QUOTED)}"
         )
     if not colon:
         return QUOTED[reading]
-    if "=" in behind and not Path(behind).is_file():
+    if "=" in behind and not os.path.isfile(behind):
         given = dict(_key_and_value(name, option) for option in behind.split(";"))
-    elif Path(behind).is_file():
+    elif os.path.isfile(behind):
         given = read_yaml(behind)
     else:
         raise ConfigError(
-            f"{name}: there is no file {behind!r}; give a YAML file with options of cace_env.policies.quoted.Quoted, "
-            "or options such as window=20;output_weight=0.01"
+            f"{printable(name, LONGEST_LINE)}: there is no file {shown(behind)}; give a YAML file with options of "
+            "cace_env.policies.quoted.Quoted, or options such as window=20;output_weight=0.01"
         )
-    return parse(Quoted, QUOTED[reading].model_dump(exclude_defaults=True) | given, name)
+    return parse(Quoted, QUOTED[reading].model_dump(exclude_defaults=True) | given, printable(name, LONGEST_LINE))
 
 
 def _key_and_value(name: str, option: str) -> tuple[str, Any]:
     key, equals, value = option.partition("=")
     if not equals:
-        raise ConfigError(f"{name}: {option!r} has to be KEY=VALUE, such as window=20")
-    return key.strip(), yaml.safe_load(value)
+        raise ConfigError(f"{printable(name, LONGEST_LINE)}: {shown(option)} has to be KEY=VALUE, such as window=20")
+    return key.strip(), parse_yaml(value, printable(name, LONGEST_LINE))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cace_env.config import ConfigError
 from cace_env.evaluation.tracking import STEP
+from cace_env.files import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,8 +62,7 @@ def plot_learning_curve(
         axes.set_ylim(bottom=max(min(*saved, 0.0), -max(saved)) - 0.5)
     axes.legend(frameon=False, fontsize=8)
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        save_figure(figure, Path(path), dpi=150)
     return figure
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.config import did_you_mean, one_line
 from cace_env.tables import NONE, TASKS, FloatArray
 from cace_env.traces.config import TraceConfig, setting
 from cace_env.traces.limits import TraceError
@@ -184,11 +184,12 @@ def _real(trace: Trace, config: TraceConfig, names: Sequence[str]) -> tuple[Int6
     targets = [config.mapping.get(name, name) for name in trace.model_ids]
     for name, target in zip(trace.model_ids, targets, strict=True):
         if target not in index:
-            close = difflib.get_close_matches(target, names, n=1)
-            guess = f" (did you mean {close[0]!r}?)" if close else ""
-            problem = f"model {target!r} is not in the catalogue{guess}; map {name!r} to one of its models with "
-            wanted = setting("mapping", f"{{{name}: MODEL}}")
-            raise _error(config, f"{problem}{wanted}, or set {setting('attach', 'client-as-model')} or drawn")
+            raise _error(
+                config,
+                f"model {one_line(target)!r} is not in the catalogue{did_you_mean(target, names)}; map "
+                f"{one_line(name)!r} to one of its models with {setting('mapping', f'{{{one_line(name)}: MODEL}}')}, "
+                f"or set {setting('attach', 'client-as-model')} or drawn",
+            )
     column = np.array([index[target] for target in targets])[trace.model]
     return column, targets != list(trace.model_ids)
 

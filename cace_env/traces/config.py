@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import pydantic
 
-from cace_env.config import Frozen, did_you_mean
+from cace_env.config import MOST_SEED, Frozen, did_you_mean
 from cace_env.tables import TASKS
 from cace_env.traces.gateways.known import GATEWAYS
 
@@ -26,6 +26,7 @@ REQUIRED_COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "cace": ("time", "context_tokens", "output_tokens"),
 }
 FORMAT_NAMES: Final = (*GATEWAYS, *REQUIRED_COLUMNS)
+MOST_ROWS: Final = 1_000_000_000
 Attach = Literal["real", "client-as-model", "drawn"]
 Part = Literal["all", "train", "test"]
 
@@ -54,33 +55,33 @@ class TraceConfig(Frozen):
     tasks: str | dict[str, float] | None = None
     """One task for all requests, or shares of tasks, drawn once per user. None: the log's own; where it has none, the
     main task of the attached model."""
-    users: int = pydantic.Field(0, ge=0)
+    users: int = pydantic.Field(0, ge=0, le=10_000_000)
     """For a log without users: as many are made up and requests drawn to them evenly, so that choices can be sticky.
     0: every request comes from a user of its own."""
-    zipf_exponent: float = pydantic.Field(0.87, ge=0.0)
+    zipf_exponent: float = pydantic.Field(0.87, ge=0.0, le=20.0)
     """`drawn`: popularity of rank r is r^-exponent. Default: the slope of the Chutes invocation counts."""
     stickiness: float = pydantic.Field(0.7, ge=0.0, lt=1.0)
     """`drawn`: chance that a user keeps the model last used for this task, without a draw. [assumed; near the 72 %
     repeats of GenTD26 users]"""
-    time_compression: float = pydantic.Field(1.0, gt=0.0)
+    time_compression: float = pydantic.Field(1.0, ge=1e-6, le=1e6)
     """Arrival and think times are divided by this: 10 plays an hour in six minutes, 0.1 in ten hours."""
     max_rejects: float = pydantic.Field(0.05, ge=0.0, le=1.0)
     """Gateways: the highest share of rows that may be unusable; they are left out and counted."""
-    max_span_days: float = pydantic.Field(100.0, gt=0.0)
+    max_span_days: float = pydantic.Field(100.0, gt=0.0, le=1e6)
     """Gateways: a log that spans more days probably has wrong times."""
     sort: bool = False
     """Sort rows by time instead of refusing a log that is not in order; those of gateways are always sorted."""
-    skip: int = pydantic.Field(0, ge=0)
+    skip: int = pydantic.Field(0, ge=0, le=MOST_ROWS)
     """Rows skipped at the start (ServeGen: windows of 600 s)."""
-    limit: int | None = pydantic.Field(None, ge=1)
+    limit: int | None = pydantic.Field(None, ge=1, le=MOST_ROWS)
     """At most this many rows are read (ServeGen: requests drawn)."""
-    session_gap_s: float = pydantic.Field(300.0, gt=0.0)
+    session_gap_s: float = pydantic.Field(300.0, gt=0.0, le=1e9)
     """Logs with a clock per session or user: mean seconds between two starts, exponential. [assumed]"""
     tokens_path: str | None = None
     """ServeGen: the table of token quantiles per client."""
     tokens_model: str | None = None
     """ServeGen: the model of that table; None: from the file name `servegen_MODEL_rates...`."""
-    seed: int = pydantic.Field(0, ge=0)
+    seed: int = pydantic.Field(0, ge=0, le=MOST_SEED)
     """Seed of all random draws here. An episode's seed replaces it for what is attached; what is drawn while reading
     (the arrivals of ServeGen, the order of sessions) stays, so that a window is the same time in every episode."""
     part: Part = "all"
@@ -88,7 +89,7 @@ class TraceConfig(Frozen):
     of the test part then."""
     train_share: float = pydantic.Field(0.5, gt=0.0, lt=1.0)
     """Share of the requests that is the training part."""
-    windows: int | None = pydantic.Field(None, ge=1)
+    windows: int | None = pydantic.Field(None, ge=1, le=1_000_000)
     """Windows of equally many requests, one after the other; an episode plays one. Seed s is window `s % windows`, with
     what is attached drawn for the `s // windows`-th time. None: an episode is the whole log, or its part."""
 
@@ -120,5 +121,5 @@ class TraceConfig(Frozen):
 
 
 def setting(key: str, value: str) -> str:
-    """Text for errors: how to set an option in a scenario and on the command line of a comparison."""
-    return f"{key}: {value} in the trace section (--trace-option {shlex.quote(f'{key}={value}')})"
+    """Text for errors: how to set an option, in the words of every place that has it and of none that has not."""
+    return f"the trace option {shlex.quote(f'{key}={value}')} ({key}: {value} in a scenario)"

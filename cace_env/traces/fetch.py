@@ -9,7 +9,6 @@ keeps the file and records its checksum beside it for the next fetch.
 from __future__ import annotations
 
 import argparse
-import difflib
 import hashlib
 import re
 import sys
@@ -18,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
+
+from cace_env.config import did_you_mean
 
 CONNECT_TIMEOUT_S: Final = 30.0
 
@@ -153,9 +154,9 @@ def fetch(name: str, to: str | Path = ".") -> Path:
         FetchError: unknown name, no connection, wrong checksum, incomplete download, or another file has that name.
     """
     if name not in DOWNLOADS:
-        close = difflib.get_close_matches(name, DOWNLOADS, n=1)
-        guess = f"; did you mean {close[0]!r}?" if close else ";"
-        raise FetchError(f"unknown trace {name!r}{guess} The traces are {', '.join(DOWNLOADS)}; others: --url ADDRESS")
+        guess = did_you_mean(name, DOWNLOADS)
+        known = f"the traces are {', '.join(DOWNLOADS)}; others: --url ADDRESS"
+        raise FetchError(f"unknown trace {name!r}{guess or ';'} {known}")
     return fetch_url(DOWNLOADS[name].url, to, sha256=DOWNLOADS[name].sha256)
 
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from cace_env.tables import TASKS
@@ -65,25 +64,26 @@ def page_of(found: Characterized, command: str, scenario_file: str, version: str
 
 def print_summary(found: Characterized, console: Console) -> None:
     """The main numbers, on one screen."""
-    console.print(f"[bold]{escape(visible(found.verdict.sentence))}[/bold]", soft_wrap=True)
+    console.print(visible(found.verdict.sentence), style="bold", soft_wrap=True)
     for box in found.boxes:
-        console.print(escape(visible(box.replace("**", ""))), style="yellow", soft_wrap=True)
+        console.print(visible(box.replace("**", "")), style="yellow", soft_wrap=True)
     for line in in_short(found):
-        console.print(escape(line), soft_wrap=True)
-    engines = TerminalTable(**IN_TERMINAL_STYLE, title=f"LRU on {escape(found.fleet.rpartition(' (')[0])}")
+        console.print(line, soft_wrap=True)
+    fleet = found.fleet.rpartition(" (")[0]
+    engines = TerminalTable(**IN_TERMINAL_STYLE, title=f"LRU on {fleet}")
     for index, heading in enumerate(ENGINE_HEADER):
-        engines.add_column(escape(heading), justify="left" if index == 0 else "right")
+        engines.add_column(heading, justify="left" if index == 0 else "right")
     for row in _engine_rows(found):
         engines.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
     console.print(engines)
     header, rows = _forecast_table(found)
     forecasts = TerminalTable(**IN_TERMINAL_STYLE, title="Error of forecasts / that of the mean rate (below 1: better)")
     for index, heading in enumerate(header):
-        forecasts.add_column(escape(heading), justify="left" if index == 0 else "right")
+        forecasts.add_column(heading, justify="left" if index == 0 else "right")
     for row in rows:
         forecasts.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
     console.print(forecasts)
-    console.print(_imitation_in_short(found), markup=False, soft_wrap=True)
+    console.print(_imitation_in_short(found), soft_wrap=True)
 
 
 def in_short(found: Characterized) -> list[str]:

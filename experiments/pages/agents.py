@@ -53,7 +53,9 @@ def regions(suite: SuiteRun, shifted: Run) -> dict[str, str]:
     found = {"run": f"{seeds} {about['split']} seeds of each scenario."}
     for env in suite.envs:
         if not learned(suite, env):
-            raise ConfigError(f"{suite.path}: no agent took part in {env.env_name}; run it with --agent NAME")
+            raise ConfigError(
+                f"{suite.path}: no agent took part in {env.env_name}; python -m experiments.suite --agent NAME has one"
+            )
         found |= {
             f"{env}-results": results_table(suite, env),
             f"{env}-gains": gains_table(suite, env),

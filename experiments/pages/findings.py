@@ -9,6 +9,8 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 
+from cace_env.files import save_figure
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.console import Console
@@ -44,7 +46,7 @@ def print_summary(results: Results, console: Console) -> None:
     """Every contrast: over all cells, and where it is worth most and least."""
     shown = Table("ingredient", "cost saved, least", "most", "better / worse for sure", title_justify="left")
     for group, contrasts in CONTRASTS.items():
-        shown.add_row(f"[bold]{group}[/bold]", "", "", "")
+        shown.add_row(group, "", "", "", style="bold")
         for contrast in contrasts:
             shown.add_row(contrast.what, *_range(results, contrast))
     console.print(shown)
@@ -167,7 +169,7 @@ def draw(results: Results, path: Path) -> None:
     axes.set_xlabel("pressure")
     _separate(axes, [group for group, _ in contrasts], [cell.engine for cell in CELLS])
     figure.colorbar(image, ax=axes, label="cost saved [%]; a dot: the interval includes 0", pad=0.01)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
     plt.close(figure)
 
 

@@ -12,6 +12,8 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.files import save_figure
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -98,7 +100,7 @@ def draw(rung: str, curves: Mapping[str, Curves], lines: Mapping[str, float], pa
         axes.grid(alpha=0.3)
         figure.legend(loc="outside lower center", ncols=len(curves), frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
         plt.close(figure)
 
 

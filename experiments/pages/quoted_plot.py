@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import matplotlib
 
+from cace_env.files import save_figure
+
 matplotlib.use("Agg")  # draws into files, so no screen is needed
 
 import matplotlib.pyplot as plt
@@ -43,7 +45,7 @@ def draw(readings: Mapping[str, Place], others: Mapping[str, Place], path: Path)
         axes.set_ylabel("TTFT of completions: better than LRU's by [%]")
         figure.legend(handles=legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
         plt.close(figure)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from cace_env.config import ConfigError
+from cace_env.files import replace_file
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 REGION: Final = re.compile(r"^<!-- generated: (\S+) -->\n(.*?)^<!-- end -->$", re.DOTALL | re.MULTILINE)
@@ -65,5 +66,5 @@ def fill(page: Path, regions: Mapping[str, str]) -> bool:
     before = page.read_text(encoding="utf-8")
     after = filled(before, regions, str(page))
     if after != before:
-        page.write_text(after, encoding="utf-8")
+        replace_file(page, after)
     return after != before

@@ -9,6 +9,7 @@ from typing import Any, Final
 import matplotlib.pyplot as plt
 
 from cace_env.evaluation.scores import interquartile_mean, relative_cost
+from cace_env.files import save_figure
 from cace_env.policies.agent import LEARNED
 from cace_env.tables import Protocol
 from experiments.reading.markdown import table
@@ -117,7 +118,7 @@ def draw(run: Run, path: Path) -> None:
             scenarios = [name for name in run.scenarios if run.about["scenarios"][name]["env"] == env]
             _draw_env(run, scenarios, axes)
             axes.set_title(Protocol(env).env_name)
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
         plt.close(figure)
 
 

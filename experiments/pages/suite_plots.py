@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import matplotlib
 
+from cace_env.files import save_figure
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -99,5 +101,5 @@ def _colour(suite: SuiteRun, policy: str) -> str:
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
     plt.close(figure)

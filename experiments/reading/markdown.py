@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -25,7 +26,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Lite
     for line in lines:
         if len(line) != len(header):
             raise ValueError(f"a row of {len(line)} cells under a header of {len(header)}: {list(line)}")
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A cell as it may stand in a table: a bar or a line feed in a name would make others of it."""
+    return re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.splitlines()) if "\n" in text else text)
 
 
 def number(value: float | None) -> str:

@@ -23,6 +23,7 @@ GROUP_COLOURS: Final = {
 }
 STYLE: Final[dict[Any, Any]] = {
     "font.size": 9,
+    "text.parse_math": False,  # names of models may hold dollars
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -124,8 +124,8 @@ class SuiteRun:
         costs = self.costs(entry)
         if REFERENCE not in costs or np.isnan(costs[REFERENCE]).any():
             raise ConfigError(
-                f"{self.path}: the reference has not run on every seed of {entry!r}; the command of the run, without "
-                "--reference none, goes on with it"
+                f"{self.path}: the reference has not run on every seed of {entry!r}; `python -m experiments.suite` "
+                "in the same folder, without --reference none, goes on with it"
             )
         return costs
 
@@ -158,7 +158,7 @@ class SuiteRun:
                 if whole != set(seeds):
                     raise ConfigError(
                         f"{self.path}: {policy} has finished {len(whole)} of {len(seeds)} test seeds of {entry.id!r}; "
-                        "the costs that ship are those of all: run it without --quick and --seeds"
+                        "the costs that ship are those of all: python -m experiments.suite without --quick and --seeds"
                     )
                 columns = self.run.columns[entry.id, policy]
                 for at in range(len(columns["seed"])):

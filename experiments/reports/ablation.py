@@ -9,6 +9,8 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 
+from cace_env.files import save_figure
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -145,7 +147,7 @@ def draw_gains(gains: Mapping[str, Gain], path: Path, what: str) -> None:
         axes.set_ylim(len(gains) - 0.5, -0.5)
         axes.grid(axis="x", alpha=0.3)
         axes.set_xlabel(f"{what} [%], over all scenarios; hollow: the 95 % interval holds 0")
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
         plt.close(figure)
 
 
@@ -171,7 +173,7 @@ def draw_weighings(
         axes.grid(axis="x", alpha=0.3)
         axes.set_xlabel("cost less than LRU's [%], mean over scenarios, 95 % interval")
         figure.legend(loc="outside upper center", ncols=4, frameon=False)
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
         plt.close(figure)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cace_env.evaluation.intervals import share_of_gap
 from cace_env.evaluation.scores import REFERENCE
+from cace_env.files import replace_file
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.reading.cautions import BASELINES, WAITS_TITLE, about_requests, against_patience, longer_waits
@@ -72,7 +73,7 @@ def write_report(run: Run, console: Console) -> Path:
     """Writes report.md, first without plots, then with those that are drawn meanwhile; returns its path."""
     path = run.path / "report.md"
     pictures: Pictures = {scenario: {} for scenario in ("", *run.scenarios)}
-    path.write_text(page(run, pictures), "utf-8")
+    replace_file(path, page(run, pictures))
     try:
         with progress_bar(console) as progress:
             bar = progress.add_task("drawing the report", total=len(pictures))
@@ -81,7 +82,7 @@ def write_report(run: Run, console: Console) -> Path:
                 progress.update(bar, advance=1)
             progress.update(bar, completed=len(pictures))
     finally:  # Ctrl-C keeps what is drawn
-        path.write_text(page(run, pictures), "utf-8")
+        replace_file(path, page(run, pictures))
     return path
 
 

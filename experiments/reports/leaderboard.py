@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cace_env.evaluation.scores import REFERENCE, Estimate, relative_cost
@@ -74,26 +73,26 @@ def print_leaderboard(run: Run, console: Console) -> None:
         if not scenarios:
             continue
         lines = leaderboard(run, scenarios, protocol)
-        console.print(escape(_title(run, protocol, scenarios)), style="bold", highlight=False, soft_wrap=True)
+        console.print(_title(run, protocol, scenarios), style="bold", highlight=False, soft_wrap=True)
         for said in filter(None, (about_requests(run, name) for name in scenarios)):
-            console.print(escape(f"! {said}"), style="bold black on yellow", highlight=False, soft_wrap=True)
+            console.print(f"! {said}", style="bold black on yellow", highlight=False, soft_wrap=True)
         console.print(_table(lines))
         if AGAINST_PATIENCE in lines[0].changes:
-            console.print(escape(BASELINES.replace("`", "")), highlight=False)
+            console.print(BASELINES.replace("`", ""), highlight=False)
         if not all(nothing_to_decide(run, name) for name in scenarios):
-            console.print(escape(meaning(lines)), highlight=False)
+            console.print(meaning(lines), highlight=False)
         for name in filter(run.blocks.get, scenarios):
-            console.print(escape(f"{name}: {replicates(run, name)}"), highlight=False)
+            console.print(f"{name}: {replicates(run, name)}", highlight=False)
         for note in (note for name in scenarios for note in remarks(run, name)):
-            console.print(escape(note), style="yellow")
+            console.print(note, style="yellow")
     waits = longer_waits(run)
     if waits:
         rest = f"; and {len(waits) - WAITS} more" if len(waits) > WAITS else ""
         said = f"! {WAITS_TITLE}: {'; '.join(map(wait_text, waits[:WAITS]))}{rest}."
-        console.print(escape(said), style="bold yellow", highlight=False)
+        console.print(said, style="bold yellow", highlight=False)
     if few_seeds(run):
-        console.print(escape(few_seeds(run)), style="yellow")
-    console.print(escape(READING), style="dim")
+        console.print(few_seeds(run), style="yellow")
+    console.print(READING, style="dim")
 
 
 def leaderboard(run: Run, scenarios: Sequence[str], protocol: Protocol) -> list[Line]:
@@ -164,7 +163,7 @@ def _table(lines: Sequence[Line]) -> Table:
         zero = {PATIENT: (AGAINST_PATIENCE,), BASELINE: METRICS}.get(line.policy, ())
         cells = ["0" if metric in zero else change_text(line.changes[metric]) for metric in columns]
         style = "bold" if line.what in (LEARNED_AGENT, TUNED, UNTUNED) or is_lru else None
-        table.add_row(escape(line.policy), line.what, *cells, style=style)
+        table.add_row(line.policy, line.what, *cells, style=style)
     return table
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import matplotlib
 import numpy as np
 
+from cace_env.files import save_figure
 from experiments.reading.style import GROUP_COLOURS, STYLE
 
 matplotlib.use("Agg")
@@ -74,7 +75,7 @@ def draw_scenario(run: Run, scenario: str) -> Iterator[tuple[str, Path]]:
                 figure.set_dpi(DPI)
                 figure.get_layout_engine().execute(figure)
                 figure.set_layout_engine("none")  # Matplotlib would draw all twice for it
-                figure.savefig(run.path / path, dpi=DPI)
+                save_figure(figure, run.path / path, dpi=DPI)
                 plt.close(figure)
                 yield name, path
 

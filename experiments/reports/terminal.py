@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.reading.verdicts import floor, in_short, own_policies, saved
@@ -35,9 +34,9 @@ def print_tables(run: Run, console: Console) -> None:
     marked = {BASELINE, "cace", *own_policies(run)}
     for scenario in run.scenarios:
         about = run.about["scenarios"][scenario]
-        shown = Table(title=escape(f"{scenario}: {about['label']} (times in s, means over seeds)"), **IN_TERMINAL_STYLE)
+        shown = Table(title=f"{scenario}: {about['label']} (times in s, means over seeds)", **IN_TERMINAL_STYLE)
         shown.add_column("policy", no_wrap=True)
-        shown.add_column(escape("cost saved vs LRU [%]"), justify="right", no_wrap=True)
+        shown.add_column("cost saved vs LRU [%]", justify="right", no_wrap=True)
         for heading in IN_TERMINAL.values():
             shown.add_column(heading, justify="right")
         for policy in run.ranking(scenario):
@@ -46,9 +45,9 @@ def print_tables(run: Run, console: Console) -> None:
             shown.add_row(policy, gain, *cells, style="bold" if policy in marked else None)
         console.print(shown)
         if floor(run, scenario):
-            console.print(escape(floor(run, scenario)), highlight=False)
+            console.print(floor(run, scenario), highlight=False)
     header, rows = headlines(run)
-    summary = Table(title=escape("Cost saved against LRU [%]"), **IN_TERMINAL_STYLE)
+    summary = Table(title="Cost saved against LRU [%]", **IN_TERMINAL_STYLE)
     for heading in header[:-1]:  # without swapping: in the report, where there is room
         summary.add_column(heading, no_wrap=heading == "scenario", overflow="fold")
     for row in rows:
@@ -56,4 +55,4 @@ def print_tables(run: Run, console: Console) -> None:
         summary.add_row(*(cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in cells))
     console.print(summary)
     for line in in_short(run):
-        console.print(escape(line.replace("**", "")), highlight=False)
+        console.print(line.replace("**", ""), highlight=False)

@@ -68,7 +68,7 @@ def chosen(what: Sequence[str], protocols: Sequence[Protocol], suite: str = "v1"
         asked = " and ".join(one.env_name for one in protocols)
         raise ConfigError(f"{other[0] if other else ', '.join(what)} is nothing of {asked}; name another --env")
     found.sort(key=lambda row: protocols.index(row.protocol))
-    check_names(row.name for row in found)
+    check_names(row.name.lower() for row in found)  # files are called by them, also where capitals do not matter
     return found
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Final, TypeVar
 
+import rich.console
 import tyro
-from rich.console import Console
+from rich.text import Text
 
-from cace_env.config import ConfigError, load
+from cace_env.config import ConfigError, load, parse_yaml, printable, shown
 from cace_env.evaluation.episodes import PolicyError
 from cace_env.simulation import SimulationError
 from cace_env.traces import TraceError
@@ -21,7 +26,26 @@ from cace_env.traces import TraceError
 STYLE: Final = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
 WIDTH: Final = 120  # of what is printed into a file or a pipe
 CONFIG: Final = "--config"
+BROKEN_PIPE: Final = 128 + signal.SIGPIPE  # exit statuses, as shells give them
+INTERRUPTED: Final = 128 + signal.SIGINT
+TERMINATED: Final = 128 + signal.SIGTERM
 T = TypeVar("T")
+
+
+class Console(rich.console.Console):
+    """Prints text as it is, whatever a name in it looks like: `[red]` is no markup, escape sequences are spelled out.
+
+    Rich has one place through which all strings go, also those in tables and titles, and no setting for it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that is being handled: `exit_status` ends all commands alike
+
+    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+        return super().render_str(printable(text), **options)
 
 
 @dataclass(frozen=True)
@@ -42,16 +66,16 @@ def split_names(values: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name.strip() for value in values for name in value.split(",") if name.strip()))
 
 
-def key_value(option: str, given: str, example: str) -> tuple[str, str]:
-    """An option `KEY=VALUE` in its two parts.
+def key_value(option: str, given: str, example: str) -> tuple[str, Any]:
+    """An option `KEY=VALUE` in its two parts, the value as YAML reads it.
 
     Raises:
-        ConfigError: it has no `=`.
+        ConfigError: it has no `=`, or its value is no YAML.
     """
     key, equals, value = given.partition("=")
     if not equals:
-        raise ConfigError(f"{option} {given!r} has to be KEY=VALUE, such as {example}")
-    return key.strip(), value
+        raise ConfigError(f"{option} {shown(given)} has to be KEY=VALUE, such as {example}")
+    return key.strip(), parse_yaml(value, f"{option} {shown(given)}")
 
 
 def read_options(
@@ -130,8 +154,8 @@ def run_command(
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     session = Session(
-        Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False),
-        shlex.join(["python", "-m", f"experiments.{name}", *arguments]),
+        Console(width=None if sys.stdout.isatty() else WIDTH),
+        printable(shlex.join(["python", "-m", f"experiments.{name}", *arguments])),
     )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # where --policy module:object is looked for first
@@ -140,7 +164,29 @@ def run_command(
         given = read(arguments) if read is not None else read_options(options, arguments, name, about)
         return body(given, session) or 0
 
-    return exit_status(run, interrupted)
+    with terminable() as told:
+        status = exit_status(run, interrupted)
+    return TERMINATED if told and status == INTERRUPTED else status
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[list[int]]:
+    """SIGTERM does what Ctrl-C does; the list holds the signal where one came."""
+    told: list[int] = []
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        del frame
+        told.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other thread may handle signals
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def exit_status(command: Callable[[], int], interrupted: str = "interrupted") -> int:
@@ -152,16 +198,35 @@ def exit_status(command: Callable[[], int], interrupted: str = "interrupted") ->
 
     Returns:
         That of the command; 2 where something given to it cannot be used (nothing has run), 1 where an episode
-        failed, 130 after Ctrl-C.
+        failed, or the machine did: a full disk, a file that may not be written, too little memory; 130 after Ctrl-C,
+        141 where nobody reads what is printed any more.
     """
     try:
-        return command()
+        status = command()
+        sys.stdout.flush()
+        return status
     except (ConfigError, TraceError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except (PolicyError, SimulationError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # What is left in the buffer has to go somewhere, or the interpreter complains as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        print(f"error: {of_machine(error)}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print("error: there is not enough memory for that; ask for less at a time", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
-        return 130
+        return INTERRUPTED
+
+
+def of_machine(error: OSError) -> str:
+    """What the machine refuses, with the path that it is about."""
+    where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+    return printable(f"{where}{error.strerror or error}", 4 * WIDTH)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import tyro
-import yaml
 from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen
@@ -65,7 +64,7 @@ class TakingPart(Frozen):
     policies: Names = Field(
         default=(),
         description="built-in policies; by default all but the readings of the quoted formula ('cace-quoted*'); "
-        "cace:FILE.yaml is CACE with other weights; wsjf+cace loads by the order wsjf (--env swap); lru always runs",
+        "cace:FILE.yaml is CACE with other weights; wsjf+cace loads by the order wsjf (Swap-v0); lru always runs",
     )
     policy: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODULE:OBJECT")]] = Field(
         default=(), description="a Python policy f(features, legal) -> keep-scores, besides; may be given several times"
@@ -143,7 +142,7 @@ class Logged(Frozen):
         section: dict[str, Any] = {"path": self.trace, "format": format, **self.trace_options}
         for option in self.trace_option:
             key, value = key_value("--trace-option", option, "users=200")
-            section[key] = yaml.safe_load(value)
+            section[key] = value
         given = {"windows": self.windows, "part": self.part}
         return section | {key: value for key, value in given.items() if value is not None}
 

@@ -15,6 +15,7 @@ import numpy as np
 
 import cace_env
 from cace_env.cases import Case
+from cace_env.files import replace_file
 from cace_env.planning import Reference, find_reference
 from cace_env.policies import Future
 from cace_env.policies.base import TRAINING_EPISODES
@@ -93,12 +94,7 @@ def cached_reference(
     if path.is_file():
         return _read(path), True
     found = find_reference(case, workload, Future.of(case.tables, workload), seed, **options)
-    folder.mkdir(parents=True, exist_ok=True)
-    # A process that is killed leaves no half file under the final name; two that look for the same write the same.
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    content = asdict(found) | {"plan": found.plan.tolist()}
-    unfinished.write_text(json.dumps(content), encoding="utf-8")
-    unfinished.replace(path)
+    replace_file(path, json.dumps(asdict(found) | {"plan": found.plan.tolist()}))
     return found, False
 
 

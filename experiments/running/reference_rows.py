@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
-import yaml
 
 from cace_env.cases import Case
 from cace_env.config import ConfigError, did_you_mean
@@ -149,7 +148,7 @@ def reference_options(given: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"--reference-option {option!r}: no key {key!r}{did_you_mean(key, DEFAULTS)}; known are {known}"
             )
-        options[key] = yaml.safe_load(value)
+        options[key] = value
         kind = type(options[key])
         if kind is not int and (key, kind) not in (("gain", float), ("max_replays", type(None))):
             number = "number" if key == "gain" else "whole number"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, read_json
 from cace_env.evaluation import SeedResult
 from cace_env.evaluation.scores import REFERENCE
-from cace_env.files import replace_file
+from cace_env.files import append_file, replace_file
 from cace_env.tables import TASKS
 from experiments.running.run_folder import BY_NAME, ROWS_HEADER, SEARCH_HEADER, TTFT_HEADER, Key
 
@@ -52,13 +53,11 @@ class RunFolder:
     def describe(self, **more: Any) -> None:
         """Adds to run.json."""
         self.about |= more
-        replace_file(self.path / "run.json", (json.dumps(self.about, indent=2, allow_nan=False) + "\n").encode())
+        replace_file(self.path / "run.json", json.dumps(self.about, indent=2, allow_nan=False) + "\n")
 
     def write(self, name: str, text: str) -> None:
         """A text file in the folder."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, "utf-8")
+        replace_file(self.path / name, text)
 
     def append(self, results: Iterable[SeedResult], searches: Iterable[Mapping[str, Any]] = ()) -> None:
         """Adds finished episodes, and how references were found; they are on disk when this returns."""
@@ -105,18 +104,18 @@ class RunFolder:
         rows, path = list(rows), self.path / name
         if not rows:
             return
-        fresh = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, header, restval="nan", extrasaction="ignore", lineterminator="\n")
-            if fresh:
-                writer.writeheader()
-            writer.writerows(rows)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, header, restval="nan", extrasaction="ignore", lineterminator="\n")
+        if not path.exists():
+            writer.writeheader()
+        writer.writerows(rows)
+        append_file(path, text.getvalue())
 
     def _before(self, about: Mapping[str, Any], agree: Sequence[str]) -> dict[str, Any]:
         """run.json of an earlier run in this folder, whose rows are taken over."""
         if not check_goes_on(self.path):
             return {}
-        before: dict[str, Any] = json.loads((self.path / "run.json").read_text("utf-8"))
+        before = read_json(self.path / "run.json")
         both = [key for key in agree if key in before and key in about]
         other = [f"{key} {before[key]}, this is {about[key]}" for key in both if before[key] != about[key]]
         for key, what in (("fingerprints", "scenario"), ("policies", "policy")):
@@ -151,7 +150,7 @@ class RunFolder:
             path.unlink()
             return []
         if whole < len(content):
-            path.write_bytes(content[:whole])
+            replace_file(path, content[:whole])
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
             if tuple(rows.fieldnames or ()) != tuple(header):
@@ -178,8 +177,8 @@ def check_goes_on(path: Path) -> bool:
     Raises:
         ConfigError: a file, or a folder that holds no run.
     """
-    if (path / "run.json").is_file():
+    if os.path.isfile(path / "run.json"):
         return True
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{path} exists and holds no run; results are never overwritten: give another --out")
     return False

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from cace_env.compilation import PACKAGE
-from cace_env.config import ConfigError, Frozen, dump
+from cace_env.config import MOST_THREADS, ConfigError, Frozen, dump
 from cace_env.evaluation import SeedResult, run_seed
 from cace_env.evaluation.episodes import PolicyError
 from cace_env.evaluation.scores import REFERENCE
@@ -78,11 +78,11 @@ def workers_of(asked: int | None) -> int:
     """How many threads play; as many as there are cores by default.
 
     Raises:
-        ConfigError: fewer than one.
+        ConfigError: fewer than one, or more than any machine has.
     """
     workers = asked if asked is not None else os.cpu_count() or 1
-    if workers < 1:
-        raise ConfigError(f"{workers} workers were asked for; --workers has to be at least 1")
+    if not 1 <= workers <= MOST_THREADS:
+        raise ConfigError(f"{workers} workers were asked for; --workers has to be 1 to {MOST_THREADS}")
     return workers
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import tyro
 from pydantic import Field
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 import cace_env
 from cace_env.cases import Case
-from cace_env.config import ConfigError, Frozen
+from cace_env.config import MOST_SEED, ConfigError, Frozen
 from cace_env.evaluation import Suite, load_suite, run_seed, suite_scores
 from cace_env.evaluation.episodes import in_order, seed_list
 from cace_env.evaluation.results import (
@@ -91,8 +90,8 @@ class Checked(Frozen):
     policy: Annotated[str | None, metavar("MODULE:OBJECT")] = Field(
         default=None, description="run this again, too: the policy of the file"
     )
-    spots: int = Field(default=SPOTS, ge=0, description="episodes to run again, drawn at random")
-    spot_seed: Count = Field(default=None, description="draws the same episodes each time")
+    spots: int = Field(default=SPOTS, ge=0, le=1_000_000, description="episodes to run again, drawn at random")
+    spot_seed: Count = Field(default=None, ge=0, le=MOST_SEED, description="draws the same episodes each time")
 
     def run(self, console: Console) -> int:
         """See `check`."""
@@ -194,10 +193,8 @@ def check(options: Checked, console: Console) -> int:
         return 1
     said = results.header
     kind = "clairvoyant: it is not ranked" if said.clairvoyant else f"trained on: {said.trained_on}"
-    console.print(f"[bold]{escape(said.policy)}[/bold]: {escape(said.description)}", highlight=False)
-    console.print(
-        escape(f"{kind}; simulated requests: {said.simulated_requests:,}; code: {said.code}"), highlight=False
-    )
+    console.print(f"{said.policy}: {said.description}", highlight=False)
+    console.print(f"{kind}; simulated requests: {said.simulated_requests:,}; code: {said.code}", highlight=False)
     for env in Protocol:
         print_scores(results, suite, env, console)
     return 0
@@ -353,7 +350,7 @@ def print_scores(results: Results, suite: Suite, env: Protocol, console: Console
     policy = results.header.policy
     table = Table(title=f"{policy} on {env.env_name}, suite {suite.version}", title_justify="left")
     for heading in ("entry", "score", "95 %", "headroom [%]", "mean TTFT [s]", "longest wait [s]"):
-        table.add_column(escape(heading), justify="left" if heading == "entry" else "right")
+        table.add_column(heading, justify="left" if heading == "entry" else "right")
     seeds = seed_list("test")
     for name, score in scores.scores[policy].items():
         ttft_s, wait_s = (results.column(name, policy, seeds, column) for column in ("ttft_mean_s", "longest_wait_s"))

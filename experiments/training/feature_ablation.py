@@ -11,6 +11,7 @@ from rich.console import Console
 from agents.algorithms import make_trainer, read_config
 from agents.evolution.trainer import SAME
 from cace_env.config import ConfigError
+from cace_env.files import replace_file
 from cace_env.policies import Agent, write_agent
 from experiments.reading.feature_groups import FEATURE_GROUPS
 from experiments.reports.ablation import draw_variants, variants_page
@@ -71,7 +72,7 @@ def write_retrained(run: Run, trained: Mapping[str, Agent], path: Path) -> None:
     spent = max(row.card.requests for row in trained.values())
     about = ABOUT.format(requests=f"{spent:,}", seeds=trained[full].card.train_seeds)
     page = variants_page(run, full, names, "Linear agents, trained without each group of features", about)
-    (path / RETRAINED).write_text(page.replace("parts.png", "retrained.png"), "utf-8")
+    replace_file(path / RETRAINED, page.replace("parts.png", "retrained.png"))
     draw_variants(run, full, names, path / "retrained.png")
     for name, agent in trained.items():
         write_agent(agent, path / "retrained" / name.removeprefix("retrained ").replace(" ", "-"))

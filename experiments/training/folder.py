@@ -129,17 +129,20 @@ class TrainingFolder:
         home = self.path / "checkpoint"
         part = home / ".part"
         shutil.rmtree(part, ignore_errors=True)
-        (part / "trainer").mkdir(parents=True)
-        trainer.save(part / "trainer")
-        write_agent(agent, part / "agent")
-        self.rows = [*self.rows, row]
-        (part / "metrics.csv").write_text(table_text(self.rows), "utf-8")
-        (part / "progress.json").write_text(progress.model_dump_json(indent=2) + "\n", "utf-8")
-        (part / MANIFEST).write_text(json.dumps(_hashes(part), indent=2) + "\n", "utf-8")
-        _to_disk(part)
         target = home / f"{progress.step:012}"
-        shutil.rmtree(target, ignore_errors=True)  # of a training that was taken back to an earlier step
-        part.rename(target)
+        self.rows = [*self.rows, row]
+        try:
+            (part / "trainer").mkdir(parents=True)
+            trainer.save(part / "trainer")
+            write_agent(agent, part / "agent")
+            replace_file(part / "metrics.csv", table_text(self.rows))
+            replace_file(part / "progress.json", progress.model_dump_json(indent=2) + "\n")
+            replace_file(part / MANIFEST, json.dumps(_hashes(part), indent=2) + "\n")
+            _to_disk(part)
+            shutil.rmtree(target, ignore_errors=True)  # of a training that was taken back to an earlier step
+            part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # nothing half-written is left on a full disk
         _to_disk(home, below=False)
         for older in self._checkpoints()[:-1]:
             shutil.rmtree(older)

@@ -161,10 +161,14 @@ class Training:
 
 
 class Patience:
-    """Ctrl-C, or a polite kill: the interval is finished and saved; the second one stops at once."""
+    """Ctrl-C, or a polite kill: the interval is finished and saved; the second one stops at once.
+
+    Attributes:
+        asked: the signal that came; 0 = none.
+    """
 
     def __init__(self, console: Console) -> None:
-        self.asked = False
+        self.asked = 0
         self._console = console
         self._before: dict[int, Any] = {}
 
@@ -181,10 +185,12 @@ class Patience:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
         if self.asked:
+            before = self._before[number]
+            if callable(before):  # of the command, which remembers what ended it
+                before(number, frame)
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = number
         self._console.print("stopping: this interval is finished and saved first; once more stops at once, without it")
 
 

@@ -13,7 +13,7 @@ import pydantic
 from pydantic import Field
 
 from agents.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, algorithm_of, chosen, config_class
-from cace_env.config import ConfigError, Frozen, dump, parse, read_yaml
+from cace_env.config import MOST_STEPS, ConfigError, Frozen, dump, parse, read_yaml
 from experiments.running import command_line
 from experiments.running.command_line import metavar, split_names, taken_out
 from experiments.training.tracking import Mode
@@ -29,6 +29,7 @@ class Options(Frozen):
     steps: Annotated[int | None, metavar("N")] = Field(
         default=None,
         ge=1,
+        le=MOST_STEPS,
         description="train up to this global step, which counts decisions, or candidates in evolution; by default "
         + ", ".join(f"{row.steps:,} ({name})" for name, row in ALGORITHMS.items()),
     )
@@ -39,6 +40,7 @@ class Options(Frozen):
     interval: Annotated[int | None, metavar("N")] = Field(
         default=None,
         ge=1,
+        le=MOST_STEPS,
         description=f"steps between evaluations, each with a checkpoint; by default one {EVALUATIONS}th of --steps",
     )
     validation_seeds: int = Field(default=16, ge=1, le=100, description="episodes of each case in an evaluation")

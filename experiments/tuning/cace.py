@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, dump, parse
 from cace_env.evaluation import seeds_text
 from cace_env.evaluation.held_out import training_cases, training_seeds, validation_seeds
+from cace_env.files import append_file, replace_file, save_figure
 from cace_env.policies import CaceWeights
 from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
 from cace_env.scenarios import Scenario
@@ -186,10 +188,7 @@ def tune(
                         order=order,
                         command=command,
                     )
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    unfinished = file.with_suffix(".part")
-                    unfinished.write_text(dump(Cace(description="a start", weights=weights, tuned=tuning)), "utf-8")
-                    unfinished.replace(file)
+                    replace_file(file, dump(Cace(description="a start", weights=weights, tuned=tuning)))
                 progress.update(bar, completed=before + share, description="judging")
                 kept = load_cace(file)
                 if kept.tuned is None:
@@ -216,18 +215,18 @@ def write_chosen(goal: Goal, found: Sequence[Start], folder: Path, env: Protocol
         command=command,
     )
     about = f"CACE tuned by CMA-ES, {best.name}, chosen of {len(found)} by validation seeds."
-    (folder / FILE).write_text(dump(Cace(description=about, weights=best.weights, tuned=tuning)), "utf-8")
+    replace_file(folder / FILE, dump(Cace(description=about, weights=best.weights, tuned=tuning)))
 
 
 def _note(folder: Path, order: str | None, number: int, requests: int, cost: float) -> None:
     """A generation, as a row of history.csv."""
     path = folder / "history.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(HISTORY)
-        writer.writerow([order or "", number, requests, repr(cost)])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    if not path.exists():
+        writer.writerow(HISTORY)
+    writer.writerow([order or "", number, requests, repr(cost)])
+    append_file(path, text.getvalue())
 
 
 def page(found: Sequence[Start], before_tuning: float, folder: Path, about: Mapping[str, Any], again: str) -> str:
@@ -267,7 +266,7 @@ def draw(folder: Path) -> None:
         axes.set(xlabel="requests simulated", ylabel="mean cost of a generation, of LRU's")
         axes.grid(alpha=0.3)
         figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-        figure.savefig(folder / "history.png", dpi=120)
+        save_figure(figure, folder / "history.png", dpi=120)
         plt.close(figure)
 
 

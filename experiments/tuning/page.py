@@ -12,6 +12,8 @@ import optuna
 import optuna.visualization.matplotlib as plots
 from optuna.trial import TrialState
 
+from cace_env.files import save_figure
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -43,7 +45,7 @@ def draw(study: optuna.Study, space: Space, folder: Path) -> bool:
 
 
 def _save(axes: Any, path: Path) -> None:
-    axes.figure.savefig(path, dpi=120, bbox_inches="tight")
+    save_figure(axes.figure, path, dpi=120, bbox_inches="tight")
     plt.close(axes.figure)
 
 

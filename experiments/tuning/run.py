@@ -13,8 +13,9 @@ import yaml
 from pydantic import Field
 
 from agents.algorithms import algorithm_of
-from cace_env.config import ConfigError, read_yaml
+from cace_env.config import MOST_SEED, MOST_STEPS, MOST_THREADS, ConfigError, read_json, read_yaml
 from cace_env.evaluation.held_out import validation_seeds
+from cace_env.files import replace_file
 from cace_env.policies import order
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
@@ -40,18 +41,26 @@ class Options(Logged):
         description="a search space, or cace: its weights by CMA-ES"
     )
     trials: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
-        default=30, ge=1, description="FILE: trials in all, pruned ones too"
+        default=30, ge=1, le=MOST_STEPS, description="FILE: trials in all, pruned ones too"
     )
     steps: Annotated[int | None, metavar("N")] = Field(
-        default=None, ge=1, description="FILE: training steps per trial; a fifth of the algorithm's own by default"
+        default=None,
+        ge=1,
+        le=MOST_STEPS,
+        description="FILE: training steps per trial; a fifth of the algorithm's own by default",
     )
     intervals: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
-        default=8, ge=1, description="FILE: times that a trial is looked at, and may be pruned"
+        default=8, ge=1, le=1_000_000, description="FILE: times that a trial is looked at, and may be pruned"
     )
     requests: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
-        default=100_000_000, ge=1, description="cace: budget, simulated requests of all searches together"
+        default=100_000_000,
+        ge=1,
+        le=MOST_STEPS,
+        description="cace: budget, simulated requests of all searches together",
     )
-    starts: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=3, ge=1, description="cace: searches per order")
+    starts: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=3, ge=1, le=1_000_000, description="cace: searches per order"
+    )
     order: Names = Field(default=(), description=f"cace, in Swap-v0: orders to tune behind; {DEFAULT_ORDER} by default")
     env: Annotated[Protocol | None, metavar("eviction|swap")] = Field(
         default=None, description="Eviction-v0 or Swap-v0; what FILE says, or eviction, by default"
@@ -61,15 +70,17 @@ class Options(Logged):
         description="scenarios, YAML files or entries of the suite; what FILE says, or the suite, by default",
     )
     train_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
-        default=64, ge=1, description="cace: training seeds that its weights are tuned on"
+        default=64, ge=1, le=1_000_000, description="cace: training seeds that its weights are tuned on"
     )
     validation_seeds: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
-        default=10, ge=1, description="validation seeds that trials are judged by; finalists by all of them"
+        default=10, ge=1, le=100, description="validation seeds that trials are judged by; finalists by all of them"
     )
-    seed: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=0, ge=0, description="of the search")
-    jobs: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=1, ge=1, description="FILE: trials side by side")
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = Field(default=0, ge=0, le=MOST_SEED, description="of the search")
+    jobs: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
+        default=1, ge=1, le=MOST_THREADS, description="FILE: trials side by side"
+    )
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
-        default=2, ge=1, description="episodes side by side, in each trial"
+        default=2, ge=1, le=MOST_THREADS, description="episodes side by side, in each trial"
     )
     out: Folder = Field(default=None, description="run folder, new or of the same search; runs/tune-NAME by default")
 
@@ -110,12 +121,12 @@ def tune_weights(options: Options, session: Session) -> int:
     )  # fmt: skip
     draw(path)
     again += " --env swap" if env == Protocol.SWAP else ""
-    (path / "report.md").write_text(page(found, before, path, about, again), "utf-8")
+    replace_file(path / "report.md", page(found, before, path, about, again))
     described(path, status="finished", requests=sum(start.requests for start in found))
     prefix = f"{found[0].order}+" if found[0].order else ""
     console.print(
         f"{found[0].validation:.4f} of LRU's cost on validation seeds, {before:.4f} with the weights that ship: "
-        f"{prefix}cace:{path / FILE}. Report: [bold]{path / 'report.md'}[/bold]",
+        f"{prefix}cace:{path / FILE}. Report: {path / 'report.md'}",
     )
     return 0
 
@@ -157,7 +168,7 @@ def search_numbers(options: Options, session: Session) -> int:
         finalists, spent = judge_finalists(search, validation_seeds(ALL_VALIDATION))
     best = finalists[0]
     config = yaml.safe_dump(best["config"], sort_keys=False)
-    (path / "best-config.yaml").write_text(config, "utf-8")
+    replace_file(path / "best-config.yaml", config)
     target = path / "best"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(search.kept(best["trial"]), target)
@@ -165,11 +176,11 @@ def search_numbers(options: Options, session: Session) -> int:
     about |= {
         "best_config": config, "judging_requests": spent, "finalist_seeds": ALL_VALIDATION, "importances": importances,
     }  # fmt: skip
-    (path / "report.md").write_text(search_report.search_page(study, space, about, finalists), "utf-8")
+    replace_file(path / "report.md", search_report.search_page(study, space, about, finalists))
     described(path, status="finished", finalists=finalists)
     console.print(
         f"trial {best['trial']}: {best['validation']:.4f} of LRU's cost on {ALL_VALIDATION} validation seeds, in "
-        f"{target}. Report: [bold]{path / 'report.md'}[/bold]",
+        f"{target}. Report: {path / 'report.md'}",
     )
     return 0
 
@@ -195,17 +206,17 @@ def resumed(path: Path, search: Mapping[str, Any]) -> None:
     if path.exists() and any(path.iterdir()):
         raise ConfigError(f"{path} exists and is not empty; results are never overwritten: give another --out")
     path.mkdir(parents=True, exist_ok=True)
-    file.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")
+    replace_file(file, yaml.safe_dump(content, sort_keys=False))
 
 
 def describe(path: Path, command: str, **more: Any) -> dict[str, Any]:
     """Writes run.json anew; returns what it says."""
     about = {"command": command, **surroundings(), "status": "running", **more}
-    (path / "run.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    replace_file(path / "run.json", json.dumps(about, indent=2) + "\n")
     return about
 
 
 def described(path: Path, **more: Any) -> None:
     """Adds to run.json."""
-    about = json.loads((path / "run.json").read_text("utf-8")) | more
-    (path / "run.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+    about = read_json(path / "run.json") | more
+    replace_file(path / "run.json", json.dumps(about, indent=2) + "\n")

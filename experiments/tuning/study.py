@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from agents.algorithms import make_trainer, read_config
 from agents.objective import Objective, baseline_costs, pooled
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases, validation_seeds
+from cace_env.files import replace_file
 from cace_env.policies import load_agent, write_agent
 from cace_env.policies.built_in import Policy
 from cace_env.tables import Protocol
@@ -97,11 +99,16 @@ def run_search(search: Search, jobs: int, console: Console) -> None:
             return
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             waiting = {pool.submit(run_trials, search, job) for job in range(jobs)}
-            while waiting:
-                ended, waiting = wait(waiting, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-                show(study, progress, bar)
-                for future in ended:
-                    future.result()
+            try:
+                while waiting:
+                    ended, waiting = wait(waiting, timeout=POLL_S, return_when=FIRST_EXCEPTION)
+                    show(study, progress, bar)
+                    for future in ended:
+                        future.result()
+            except KeyboardInterrupt:  # a polite kill reaches this process alone, and trials take minutes
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
 
 
 def show(study: optuna.Study, progress: Progress, bar: TaskID) -> None:
@@ -221,13 +228,12 @@ def judge_finalists(search: Search, seeds: Sequence[int]) -> tuple[list[dict[str
 def write_trials(study: optuna.Study, space: Space, path: Path) -> None:
     """Every trial as a row: number, state, value, requests simulated, seconds, parameters."""
     names = space.searched()
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", "value", "requests", "wall_s", *names])
-        for trial in study.get_trials(deepcopy=False):
-            wall_s = trial.duration.total_seconds() if trial.duration else ""
-            values = [trial.params.get(name, "") for name in names]
-            value = "" if trial.value is None else trial.value
-            writer.writerow(
-                [trial.number, trial.state.name, value, trial.user_attrs.get("requests", 0), wall_s, *values]
-            )
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["trial", "state", "value", "requests", "wall_s", *names])
+    for trial in study.get_trials(deepcopy=False):
+        wall_s = trial.duration.total_seconds() if trial.duration else ""
+        values = [trial.params.get(name, "") for name in names]
+        value = "" if trial.value is None else trial.value
+        writer.writerow([trial.number, trial.state.name, value, trial.user_attrs.get("requests", 0), wall_s, *values])
+    replace_file(path, text.getvalue())

@@ -60,7 +60,7 @@ class Curve(Frozen):
                     for effort, settings in EFFORTS.items():
                         points[effort].append(point_of(case, workload, future, seed, settings))
             about = f"{env}: {', '.join(names)}; {self.seeds} training seeds each"
-            console.print(f"\n{about}\n\n{curve(points)}", soft_wrap=True, markup=False)
+            console.print(f"\n{about}\n\n{curve(points)}", soft_wrap=True)
         return 0
 
 

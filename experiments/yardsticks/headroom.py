@@ -7,6 +7,7 @@ suite's references are those of `python -m experiments.suite`.
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -16,8 +17,9 @@ from pydantic import Field
 from rich.console import Console
 
 from cace_env.cases import Case, case_of
-from cace_env.config import ConfigError, Frozen
+from cace_env.config import MOST_THREADS, ConfigError, Frozen
 from cace_env.evaluation.episodes import in_order
+from cace_env.files import replace_file
 from cace_env.planning import Reference
 from cace_env.scenarios import Split, compared_scenarios, seeds
 from cace_env.simulation import lower_bound
@@ -41,7 +43,7 @@ class Headroom(Frozen):
     )
     seeds: int = Field(default=10, ge=1, description="episodes of each scenario")
     split: Split = Field(default="train", description="where the seeds come from")
-    workers: int = Field(default=1, ge=1, description="threads; an episode each")
+    workers: int = Field(default=1, ge=1, le=MOST_THREADS, description="threads; an episode each")
     reference_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
         default=(), description="how hard it is looked for: starts, max_rounds, max_replays, gain of find_reference"
     )
@@ -65,12 +67,13 @@ class Headroom(Frozen):
         with progress_bar(Console(stderr=True)) as progress:
             found = in_order(lambda job: found_of(*job, search, folder), jobs, self.workers)
             rows = list(progress.track(found, total=len(jobs), description="reference"))
-        console.print(summary(rows), soft_wrap=True, markup=False)
+        console.print(summary(rows), soft_wrap=True)
         if self.out is not None:
-            with self.out.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(Found._fields)
-                writer.writerows(rows)
+            text = io.StringIO()
+            writer = csv.writer(text)
+            writer.writerow(Found._fields)
+            writer.writerows(rows)
+            replace_file(self.out, text.getvalue())
         return 0
 
 

@@ -68,7 +68,7 @@ class Gap(Frozen):
                 f"the lower bound is {100 * np.mean([1 + gaps.bound for gaps in proven]):.0f} % of the optimum\n",
                 soft_wrap=True,
             )
-            console.print(gap_table(protocol, proven), soft_wrap=True, markup=False)
+            console.print(gap_table(protocol, proven), soft_wrap=True)
         return 0
 
 

@@ -34,7 +34,9 @@ class Prefetch(Frozen):
     """What prefetch is worth where the future is known."""
 
     seeds: int = Field(default=10, ge=1, description="test seeds of each scenario")
-    requests: int = Field(default=500, ge=1, description="requests of an episode, which is also the most prefetches")
+    requests: int = Field(
+        default=500, ge=1, le=1_000_000, description="requests of an episode, which is also the most prefetches"
+    )
     workers: int | None = Field(default=None, description="threads; all cores by default")
 
     def run(self, console: Console) -> int:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 import cace_env
 from cace_env.cases import Case
-from cace_env.config import Frozen
+from cace_env.config import MOST_THREADS, Frozen
 from cace_env.evaluation import load_suite, run_seed
 from cace_env.evaluation.episodes import in_order, seed_result
 from cace_env.evaluation.results import Header, Results, Row, row_of, write_results
@@ -44,7 +44,7 @@ class Tiny(Frozen):
     max_nodes: int = Field(
         default=4_000_000, description="decisions after which a search ends unproven; nothing is written then"
     )
-    workers: int = Field(default=1, ge=1, description="threads")
+    workers: int = Field(default=1, ge=1, le=MOST_THREADS, description="threads")
     write: Path | None = Field(default=None, description="file for the costs; an existing one is replaced")
 
     def run(self, console: Console) -> int:

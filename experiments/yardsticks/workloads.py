@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cace_env.files import save_figure
 from cace_env.tables import TASKS
 from cace_env.workload import Workload
 from experiments.reading.markdown import number, table
@@ -94,5 +95,5 @@ def plot(workload: Workload, names: Sequence[str], path: Path) -> None:
             )
     tokens.set(xscale="log", xlabel="tokens (context solid, output dotted)", ylabel="share of requests", title="Tokens")
     tokens.legend()
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
     plt.close(figure)

@@ -173,7 +173,7 @@ def test_a_row_keeps_the_cost_of_an_episode_to_the_bit(tmp_path: Path):
         ("# clairvoyant: false\n", "", "clairvoyant: Field required"),
         ("# clairvoyant: false", "# clairvoyant: perhaps", "clairvoyant: Input should be a valid boolean"),
         ("# ", "", "has to begin with a header"),
-        ("# policy: mine", "# policy: [", "is not YAML"),
+        ("# policy: mine", "# policy: [", "not YAML"),
     ],
 )
 def test_a_damaged_results_file_is_refused_with_line_value_and_limit(old: str, new: str, said: str, tmp_path: Path):

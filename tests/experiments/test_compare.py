@@ -198,7 +198,7 @@ def test_the_test_part_of_a_log_follows_the_training_part_which_may_be_learned_f
         (["--reference-option", "starts"], "'starts' has to be KEY=VALUE"),
         (["--reference-option", "start=1"], "no key 'start', did you mean 'starts'"),
         (["--reference-option", "gain=much"], "'much' is no number"),
-        (["--reference-option", "starts=1.5"], "'1.5' is no whole number"),
+        (["--reference-option", "starts=1.5"], ": 1.5 is no whole number"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_is_written(

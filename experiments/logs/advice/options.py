@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 import tyro
 import yaml
 from pydantic import Field
-from rich.markup import escape
 
 from cace_env.config import ConfigError, Frozen, did_you_mean, dump
 from cace_env.evaluation.intervals import FEWEST_WINDOWS
@@ -189,7 +188,7 @@ def ask(options: Options, session: Session) -> int:
         folder=options.folder("recommend"),
     )
     told = Told(question, prices, session.command, assumed_fleet=options.gpu is None, measured=None)
-    session.console.print(told.introduction(), markup=False, soft_wrap=True)
+    session.console.print(told.introduction(), soft_wrap=True)
     results = results_of(question, session)
     if results.answer is None:
         raise KeyboardInterrupt
@@ -197,7 +196,7 @@ def ask(options: Options, session: Session) -> int:
     told = told._replace(measured=measured)
     report = write_all(told, results)
     show(told, results, session.console)
-    session.console.print(f"Report: [bold]{escape(str(report))}[/bold]", soft_wrap=True)
+    session.console.print(f"Report: {report}", style="bold", soft_wrap=True)
     return 130 if results.interrupted else 0
 
 
@@ -222,7 +221,7 @@ def pilot(options: Options, session: Session) -> int:
     folder = options.folder("pilot")
     report = write_pilot(change, folder, session.command)
     show_pilot(change, session.console)
-    session.console.print(f"Report: [bold]{escape(str(report))}[/bold]", soft_wrap=True)
+    session.console.print(f"Report: {report}", style="bold", soft_wrap=True)
     return 0
 
 

@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Shown
 
 from cace_env.evaluation import Gain
@@ -256,10 +255,10 @@ def show(told: Told, results: Results, console: Console) -> None:
     assert answer is not None
     if results.interrupted:
         console.print("interrupted: this is the answer of what had finished", style="yellow")
-    console.print(f"\n{headline(answer)}", style="bold", markup=False, soft_wrap=True)
+    console.print(f"\n{headline(answer)}", style="bold", soft_wrap=True)
     for more in (promises(results.grid, told.question.targets, answer, results.draws), anywhere(answer)):
         if more:
-            console.print(more, markup=False, soft_wrap=True)
+            console.print(more, soft_wrap=True)
     console.print(table_shown(STEP_HEADER, step_rows(answer)))
     rows = scoreboard(told, results, answer.step.fleet)
     always = (answer.deployed, answer.step.policy, TUNED, "cace", NO_SWAPPING)
@@ -270,11 +269,10 @@ def show(told: Told, results: Results, console: Console) -> None:
         console.print(
             f"Against {name_of(answer.deployed)} in {len(results.held)} situations, it saves least in "
             f"'{worst.situation.name}': {share(worst.gain)}.",
-            markup=False,
             soft_wrap=True,
         )
     for text in warnings_of(answer, results.grid, told.question.parts.whole.label, told.question.parts.dropped):
-        console.print(text, style="yellow", markup=False, soft_wrap=True)
+        console.print(text, style="yellow", soft_wrap=True)
 
 
 def table_shown(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Shown:
@@ -282,8 +280,8 @@ def table_shown(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
     shown = Shown(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for at, name in enumerate(header):
         text = name in ("step", "fleet", "policy")
-        shown.add_column(escape(name), justify="left" if text else "right", no_wrap=at == 0, overflow="fold")
+        shown.add_column(name, justify="left" if text else "right", no_wrap=at == 0, overflow="fold")
     for row in rows:
         bold = row[0].startswith("**")
-        shown.add_row(*(escape(cell.strip("*")) for cell in row), style="bold" if bold else None)
+        shown.add_row(*(cell.strip("*") for cell in row), style="bold" if bold else None)
     return shown

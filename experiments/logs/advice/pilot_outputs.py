@@ -83,11 +83,11 @@ def _group(group: str) -> str:
 
 def show_pilot(change: Change, console: Console) -> None:
     """The sentence, the numbers of all requests, and what to beware of."""
-    console.print(f"\n{sentence(change)}", style="bold", markup=False, soft_wrap=True)
+    console.print(f"\n{sentence(change)}", style="bold", soft_wrap=True)
     rows = [row for row in rows_of(change) if not row[1].startswith("model")]
     console.print(table_shown(HEADER, rows))
     for text in warnings_of(change):
-        console.print(text, style="yellow", markup=False, soft_wrap=True)
+        console.print(text, style="yellow", soft_wrap=True)
 
 
 def write_pilot(change: Change, folder: Path, command: str) -> Path:

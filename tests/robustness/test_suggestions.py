@@ -1,0 +1,132 @@
+"""What an error suggests is right: names that are meant, and options that the command has."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tyro", reason="needs the extra experiments")
+pytest.importorskip("matplotlib", reason="needs the extra experiments")
+
+from cace_env.config import did_you_mean
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = sorted(path for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text("utf-8"))
+SUBCOMMANDS = {"submission": ("make", "check", "ship"), "reference": ()}
+OTHERS = ("--porcelain", "--logdir")  # of git and of TensorBoard
+OPTION = re.compile(r"experiments\.(\w+)|(?<![\w-])(--[a-z][a-z-]*[a-z])")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("cuont", ["count", "rate"], ["count"]),
+        ("lur", ["lru", "lfu"], ["lru"]),
+        ("evicton", ["eviction", "swap"], ["eviction"]),
+        ("Context Tokens", ["ContextTokens"], ["ContextTokens"]),
+        ("TIMESTAMP", ["timestamp"], ["timestamp"]),
+        ("ttf", ["ttft", "e2e"], ["ttft"]),
+        ("h300", ["h100", "h200", "l40s"], ["h100", "h200"]),
+        ("pined_on", ["pinned_on", "resident_on"], ["pinned_on"]),
+        ("workstatoin", ["workstation", "default"], ["workstation"]),
+    ],
+)
+def test_a_slip_of_the_keyboard_is_understood(name: str, known: list[str], meant: list[str]) -> None:
+    assert did_you_mean(name, known) == f", did you mean {' or '.join(map(repr, meant))}?"
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("startTime", ["endTime", "request_id", "model"]),
+        ("model", ["node"]),
+        ("input_tokens", ["output_tokens"]),
+        ("gdsf", ["lfu", "cace"]),
+        ("", ["lru"]),
+        ("e", ["eviction", "engine"]),
+        ("a", ["b"]),
+        ("x" * 5000, ["y" * 5000]),
+        ("lru", []),
+    ],
+)  # fmt: skip
+def test_nothing_is_suggested_where_nothing_is_close(name: str, known: list[str]) -> None:
+    assert did_you_mean(name, known) == ""
+
+
+def test_only_one_place_guesses_names() -> None:
+    packages = (path for package in ("cace_env", "agents", "experiments") for path in (ROOT / package).rglob("*.py"))
+    assert [path for path in packages if "difflib" in path.read_text("utf-8")] == []
+
+
+@functools.cache
+def options_of(command: str) -> frozenset[str]:
+    """The options that a command's --help names."""
+    main = importlib.import_module(f"experiments.{command}").main
+    said = io.StringIO()
+    for arguments in [[sub, "--help"] for sub in SUBCOMMANDS.get(command, ())] or [["--help"]]:
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            main(arguments)
+    return frozenset(re.findall(r"--[a-z][a-z-]*[a-z]", said.getvalue()))
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """What a module may say: its strings, f-strings with gaps, without docstrings."""
+    tree = ast.parse(path.read_text("utf-8"))
+    documented = (ast.Module, ast.FunctionDef, ast.ClassDef)
+    silent = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            silent |= {id(part) for part in node.values}
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
+            yield node.value
+
+
+@functools.cache
+def machinery_of() -> dict[str, list[Path]]:
+    """By command: its module, and the modules of the wings that it alone reaches."""
+    reached: dict[Path, set[str]] = {}
+
+    def reach(path: Path, command: str) -> None:
+        if command in reached.setdefault(path, set()):
+            return
+        reached[path].add(command)
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("experiments"):
+                for name in (str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)):
+                    found = ROOT / f"{name.replace('.', '/')}.py"
+                    if found.is_file():
+                        reach(found, command)
+
+    for path in COMMANDS:
+        reach(path, path.stem)
+    return {
+        path.stem: [found for found, by in reached.items() if by == {path.stem}]
+        for path in COMMANDS
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [path.stem for path in COMMANDS])
+def test_a_command_names_only_options_that_it_has(command: str) -> None:
+    wrong = []
+    for path in machinery_of()[command]:
+        for text in texts_of(path):
+            speaks_of = command
+            for found in OPTION.finditer(text):
+                if found[1]:
+                    speaks_of = found[1]  # "python -m experiments.OTHER --option"
+                elif found[2] not in (*options_of(speaks_of), *OTHERS):
+                    wrong.append(f"{path.relative_to(ROOT)}: {found[2]} is no option of {speaks_of}: {text!r}")
+    assert not wrong
