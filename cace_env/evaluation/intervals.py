@@ -76,12 +76,13 @@ def paired_gain(
     percent = 100 * (1 - pairs[1].sum() / pairs[0].sum())
     if count == 1:
         return Gain(float(percent), np.nan, np.nan)
-    if block is not None and count < FEWEST_WINDOWS:
-        return Gain(float(percent), np.nan, np.nan)
     sums = seed_draws(count, resamples, block=block) @ pairs.T
     with np.errstate(divide="ignore", invalid="ignore"):
         gains = widened(100 * (1 - sums[:, 1] / sums[:, 0]), percent, count, block, level)
-    low, high = np.quantile(gains[np.isfinite(gains)], [(1 - level) / 2, (1 + level) / 2])
+    there = gains[np.isfinite(gains)]
+    if not there.size:
+        return Gain(float(percent), np.nan, np.nan)
+    low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
     return Gain(float(percent), float(low), float(high))
 
 
@@ -136,13 +137,13 @@ def widened(draws: FloatArray, value: float, count: int, block: int | None, leve
         level: confidence level of the interval.
 
     Returns:
-        (resamples,); NaN with fewer than `FEWEST_WINDOWS` windows.
+        (resamples,); NaN with fewer than `FEWEST_WINDOWS` windows or two blocks.
     """
     if block is None:
         return draws
-    if count < FEWEST_WINDOWS:
-        return np.full_like(draws, np.nan)
     blocks = count / block
+    if count < FEWEST_WINDOWS or blocks < 2:
+        return np.full_like(draws, np.nan)
     z = NormalDist().inv_cdf((1 + level) / 2)
     return value + math.sqrt(blocks / (blocks - 1)) * _student(z, blocks - 1) / z * (draws - value)
 

@@ -36,10 +36,17 @@ def enough(run: Run, scenario: str, policy: str = BASELINE, over: str = BASELINE
     return seeds_behind(run, scenario, policy, over) >= (FEWEST_WINDOWS if scenario in run.blocks else FEW_SEEDS)
 
 
+def agreed(run: Run, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> bool:
+    """Whether all draws of what was attached to a log say the same of two policies; always so of generated requests."""
+    gains = run.gains_by_draw(scenario, policy, metric, over)
+    return bool((gains > 0).all() or (gains < 0).all())
+
+
 def saved(run: Run, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> str:
-    """A gain with its interval; bold where that leaves out 0 and seeds are not too few to say so."""
+    """A gain with its interval; bold where that leaves out 0 and nothing speaks against saying so."""
     text = percent(run.gain(scenario, policy, metric, over))
-    return text if enough(run, scenario, policy, over) else text.replace("**", "")
+    sure = enough(run, scenario, policy, over) and agreed(run, scenario, policy, metric, over)
+    return text if sure else text.replace("**", "")
 
 
 def nothing_to_decide(run: Run, scenario: str) -> bool:
@@ -146,7 +153,8 @@ def against_lru(run: Run, policy: str) -> str:
             what = "windows" if scenario in run.blocks else "seeds"
             few[what].append(f"{scenario} ({saved(run, scenario, policy)}, {seeds} {what})")
         else:
-            kind = kinds[0] if gain.low > 0 else kinds[1] if gain.high < 0 else kinds[2]
+            apart = agreed(run, scenario, policy)
+            kind = kinds[0] if gain.low > 0 and apart else kinds[1] if gain.high < 0 and apart else kinds[2]
             sure[kind].append(f"{scenario} ({percent(gain)})")
     parts = [f"{kind} {', '.join(names)}" for kind, names in sure.items() if names]
     parts += [f"too few {what} for a verdict in {', '.join(names)}" for what, names in few.items() if names]

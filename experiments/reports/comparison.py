@@ -276,16 +276,20 @@ def _policy_table(run: Run, scenario: str) -> str:
     thinks = any(np.isfinite(run.columns[scenario, policy]["decision_us"]).any() for policy in policies)
     rows = []
     title, gaps, note = _share(run, scenario)
-    patient = against_patience(run, scenario)
+    patient, drawn = against_patience(run, scenario), run.gains_by_draw(scenario, BASELINE).size > 0
     for policy in policies:
         cells = [f"`{policy}`", "" if policy == BASELINE else saved(run, scenario, policy)]
         if patient:
             cells.append("" if policy == PATIENT else saved(run, scenario, policy, over=PATIENT))
+        if drawn:
+            gains = run.gains_by_draw(scenario, policy)
+            cells.append("" if policy == BASELINE else f"{gains.min():+.1f} to {gains.max():+.1f} %")
         cells += [gaps[policy]] if title else []
         cells += [figure(run.mean(scenario, policy, metric)) for metric in COLUMNS]
         cells += [figure(run.mean(scenario, policy, "decision_us"))] if thinks else []
         rows.append(cells)
     against = ["cost saved against LRU", *(["against patient FIFO + LRU"] if patient else [])]
+    against += ["by draw of what is attached"] if drawn else []
     header = ["policy", *against, *([title] if title else []), *COLUMNS.values()]
     text = table(header + (["µs per decision"] if thinks else []), rows, numbers="right")
     return "\n\n".join([text, *([note] if note else []), *([BASELINES] if patient else [])])

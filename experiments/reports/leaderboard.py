@@ -19,6 +19,7 @@ from experiments.reading.cautions import (
     WAITS_TITLE,
     about_requests,
     against_patience,
+    by_draw,
     longer_waits,
     wait_text,
 )
@@ -28,6 +29,7 @@ from experiments.running.contestants import ORDERED
 from experiments.running.run_folder import BASELINE, PATIENT, Run
 
 MOST: Final = 12  # rows of a table
+DRAWN: Final = 3  # policies whose savings by draw are shown
 WAITS: Final = 4  # warnings of long waits
 AGAINST_PATIENCE: Final = "against patience"  # no metric, but a column: cost against patient FIFO
 METRICS: Final = {"cost": "cost", "ttft_mean_s": "mean TTFT", "e2e_mean_s": "mean E2E", "evictions": "evictions"}
@@ -82,7 +84,9 @@ def print_leaderboard(run: Run, console: Console) -> None:
         if not all(nothing_to_decide(run, name) for name in scenarios):
             console.print(meaning(lines), highlight=False)
         for name in filter(run.blocks.get, scenarios):
-            console.print(f"{name}: {replicates(run, name)}", highlight=False)
+            best = [line.policy for line in lines if line.policy not in (BASELINE, REFERENCE)][:DRAWN]
+            for said in filter(None, (f"{name}: {replicates(run, name)}", by_draw(run, name, best))):
+                console.print(said, highlight=False)
         for note in (note for name in scenarios for note in remarks(run, name)):
             console.print(note, style="yellow")
     waits = longer_waits(run)

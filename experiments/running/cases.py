@@ -21,7 +21,7 @@ from cace_env.workload import COLUMNS, Workload
 from experiments.running.contestants import able, can_answer, card_of, check_names
 from experiments.running.run_folder import BASELINE
 
-REDRAWS: Final = 4  # of what is attached to a log, where nobody says
+REDRAWS: Final = 8  # of what is attached to a log, where nobody says
 
 
 class Chosen(NamedTuple):

@@ -102,12 +102,11 @@ class Run:
         return about
 
     @cached_property
-    def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
+    def episodes(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
         """By (scenario, policy): seed, those of `BESIDE` that the file has and every metric, each `(seeds,)`.
 
         The columns of all policies of a scenario belong together seed by seed: where one did not run all is NaN but
-        `seed`, and where its episode was cut short, which is no result, all but `seed` and `truncated`. On a log, a
-        seed is a window: the mean of its episodes, which differ in what was attached alone.
+        `seed`, and where its episode was cut short, which is no result, all but `seed` and `truncated`.
         """
         gathered: dict[tuple[str, str], list[FloatArray]] = {}
         with (self.path / "rows.csv").open(newline="", encoding="utf-8") as file:
@@ -135,17 +134,40 @@ class Run:
             for name in names:
                 if name not in ("seed", "truncated"):
                     by_name[name][cut] = np.nan
-        for key, by_name in columns.items():
-            windows = self.about["scenarios"][key[0]].get("log", {}).get("windows")
-            if windows is not None:
-                columns[key] = _by_window(by_name, windows)
         return columns
+
+    @cached_property
+    def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
+        """`episodes`; on a log, a seed is a window: the mean of its episodes, which differ in what was attached."""
+        return {
+            (scenario, policy): _by_window(by_name, self.windows[scenario]) if scenario in self.windows else by_name
+            for (scenario, policy), by_name in self.episodes.items()
+        }
+
+    @cached_property
+    def windows(self) -> dict[str, int]:
+        """By scenario whose requests are a log: how many windows that is cut into. Seed s is window `s % windows`."""
+        logs = {name: about.get("log", {}).get("windows") for name, about in self.about["scenarios"].items()}
+        return {name: windows for name, windows in logs.items() if windows is not None}
 
     @cached_property
     def blocks(self) -> dict[str, int]:
         """By scenario whose requests are a log: how many consecutive windows an interval draws together."""
-        logs = {name: about.get("log", {}).get("windows") for name, about in self.about["scenarios"].items()}
-        return {name: block_of(windows) for name, windows in logs.items() if windows is not None}
+        return {name: block_of(windows) for name, windows in self.windows.items()}
+
+    def gains_by_draw(self, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> FloatArray:
+        """The gain by draw of what was attached to a log [%], `(draws,)`; without a log or several draws, none."""
+        windows = self.windows.get(scenario)
+        if windows is None:
+            return np.zeros(0)
+        columns = [self.episodes[scenario, who] for who in (policy, over)]
+        values = np.stack([each[metric] for each in columns], axis=1)
+        there = np.isfinite(values).all(axis=1)
+        sums = by_window(columns[0]["seed"][there] // windows, values[there])
+        if len(sums) < 2:
+            return np.zeros(0)
+        percent = 100 * (1 - sums[:, 0] / sums[:, 1])
+        return percent if METRICS[metric].better == "less" else -percent
 
     @cached_property
     def ttft(self) -> dict[tuple[str, str, str], FloatArray]:
