@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ import tyro
 import yaml
 from pydantic import Field
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 import cace_env
 from cace_env.config import ConfigError, Frozen, dump
@@ -31,7 +33,7 @@ from cace_env.generator import WorkloadConfig
 from cace_env.scenarios import Scenario, load_scenario
 from cace_env.workload import Workload
 from experiments.logs.characterize_page import page_of, print_summary
-from experiments.logs.characterized import STEPS, as_json, characterized
+from experiments.logs.characterized import STEPS, as_json, characterized, on_assumed_fleet
 from experiments.logs.model_names import read_models
 from experiments.logs.own_log import Match, OwnLog, match_models, on_scenario, open_log, scenario_for, served
 from experiments.pages.regions import fill
@@ -62,7 +64,7 @@ class Options(Frozen):
         "be given several times, see cace_env.traces.TraceConfig",
     )
     gpu: Annotated[str | None, metavar("NAME")] = Field(
-        default=None, description=f"GPUs that serve it ({', '.join(GPUS)}); by default some on which all models fit"
+        default=None, description=f"GPUs that serve it ({', '.join(GPUS)}); by default about the fewest that serve it"
     )
     gpus: Annotated[int | None, metavar("N")] = Field(default=None, ge=1, description="how many; 1 by default")
     engine: Annotated[str | None, metavar("NAME")] = Field(
@@ -132,7 +134,8 @@ def of_log(options: Options, path: Path, session: Session) -> None:
     with progress_bar(Console(stderr=True)) as progress:
         bar = progress.add_task("reading", total=STEPS)
         log = open_log(path, options.format, **trace_options(options.trace_option))
-        scenario, matches = on_fleet(log, options)
+        step = partial(forward, progress, bar)
+        scenario, matches = on_fleet(log, options, step)
         found = characterized(
             served(log, matches),
             scenario,
@@ -142,7 +145,7 @@ def of_log(options: Options, path: Path, session: Session) -> None:
             zone=options.zone,
             seed=options.seed,
             workers=workers_of(options.workers),
-            step=lambda what: progress.update(bar, advance=1, description=what),
+            step=step,
         )
         progress.update(bar, completed=STEPS, description="done")
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +175,12 @@ def trace_options(given: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def on_fleet(log: OwnLog, options: Options) -> tuple[Scenario, list[Match]]:
+def forward(progress: Progress, bar: TaskID, what: str) -> None:
+    """A step of the progress bar."""
+    progress.update(bar, advance=1, description=what)
+
+
+def on_fleet(log: OwnLog, options: Options, step: Callable[[str], None]) -> tuple[Scenario, list[Match]]:
     """The scenario that serves the log, and what its models are.
 
     Raises:
@@ -188,9 +196,10 @@ def on_fleet(log: OwnLog, options: Options) -> tuple[Scenario, list[Match]]:
         return on_scenario(log, load_scenario(options.scenario), given)
     if options.gpus is not None and options.gpu is None:
         raise ConfigError("--gpus needs --gpu NAME")
-    matches = match_models(log.names, given)
-    fleet = None if options.gpu is None else [(options.gpu, options.gpus or 1)]
-    engine = options.engine or "safetensors"
+    matches, engine = match_models(log.names, given), options.engine or "safetensors"
+    if options.gpu is None:
+        return on_assumed_fleet(log, matches, engine, options.host_ram_gb, step), matches
+    fleet = [(options.gpu, options.gpus or 1)]
     return scenario_for(log, matches, fleet, engine, host_ram_gb=options.host_ram_gb), matches
 
 

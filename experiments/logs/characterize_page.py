@@ -76,6 +76,9 @@ def print_summary(found: Characterized, console: Console) -> None:
     for row in _engine_rows(found):
         engines.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
     console.print(engines)
+    for engine in found.engines:
+        if engine.problem:
+            console.print(escape(visible(f"{engine.engine}: {engine.problem}")), soft_wrap=True)
     header, rows = _forecast_table(found)
     forecasts = TerminalTable(**IN_TERMINAL_STYLE, title="Error of forecasts / that of the mean rate (below 1: better)")
     for index, heading in enumerate(header):

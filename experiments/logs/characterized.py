@@ -30,9 +30,10 @@ from experiments.logs.eviction import (
 )
 from experiments.logs.forecasts import predictability
 from experiments.logs.lookalike import NOT_EXPRESSED, compared, fitted, lookalike
-from experiments.logs.own_log import Match, OwnLog
+from experiments.logs.own_log import Match, OwnLog, scenario_for, served
 
 LOOKALIKE_REQUESTS: Final = 200_000  # generated for the comparison, at most
+MOST_ASSUMED: Final = 32  # GPUs of a fleet that nobody named
 STEPS: Final = WINDOWS + 8  # of the progress bar, about
 
 
@@ -91,6 +92,42 @@ def workload_of(log: OwnLog, scenario: Scenario) -> Workload:
     assert scenario.trace is not None
     workload = attach(log.trace, scenario.trace, scenario.workload_models())
     return part_of(workload, scenario.trace.part, scenario.trace.train_share)
+
+
+def on_assumed_fleet(
+    log: OwnLog,
+    matches: Sequence[Match],
+    engine: str,
+    host_ram_gb: float | None,
+    step: Callable[[str], None] = lambda what: None,
+) -> Scenario:
+    """The scenario of a log whose GPUs are not known: as few as keep the first token under `OVERLOADED_S` with LRU.
+
+    It starts with the fleet of `scenario_for`, and ends at a GPU for each model, as none runs on two, or at
+    `MOST_ASSUMED`.
+
+    Args:
+        log: with the requests of ignored models.
+        matches: of its models.
+        engine: load regime.
+        host_ram_gb: as for `scenario_for`.
+        step: called with what comes next.
+
+    Raises:
+        ConfigError, TraceError: as `scenario_for` and `workload_of`.
+    """
+    scenario = scenario_for(log, matches, None, engine, host_ram_gb=host_ram_gb)
+    workload = workload_of(served(log, matches), scenario)
+    most = min(MOST_ASSUMED, max(len(scenario.entries), sum(group.count for group in scenario.fleet)))
+    while True:
+        step("choosing a fleet")
+        (group,) = scenario.fleet
+        lru = under_lru(scenario, workload, engine)
+        enough = lru.problem or lru.numbers["ttft_mean_s"] <= OVERLOADED_S
+        if enough or group.count >= most:
+            return scenario
+        gpus = [(group.gpu, min(most, max(group.count + 1, group.count * 3 // 2)))]
+        scenario = scenario_for(log, matches, gpus, engine, host_ram_gb=host_ram_gb)
 
 
 def characterized(
@@ -222,8 +259,8 @@ def boxes(
         said.append(f"**Time is compressed by {compression:g}.** Rates and pauses are not those of the log.")
     if assumed:
         said.append(
-            f"**The fleet is assumed: {in_words(scenario)}**, as the log does not say where it ran; name yours with "
-            "--gpu, --gpus and --engine."
+            f"**The fleet is assumed: {in_words(scenario)}.** The log does not say where it ran; these are about the "
+            "fewest GPUs that serve it. Name yours with --gpu, --gpus and --engine."
         )
     rows = model_rows(scenario, matches, workload)
     refused = sum(row.refused for row in rows)

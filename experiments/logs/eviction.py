@@ -250,12 +250,14 @@ def verdict(tables: FleetTables, fleet: str, lru: Engine, found: Headroom | None
     at_most = f"knowing the future would save {saved:.0%} of LRU's waiting cost"
     if numbers["ttft_mean_s"] > OVERLOADED_S:
         waits = f"on {fleet} a first token takes {_whole(numbers['ttft_mean_s'])} s on average under LRU"
-        instead = f"memory for all models at once would save {swapping:.0%}, perfect eviction {saved:.0%}"
-        return Verdict("more GPUs first", f"More GPUs first: {waits}; {instead} of the waiting cost.", reasons)
+        instead = f"accelerators compute {numbers['compute_share']:.0%} of the time"
+        if swapping >= MOST_OF_IT:
+            instead = f"memory for all models would save {swapping:.0%} of that, perfect eviction {saved:.0%}"
+        return Verdict("more GPUs first", f"More GPUs first: {waits}; {instead}.", reasons)
     if asked < FEW_DECISIONS:
         often = "asked which model should leave"
         often = f"{often} only {1000 * asked:.2g} times in 1,000 requests" if asked else f"never {often}"
-        because = f"it is {often}"
+        because = f"LRU is {often}"
     elif swapping < LITTLE_SWAPPING:
         because = f"models that come and go cause only {swapping:.0%} of the waiting cost"
     elif saved < LITTLE_HEADROOM:

@@ -21,15 +21,13 @@ from cace_env.fleets.catalogue import RUNTIME_GB
 from cace_env.fleets.tabulation import GB, default_kv_tokens
 from cace_env.scenarios import Scenario, load_scenario
 from cace_env.tables import NONE, TASKS
-from cace_env.traces import Trace, TraceConfig, TraceError, read_trace
-from cace_env.traces.config import REQUIRED_COLUMNS
-from cace_env.traces.reading import read_table
+from cace_env.traces import Trace, TraceConfig, guess_format, read_trace
+from cace_env.traces.guess import IMPORTED, log_file
 from cace_env.traces.trace import without_models
 from experiments.logs.model_names import Match, listed, match_models, shown
 
 __all__ = ["Match", "OwnLog", "Room", "match_models", "on_scenario", "open_log", "rooms", "scenario_for", "served"]
 
-IMPORTED: Final = "requests.parquet"  # in the folder of an imported log
 # A log does not say on which machine it ran.
 GPU: Final = "h100"
 LARGER_GPU: Final = "h200"  # where a model needs more
@@ -67,6 +65,7 @@ class Room(NamedTuple):
     tasks: tuple[str, ...] | None  # of the log, the main one first; None: those of the catalogue
     kv_tokens: int
     refused: int  # requests of the log that are longer than that
+    cut: bool  # whether it would hold more of them on a larger GPU
 
     @property
     def need_gb(self) -> float:
@@ -86,32 +85,14 @@ def open_log(path: str | Path, format: str | None = None, **options: Any) -> Own
     Raises:
         TraceError: it cannot be read; ConfigError: an option is wrong.
     """
-    path = Path(path)
-    file = path / IMPORTED if (path / IMPORTED).is_file() else path
-    format = guessed_format(file) if format is None else format
+    file = log_file(path)
+    format = format or guess_format(file)
     if options.get("mapping"):
         raise ConfigError("mapping: what the models of a log are stands in the file of --models; leave mapping out")
     section = {"path": str(file), "format": format, **options}
     parse(TraceConfig, section, str(path))
     reading = {key: value for key, value in section.items() if key not in ("path", "format")}
     return OwnLog(read_trace(file, format, **reading), section)
-
-
-def guessed_format(path: Path) -> str:
-    """The format whose required columns the file has; of several the one with the most.
-
-    Raises:
-        TraceError: none has; the message lists the formats.
-    """
-    wanted = dict.fromkeys(column for columns in REQUIRED_COLUMNS.values() for column in columns)
-    there = set(read_table(path, (), tuple(wanted), limit=1).columns)
-    fits = [name for name, columns in REQUIRED_COLUMNS.items() if set(columns) <= there]
-    if not fits:
-        raise TraceError(
-            f"{path}: no format has these columns; name it with --format ({', '.join(REQUIRED_COLUMNS)}), or import "
-            "the log first: python -m experiments.import_logs"
-        )
-    return max(fits, key=lambda name: len(REQUIRED_COLUMNS[name]))
 
 
 def served(log: OwnLog, matches: Sequence[Match]) -> OwnLog:
@@ -163,9 +144,9 @@ def _room(match: Match, log: OwnLog, left_gb: float) -> Room:
     tokens = np.zeros(1, np.int64)
     if log.trace.context_tokens is not None and log.trace.output_tokens is not None:
         tokens = (log.trace.context_tokens + log.trace.output_tokens)[mine]
-        kv_tokens = max(kv_tokens, math.ceil(np.quantile(tokens, KV_SHARE)))
-    kv_tokens = min(kv_tokens, most)
-    return Room(match, tasks, kv_tokens, int((tokens > kv_tokens).sum()))
+    asked = math.ceil(np.quantile(tokens, KV_SHARE))
+    kv_tokens = min(max(kv_tokens, asked), most)
+    return Room(match, tasks, kv_tokens, int((tokens > kv_tokens).sum()), cut=kv_tokens < asked)
 
 
 def _tasks(log: OwnLog, mine: npt.NDArray[np.bool_]) -> tuple[str, ...] | None:
@@ -279,7 +260,7 @@ def _default_fleet(log: OwnLog, matches: Sequence[Match], engine: str) -> list[t
         return [(GPU, 2)]  # of the scenario `default`, whose models are hosted
     try:
         gpu, needs = GPU, rooms(log, matches, GPUS[GPU].memory_gb.value, engine)
-        cut = any(room.refused for room in needs)
+        cut = any(room.cut for room in needs)
     except ConfigError:
         cut = True
     if cut:

@@ -58,11 +58,11 @@ def test_much_headroom_on_a_busy_fleet_is_worth_it(tiny: Scenario):
 @pytest.mark.parametrize(
     ("found", "changed", "because"),
     [
-        (ROOM, {"decisions_per_request": 0.0}, "it is never asked which model should leave"),
+        (ROOM, {"decisions_per_request": 0.0}, "LRU is never asked which model should leave"),
         (
             ROOM,
             {"decisions_per_request": 0.0004},
-            "it is asked which model should leave only 0.4 times in 1,000 requests",
+            "LRU is asked which model should leave only 0.4 times in 1,000 requests",
         ),
         (ROOM, {"swapping_share": 0.04}, "cause only 4% of the waiting cost"),
         (room(0.04), {}, "even knowing the future would save 4%"),
@@ -84,7 +84,8 @@ def test_what_lies_between_is_perhaps(tiny: Scenario):
 def test_on_a_fleet_that_is_far_too_small_more_gpus_come_first(tiny: Scenario):
     worth, sentence = judged(tiny, ttft_mean_s=262.4)
     assert worth == "more GPUs first"
-    assert "a first token takes 262 s on average" in sentence and "save 60%, perfect eviction 30%" in sentence
+    assert "a first token takes 262 s on average" in sentence and "save 60% of that, perfect eviction 30%" in sentence
+    assert "compute 40% of the time" in judged(tiny, ttft_mean_s=262.4, swapping_share=0.1)[1]
 
 
 def test_what_would_help_more_is_named(tiny: Scenario):

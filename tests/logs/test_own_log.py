@@ -111,7 +111,7 @@ def test_a_wrong_file_of_names_is_refused(given: dict[str, str], problem: str):
 def test_the_format_of_a_log_is_told_by_its_columns(tmp_path: Path):
     log = open_log(written(tmp_path, ROWS))
     assert log.section["format"] == "azure" and log.names == []
-    with pytest.raises(TraceError, match="no format has these columns"):
+    with pytest.raises(TraceError, match="no format known here"):
         open_log(written(tmp_path, "when,what\n1,2\n", "other.csv"))
 
 
@@ -126,9 +126,16 @@ def test_a_models_room_holds_its_tasks_and_its_longest_requests(tmp_path: Path):
 def test_requests_that_no_gpu_can_hold_are_counted(tmp_path: Path):
     log = opened(tmp_path, "0,500000,10,qwen2.5-coder-32b,,,,\n1,10,10,qwen2.5-coder-32b,,,,\n")
     (room,) = rooms(log, match_models(log.names), 80.0)
-    assert room.refused == 1 and room.need_gb <= 80.0
+    assert room.refused == 1 and room.cut and room.need_gb <= 80.0
     with pytest.raises(ConfigError, match="needs 67 GB and more"):
         rooms(log, match_models(log.names), 48.0)
+
+
+def test_one_long_request_in_a_hundred_does_not_make_the_cache_larger(tmp_path: Path):
+    body = "".join(f"{n},{60_000 if n == 0 else 500},10,mellum-4b,completion,,,\n" for n in range(200))
+    log = opened(tmp_path, body)
+    (room,) = rooms(log, match_models(log.names), 80.0)
+    assert (room.kv_tokens, room.refused, room.cut) == (16_384, 1, False)
 
 
 def test_the_scenario_of_a_log_plays_its_own_requests_on_models_of_its_own(tmp_path: Path):
