@@ -32,7 +32,8 @@ from cace_env.fleets import ENGINES, GPUS
 from cace_env.generator import WorkloadConfig
 from cace_env.scenarios import Scenario, load_scenario
 from cace_env.workload import Workload
-from experiments.logs.characterize_page import page_of, print_summary
+from experiments.logs.characterize_page import page_of
+from experiments.logs.characterize_summary import print_summary
 from experiments.logs.characterized import STEPS, as_json, characterized, on_assumed_fleet
 from experiments.logs.model_names import read_models
 from experiments.logs.own_log import Match, OwnLog, match_models, on_scenario, open_log, scenario_for, served
