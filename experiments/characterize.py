@@ -35,6 +35,7 @@ from cace_env.workload import Workload
 from experiments.logs.characterize_page import page_of
 from experiments.logs.characterize_summary import print_summary
 from experiments.logs.characterized import STEPS, as_json, characterized, on_assumed_fleet
+from experiments.logs.eviction import with_engine
 from experiments.logs.model_names import read_models
 from experiments.logs.own_log import Match, OwnLog, match_models, on_scenario, open_log, scenario_for, served
 from experiments.pages.regions import fill
@@ -137,11 +138,12 @@ def of_log(options: Options, path: Path, session: Session) -> None:
         log = open_log(path, options.format, **trace_options(options.trace_option))
         step = partial(forward, progress, bar)
         scenario, matches = on_fleet(log, options, step)
+        engines = {engine: partial(under, engine, scenario, log, matches, options) for engine in ENGINES}
         found = characterized(
             served(log, matches),
             scenario,
             matches,
-            tuple(ENGINES),
+            engines,
             assumed=options.gpu is None and options.scenario is None,
             zone=options.zone,
             seed=options.seed,
@@ -202,6 +204,18 @@ def on_fleet(log: OwnLog, options: Options, step: Callable[[str], None]) -> tupl
         return on_assumed_fleet(log, matches, engine, options.host_ram_gb, step), matches
     fleet = [(options.gpu, options.gpus or 1)]
     return scenario_for(log, matches, fleet, engine, host_ram_gb=options.host_ram_gb), matches
+
+
+def under(engine: str, scenario: Scenario, log: OwnLog, matches: Sequence[Match], options: Options) -> Scenario:
+    """The same fleet under another engine; on a fleet of ours KV caches take what that leaves.
+
+    Raises:
+        ConfigError: the models do not fit.
+    """
+    if options.scenario is not None:
+        return with_engine(scenario, engine)
+    gpus = [(group.gpu, group.count) for group in scenario.fleet]
+    return scenario_for(log, matches, gpus, engine, host_ram_gb=options.host_ram_gb)
 
 
 def scenario_workload(name: str, seed: int, requests: int | None = None) -> tuple[Workload, list[str]]:

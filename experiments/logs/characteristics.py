@@ -135,7 +135,7 @@ def popularity(workload: Workload, names: Sequence[str]) -> dict[str, Any]:
         "asked": len(asked),
         "top": {str(top): float(shares[:top].sum()) for top in TOPS},
         "shares": [float(share) for share in shares[: len(asked)]],
-        "drift": _known(drift(workload, len(names))) if workload.arrival_us[-1] else None,
+        "drift": _known(drift(workload, len(names))),
         "models": [
             {
                 "name": names[model],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -122,9 +122,8 @@ def on_assumed_fleet(
     while True:
         step("choosing a fleet")
         (group,) = scenario.fleet
-        lru = under_lru(scenario, workload, engine)
-        enough = lru.problem or lru.numbers["ttft_mean_s"] <= OVERLOADED_S
-        if enough or group.count >= most:
+        lru = under_lru(scenario, workload)
+        if lru.numbers["ttft_mean_s"] <= OVERLOADED_S or group.count >= most:
             return scenario
         gpus = [(group.gpu, min(most, max(group.count + 1, group.count * 3 // 2)))]
         scenario = scenario_for(log, matches, gpus, engine, host_ram_gb=host_ram_gb)
@@ -134,7 +133,7 @@ def characterized(
     log: OwnLog,
     scenario: Scenario,
     matches: Sequence[Match],
-    engines: Sequence[str],
+    engines: Mapping[str, Callable[[], Scenario]],
     *,
     assumed: bool = False,
     zone: str = "UTC",
@@ -148,7 +147,7 @@ def characterized(
         log: without the requests of ignored models (`own_log.served`).
         scenario: of the log.
         matches: of its models.
-        engines: load regimes to play LRU under; that of the scenario is always one.
+        engines: what makes the scenario under other load regimes, to play LRU there, too.
         assumed: whether the fleet is a guess.
         zone: where its day is told.
         seed: of what is drawn here: the look-alike, the search for the reference.
@@ -166,14 +165,13 @@ def characterized(
     numbers = characteristics(workload, names, log.trace.began_us, zone)
     step("forecasting")
     forecasts = predictability(workload)
-    played = []
-    for engine in dict.fromkeys([scenario.engine, *engines]):
-        step(f"playing LRU with {engine}")
-        played.append(under_lru(scenario, workload, engine))
-    mine = played[0]
-    found = None
-    if mine.problem:
-        raise ConfigError(mine.problem)
+    step(f"playing LRU with {scenario.engine}")
+    mine, found = under_lru(scenario, workload), None
+    played = [mine]
+    for engine, make in engines.items():
+        if engine != scenario.engine:
+            step(f"playing LRU with {engine}")
+            played.append(_under_another(engine, make, workload))
     mine.numbers.update(causes(scenario, workload, mine))
     if nothing_to_decide(tables) is None:
         step("looking for the reference")
@@ -189,7 +187,7 @@ def characterized(
         shorter = config.model_copy(update={"requests": min(config.requests, LOOKALIKE_REQUESTS)})
         imitated = generate(shorter, scenario.workload_models(), seed)
         made = characteristics(imitated, names)
-        made["played"] = under_lru(scenario, imitated, scenario.engine).numbers
+        made["played"] = under_lru(scenario, imitated).numbers
     except ConfigError as error:
         problem = str(error)
     return Characterized(
@@ -211,6 +209,14 @@ def characterized(
         problem=problem,
         boxes=boxes(log, scenario, matches, workload, mine, assumed),
     )
+
+
+def _under_another(engine: str, make: Callable[[], Scenario], workload: Workload) -> Engine:
+    """LRU under another load regime, or why the models do not fit there."""
+    try:
+        return under_lru(make(), workload)
+    except ConfigError as error:
+        return Engine(engine, None, None, {}, str(error).splitlines()[0])
 
 
 def model_rows(scenario: Scenario, matches: Sequence[Match], workload: Workload) -> list[ModelRow]:

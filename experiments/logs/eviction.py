@@ -13,7 +13,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from cace_env.cases import Case, case_of
-from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import in_order, run_seed
 from cace_env.fleets import ENGINES
 from cace_env.fleets.nothing_to_decide import nothing_to_decide
@@ -112,18 +111,14 @@ def with_engine(scenario: Scenario, engine: str) -> Scenario:
     return scenario.replace(engine=engine, start=start)
 
 
-def under_lru(scenario: Scenario, workload: Workload, engine: str) -> Engine:
+def under_lru(scenario: Scenario, workload: Workload) -> Engine:
     """Play samples of the workload under LRU.
 
     Args:
-        scenario: the fleet and its models.
+        scenario: the fleet, its engine and its models.
         workload: its requests.
-        engine: of `cace_env.fleets.ENGINES`.
     """
-    try:
-        case = case_of(with_engine(scenario, engine))
-    except ConfigError as error:
-        return Engine(engine, None, None, {}, str(error).splitlines()[0])
+    case = case_of(scenario)
     rows = [run_seed(_with(case, sample), [contestant_of("lru")], 0)[0].row for sample in samples(workload)]
     numbers = {name: float(sum(row[name] for row in rows)) for name in POOLED}
     for names, weight in ((SHARES, "simulated_s"), (OF_REQUESTS, "requests")):
@@ -136,7 +131,7 @@ def under_lru(scenario: Scenario, workload: Workload, engine: str) -> Engine:
     numbers["refused_share"] = numbers["refused"] / numbers["requests"]
     numbers["cost_per_request"] = numbers["cost"] / numbers["requests"]
     numbers["waited_min_per_day"] = numbers["waiting_s"] / 60 * EIGHT_HOURS_S / max(numbers["simulated_s"], 1e-6)
-    return Engine(engine, pressure(case.tables), working_set(case.tables, workload), numbers)
+    return Engine(scenario.engine, pressure(case.tables), working_set(case.tables, workload), numbers)
 
 
 def causes(scenario: Scenario, workload: Workload, lru: Engine) -> dict[str, float]:

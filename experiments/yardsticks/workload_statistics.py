@@ -77,8 +77,10 @@ def slope(shares: Array, ranks: int) -> float:
 
 
 def drift(workload: Workload, num_models: int) -> float:
-    """Total variation between the model shares of both halves (by time)."""
+    """Total variation between the model shares of both halves (by time); NaN if one has no request."""
     late = workload.arrival_us > workload.arrival_us[-1] / 2
+    if late.all() or not late.any():
+        return float("nan")
     halves = [np.bincount(workload.model[half], minlength=num_models) / half.sum() for half in (~late, late)]
     return float(np.abs(halves[0] - halves[1]).sum() / 2)
 

@@ -17,6 +17,8 @@ pytest.importorskip("jinja2", reason="needs the extra experiments")
 from cace_env.fleets import ENGINES
 from cace_env.scenarios import load_scenario
 from experiments.characterize import main
+from experiments.logs.characterized import on_assumed_fleet
+from experiments.logs.own_log import match_models, open_log, scenario_for
 from tests.support.logs import ROWS, own, written
 from tests.support.small import SMALL
 
@@ -135,6 +137,34 @@ def test_a_folder_that_holds_something_is_not_written_into(
 ):
     assert main([str(done[1].parent / "log.csv"), "--out", str(done[1])]) == 2
     assert str(done[1]) in capsys.readouterr().err
+
+
+def test_an_engine_under_which_models_do_not_fit_is_said_and_not_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    scenario = written(tmp_path, yaml.safe_dump({**SMALL, "pressure": 3.0}), "small.yaml")
+    numbers, _ = run(tmp_path, str(a_log(tmp_path, ("mellum-4b",))), "--scenario", str(scenario))
+    (row,) = [row for row in numbers["engines"] if row["problem"]]
+    assert row["engine"] == "sleep-mode" and row["numbers"] == {}
+    assert "sleep-mode: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("times", [[0], [5, 5], [0, 1]])
+def test_logs_of_a_request_or_two_are_no_trouble(tmp_path: Path, times: list[int]):
+    body = "".join(f"{time},100,10,mellum-4b,,,,\n" for time in times)
+    numbers, _ = run(tmp_path, str(own(tmp_path, body)))
+    assert numbers["log"]["requests"] == len(times) and numbers["verdict"]["worth"] == "no"
+
+
+def test_an_assumed_fleet_grows_until_it_serves_the_log(tmp_path: Path):
+    names = ("qwen2.5-coder-32b", "r1-distill-qwen-32b", "granite-code-34b", "codellama-34b")
+    body = "".join(f"{n * 0.4},4000,300,{names[n % 4]},,,,\n" for n in range(1200))
+    log = open_log(own(tmp_path, body))
+    matches = match_models(log.names)
+    small = scenario_for(log, matches)
+    grown = on_assumed_fleet(log, matches, "safetensors", None)
+    assert grown.fleet[0].count > small.fleet[0].count
+    assert grown.fleet[0].count <= len(names)
 
 
 def test_a_scenario_with_a_log_is_described_by_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
