@@ -219,9 +219,9 @@ def quantiles(values: npt.NDArray[Any]) -> dict[str, float]:
 
 
 def per_minute(arrival_us: Int64Array, most: int = 1500) -> tuple[Int64Array, float]:
-    """Requests per bin of at least a minute, at most `most` bins, and the width of a bin [s]."""
+    """Requests per whole bin of at least a minute, at most `most` bins, and the width of a bin [s]."""
     width_us = MINUTE_US * max(1, -(-int(arrival_us[-1]) // (MINUTE_US * most)))
-    return np.bincount(arrival_us // width_us), width_us / 1e6
+    return _per_bin(arrival_us, width_us), width_us / 1e6
 
 
 def _per_bin(arrival_us: Int64Array, width_us: int) -> Int64Array:

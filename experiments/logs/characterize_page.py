@@ -20,7 +20,7 @@ from experiments.logs.eviction import (
     OVERLOADED_S,
 )
 from experiments.logs.forecasts import YARDSTICK
-from experiments.logs.lookalike import COARSE, NOT_EXPRESSED
+from experiments.logs.lookalike import COARSE, NOT_EXPRESSED, is_off
 from experiments.reports.page import Cell, Figure, Page, Section, Table
 
 MEASURED: Final = {"ttft_s": "time to first token [s]", "e2e_s": "end to end [s]", "load_s": "load [s]"}
@@ -286,7 +286,7 @@ def _lookalike(found: Characterized, scenario_file: str) -> Section:
 
 def _off(rows: Sequence[dict[str, Any]]) -> str:
     """The numbers that differ, in a sentence."""
-    off = [row for row in rows if row["off"] is not None and abs(row["off"]) > COARSE]
+    off = [row for row in rows if is_off(row)]
     if not off:
         return f"No number is more than {COARSE:.0%} off."
     named = ", ".join(f"{row['what']} ({row['off']:+.0%})" for row in off)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from experiments.logs.characterized import Characterized
-from experiments.logs.lookalike import COARSE
+from experiments.logs.lookalike import COARSE, is_off
 from experiments.reading.markdown import number
 from experiments.reports.page import Cell, visible
 from experiments.reports.terminal import IN_TERMINAL_STYLE
@@ -104,5 +104,5 @@ def forecast_table(found: Characterized) -> tuple[tuple[str, ...], list[list[Cel
 def _imitation_in_short(found: Characterized) -> str:
     if found.made is None:
         return f"No look-alike: {found.problem}"
-    off = sum(row["off"] is not None and abs(row["off"]) > COARSE for row in found.rows)
+    off = sum(map(is_off, found.rows))
     return f"Look-alike: {len(found.rows) - off} of {len(found.rows)} numbers within {COARSE:.0%} of the log's."

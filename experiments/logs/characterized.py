@@ -272,8 +272,8 @@ def boxes(
     refused = sum(row.refused for row in rows)
     if refused:
         said.append(
-            f"**{refused / len(workload):.1%} of the requests are refused** ({refused:,}): longer than the KV cache of "
-            "what stands for their model. They wait for nothing and count in no latency."
+            f"**{_share(refused / len(workload))} of the requests are refused** ({refused:,}): longer than the "
+            "KV cache of what stands for their model. They wait for nothing and count in no latency."
         )
     if lru.numbers["ttft_mean_s"] > OVERLOADED_S:
         said.append(
@@ -297,6 +297,10 @@ def boxes(
             "spread evenly over the log, each from an empty fleet."
         )
     return tuple(said)
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}" if value >= 0.001 else "Less than 0.1%"
 
 
 def as_json(found: Characterized, command: str, version: str) -> dict[str, Any]:

@@ -37,6 +37,7 @@ BY_CHANCE: Final = 0.05  # of unevenness, on a logarithmic scale, added up
 RATE_SEEDS: Final = 5  # runs whose mean rate corrects the rate
 MOST_CORRECTED: Final = 1.25
 COARSE: Final = 0.25  # relative difference between log and look-alike that is pointed out
+A_LITTLE: Final = 0.02  # unless it is less than this
 
 # What no key of the generator says, whatever the log is like.
 NOT_EXPRESSED: Final = (
@@ -148,6 +149,13 @@ def compared(log: Mapping[str, Any], made: Mapping[str, Any]) -> list[dict[str, 
                     off = None if theirs is None else theirs / ours - 1
                     rows.append({"what": f"{task}: {column} tokens {level}", "log": ours, "made": theirs, "off": off})
     return rows
+
+
+def is_off(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `compared` differs by more than `COARSE`, and by more than `A_LITTLE`, but for what LRU does."""
+    if row["off"] is None or abs(row["off"]) <= COARSE:
+        return False
+    return row["what"].startswith("LRU") or abs(row["made"] - row["log"]) > A_LITTLE
 
 
 _NUMBERS: Final = (

@@ -14,6 +14,7 @@ from experiments.logs.lookalike import (
     EPISODE_REQUESTS,
     compared,
     fitted,
+    is_off,
     lookalike,
     popularity_law_of,
     runs_of,
@@ -68,6 +69,17 @@ def test_the_look_alike_looks_alike(scenario: Scenario, log: Workload, found: Wo
     assert abs(rows["share of the top 3"]["off"]) < 0.25
     assert abs(rows["chat: output tokens p50"]["off"]) < 0.1
     assert abs(rows["a user repeats his model"]["off"]) < 0.25
+
+
+def test_only_what_differs_noticeably_is_pointed_out():
+    rows = [
+        {"what": "drift between halves", "log": 0.004, "made": 0.013, "off": 2.25},
+        {"what": "LRU: decisions per request", "log": 0.004, "made": 0.013, "off": 2.25},
+        {"what": "share of the top 3", "log": 0.4, "made": 0.6, "off": 0.5},
+        {"what": "share of the top 10", "log": 0.8, "made": 0.9, "off": 0.125},
+        {"what": "a user repeats his model", "log": None, "made": 0.9, "off": None},
+    ]
+    assert [is_off(row) for row in rows] == [False, True, True, False, False]
 
 
 def test_the_scenario_generates_and_has_no_log(scenario: Scenario, found: WorkloadConfig):
