@@ -89,8 +89,12 @@ class Table:
         codes = None
         if hasattr(values, "dictionary"):  # of Parquet: equal texts have been found already
             codes, values = values.indices.to_numpy(zero_copy_only=False), values.dictionary.to_pylist()
-        elif isinstance(values, np.ndarray) and values.dtype.kind == "f":  # whole numbers and nulls
+        elif isinstance(values, np.ndarray) and values.dtype.kind == "f":  # with nulls
             values = [None if np.isnan(value) else f"{value:.15g}" for value in values]
+        if isinstance(values, list) and (
+            nested := [i for i, value in enumerate(values) if isinstance(value, list | dict)]
+        ):
+            raise self.error(nested[0], column, "is a list or an object; correct or remove the row")
         index: dict[str, int] = {}
         texts = ("" if value is None else str(value).strip() for value in values)
         column_codes = np.fromiter((index.setdefault(text, len(index)) for text in texts), np.int64, len(values))

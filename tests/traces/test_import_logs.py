@@ -214,7 +214,11 @@ def test_bad_rows_are_left_out_counted_and_listed_without_their_values(
         ({"startTime": "now"}, "startTime", "is not a time"),
         ({"startTime": "1999-01-01T00:00:00Z"}, "startTime", "is before 2015 or after 2099"),
         ({"model": "", "model_group": None}, "model_group", "is empty"),
-        ({"model_group": "a\x1b[31m"}, "model_group", "is no name: longer than 200 characters, or not printable"),
+        (
+            {"model_group": "a\x1b[31m"},
+            "model_group",
+            "is no name of a model: longer than 200 characters, or with signs that none has",
+        ),
         ({"user": {"SECRET": 1}}, "user", "is a list or an object"),
     )
     path = spend(tmp_path, {}, *(change for change, _, _ in bad), {})

@@ -32,11 +32,14 @@ class Gateway:
     explode: Any = None  # where an element of the log holds several rows: element -> rows
 
 
-def spans_of(element: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def spans_of(element: Mapping[str, Any]) -> Iterator[Any]:
     """The spans of an entry of OTLP JSON as flat rows: name, times, status and attributes."""
     for entry in _objects(element.get("resourceSpans", [element])):
         for scope in _objects(entry.get("scopeSpans", entry.get("instrumentationLibrarySpans"))):
-            for span in _objects(scope.get("spans")):
+            for span in scope.get("spans") if isinstance(scope.get("spans"), list) else ():
+                if not isinstance(span, dict):
+                    yield span
+                    continue
                 row = {
                     str(attribute.get("key")): _scalar(attribute.get("value"))
                     for attribute in _objects(span.get("attributes"))
@@ -53,12 +56,12 @@ def spans_of(element: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def steps_of(element: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def steps_of(element: Mapping[str, Any]) -> Iterator[Any]:
     """The requests of a session of FreeInference as rows that name their session and user."""
     owner = {name: element.get(name) for name in ("session_id", "user_id")}
     requests = element.get("requests")
-    for request in _objects(requests):
-        yield {name: value for name, value in request.items() if name not in owner} | owner
+    for request in requests if isinstance(requests, list) else ():
+        yield {**request, **owner} if isinstance(request, dict) else request
 
 
 def _objects(value: Any) -> Iterable[dict[str, Any]]:

@@ -14,8 +14,7 @@ from cace_env.traces.gateways.rows import Block, Problem
 AT_ONCE: Final = 5_000  # rows of a block
 
 Wanted = Mapping[str, bool]  # column, or path into JSON -> whether it holds numbers where the log does not say
-Rows = Iterable[dict[str, Any]]
-Explode = Callable[[dict[str, Any]], Rows]  # the rows that one element of a log holds
+Explode = Callable[[dict[str, Any]], Iterable[Any]]  # the rows that one element of a log holds
 
 
 def record_blocks(values: Iterable[Any], wanted: Wanted, base: int, explode: Explode | None = None) -> Iterator[Block]:
@@ -23,17 +22,11 @@ def record_blocks(values: Iterable[Any], wanted: Wanted, base: int, explode: Exp
     records: list[tuple[int, dict[str, Any]]] = []
     broken: list[Problem] = []
     for value in values:
-        rows: Rows
-        if isinstance(value, Problem):
-            broken.append(value._replace(row=base))
-            rows, base = (), base + 1
-        elif not isinstance(value, dict):
-            broken.append(Problem(base, "", "is not an object"))
-            rows, base = (), base + 1
-        else:
-            rows = (value,) if explode is None else explode(value)
-        for row in rows:
-            records.append((base, row))
+        for row in explode(value) if explode is not None and isinstance(value, dict) else (value,):
+            if isinstance(row, dict):
+                records.append((base, row))
+            else:
+                broken.append(row._replace(row=base) if isinstance(row, Problem) else Problem(base, "", "is no object"))
             base += 1
         if len(records) + len(broken) >= AT_ONCE:
             yield block_of(records, wanted, broken)

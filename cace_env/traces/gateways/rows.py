@@ -20,7 +20,8 @@ from cace_env.traces.reading import MAX_TOKENS
 MOST_LISTED: Final = 1_000  # bad rows that are listed one by one
 LONGEST_NAME: Final = 200  # characters of the name of a model; more is some other column
 LONGEST_S: Final = 7 * 86_400.0  # of a measured duration
-_NAME: Final = rf"^[^\p{{C}}]{{1,{LONGEST_NAME}}}$"
+# No quotes, braces, brackets in front, markup or control characters: those are of prompts, JSON or an attack.
+_NAME: Final = rf"^[\pL\pN@~_][\pL\pN\pM ._:/@+#=~()\[\],-]{{0,{LONGEST_NAME - 1}}}$"
 TEXTS: Final = ("model", "task", "user", "session")
 MEASURED: Final = ("ttft_s", "e2e_s", "load_s")
 
@@ -119,7 +120,11 @@ def requests_of(block: Block, columns: ColumnMap, tally: Tally) -> pa.Table:
     if columns.model is not None:
         named = pc.fill_null(pc.match_substring_regex(made["model"], _NAME), False).to_numpy(zero_copy_only=False)
         fates.reject(empty_cells(made["model"]), columns.model, "is empty")
-        fates.reject(~named, columns.model, f"is no name: longer than {LONGEST_NAME} characters, or not printable")
+        fates.reject(
+            ~named,
+            columns.model,
+            f"is no name of a model: longer than {LONGEST_NAME} characters, or with signs that none has",
+        )
     if columns.task is not None:
         made["task"] = pc.utf8_lower(made["task"])
         known_task = pc.fill_null(pc.is_in(made["task"], pa.array(TASKS)), False).to_numpy(zero_copy_only=False)

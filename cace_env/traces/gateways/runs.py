@@ -9,8 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-RUN_ROWS: Final = 1_000_000  # at most, of a run: about 100 MB
-PIECE_ROWS: Final = 1 << 16  # of a run that are in memory while runs are merged
+RUN_ROWS: Final = 250_000  # at most, of a run: about 30 MB
+PIECE_ROWS: Final = 1 << 13  # of a run that are in memory while runs are merged
 
 
 class Runs:
