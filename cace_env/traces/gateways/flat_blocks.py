@@ -66,6 +66,10 @@ def _first_row(body: bytes) -> tuple[bytes, bytes]:
 
 
 def _csv_block(body: bytes, header: list[str], include: list[str], base: int) -> Block:
+    try:
+        body.decode()
+    except UnicodeDecodeError:  # pyarrow would tell about such rows on the terminal
+        return _csv_rows(body, header, include, base)
     bad: list[tuple[int, int]] = []
 
     def skip(row: Any) -> str:
