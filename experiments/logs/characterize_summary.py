@@ -26,7 +26,8 @@ def print_summary(found: Characterized, console: Console) -> None:
         console.print(visible(box.replace("**", "")), style="yellow", soft_wrap=True)
     for line in in_short(found):
         console.print(line, soft_wrap=True)
-    engines = TerminalTable(**IN_TERMINAL_STYLE, title=f"LRU on {found.fleet.rpartition(' (')[0])}"
+    fleet = found.fleet.rpartition(" (")[0]
+    engines = TerminalTable(**IN_TERMINAL_STYLE, title=f"LRU on {fleet}")
     for index, heading in enumerate(ENGINE_HEADER):
         engines.add_column(heading, justify="left" if index == 0 else "right")
     for row in engine_rows(found):

@@ -18,7 +18,7 @@ from cace_env.policies import Contestant
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.scenarios import Scenario
 from cace_env.tables import Protocol
-from experiments.logs.advice.candidates import Budget, Found, contestants, tuned_to, write_tuned
+from experiments.logs.advice.candidates import Budget, Found, tuned_contestant, tuned_to, write_tuned
 from experiments.logs.advice.decision import Answer, Economy, answer_of
 from experiments.logs.advice.parts import Parts
 from experiments.logs.advice.playing import Played, Target, play
@@ -32,7 +32,7 @@ from experiments.running.progress import progress_bar
 from experiments.running.runner import as_finished
 
 TUNED_FILE: Final = "cace.yaml"
-WINDOW_COLUMNS: Final = ("requests", "span_s", "cost", "waiting_s", "answered")
+WINDOW_COLUMNS: Final = ("requests", "cost", "waiting_s", "answered")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Question:
     fleets: Sequence[Fleet]  # today's among them
     current: Fleet
     deployed: str
-    names: Sequence[str]  # of policies that play
+    players: Sequence[Contestant]  # the deployed policy among them; CACE tuned to the log comes to them
     env: Protocol
     economy: Economy
     targets: Sequence[Target]
@@ -116,7 +116,7 @@ def _file_name(fleet: Fleet) -> str:
 
 
 def _players(question: Question, results: Results, case: Case, progress: Progress, command: str) -> list[Contestant]:
-    """The policies, CACE tuned to the beginning of the log among them."""
+    """The policies, and CACE tuned to the beginning of the log."""
     if question.budget.requests:
         bar = progress.add_task("tuning CACE", total=question.budget.requests)
         results.tuned = tuned_to(
@@ -128,8 +128,8 @@ def _players(question: Question, results: Results, case: Case, progress: Progres
         )
         source = str(question.parts.whole.meta.get("source", "log"))
         write_tuned(results.tuned, question.folder / TUNED_FILE, question.env, source, command)
-    weights = None if results.tuned is None else results.tuned.weights
-    return contestants([question.deployed, *question.names], weights, question.env)
+    tuned = [] if results.tuned is None else [tuned_contestant(results.tuned.weights, question.env)]
+    return [*question.players, *tuned]
 
 
 def _play_all(
@@ -173,6 +173,7 @@ def _answer(question: Question, results: Results) -> Answer:
         question.economy,
         results.draws,
         question.parts.chosen,
+        question.targets,
     )
 
 

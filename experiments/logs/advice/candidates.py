@@ -11,7 +11,7 @@ from agents.evolution.tuned_cace import tune_cace
 from agents.objective import Objective, baseline_costs, pooled
 from cace_env.cases import Case
 from cace_env.config import ConfigError, did_you_mean, dump
-from cace_env.policies import ORDERS, POLICIES, CaceWeights, Contestant, contestant_of, policy
+from cace_env.policies import ORDERS, POLICIES, CaceWeights, Contestant, Policy, contestant_of, policy
 from cace_env.policies.agent import PREFIX, shipped_agents
 from cace_env.policies.built_in import CLAIRVOYANT, DEPLOYED
 from cace_env.policies.cace import Cace, Tuning
@@ -20,6 +20,7 @@ from cace_env.policies.guard import GUARDED
 from cace_env.policies.orders import JOINT
 from cace_env.tables import Protocol
 from cace_env.workload import Workload
+from experiments.running.contestants import can_answer
 
 TUNED: Final = "cace:tuned-here"  # name of CACE tuned to the log
 POPULATION: Final = 12  # candidates of a generation: few numbers are searched
@@ -88,20 +89,29 @@ def candidate_names(env: Protocol) -> list[str]:
     return [*rules, f"{PROPOSED_ORDER}{JOINT}cace", *learned, *(deployed_name(name, env) for name in deployed)]
 
 
-def contestants(names: Sequence[str], tuned: CaceWeights | None, env: Protocol) -> list[Contestant]:
-    """Those who play: by name, then CACE with the weights that were found, and the fleet with room for everything.
+def contestants(names: Sequence[str], env: Protocol) -> list[Contestant]:
+    """Those who play: by name, and the fleet with room for everything.
 
     Raises:
-        ConfigError: no such policy, or one that knows the future or learns from generated requests.
+        ConfigError: no such policy, one of the other environment, or one that knows the future or learns from
+            generated requests.
     """
     found = [contestant_of(name) for name in dict.fromkeys(names)]
     for one in found:
         if one.built_in is not None and (one.built_in.clairvoyant or one.built_in.trained):
             what = "knows the future" if one.built_in.clairvoyant else "learns from generated requests"
             raise ConfigError(f"policy {one.name!r} {what}, so it cannot be recommended; leave it out of --policies")
-    if tuned is not None:
-        found.append(contestant_of(replace(_cace(env), name=TUNED, weights=tuned.row())))
+        if not can_answer(one, env):
+            other = Protocol.SWAP if env == Protocol.EVICTION else Protocol.EVICTION
+            raise ConfigError(
+                f"policy {one.name!r} plays {other.env_name}, and this is {env.env_name}; give --env {other}"
+            )
     return [*found, contestant_of(NO_SWAPPING)]
+
+
+def tuned_contestant(weights: CaceWeights, env: Protocol) -> Contestant:
+    """CACE with the weights that were found."""
+    return contestant_of(replace(_cace(env), name=TUNED, weights=weights.row()))
 
 
 def tuned_to(
@@ -156,5 +166,6 @@ def write_tuned(found: Found, path: Path, env: Protocol, source: str, command: s
     )
 
 
-def _cace(env: Protocol):
+def _cace(env: Protocol) -> Policy:
+    """CACE, with its order in Swap-v0."""
     return policy(f"{PROPOSED_ORDER}{JOINT}cace" if env == Protocol.SWAP else "cace")

@@ -68,7 +68,7 @@ class Answer:
 
     step: Step
     steps: Mapping[Kind, Step]  # the next ones from where we are
-    best_anywhere: Step  # of all fleets, with the deployed policy or the one chosen there
+    best_anywhere: Step  # of all fleets that keep promises as today, with the deployed policy or the one chosen there
     now: Played
     now_fleet: Fleet
     deployed: str
@@ -85,6 +85,7 @@ def answer_of(
     economy: Economy,
     draws: Draws,
     chosen: int,
+    targets: Sequence[Target],
 ) -> Answer:
     """The step to take from the current fleet and the deployed policy.
 
@@ -96,6 +97,7 @@ def answer_of(
         economy: prices of hours.
         draws: of the windows that judge.
         chosen: windows before these that choose.
+        targets: promises; GPUs are given back only where none is kept less than it has to be.
     """
     now = grid[current, deployed]
     fleets = sorted({fleet for fleet, policy in grid if policy == deployed}, key=lambda fleet: fleet.usd_per_hour)
@@ -112,19 +114,19 @@ def answer_of(
     steps: dict[Kind, Step] = {"nothing": step("nothing", current, deployed)}
     if best_policy(current) != deployed:
         steps["policy"] = step("policy", current, best_policy(current))
-    if smaller is not None:
-        steps["fewer"] = max(
-            (step("fewer", smaller, policy) for policy in {deployed: 0, best_policy(smaller): 0}),
-            key=lambda found: found.net_usd.value,
-        )
+    fewer = [step("fewer", smaller, name) for name in {deployed: 0, best_policy(smaller): 0}] if smaller else []
+    fewer = [one for one in fewer if no_worse(grid[one.fleet, one.policy], now, targets)]
+    if fewer:
+        steps["fewer"] = max(fewer, key=lambda found: found.net_usd.value)
     if larger is not None:
         steps["more"] = step("more", larger, deployed)
         if best_policy(larger) != deployed:
             steps["both"] = step("both", larger, best_policy(larger))
-    waiting_usd = float(now.cost.sum() / now.span_s.sum()) * economy.load_usd
+    waiting_usd = float(now.cost.sum()) / now.span_s * economy.load_usd
     paid = waiting_usd + current.usd_per_hour * economy.gpu_hours
-    taken, uncertain = _worth_it(steps, now.span_s, economy, draws, WORTHWHILE * paid)
+    taken, uncertain = _worth_it(steps, now, economy, draws, WORTHWHILE * paid)
     anywhere = [step("more", fleet, policy) for fleet in fleets for policy in {deployed: 0, best_policy(fleet): 0}]
+    anywhere = [one for one in anywhere if no_worse(grid[one.fleet, one.policy], now, targets)]
     best = max(anywhere, key=lambda found: found.net_usd.value)
     return Answer(taken, steps, best, now, current, deployed, paid, waiting_usd, uncertain)
 
@@ -148,14 +150,15 @@ def best_before(costs: Mapping[str, FloatArray], chosen: int) -> str:
 
 
 def _worth_it(
-    steps: Mapping[Kind, Step], span_s: FloatArray, economy: Economy, draws: Draws, worthwhile_usd: float
+    steps: Mapping[Kind, Step], now: Played, economy: Economy, draws: Draws, worthwhile_usd: float
 ) -> tuple[Step, bool]:
     """The simplest step that cannot be told from the best, and whether a better one was passed over as uncertain."""
     best = max(steps.values(), key=lambda step: step.net_usd.value)
     for step in (steps[kind] for kind in SIMPLEST_FIRST if kind in steps):
         behind_usd = best.net_usd.value - step.net_usd.value
         gpu_usd = best.gpu_usd - step.gpu_usd
-        drawn = draws.drawn_ratio(best.saved_s - step.saved_s, span_s) * economy.load_usd - gpu_usd
+        developers = now.requests_per_s * draws.drawn_ratio(best.saved_s - step.saved_s, now.requests)
+        drawn = developers * economy.load_usd - gpu_usd
         if behind_usd < worthwhile_usd:
             return step, False
         if not draws.interval(behind_usd, drawn).low > 0:
@@ -181,9 +184,9 @@ def step_of(
 ) -> Step:
     """What a fleet and a policy save against today's, on the same windows."""
     gpu_usd = (fleet.usd_per_hour - current.usd_per_hour) * economy.gpu_hours
-    saved_s, span_s = now.cost - then.cost, now.span_s
-    rate = float(saved_s.sum() / span_s.sum())  # of developers' time, as developers
-    rates = draws.drawn_ratio(saved_s, span_s)
+    saved_s, per_s = now.cost - then.cost, now.requests_per_s
+    rate = per_s * float(saved_s.sum() / now.requests.sum())  # of developers' time, as developers
+    rates = per_s * draws.drawn_ratio(saved_s, now.requests)
     hours = draws.interval(rate * economy.load_hours, rates * economy.load_hours)
     net_usd = draws.interval(rate * economy.load_usd - gpu_usd, rates * economy.load_usd - gpu_usd)
     return Step(kind, fleet, policy, draws.gain(now.cost, then.cost), hours, gpu_usd, net_usd, saved_s)
@@ -191,8 +194,8 @@ def step_of(
 
 def waited_minutes_per_day(played: Played, economy: Economy, draws: Draws) -> Estimate:
     """Minutes that developers together wait for first tokens in a day."""
-    found = draws.ratio(played.waiting_s, played.span_s)
-    return Estimate(*(value * economy.hours_per_day * 60 for value in found))
+    found = draws.ratio(played.waiting_s, played.requests)
+    return Estimate(*(value * played.requests_per_s * economy.hours_per_day * 60 for value in found))
 
 
 def attained(played: Played, draws: Draws) -> list[Estimate]:
@@ -200,10 +203,21 @@ def attained(played: Played, draws: Draws) -> list[Estimate]:
     return [draws.ratio(played.met[:, at], played.limited[:, at]) for at in range(played.met.shape[1])]
 
 
+def kept(played: Played) -> list[float]:
+    """The share of requests that kept each target; 1 where it speaks of none."""
+    limited, met = played.limited.sum(axis=0).tolist(), played.met.sum(axis=0).tolist()
+    return [there / asked if asked else 1.0 for there, asked in zip(met, limited, strict=True)]
+
+
+def no_worse(then: Played, now: Played, targets: Sequence[Target]) -> bool:
+    """Whether each promise is kept as it has to be, or as often as today."""
+    shares = zip(targets, kept(then), kept(now), strict=True)
+    return all(after >= min(target.share, before) for target, after, before in shares)
+
+
 def meets(played: Played, targets: Sequence[Target]) -> bool:
-    """Whether all targets are kept; one that speaks of no request is."""
-    limited, met = played.limited.sum(axis=0), played.met.sum(axis=0)
-    return all(met[at] >= target.share * limited[at] for at, target in enumerate(targets))
+    """Whether all targets are kept."""
+    return all(value >= target.share for target, value in zip(targets, kept(played), strict=True))
 
 
 def smallest_fleets(grid: Grid, targets: Sequence[Target]) -> dict[str, Fleet | None]:

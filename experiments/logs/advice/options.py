@@ -20,10 +20,11 @@ from cace_env.tables import TASKS, Protocol
 from cace_env.traces import load_config
 from cace_env.workload import Workload
 from experiments.logs.advice.answering import Question, results_of
-from experiments.logs.advice.candidates import Budget, candidate_names, deployed_name
+from experiments.logs.advice.candidates import Budget, candidate_names, contestants, deployed_name
 from experiments.logs.advice.decision import Economy
 from experiments.logs.advice.measured import Measured, measured_of
-from experiments.logs.advice.outputs import Told, show, write_all
+from experiments.logs.advice.outputs import Told, show
+from experiments.logs.advice.page import write_all
 from experiments.logs.advice.parts import parts_of
 from experiments.logs.advice.pilot import change_between
 from experiments.logs.advice.pilot_outputs import show_pilot, write_pilot
@@ -39,7 +40,7 @@ from experiments.logs.advice.prices import (
     price_table,
 )
 from experiments.logs.model_names import match_models, read_models
-from experiments.logs.own_log import OwnLog, open_log, scenario_for
+from experiments.logs.own_log import OwnLog, on_scenario, open_log, scenario_for, served
 from experiments.running.command_line import Session, key_value, metavar, split_names
 from experiments.running.options import Count, Folder, KeyValues, Names
 from experiments.running.run_writer import check_goes_on
@@ -78,7 +79,9 @@ class Options(Frozen):
     gpu: Annotated[str | None, metavar("NAME")] = Field(
         default=None, description="GPU of today's fleet; one on which the log's models fit by default"
     )
-    gpus: Annotated[int | None, metavar("N")] = Field(default=None, ge=1, le=64, description="how many there are today")
+    gpus: Annotated[int | None, metavar("N")] = Field(
+        default=None, ge=1, le=64, description="how many there are today; 1 by default"
+    )
     fleets: Names = Field(
         default=(), description="fleets to try, such as h100:1..4,l40s:2; five around today's by default"
     )
@@ -151,8 +154,14 @@ class Options(Frozen):
 
     def reading(self) -> dict[str, Any]:
         """--trace-option as keys of `TraceConfig`."""
-        pairs = (key_value("--trace-option", option, "users=200") for option in self.trace_option)
-        return {key: yaml.safe_load(value) for key, value in pairs}
+        options = {}
+        for option in self.trace_option:
+            key, value = key_value("--trace-option", option, "users=200")
+            try:
+                options[key] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"--trace-option {key}: its value is not YAML ({type(error).__name__})") from error
+        return options
 
 
 def ask(options: Options, session: Session) -> int:
@@ -164,23 +173,24 @@ def ask(options: Options, session: Session) -> int:
     """
     if options.log is None:
         raise ConfigError("name a log: python -m experiments.recommend LOG, or --before LOG --after LOG for a pilot")
+    deployed = deployed_name(options.deployed, options.env)
+    named = split_names(options.policies) or candidate_names(options.env)
+    players = contestants([deployed, *named], options.env)
     with session.console.status("reading the log"):
-        log = options.read(options.log)
         prices = price_table(options.price)
-        scenario = scenarios_of(options, log)
+        scenario, log = scenarios_of(options, options.read(options.log))
         current, fleets = fleets_of(options, scenario, prices)
         first = scenario(current)
         assert first.trace is not None
         workload = load_config(first.trace, first.workload_models())
         parts = parts_of(workload, options.windows, options.most_requests)
-    deployed = deployed_name(options.deployed, options.env)
     question = Question(
         scenario=scenario,
         parts=parts,
         fleets=fleets,
         current=current,
         deployed=deployed,
-        names=split_names(options.policies) or candidate_names(options.env),
+        players=players,
         env=options.env,
         economy=economy_of(options, workload),
         targets=targets_of(options.slo, first, workload),
@@ -225,16 +235,17 @@ def pilot(options: Options, session: Session) -> int:
     return 0
 
 
-def scenarios_of(options: Options, log: OwnLog) -> Callable[[Fleet | None], Scenario]:
-    """The scenario of the log by fleet; None: the one that it comes with.
+def scenarios_of(options: Options, log: OwnLog) -> tuple[Callable[[Fleet | None], Scenario], OwnLog]:
+    """The scenario of the log by fleet (None: the one that it comes with), and the log without ignored models.
 
     Raises:
         ConfigError: a scenario or file of names that cannot be used; models that the catalogue does not know.
     """
+    names = read_models(options.models) if options.models is not None else {}
+    if names and not log.names:
+        raise ConfigError(f"--models {options.models}: the log names no models, or others are attached to it")
     if options.scenario is not None:
-        if options.models is not None:
-            raise ConfigError("--models and --scenario both say what the models are; give one of them")
-        given = load_scenario(options.scenario)
+        given, matches = on_scenario(log, load_scenario(options.scenario), names)
         if given.pressure is not None:
             raise ConfigError(
                 f"{options.scenario}: pressure scales the memory of the GPUs, so more of them would be smaller; leave "
@@ -242,11 +253,11 @@ def scenarios_of(options: Options, log: OwnLog) -> Callable[[Fleet | None], Scen
             )
 
         def on(fleet: Fleet | None) -> Scenario:
-            groups = [{"gpu": gpu, "count": count} for gpu, count in fleet.groups] if fleet else given.fleet
-            return given.replace(trace=log.section, fleet=groups)
+            groups = given.fleet if fleet is None else [{"gpu": gpu, "count": count} for gpu, count in fleet.groups]
+            return given.replace(fleet=groups)
 
-        return on
-    matches = match_models(log.names, read_models(options.models) if options.models is not None else {})
+        return on, served(log, matches)
+    matches = match_models(log.names, names)
 
     def built(fleet: Fleet | None) -> Scenario:
         groups = None if fleet is None else fleet.groups
@@ -254,7 +265,7 @@ def scenarios_of(options: Options, log: OwnLog) -> Callable[[Fleet | None], Scen
             log, matches, groups, options.engine, host_ram_gb=options.host_ram_gb, reward=options.reward
         )
 
-    return built
+    return built, served(log, matches)
 
 
 def fleets_of(
@@ -263,13 +274,11 @@ def fleets_of(
     """Today's fleet, and all that are tried.
 
     Raises:
-        ConfigError: half of a fleet, an unknown GPU, or one without a price.
+        ConfigError: an unknown GPU, or one without a price.
     """
     if options.gpu is not None:
         known(options.gpu, "--gpu")
-        if options.gpus is None:
-            raise ConfigError(f"--gpu {options.gpu} needs the number of them: --gpus N")
-        current = fleet_of([(options.gpu, options.gpus)], prices)
+        current = fleet_of([(options.gpu, options.gpus or 1)], prices)
     else:
         groups = [(group.gpu, group.count) for group in scenario(None).fleet]
         if options.gpus is not None:

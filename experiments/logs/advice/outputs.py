@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from rich import box
@@ -14,7 +13,7 @@ from rich.table import Table as Shown
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
 from cace_env.policies.contestants import NO_SWAPPING
-from experiments.logs.advice.answering import TUNED_FILE, Question, Results, write_csv, write_json
+from experiments.logs.advice.answering import TUNED_FILE, Question, Results
 from experiments.logs.advice.candidates import TUNED
 from experiments.logs.advice.decision import SIMPLEST_FIRST, Answer, Step, attained, waited_minutes_per_day
 from experiments.logs.advice.measured import Measured
@@ -113,18 +112,6 @@ class Told(NamedTuple):
         ]
 
 
-def write_all(told: Told, results: Results) -> Path:
-    """All files of a recommendation; returns the page."""
-    from experiments.logs.advice.page import page_of
-    from experiments.reports.page import write_page
-
-    question = told.question
-    header, rows = capacity(told, results)
-    write_csv(question.folder / "capacity.csv", header, rows)
-    write_json(question.folder / "recommendation.json", as_json(told, results))
-    return write_page(page_of(told, results), question.folder / "report.html")
-
-
 def capacity(told: Told, results: Results) -> tuple[list[str], list[list[Any]]]:
     """Every policy on every fleet, as rows."""
     question, draws = told.question, results.draws
@@ -156,9 +143,9 @@ def as_json(told: Told, results: Results) -> dict[str, Any]:
     return {
         "answer": answer.step.kind,
         "sentence": headline(answer),
-        "promises": promises(results.grid, question.targets, answer, results.draws),
+        "promises": promises(results.grid, question.targets, answer),
         "best_anywhere": anywhere(answer),
-        "warnings": warnings_of(answer, results.grid, question.parts.whole.label, question.parts.dropped),
+        "warnings": warnings_of(answer, results.grid, question.parts, question.targets),
         "today": {"fleet": answer.now_fleet.name, "policy": answer.deployed, "paid_usd_per_month": answer.paid_usd,
                   "waiting_usd_per_month": answer.waiting_usd},
         "steps": {kind: _step_json(step) for kind, step in answer.steps.items()},
@@ -216,7 +203,7 @@ STEP_HEADER: Final = (
 
 
 def scoreboard(told: Told, results: Results, fleet: Fleet) -> list[list[str]]:
-    """Policies on a fleet, the cheapest first: cost saved, waited a day, TTFT, promises, longest wait."""
+    """Policies on a fleet, the cheapest first, in the columns of `score_header`."""
     question, draws, answer = told.question, results.draws, results.answer
     assert answer is not None
     rows = []
@@ -227,7 +214,7 @@ def scoreboard(told: Told, results: Results, fleet: Fleet) -> list[list[str]]:
             [
                 policy,
                 "0" if policy == answer.deployed else share(draws.gain(theirs.cost, played.cost)),
-                between(waited_minutes_per_day(played, question.economy, draws)),
+                f"{waited_minutes_per_day(played, question.economy, draws).value:,.0f}",
                 f"{played.ttft_mean_s:.3g}",
                 f"{played.ttft_p95_s:.3g}",
                 *(_percent(kept) for kept in attained(played, draws)),
@@ -256,7 +243,7 @@ def show(told: Told, results: Results, console: Console) -> None:
     if results.interrupted:
         console.print("interrupted: this is the answer of what had finished", style="yellow")
     console.print(f"\n{headline(answer)}", style="bold", soft_wrap=True)
-    for more in (promises(results.grid, told.question.targets, answer, results.draws), anywhere(answer)):
+    for more in (promises(results.grid, told.question.targets, answer), anywhere(answer)):
         if more:
             console.print(more, soft_wrap=True)
     console.print(table_shown(STEP_HEADER, step_rows(answer)))
@@ -271,7 +258,7 @@ def show(told: Told, results: Results, console: Console) -> None:
             f"'{worst.situation.name}': {share(worst.gain)}.",
             soft_wrap=True,
         )
-    for text in warnings_of(answer, results.grid, told.question.parts.whole.label, told.question.parts.dropped):
+    for text in warnings_of(answer, results.grid, told.question.parts, told.question.targets):
         console.print(text, style="yellow", soft_wrap=True)
 
 

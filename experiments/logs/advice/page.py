@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from cace_env.policies.contestants import NO_SWAPPING
-from experiments.logs.advice.answering import Results
+from experiments.logs.advice.answering import Results, write_csv, write_json
 from experiments.logs.advice.candidates import TUNED
 from experiments.logs.advice.decision import Answer, attained, waited_minutes_per_day
 from experiments.logs.advice.measured import Measured
-from experiments.logs.advice.outputs import STEP_HEADER, Told, capacity, score_header, scoreboard, step_rows
+from experiments.logs.advice.outputs import (
+    STEP_HEADER,
+    Told,
+    as_json,
+    capacity,
+    score_header,
+    scoreboard,
+    step_rows,
+)
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.robustness import Held
 from experiments.logs.advice.wording import anywhere, headline, name_of, promises, share, warnings_of
-from experiments.reports.page import Cell, Figure, Page, Section, Table
+from experiments.reports.page import Cell, Figure, Page, Section, Table, write_page
 
 DRAWN: Final = 6  # policies that a curve shows at first
 COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def write_all(told: Told, results: Results) -> Path:
+    """capacity.csv, recommendation.json and the page; returns the page."""
+    folder = told.question.folder
+    write_csv(folder / "capacity.csv", *capacity(told, results))
+    write_json(folder / "recommendation.json", as_json(told, results))
+    return write_page(page_of(told, results), folder / "report.html")
 
 
 def page_of(told: Told, results: Results) -> Page:
     """The sentence, what must not be overlooked, and the evidence."""
     answer, question = results.answer, told.question
     assert answer is not None
-    boxes = warnings_of(answer, results.grid, question.parts.whole.label, question.parts.dropped)
+    boxes = warnings_of(answer, results.grid, question.parts, question.targets)
     if results.interrupted:
         boxes.insert(0, "This run was interrupted: it is the answer of what had finished.")
     if told.assumed_fleet:
@@ -46,7 +63,7 @@ def page_of(told: Told, results: Results) -> Page:
 
 
 def _next_step(told: Told, results: Results, answer: Answer) -> Section:
-    said = [promises(results.grid, told.question.targets, answer, results.draws), anywhere(answer)]
+    said = [promises(results.grid, told.question.targets, answer), anywhere(answer)]
     return Section(
         "The next step",
         texts=[text for text in said if text],

@@ -18,7 +18,8 @@ from cace_env.traces.windows import part_of, windows_of
 from cace_env.workload import Workload
 
 TUNED_SHARE: Final = 0.4  # of the rows, the first
-CHOSEN_SHARE: Final = 0.2  # the next; the rest judges
+CHOSEN_SHARE: Final = 0.2  # the next
+JUDGED_SHARE: Final = 0.4  # the rest
 TUNING_WINDOWS: Final = 4  # episodes that the tuning part is cut into
 WINDOWS: Final = 20  # of the judging part, by default
 LEAST_ROWS: Final = 25  # of a window: fewer say nothing
@@ -60,15 +61,14 @@ def parts_of(workload: Workload, windows: int | None = None, most: int | None = 
     if dropped:
         workload = part_of(workload, "test", dropped / len(workload))
     rows, wanted = len(workload), windows or FEWEST_WINDOWS
-    judging = 1 - TUNED_SHARE - CHOSEN_SHARE
-    fitting = int(rows * judging) // LEAST_ROWS
+    fitting = int(rows * JUDGED_SHARE) // LEAST_ROWS
     if fitting < wanted:
         raise ConfigError(
-            f"the log has {rows} requests; {wanted} windows of at least {LEAST_ROWS} in its last {judging:.0%} need "
-            f"{math.ceil(wanted * LEAST_ROWS / judging)}"
+            f"the log has {rows} requests; {wanted} windows of at least {LEAST_ROWS} in its last {JUDGED_SHARE:.0%} "
+            f"need {math.ceil(wanted * LEAST_ROWS / JUDGED_SHARE)}"
         )
     count = windows or min(WINDOWS, fitting)
-    tuned, chosen = round(count * TUNED_SHARE / judging), round(count * CHOSEN_SHARE / judging)
+    tuned, chosen = round(count * TUNED_SHARE / JUDGED_SHARE), round(count * CHOSEN_SHARE / JUDGED_SHARE)
     starts = np.linspace(0, rows, tuned + chosen + count + 1).round().astype(np.int64)
     tuning = part_of(workload, "train", int(starts[tuned]) / rows)
     return Parts(tuple(windows_of(tuning, TUNING_WINDOWS)), workload, starts, tuned, chosen, dropped)

@@ -183,8 +183,8 @@ def _kpi(
 def _means(values: FloatArray, window: Int64Array, draws: Draws) -> FloatArray:
     """The mean of each draw."""
     count = draws.windows
-    counts: FloatArray = np.bincount(window, minlength=count).astype(np.float64)
-    return draws.drawn_ratio(np.bincount(window, values, count), counts)
+    sums = np.bincount(window, values, count).astype(np.float64)
+    return draws.drawn_ratio(sums, np.bincount(window, minlength=count).astype(np.float64))
 
 
 def _quantiles(values: FloatArray, window: Int64Array, draws: Draws) -> list[FloatArray]:

@@ -39,7 +39,6 @@ class Played(NamedTuple):
     """One policy on one fleet; `W` windows that judge, `S` targets. Arrays are sums over the requests of a window."""
 
     requests: FloatArray  # (W,)
-    span_s: FloatArray  # (W,) time in which they arrived
     cost: FloatArray  # (W,) weighted seconds of waiting
     waiting_s: FloatArray  # (W,) until the first token
     answered: FloatArray  # (W,)
@@ -54,6 +53,13 @@ class Played(NamedTuple):
     loads: int
     compute_share: float
     channel_share: float
+    span_s: float  # from the first arrival in the windows to the last, as the log has them
+    backlog_share: float  # of the episode, from its last arrival to its end: what was queued by then
+
+    @property
+    def requests_per_s(self) -> float:
+        """The load, which is taken as given: intervals are over what a request costs."""
+        return float(self.requests.sum()) / self.span_s
 
     @property
     def ttft_mean_s(self) -> float:
@@ -94,14 +100,12 @@ def play(
     e2e_s = np.where(answered, (episode.finish_us - episode.arrival_us) / 1e6, 0.0)
     cost = _sums(costs_of(episode, task, case.tables.cost), starts)
     limited, met = _kept(targets, task, answered, ttft_s, e2e_s)
-    begins_us = np.append(workload.arrival_us[starts[:-1]], workload.arrival_us.max())
     first = len(cost) - judging
     judged = slice(int(starts[first]), None)
     of_judged = ttft_s[judged][answered[judged]]
     simulated_us = max(episode.end_us, 1) * case.tables.num_accelerators
     return Played(
         requests=np.diff(starts).astype(np.float64)[first:],
-        span_s=np.maximum(np.diff(begins_us) / 1e6, 1e-6)[first:],
         cost=cost[first:],
         waiting_s=_sums(ttft_s, starts)[first:],
         answered=_sums(answered, starts)[first:],
@@ -116,6 +120,8 @@ def play(
         loads=episode.loads,
         compute_share=float(episode.busy_us.sum()) / simulated_us,
         channel_share=float(episode.channel_us.sum()) / simulated_us,
+        span_s=max(float(workload.arrival_us.max() - workload.arrival_us[judged.start]) / 1e6, 1e-6),
+        backlog_share=1 - float(episode.arrival_us.max()) / max(episode.end_us, 1),
     )
 
 

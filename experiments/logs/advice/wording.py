@@ -10,12 +10,15 @@ import numpy as np
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
 from experiments.logs.advice.candidates import TUNED
-from experiments.logs.advice.decision import Answer, Grid, Step, attained, smallest_fleets
+from experiments.logs.advice.decision import Answer, Grid, Step, kept, smallest_fleets
+from experiments.logs.advice.parts import Parts
 from experiments.logs.advice.playing import Target
 from experiments.logs.advice.prices import Fleet
-from experiments.logs.advice.resampling import Draws
 
-FULL: Final = 0.95  # share of the time that a channel or an accelerator works: above it, queues only grow
+FULL: Final = 0.95  # share of the time that channels or GPUs work: above it, queues only grow
+BACKLOG: Final = 0.05  # share of an episode after its last arrival: above it, queues have grown
+SHORT_H: Final = 8.0  # of the part that judges: less is not even one working day
+LONGER: Final = 1.05  # times today's longest wait: what is said
 NUMBERS: Final = ("No", "One", "Two", "Three", "Four", "Five")
 
 
@@ -122,7 +125,7 @@ def anywhere(answer: Answer) -> str:
     )
 
 
-def promises(grid: Grid, targets: Sequence[Target], answer: Answer, draws: Draws) -> str:
+def promises(grid: Grid, targets: Sequence[Target], answer: Answer) -> str:
     """The smallest fleet that keeps all targets."""
     if not targets:
         return ""
@@ -131,11 +134,9 @@ def promises(grid: Grid, targets: Sequence[Target], answer: Answer, draws: Draws
     cheapest = min((fleet.usd_per_hour for fleet in found.values() if fleet is not None), default=None)
     if cheapest is None:
         tried = {key: played for key, played in grid.items() if key[1] != "no-swapping"}
-        (fleet, name), played = max(tried.items(), key=lambda row: _worst(row[1].met, row[1].limited))
+        (fleet, name), played = max(tried.items(), key=lambda row: min(kept(row[1])))
         reached = ", ".join(
-            f"{100 * share_met.value:.3g} % of {target.task}"
-            for target, share_met in zip(targets, attained(played, draws), strict=True)
-            if share_met.value == share_met.value
+            f"{100 * value:.3g} % of {target.task}" for target, value in zip(targets, kept(played), strict=True)
         )
         return f"No fleet that was tried keeps {what}; {fleet.name} with {name_of(name)} comes closest: {reached}."
     names = [name for name, fleet in found.items() if fleet is not None and fleet.usd_per_hour == cheapest]
@@ -149,12 +150,6 @@ def promises(grid: Grid, targets: Sequence[Target], answer: Answer, draws: Draws
     return f"The smallest fleet that keeps {what}: {fleet.name} with {by}{more}."
 
 
-def _worst(met: np.ndarray, limited: np.ndarray) -> float:
-    """The share of the target that is kept worst."""
-    asked = limited.sum(axis=0) > 0
-    return float((met.sum(axis=0)[asked] / limited.sum(axis=0)[asked]).min()) if asked.any() else 1.0
-
-
 def _some(names: Sequence[str], answer: Answer) -> str:
     """A few names, the chosen policy first."""
     first = [name for name in (answer.deployed, answer.step.policy) if name in names]
@@ -162,9 +157,9 @@ def _some(names: Sequence[str], answer: Answer) -> str:
     return listed[0] if len(listed) == 1 else f"{listed[0]} or {len(listed) - 1} other policies"
 
 
-def warnings_of(answer: Answer, grid: Grid, label: str, dropped: int) -> list[str]:
+def warnings_of(answer: Answer, grid: Grid, parts: Parts, targets: Sequence[Target]) -> list[str]:
     """What a reader must not overlook."""
-    said, now = [], answer.now
+    said, now, label, dropped = [], answer.now, parts.whole.label, parts.dropped
     if label.startswith("composite"):
         said.append(
             f"This log is a composite ({label}): what it lacks was made up once, and no interval includes that."
@@ -179,21 +174,35 @@ def warnings_of(answer: Answer, grid: Grid, label: str, dropped: int) -> list[st
             f"{now.refused:,} of {asked:,} requests are longer than their model's KV cache: refused, in no latency, "
             "and counted as promises that were not kept."
         )
-    if max(now.channel_share, now.compute_share) > FULL:
-        busy = "swap channels" if now.channel_share > FULL else "GPUs"
+    span_h = now.span_s / 3600
+    if span_h < SHORT_H:
         said.append(
-            f"On {answer.now_fleet.name} with {name_of(answer.deployed)} the {busy} work all the time: this fleet "
-            "cannot keep up with the log, queues grow to its end, and waiting is worth no more than an order of "
-            "magnitude."
+            f"Only {_time(span_h)} of the log judge: a month is thought of as nothing but such hours, so money is good "
+            "for its order of magnitude, and shares for little more than these hours."
+        )
+    if max(now.channel_share, now.compute_share) > FULL or now.backlog_share > BACKLOG:
+        said.append(
+            f"{answer.now_fleet.name} with {name_of(answer.deployed)} cannot keep up with this log: queues grow to its "
+            "end. Savings there hang on how long the log is; look at fleets that keep up."
         )
     step = answer.step
-    theirs = grid[step.fleet, step.policy].longest_wait_s
-    if step.kind != "nothing" and theirs > now.longest_wait_s:
+    then = grid[step.fleet, step.policy]
+    said += [
+        f"{target} is kept today, and would not be: {100 * after:.1f} % after {100 * before:.1f} %."
+        for target, before, after in zip(targets, kept(now), kept(then), strict=True)
+        if before >= target.share > after
+    ]
+    theirs = then.longest_wait_s
+    if step.kind != "nothing" and theirs > LONGER * now.longest_wait_s:
         said.append(
             f"The longest wait is {theirs:.0f} s with what is recommended, and {now.longest_wait_s:.0f} s today: some "
             "wait longer so that all wait less."
         )
     return said
+
+
+def _time(hours_: float) -> str:
+    return f"{hours_:.1f} hours" if hours_ >= 1 else f"{60 * hours_:.0f} minutes"
 
 
 def name_of(policy: str) -> str:
