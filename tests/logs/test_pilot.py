@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from cace_env.tables import NONE, TASKS
 from cace_env.traces import Trace
 from experiments.logs.advice.pilot import change_between
 from experiments.logs.advice.pilot_outputs import rows_of, sentence, warnings_of, write_pilot
+from experiments.recommend import main
+from tests.support.own_logs import log_of
 
 MODELS = ("small", "large")
 TTFT_S = (0.2, 2.0)  # of each model, before
@@ -70,6 +74,22 @@ def test_each_model_is_shown_and_its_name_cannot_become_markup(tmp_path: Any):
     assert any("script" in name for name in shown) and not any("\x1b" in name for name in shown)
     page = write_pilot(change, tmp_path, "python -m experiments.recommend").read_text()
     assert "<script>alert(1)" not in page and "\x1b" not in page
+
+
+def test_the_command_says_what_a_pilot_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rng = np.random.default_rng(0)
+    logs = [
+        str(log_of(tmp_path, ["mellum-4b"] * 500, [2.0] * 500, name, (factor * rng.lognormal(0, 0.3, 500)).tolist()))
+        for name, factor in (("before.csv", 1.0), ("after.csv", 0.8))
+    ]
+    out = tmp_path / "run"
+    assert main(["--before", logs[0], "--after", logs[1], "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "lower on average" in said and "Nothing here tells that from the policy" in " ".join(said.split())
+    kpis = json.loads((out / "pilot.json").read_text())["kpis"]
+    mean = next(row for row in kpis if row["kpi"] == "mean" and row["requests"] == "all")
+    assert mean["low"] < -20 < mean["high"] < 0
+    assert (out / "kpis.csv").is_file() and (out / "report.html").is_file()
 
 
 def test_logs_without_measured_times_are_refused_with_the_remedy():

@@ -201,6 +201,18 @@ def test_the_smallest_fleet_that_keeps_a_promise_is_named(tmp_path: Path):
     assert kept[2] < 0.9 <= kept[3]
 
 
+def test_simulated_times_are_held_against_the_measured_ones_of_the_log(tmp_path: Path):
+    log = log_of(tmp_path, [ALIKE[0]] * 700, [5.0] * 700, ttft_s=[1.0] * 600 + [3.0] * 100)
+    found = answered(log, tmp_path / "run", *TODAY, "1")
+    (latency,) = found["measured"]["latencies"]
+    assert latency["name"] == "TTFT" and latency["requests"] == 700
+    assert latency["measured_mean_s"] == pytest.approx(9 / 7)
+    assert latency["simulated_mean_s"] < 1  # one model, which is always there
+    assert latency["quantiles"][2] == [0.5, 1.0, pytest.approx(latency["simulated_mean_s"], rel=0.5)]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Simulated and measured" in page
+
+
 def test_swap_is_answered_too(tmp_path: Path):
     log, out = scarce(tmp_path), tmp_path / "run"
     arguments = [*TODAY, "1", "--env", "swap", "--policies", "patient-fifo+gdsf", "--tuning", "20000", "--workers", "1"]

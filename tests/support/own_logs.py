@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.support.logs import written
 
-HEADER = "time,context_tokens,output_tokens,model,task,user"
+HEADER = "time,context_tokens,output_tokens,model,task,user,ttft_s,e2e_s"
 # Alike in size and in how long they take to load: which of them leaves makes little difference.
 ALIKE = ("qwen2.5-coder-7b", "starcoder2-7b", "r1-distill-qwen-7b", "deepseek-coder-6.7b")
 LARGE = "qwen2.5-coder-14b"
@@ -17,13 +17,18 @@ SMALL = ("starcoder2-3b", "granite-code-3b", "mellum-4b", "qwen2.5-coder-3b")
 
 
 def log_of(
-    folder: Path, models: Sequence[str], gaps_s: Sequence[float], name: str = "log.csv", task: str = "chat"
+    folder: Path,
+    models: Sequence[str],
+    gaps_s: Sequence[float],
+    name: str = "log.csv",
+    ttft_s: Sequence[float] | None = None,
 ) -> Path:
-    """A log with one request for each model named, in this order, so many seconds after the one before."""
+    """A log with one chat request for each model named, in this order, so many seconds after the one before."""
     times = np.cumsum(gaps_s)
+    measured = [f"{value:.6f}" for value in ttft_s] if ttft_s is not None else [""] * len(models)
     body = "".join(
-        f"{time:.3f},{100 + row},{20 + row % 7},{model},{task},u{row % 5}\n"
-        for row, (time, model) in enumerate(zip(times, models, strict=True))
+        f"{time:.3f},{100 + row},{20 + row % 7},{model},chat,u{row % 5},{ttft},\n"
+        for row, (time, model, ttft) in enumerate(zip(times, models, measured, strict=True))
     )
     return written(folder, f"{HEADER}\n{body}", name)
 

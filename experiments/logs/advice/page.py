@@ -25,6 +25,7 @@ from experiments.logs.advice.wording import anywhere, headline, name_of, promise
 from experiments.reports.page import Cell, Figure, Page, Section, Table, write_page
 
 DRAWN: Final = 6  # policies that a curve shows at first
+SYMBOLS: Final = ("circle", "square", "diamond", "cross")  # by kind of GPU
 COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
@@ -116,16 +117,29 @@ def _curves(told: Told, results: Results, what: str, line: float | None = None) 
     ordered = list(dict.fromkeys([*(name for name in first if name in by_policy), *by_policy]))
     data = []
     for at, policy in enumerate(ordered):
-        fleets = sorted(by_policy[policy], key=lambda fleet: fleet.usd_per_hour)
-        values = [_value(told, results, fleet, policy, what) for fleet in fleets]
+        by_kind: dict[tuple[str, ...], list[Fleet]] = {}
+        for fleet in sorted(by_policy[policy], key=lambda fleet: fleet.usd_per_hour):
+            by_kind.setdefault(fleet.kinds, []).append(fleet)
+        # A line for each kind of GPU: None leaves a gap.
+        points = [fleet for fleets in by_kind.values() for fleet in (*fleets, None)]
         data.append(
             {
-                "type": "scatter", "mode": "lines+markers", "name": name_of(policy),
-                "x": [fleet.usd_per_hour * question.economy.gpu_hours for fleet in fleets], "y": values,
-                "text": [fleet.name for fleet in fleets], "line": {"color": COLOURS[at % len(COLOURS)]},
-                "hovertemplate": "%{text}: %{y:.4g}", "visible": True if at < DRAWN else "legendonly",
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name_of(policy),
+                "x": [fleet and fleet.usd_per_hour * question.economy.gpu_hours for fleet in points],
+                "y": [fleet and _value(told, results, fleet, policy, what) for fleet in points],
+                "text": [fleet.name if fleet else "" for fleet in points],
+                "line": {"color": COLOURS[at % len(COLOURS)]},
+                "marker": {
+                    "symbol": [
+                        SYMBOLS[list(by_kind).index(fleet.kinds) % len(SYMBOLS)] if fleet else "x" for fleet in points
+                    ]
+                },
+                "hovertemplate": "%{text}: %{y:.4g}",
+                "visible": True if at < DRAWN else "legendonly",
             }
-        )  # fmt: skip
+        )
     titles = {"waited": "minutes waited a day", "p95": "TTFT p95 [s]"}
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": "USD a month for GPUs"}, "rangemode": "tozero"},

@@ -145,8 +145,8 @@ def promises(grid: Grid, targets: Sequence[Target], answer: Answer) -> str:
     today = found.get(answer.deployed)
     more = ""
     if today != fleet:
-        needs = "no fleet that was tried" if today is None else today.name
-        more = f"; with {name_of(answer.deployed)} it takes {needs}"
+        does = "no fleet that was tried does" if today is None else f"it takes {today.name}"
+        more = f"; with {name_of(answer.deployed)} {does}"
     return f"The smallest fleet that keeps {what}: {fleet.name} with {by}{more}."
 
 
