@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import tyro
-import yaml
 from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen, did_you_mean, dump
@@ -41,8 +40,8 @@ from experiments.logs.advice.prices import (
 )
 from experiments.logs.model_names import match_models, read_models
 from experiments.logs.own_log import OwnLog, on_scenario, open_log, scenario_for, served
-from experiments.running.command_line import Session, key_value, metavar, split_names
-from experiments.running.options import Count, Folder, KeyValues, Names
+from experiments.running.command_line import Session, metavar, split_names
+from experiments.running.options import Count, Folder, KeyValues, Logged, Names
 from experiments.running.run_writer import check_goes_on
 from experiments.running.runner import workers_of
 
@@ -149,19 +148,13 @@ class Options(Frozen):
         return path
 
     def read(self, path: str) -> OwnLog:
-        """A log with the options of reading."""
-        return open_log(path, self.format, **self.reading())
+        """A log with the options of reading.
 
-    def reading(self) -> dict[str, Any]:
-        """--trace-option as keys of `TraceConfig`."""
-        options = {}
-        for option in self.trace_option:
-            key, value = key_value("--trace-option", option, "users=200")
-            try:
-                options[key] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise ConfigError(f"--trace-option {key}: its value is not YAML ({type(error).__name__})") from error
-        return options
+        Raises:
+            ConfigError, TraceError: as `open_log`.
+        """
+        given = Logged(trace=path, format=self.format, trace_option=self.trace_option).section() or {}
+        return open_log(path, self.format, **{k: v for k, v in given.items() if k not in ("path", "format")})
 
 
 def ask(options: Options, session: Session) -> int:

@@ -13,7 +13,6 @@ from typing import Final, NamedTuple
 
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.fleets import GPUS
-from experiments.running.command_line import key_value
 
 HOURS_PER_MONTH: Final = 730.0  # a machine that is never switched off: 8,760 hours a year / 12
 MOST_FLEETS: Final = 24  # more curves cannot be read
@@ -73,15 +72,11 @@ def price_table(given: Sequence[str]) -> dict[str, Price]:
     """
     prices = dict(PRICES)
     for text in given:
-        gpu, value = key_value("--price", text, "h100=2.10")
-        known(gpu, "--price")
-        try:
-            usd = float(value)
-        except ValueError:
-            usd = -1.0
-        if not 0 <= usd < 1e6:
-            raise ConfigError(f"--price {text!r}: {value!r} is no price in USD an hour; write {gpu}=2.10")
-        prices[gpu] = Price(usd, YOURS, "")
+        found = re.fullmatch(r"\s*([\w.-]+)\s*=\s*(\d{1,6}(?:\.\d{1,6})?)\s*", text)
+        if found is None:
+            raise ConfigError(f"--price {text!r} is no price in USD an hour; write NAME=USD, as h100=2.10")
+        known(found[1], "--price")
+        prices[found[1]] = Price(float(found[2]), YOURS, "")
     return prices
 
 
