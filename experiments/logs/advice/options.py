@@ -62,7 +62,7 @@ Slos = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metava
 class Options(Frozen):
     """A log, today's fleet and policy, and what hours are worth; or two logs of a pilot."""
 
-    log: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="LOG")]] = Field(
+    log: tyro.conf.Positional[Annotated[str | None, metavar("LOG")]] = Field(
         default=None, description="folder of an imported log, or a file"
     )
     format: Annotated[str | None, metavar("NAME")] = Field(default=None, description="its format, if it cannot be told")
@@ -106,7 +106,7 @@ class Options(Frozen):
     slo: Slos = Field(
         default=(),
         description="a promise such as completion:0.95@2s or agent:0.9@60s:e2e; may be given several times; those of "
-        "the reward at 95 %% by default",
+        "the reward at 95 % by default",
     )
     price: Texts = Field(default=(), description="price of a GPU; list prices by default; may be given several times")
     hours_per_month: float = Field(default=HOURS_PER_MONTH, ge=0, description="hours a month that GPUs are paid for")
