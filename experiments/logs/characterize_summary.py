@@ -21,7 +21,7 @@ ENGINE_HEADER: Final = (
 
 def print_summary(found: Characterized, console: Console) -> None:
     """The main numbers, on one screen."""
-    console.print(f"[bold]{visible(found.verdict.sentence)}[/bold]", soft_wrap=True)
+    console.print(visible(found.verdict.sentence), style="bold", soft_wrap=True)
     for box in found.boxes:
         console.print(visible(box.replace("**", "")), style="yellow", soft_wrap=True)
     for line in in_short(found):
