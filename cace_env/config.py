@@ -29,6 +29,7 @@ LONGEST_LINE: Final = 200
 _UNSHOWN: Final = "\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 TOO_DEEP: Final = f"is nested deeper than {MOST_LEVELS} levels, the most of a configuration"
 UNSHOWN: Final = re.compile(f"[{_UNSHOWN}]")
+NOWHERE: Final = re.compile("[\x00\ud800-\udfff]")
 _UNSHOWN_IN_A_LINE: Final = re.compile(f"[\t\n{_UNSHOWN}]")
 _NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9 ._+()-]*[A-Za-z0-9_+()-])?")
 
@@ -188,8 +189,8 @@ def _check_plain(content: Any, source: str) -> None:
     """Refuses what no configuration needs, and what takes down programs or terminals.
 
     Raises:
-        ConfigError: too deep, or too large with aliases spelled out; a whole number beyond 64 bits; a control
-            character.
+        ConfigError: too deep, or too large with aliases spelled out; a whole number beyond 64 bits; a NUL or a lone
+            surrogate in a text.
     """
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(content, ())]
     parts = 0
@@ -201,8 +202,8 @@ def _check_plain(content: Any, source: str) -> None:
             place, problem = (), f"has more than {MOST_PARTS} keys and values, the most of a configuration"
         elif len(place) > MOST_LEVELS:
             place, problem = (), TOO_DEEP
-        elif isinstance(part, str) and (found := UNSHOWN.search(part)):
-            problem = f"has the control character {found[0]!a}; leave it out"
+        elif isinstance(part, str) and (found := NOWHERE.search(part)):
+            problem = f"has {found[0]!a}, which no file and no text can hold; leave it out"
         elif isinstance(part, int) and not -(1 << 63) <= part < 1 << 63:
             problem = "is a whole number beyond 64 bits; give a smaller one"
         elif isinstance(part, Mapping):

@@ -88,9 +88,7 @@ class Accelerators(Frozen):
 
     gpu: Annotated[str, _known(GPUS, "GPU")] = Field(description="name in the catalogue")
     count: int = Field(default=1, ge=1, le=64, description="how many")
-    memory_gb: float | None = Field(
-        default=None, gt=0, le=MOST_GB, description="memory of each [GB]; the data sheet's by default"
-    )
+    memory_gb: float | None = Field(default=None, gt=0, le=MOST_GB, description="memory of each [GB]; default: its own")
 
 
 ModelName = Annotated[str, _known(MODELS, "model")]
@@ -106,7 +104,7 @@ class Hosted(Frozen):
     """One model of the fleet; a plain name in YAML stands for `{model: name}`."""
 
     model: ModelName = Field(description="name in the catalogue")
-    name: Line | None = Field(default=None, min_length=1, description="its name here, if a model is hosted twice")
+    name: str | None = Field(default=None, min_length=1, description="its name here, if a model is hosted twice")
     tasks: tuple[Task, ...] | None = Field(default=None, min_length=1, description="its tasks; default: catalogue")
     languages: tuple[Line, ...] = Field(default=(), description="programming languages it is good at; none = all")
     popularity: float = Field(
@@ -177,9 +175,7 @@ class Rules(Frozen):
     max_slots: int = Field(
         default=0, ge=0, le=MOST_SLOTS, description="slots of the observation; 0 = as many as can be used"
     )
-    max_decisions: int | None = Field(
-        default=None, ge=1, le=FOREVER, description="truncates the episode; none = no limit"
-    )
+    max_decisions: int | None = Field(default=None, ge=1, le=FOREVER, description="truncates the episode; none = never")
 
 
 class Scenario(Frozen):
@@ -192,9 +188,7 @@ class Scenario(Frozen):
     version: int = Field(default=1, ge=1, description="raised whenever results change")
     description: str = Field(default="", description="what is special about it")
     question: str = Field(default="", description="a question of someone who deploys such a fleet")
-    fleet: tuple[Accelerators, ...] = Field(
-        min_length=1, max_length=64, description="GPUs, in the order of their indices"
-    )
+    fleet: tuple[Accelerators, ...] = Field(min_length=1, max_length=64, description="GPUs, in order of their indices")
     pressure: float | None = Field(
         default=None,
         ge=1e-3,

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-import yaml
 from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -171,10 +170,7 @@ def trace_options(given: Sequence[str]) -> dict[str, Any]:
     options = {}
     for one in given:
         key, value = key_value("--trace-option", one, "users=200")
-        try:
-            options[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--trace-option {key}: its value is not YAML ({error.__class__.__name__})") from error
+        options[key] = value
     return options
 
 

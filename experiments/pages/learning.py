@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -12,6 +11,7 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.config import read_json
 from cace_env.files import save_figure
 
 matplotlib.use("Agg")
@@ -122,7 +122,7 @@ def test_table(out: Path, rung: str) -> str:
     """
     rows = []
     for agent in AGENTS:
-        runs = [json.loads(path.read_text("utf-8")) for path in sorted(out.glob(f"{rung}--{agent}--*.json"))]
+        runs = [read_json(path) for path in sorted(out.glob(f"{rung}--{agent}--*.json"))]
         cells = []
         for rival in RIVALS if runs else ():
             gains = np.array([[each[rival] for each in run.values()] for run in runs])  # (runs, scenarios, 3)
@@ -194,7 +194,7 @@ def all_curves(out: Path) -> dict[str, dict[str, Curves]]:
 
 def judged_by(out: Path, rung: str) -> range:
     """The validation seeds of the evaluations on a rung."""
-    about = json.loads((out / ABOUT).read_text("utf-8"))
+    about = read_json(out / ABOUT)
     return validation_seeds(about[rung]["validation_seeds"])
 
 

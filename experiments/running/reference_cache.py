@@ -15,6 +15,7 @@ import numpy as np
 
 import cace_env
 from cace_env.cases import Case
+from cace_env.config import ConfigError, read_json
 from cace_env.files import replace_file
 from cace_env.planning import Reference, find_reference
 from cace_env.policies import Future
@@ -100,7 +101,10 @@ def cached_reference(
 
 def _read(path: Path) -> Reference:
     """A reference as it was written; floats come back to the bit."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content["plan"] = np.array(content["plan"], dtype=np.int64)
-    content["rounds"] = tuple(content["rounds"])
-    return Reference(**content)
+    content = read_json(path)
+    try:
+        content["plan"] = np.array(content["plan"], dtype=np.int64)
+        content["rounds"] = tuple(content["rounds"])
+        return Reference(**content)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{path}: is no reference ({error}); remove it, and it is looked for again") from error

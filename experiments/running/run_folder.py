@@ -312,7 +312,7 @@ def _git_state(checkout: Path) -> Mapping[str, Any] | None:
     """Commit, and whether files differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(checkout), *arguments]
+        command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from agents.algorithms import Trainer
-from cace_env.config import ConfigError, Frozen, parse, read_yaml
+from cace_env.config import ConfigError, Frozen, parse, read_json, read_yaml
 from cace_env.evaluation.tracking import Row, table_text
 from cace_env.files import replace_file
 from cace_env.policies import Agent, write_agent
@@ -87,10 +87,10 @@ class TrainingFolder:
         """
         if not self._about:
             try:
-                found = json.loads((self.path / "run.json").read_text("utf-8"))
-            except (OSError, ValueError):
+                found = read_json(self.path / "run.json")
+            except ConfigError:
                 found = {}
-            if not isinstance(found, dict) or "algorithm" not in found or not (self.path / "config.yaml").is_file():
+            if "algorithm" not in found or not (self.path / "config.yaml").is_file():
                 raise ConfigError(f"{self.path} holds no training to go on with; give the --out of one")
             self._about = found
         return self._about
@@ -159,7 +159,7 @@ class TrainingFolder:
             return None
         newest = checkpoints[-1]
         _check(newest)
-        progress = parse(Progress, json.loads((newest / "progress.json").read_text("utf-8")), str(newest))
+        progress = parse(Progress, read_json(newest / "progress.json"), str(newest))
         self.rows = _rows((newest / "metrics.csv").read_text("utf-8"))
         trainer.load(newest / "trainer")
         for older in checkpoints[:-1]:
@@ -211,9 +211,9 @@ def _check(checkpoint: Path) -> None:
     """
     advice = "train anew with another --out, or restore the folder from a copy"
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{checkpoint}: {MANIFEST} cannot be read ({error}); {advice}") from error
+        manifest = read_json(checkpoint / MANIFEST)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {advice}") from error
     found = _hashes(checkpoint)
     differing = sorted(name for name in {*found, *manifest} if found.get(name) != manifest.get(name))
     if differing:

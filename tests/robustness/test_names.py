@@ -39,7 +39,7 @@ def test_an_ordinary_name_is_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", ESCAPING)
 def test_a_name_that_could_leave_its_folder_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"name: (a name has 1 to 80 letters|has the control character)"):
+    with pytest.raises(ConfigError, match=r"name: (a name has 1 to 80 letters|has )"):
         load_scenario({**SMALL, "name": name})
 
 

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, dump
-from cace_env.files import replace_file
+from cace_env.files import append_file, replace_file
 from cace_env.policies import Contestant
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.scenarios import Scenario
@@ -205,14 +205,14 @@ def _try_elsewhere(
 
 def _append(path: Path, fleet: Fleet, policy: str, played: Played) -> None:
     """A row for each window."""
-    fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if fresh:
-            writer.writerow(("fleet", "policy", "window", *WINDOW_COLUMNS))
-        for window in range(len(played.cost)):
-            numbers = [repr(float(getattr(played, name)[window])) for name in WINDOW_COLUMNS]
-            writer.writerow((fleet.name, policy, window, *numbers))
+    lines: list[str] = []
+    writer = csv.writer(_Lines(lines), lineterminator="\n")
+    if not path.exists():
+        writer.writerow(("fleet", "policy", "window", *WINDOW_COLUMNS))
+    for window in range(len(played.cost)):
+        numbers = [repr(float(getattr(played, name)[window])) for name in WINDOW_COLUMNS]
+        writer.writerow((fleet.name, policy, window, *numbers))
+    append_file(path, "".join(lines))
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -11,6 +11,7 @@ from agents.evolution.tuned_cace import tune_cace
 from agents.objective import Objective, baseline_costs, pooled
 from cace_env.cases import Case
 from cace_env.config import ConfigError, did_you_mean, dump
+from cace_env.files import replace_file
 from cace_env.policies import ORDERS, POLICIES, CaceWeights, Contestant, Policy, contestant_of, policy
 from cace_env.policies.agent import PREFIX, shipped_agents
 from cace_env.policies.built_in import CLAIRVOYANT, DEPLOYED
@@ -161,9 +162,7 @@ def write_tuned(found: Found, path: Path, env: Protocol, source: str, command: s
         order=PROPOSED_ORDER if env == Protocol.SWAP else None,
         command=command,
     )
-    path.write_text(
-        dump(Cace(description="CACE tuned by CMA-ES to a log.", weights=found.weights, tuned=tuning)), "utf-8"
-    )
+    replace_file(path, dump(Cace(description="CACE tuned by CMA-ES to a log.", weights=found.weights, tuned=tuning)))
 
 
 def _cace(env: Protocol) -> Policy:

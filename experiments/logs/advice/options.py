@@ -13,6 +13,7 @@ from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen, did_you_mean, dump
 from cace_env.evaluation.intervals import FEWEST_WINDOWS
+from cace_env.files import replace_file
 from cace_env.fleets import ENGINES
 from cace_env.scenarios import Scenario, load_scenario
 from cace_env.tables import TASKS, Protocol
@@ -144,7 +145,7 @@ class Options(Frozen):
         if check_goes_on(path):
             raise ConfigError(f"{path} holds a run; results are never overwritten: give another --out")
         path.mkdir(parents=True, exist_ok=True)
-        (path / "config.yaml").write_text(dump(self), "utf-8")
+        replace_file(path / "config.yaml", dump(self))
         return path
 
     def read(self, path: str) -> OwnLog:
@@ -199,7 +200,7 @@ def ask(options: Options, session: Session) -> int:
     told = told._replace(measured=measured)
     report = write_all(told, results)
     show(told, results, session.console)
-    session.console.print(f"Report: {report}", style="bold", soft_wrap=True)
+    session.console.print(f"Report: {report}", soft_wrap=True)
     return 130 if results.interrupted else 0
 
 
@@ -224,7 +225,7 @@ def pilot(options: Options, session: Session) -> int:
     folder = options.folder("pilot")
     report = write_pilot(change, folder, session.command)
     show_pilot(change, session.console)
-    session.console.print(f"Report: {report}", style="bold", soft_wrap=True)
+    session.console.print(f"Report: {report}", soft_wrap=True)
     return 0
 
 
