@@ -3,15 +3,19 @@
     python -m experiments.shifted                                       rules of each kind, both environments
     python -m experiments.shifted --agent NAME_OR_FOLDER --policies cace,cace:tuned.yaml
     python -m experiments.shifted --trace requests.csv --format azure --trace-option users=200
+    python -m experiments.shifted --logs traces                         agents on public logs, with and without guard
 
 The regimes are the entries of suite `shifted-v1`: other pressure, engine, size and generation of the fleet, strong
-drift, and several at once; a log of real requests is one more. Nothing is trained, tuned or chosen on them.
+drift, and several at once; a log of real requests is one more. Nothing is trained, tuned or chosen on them. With
+`--logs` public logs take their place (`experiments/logs/public.py` says on which fleets); some of them the numbers of
+the guard were set on, and the report says which.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Final
 
 import matplotlib
@@ -21,6 +25,8 @@ from cace_env.evaluation.episodes import seed_list
 from cace_env.policies import Contestant, contestant_of
 from cace_env.scenarios import load_scenario, seeds
 from cace_env.tables import Protocol
+from experiments.logs import public
+from experiments.pages import real_logs
 from experiments.pages.shifted import LOG, draw, page
 from experiments.running.cases import REDRAWS, Chosen, PreparedCase, chosen, prepared
 from experiments.running.command_line import Session, metavar, run_command
@@ -46,6 +52,20 @@ POLICIES: Final = {
 }
 
 
+# On logs: the agent with and without guard, the rules that it is held against, and LRU that waits for idle victims.
+ON_LOGS: Final = {
+    Protocol.EVICTION: ("agent:eviction", "guarded:agent:eviction", "omlx", "gdsf", "cace:tuned-eviction"),
+    Protocol.SWAP: (
+        "patient-fifo+lru",
+        "agent:swap",
+        "guarded:agent:swap",
+        "very-patient-wsjf+omlx",
+        "very-patient-wsjf+gdsf",
+        "very-patient-wsjf+cace:tuned-swap",
+    ),
+}
+
+
 class Options(TakingPart, Logged, Running):
     """Who is judged, and on what; some policies of each kind by default, on 100 seeds; a log is one more regime."""
 
@@ -56,6 +76,9 @@ class Options(TakingPart, Logged, Running):
     trace_fleet: Annotated[str, metavar("SCENARIO")] = Field(
         default="default", description="whose fleet and models serve the log"
     )
+    logs: Annotated[Path | None, metavar("FOLDER")] = Field(
+        default=None, description="folder with the public logs of docs/traces.md, which take the place of the regimes"
+    )
 
 
 def judge(options: Options, session: Session) -> int:
@@ -65,6 +88,8 @@ def judge(options: Options, session: Session) -> int:
         ConfigError, TraceError: options or a log that cannot be used; nothing has been written.
         PolicyError, SimulationError: an episode failed.
     """
+    if options.logs is not None:
+        return judge_on_logs(options, options.logs, session)
     protocols, log = protocols_of(options.env), options.section()
     numbers = seed_list(seeds(options.split, options.seeds if options.seeds is not None else DEFAULT_SEEDS))
     cases: list[PreparedCase] = []
@@ -82,6 +107,30 @@ def judge(options: Options, session: Session) -> int:
     draw(outcome.run, plan.path / "shifted.png")
     outcome.folder.write("report.md", page(outcome.run))
     session.console.print(f"Report: {plan.path / 'report.md'}", soft_wrap=True)
+    return 0
+
+
+def judge_on_logs(options: Options, folder: Path, session: Session) -> int:
+    """Runs agents, guarded and not, and rules on public logs; as `judge`."""
+    protocols = protocols_of(options.env)
+    cases: list[PreparedCase] = []
+    with session.console.status("preparing: logs, compiled code"):
+        for protocol in protocols:
+            windows = options.windows or public.WINDOWS
+            served = [
+                Chosen(f"{protocol}-{name}", scenario, protocol)
+                for name, scenario in public.scenarios(folder, protocol, windows).items()
+            ]
+            names = options.named or ON_LOGS[protocol]
+            contestants = [contestant_of(name) for name in dict.fromkeys((BASELINE, *names))]
+            cases += prepared(served, able(contestants, protocol), (), redraws=options.seeds or REDRAWS)
+    plan = Plan(options.folder("logs"), cases, options, options.split, workers_of(options.workers))
+    outcome = play(plan, session, "shifted")
+    if outcome.status != FINISHED:
+        return 130
+    roles = {name: log.role for name, log in public.LOGS.items()}
+    outcome.folder.write("report.md", real_logs.page(outcome.run, roles))
+    session.console.print(f"Report: [bold]{plan.path / 'report.md'}[/bold]", soft_wrap=True)
     return 0
 
 
