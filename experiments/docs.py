@@ -7,6 +7,7 @@
     python -m experiments.docs claims --run runs/suite
     python -m experiments.docs quoted --run runs/quoted --run runs/quoted-scales --run runs/quoted-again
     python -m experiments.docs agents --run runs/agents --run runs/shifted
+    python -m experiments.docs real-logs --run runs/logs
     python -m experiments.docs findings --run runs/findings --run runs/suite-v1
     python -m experiments.docs learning-curves --run runs/learning-curves
     python -m experiments.docs suite --run runs/mine --show        the same of a run of yours, on the terminal
@@ -66,9 +67,9 @@ CODE: Final[dict[str, Callable[[], Regions]]] = {
 class Options(Frozen):
     """What is filled, and from what."""
 
-    page: tyro.conf.Positional[Literal["suite", "claims", "quoted", "agents", "findings", "learning-curves"] | None] = (
-        Field(default=None, description="tables that finished runs fill; without it those that follow from code alone")
-    )
+    page: tyro.conf.Positional[
+        Literal["suite", "claims", "quoted", "agents", "real-logs", "findings", "learning-curves"] | None
+    ] = Field(default=None, description="tables that finished runs fill; without it those that follow from code alone")
     run: tyro.conf.UseAppendAction[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER")]] = Field(
         default=(), description="run folders, in the order that is shown above"
     )
@@ -124,6 +125,17 @@ def _agents(run: Path, shifted: Path) -> tuple[Regions, Draw]:
     return agents.regions(SuiteRun(run), Run(shifted)), lambda images: None
 
 
+def _real_logs(run: Path) -> tuple[Regions, Draw]:
+    from experiments.logs import public
+    from experiments.pages import real_logs
+    from experiments.running.run_folder import Run
+
+    logs = Run(run)
+    found = real_logs.regions(logs, {name: log.role for name, log in public.LOGS.items()})
+    found["log-command"] = f"```console\n{logs.about['command']}\n```"
+    return {name: text for name, text in found.items() if not name.endswith("-card")}, lambda images: None
+
+
 def _findings(run: Path, suite: Path) -> tuple[Regions, Draw]:
     from experiments.pages import findings
     from experiments.reading.suite_scores import SuiteRun
@@ -147,6 +159,7 @@ RUNS: Final[dict[str, tuple[int, str, Callable[..., tuple[Regions, Draw]]]]] = {
     "claims": (1, "claims.md", _claims),
     "quoted": (3, "claims.md", _quoted),
     "agents": (2, "agents.md", _agents),
+    "real-logs": (1, "agents.md", _real_logs),
     "findings": (2, "findings.md", _findings),
     "learning-curves": (1, "learning-curves.md", _learning_curves),
 }

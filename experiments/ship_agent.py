@@ -29,15 +29,15 @@ def ship(run: Path, name: str, texts: dict[str, str], shipped: Path = SHIPPED) -
     Args:
         run: folder of `experiments.train`.
         name: what the agent is called from now on.
-        texts: fields of the card, such as description, works, fails and command; those that are missing stay.
+        texts: fields of the card, such as description, works, fails, logs and command; those that are missing stay.
         shipped: where the agents lie.
 
     Raises:
         ConfigError: no such training, or a field that the card does not have.
     """
     agent = load_agent(run / "best")
-    if unknown := sorted(set(texts) - {"description", "works", "fails", "command"}):
-        raise ConfigError(f"a card is given description, works, fails and command here, not {unknown[0]!r}")
+    if unknown := sorted(set(texts) - {"description", "works", "fails", "logs", "command"}):
+        raise ConfigError(f"a card is given description, works, fails, logs and command here, not {unknown[0]!r}")
     limits = {key: (_rounded(low), _rounded(high)) for key, (low, high) in agent.card.limits.items()}
     card = agent.card.model_copy(update={**texts, "name": name, "limits": limits})
     write_agent(Agent(card, agent.network), shipped / name)
@@ -58,6 +58,9 @@ class Options(Frozen):
     description: Annotated[str | None, metavar("TEXT")] = Field(default=None, description="what it is, in a line")
     works: Annotated[str | None, metavar("TEXT")] = Field(default=None, description="where it does well")
     fails: Annotated[str | None, metavar("TEXT")] = Field(default=None, description="where it does not")
+    logs: Annotated[str | None, metavar("TEXT")] = Field(
+        default=None, description="what real logs showed: `python -m experiments.shifted --logs FOLDER` writes the line"
+    )
     command: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description="what trains it again; as typed by default"
     )

@@ -77,6 +77,7 @@ class AgentCard(Frozen):
     command: str = Field(default="", description="command that trains it again")
     works: str = Field(default="", description="where it does well")
     fails: str = Field(default="", description="where it does not")
+    logs: str = Field(default="", description="what logs of real requests showed that it was not trained on")
     limits: dict[str, tuple[float, float]] = Field(
         default={}, description="least and greatest value of features in training, by name, in physical units"
     )

@@ -160,6 +160,7 @@ def card(agent: Agent) -> str:
         ("numbers in it", f"{sum(weight.size for weight in agent.network.weights.values()):,}"),
         ("does well", about.works),
         ("fails", about.fails),
+        ("on real logs", about.logs),
     ]
     parts = [f"### {about.name}", table(("", ""), [row for row in rows if row[1]])]
     if about.hidden == 0:

@@ -22,6 +22,7 @@ over scenarios. **The agent is cheaper** is the share of seeds on which it costs
 half), mean over scenarios: the probability of improvement (Agarwal et al., NeurIPS 2021; ours is paired, because
 every policy met the same requests). Intervals are 95 %: within each scenario seeds are drawn again, the same for both
 (stratified bootstrap)."""
+SAID: Final = {"Works": "works", "Fails": "fails", "On real logs": "logs"}  # of a card
 BUDGETS: Final = """\
 What it took to find each: requests simulated in training, over all candidates and trials. A tuned rule and a learned
 policy compare fairly where these are alike."""
@@ -55,7 +56,7 @@ def card_text(about: dict[str, Any]) -> str:
     lines.append(
         f"Trained on {where}{suite}{seeds}: {card['requests']:,} simulated requests, {card['wall_s'] / 60:.0f} minutes."
     )
-    lines += [f"{word}: {card[key]}" for word, key in (("Works", "works"), ("Fails", "fails")) if card[key]]
+    lines += [f"{word}: {card[key]}" for word, key in SAID.items() if card.get(key)]
     lines += [f"Made by `{card['command']}`."] if card["command"] else []
     lines += [f"**Not held out: {problem}.**" for problem in about["problems"]]
     return "\n".join(f"- {line}" for line in lines)

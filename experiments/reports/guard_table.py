@@ -10,9 +10,11 @@ from experiments.reading.markdown import table
 from experiments.running.run_folder import FALLBACKS, Run
 
 GUARDS: Final = """\
-A policy called `guarded:...` stands behind a guard, which hands a decision to LRU where the policy's inputs are out of
-range (*input*), where it fails (*error*) or takes too long (*late*), and while demand is not what its features foretold
-(*forecast*). Decisions of all seeds; a policy whose guard never took over costs exactly what it costs alone."""
+A policy called `guarded:...` stands behind a guard, which hands a decision to LRU where the policy's inputs are far out
+of range (*input*), where it fails (*error*) or takes too long (*late*), while demand is not what its features foretold
+(*forecast*), where more than a quarter of the answers take longer than a load (*compute*), and where a model that could
+be loaded has waited too long (*starved*). Decisions of all seeds; a policy whose guard never took over costs exactly
+what it costs alone."""
 
 
 def guard_table(run: Run) -> str:
