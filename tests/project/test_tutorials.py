@@ -14,14 +14,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gymnasium
+import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "tutorials"
+GOVERNANCE = ROOT / "docs" / "governance.md"
+EXAMPLE_KEY = "0123456789abcdef0123456789abcdef"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SET_UP = ("make test", "source ", "pip install ")  # what `shell` blocks may hold
 # What makes a page short enough to be tested: (as it stands there, as it is run). Each has to be there.
 SHORTER: dict[str, Sequence[tuple[str, str]]] = {
+    "platform": (
+        ("gateway_log.py ", "gateway_log.py --requests 1500 "),
+        ("experiments.recommend before ", "experiments.recommend before --tuning 0 --windows 8 --policies lru,cace "),
+    ),
     "researcher": (
         ("--scenarios eviction-default ", "--scenarios eviction-workstation "),
         ("--seeds 100", "--seeds 2"),
@@ -96,6 +103,37 @@ def test_the_commands_for_researchers_run(checkout: Path):
     assert "agent:runs/quickstart  saves" in run(train, checkout)
     assert "agent:runs/quickstart" in run(judge, checkout)
     assert "Policy: agent:runs/quickstart (cace-env" in run(why, checkout)
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_the_commands_for_platform_engineers_run(checkout: Path):
+    made, imported, searched, characterized, recommended, piloted = commands("platform")
+    assert "1,500 requests in before.jsonl" in run(made, checkout)
+    assert "guessed from the names of its columns" in run(imported, checkout)
+    assert "'model', 'user', 'session', 'ttft_s', 'e2e_s'" in run(searched, checkout)
+    assert "13 models are asked for" in run(characterized, checkout)
+    assert "as it is" in run(recommended, checkout)
+    assert "mean of the same mix" in run(piloted, checkout)
+    for name in ("log", "advice", "pilot"):
+        assert (checkout / "runs" / name / "report.html").stat().st_size > 10_000
+    assert governed(checkout) == ["after", "before"]
+
+
+def governed(folder: Path) -> list[str]:
+    """The imports in a folder whose audits the page on governance finds in order, after a look at their secrets."""
+    audits, pseudonym = [content for language, content in blocks(GOVERNANCE) if language == "python"]
+    key = (folder / "key").read_text().strip()
+    assert key not in (folder / "before" / "audit.json").read_text()
+    said = run(f"python - <<'END'\n{audits}END", folder).splitlines()
+    user = run(f"python - <<'END'\n{pseudonym.replace(EXAMPLE_KEY, key)}END", folder).strip()
+    assert (
+        EXAMPLE_KEY in pseudonym and user in pq.read_table(folder / "before" / "requests.parquet")["user"].to_pylist()
+    )
+    for name in ("before", "after"):
+        assert (folder / name).stat().st_mode & 0o777 == 0o700
+        assert {path.stat().st_mode & 0o777 for path in (folder / name).iterdir()} == {0o600}
+    return [line.split()[0] for line in said if "delete after 20" in line]
 
 
 def test_the_code_for_authors_of_rl_codebases_runs(capsys: pytest.CaptureFixture[str], registry: None):
