@@ -23,8 +23,8 @@ from pydantic import Field
 from rich.table import Table
 from rich.text import Text
 
-from cace_env.config import ConfigError, Frozen
-from cace_env.decision_log import Log, in_words, moment, shown
+from cace_env.config import ConfigError, Frozen, one_line
+from cace_env.decision_log import Log, in_words, moment
 from experiments.running.command_line import Session, metavar, run_command
 
 
@@ -75,7 +75,7 @@ def episodes(log: Log) -> Table:
     columns = ("scenario", "policy", "seed", "rows", "evictions", "from", "to")
     table = Table(*columns, title="Decisions", title_justify="left")
     for one in log.episodes():
-        names = Text(shown(one.scenario)), Text(shown(one.policy))
+        names = Text(one_line(one.scenario)), Text(one_line(one.policy))
         times = (moment(time_us, log.clock).partition(" (")[0] for time_us in (one.first_us, one.last_us))
         table.add_row(*names, str(one.seed), f"{one.rows:,}", f"{one.evictions:,}", *times)
     return table

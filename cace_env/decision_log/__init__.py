@@ -15,7 +15,7 @@ Files need pyarrow: `pip install "cace-env[traces]"`. `python -m experiments.why
 from cace_env.decision_log.reader import Log, LoggedEpisode, moment, read_decisions, seconds_of, why
 from cace_env.decision_log.record import Candidate, Decision
 from cace_env.decision_log.recorder import Recorder, fingerprint_of, version_of
-from cace_env.decision_log.words import in_words, shown
+from cace_env.decision_log.words import in_words
 from cace_env.decision_log.writer import DecisionLog
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "moment",
     "read_decisions",
     "seconds_of",
-    "shown",
     "version_of",
     "why",
 ]

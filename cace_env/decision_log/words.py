@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from cace_env.config import one_line
 from cace_env.decision_log.reader import moment
 from cace_env.decision_log.record import EVICT, FORCED, KEEP_ALIVE, WAIT, Candidate, Decision
 from cace_env.decision_log.writer import Clock
@@ -20,11 +21,6 @@ LEFT: Final = {
 }
 
 
-def shown(name: str) -> str:
-    """A name for a terminal: what is not printable is written as Python would."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
-
-
 def in_words(decision: Decision, clock: Clock = "episode", reasons: int = 5) -> str:
     """What was decided, between which candidates, and why, in some lines.
 
@@ -33,7 +29,7 @@ def in_words(decision: Decision, clock: Clock = "episode", reasons: int = 5) -> 
         clock: of that log.
         reasons: how many features are named.
     """
-    where = [shown(decision.scenario)] if decision.scenario else []
+    where = [one_line(decision.scenario)] if decision.scenario else []
     where += [f"seed {decision.seed}"] if decision.seed >= 0 else []
     where += [f"decision {decision.decision}"] if decision.decision >= 0 else []
     which = f" ({', '.join(where)})" if where else ""
@@ -41,7 +37,7 @@ def in_words(decision: Decision, clock: Clock = "episode", reasons: int = 5) -> 
     if decision.kind in LEFT:
         when = moment(decision.time_us, clock)
         return (
-            f"At {when}{which} {shown(chosen.model)} left {shown(chosen.accelerator)}. {LEFT[decision.kind]}\n"
+            f"At {when}{which} {one_line(chosen.model)} left {one_line(chosen.accelerator)}. {LEFT[decision.kind]}\n"
             + _who(decision)
         )
     lines = [f"At {moment(decision.time_us, clock)}{which} {_deed(decision)}.", ""]
@@ -52,16 +48,16 @@ def in_words(decision: Decision, clock: Clock = "episode", reasons: int = 5) -> 
 
 def _deed(decision: Decision) -> str:
     """What was done, by whom."""
-    by, chosen = shown(decision.decided_by or decision.policy), decision.chosen
+    by, chosen = one_line(decision.decided_by or decision.policy), decision.chosen
     if decision.kind != EVICT:
-        return f"{by} chose to wait" if not chosen.model else f"{by} chose to load {shown(chosen.model)} next"
-    room = f" to make room for {shown(decision.target)}" if decision.target else ""
+        return f"{by} chose to wait" if not chosen.model else f"{by} chose to load {one_line(chosen.model)} next"
+    room = f" to make room for {one_line(decision.target)}" if decision.target else ""
     return f"{by} evicted {_named(chosen)}{room}"
 
 
 def _named(candidate: Candidate) -> str:
-    place = f" from {shown(candidate.accelerator)}" if candidate.accelerator else ""
-    return f"{shown(candidate.model) or WAIT}{place}"
+    place = f" from {one_line(candidate.accelerator)}" if candidate.accelerator else ""
+    return f"{one_line(candidate.model) or WAIT}{place}"
 
 
 def _because(decision: Decision, most: int) -> list[str]:
@@ -69,15 +65,15 @@ def _because(decision: Decision, most: int) -> list[str]:
     lines = []
     if decision.fallback:
         lines.append(
-            f"The guard did not let {shown(decision.policy)} decide: {shown(decision.fallback)}"
-            + (f" ({shown(decision.detail)})." if decision.detail else ".")
+            f"The guard did not let {one_line(decision.policy)} decide: {one_line(decision.fallback)}"
+            + (f" ({one_line(decision.detail)})." if decision.detail else ".")
         )
     if decision.note:
-        lines.append(f"It was {shown(decision.note)}.")
+        lines.append(f"It was {one_line(decision.note)}.")
     if decision.rival >= 0 and decision.reasons:
         total = sum(abs(reason.amount) for reason in decision.reasons)
         rival = decision.candidates[decision.rival]
-        lines.append(f"What decided between it and the next best, {shown(rival.model) or WAIT}:")
+        lines.append(f"What decided between it and the next best, {one_line(rival.model) or WAIT}:")
         lines += [
             f"  {reason_in_words(reason)}, {abs(reason.amount) / total:.0%}" for reason in decision.reasons[:most]
         ]
@@ -85,7 +81,7 @@ def _because(decision: Decision, most: int) -> list[str]:
         if rest:
             lines.append(f"  {len(rest)} more {sum(reason.amount for reason in rest):+.3g}")
     elif decision.rival >= 0:
-        other = shown(decision.candidates[decision.rival].model) or WAIT
+        other = one_line(decision.candidates[decision.rival].model) or WAIT
         lines.append(f"Next best was {other}. The score is no sum over features, so none has a share in it.")
     elif not decision.note:
         lines.append("The policy gives no scores, so the candidates above are all there is.")
@@ -96,15 +92,15 @@ def reason_in_words(reason: Contribution) -> str:
     """A feature, its value for the choice and for the next best, and what it adds to the margin."""
     if reason.feature == BEFORE:
         return f"{BEFORE} {reason.amount:+.3g}"
-    name = FEATURES[reason.feature].phrase if reason.feature in FEATURES else shown(reason.feature)
+    name = FEATURES[reason.feature].phrase if reason.feature in FEATURES else one_line(reason.feature)
     values = [] if math.isnan(reason.value) else [quantity(reason.value, reason.unit)]
     values += [] if math.isnan(reason.others) else [f"(next best {quantity(reason.others, reason.unit)})"]
     return " ".join([name, *values, f"{reason.amount:+.3g}"])
 
 
 def _who(decision: Decision) -> str:
-    version = f" ({shown(decision.version)})" if decision.version else ""
-    return f"Policy: {shown(decision.policy)}{version}."
+    version = f" ({one_line(decision.version)})" if decision.version else ""
+    return f"Policy: {one_line(decision.policy)}{version}."
 
 
 def _table(decision: Decision) -> list[str]:
@@ -112,7 +108,7 @@ def _table(decision: Decision) -> list[str]:
     said = [reason.feature for reason in decision.reasons]
     names = sorted(decision.features, key=lambda name: said.index(name) if name in said else len(said))[:COLUMNS]
     header = ["", "candidate", "on", "score (highest wins)"]
-    header += [FEATURES[name].phrase if name in FEATURES else shown(name) for name in names]
+    header += [FEATURES[name].phrase if name in FEATURES else one_line(name) for name in names]
     places = sorted(range(len(decision.candidates)), key=lambda at: _rank(decision, at))
     rows = []
     for at in places:
@@ -123,7 +119,7 @@ def _table(decision: Decision) -> list[str]:
         ]
         score = "-" if one.score is None else f"{one.score:.4g}"
         mark = ">" if at == decision.choice else ""
-        rows.append([mark, shown(one.model) or WAIT, shown(one.accelerator), score, *values])
+        rows.append([mark, one_line(one.model) or WAIT, one_line(one.accelerator), score, *values])
     return _aligned([header, *rows])
 
 

@@ -132,7 +132,7 @@ def test_decisions_that_a_guard_took_over_name_the_reason_and_who_decided(tmp_pa
             raise ZeroDivisionError("no idea")
         return lru_in_python(features, legal)
 
-    guarded = Guarded(fails_at_times, name="shaky", forecast=None, hold=0)
+    guarded = Guarded(fails_at_times, name="shaky", forecast=None, long_answer_s=None, hold=0)
     _, decisions = logged(tmp_path, guarded)
     taken = [d for d in decisions if d.fallback]
     assert len(taken) == guarded.counts["error"] > 0
