@@ -5,6 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 JOBS ?= 2
+export CHROMIUM
 ARGS ?=
 
 # What an interpreter must be able to do. Names that exist but fail (pyenv shims), that are too old, or that come
@@ -26,7 +27,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-bounds test-nojit test-video bench agents docs lint clean FORCE
+.PHONY: help demo test test-all test-bounds test-nojit test-video test-browser bench agents docs lint clean FORCE
 .PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -56,6 +57,10 @@ test-nojit: $(VENV)/.test  ## run the tests marked nojit as plain Python
 test-video: .venvs/video/.ready  ## write videos and pictures in an environment of its own
 	@echo "==> testing videos"
 	@.venvs/video/bin/python -m pytest -q -rs tests/rendering/test_video.py tests/rendering/test_rendering.py $(ARGS)
+
+test-browser: .venvs/browser/.ready  ## use reports in a real browser (Chromium; CHROMIUM=... names another one)
+	@echo "==> testing reports in a browser"
+	@.venvs/browser/bin/python -m pytest -q integrations/test_browser.py $(ARGS)
 
 test-integrations: test-sb3 $(LIBRARIES:%=test-%)  ## run the tests in all other RL libraries
 
@@ -151,6 +156,21 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@grep -v '^pillow==' constraints.txt > .venvs/video/constraints.txt
 	@.venvs/video/bin/python -m pip install -qq --disable-pip-version-check -c .venvs/video/constraints.txt \
 	  -e '.[video]' pytest hypothesis
+	@touch $@
+
+# Playwright drives the system's Chromium: it downloads no browser of its own.
+.venvs/browser/.ready: $(VENV)/.python pyproject.toml constraints.txt
+	@if ! command -v "$${CHROMIUM:-chromium}" >/dev/null && ! command -v chromium-browser >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "==> installing chromium"; apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; \
+	  else \
+	    echo "error: no chromium found; install it (Debian and Ubuntu: apt-get install chromium), or name one:" >&2; \
+	    echo "       make test-browser CHROMIUM=/path/to/chromium" >&2; exit 1; \
+	  fi; \
+	fi
+	@echo "==> installing Playwright into .venvs/browser"
+	@$(PY) -m venv --clear .venvs/browser
+	@.venvs/browser/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[browser]' pytest
 	@touch $@
 
 # MkDocs reads the docstrings without importing the package; ruff sets the signatures.

@@ -1,4 +1,4 @@
-"""Compares policies on scenarios or on a log of real requests; writes tables, plots and a report.
+"""Compares policies on scenarios or on a log of real requests; writes tables and a report to open in a browser.
 
     python -m experiments.compare                                     every policy on every scenario
     python -m experiments.compare --list                              what there is
@@ -14,10 +14,8 @@ Every policy meets the same requests for the same seed. `docs/compare.md` explai
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Final
 
 import tyro
@@ -30,12 +28,13 @@ from cace_env.policies import ORDERS, POLICIES, READINGS
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.scenarios import FOR_DEBUGGING, compared_scenarios, load_scenario, scenario_names, seeds
 from cace_env.tables import Protocol
+from experiments.reading.verdicts import looked_at
 from experiments.reports.comparison import write_report
+from experiments.reports.decisions import FACTORS_FILE as FACTORS
 from experiments.reports.decisions import FILE as DECISIONS
-from experiments.reports.decisions import csv_of, decisions_of
+from experiments.reports.decisions import audit, csv_of, read_factors, read_reasons
 from experiments.reports.leaderboard import print_leaderboard
 from experiments.reports.terminal import print_tables
-from experiments.reports.timelines import FILE as TIMELINES
 from experiments.reports.timelines import timelines, timelines_csv
 from experiments.running.cases import REDRAWS, Chosen, PreparedCase, chosen, prepared
 from experiments.running.command_line import Session, run_command, split_names
@@ -43,6 +42,7 @@ from experiments.running.contestants import WITHOUT_SWAPPING, default_names, pro
 from experiments.running.decision_logs import DecisionLogged, log_decisions
 from experiments.running.options import ENV, Env, Logged, Names, Referenced, Running, TakingPart
 from experiments.running.progress import progress_bar
+from experiments.running.run_folder import FILE_OF_SPANS, FILE_OF_WAITING, Run
 from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of
 
 DEFAULT_SEEDS: Final = 20
@@ -117,21 +117,18 @@ def compare(options: Comparison, session: Session) -> int:
     if not outcome.done:
         return 130
     if outcome.status == FINISHED:
-        look_closer(cases, plan.path, workers, session)
+        look_closer(cases, outcome.run, workers, session)
         if options.decision_log:
             log_decisions(cases, options, plan.path, workers, session)
     run = outcome.run
     if options.all:
         print_tables(run, console)
     print_leaderboard(run, console)
-    try:
-        report = write_report(run, console)
-    except KeyboardInterrupt:
-        again = f"python -m experiments.report {shlex.quote(str(plan.path))}"
-        console.print(f"interrupted: {plan.path / 'report.md'} lacks plots; {again} draws all of them")
-        return 130
-    rest = "" if options.all else " It has all policies with all numbers; --all prints them here, too."
-    console.print(f"{run.about['wall_s']:.0f} s of playing. Report: {report}.{rest}", soft_wrap=True)
+    with console.status("writing the report"):
+        report = write_report(run)
+    rest = "" if options.all else " The report has all policies with all numbers; --all prints them here, too."
+    console.print(f"{run.about['wall_s']:.0f} s of playing.{rest} Report, to open in a browser:", highlight=False)
+    console.print(str(report), style="bold", soft_wrap=True, markup=False, highlight=False)
     return 0 if outcome.status == FINISHED else 130
 
 
@@ -148,20 +145,35 @@ def scenarios_of(options: Comparison) -> list[Chosen]:
     return chosen(named or compared_scenarios(), protocols_of(options.env or Protocol.EVICTION))
 
 
-def look_closer(cases: Sequence[PreparedCase], path: Path, workers: int, session: Session) -> None:
-    """Keeps which model sat where, and why agents decided as they did, on the first seed of each case."""
+def look_closer(cases: Sequence[PreparedCase], run: Run, workers: int, session: Session) -> None:
+    """Keeps which model sat where, and why policies decided as they did, on the first seed of each case.
+
+    What is known of other scenarios in the folder stays.
+    """
+    names = {case.name for case in cases}
+    spans = [span for span in run.spans if span.scenario not in names]
+    waiting = [change for change in run.waiting if change.scenario not in names]
+    reasons = [reason for reason in read_reasons(run) if reason.scenario not in names]
+    factors = [factor for factor in read_factors(run) if factor.scenario not in names]
+    wanted = {case.name: looked_at(run, case.name) for case in cases}
     with progress_bar(session.console) as progress:
         bar = progress.add_task("a closer look at the first seed", total=2 * len(cases))
-        spans, reasons = [], []
-        for of_case in in_order(timelines, cases, workers):
-            spans += of_case
+        for seen in in_order(lambda case: timelines(case, wanted[case.name]), cases, workers):
+            spans += seen.spans
+            waiting += seen.waiting
             progress.update(bar, advance=1)
-        for why in in_order(decisions_of, cases, workers):
-            reasons += why
+        for found in in_order(lambda case: audit(case, wanted[case.name]), cases, workers):
+            reasons += found.reasons
+            factors += found.factors
             progress.update(bar, advance=1)
-    replace_file(path / TIMELINES, timelines_csv(spans))
-    if reasons:
-        replace_file(path / DECISIONS, csv_of(reasons))
+    for name, text in (
+        (FILE_OF_SPANS, timelines_csv(spans)),
+        (FILE_OF_WAITING, timelines_csv(waiting)),
+        (DECISIONS, csv_of(reasons)),
+        (FACTORS, csv_of(factors)),
+    ):
+        if text:
+            replace_file(run.path / name, text)
 
 
 def show(session: Session) -> None:

@@ -22,6 +22,7 @@ from cace_env.evaluation import load_suite
 from cace_env.evaluation.episodes import seed_list
 from cace_env.scenarios import seeds
 from cace_env.tables import Protocol
+from experiments.reports.comparison import write_report
 from experiments.running.cases import of_entry, prepared
 from experiments.running.command_line import Session, metavar, run_command
 from experiments.running.contestants import default_names
@@ -78,10 +79,13 @@ def run_suite(options: Options, session: Session) -> int:
         files={"suite.yaml": dump(suite)},
     )
     outcome = play(plan, session, "suite")
-    if outcome.status != FINISHED:
+    if not outcome.done:
         return 130
-    session.console.print(f"{outcome.folder.about['wall_s']:.0f} s in all, kept in {plan.path}", soft_wrap=True)
-    return 0
+    with session.console.status("writing the report"):
+        report = write_report(outcome.run)
+    session.console.print(f"{outcome.folder.about['wall_s']:.0f} s in all. Report, to open in a browser:")
+    session.console.print(str(report), style="bold", soft_wrap=True, markup=False, highlight=False)
+    return 0 if outcome.status == FINISHED else 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,6 +31,7 @@ from experiments.running.run_folder import check_new, surroundings
 from experiments.training.folder import TrainingFolder
 from experiments.training.loop import Patience, Training
 from experiments.training.options import Options, Resolved, read_options, resolved
+from experiments.training.page import write_training_report
 from experiments.training.tracking import COST, VALIDATION, Tracking, check_wandb, new_run_id, start_wandb
 from experiments.training.validation import Validation
 
@@ -67,7 +68,9 @@ def train(options: Options, session: Session) -> int:
             training.run(tracking, patience, console)
         finally:
             training.finish(tracking)
+    report = write_training_report(folder.path)
     summarise(training, asked, console)
+    console.print(f"report, to open in a browser: {report}", highlight=False, markup=False, soft_wrap=True)
     return 0 if training.completed else 128 + (patience.asked or signal.SIGINT)
 
 
@@ -116,6 +119,7 @@ def about_run(asked: Resolved, validation: Validation) -> dict[str, Any]:
         "cases": list(validation.cases),
         "validation_seeds": [validation.seeds[0], validation.seeds[-1]],
         "cace_vs_lru": validation.cace.cost_vs_lru,
+        "cace_by_case": validation.cace.by_case,
         "wandb_id": new_run_id(),
     }
 

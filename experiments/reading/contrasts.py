@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from cace_env.tables import Protocol
-from experiments.reading.markdown import table
 from experiments.reading.verdicts import saved
 from experiments.running.contestants import Contrast
 from experiments.running.run_folder import BASELINE, Run
@@ -25,9 +24,7 @@ CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {  # by part of what a po
     ),
     "draining": (
         Contrast("busy models are drained only where idle ones do not suffice", BASELINE, "fifo-any-victim+lru"),
-        Contrast(
-            "30 s without draining: Eviction-v0 with `drain_after` 30 instead of 0 s", "patient-fifo+lru", BASELINE
-        ),
+        Contrast("30 s without draining: Eviction-v0 with drain_after 30 instead of 0 s", "patient-fifo+lru", BASELINE),
         Contrast("nobody is ever drained, instead of after 30 s", "llama-swap+lru", "patient-fifo+lru"),
     ),
     "waiting": (
@@ -44,13 +41,20 @@ def swap_scenarios(run: Run) -> list[str]:
     return [name for name in run.scenarios if run.about["scenarios"][name].get("env") == Protocol.SWAP]
 
 
-def gain_table(run: Run, metric: str = "cost") -> str:
-    """How much each thing saves [%], by scenario; empty where no pair of policies ran."""
-    scenarios = swap_scenarios(run)
-    rows = []
+class Contrasted(NamedTuple):
+    """What one thing saves on each scenario of Swap-v0."""
+
+    part: str
+    contrast: Contrast
+    gains: list[str]  # by scenario, `-` where one of the two did not run
+
+
+def contrasted(run: Run, metric: str = "cost") -> list[Contrasted]:
+    """How much each thing saves [%], by scenario of `swap_scenarios`; empty where no pair of policies ran."""
+    scenarios, rows = swap_scenarios(run), []
     for part, contrast in ((part, contrast) for part, contrasts in CONTRASTS.items() for contrast in contrasts):
         ran = [s for s in scenarios if {contrast.policy, contrast.over} <= set(run.policies(s))]
         if ran:
-            cells = [saved(run, s, contrast.policy, metric, contrast.over) if s in ran else "-" for s in scenarios]
-            rows.append([part, contrast.what, f"`{contrast.policy}` over `{contrast.over}`", *cells])
-    return table(("part", "what", "policies", *scenarios), rows) if rows else ""
+            gains = [saved(run, s, contrast.policy, metric, contrast.over) if s in ran else "-" for s in scenarios]
+            rows.append(Contrasted(part, contrast, gains))
+    return rows

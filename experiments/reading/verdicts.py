@@ -7,13 +7,16 @@ from typing import Final
 import numpy as np
 
 from cace_env.evaluation.intervals import FEWEST_WINDOWS
+from cace_env.evaluation.scores import REFERENCE
 from cace_env.fleets.nothing_to_decide import MORE_PRESSURE, MORE_VICTIMS
 from cace_env.policies.agent import LEARNED
 from cace_env.policies.contestants import NO_SWAPPING
 from experiments.reading.markdown import percent
+from experiments.running.contestants import ORDERED
 from experiments.running.run_folder import BASELINE, Run, share_of_cost
 
 FEW_SEEDS: Final = 10  # below, a bootstrap hardly knows more than the least and the greatest value: no verdicts
+TUNED: Final = "cace:"  # in the names of CACE with other weights
 NOTHING_TO_DECIDE: Final = "nothing to decide here: no policy is ever asked"
 TO_CHANGE_THAT: Final = (
     f"All policies are equal, so this compares nothing; to change that, {MORE_PRESSURE}; or if memory holds one model "
@@ -24,6 +27,23 @@ TO_CHANGE_THAT: Final = (
 def own_policies(run: Run) -> list[str]:
     """Learned policies, Python policies and other files of weights, in the order in which they ran."""
     return [policy for policy, about in run.about["policies"].items() if about["group"] in (LEARNED, "Your own")]
+
+
+def notable(run: Run, scenario: str) -> list[str]:
+    """The baseline, CACE, the cheapest rule of each kind, own and learned policies: few enough for lines and labels."""
+    groups = ("Deployed", "Proposed", "Caching", "Forecast", ORDERED, "Clairvoyant", "Reference")
+    best = [run.cheapest(scenario, group) for group in groups]
+    wanted = {BASELINE, "cace", *best, NO_SWAPPING}
+    return [p for p in run.policies(scenario) if p in wanted or run.group(p) in (LEARNED, "Your own")]
+
+
+def looked_at(run: Run, scenario: str) -> list[str]:
+    """Policies whose first episode is looked at more closely: the notable ones that swap, and CACE with other weights.
+
+    The reference is a plan of its own for each seed, and decides nothing by a rule.
+    """
+    policies = [*notable(run, scenario), *(name for name in run.policies(scenario) if TUNED in name)]
+    return [name for name in dict.fromkeys(policies) if name not in (NO_SWAPPING, REFERENCE)]
 
 
 def seeds_behind(run: Run, scenario: str, policy: str, over: str = BASELINE) -> int:

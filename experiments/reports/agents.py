@@ -8,10 +8,10 @@ from typing import Any, Final
 from cace_env.evaluation.scores import REFERENCE
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
-from experiments.reading.markdown import percent, table
+from experiments.reading.markdown import percent
 from experiments.reading.pooled_gains import costs_of, estimate_text, pooled
-from experiments.reading.verdicts import enough, saved
-from experiments.reports.plots import notable
+from experiments.reading.verdicts import enough, notable, saved
+from experiments.reports.page import Cell, Section, Table
 from experiments.running.run_folder import BASELINE, Run
 
 LEARNED_TEXT: Final = """\
@@ -28,19 +28,18 @@ What it took to find each: requests simulated in training, over all candidates a
 policy compare fairly where these are alike."""
 
 
-def learned_sections(run: Run) -> list[str]:
-    """The section on agents; empty where none ran."""
+def learned_section(run: Run) -> Section | None:
+    """The section on agents; None where none ran."""
     agents: dict[str, Any] = run.about.get("agents", {})
     ran = {name: about for name, about in agents.items() if any(name in run.policies(s) for s in run.scenarios)}
     if not ran:
-        return []
-    parts = ["## Learned policies", LEARNED_TEXT]
-    for name, about in ran.items():
-        parts += [f"### {name}", card_text(about), *_against_all(run, name)]
+        return None
+    parts = [Section(name, [card_text(about)], _against_all(run, name)) for name, about in ran.items()]
     budgets = budget_rows(run)
     if len(budgets) > 1:
-        parts += ["### Budgets", BUDGETS, table(("policy", "requests simulated", "trained on", "seeds"), budgets)]
-    return parts
+        table = Table("What it took", ("policy", "requests simulated", "trained on", "seeds"), budgets, BUDGETS)
+        parts.append(Section("Budgets", tables=[table]))
+    return Section("Learned policies", [LEARNED_TEXT], sections=parts)
 
 
 def card_text(about: dict[str, Any]) -> str:
@@ -62,7 +61,7 @@ def card_text(about: dict[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _against_all(run: Run, agent: str) -> list[str]:
+def _against_all(run: Run, agent: str) -> list[Table]:
     """Tables of an agent against every policy that ran on the same scenarios."""
     scenarios = [scenario for scenario in run.scenarios if agent in run.policies(scenario)]
     others = [
@@ -73,24 +72,24 @@ def _against_all(run: Run, agent: str) -> list[str]:
     mine, lru = costs_of(run, agent, scenarios), costs_of(run, BASELINE, scenarios)
     sure = all(enough(run, scenario) for scenario in scenarios)
     own = pooled(mine, lru, lru, run.blocks)
-    rows = [(own.cost.value, [f"*`{agent}`*", estimate_text(own.cost), estimate_text(own.typical), "", ""])]
+    rows = [(own.cost.value, [f"**{agent}**", estimate_text(own.cost), estimate_text(own.typical), "", ""])]
     for policy in others:
         theirs = costs_of(run, policy, scenarios)
         numbers, cost = pooled(mine, theirs, lru, run.blocks), pooled(theirs, lru, lru, run.blocks)
         gain = percent(numbers.gain) if sure else percent(numbers.gain).replace("**", "")
-        cells = [f"`{policy}`", estimate_text(cost.cost), estimate_text(cost.typical), gain]
+        cells = [policy, estimate_text(cost.cost), estimate_text(cost.typical), gain]
         rows.append((cost.cost.value, [*cells, estimate_text(numbers.chance, 2)]))
     header = ("policy", "cost of LRU's", "interquartile mean", "the agent saves", "the agent is cheaper")
-    parts = [table(header, [cells for _, cells in sorted(rows, key=lambda row: row[0])], numbers="right")]
+    lines = [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+    tables = [Table(f"{agent} against all others", header, lines)]
     if len(scenarios) > 1:
         shown = [p for p in others if any(p in notable(run, s) for s in scenarios)]
-        rows_by = [[f"`{p}`", *(saved(run, s, agent, over=p) for s in scenarios)] for p in shown]
-        parts += ["Scenario by scenario, what the agent saves against:"]
-        parts += [table(("", *scenarios), rows_by, numbers="right")]
-    return parts
+        rows_by = [[p, *(saved(run, s, agent, over=p) for s in scenarios)] for p in shown]
+        tables.append(Table(f"What {agent} saves against them, scenario by scenario", ("policy", *scenarios), rows_by))
+    return tables
 
 
-def budget_rows(run: Run) -> list[list[str]]:
+def budget_rows(run: Run) -> list[list[Cell]]:
     """Policies that were trained or tuned, and what that took."""
     rows = []
     for name, about in run.about.get("agents", {}).items():
@@ -103,5 +102,5 @@ def budget_rows(run: Run) -> list[list[str]]:
     return rows
 
 
-def _budget(name: str, requests: int, trained_on: Iterable[str], seeds: str) -> list[str]:
-    return [f"`{name}`", f"{requests:,}", ", ".join(trained_on) or "-", seeds or "-"]
+def _budget(name: str, requests: int, trained_on: Iterable[str], seeds: str) -> list[Cell]:
+    return [name, requests, ", ".join(trained_on) or "-", seeds or "-"]

@@ -37,9 +37,11 @@ TEMPLATES: Final = Path(__file__).with_name("templates")
 DEFAULT_HEIGHT: Final = 380  # of a figure [px]
 LONG: Final = 12  # rows of a table, from which on there is a box to filter by
 LONG_CELL: Final = 60  # letters, from which on a cell has several lines
+LONG_HEADER: Final = 26  # the same of a header
 MOST_DIGITS: Final = 7  # of numbers in figures
 MARKUP_IN_HOVER: Final = re.compile(r"&lt;(/?(?:b|i|extra)|br)&gt;")
-CODE_OR_STRONG: Final = re.compile(r"`([^`\n]+)`|\*\*([^*\n]+)\*\*")
+STRONG: Final = re.compile(r"\*\*([^*]+)\*\*")
+CODE: Final = re.compile(r"`([^`]+)`")
 
 Cell = str | int | float | None  # numbers are rounded on the page and whole in the CSV; None is "-"
 
@@ -188,7 +190,13 @@ def _environment() -> jinja2.Environment:
         "names": lambda key: json.dumps([visible(name) for name in key]),
         "cell": cell_text,
     }
-    environment.globals |= {"numeric": numeric_columns, "values_of": _values_of, "LONG": LONG, "LONG_CELL": LONG_CELL}
+    environment.globals |= {
+        "numeric": numeric_columns,
+        "values_of": _values_of,
+        "LONG": LONG,
+        "LONG_CELL": LONG_CELL,
+        "LONG_HEADER": LONG_HEADER,
+    }
     return environment
 
 
@@ -218,15 +226,18 @@ def marked(text: str) -> Markup:
 
 
 def _inline(text: str) -> Markup:
-    """Escaped text with code and bold."""
-    parts, at = [], 0
-    text = visible(text)
-    for found in CODE_OR_STRONG.finditer(text):
-        parts.append(html.escape(text[at : found.start()]))
-        code, strong = found.groups()
-        parts.append(f"<code>{html.escape(code)}</code>" if code else f"<strong>{html.escape(strong)}</strong>")
-        at = found.end()
-    return Markup("".join([*parts, html.escape(text[at:])]))
+    """Escaped text with code and bold; there may be code in what is bold."""
+    strong = STRONG.split(visible(text))  # every second part is bold
+    return Markup("").join(
+        Markup("<strong>{}</strong>").format(_coded(part)) if at % 2 else _coded(part) for at, part in enumerate(strong)
+    )
+
+
+def _coded(text: str) -> Markup:
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if at % 2 else Markup("{}").format(part)
+        for at, part in enumerate(CODE.split(text))
+    )
 
 
 def cell_text(cell: Cell) -> Markup:

@@ -8,8 +8,8 @@ from cace_env.evaluation import suite_scores
 from cace_env.evaluation.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Score, SuiteScores
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
-from experiments.reading.markdown import table
 from experiments.reading.verdicts import enough, saved
+from experiments.reports.page import Table
 from experiments.running.run_folder import Run
 
 
@@ -41,19 +41,18 @@ def scores_by_env(run: Run) -> dict[Protocol, SuiteScores]:
     return scores
 
 
-def score_sections(run: Run) -> list[str]:
+def score_tables(run: Run) -> list[Table]:
     """A table of headroom and scores for each environment, the best policy on top."""
-    parts = []
+    tables = []
     for env, scores in scores_by_env(run).items():
         names = list(scores.headroom)
         sure = all(enough(run, name, REFERENCE) for name in names)
-        rows = [["*headroom: LRU to reference*", "", *(saved(run, name, REFERENCE) for name in names)]]
+        rows = [["headroom: LRU to reference", "", *(saved(run, name, REFERENCE) for name in names)]]
         means = {policy: mean.value for policy, mean in scores.means.items() if policy != REFERENCE}
         for policy in sorted(means, key=lambda policy: (np.isnan(means[policy]), -means[policy])):
             cells = [score_text(scores.scores[policy].get(name, NO_SCORE), interval=sure) for name in names]
-            rows.append([f"`{policy}`", score_text(scores.means[policy], interval=sure), *cells])
-        parts += [f"### {env.env_name}", table(("score", "interquartile mean", *names), rows, numbers="right")]
-        if scores.left_out:
-            under = f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean"
-            parts.append(f"{under}: {', '.join(scores.left_out)}.")
-    return parts
+            rows.append([policy, score_text(scores.means[policy], interval=sure), *cells])
+        under = f"Headroom under {SMALLEST_HEADROOM_PERCENT:g} %, so in no mean: {', '.join(scores.left_out)}."
+        header = ("score", "interquartile mean", *names)
+        tables.append(Table(f"Scores in {env.env_name}", header, rows, under if scores.left_out else ""))
+    return tables

@@ -9,8 +9,8 @@ from cace_env.tables import Protocol
 WHAT_THIS_IS: Final = """\
 A company hosts its own code language models on a few accelerators. Small models complete code while developers type;
 large ones chat, reason and work as agents. Together they do not fit into accelerator memory. A request for a model
-that is not there waits for it to be loaded, and first some other model must be evicted. *Which one?* is the
-question that every policy below answers. They were run in a simulator of such fleets (cace-env), each on exactly
+that is not there waits for it to be loaded, and first some other model must be evicted. **Which one?** is the
+question that every policy above answers. They were run in a simulator of such fleets (cace-env), each on exactly
 the same requests.
 
 **CACE** (Context-Aware CodeLLM Eviction, arXiv 2506.18796) weighs load time, latency sensitivity of the task,
@@ -31,10 +31,11 @@ either end (with fewer than four it is the mean); intervals are 95 %, by a strat
 out with fewer than 10 seeds."""
 
 WHERE_FROM: Final = """\
-In Swap-v0 a policy decides two things: in which *order* waiting models are loaded (and whether to wait for an idle
-victim), and which *victims* make room. A policy named `order+policy` does both; one without an order loads the model
+In Swap-v0 a policy decides two things: in which **order** waiting models are loaded (and whether to wait for an idle
+victim), and which **victims** make room. A policy named `order+policy` does both; one without an order loads the model
 whose oldest request has waited longest (`fifo`), and drains busy models at once where no idle victim suffices. Each row
-below sets two policies side by side that differ in one thing alone. Numbers are cost saved, with 95 % intervals."""
+of the tables sets two policies side by side that differ in one thing alone. Numbers are cost saved, with 95 %
+intervals."""
 
 HOW_TO_READ: Final = """\
 - **TTFT**: time to first token, from a request's arrival to the first token of its answer: what a developer feels who
@@ -49,7 +50,7 @@ HOW_TO_READ: Final = """\
 - Everything else is the mean over seeds of the episode's own number; a p95 is the mean of the episodes' 95 %
   quantiles.
 - **Clairvoyant** rules (Belady and its kin) know when each model will be asked for next. No deployed system can;
-  they show what is to be gained: *the gap* is what the cheapest of them saves against LRU. They are no bound: they
+  they show what is to be gained: **the gap** is what the cheapest of them saves against LRU. They are no bound: they
   know nothing of queues and drains, and other rules may beat them.
 - **no-swapping** is the same fleet with room for every model: what is left when nothing is ever evicted, and each
   model is loaded once. It is no bound: models that are resident together slow each other down.
@@ -65,8 +66,8 @@ HOW_TO_READ: Final = """\
 CAVEATS: Final = """\
 - The weights of the cost are assumptions: nothing is published on what a developer's second of waiting is worth by
   task. `rows.csv` has the request-seconds by task, so other weights can be tried without a new run.
-- Requests called *generated* are drawn from published statistics of real services, not recorded; requests called
-  *composite* come from a log to which models, tasks or users were attached, as their label says. A time compression
+- Requests called generated are drawn from published statistics of real services, not recorded; requests called
+  composite come from a log to which models, tasks or users were attached, as their label says. A time compression
   in the label means that the log was played faster than it was recorded, which makes contention worse.
 - The simulator is not a machine: speeds and load times are fitted to published measurements or taken from data
   sheets (`docs/catalogue.md`), serving is a fluid model of continuous batching (`docs/serving.md`), loading does

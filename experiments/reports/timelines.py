@@ -1,152 +1,335 @@
-"""Which model sat where: cut out of the event trace of one episode, and drawn."""
+"""Which model sat where, who was evicted for whom, and who waited: cut out of the event trace of one episode."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from typing import Any, Final
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.patches import Patch
 
 from cace_env.evaluation import run_episode
-from cace_env.policies.built_in import Policy
-from cace_env.simulation.outcome import TraceRow
+from cace_env.kernel.state import TRACE_KINDS, TRACED
+from cace_env.policies.explanations import quantity
 from cace_env.tables import NONE, FleetTables
+from experiments.reports.page import INK, PAPER, Figure
 from experiments.running.cases import PreparedCase
-from experiments.running.run_folder import BASELINE, Run, Span
+from experiments.running.run_folder import BASELINE, Run, Span, Waiting
 
-FILE: Final = "timelines.csv"
-MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes about 1 KB per request
-LOADS_SHOWN: Final = 40  # of the baseline, in the part of the episode that is drawn
-# Twelve colours that the colour-blind tell apart (after Tol); then again, hatched.
+MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes about 0.3 KB per request
+MOST_CHANGES: Final = 1500  # of the number of waiting requests, of an episode
+CHANGES_DRAWN: Final = 400
+MOST_SPANS: Final = 20_000  # on a page: each takes about 100 bytes
+LOADS_SHOWN: Final = 30  # at first, of those that are there
+LANE_PX: Final = 20
+QUEUE_PX: Final = 90
+BESIDE_PX: Final = 190  # axis, gap and legend
+# Colours that can be told apart on white and on black; with more models again, hatched.
 COLOURS: Final = (
-    *("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499"),
-    *("#4477AA", "#EE7733", "#BBBBBB"),
+    *("#5B6BD5", "#66B5E0", "#2FA58C", "#1F8A45", "#9BAA2E", "#CDB84F", "#E0762F", "#CC6677", "#B0467B", "#8A5AC2"),
+    *("#4477AA", "#98A2AF", "#7A5C3E", "#E2A1B8", "#2E6E6A", "#A9D46E", "#C9473B", "#B79AE0"),
 )
-HATCHES: Final = ("", "///", "...", "xxx")
+HATCHES: Final = ("", "/", ".", "x")
+CAPTION: Final = """\
+First seed, a busy part of it: a double-click shows all that is there, and dragging zooms. One row per place in memory,
+full where a model is resident, pale while it loads or leaves. Point at a bar (or touch it): it says who waited for the
+model, for whom it left, and how long it had not been used. The area below counts the requests that wait (where many
+changes are close together: the most of them). A click in the legend hides a model. `timelines.csv` has the whole
+episode."""
+
+Lanes = list[tuple[Span, int]]  # spans with their rows
+Row = tuple[int, str, int, int]  # time [us], kind, request or model, accelerator
 
 
-def timelines(prepared: PreparedCase) -> list[Span]:
-    """Which model sat where on the first seed: the baseline, CACE, the first agent and the first Python policy."""
-    workload = prepared.case.workload(prepared.seeds[0])
+class Timelines(NamedTuple):
+    """What was seen of some episodes."""
+
+    spans: list[Span]
+    waiting: list[Waiting]
+
+
+def timelines(prepared: PreparedCase, policies: Iterable[str]) -> Timelines:
+    """Which model sat where on the first seed, and how many requests waited, under some of the policies."""
+    workload, seed, tables = prepared.case.workload(prepared.seeds[0]), prepared.seeds[0], prepared.case.tables
+    found = Timelines([], [])
     if len(workload) > MOST_REQUESTS:
-        return []
-    learned = [c for c in prepared.contestants if c.built_in is not None and c.built_in.network is not None]
-    python = [c for c in prepared.contestants if not isinstance(c.policy, Policy)]
-    shown = [c for c in prepared.contestants if c.name in (BASELINE, "cace")] + learned[:1] + python[:1]
-    shown = list({contestant.name: contestant for contestant in shown}.values())
-    spans = []
-    for contestant in shown:
-        simulator, _ = run_episode(contestant, prepared.case, workload, prepared.seeds[0], trace=True)
-        episode = simulator.episode()
-        rows = spans_of(episode.trace, prepared.case.tables, episode.end_us)
-        spans += [Span(prepared.name, contestant.name, prepared.seeds[0], *row) for row in rows]
-    return spans
+        return found
+    wanted, models = set(policies), workload.model.tolist()
+    for contestant in prepared.contestants:
+        if contestant.name not in wanted or not contestant.swaps:
+            continue
+        simulator, _ = run_episode(contestant, prepared.case, workload, seed, trace=True)
+        rows = simulator.trace[: int(simulator.state.scalars[TRACED])].tolist()
+        trace = [(time, TRACE_KINDS[kind], subject, place) for time, kind, subject, place in rows]
+        spans = spans_of(trace, tables, models, simulator.totals().end_us)
+        found.spans.extend(s._replace(scenario=prepared.name, policy=contestant.name, seed=seed) for s in spans)
+        changes = thinned(waiting_of(trace))
+        found.waiting.extend(Waiting(prepared.name, contestant.name, seed, at, count) for at, count in changes)
+    return found
 
 
-def timelines_csv(spans: Sequence[Span]) -> str:
-    """The rows as a file."""
+def timelines_csv(rows: Sequence[Span] | Sequence[Waiting]) -> str:
+    """The rows as a file, times in seconds to the millisecond; empty where there are none."""
+    if not rows:
+        return ""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([Span._fields, *spans])
+    writer.writerow(rows[0]._fields)
+    writer.writerows([round(cell, 3) if isinstance(cell, float) else cell for cell in row] for row in rows)
     return text.getvalue()
 
 
-def spans_of(trace: Sequence[TraceRow], tables: FleetTables, end_us: int) -> list[tuple[str, str, str, float, float]]:
-    """(accelerator, model, state, from, to) [s] of an event trace, in order of time."""
-    state = {"LOAD_START": "loading", "LOAD_DONE": "resident", "UNLOAD_START": "unloading", "UNLOAD_DONE": ""}
+def spans_of(trace: Sequence[Row], tables: FleetTables, models: Sequence[int], end_us: int) -> list[Span]:
+    """Spans of an event trace in order of time, without scenario, policy and seed.
+
+    Args:
+        trace: from the beginning of the episode to its end.
+        tables: the fleet.
+        models: of every request.
+        end_us: when the episode ended.
+    """
+    states = {"LOAD_START": "loading", "LOAD_DONE": "resident", "UNLOAD_START": "unloading", "UNLOAD_DONE": ""}
     start = np.where(tables.pinned_on != NONE, tables.pinned_on, tables.resident_on)
-    now = {m: ("resident", 0, int(a)) for m, a in enumerate(start) if a != NONE}  # model -> state, since, place
+    now: dict[int, tuple[str, int, int, dict[str, Any]]]  # model -> state, since, place, more
+    now = {m: ("resident", 0, int(a), {}) for m, a in enumerate(start) if a != NONE}
+    place_of = {m: place for m, (_, _, place, _) in now.items()}
+    waits: dict[int, dict[int, int]] = defaultdict(dict)  # model -> request -> since
+    used_us: dict[int, int] = {}
+    victims: dict[int, list[dict[str, Any]]] = defaultdict(list)  # accelerator -> of models that make room there
+    unused: dict[int, dict[str, Any]] = {}  # victim -> what its span will say
     spans = []
 
     def close(model: int, time_us: int) -> None:
-        name, since_us, place = now.pop(model)
-        if name and time_us > since_us:
-            where = tables.accelerator_names[place], tables.model_names[model]
-            spans.append((*where, name, since_us / 1e6, time_us / 1e6))
+        state, since_us, place, more = now.pop(model)
+        if state and time_us > since_us:
+            names = tables.accelerator_names[place], tables.model_names[model]
+            spans.append((Span("", "", 0, *names, state, since_us / 1e6, time_us / 1e6), more))
 
-    place_of = {m: place for m, (_, _, place) in now.items()}
-    for row in trace:
-        if row.kind not in state:
+    for time_us, kind, subject, place in trace:
+        if kind in ("ARRIVAL", "FINISH"):
+            used_us[models[subject]] = time_us
+        if kind == "ARRIVAL":
+            waits[models[subject]][subject] = time_us
+        elif kind in ("ADMITTED", "REFUSED"):
+            waits[models[subject]].pop(subject, None)
+        elif kind == "VICTIM":
+            since = used_us.get(subject)
+            unused[subject] = {} if since is None else {"unused_s": (time_us - since) / 1e6}
+            victims[place].append(unused[subject])
+        if kind not in states:
             continue
-        if row.subject in now:
-            close(row.subject, row.time_us)
-        if row.accelerator != NONE:
-            place_of[row.subject] = row.accelerator
-        now[row.subject] = state[row.kind], row.time_us, place_of[row.subject]
+        if subject in now:
+            close(subject, time_us)
+        if place != NONE:
+            place_of[subject] = place
+        more: dict[str, Any] = unused.pop(subject, {}) if kind == "UNLOAD_START" else {}
+        if kind == "LOAD_START":
+            for victim in victims.pop(place, []):
+                victim["target"] = tables.model_names[subject]
+            waiting = waits[subject]
+            oldest = {"oldest_s": (time_us - next(iter(waiting.values()))) / 1e6} if waiting else {}
+            more = {"waiting": len(waiting), **oldest}
+        now[subject] = states[kind], time_us, place_of[subject], more
     for model in list(now):
         close(model, end_us)
-    return sorted(spans, key=lambda span: span[3])
+    return sorted((span._replace(**more) for span, more in spans), key=lambda span: span.from_s)
 
 
-def draw_timeline(run: Run, scenario: str) -> Any:
-    """A part of the first seed's episode, policy by policy; None where no timeline was kept."""
-    spans = [span for span in run.spans if span.scenario == scenario]
-    if not spans:
+def waiting_of(trace: Iterable[Row]) -> list[tuple[float, int]]:
+    """When [s] the number of waiting requests changed, and to what; who is admitted at once never waited."""
+    changes, waiting = [(0, 0)], 0
+    for time_us, rows in groupby(trace, key=lambda row: row[0]):
+        kinds = [kind for _, kind, _, _ in rows]
+        waiting += kinds.count("ARRIVAL") - kinds.count("ADMITTED") - kinds.count("REFUSED")
+        if waiting != changes[-1][1]:
+            changes.append((time_us, waiting))
+    return [(time_us / 1e6, count) for time_us, count in changes]
+
+
+def thinned(changes: Sequence[tuple[float, int]], most: int = MOST_CHANGES) -> list[tuple[float, int]]:
+    """About so many changes: within each of equal parts of the time the greatest number, and from its end on the last.
+
+    Nothing is lost of how many waited at most, and when nobody did for longer than a part.
+    """
+    if len(changes) <= most:
+        return list(changes)
+    begin_s, parts = changes[0][0], most // 2
+    part_s = (changes[-1][0] - begin_s) / parts
+    greatest: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for time_s, count in changes:
+        part = min(int((time_s - begin_s) / part_s), parts - 1)
+        greatest[part] = max(count, greatest.get(part, last.get(part - 1, 0)))
+        last[part] = count
+    ends = ((begin_s + (part + at) * part_s, of[part]) for part in greatest for at, of in enumerate((greatest, last)))
+    return list({time_s: count for time_s, count in ends}.items())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# On the page
+
+
+def timeline_figure(run: Run) -> Figure | None:
+    """Every timeline of a run, one at a time; None where none was kept."""
+    kept: dict[tuple[str, str], list[Span]] = {}
+    for span in run.spans:
+        if span.scenario in run.scenarios:
+            kept.setdefault((span.scenario, span.policy), []).append(span)
+    if not kept:
         return None
-    begin_s, end_s = _window([span for span in spans if span.policy == BASELINE] or spans)
-    spans = [
-        span._replace(from_s=max(span.from_s, begin_s), to_s=min(span.to_s, end_s))
-        for span in spans
-        if span.from_s < end_s and span.to_s > begin_s
-    ]
-    policies = list(dict.fromkeys(span.policy for span in spans))
-    accelerators = list(run.about["scenarios"][scenario]["accelerators"])
-    seen = {span.model for span in spans}
-    models = [model for model in run.about["scenarios"][scenario]["models"] if model in seen]
-    styles = {m: (COLOURS[i % len(COLOURS)], HATCHES[i // len(COLOURS) % len(HATCHES)]) for i, m in enumerate(models)}
-    lanes = {policy: _lanes([s for s in spans if s.policy == policy], accelerators) for policy in policies}
-    heights = [sum(1 + max(lane.values(), default=0) for lane in lanes[policy].values()) for policy in policies]
-    figure, panels = plt.subplots(
-        len(policies),
-        1,
-        figsize=(10, 1.4 + 0.45 * len(policies) + 0.24 * sum(heights) + 0.16 * (len(models) // 4)),
-        layout="constrained",
-        sharex=True,
-        squeeze=False,
-        height_ratios=heights,
-    )
-    for axes, policy in zip(panels[:, 0], policies, strict=True):
-        base, ticks = 0, []
-        for accelerator in accelerators:
-            placed = lanes[policy][accelerator]
-            for span, lane in placed.items():
-                colour, hatch = styles[span.model]
-                bar: dict[str, Any] = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.4, "hatch": hatch}
-                if span.state != "resident":
-                    bar = {"facecolor": "white", "edgecolor": colour, "linewidth": 1.2}
-                axes.barh(base + lane, (span.to_s - span.from_s) / 60, left=span.from_s / 60, height=0.84, **bar)
-            rows = 1 + max(placed.values(), default=0)
-            ticks.append((base + (rows - 1) / 2, accelerator))
-            base += rows
-            if accelerator != accelerators[-1]:
-                axes.axhline(base - 0.5, color="#555555", linewidth=0.6)
-        axes.set_yticks([tick for tick, _ in ticks], [name for _, name in ticks])
-        axes.tick_params(axis="y", length=0)
-        axes.set(ylim=(base - 0.5, -0.5), xlim=(begin_s / 60, end_s / 60))
-        axes.set_title(f"{scenario}: {policy}, seed {spans[0].seed}", loc="left")
-    panels[-1, 0].set_xlabel("simulated time [min]")
-    handles = [Patch(facecolor=styles[m][0], hatch=styles[m][1], edgecolor="white", label=m) for m in models]
-    handles.append(Patch(facecolor="white", edgecolor="#555555", label="outlined: loading or unloading"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    return figure
+    most = MOST_SPANS // len(kept)
+    windows: dict[str, tuple[float, float]] = {}
+    for (scenario, policy), spans in kept.items():
+        if policy == BASELINE or scenario not in windows:
+            windows[scenario] = _window(spans, most)
+    waiting: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    for change in run.waiting:
+        waiting.setdefault((change.scenario, change.policy), []).append((change.time_s, change.waiting))
+    figures = {}
+    for key, spans in kept.items():
+        window = windows[key[0]]
+        shown = [_cut(span, *window) for span in _inside(spans, *window)][: 2 * most]
+        figures[key] = _figure(run, key[0], shown, _changes(waiting.get(key, []), *window))
+    return Figure("Who sat where", figures, CAPTION, by=("scenario", "policy"))
 
 
-def _window(spans: Sequence[Span]) -> tuple[float, float]:
-    """A part of the episode in which LOADS_SHOWN loads begin, from its middle."""
-    loads = sorted(span.from_s for span in spans if span.state == "loading")
-    if len(loads) <= LOADS_SHOWN:
+def _window(spans: Sequence[Span], most: int) -> tuple[float, float]:
+    """The middle part of an episode in which so many spans begin; all of it where there are no more."""
+    if len(spans) <= most:
         return 0.0, max(span.to_s for span in spans)
-    first = (len(loads) - LOADS_SHOWN) // 2
-    return loads[first], loads[first + LOADS_SHOWN]
+    first = (len(spans) - most) // 2
+    return spans[first].from_s, spans[first + most - 1].from_s
 
 
-def _lanes(spans: Sequence[Span], accelerators: Sequence[str]) -> dict[str, dict[Span, int]]:
+def _inside(spans: Iterable[Span], begin_s: float, end_s: float) -> list[Span]:
+    return [span for span in spans if span.from_s < end_s and span.to_s > begin_s]
+
+
+def _cut(span: Span, begin_s: float, end_s: float) -> Span:
+    return span._replace(from_s=max(span.from_s, begin_s), to_s=min(span.to_s, end_s))
+
+
+def _changes(changes: Sequence[tuple[float, int]], begin_s: float, end_s: float) -> list[tuple[float, int]]:
+    """Those in a part of the episode, and what was before it."""
+    before = [count for time_s, count in changes if time_s < begin_s]
+    inside = [(time_s, count) for time_s, count in changes if begin_s <= time_s <= end_s]
+    return thinned([(begin_s, before[-1] if before else 0), *inside], CHANGES_DRAWN)
+
+
+def _figure(run: Run, scenario: str, spans: Sequence[Span], waiting: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    """Bars by model, and below them how many requests wait."""
+    about = run.about["scenarios"][scenario]
+    lanes = lanes_of(spans, list(about["accelerators"]))
+    heights = {name: 1 + max((lane for _, lane in placed), default=0) for name, placed in lanes.items()}
+    bases = dict(zip(heights, np.cumsum([0, *heights.values()]).tolist(), strict=False))
+    rows = {id(span): bases[name] + lane for name, placed in lanes.items() for span, lane in placed}
+    texts = _texts(spans)
+    data = []
+    for at, model in enumerate(about["models"]):
+        mine = [span for span in spans if span.model == model]
+        colour, hatch = COLOURS[at % len(COLOURS)], HATCHES[at // len(COLOURS) % len(HATCHES)]
+        data += (
+            [
+                _bars([s for s in mine if (s.state == "resident") == resident], rows, texts, model, colour, hatch)
+                for resident in (True, False)
+            ]
+            if mine
+            else []
+        )
+    data.append({
+        "type": "scatter", "mode": "lines", "x": [_min(time_s) for time_s, _ in waiting], "yaxis": "y2",
+        "y": [count for _, count in waiting], "fill": "tozeroy", "showlegend": False,
+        "line": {"shape": "hv", "width": 1.2, "color": INK},
+        "hovertemplate": "%{y} requests wait<br>%{x:.2f} min<extra></extra>",
+    })  # fmt: skip
+    total = sum(heights.values())
+    height = LANE_PX * total + QUEUE_PX + BESIDE_PX
+    share = QUEUE_PX / (LANE_PX * total + QUEUE_PX + 30)
+    edges = [bases[name] - 0.5 for name in list(heights)[1:]]
+    line = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"width": 1, "color": INK}}
+    layout = {
+        "height": height, "barmode": "overlay", "dragmode": "zoom",
+        "xaxis": {"title": {"text": "simulated time [min]"}, "anchor": "y2", "range": _busy(spans)},
+        "yaxis": {
+            "domain": [share + 0.04, 1], "range": [total - 0.4, -0.6], "fixedrange": True, "showgrid": False,
+            "tickvals": [bases[name] + (heights[name] - 1) / 2 for name in heights], "ticktext": list(heights),
+            "zeroline": False,
+        },
+        "yaxis2": {"domain": [0, share], "rangemode": "tozero", "fixedrange": True, "title": {"text": "waiting"},
+                   "nticks": 4},
+        "shapes": [{**line, "y0": edge, "y1": edge} for edge in edges],
+    }  # fmt: skip
+    return {"data": data, "layout": layout}
+
+
+def _min(seconds: float) -> float:
+    return round(seconds / 60, 3)
+
+
+def _busy(spans: Sequence[Span]) -> list[float]:
+    """The shortest time [min] in which `LOADS_SHOWN` loads begin; all of it where there are no more."""
+    loads = [span.from_s for span in spans if span.state == "loading"]
+    if len(loads) <= LOADS_SHOWN:
+        return [_min(min(span.from_s for span in spans)), _min(max(span.to_s for span in spans))]
+    begin, end = min(zip(loads, loads[LOADS_SHOWN:], strict=False), key=lambda part: part[1] - part[0])
+    return [_min(begin - 5), _min(end + 5)]
+
+
+def _bars(
+    spans: Sequence[Span], rows: Mapping[int, int], texts: Mapping[int, str], model: str, colour: str, hatch: str
+) -> dict[str, Any]:
+    """The bars of a model: where it is resident, or where it moves."""
+    resident = all(span.state == "resident" for span in spans)
+    bars: dict[str, Any] = {
+        "type": "bar", "orientation": "h", "width": 0.84, "name": model, "legendgroup": model, "showlegend": resident,
+        "base": [_min(span.from_s) for span in spans], "x": [_min(span.to_s - span.from_s) for span in spans],
+        "y": [rows[id(span)] for span in spans], "customdata": [texts[id(span)] for span in spans],
+        "marker": {"color": colour, "line": {"color": PAPER, "width": 0.5}},
+        "hovertemplate": f"<b>{model}</b>, %{{base:.2f}} to %{{x:.2f}} min<br>%{{customdata}}<extra></extra>",
+    }  # fmt: skip
+    if hatch:
+        bars["marker"]["pattern"] = {"shape": hatch, "size": 6, "solidity": 0.35}
+    if not resident:
+        bars["marker"] |= {"opacity": 0.4, "line": {"color": colour, "width": 1.2}}
+    return bars
+
+
+def _texts(spans: Sequence[Span]) -> dict[int, str]:
+    """What a bar says of each span; those of a stay in memory say how it came and how it went."""
+    loaded = {(span.model, span.to_s): _loaded(span) for span in spans if span.state == "loading"}
+    left = {(span.model, span.from_s): _left(span) for span in spans if span.state == "unloading"}
+    texts = {}
+    for span in spans:
+        if span.state == "resident":
+            there = loaded.get((span.model, span.from_s)), left.get((span.model, span.to_s))
+            texts[id(span)] = "\n".join(["resident", *(text for text in there if text)])
+        else:
+            texts[id(span)] = _loaded(span) if span.state == "loading" else _left(span)
+    return texts
+
+
+def _loaded(span: Span) -> str:
+    """Who waited for a model that is loaded."""
+    if not span.waiting:
+        return "loaded ahead: nobody waits"
+    waits = "1 request waits" if span.waiting == 1 else f"{span.waiting} requests wait"
+    return f"loaded: {waits}, up to {quantity(span.oldest_s, 's')}"
+
+
+def _left(span: Span) -> str:
+    """For whom a model leaves."""
+    if not span.target:
+        return "leaves: its keep-alive ran out"
+    unused = "never used" if np.isnan(span.unused_s) else f"unused for {quantity(span.unused_s, 's')}"
+    return f"leaves for {span.target}, {unused}"
+
+
+def lanes_of(spans: Sequence[Span], accelerators: Sequence[str]) -> dict[str, Lanes]:
     """A row for every span: the one in which its model already is, else the lowest that is free."""
-    lanes: dict[str, dict[Span, int]] = {accelerator: {} for accelerator in accelerators}
+    lanes: dict[str, Lanes] = {accelerator: [] for accelerator in accelerators}
     held: dict[str, dict[int, Span]] = {accelerator: {} for accelerator in accelerators}
     # A load may begin in the instant in which another ends: who is there already keeps its row.
     for span in sorted(spans, key=lambda span: (span.from_s, span.state == "loading")):
@@ -154,5 +337,5 @@ def _lanes(spans: Sequence[Span], accelerators: Sequence[str]) -> dict[str, dict
         same = [row for row, last in rows.items() if last.model == span.model and last.to_s == span.from_s]
         free = same or [row for row in range(len(rows) + 1) if row not in rows or rows[row].to_s <= span.from_s]
         rows[free[0]] = span
-        lanes[span.accelerator][span] = free[0]
+        lanes[span.accelerator].append((span, free[0]))
     return lanes

@@ -6,9 +6,10 @@ rows.csv         one row per policy, scenario and seed: every metric of cace_env
                  its windows, drawn one or more times
 ttft.csv         histograms of the time to first token by policy, scenario, seed and task, whole episodes, as BIN:COUNT
 searches.csv     how the clairvoyant reference was found, where it was looked for
-timelines.csv    which model sat where, for some policies on the first seed; decisions.csv why agents decided so
+timelines.csv    which model sat where, and waiting.csv how many requests waited, for some policies on the first seed
+decisions.csv    why agents and CACE decided so, and factors.csv how much each factor weighed, on the first seed
 decisions/       every decision of some policies, where it was asked for (`python -m experiments.why FOLDER`)
-report.md        and plots/, written from the files above (`python -m experiments.report FOLDER`)
+report.html      written from the files above (`python -m experiments.report FOLDER`)
 
 What has finished is on disk at once, so a run that is killed loses only the episodes that were being played.
 """
@@ -16,11 +17,12 @@ What has finished is on disk at once, so a run that is killed loses only the epi
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -50,6 +52,8 @@ ROWS_HEADER: Final = (*KEYS, *METRICS)
 TTFT_HEADER: Final = ("scenario", "policy", "seed", "task", "requests")
 SEARCH_HEADER: Final = ("scenario", "seed", "base", "base_cost", "cost", "rounds", "replays", "wall_s")
 BY_NAME: Final = ("policies", "scenarios", "agents", "fingerprints")  # keys of run.json
+FILE_OF_SPANS: Final = "timelines.csv"
+FILE_OF_WAITING: Final = "waiting.csv"
 Key = tuple[str, str, int]  # scenario, policy, seed
 BASELINE: Final = "lru"
 PATIENT: Final = "patient-fifo+lru"  # LRU of Swap-v0 drains at once; this one waits, and stands beside it
@@ -66,6 +70,20 @@ class Span(NamedTuple):
     state: str  # loading, resident or unloading
     from_s: float
     to_s: float
+    target: str = ""  # of one that is unloaded: the model that it makes room for; empty if its keep-alive ran out
+    unused_s: float = float("nan")  # of one that is unloaded: since its last request came or ended; NaN: never used
+    waiting: int = 0  # of one that is loaded: requests that wait for it when that begins
+    oldest_s: float = float("nan")  # how long the oldest of them has waited
+
+
+class Waiting(NamedTuple):
+    """How many requests wait from a moment on, for whatever model; a row of waiting.csv."""
+
+    scenario: str
+    policy: str
+    seed: int
+    time_s: float
+    waiting: int
 
 
 def check_new(path: Path) -> None:
@@ -98,7 +116,14 @@ class Run:
     @cached_property
     def about(self) -> dict[str, Any]:
         """run.json."""
-        about: dict[str, Any] = json.loads((self.path / "run.json").read_text("utf-8"))
+        try:
+            about = json.loads((self.path / "run.json").read_text("utf-8"))
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.path / 'run.json'} cannot be read as JSON: it was damaged; run it again"
+            ) from error
+        if not isinstance(about, dict) or not {"scenarios", "policies", "command"} <= about.keys():
+            raise ConfigError(f"{self.path / 'run.json'} is none of a comparison: keys are missing")
         return about
 
     @cached_property
@@ -109,15 +134,18 @@ class Run:
         `seed`, and where its episode was cut short, which is no result, all but `seed` and `truncated`.
         """
         gathered: dict[tuple[str, str], list[FloatArray]] = {}
-        with (self.path / "rows.csv").open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            header = next(rows)
-            scenario, policy = header.index("scenario"), header.index("policy")
-            names = [name for name in ("seed", *BESIDE, *METRICS) if name in header]
-            places = [header.index(name) for name in names]
-            for cells in rows:
-                numbers = np.array([cells[place] for place in places], dtype=np.float64)
-                gathered.setdefault((cells[scenario], cells[policy]), []).append(numbers)
+        rows = csv.reader(whole_lines(self.path / "rows.csv"))
+        header = next(rows, [])
+        if "scenario" not in header or "policy" not in header:
+            raise ConfigError(f"{self.path / 'rows.csv'} has no whole header: nothing finished there; run it again")
+        scenario, policy = header.index("scenario"), header.index("policy")
+        names = [name for name in ("seed", *BESIDE, *METRICS) if name in header]
+        places = [header.index(name) for name in names]
+        for cells in rows:
+            numbers = self._numbers(cells, places, len(header), rows.line_num)
+            gathered.setdefault((cells[scenario], cells[policy]), []).append(numbers)
+        if not gathered:
+            raise ConfigError(f"{self.path / 'rows.csv'} has no whole row: nothing finished there; run it again")
         seeds: dict[str, set[float]] = {}
         for (name, _), numbers_of in gathered.items():
             seeds.setdefault(name, set()).update(float(numbers[0]) for numbers in numbers_of)
@@ -135,6 +163,22 @@ class Run:
                 if name not in ("seed", "truncated"):
                     by_name[name][cut] = np.nan
         return columns
+
+    def _numbers(self, cells: Sequence[str], places: Sequence[int], width: int, line: int) -> FloatArray:
+        """Some cells of a row.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        try:
+            if len(cells) == width:
+                return np.array([cells[place] for place in places], dtype=np.float64)
+        except ValueError:
+            pass
+        raise ConfigError(
+            f"{self.path / 'rows.csv'}, line {line}: this is no row of a run, so the file was damaged or changed by "
+            "hand; delete the line and give the command of run.json again with --out, which plays what is missing"
+        )
 
     @cached_property
     def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
@@ -183,28 +227,26 @@ class Run:
     @cached_property
     def spans(self) -> list[Span]:
         """timelines.csv."""
+        whole, text = {"seed", "waiting"}, {"scenario", "policy", "accelerator", "model", "state", "target"}
+        kinds: dict[str, Any] = {
+            name: int if name in whole else str if name in text else float for name in Span._fields
+        }
+        rows = csv.reader(whole_lines(self.path / FILE_OF_SPANS))
+        header = next(rows, [])
+        return [Span(**{name: kinds[name](cell) for name, cell in zip(header, row, strict=True)}) for row in rows]
+
+    @cached_property
+    def waiting(self) -> list[Waiting]:
+        """waiting.csv."""
         return [
-            Span(
-                row["scenario"],
-                row["policy"],
-                int(row["seed"]),
-                row["accelerator"],
-                row["model"],
-                row["state"],
-                float(row["from_s"]),
-                float(row["to_s"]),
-            )
-            for row in self._table("timelines.csv")
+            Waiting(row["scenario"], row["policy"], int(row["seed"]), float(row["time_s"]), int(row["waiting"]))
+            for row in self._table(FILE_OF_WAITING)
         ]
 
     def _table(self, name: str) -> list[dict[str, str]]:
-        path = self.path / name
-        if not path.is_file():
-            return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return list(csv.DictReader(whole_lines(self.path / name)))
 
-    @property
+    @cached_property
     def scenarios(self) -> list[str]:
         """Those with finished episodes, in the order in which they ran."""
         return list(dict.fromkeys(scenario for scenario, _ in self.columns))
@@ -286,6 +328,21 @@ def _by_window(columns: Mapping[str, FloatArray], windows: int) -> dict[str, Flo
     numbers = columns["seed"] % windows
     means = dict(zip(columns, by_window(numbers, np.stack([*columns.values()], axis=1)).T.copy(), strict=True))
     return means | {"seed": np.unique(numbers), "truncated": np.ceil(means["truncated"])}
+
+
+def whole_lines(path: Path) -> Iterable[str]:
+    """The lines of a file without one that was being written when its writer was killed; none where there is no file.
+
+    Raises:
+        ConfigError: it is no text in UTF-8.
+    """
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    try:
+        return io.StringIO(content[: content.rfind(b"\n") + 1].decode(), newline="")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8 (byte {error.start}): it was damaged; run it again") from error
 
 
 def share_of_cost(part: FloatArray, cost: FloatArray) -> float:

@@ -4,6 +4,7 @@ run.json       commands, versions, git revision, how far it is
 config.yaml    every option as resolved; `python -m experiments.train config.yaml` trains the same again
 metrics.csv    one row per evaluation
 tensorboard/   the same numbers as event files; wandb/ offline runs of W&B
+report.html    what came of it (`python -m experiments.report FOLDER` writes it again)
 best/, last/   the agent with the least validation cost, and the newest: `agent:FOLDER` wherever a policy is named
 checkpoint/    one folder, named after its step: all that a resumed training needs. No pickle: JSON, CSV, npz
 """
@@ -185,6 +186,15 @@ class TrainingFolder:
                 (self.path / name).rename(old)
             part.rename(self.path / name)
             shutil.rmtree(old, ignore_errors=True)
+
+
+def holds_training(path: Path) -> bool:
+    """Whether a folder is that of a training, and not of a comparison."""
+    try:
+        found = json.loads((path / "run.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "algorithm" in found
 
 
 def _to_disk(folder: Path, below: bool = True) -> None:

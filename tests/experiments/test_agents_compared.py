@@ -23,6 +23,7 @@ from experiments.running.contestants import contestants_of
 from experiments.running.run_folder import Run
 from experiments.submission import main as submission
 from tests.support.agents import agent_of, lru_network, random_network, saved
+from tests.support.html_reports import Report
 from tests.support.small import small
 
 __all__ = ["small"]  # a fixture
@@ -55,16 +56,15 @@ def test_an_agent_takes_part_under_the_name_of_its_folder_and_in_a_colour_of_its
 
 
 def test_the_report_says_what_an_agent_is_and_how_it_stands_against_everybody(finished: Path, evicting: Path):
-    report = (finished / "report.md").read_text()
-    assert "Trained on small, seeds 0-9: 1,234 simulated requests" in report and "Works: everywhere" in report
-    assert "Not held out" not in report
+    page = Report(finished)
+    assert "Trained on small, seeds 0-9: 1,234 simulated requests" in page.text and "Works: everywhere" in page.text
+    assert "ot held out" not in page.text
     run = Run(finished)
     mine, cace, lru = ({"small": run.columns["small", p]["cost"]} for p in (f"agent:{evicting}", "cace", "lru"))
     chance = estimate_text(probability_of_improvement(mine, cace), 2)
     gain = pooled_gain(mine, cace, lru).percent
-    assert any(line.startswith("| `cace`") and chance in line and f"{gain:+.1f} %" in line
-               for line in report.splitlines())  # fmt: skip
-    assert "the agent is cheaper" in report
+    (row,) = [r for r in page.table(f"agent:{evicting} against all others") if r["policy"] == "cace"]
+    assert row["the agent is cheaper"] == chance and f"{gain:+.1f} %" in row["the agent saves"]
 
 
 def test_an_agent_of_the_other_environment_is_refused(
@@ -94,7 +94,8 @@ def test_an_agent_that_is_judged_by_its_training_seeds_is_found_out(
     asked = ["--agent", str(evicting), "--scenarios", str(small), "--split", "train", "--seeds", "2", "--out", str(out)]
     assert main(asked) == 0
     assert "its results are not held out" in capsys.readouterr().out.replace("\n", " ")
-    assert "**Not held out: it was trained on 2 of the seeds that it is judged by" in (out / "report.md").read_text()
+    said = "are not held out: it was trained on 2 of the seeds that it is judged by"
+    assert any(said in box for box in Report(out).boxes)
 
 
 def test_timelines_show_the_agent(finished: Path, evicting: Path):

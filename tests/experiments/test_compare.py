@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from cace_env.tables import Protocol
 from experiments import report
 from experiments.compare import Comparison, main, scenarios_of
 from experiments.reading.markdown import percent
-from experiments.reports import comparison, plots
 from experiments.running import runner
 from experiments.running.command_line import read_options, split_names
 from experiments.running.contestants import about_policy, contestants_of
 from experiments.running.run_folder import Run
 from tests.support.comparisons import HOME, LOG, column, finished, refused, rows_of, small
+from tests.support.html_reports import Report
 from tests.support.small import SMALL
 
 __all__ = ["finished", "small"]  # fixtures
@@ -67,7 +68,7 @@ def test_results_are_never_overwritten(finished: Path, small: Path, tmp_path: Pa
     said = refused(capsys, *asked, str(small), "--split", "train")
     assert "split test, this is train" in said
     assert (finished / "rows.csv").read_bytes() == before
-    said = refused(capsys, "--policies", "lru", "--out", str(finished / "plots"))
+    said = refused(capsys, "--policies", "lru", "--out", str(finished / "scenarios"))
     assert "holds no run; results are never overwritten" in said
 
 
@@ -104,8 +105,9 @@ def test_a_log_takes_the_place_of_the_requests_and_says_so_everywhere(
     label = "composite azure: users drawn, tasks all completion, models drawn, time x2 compressed"
     assert {row["label"] for row in rows_of(tmp_path / "out")} == {label}
     assert label in capsys.readouterr().out.replace("\n", " ")
-    text = (tmp_path / "out" / "report.md").read_text()
-    assert text.count(label) >= 2 and "times divided by 2" in text and "CC BY 4.0" in text
+    page = Report(tmp_path / "out")
+    assert any(label in box for box in page.boxes) and "times divided by 2" in page.text and "CC BY 4.0" in page.text
+    assert any("times divided by 2" in box for box in page.boxes)
     assert {float(row["requests"]) for row in rows_of(tmp_path / "out")} == {200.0}
 
 
@@ -124,7 +126,7 @@ def test_a_short_log_has_one_window_and_no_interval(small: Path, tmp_path: Path,
     said = " ".join(capsys.readouterr().out.split())
     assert "1 scenario x 1 window" in said and "no intervals" in said and not re.search("±[0-9]", said)
     assert column(tmp_path / "out", "lru", "seed") == [0]
-    text = (tmp_path / "out" / "report.md").read_text()
+    text = Report(tmp_path / "out").text
     assert "1 window of the log: no intervals" in text and "fewer than 8, so no interval is shown" in text
     assert column(tmp_path / "out", "static-best", "cost") == []  # it would have been trained on the log itself
     assert "Left out here: policy 'static-best' learns from training requests" in text
@@ -149,7 +151,7 @@ def test_intervals_on_a_log_are_over_windows_and_never_over_redraws(
     assert run.gain("small", "cace") == paired_gain(costs["lru"], costs["cace"], block=3)
     assert "1 scenario x 10 windows" in said and "in blocks of 3. What is attached was drawn 3 times" in said
     assert run.about["scenarios"]["small"]["log"]["redraws"] == 3
-    assert "in blocks of 3. What is attached was drawn 3 times" in (tmp_path / "ten" / "report.md").read_text()
+    assert "in blocks of 3. What is attached was drawn 3 times" in Report(tmp_path / "ten").text
     said = refused(capsys, *arguments, "5", "--out", str(tmp_path / "ten"))
     assert "another scenario called 'small'" in said  # rows of other windows
 
@@ -235,8 +237,8 @@ def test_the_reference_stands_beside_the_policies_on_as_many_seeds_as_were_asked
         costs = run.columns[scenario, "reference"]["cost"]
         assert np.isfinite(costs).tolist() == [True, True, False]
         assert np.all(costs[:2] <= run.columns[scenario, "belady"]["cost"][:2])
-    text = (out / "report.md").read_text()
-    assert "## Scores" in text and "The reference is there for 2 of 3 seeds" in text
+    page = Report(out)
+    assert "Scores" in page.titles and "The reference is there for 2 of 3 seeds" in page.text
     assert run.about["policies"]["reference"]["settings"]["max_rounds"] == 1
 
 
@@ -253,12 +255,13 @@ def test_both_environments_are_compared_side_by_side(small: Path, tmp_path: Path
     # Waiting for an idle victim as long as the scenario's drain_after is what Eviction-v0 does.
     assert costs["small-swap", "patient-fifo+lru"] == costs["small", "lru"] != costs["small-swap", "lru"]
     assert costs["small-swap", "no-swapping"] == costs["small", "no-swapping"]
-    text = (out / "report.md").read_text()
-    (line,) = [line for line in text.splitlines() if "`patient-fifo+lru` over `lru`" in line][:1]
+    page = Report(out)
+    rows = page.table("What one thing saves: cost")
+    (row,) = [row for row in rows if (row["policy"], row["over"]) == ("patient-fifo+lru", "lru")]
     gain = paired_gain(costs["small-swap", "lru"], costs["small-swap", "patient-fifo+lru"])
-    assert percent(gain).replace("**", "") in line
-    assert "prefetches, and prefetch_limit is 0 here" in text
-    assert "Asked (Swap-v0): which waiting model is loaded next" in text
+    assert row["small-swap"] == percent(gain).replace("**", "")
+    assert "prefetches, and prefetch_limit is 0 here" in page.text
+    assert "Asked (Swap-v0): which waiting model is loaded next" in page.text
 
 
 def test_a_failing_python_policy_is_named_and_what_finished_is_kept(
@@ -301,29 +304,46 @@ def test_an_interruption_keeps_and_reports_what_is_finished(
     out = tmp_path / "out"
     assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "3", "--out", str(out)]) == 130
     assert "1 of 3 pairs" in capsys.readouterr().out
-    assert "**This run was interrupted**" in (out / "report.md").read_text()
+    assert any("This run was interrupted. It holds 1 of 3 pairs" in box for box in Report(out).boxes)
 
 
-def test_an_interruption_of_the_drawing_leaves_a_report_with_the_plots_so_far(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_report_of_a_run_that_was_killed_is_of_what_had_finished(finished: Path, tmp_path: Path):
+    killed = tmp_path / "killed"
+    shutil.copytree(finished, killed)
+    about = json.loads((killed / "run.json").read_text())
+    for key in ("finished", "asked_for", "wall_s"):  # said at its end alone
+        del about[key]
+    (killed / "run.json").write_text(json.dumps(about | {"status": "running"}))
+    for name in ("rows.csv", "ttft.csv", "timelines.csv"):  # in the middle of a row
+        content = (killed / name).read_bytes()
+        (killed / name).write_bytes(content[: content.rstrip().rfind(b"\n") + 10])
+    assert report.main([str(killed)]) == 0
+    assert any("This run is running, or was killed. It holds 2 pairs" in box for box in Report(killed).boxes)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("rows.csv", "", "no whole header"),
+        ("rows.csv", "scenario,policy,seed\nsmall,l", "no whole row"),
+        ("rows.csv", "scenario,policy,seed\nsmall,lru,\0\0\n", "line 2: this is no row of a run"),
+        ("rows.csv", "scenario,policy,seed\nsmall,lru\n", "line 2: this is no row of a run"),
+        ("run.json", "{", "cannot be read as JSON"),
+        ("run.json", "{}", "none of a comparison"),
+    ],
+)
+def test_a_damaged_run_folder_is_an_error_that_says_what_to_do(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, problem: str
 ):
-    drawn = plots.draw
-
-    def interrupted(run: Run) -> Any:
-        scenario, pictures = next(drawn(run))
-        yield scenario, pictures[:1]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(comparison, "draw", interrupted)
-    out = tmp_path / "out"
-    assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "1", "--out", str(out)]) == 130
-    said = " ".join(capsys.readouterr().out.split())
-    assert "lacks plots" in said and "python -m experiments.report" in said
-    text = (out / "report.md").read_text()
-    assert text.count("plots/") == 1 and "How to get these numbers again" in text
-    monkeypatch.undo()
-    assert report.main([str(out)]) == 0
-    assert (out / "report.md").read_text().count("plots/") == 4
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / "run.json").write_text((finished / "run.json").read_text())
+    (folder / "rows.csv").write_text((finished / "rows.csv").read_text())
+    (folder / name).write_text(content)
+    assert report.main([str(folder)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error: ") and problem in said and name in said
+    assert not (folder / "report.html").exists()
 
 
 def test_an_interruption_before_the_first_episode_is_one_line(

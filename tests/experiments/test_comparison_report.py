@@ -24,10 +24,11 @@ from cace_env.simulation.outcome import TraceRow
 from cace_env.tables import NONE, TASKS
 from experiments import report
 from experiments.compare import main
-from experiments.reading.markdown import percent
-from experiments.reports.comparison import figure
+from experiments.reading.markdown import number, percent
+from experiments.reading.verdicts import in_short
+from experiments.reports.comparison import COLUMNS, figure
 from experiments.reports.leaderboard import MOST, change_text
-from experiments.reports.timelines import _lanes, spans_of
+from experiments.reports.timelines import lanes_of, spans_of, thinned, waiting_of
 from experiments.running.run_folder import Run, Span
 from tests.specification.examples import fleet
 from tests.support.comparisons import (
@@ -37,20 +38,21 @@ from tests.support.comparisons import (
     rows_of,
     small,
 )
+from tests.support.html_reports import Report
 from tests.support.small import SMALL
 
 __all__ = ["finished", "small"]  # fixtures
 
 
 def test_the_report_holds_the_numbers_of_the_rows(finished: Path):
-    text = (finished / "report.md").read_text()
+    page = Report(finished)
     gain = paired_gain(column(finished, "lru", "cost"), column(finished, "cace", "cost"))
-    assert percent(gain).replace("**", "") in text
-    (line,) = [line for line in text.splitlines() if line.startswith("| `cace` | ") and "evict" not in line][-1:]
+    (row,) = [row for row in page.table("All policies, all scenarios") if row["policy"] == "cace"]
+    assert row["cost saved against LRU"] == percent(gain).replace("**", "")
     for metric in ("ttft_mean_s", "ttft_p95_s", "e2e_mean_s", "evictions", "decisions"):
-        assert f" {figure(np.mean(column(finished, 'cace', metric)))} |" in line, metric
-    assert "generated" in text and "assumed weights" in text
-    assert json.loads((finished / "run.json").read_text())["command"] in text
+        assert row[COLUMNS[metric]] == number(np.mean(column(finished, "cace", metric))), metric
+    assert "generated" in page.text and "assumed weights" in page.text
+    assert json.loads((finished / "run.json").read_text())["command"] in page.text
 
 
 def test_the_report_says_what_no_policy_can_cost_less_than(finished: Path, small: Path, tmp_path: Path):
@@ -61,30 +63,34 @@ def test_the_report_says_what_no_policy_can_cost_less_than(finished: Path, small
         assert np.all(np.array(bounds) <= column(finished, policy, "cost"))
     lru = sum(column(finished, "lru", "cost"))
     least, without = 100 * sum(bounds) / lru, 100 * sum(column(finished, "no-swapping", "cost")) / lru
-    text = (finished / "report.md").read_text()
+    text = Report(finished).text
     assert f"No policy can cost less than {least:.1f} % of LRU's cost" in text
     assert f"Without swapping it is {without:.1f} %, which is no bound" in text
     copy = tmp_path / "copy"  # a folder from before there were bounds
     shutil.copytree(finished, copy)
     (copy / "rows.csv").write_text((copy / "rows.csv").read_text().replace(",lower_bound,", ",bound_below,"))
     assert report.main([str(copy)]) == 0
-    assert "No policy can cost less" not in (copy / "report.md").read_text()
+    assert "No policy can cost less" not in Report(copy).text
 
 
-def test_every_picture_that_the_report_shows_is_there(finished: Path):
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", (finished / "report.md").read_text())
-    assert {Path(picture).stem for picture in pictures} == {
-        f"small-{name}" for name in ("gain", "ttft", "evictions", "timeline")
-    }
-    assert all((finished / picture).stat().st_size > 5000 for picture in pictures)
+def test_figures_hold_the_numbers_of_the_rows(finished: Path):
+    figures, run = Report(finished).figures, Run(finished)
+    assert {*figures} >= {"Cost saved against LRU", "Time to first token", "Who sat where"}
+    dots = figures["Cost saved against LRU"]["small",]["data"]
+    drawn = {name: x for trace in dots for name, x in zip(trace["y"], trace["x"], strict=True)}
+    assert drawn["cace"] == pytest.approx(run.gain("small", "cace").percent, abs=1e-3)
+    task = next(task for task in TASKS if ("small", "cace", task) in run.ttft)
+    (curve,) = [line for line in figures["Time to first token"]["small", task]["data"] if line["name"] == "cace"]
+    assert curve["y"] == sorted(curve["y"]) and curve["y"][-1] == 100
+    assert {policy for _, policy in figures["Who sat where"]} == {"lru", "cace", "lru_in_python"}
 
 
 def test_the_report_can_be_written_again_from_the_folder_alone(finished: Path, capsys: pytest.CaptureFixture[str]):
-    before = (finished / "report.md").read_text()
-    (finished / "report.md").unlink()
+    before = (finished / "report.html").read_text()
+    (finished / "report.html").unlink()
     assert report.main([str(finished)]) == 0
-    assert (finished / "report.md").read_text() == before
-    assert report.main([str(finished / "plots")]) == 2
+    assert (finished / "report.html").read_text() == before
+    assert report.main([str(finished / "scenarios")]) == 2
     assert "no run.json" in capsys.readouterr().err
 
 
@@ -141,7 +147,7 @@ def test_episodes_that_were_cut_short_are_left_out_of_every_number(tmp_path: Pat
     cut = {policy: int((~mask).sum()) for policy, mask in kept.items() if not mask.all()}
     assert run.cut_short("small") == cut
     said = f"of 4 episodes each, and left out of every number: {', '.join(f'{p} {n}' for p, n in cut.items())}."
-    assert said in (tmp_path / "out" / "report.md").read_text()
+    assert any("Cut short in small" in box and said in box for box in Report(tmp_path / "out").boxes)
     assert said in capsys.readouterr().out.replace("\n", " ")
 
 
@@ -179,20 +185,16 @@ def test_where_the_reference_ran_the_report_has_scores(finished: Path, tmp_path:
         writer.writeheader()
         writer.writerows(rows)
     assert report.main([str(copy)]) == 0
-    text = (copy / "report.md").read_text()
+    page = Report(copy)
     lru, cace = (column(finished, policy, "cost")[1] for policy in ("lru", "cace"))
     score = 100 * (lru - cace) / (lru / 2)
-    assert f"| `cace` | {score:.1f} | {score:.1f} |" in text
-    assert "| *headroom: LRU to reference* |  | +50.0 % |" in text
-    assert "The reference is there for 1 of 2 seeds" in text
-    assert f"| {figure(score)} |" in text and "clairvoyant reference |" in text
-    assert "## Scores" not in (finished / "report.md").read_text()
-
-
-def in_short(folder: Path) -> list[str]:
-    """What a report says in short, line by line."""
-    text = (folder / "report.md").read_text()
-    return re.findall(r"^- (.*)$", text.partition("## In short")[2].partition("\n| ")[0], re.MULTILINE)
+    scores = {row["score"]: row for row in page.table("Scores in Eviction-v0")}
+    assert scores["cace"] == {"score": "cace", "interquartile mean": f"{score:.1f}", "small": f"{score:.1f}"}
+    assert scores["headroom: LRU to reference"]["small"] == "+50.0 %"
+    assert "The reference is there for 1 of 2 seeds" in page.text
+    (row,) = [row for row in page.table("All policies, all scenarios") if row["policy"] == "cace"]
+    assert row["score"] == number(score)
+    assert "Scores" not in Report(finished).titles
 
 
 def test_of_many_policies_those_that_people_look_for_fit_on_a_screen(
@@ -224,20 +226,20 @@ def test_one_episode_is_no_verdict(small: Path, tmp_path: Path, capsys: pytest.C
     assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "1", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "1 seed has no interval" in said.replace("\n", " ")
-    assert "1 seed has no interval" in (out / "report.md").read_text().partition("## In short")[0]
-    (line,) = in_short(out)
-    assert re.fullmatch(
-        r"\*\*CACE against LRU\*\*: costs \d+\.\d % (more|less) on this one episode .no interval.\.", line
-    )
+    page = Report(out)
+    assert any("1 seed has no interval" in box for box in page.boxes)
+    assert re.search(r"CACE against LRU: costs \d+\.\d % (more|less) on this one episode .no interval.\.", page.text)
+    assert page.headline.startswith("No verdict yet: cace costs") and "1 seed are" not in page.headline
 
 
 def test_few_seeds_get_numbers_but_no_verdict(finished: Path):
-    text = (finished / "report.md").read_text()
-    assert "2 seeds are too few for an interval to mean much" in text.partition("## In short")[0]
-    for line in in_short(finished):
+    page = Report(finished)
+    assert any("2 seeds are too few for an interval to mean much" in box for box in page.boxes)
+    for line in in_short(Run(finished)):
         assert "too few seeds for a verdict in small (" in line and "%" in line
         assert "costs" not in line and "told apart" not in line
-    assert not re.search(r"\*\*[+-]\d", text)
+    assert page.headline.startswith("No verdict yet") and "too few to tell luck from merit" in page.headline
+    assert not re.search(r"<strong>[+-]\d", page.html)
 
 
 def test_enough_seeds_get_a_verdict_for_cace_and_for_own_policies_alike(
@@ -247,8 +249,10 @@ def test_enough_seeds_get_a_verdict_for_cace_and_for_own_policies_alike(
     arguments = ["--policies", "lru,cace", "--policy", f"{HOME}:mru_in_python", "--scenarios", str(small)]
     assert main([*arguments, "--seeds", "10", "--out", str(out), "--all"]) == 0
     said = capsys.readouterr().out
-    assert "too few" not in said + (out / "report.md").read_text()
-    cace, own = in_short(out)
+    page = Report(out)
+    assert not any("too few" in text for text in (said, page.headline, *page.boxes))
+    assert re.match(r"\S+ saves \d+\.\d % of LRU's cost in small|No clear winner: ", page.headline)
+    cace, own = in_short(Run(out))
     for name, line in (("CACE", cace), ("mru_in_python", own)):
         assert re.match(rf"\*\*{name} against LRU\*\*: (costs (less|more)|cannot be told apart) in small \(", line)
     assert "mru_in_python" in said.partition("Cost saved against LRU [%]")[2]  # the closing table has a column for it
@@ -261,8 +265,9 @@ def test_a_scenario_in_which_nobody_is_asked_says_so(tmp_path: Path, capsys: pyt
     assert main(["--policies", "lru,cace", "--scenarios", str(roomy), "--seeds", "2", "--out", str(out)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "othing to decide here: no policy is ever asked" in said and "to change that, raise `pressure`" in said
-    assert "to change that, raise `pressure`" in (out / "report.md").read_text()
-    assert in_short(out) == ["**roomy**: nothing to decide here: no policy is ever asked."]
+    page = Report(out)
+    assert page.headline == "Nothing to decide: no policy is ever asked, so all cost the same."
+    assert any("to change that, raise pressure" in box for box in page.boxes)
 
 
 def test_actions_that_were_replaced_stand_beside_the_results(
@@ -278,26 +283,48 @@ def test_actions_that_were_replaced_stand_beside_the_results(
     counts, decisions = column(out, "KnowsNoMasks", "illegal_actions"), column(out, "KnowsNoMasks", "decisions")
     assert sum(counts) > 0 and np.isnan(column(out, "lru", "illegal_actions")).all()
     expected = f"Actions of KnowsNoMasks that were not legal: {sum(counts):,.0f} of {sum(decisions):,.0f}."
-    assert expected in (out / "report.md").read_text()
+    assert any(expected in box for box in Report(out).boxes)
     assert expected in " ".join(capsys.readouterr().out.split())
 
 
 def test_spans_follow_the_event_trace():
     tables = fleet(need=(6, 6), resident_on=(0, NONE))
     trace = [
-        TraceRow(5, "ARRIVAL", 0, NONE),
+        TraceRow(4_000_000, "ARRIVAL", 0, 0),
+        TraceRow(4_000_000, "ADMITTED", 0, 0),
+        TraceRow(7_000_000, "ARRIVAL", 1, NONE),
         TraceRow(10_000_000, "VICTIM", 0, 0),
         TraceRow(10_000_000, "UNLOAD_START", 0, 0),
         TraceRow(12_000_000, "UNLOAD_DONE", 0, 0),
         TraceRow(12_000_000, "LOAD_START", 1, 0),
         TraceRow(15_000_000, "LOAD_DONE", 1, 0),
+        TraceRow(15_000_000, "ADMITTED", 1, 0),
     ]
-    assert spans_of(trace, tables, end_us=20_000_000) == [
+    spans = spans_of(trace, tables, [0, 1], end_us=20_000_000)
+    assert [tuple(span)[3:8] for span in spans] == [
         ("gpu-0", "model-0", "resident", 0.0, 10.0),
         ("gpu-0", "model-0", "unloading", 10.0, 12.0),
         ("gpu-0", "model-1", "loading", 12.0, 15.0),
         ("gpu-0", "model-1", "resident", 15.0, 20.0),
     ]
+    _, leaves, loads, _ = spans
+    assert (leaves.target, leaves.unused_s) == ("model-1", 6.0)
+    assert (loads.waiting, loads.oldest_s) == (1, 5.0)
+    assert waiting_of(trace) == [(0.0, 0), (7.0, 1), (15.0, 0)]
+
+
+def test_a_model_whose_keep_alive_ran_out_makes_room_for_nobody():
+    trace = [TraceRow(10_000_000, "UNLOAD_START", 0, 0), TraceRow(12_000_000, "UNLOAD_DONE", 0, 0)]
+    trace += [TraceRow(14_000_000, "LOAD_START", 1, 0), TraceRow(15_000_000, "LOAD_DONE", 1, 0)]
+    _, leaves, loads, _ = spans_of(trace, fleet(need=(6, 6), resident_on=(0, NONE)), [], end_us=20_000_000)
+    assert leaves.target == "" and np.isnan(leaves.unused_s) and loads.waiting == 0
+
+
+def test_fewer_changes_of_the_queue_still_have_its_greatest_length_and_its_end():
+    changes = [(float(at), at % 7) for at in range(1000)] + [(1000.0, 99), (1001.0, 0)]
+    few = thinned(changes, 50)
+    assert len(few) <= 51 and max(count for _, count in few) == 99 and few[-1][1] == 0
+    assert thinned(changes, 5000) == changes
 
 
 def test_a_model_keeps_its_row_when_the_next_load_begins_as_its_own_ends():
@@ -310,7 +337,7 @@ def test_a_model_keeps_its_row_when_the_next_load_begins_as_its_own_ends():
         span("a", "resident", 1, 5),
         span("b", "resident", 2, 5),
     ]
-    assert list(_lanes(spans, ["gpu-0"])["gpu-0"].items()) == [
+    assert lanes_of(spans, ["gpu-0"])["gpu-0"] == [
         (spans[0], 0),
         (spans[2], 0),
         (spans[1], 1),

@@ -307,20 +307,23 @@ def test_a_weighted_sum_of_ones_own_is_explained():
 def test_the_report_of_a_comparison_says_why_agents_decided(tmp_path: Path):
     pytest.importorskip("matplotlib", reason="needs the extra experiments")
     from experiments.compare import main
-    from experiments.reports.decisions import read_decisions
+    from experiments.reports.decisions import read_decisions, read_factors
     from experiments.running.run_folder import Run
+    from tests.support.html_reports import Report
 
     scenario, folder, out = tmp_path / "small.yaml", tmp_path / "dice", tmp_path / "out"
     scenario.write_text(yaml.safe_dump(SMALL))
     write_agent(agent(SwapEnv, 4), folder)
     options = ["--env", "swap", "--policies", f"agent:{folder}", "--seeds", "1", "--workers", "1"]
     assert main([*options, "--scenarios", str(scenario), "--out", str(out)]) == 0
-    report = (out / "report.md").read_text()
-    (section,) = report.split(f"**Why `agent:{folder}` decided so**")[1:]
-    assert section.count("| clear |") == section.count("| narrow |") == 3
-    assert (out / "plots" / "small-swap-decision.png").stat().st_size > 10_000
-    assert "plots/small-swap-decision.png" in report
-    decisions = read_decisions(Run(out), "small-swap")
+    page, run = Report(out), Run(out)
+    kinds = [row["kind"] for row in page.table("Single decisions") if row["policy"] == f"agent:{folder}"]
+    assert kinds == ["clear"] * 3 + ["narrow"] * 3
+    factors = [factor for factor in read_factors(run) if factor.policy == f"agent:{folder}"]
+    assert sum(factor.share for factor in factors) == pytest.approx(1)
+    assert all(abs(factor.for_choice) <= factor.share + 1e-9 for factor in factors)
+    assert [*page.figures["What weighs how much in a decision"]] == [("small-swap",)]
+    decisions = read_decisions(run, "small-swap")
     margins = [first.margin for first, _ in decisions]
     assert margins == sorted(margins, reverse=True) and min(margins) >= 0
     for first, reasons in decisions:

@@ -250,6 +250,7 @@ def test_a_comparison_says_what_the_guards_did(tmp_path: Path):
     pytest.importorskip("matplotlib", reason="needs the extra experiments")
     from experiments.compare import main
     from experiments.running.run_folder import Run
+    from tests.support.html_reports import Report
 
     scenario, out = tmp_path / "small.yaml", tmp_path / "out"
     scenario.write_text(yaml.safe_dump(SHORT))
@@ -263,9 +264,8 @@ def test_a_comparison_says_what_the_guards_did(tmp_path: Path):
     assert costs["guarded:cace"] == costs["cace"] and costs[failing] == costs["lru"]
     assert np.isnan(run.columns["small", "cace"]["fallback_error"]).all()
     decisions = run.columns["small", failing]["decisions"].sum()
-    lines = (out / "report.md").read_text().split("## Guards")[1].split("##")[0].splitlines()
-    (row,) = [line for line in lines if "ALWAYS_FAILS" in line]
-    assert [cell.strip() for cell in row.split("|")[3:-1]] == [
+    (row,) = [row for row in Report(out).table("Decisions that LRU took") if "ALWAYS_FAILS" in row["policy"]]
+    assert [*row.values()][2:] == [
         *(f"{decisions:.0f}", "100.0 %"),
         *("0", f"{decisions:.0f}", "0", "0", "0", "0"),
     ]

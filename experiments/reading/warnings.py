@@ -1,0 +1,104 @@
+"""What stands against the numbers of a comparison, so that nobody overlooks it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from experiments.reading.cautions import WAITS_TITLE, about_requests, longer_waits, wait_text
+from experiments.reading.verdicts import TO_CHANGE_THAT, few_seeds, nothing_to_decide
+from experiments.running.run_folder import BASELINE, Run
+
+WAITS: Final = 5  # of longer waits that are named
+
+
+def warnings_of(run: Run) -> list[str]:
+    """Every warning, the gravest first; empty where there is none."""
+    return [
+        *_unfinished(run),
+        *_requests(run),
+        *_not_held_out(run),
+        *_undecided(run),
+        *_replaced(run),
+        *_cut_short(run),
+        *_waits(run),
+        *([f"**Few seeds.** {few_seeds(run)}"] if few_seeds(run) else []),
+    ]
+
+
+def _unfinished(run: Run) -> list[str]:
+    about = run.about
+    if about["status"] == "finished":
+        return []
+    there = sum(len(run.columns[scenario, BASELINE]["seed"]) for scenario in run.scenarios)
+    of = f" of {about['asked_for']}" if "asked_for" in about else ""
+    state = "is running, or was killed" if about["status"] == "running" else f"was {about['status']}"
+    return [
+        f"**This run {state}.** It holds {there}{of} pairs of scenario and seed, and every number is of those. The "
+        "same command with `--out` and this folder plays what is missing."
+    ]
+
+
+def _requests(run: Run) -> list[str]:
+    """What of the requests is refused, left out, made up or compressed."""
+    said = [text for text in (about_requests(run, scenario) for scenario in run.scenarios) if text]
+    return (
+        ["\n".join(["**Not every request is served, or as it was recorded.**", *(f"- {t}" for t in said)])]
+        if said
+        else []
+    )
+
+
+def _not_held_out(run: Run) -> list[str]:
+    agents: dict[str, Any] = run.about.get("agents", {})
+    return [
+        f"**Results of `{name}` are not held out**: {'; '.join(about['problems'])}."
+        for name, about in agents.items()
+        if about["problems"] and any(name in run.policies(scenario) for scenario in run.scenarios)
+    ]
+
+
+def _undecided(run: Run) -> list[str]:
+    quiet = [scenario for scenario in run.scenarios if nothing_to_decide(run, scenario)]
+    return [f"**Nothing is decided in {', '.join(quiet)}**: no policy is ever asked. {TO_CHANGE_THAT}"] if quiet else []
+
+
+def _replaced(run: Run) -> list[str]:
+    return [
+        f"**Illegal actions in {scenario}.** {replaced_actions(policy, *counts)}"
+        for scenario in run.scenarios
+        for policy, counts in run.replaced(scenario).items()
+    ]
+
+
+def replaced_actions(policy: str, replaced: int, decisions: int) -> str:
+    """That a policy answered what is not legal."""
+    return (
+        f"Actions of {policy} that were not legal: {replaced:,} of {decisions:,}. The legal one of lowest index was "
+        "taken in their place."
+    )
+
+
+def _cut_short(run: Run) -> list[str]:
+    said = []
+    for scenario in run.scenarios:
+        cut = run.cut_short(scenario)
+        if cut:
+            seeds = len(run.columns[scenario, BASELINE]["seed"])
+            counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
+            limit = f"of {seeds} episodes each, and left out of every number: {counts}."
+            said.append(f"**Cut short in {scenario}** by the limit on decisions, {limit}")
+    return said
+
+
+def _waits(run: Run) -> list[str]:
+    """Policies that this report praises, and that let a request wait longer than LRU does."""
+    waits = longer_waits(run)
+    said = [f"- {wait_text(wait)}" for wait in waits[:WAITS]]
+    said += (
+        [f"- and {len(waits) - WAITS} more: see the longest waits in the table of all policies"]
+        if waits[WAITS:]
+        else []
+    )
+    return (
+        ["\n".join([f"**{WAITS_TITLE}**; the longest wait of an episode, mean over episodes:", *said])] if waits else []
+    )
