@@ -17,7 +17,7 @@ from cace_env.policies.explanations import quantity
 from cace_env.tables import NONE, FleetTables
 from experiments.reports.page import INK, PAPER, Figure
 from experiments.running.cases import PreparedCase
-from experiments.running.run_folder import BASELINE, Run, Span, Waiting
+from experiments.running.run_folder import BASELINE, KEEP_ALIVE, Run, Span, Waiting
 
 MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes about 0.3 KB per request
 MOST_CHANGES: Final = 1500  # of the number of waiting requests, of an episode
@@ -121,17 +121,21 @@ def spans_of(trace: Sequence[Row], tables: FleetTables, models: Sequence[int], e
             victims[place].append(unused[subject])
         if kind not in states:
             continue
+        waiting = waits[subject]
+        if kind == "LOAD_DONE" and waiting:
+            oldest_s = (time_us - next(iter(waiting.values()))) / 1e6
+            now[subject][3].update(waiting=len(waiting), oldest_s=oldest_s)
+        more: dict[str, Any] = {}
+        if kind == "UNLOAD_START":  # its stay says the same of its going: one dict, which learns for whom below
+            more = unused.pop(subject, {"target": KEEP_ALIVE})
+            now[subject] = (*now[subject][:3], more)
         if subject in now:
             close(subject, time_us)
         if place != NONE:
             place_of[subject] = place
-        more: dict[str, Any] = unused.pop(subject, {}) if kind == "UNLOAD_START" else {}
         if kind == "LOAD_START":
             for victim in victims.pop(place, []):
                 victim["target"] = tables.model_names[subject]
-            waiting = waits[subject]
-            oldest = {"oldest_s": (time_us - next(iter(waiting.values()))) / 1e6} if waiting else {}
-            more = {"waiting": len(waiting), **oldest}
         now[subject] = states[kind], time_us, place_of[subject], more
     for model in list(now):
         close(model, end_us)
@@ -300,12 +304,11 @@ def _bars(
 def _texts(spans: Sequence[Span]) -> dict[int, str]:
     """What a bar says of each span; those of a stay in memory say how it came and how it went."""
     loaded = {(span.model, span.to_s): _loaded(span) for span in spans if span.state == "loading"}
-    left = {(span.model, span.from_s): _left(span) for span in spans if span.state == "unloading"}
     texts = {}
     for span in spans:
         if span.state == "resident":
-            there = loaded.get((span.model, span.from_s)), left.get((span.model, span.to_s))
-            texts[id(span)] = "\n".join(["resident", *(text for text in there if text)])
+            there = "resident", loaded.get((span.model, span.from_s)), _left(span) if span.target else None
+            texts[id(span)] = "\n".join(text for text in there if text)
         else:
             texts[id(span)] = _loaded(span) if span.state == "loading" else _left(span)
     return texts
@@ -314,15 +317,18 @@ def _texts(spans: Sequence[Span]) -> dict[int, str]:
 def _loaded(span: Span) -> str:
     """Who waited for a model that is loaded."""
     if not span.waiting:
-        return "loaded ahead: nobody waits"
-    waits = "1 request waits" if span.waiting == 1 else f"{span.waiting} requests wait"
-    return f"loaded: {waits}, up to {quantity(span.oldest_s, 's')}"
+        return "loaded for nobody"
+    if span.waiting == 1:
+        return f"loaded for 1 request, which waited {quantity(span.oldest_s, 's')}"
+    return f"loaded for {span.waiting} requests, the first waited {quantity(span.oldest_s, 's')}"
 
 
 def _left(span: Span) -> str:
     """For whom a model leaves."""
-    if not span.target:
+    if span.target == KEEP_ALIVE:
         return "leaves: its keep-alive ran out"
+    if not span.target:  # the episode ended before anything was loaded in its place
+        return "leaves"
     unused = "never used" if np.isnan(span.unused_s) else f"unused for {quantity(span.unused_s, 's')}"
     return f"leaves for {span.target}, {unused}"
 

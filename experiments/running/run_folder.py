@@ -52,6 +52,7 @@ ROWS_HEADER: Final = (*KEYS, *METRICS)
 TTFT_HEADER: Final = ("scenario", "policy", "seed", "task", "requests")
 SEARCH_HEADER: Final = ("scenario", "seed", "base", "base_cost", "cost", "rounds", "replays", "wall_s")
 BY_NAME: Final = ("policies", "scenarios", "agents", "fingerprints")  # keys of run.json
+KEEP_ALIVE: Final = "(keep-alive)"  # where a model leaves because its keep-alive ran out
 FILE_OF_SPANS: Final = "timelines.csv"
 FILE_OF_WAITING: Final = "waiting.csv"
 Key = tuple[str, str, int]  # scenario, policy, seed
@@ -70,10 +71,10 @@ class Span(NamedTuple):
     state: str  # loading, resident or unloading
     from_s: float
     to_s: float
-    target: str = ""  # of one that is unloaded: the model that it makes room for; empty if its keep-alive ran out
-    unused_s: float = float("nan")  # of one that is unloaded: since its last request came or ended; NaN: never used
-    waiting: int = 0  # of one that is loaded: requests that wait for it when that begins
-    oldest_s: float = float("nan")  # how long the oldest of them has waited
+    target: str = ""  # of one that leaves after or in this span: the model that it makes room for, or KEEP_ALIVE
+    unused_s: float = float("nan")  # of one that leaves: since its last request came or ended; NaN: never used
+    waiting: int = 0  # of one that is loaded: requests that wait for it when that ends
+    oldest_s: float = float("nan")  # how long the first of them has waited then
 
 
 class Waiting(NamedTuple):

@@ -15,6 +15,7 @@ from experiments.compare import main
 from experiments.reading.cautions import WAITS_TITLE, longer_waits, praised
 from experiments.running.run_folder import Run
 from tests.support.comparisons import LOG, small
+from tests.support.html_reports import Report
 
 __all__ = ["small"]  # a fixture
 
@@ -50,8 +51,8 @@ def test_a_comparison_warns_of_policies_that_it_praises_where_single_requests_wa
     (wait,) = longer_waits(run)
     assert (wait.policy, wait.mine_s, wait.baseline_s) == ("very-patient-wsjf+lru", 31.0, 10.0)
     assert report.main([str(run.path)]) == 0
-    text = (run.path / "report.md").read_text().partition("## In short")[0]
-    assert f"> **{WAITS_TITLE}:**" in text and "| `very-patient-wsjf+lru` | small-swap | 31.0 | 10.0 | 3.1 |" in text
+    (box,) = [box for box in Report(run.path).boxes if box.startswith(WAITS_TITLE)]
+    assert "very-patient-wsjf+lru on small-swap: 31 s, LRU 10 s (x3.1)" in box
     as_long = with_longest_waits(swapped, tmp_path / "same", {})
     assert longer_waits(as_long) == []
     capsys.readouterr()
@@ -62,10 +63,11 @@ def test_savings_in_swap_v0_stand_beside_patient_fifo(
 ):
     run = Run(swapped)
     assert "patient-fifo+lru" in run.policies("small-swap")  # nobody had to name it
-    text = (swapped / "report.md").read_text()
-    assert "| policy | cost saved against LRU | against patient FIFO + LRU |" in text
+    page = Report(swapped)
+    (row,) = [r for r in page.table("All policies, all scenarios") if r["policy"] == "very-patient-wsjf+lru"]
     gain = run.gain("small-swap", "very-patient-wsjf+lru", over="patient-fifo+lru")
-    assert f"{gain.percent:+.1f} % [{gain.low:+.1f}" in text and "drains a busy model at once" in text
+    assert row["against patient FIFO + LRU"].startswith(f"{gain.percent:+.1f} % [{gain.low:+.1f}")
+    assert "drains a busy model at once" in page.text and "of that of patient FIFO with LRU" in page.headline
     out = tmp_path / "out"
     asked = ["--policies", "cace,wsjf+lru", "--env", "both", "--scenarios", str(small), "--seeds", "1"]
     assert main([*asked, "--out", str(out)]) == 0
@@ -89,4 +91,4 @@ def test_refused_requests_composites_and_compression_are_said_in_one_line(
     )
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     assert line == f"! {said}"
-    assert f"> **Requests of {said}**" in (out / "report.md").read_text().partition("## In short")[0]
+    assert any(said in box for box in Report(out).boxes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from cace_env.policies import contestant_of
 from cace_env.scenarios import compared_scenarios
 from cace_env.simulation import METRICS
 from cace_env.tables import Protocol
-from experiments import report
 from experiments.compare import Comparison, main, scenarios_of
 from experiments.reading.markdown import percent
 from experiments.running import runner
@@ -106,7 +104,7 @@ def test_a_log_takes_the_place_of_the_requests_and_says_so_everywhere(
     assert {row["label"] for row in rows_of(tmp_path / "out")} == {label}
     assert label in capsys.readouterr().out.replace("\n", " ")
     page = Report(tmp_path / "out")
-    assert any(label in box for box in page.boxes) and "times divided by 2" in page.text and "CC BY 4.0" in page.text
+    assert label in page.text and "times divided by 2" in page.text and "CC BY 4.0" in page.text
     assert any("times divided by 2" in box for box in page.boxes)
     assert {float(row["requests"]) for row in rows_of(tmp_path / "out")} == {200.0}
 
@@ -305,45 +303,6 @@ def test_an_interruption_keeps_and_reports_what_is_finished(
     assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "3", "--out", str(out)]) == 130
     assert "1 of 3 pairs" in capsys.readouterr().out
     assert any("This run was interrupted. It holds 1 of 3 pairs" in box for box in Report(out).boxes)
-
-
-def test_the_report_of_a_run_that_was_killed_is_of_what_had_finished(finished: Path, tmp_path: Path):
-    killed = tmp_path / "killed"
-    shutil.copytree(finished, killed)
-    about = json.loads((killed / "run.json").read_text())
-    for key in ("finished", "asked_for", "wall_s"):  # said at its end alone
-        del about[key]
-    (killed / "run.json").write_text(json.dumps(about | {"status": "running"}))
-    for name in ("rows.csv", "ttft.csv", "timelines.csv"):  # in the middle of a row
-        content = (killed / name).read_bytes()
-        (killed / name).write_bytes(content[: content.rstrip().rfind(b"\n") + 10])
-    assert report.main([str(killed)]) == 0
-    assert any("This run is running, or was killed. It holds 2 pairs" in box for box in Report(killed).boxes)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "problem"),
-    [
-        ("rows.csv", "", "no whole header"),
-        ("rows.csv", "scenario,policy,seed\nsmall,l", "no whole row"),
-        ("rows.csv", "scenario,policy,seed\nsmall,lru,\0\0\n", "line 2: this is no row of a run"),
-        ("rows.csv", "scenario,policy,seed\nsmall,lru\n", "line 2: this is no row of a run"),
-        ("run.json", "{", "cannot be read as JSON"),
-        ("run.json", "{}", "none of a comparison"),
-    ],
-)
-def test_a_damaged_run_folder_is_an_error_that_says_what_to_do(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, problem: str
-):
-    folder = tmp_path / "damaged"
-    folder.mkdir()
-    (folder / "run.json").write_text((finished / "run.json").read_text())
-    (folder / "rows.csv").write_text((finished / "rows.csv").read_text())
-    (folder / name).write_text(content)
-    assert report.main([str(folder)]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert said.startswith("error: ") and problem in said and name in said
-    assert not (folder / "report.html").exists()
 
 
 def test_an_interruption_before_the_first_episode_is_one_line(

@@ -29,7 +29,7 @@ from experiments.reading.verdicts import in_short
 from experiments.reports.comparison import COLUMNS, figure
 from experiments.reports.leaderboard import MOST, change_text
 from experiments.reports.timelines import lanes_of, spans_of, thinned, waiting_of
-from experiments.running.run_folder import Run, Span
+from experiments.running.run_folder import KEEP_ALIVE, Run, Span
 from tests.specification.examples import fleet
 from tests.support.comparisons import (
     HOME,
@@ -307,9 +307,9 @@ def test_spans_follow_the_event_trace():
         ("gpu-0", "model-1", "loading", 12.0, 15.0),
         ("gpu-0", "model-1", "resident", 15.0, 20.0),
     ]
-    _, leaves, loads, _ = spans
-    assert (leaves.target, leaves.unused_s) == ("model-1", 6.0)
-    assert (loads.waiting, loads.oldest_s) == (1, 5.0)
+    stays, leaves, loads, last = spans
+    assert (stays.target, stays.unused_s) == (leaves.target, leaves.unused_s) == ("model-1", 6.0) and last.target == ""
+    assert (loads.waiting, loads.oldest_s) == (1, 8.0)
     assert waiting_of(trace) == [(0.0, 0), (7.0, 1), (15.0, 0)]
 
 
@@ -317,7 +317,7 @@ def test_a_model_whose_keep_alive_ran_out_makes_room_for_nobody():
     trace = [TraceRow(10_000_000, "UNLOAD_START", 0, 0), TraceRow(12_000_000, "UNLOAD_DONE", 0, 0)]
     trace += [TraceRow(14_000_000, "LOAD_START", 1, 0), TraceRow(15_000_000, "LOAD_DONE", 1, 0)]
     _, leaves, loads, _ = spans_of(trace, fleet(need=(6, 6), resident_on=(0, NONE)), [], end_us=20_000_000)
-    assert leaves.target == "" and np.isnan(leaves.unused_s) and loads.waiting == 0
+    assert leaves.target == KEEP_ALIVE and np.isnan(leaves.unused_s) and loads.waiting == 0
 
 
 def test_fewer_changes_of_the_queue_still_have_its_greatest_length_and_its_end():
