@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from cace_env.tables import Protocol
 from experiments.reading.cautions import WAITS_TITLE, about_requests, longer_waits, wait_text
-from experiments.reading.verdicts import TO_CHANGE_THAT, few_seeds, nothing_to_decide
+from experiments.reading.recommendations import best_of
+from experiments.reading.verdicts import TO_CHANGE_THAT, few_seeds, nothing_to_decide, own_policies
 from experiments.running.run_folder import BASELINE, Run
 
 WAITS: Final = 5  # of longer waits that are named
@@ -91,14 +93,12 @@ def _cut_short(run: Run) -> list[str]:
 
 
 def _waits(run: Run) -> list[str]:
-    """Policies that this report praises, and that let a request wait longer than LRU does."""
-    waits = longer_waits(run)
-    said = [f"- {wait_text(wait)}" for wait in waits[:WAITS]]
-    said += (
-        [f"- and {len(waits) - WAITS} more: see the longest waits in the table of all policies"]
-        if waits[WAITS:]
-        else []
-    )
-    return (
-        ["\n".join([f"**{WAITS_TITLE}**; the longest wait of an episode, mean over episodes:", *said])] if waits else []
-    )
+    """Policies that let a request wait longer than LRU does: those of the headline and of one's own, then the worst."""
+    first = {best.policy for env in Protocol if (best := best_of(run, env)) is not None} | {*own_policies(run)}
+    waits = sorted(longer_waits(run), key=lambda wait: wait.policy not in first)
+    if not waits:
+        return []
+    said = [f"**{WAITS_TITLE}**; the longest wait of an episode, mean over episodes:"]
+    said += [f"- {wait_text(wait)}" for wait in waits[:WAITS]]
+    said += [f"- and {len(waits) - WAITS} more, in the table of all policies"] if waits[WAITS:] else []
+    return ["\n".join(said)]

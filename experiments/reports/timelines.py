@@ -22,7 +22,7 @@ from experiments.running.run_folder import BASELINE, KEEP_ALIVE, Run, Span, Wait
 MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes about 0.3 KB per request
 MOST_CHANGES: Final = 1500  # of the number of waiting requests, of an episode
 CHANGES_DRAWN: Final = 400
-MOST_SPANS: Final = 20_000  # on a page: each takes about 100 bytes
+MOST_SPANS: Final = 16_000  # on a page: each takes about 110 bytes
 LOADS_SHOWN: Final = 30  # at first, of those that are there
 LANE_PX: Final = 20
 QUEUE_PX: Final = 90
@@ -307,8 +307,8 @@ def _texts(spans: Sequence[Span]) -> dict[int, str]:
     texts = {}
     for span in spans:
         if span.state == "resident":
-            there = "resident", loaded.get((span.model, span.from_s)), _left(span) if span.target else None
-            texts[id(span)] = "\n".join(text for text in there if text)
+            there = loaded.get((span.model, span.from_s)), _left(span) if span.target else None
+            texts[id(span)] = "\n".join(text for text in there if text) or "resident"
         else:
             texts[id(span)] = _loaded(span) if span.state == "loading" else _left(span)
     return texts

@@ -36,7 +36,7 @@ def write_training_report(folder: Path) -> Path:
 def training_page(folder: TrainingFolder) -> Page:
     """The report; of a training that has evaluated nothing, it says so."""
     about, rows = folder.about, read_metrics(folder.path)
-    title = f"Training of an agent by {about['algorithm']}"
+    title = f"Training by the algorithm {about['algorithm']}"
     steps = f"{about['steps']:,} {about.get('step_unit', 'steps')}"
     cases, started = about.get("cases", []), about.get("started", "")[:10]
     subtitle = f"{steps}, {len(cases)} case{'s' if len(cases) != 1 else ''}, {started}, cace-env {_version(about)}"
