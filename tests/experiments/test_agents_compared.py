@@ -119,6 +119,7 @@ def test_agents_stand_in_runs_of_the_suite_and_of_shifted_regimes(small: Path, e
     assert suite.main([*asked, "--suite", str(tiny), "--out", str(tmp_path / "suite")]) == 0
     about = json.loads((tmp_path / "suite" / "run.json").read_text())
     assert about["agents"][f"agent:{evicting}"]["card"]["requests"] == 1234
+    assert {row["scenario"] for row in Report(tmp_path / "suite").table("All policies, all scenarios")} == {"desk"}
     out = tmp_path / "shifted"
     asked = ["--agent", str(evicting), "--env", "eviction", "--suite", str(small), "--seeds", "1", "--out", str(out)]
     assert shifted.main(asked) == 0
