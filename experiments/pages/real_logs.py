@@ -13,7 +13,7 @@ from cace_env.evaluation.scores import relative_cost
 from cace_env.policies.agent import LEARNED
 from cace_env.policies.guard import GUARDED
 from cace_env.tables import Protocol
-from experiments.reading.markdown import table
+from experiments.reading.markdown import percent, table
 from experiments.reading.pooled_gains import costs_of, estimate_text
 from experiments.running.run_folder import FALLBACKS, Run
 
@@ -26,10 +26,11 @@ LEAST_GAIN: Final = 0.01  # of the cost; of a smaller gain no share is told
 HOW_TO_READ: Final = """\
 Real requests, each log on one fleet and cut into windows, one after the other. Costs are shares of what LRU costs (in
 Swap-v0 `patient-fifo+lru`, which is LRU of Eviction-v0), sums over windows, with 95 % intervals of a bootstrap over
-blocks of windows. *Kept* is the share of the agent's gain that is left under guard. *Longest wait* is the longest of a
-window as a share of LRU's in that window: the median over windows, and the largest. *By LRU* are the decisions that the
-guard took over, by reason. Nothing was trained or tuned on these logs. The numbers of the guard were set on those that
-are marked *set here*, and what a long answer is on those of *long answers*, too; the others are held out."""
+blocks of windows; **bold** savings leave out 0. *Kept* is the share of the agent's gain that is left under guard.
+*Longest wait* is the longest of a window as a share of LRU's in that window: the median over windows, and the largest.
+*By LRU* are the decisions that the guard took over, by reason. Nothing was trained or tuned on these logs. The numbers
+of the guard were set on those that are marked *set here*, and what a long answer is on those of *long answers*, too;
+the others are held out."""
 
 
 class Judged(NamedTuple):
@@ -93,9 +94,16 @@ def costs_table(run: Run, who: Judged, roles: Mapping[str, str]) -> str:
     for log in who.logs:
         shares = [_share(run, policy, who, log) for policy in (who.agent, who.guarded, *who.others)]
         cells = [estimate_text(share) for share in shares[:2]] + [f"{share.value:.3f}" for share in shares[2:]]
-        rows.append([_name(log, roles), *cells])
+        saved = (percent(run.gain(log, who.agent, over=rival)) for rival in rivals(who))
+        rows.append([_name(log, roles), *cells, *saved])
     header = ("log", *(f"`{policy}`" for policy in (who.agent, who.guarded, *who.others)))
+    header += tuple(f"agent saves against `{rival}`" for rival in rivals(who))
     return table(header, rows, numbers="right")
+
+
+def rivals(who: Judged) -> list[str]:
+    """The rules that an agent is held against on its card."""
+    return [policy for policy in who.others if policy.rpartition("+")[2] in CARD_RIVALS]
 
 
 def guard_table(run: Run, who: Judged, roles: Mapping[str, str]) -> str:
@@ -119,10 +127,9 @@ def guard_table(run: Run, who: Judged, roles: Mapping[str, str]) -> str:
 
 def card_line(run: Run, who: Judged) -> str:
     """What the card of the agent says: by log its cost as a share of LRU's, that of rules, and its longest wait."""
-    rivals = [policy for policy in who.others if policy.rpartition("+")[2] in CARD_RIVALS]
     texts = []
     for log in who.logs:
-        rules = (f"{p.rpartition('+')[2]} {_share(run, p, who, log).value:.2f}" for p in rivals)
+        rules = (f"{p.rpartition('+')[2]} {_share(run, p, who, log).value:.2f}" for p in rivals(who))
         waits = _wait_text(run, who.agent, who, log).partition(" ")[0]
         texts.append(f"{_short(log)} {_share(run, who.agent, who, log).value:.2f} ({', '.join(rules)}; waits {waits})")
     return "; ".join(texts)
