@@ -20,11 +20,14 @@ from experiments.logs.characteristics import (
     per_minute,
     session_gaps_s,
 )
+from experiments.logs.characterized import workload_of
+from experiments.logs.own_log import match_models, open_log, scenario_for
+from tests.support.logs import shared_file
 
 NINE = 9 * HOUR_US  # 1970-01-01, 9:00 UTC
 
 
-def workload_of(times_s: list[float], **columns: list[int]) -> Workload:
+def requests_at(times_s: list[float], **columns: list[int]) -> Workload:
     rows = len(times_s)
     given = {"model": [0] * rows, "context_tokens": [100] * rows, "output_tokens": [10] * rows, **columns}
     return Workload.from_columns(arrival_us=[round(time * 1e6) for time in times_s], **given)
@@ -75,7 +78,7 @@ def test_less_than_a_day_has_no_busiest_hour():
 
 
 def test_popularity_drift_and_habits_by_hand():
-    workload = workload_of([0, 1, 2, 3, 4, 5, 6, 7], model=[0, 0, 0, 1, 1, 1, 1, 2], user=[0, 1, 0, 0, 0, 1, 1, 1])
+    workload = requests_at([0, 1, 2, 3, 4, 5, 6, 7], model=[0, 0, 0, 1, 1, 1, 1, 2], user=[0, 1, 0, 0, 0, 1, 1, 1])
     found = characteristics(workload, ["a", "b", "c", "unused"])
     of_models = found["popularity"]
     assert of_models["top"] == {"1": 0.5, "3": 1.0, "5": 1.0, "10": 1.0}
@@ -90,7 +93,7 @@ def test_popularity_drift_and_habits_by_hand():
 
 
 def test_sessions_and_their_gaps_by_hand():
-    workload = workload_of([0, 1, 4, 10], session=[0, 1, 0, 0], after=[-1, -1, 0, 2])
+    workload = requests_at([0, 1, 4, 10], session=[0, 1, 0, 0], after=[-1, -1, 0, 2])
     assert sorted(session_gaps_s(workload)) == [4.0, 6.0]
     of = characteristics(workload, ["a"])["sessions"]
     assert (of["sessions"], of["requests_mean"], of["closed_loop"]) == (2, 2.0, 0.5)
@@ -98,13 +101,13 @@ def test_sessions_and_their_gaps_by_hand():
 
 
 def test_a_log_without_sessions_claims_none():
-    of = characteristics(workload_of([0, 1, 2]), ["a"])["sessions"]
+    of = characteristics(requests_at([0, 1, 2]), ["a"])["sessions"]
     assert of["sessions"] is None and of["gap_s"] is None
 
 
 def test_tokens_have_a_row_for_each_task_and_each_busy_model():
     rows = 60
-    workload = workload_of(
+    workload = requests_at(
         list(range(rows)),
         model=[0] * 40 + [1] * 20,
         task=[1] * rows,
@@ -127,3 +130,14 @@ def test_measured_latencies_leave_out_what_is_not_known():
 def test_a_long_log_is_drawn_in_wider_steps():
     counts, width_s = per_minute(np.arange(0, 300 * HOUR_US, HOUR_US), most=100)
     assert len(counts) == 99 and counts.tolist() == [3] * 99 and width_s == 180 * 60  # the last bin is not whole
+
+
+def test_the_published_figures_of_gentd26_come_out():
+    path = shared_file("alibaba_gentd26_requests_before_1202.csv.gz")
+    log = open_log(path, sort=True, tasks="chat")
+    scenario = scenario_for(log, match_models(log.names, {"*": "qwen2.5-coder-7b"}))
+    found = characteristics(workload_of(log, scenario), scenario.tables().model_names)
+    top = found["popularity"]["top"]
+    assert [top[key] for key in ("1", "3", "5", "10")] == pytest.approx([0.31, 0.55, 0.70, 0.87], abs=0.03)
+    assert found["habits"]["user_repeats_model"] == pytest.approx(0.72, abs=0.01)
+    assert found["habits"]["same_model_in_a_row"] == pytest.approx(0.25, abs=0.01)
