@@ -52,10 +52,15 @@ def in_short(found: Characterized) -> list[str]:
     rate, of_models, habits = log["arrivals"], log["popularity"], log["habits"]
     began = log["day"]["began"]
     people = "" if log["users"] == log["requests"] else f" of {log['users']:,} users"
+    per_s, cv = number(rate["per_s"]), number(rate["gap_cv"])
+    peaks = [
+        f"busiest {width} {number(peak)} x the mean"
+        for width in ("minute", "hour")
+        if (peak := rate[f"{width}_peak_to_mean"]) is not None
+    ]
     lines = [
         f"{log['requests']:,} requests{people} in {log['span_s'] / 3600:,.1f} h{f' from {began}' if began else ''}: "
-        f"{number(rate['per_s'])} per s, CV of the gaps {number(rate['gap_cv'])}; busiest minute "
-        f"{number(rate['minute_peak_to_mean'])} x the mean, busiest hour {number(rate['hour_peak_to_mean'])} x.",
+        f"{', '.join([f'{per_s} per s', f'CV of the gaps {cv}', *peaks])}.",
         f"{of_models['asked']} of {of_models['hosted']} models are asked for: the first has "
         f"{of_models['top']['1']:.0%} of the requests, the first 3 {of_models['top']['3']:.0%}, the first 10 "
         f"{of_models['top']['10']:.0%}; drift between halves {number(of_models['drift'])}. A user repeats his model in "
