@@ -30,7 +30,7 @@ def recommend(options: Options, session: Session) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    nothing = "interrupted before today's fleet had been played; windows.csv has what had finished"
+    nothing = "interrupted before today's policy had been played on today's fleet: there is no answer"
     return run_command("recommend", Options, recommend, arguments, __doc__, interrupted=nothing)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from cace_env.policies.cace import load_cace
 from cace_env.scenarios import load_scenario
 from cace_env.traces import load_trace
 from cace_env.workload import Workload
+from experiments.compare import main as compare
 from experiments.logs.advice import answering, candidates, playing
 from experiments.logs.advice.candidates import deployed_name
 from experiments.logs.advice.decision import best_before
@@ -181,6 +185,29 @@ def test_ctrl_c_leaves_what_had_finished_and_its_answer(tmp_path: Path, monkeypa
     assert len({(row["fleet"], row["policy"]) for row in rows}) == 5
     assert json.loads((out / "recommendation.json").read_text())["interrupted"]
     assert (out / "report.html").is_file()
+
+
+def test_ctrl_c_before_anything_has_finished_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    def interrupted(*arguments: Any) -> Any:
+        del arguments
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(answering, "tuned_to", interrupted)
+    assert main([str(scarce(tmp_path)), *QUICK, *TODAY, "1", "--out", str(tmp_path / "run")]) == 130
+    assert "there is no answer" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_to_be_done_next_is_a_command_that_runs(tmp_path: Path):
+    out = tmp_path / "run"
+    answered(one_is_dear(tmp_path), out, *TODAY, "2", "--price", "l40s=5")
+    page = html.unescape((out / "report.html").read_text())
+    command = re.search(r"python -m experiments.compare (.*?)</code>", page)
+    assert command is not None
+    arguments = [*shlex.split(command[1]), "--out", str(tmp_path / "compared")]
+    assert compare(arguments) == 0
 
 
 def test_a_run_folder_is_never_written_over(tmp_path: Path, capsys: Any):

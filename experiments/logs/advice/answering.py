@@ -32,6 +32,7 @@ from experiments.running.progress import progress_bar
 from experiments.running.runner import as_finished
 
 TUNED_FILE: Final = "cace.yaml"
+WINDOWS_FILE: Final = "windows.csv"
 WINDOW_COLUMNS: Final = ("requests", "cost", "waiting_s", "answered")
 
 
@@ -105,14 +106,15 @@ def _cases(question: Question, results: Results) -> dict[Fleet, Case]:
             continue
         results.scenarios[fleet] = scenario
         cases[fleet] = replace(case_of(scenario, question.env), name=fleet.name, training=None)
-        path = question.folder / "scenarios" / f"{_file_name(fleet)}.yaml"
+        path = question.folder / "scenarios" / file_name(fleet)
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, dump(scenario))
     return cases
 
 
-def _file_name(fleet: Fleet) -> str:
-    return "-".join(f"{count}x{gpu}" for gpu, count in fleet.groups)
+def file_name(fleet: Fleet) -> str:
+    """The file of a fleet's scenario."""
+    return f"{'-'.join(f'{count}x{gpu}' for gpu, count in fleet.groups)}.yaml"
 
 
 def _players(question: Question, results: Results, case: Case, progress: Progress, command: str) -> list[Contestant]:
@@ -159,7 +161,7 @@ def _play_all(
 
     for (fleet, player), found in as_finished(played, jobs, question.budget.threads):
         results.grid[fleet, player.name] = found
-        _append(question.folder / "windows.csv", fleet, player.name, found)
+        _append(question.folder / WINDOWS_FILE, fleet, player.name, found)
         progress.update(bar, advance=1, description=f"playing: {fleet.name}")
 
 

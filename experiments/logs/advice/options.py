@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from cace_env.scenarios import Scenario, load_scenario
 from cace_env.tables import TASKS, Protocol
 from cace_env.traces import load_config
 from cace_env.workload import Workload
-from experiments.logs.advice.answering import Question, results_of
+from experiments.logs.advice.answering import WINDOWS_FILE, Question, results_of
 from experiments.logs.advice.candidates import Budget, candidate_names, contestants, deployed_name
 from experiments.logs.advice.decision import Economy
 from experiments.logs.advice.measured import Measured, measured_of
@@ -193,9 +194,14 @@ def ask(options: Options, session: Session) -> int:
     )
     told = Told(question, prices, session.command, assumed_fleet=options.gpu is None, measured=None)
     session.console.print(told.introduction(), soft_wrap=True)
-    results = results_of(question, session)
-    if results.answer is None:
-        raise KeyboardInterrupt
+    try:
+        results = results_of(question, session)
+        if results.answer is None:
+            raise KeyboardInterrupt
+    except (ConfigError, KeyboardInterrupt):
+        if not (question.folder / WINDOWS_FILE).exists():
+            shutil.rmtree(question.folder)  # nothing had finished
+        raise
     measured = _held_against(log, question, workload) if not results.interrupted else None
     told = told._replace(measured=measured)
     report = write_all(told, results)

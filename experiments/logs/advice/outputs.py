@@ -13,8 +13,10 @@ from rich.table import Table as Shown
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
 from cace_env.policies.contestants import NO_SWAPPING
-from experiments.logs.advice.answering import TUNED_FILE, Question, Results
-from experiments.logs.advice.candidates import TUNED
+from cace_env.policies.orders import JOINT
+from cace_env.tables import Protocol
+from experiments.logs.advice.answering import TUNED_FILE, Question, Results, file_name
+from experiments.logs.advice.candidates import PROPOSED_ORDER, TUNED
 from experiments.logs.advice.decision import SIMPLEST_FIRST, Answer, Step, attained, waited_minutes_per_day
 from experiments.logs.advice.measured import Measured
 from experiments.logs.advice.prices import Fleet, Price
@@ -52,10 +54,11 @@ class Told(NamedTuple):
     def introduction(self) -> str:
         """What is asked, before it is played."""
         question, parts = self.question, self.question.parts
+        fleets = sorted(question.fleets, key=lambda fleet: fleet.usd_per_hour)
         assumed = " (assumed: give yours by --gpu and --gpus)" if self.assumed_fleet else ""
         return (
             f"{len(parts.whole):,} requests, {parts.whole.label}. Today: {question.current.name}{assumed} with "
-            f"{question.deployed}. Fleets: {', '.join(fleet.name for fleet in question.fleets)}."
+            f"{question.deployed}. Fleets: {', '.join(fleet.name for fleet in fleets)}."
         )
 
     def reached(self, results: Results) -> list[str]:
@@ -101,12 +104,15 @@ class Told(NamedTuple):
         policy = answer.step.policy
         if policy == self.question.deployed and "policy" in answer.steps:
             policy = answer.steps["policy"].policy
-        scenario = folder / "scenarios" / f"{'-'.join(f'{n}x{gpu}' for gpu, n in answer.step.fleet.groups)}.yaml"
-        name = f"cace:{folder / TUNED_FILE}" if policy == TUNED else policy
+        scenario = folder / "scenarios" / file_name(answer.step.fleet)
+        name = policy
+        if policy == TUNED:
+            order = f"{PROPOSED_ORDER}{JOINT}" if self.question.env == Protocol.SWAP else ""
+            name = f"{order}cace:{folder / TUNED_FILE}"
+        policies = shlex.quote(f"{self.question.deployed},{name}")
         return [
-            "See each decision on this log: `python -m experiments.compare --scenarios "
-            f"{shlex.quote(str(scenario))} --policies {shlex.quote(f'{self.question.deployed},{name}')}`"
-            + (" `--env swap`" if self.question.env == "swap" else ""),
+            "Look closer at the two policies on this log: `python -m experiments.compare --env "
+            f"{self.question.env} --scenarios {shlex.quote(str(scenario))} --policies {policies}`",
             "Run a pilot, import the gateway's log from before and after it, and ask what changed: "
             "`python -m experiments.recommend --before BEFORE --after AFTER`",
         ]

@@ -58,7 +58,7 @@ def _worth(answer: Answer, step: Step) -> str:
     saved = f"{change} saves {share(step.saved)} of the cost of waiting, {hours(step.hours)} a month"
     if step.gpu_usd:
         return f"{saved}, for {usd(step.gpu_usd)} of GPUs: {money(step.net_usd)} left"
-    return f"{saved}, worth {money(step.net_usd)}, for nothing"
+    return f"{saved}, worth {money(step.net_usd)} at no extra cost"
 
 
 def _nothing(answer: Answer) -> str:
@@ -99,7 +99,7 @@ def _policy(answer: Answer) -> str:
     if step is None:
         return f"No other policy beats {name_of(answer.deployed)}."
     where = f" on {answer.now_fleet.name}" if answer.step.fleet != answer.now_fleet else ""
-    return f"The best policy, {name_of(step.policy)}, saves {share(step.saved)}{where}, for nothing."
+    return f"The best policy, {name_of(step.policy)}, saves {share(step.saved)}{where} at no extra cost."
 
 
 def _gpu(answer: Answer) -> str:
