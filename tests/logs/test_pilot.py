@@ -72,7 +72,7 @@ def test_each_model_is_shown_and_its_name_cannot_become_markup(tmp_path: Any):
     change = change_between(measured(0, names=names), measured(1, faster=0.2, names=names))
     shown = [row[1] for row in rows_of(change)]
     assert any("script" in name for name in shown) and not any("\x1b" in name for name in shown)
-    page = write_pilot(change, tmp_path, "python -m experiments.recommend").read_text()
+    page = write_pilot(change, [], tmp_path, "python -m experiments.recommend").read_text()
     assert "<script>alert(1)" not in page and "\x1b" not in page
 
 
@@ -90,6 +90,22 @@ def test_the_command_says_what_a_pilot_changed(tmp_path: Path, capsys: pytest.Ca
     mean = next(row for row in kpis if row["kpi"] == "mean" and row["requests"] == "all")
     assert mean["low"] < -20 < mean["high"] < 0
     assert (out / "kpis.csv").is_file() and (out / "report.html").is_file()
+
+
+def test_a_pilot_is_held_against_its_simulation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    logs = [
+        str(log_of(tmp_path, ["mellum-4b"] * 300, [2.0] * 300, name, [ttft_s] * 300))
+        for name, ttft_s in (("before.csv", 1.0), ("after.csv", 0.5))
+    ]
+    command = ["--before", logs[0], "--after", logs[1], "--gpu", "l40s", "--deployed", "ollama"]
+    assert main([*command, "--out", str(tmp_path / "other")]) == 2
+    assert "--policies NAME" in capsys.readouterr().err
+    assert main([*command, "--policies", "gdsf", "--out", str(tmp_path / "run")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "simulation expects a change of mean TTFT by" in said and "-50.0 % were measured" in said
+    found = json.loads((tmp_path / "run" / "pilot.json").read_text())["simulated"]
+    assert [row["policy"] for row in found] == ["ollama", "gdsf"]
+    assert found[0]["latencies"][0]["measured_mean_s"] == 1.0
 
 
 def test_logs_without_measured_times_are_refused_with_the_remedy():

@@ -225,12 +225,25 @@ def pilot(options: Options, session: Session) -> int:
     """
     if options.log is not None or not (options.before and options.after):
         raise ConfigError("a pilot needs two logs and nothing else: --before LOG --after LOG")
+    deployed, policies = deployed_name(options.deployed, options.env), split_names(options.policies)
+    if options.gpu is not None and len(policies) != 1:
+        raise ConfigError("to simulate a pilot, name the policy that was tried: --gpu NAME --gpus N --policies NAME")
     with session.console.status("reading the logs"):
         logs = [options.read(path) for path in (options.before, options.after)]
         change = change_between(logs[0].trace, logs[1].trace, options.windows)
+    simulated = []
+    if options.gpu is not None:
+        prices = price_table(options.price)
+        with session.console.status("simulating the logs"):
+            for log, policy in zip(logs, (deployed, policies[0]), strict=True):
+                scenario, there = scenarios_of(options, log)
+                today = scenario(fleets_of(options, scenario, prices)[0])
+                assert today.trace is not None
+                workload = load_config(today.trace, today.workload_models())
+                simulated.append(measured_of(there.trace, today, workload, policy, options.env))
     folder = options.folder("pilot")
-    report = write_pilot(change, folder, session.command)
-    show_pilot(change, session.console)
+    report = write_pilot(change, simulated, folder, session.command)
+    show_pilot(change, simulated, session.console)
     session.console.print(f"Report: {report}", soft_wrap=True)
     return 0
 

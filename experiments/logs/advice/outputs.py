@@ -272,7 +272,7 @@ def table_shown(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
     """A table for the terminal; cells between two asterisks make their row bold."""
     shown = Shown(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for at, name in enumerate(header):
-        text = name in ("step", "fleet", "policy")
+        text = name in ("step", "fleet", "policy", "latency", "requests", "KPI")
         shown.add_column(name, justify="left" if text else "right", no_wrap=at == 0, overflow="fold")
     for row in rows:
         bold = row[0].startswith("**")

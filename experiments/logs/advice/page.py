@@ -55,7 +55,7 @@ def page_of(told: Told, results: Results) -> Page:
             _capacity(told, results),
             _policies(told, results, answer),
             *([_elsewhere(results.held, answer)] if results.held else []),
-            *([_measured(told.measured)] if told.measured is not None else []),
+            *([measured_section(told.measured)] if told.measured is not None else []),
             Section("What to do now", texts=["\n".join(f"- {step}" for step in told.next_steps(results))]),
             _how(told, results),
         ],
@@ -230,8 +230,8 @@ def _elsewhere(rows: list[Held], answer: Answer) -> Section:
     )
 
 
-def _measured(found: Measured) -> Section:
-    """Simulated against measured times."""
+def measured_section(found: Measured) -> Section:
+    """Simulated against measured times of a log."""
     rows: list[list[Cell]] = [
         [row.name, f"p{100 * level:.0f}", measured_s, simulated_s, simulated_s / measured_s if measured_s else None]
         for row in found.latencies
@@ -244,7 +244,7 @@ def _measured(found: Measured) -> Section:
         for row in found.latencies
     ]
     return Section(
-        "Simulated and measured",
+        f"Simulated and measured, {found.fleet} with {found.policy}",
         texts=[
             f"The log's own times against a simulation of {found.fleet} with {found.policy}, on the same requests. "
             "Where they differ, so may the savings; relative ones less than absolute ones.",

@@ -31,6 +31,7 @@ SIZES: Final = (0.25, 0.5, 0.75)  # quantiles of prompt tokens, between which re
 QUANTILE_RESAMPLES: Final = 2_000
 STEP: Final = 1.01  # of the bins of latencies: quantiles are within 1 %
 UNTOLD: Final = "not said"
+ALL: Final = "all"
 
 
 class Kpi(NamedTuple):
@@ -61,7 +62,7 @@ class Change:
     mix_shift: float  # share of the requests that would have to be of another model, task or size
     windows: int
 
-    def kpi(self, latency: str, statistic: str, group: str = "all") -> Kpi | None:
+    def kpi(self, latency: str, statistic: str, group: str = ALL) -> Kpi | None:
         """One of the numbers; None where there is none."""
         rows = (row for row in self.kpis if (row.latency, row.group, row.statistic) == (latency, group, statistic))
         return next(rows, None)
@@ -111,8 +112,8 @@ def change_between(before: Trace, after: Trace, windows: int | None = None) -> C
     for latency in shared:
         for group, chosen in _groups(*logs).items():
             kpis += _kpis(latency, group, logs, chosen, draws)
-        adjusted = _same_mix(latency, logs, draws)
-        kpis += [adjusted] if adjusted is not None else []
+            adjusted = _same_mix(latency, logs, draws) if group == ALL else None
+            kpis += [adjusted] if adjusted is not None else []
     return Change(tuple(kpis), _traffic(before, after, logs), _mix_shift(logs), count)
 
 
@@ -138,7 +139,7 @@ def _log(trace: Trace, windows: int) -> _Log:
 
 def _groups(before: _Log, after: _Log) -> dict[str, tuple[Bools, Bools]]:
     """All requests, those of each task, those of the most requested models: rows of each log."""
-    found = {"all": (np.ones(len(before.window), bool), np.ones(len(after.window), bool))}
+    found = {ALL: (np.ones(len(before.window), bool), np.ones(len(after.window), bool))}
     for task in (*TASKS, UNTOLD):
         found[f"task {task}"] = (before.task == task, after.task == task)
     names, counts = np.unique(before.model, return_counts=True)
@@ -237,7 +238,7 @@ def _same_mix(latency: str, logs: tuple[_Log, _Log], draws: tuple[Draws, Draws])
         above, below = each.counts @ each_sum[:, both], each.counts @ each_count[:, both]
         # A stratum that a draw lacks keeps its mean over the log.
         drawn.append(np.where(below > 0, above / np.maximum(below, 1), of_all) @ weights)
-    return _kpi(latency, "all", "mean of the same mix", exact, drawn, draws[0])
+    return _kpi(latency, ALL, "mean of the same mix", exact, drawn, draws[0])
 
 
 def _mix_shift(logs: tuple[_Log, _Log]) -> float:

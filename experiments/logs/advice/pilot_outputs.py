@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
 from experiments.logs.advice.answering import write_csv, write_json
+from experiments.logs.advice.measured import Measured
 from experiments.logs.advice.outputs import table_shown
+from experiments.logs.advice.page import measured_section
 from experiments.logs.advice.pilot import Change, Kpi
 from experiments.logs.model_names import shown
 from experiments.reports.page import Page, Section, Table, write_page
@@ -81,17 +84,38 @@ def _group(group: str) -> str:
     return f"model {shown(name)}" if word == "model" else group
 
 
-def show_pilot(change: Change, console: Console) -> None:
+def show_pilot(change: Change, simulated: Sequence[Measured], console: Console) -> None:
     """The sentence, the numbers of all requests, and what to beware of."""
     console.print(f"\n{sentence(change)}", style="bold", soft_wrap=True)
+    for text in expected(simulated):
+        console.print(text, soft_wrap=True)
     rows = [row for row in rows_of(change) if not row[1].startswith("model")]
     console.print(table_shown(HEADER, rows))
     for text in warnings_of(change):
         console.print(text, style="yellow", soft_wrap=True)
 
 
-def write_pilot(change: Change, folder: Path, command: str) -> Path:
-    """kpis.csv, pilot.json and the page; returns the page."""
+def expected(simulated: Sequence[Measured]) -> list[str]:
+    """What the simulation says of the same two logs, beside what was measured."""
+    said = []
+    for before, after in zip(*(found.latencies for found in simulated), strict=False):
+        there = (
+            100 * (getattr(after, name) / getattr(before, name) - 1) for name in ("simulated_mean_s", "measured_mean_s")
+        )
+        told = "the simulation expects a change of mean {} by {:+.1f} %; {:+.1f} % were measured"
+        said.append(told.format(before.name, *there))
+    return [f"On {simulated[0].fleet}, {'; '.join(said)}."] if said else []
+
+
+def write_pilot(change: Change, simulated: Sequence[Measured], folder: Path, command: str) -> Path:
+    """kpis.csv, pilot.json and the page; returns the page.
+
+    Args:
+        change: what was measured.
+        simulated: of the logs before and after, each with its policy; empty where nobody said on which fleet.
+        folder: of the run.
+        command: as it was typed.
+    """
     header = ("latency", "requests", "kpi", "before_s", "after_s", "change_percent", "low", "high")
     numbers = [[row.latency, row.group, row.statistic, row.before_s, row.after_s, *row.change] for row in change.kpis]
     write_csv(folder / "kpis.csv", header, numbers)
@@ -103,6 +127,9 @@ def write_pilot(change: Change, folder: Path, command: str) -> Path:
             "kpis": [dict(zip(header, row, strict=True)) for row in numbers],
             "traffic": [row._asdict() for row in change.traffic],
             "mix_shift": change.mix_shift,
+            "simulated": [
+                {**found._asdict(), "latencies": [row._asdict() for row in found.latencies]} for found in simulated
+            ],
             "windows": change.windows,
             "command": command,
             **surroundings(),
@@ -115,6 +142,7 @@ def write_pilot(change: Change, folder: Path, command: str) -> Path:
         sections=[
             Section(
                 "KPIs",
+                texts=expected(simulated),
                 tables=[
                     Table("kpis", HEADER, rows_of(change), "Intervals are 95 %; bold: the interval leaves out 0.")
                 ],
@@ -123,6 +151,7 @@ def write_pilot(change: Change, folder: Path, command: str) -> Path:
                 "Traffic",
                 tables=[Table("traffic", ("what", "before", "after"), [list(row) for row in change.traffic])],
             ),
+            *map(measured_section, simulated),
             Section(
                 "How this was reached",
                 texts=[

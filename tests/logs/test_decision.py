@@ -1,0 +1,115 @@
+"""Claims about the decision alone, on numbers made by hand: ties, doubts, promises, and what a sentence says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from experiments.logs.advice.decision import Answer, Economy, answer_of
+from experiments.logs.advice.playing import Played, Target
+from experiments.logs.advice.prices import Fleet
+from experiments.logs.advice.resampling import Draws
+from experiments.logs.advice.wording import headline, promises
+
+ONE, TWO, THREE = (Fleet((("h100", count),), float(count)) for count in (1, 2, 3))  # a dollar an hour each
+WINDOWS = 20
+A_MONTH = Economy(developer_usd=100.0, hours_per_day=8.0, days_per_month=20.0, gpu_hours=700.0)
+EASY = Target("chat", 0.5, 2.0)
+RNG = np.random.default_rng(0)
+
+
+def played(cost: float | Sequence[float], kept: float = 1.0, before: float | None = None) -> Played:
+    """A hundred requests a window, an hour in all; `cost` is of each window."""
+    costs = np.full(WINDOWS, cost, dtype=np.float64) if isinstance(cost, float) else np.asarray(cost, dtype=np.float64)
+    asked = np.full((WINDOWS, 1), 100.0)
+    return Played(
+        requests=asked[:, 0],
+        cost=costs,
+        waiting_s=costs,
+        answered=asked[:, 0],
+        limited=asked,
+        met=kept * asked,
+        cost_before=np.full(30, costs.mean() if before is None else before),
+        ttft_p95_s=1.0,
+        longest_wait_s=10.0,
+        refused=0,
+        decisions=50,
+        evictions=50,
+        loads=50,
+        compute_share=0.5,
+        channel_share=0.5,
+        span_s=3600.0,
+        backlog_share=0.0,
+    )
+
+
+def answer(grid: dict[tuple[Fleet, str], Played], target: Target = EASY) -> Answer:
+    return answer_of(grid, TWO, "lru", ["gdsf"], A_MONTH, Draws.of(WINDOWS), 10, [target])
+
+
+def test_a_step_that_saves_for_certain_is_taken_and_its_money_is_right():
+    found = answer({(TWO, "lru"): played(90.0), (TWO, "gdsf"): played(45.0)})
+    assert found.step.kind == "policy"
+    # 20 windows x 45 s in an hour, 160 hours of load a month, 100 dollars an hour.
+    assert found.step.hours.value == pytest.approx(20 * 45 / 3600 * 160)
+    assert found.step.net_usd.value == pytest.approx(20 * 45 / 3600 * 160 * 100)
+    assert headline(found).startswith(
+        "Another policy: gdsf in place of lru saves 50 % (50 to 50) of the cost of waiting"
+    )
+
+
+def test_what_cannot_be_told_from_nothing_is_not_recommended_but_said():
+    doubtful = 90.0 + 60.0 * RNG.standard_normal(WINDOWS)
+    found = answer({(TWO, "lru"): played(90.0), (TWO, "gdsf"): played((doubtful - doubtful.mean() + 80.0).tolist())})
+    assert found.step.kind == "nothing" and found.uncertain
+    assert headline(found).startswith("Nothing that is certain: another policy would save 11 %")
+
+
+def test_of_two_steps_alike_the_simpler_one_is_taken():
+    grid = {(TWO, "lru"): played(9000.0), (THREE, "lru"): played(1000.0), (THREE, "gdsf"): played(999.0, before=1.0)}
+    assert answer(grid).step.kind == "more"
+    grid[THREE, "gdsf"] = played(100.0, before=1.0)
+    assert answer(grid).step.kind == "both"
+
+
+def test_little_money_is_not_worth_a_change():
+    grid = {(TWO, "lru"): played(0.2), (TWO, "gdsf"): played(0.1)}
+    assert answer(grid).step.kind == "nothing" and not answer(grid).uncertain
+
+
+def test_a_policy_is_chosen_by_what_came_before():
+    grid = {(TWO, "lru"): played(90.0, before=50.0), (TWO, "gdsf"): played(10.0, before=60.0)}
+    assert answer(grid).step.kind == "nothing"
+
+
+def test_gpus_are_given_back_only_where_promises_are_kept():
+    target = Target("chat", 0.95, 2.0)
+    grid = {(TWO, "lru"): played(9.0), (ONE, "lru"): played(10.0, kept=0.9)}
+    assert answer(grid).step.kind == "fewer"
+    assert answer(grid, target).step.kind == "nothing"
+    assert promises(grid, [target], answer(grid, target)).startswith(
+        "The smallest fleet that keeps 95 % of chat within 2 s (TTFT): 2 x h100"
+    )
+
+
+def test_a_promise_that_no_fleet_keeps_is_said_with_the_closest():
+    target = Target("chat", 0.95, 2.0)
+    grid = {(TWO, "lru"): played(9.0, kept=0.5), (THREE, "lru"): played(8.0, kept=0.8)}
+    said = promises(grid, [target], answer(grid, target))
+    assert (
+        said.startswith("No fleet that was tried keeps 95 % of chat")
+        and "3 x h100 with lru comes closest: 80 %" in said
+    )
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says():
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        hour = np.repeat(rng.lognormal(0.0, 0.4, 10), 2)  # a busy hour follows a busy hour
+        now, then = 100 * hour, 80 * hour * rng.lognormal(0.0, 0.2, WINDOWS) / np.exp(0.02)
+        gain = Draws.of(WINDOWS).gain(now, then)
+        covered += gain.low <= 20 <= gain.high
+    assert 0.88 <= covered / 200 <= 1.0
