@@ -34,8 +34,6 @@ SYSTEMS: Final = {
     "llama.cpp": "llama-cpp",
     "kserve": "modelmesh",
     "ray": "ray-serve",
-    "lms": "lru",
-    "vllm": "lru",
 }
 
 
