@@ -30,7 +30,7 @@ from cace_env.traces.limits import Limits
 from experiments.running.command_line import Session, metavar, run_command
 
 QUANTILES = (10, 50, 90, 99)
-MOST_SUMMARISED = 1_000_000  # requests; a summary holds all of them in memory
+MOST_SUMMARISED = 200_000  # requests; a summary holds all of them in memory
 CLOSED_LOOP = {"after", "think_s", "origin"}  # columns of our schema that rows one by one cannot keep
 
 

@@ -1,6 +1,7 @@
 """Made-up logs in the schemas of gateways, of any size, to measure and try imports with.
 
-    python -m experiments.yardsticks.gateway_logs litellm 1000000 spend_logs.jsonl
+    python -m experiments.yardsticks.gateway_logs litellm 1000000 spend_logs.jsonl    writes a log
+    python -m experiments.yardsticks.gateway_logs litellm 1000000 .jsonl              measures its import
 
 Rows have the columns and about the size of real ones (LiteLLM: 600 to 900 bytes), texts included. Users have habits and
 sessions, arrivals are Poisson, 2 % of the calls fail and 3 % are embeddings. Nothing here claims to be real traffic.
@@ -10,8 +11,12 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import sqlite3
+import subprocess
 import sys
+import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -20,6 +25,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+
+from cace_env.traces import read_trace
 
 BEGAN_S: Final = 1_772_000_000  # 2026-02-25
 MODELS: Final = ("qwen2.5-coder-1.5b", "qwen2.5-coder-7b", "qwen2.5-coder-32b", "deepseek-r1-14b", "llama-3.1-8b")
@@ -60,7 +67,7 @@ def calls(rows: int, seed: int = 0, rate: float = 20.0, users: int = 500) -> Ite
         cached = (context * rng.choice([0.0, 0.5, 0.9], count)).astype(int)
         output = np.exp(rng.normal(4.5, 1.0, count)).astype(int) + 1
         ttft = np.exp(rng.normal(12.0, 0.8, count)).astype(int)
-        fails, embeds, cuts = rng.random(count) < 0.02, rng.random(count) < 0.03, rng.integers(80, 380, count)
+        fails, embeds, cuts = rng.random(count) < 0.02, rng.random(count) < 0.03, rng.integers(20, 150, count)
         for i in range(count):
             number = first + i
             yield Call(
@@ -87,7 +94,7 @@ def litellm(call: Call) -> dict[str, Any]:
         "completionStartTime": end if call.number % 3 == 0 else iso(call.start_us + call.ttft_us),
         "model": f"openai/{call.model}", "model_group": call.model, "api_base": "http://10.0.0.7:8000/v1",
         "user": call.user, "metadata": {"usage_object": {"prompt_tokens_details": {"cached_tokens": call.cached}}},
-        "cache_hit": "False", "request_tags": ["team"], "end_user": "", "requester_ip_address": "10.1.2.3",
+        "cache_hit": "False", "end_user": "", "requester_ip_address": "10.1.2.3",
         "messages": [{"role": "user", "content": call.text}], "response": {"content": call.text[:40]},
         "session_id": call.session, "status": "failure" if call.failed else "success",
     }  # fmt: skip
@@ -283,10 +290,33 @@ def write_openwebui(rows: int, path: Path, seed: int = 0) -> None:
             database.executemany(f"INSERT INTO chat_message VALUES ({','.join('?' * 11)})", (question, answer))
 
 
+def measure(schema: str, rows: int, suffix: str) -> str:
+    """Import a made-up log in a process of its own: its speed and its peak of memory, in words."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, key, out = Path(folder) / f"log{suffix}", Path(folder) / "key", Path(folder) / "out"
+        write_log(schema, rows, path)
+        key.write_text("a key of sixteen bytes or more")
+        asked = [str(path), "--format", schema, "--key-file", str(key), "--out", str(out)]
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "experiments.import_logs", *asked], check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - began
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        imported_s = time.perf_counter()
+        requests = len(read_trace(out))
+        read_s = time.perf_counter() - imported_s
+        return (
+            f"{schema}{suffix}: {rows:,} rows of {path.stat().st_size / rows:,.0f} bytes imported in {seconds:.1f} s "
+            f"({used.ru_utime + used.ru_stime:.1f} CPU s, {rows / seconds:,.0f} rows/s), at most "
+            f"{used.ru_maxrss / 1e3:,.0f} MB; {requests:,} requests read back in {read_s:.1f} s"
+        )
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Command line: SCHEMA ROWS FILE."""
+    """Command line: SCHEMA ROWS FILE, or SCHEMA ROWS SUFFIX to measure."""
     schema, rows, path = arguments
-    if schema == "openwebui":
+    if path.startswith(".") and Path(path).suffix == "":
+        print(measure(schema, int(rows), path))
+    elif schema == "openwebui":
         write_openwebui(int(rows), Path(path))
     else:
         write_log(schema, int(rows), Path(path))

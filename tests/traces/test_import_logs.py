@@ -131,6 +131,18 @@ def test_requests_come_out_in_order_of_time_in_runs_and_without(
     same(read_trace(tmp_path / "a"), read_trace(tmp_path / "b"))
 
 
+@pytest.mark.parametrize("schema", ["otel", "litellm"])
+def test_no_row_is_lost_where_a_block_ends(tmp_path: Path, schema: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for suffix in (".jsonl", ".json", ".csv")[: None if schema == "litellm" else 2]:
+        path = tmp_path / f"log{suffix}"
+        write_log(schema, 20, path)
+        whole = read_trace(path, schema)
+        for block in (7, 500, 1_511):
+            monkeypatch.setattr("cace_env.traces.gateways.cutting.BLOCK", block)
+            same(read_trace(path, schema), whole)
+        monkeypatch.undo()
+
+
 def test_a_closed_loop_log_keeps_its_chains(tmp_path: Path) -> None:
     rows = "s1,main,0.0,opus,1000,10,0,2.0,0.0\ns1,main,30.0,haiku,1200,10,1000,2.0,28.0\n"
     path = written(tmp_path, CLAUDE + rows)

@@ -14,6 +14,7 @@ from cace_env.traces.limits import Limits, TraceError
 BLOCK: Final = 8 << 20  # bytes
 ELEMENTS: Final = "data|observations|spans|requests|logs|rows|resourceSpans"  # what a list is called inside an object
 WRAPPED: Final = re.compile(rf'\s*\{{\s*"({ELEMENTS})"\s*:\s*\[')
+LONGEST_OPENING: Final = 1_000  # characters of what `WRAPPED` matches, blanks included
 _BLANK: Final = re.compile(r"[ \t\r\n]*")
 # Numbers stay text: one of 5,000 digits must not stop anything.
 DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
@@ -134,6 +135,8 @@ def elements(file: BinaryIO, path: Path, limits: Limits) -> Iterator[Any]:
         wrapped = start == "{"
         if wrapped:
             found = WRAPPED.match(text.text, text.at)
+            while found is None and len(text.text) - text.at < LONGEST_OPENING and text.more():
+                found = WRAPPED.match(text.text, text.at)
             if found is None:
                 raise text.broken("has something else than a list of requests")
             text.at = found.end()

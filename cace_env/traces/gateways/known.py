@@ -36,7 +36,8 @@ def spans_of(element: Mapping[str, Any]) -> Iterator[Any]:
     """The spans of an entry of OTLP JSON as flat rows: name, times, status and attributes."""
     for entry in _objects(element.get("resourceSpans", [element])):
         for scope in _objects(entry.get("scopeSpans", entry.get("instrumentationLibrarySpans"))):
-            for span in scope.get("spans") if isinstance(scope.get("spans"), list) else ():
+            spans = scope.get("spans")
+            for span in spans if isinstance(spans, list) else ():
                 if not isinstance(span, dict):
                     yield span
                     continue

@@ -21,7 +21,7 @@ MOST_LISTED: Final = 1_000  # bad rows that are listed one by one
 LONGEST_NAME: Final = 200  # characters of the name of a model; more is some other column
 LONGEST_S: Final = 7 * 86_400.0  # of a measured duration
 # No quotes, braces, brackets in front, markup or control characters: those are of prompts, JSON or an attack.
-_NAME: Final = rf"^[\pL\pN@~_][\pL\pN\pM ._:/@+#=~()\[\],-]{{0,{LONGEST_NAME - 1}}}$"
+_NAME: Final = r"^[\pL\pN@~_][\pL\pN\pM ._:/@+#=~()\[\],-]*$"
 TEXTS: Final = ("model", "task", "user", "session")
 MEASURED: Final = ("ttft_s", "e2e_s", "load_s")
 
@@ -118,7 +118,7 @@ def requests_of(block: Block, columns: ColumnMap, tally: Tally) -> pa.Table:
         if (source := getattr(columns, name)) is not None:
             made[name] = _text(block, source)
     if columns.model is not None:
-        named = pc.fill_null(pc.match_substring_regex(made["model"], _NAME), False).to_numpy(zero_copy_only=False)
+        named = _is_name(made["model"])
         fates.reject(empty_cells(made["model"]), columns.model, "is empty")
         fates.reject(
             ~named,
@@ -134,6 +134,15 @@ def requests_of(block: Block, columns: ColumnMap, tally: Tally) -> pa.Table:
     tally.rows_out += table.num_rows
     tally.found.update({name: table.num_rows - table[name].null_count for name in table.column_names})
     return table
+
+
+def _is_name(column: pa.Array) -> Mask:
+    """Which texts could be the name of a model."""
+    names = column.unique().drop_null()
+    short = names.filter(pc.less_equal(pc.utf8_length(names), LONGEST_NAME))
+    good = short.filter(pc.match_substring_regex(short, _NAME))
+    found: Mask = pc.is_in(column, good).to_numpy(zero_copy_only=False)
+    return found
 
 
 def _meets(block: Block, keep: Keep) -> Mask:
