@@ -12,7 +12,7 @@
   function template() {
     const axis = {
       gridcolor: colour("grid"), linecolor: colour("line"), zerolinecolor: colour("muted"), zerolinewidth: 1,
-      tickcolor: colour("line"), automargin: true, title: { standoff: 8 },
+      tickcolor: colour("line"), automargin: true, title: { standoff: 8 }, ticklabelstandoff: 5,
     };
     return { layout: {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
