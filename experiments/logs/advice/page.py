@@ -141,9 +141,11 @@ def _curves(told: Told, results: Results, what: str, line: float | None = None) 
             }
         )
     titles = {"waited": "minutes waited a day", "p95": "TTFT p95 [s]"}
+    # Waiting falls by orders of magnitude from fleet to fleet; shares do not.
+    scale = {"type": "log"} if what in titles else {"rangemode": "tozero"}
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": "USD a month for GPUs"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": titles.get(what, "kept [%]")}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": titles.get(what, "kept [%]")}, **scale},
     }
     if line is not None:
         layout["shapes"] = [
