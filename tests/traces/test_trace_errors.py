@@ -81,8 +81,7 @@ def test_formats_and_their_names_agree() -> None:
         (AZURE + "1,2,0\n", "every row has a token count of 0"),
         (
             AZURE + "5,2,3\n4,2,3\n",
-            r"row 2, column 'TIMESTAMP'.* is before that of row 1; sort the file, or set sort: true in the trace "
-            r"section \(--trace-option sort=true\)",
+            "row 2, column 'TIMESTAMP'.* is before that of row 1; sort the file, or set the trace option sort=true",
         ),
         (AZURE + "2023-11-16 18:17:03,2,3\nyesterday,2,3\n", "row 2, column 'TIMESTAMP'.* is not a time"),
         (AZURE + "2023-11-16 18:17:03,2,3\n,2,3\n", "row 2, column 'TIMESTAMP'.* is not a time"),
@@ -180,7 +179,12 @@ def test_unusable_json_lines_are_refused(tmp_path: Path, lines: str, message: st
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        r"row 2, column 'TIMESTAMP'.* is before that of row 1; sort the file, or set the trace option sort=true",
+        ("0,0,10,a,chat,u,,\n", "column 'context_tokens'.* is below 1"),
+        ("0,5,10,a,chatt,u,,\n", "column 'task'.* is not one of completion, chat, reasoning, agent"),
+        ("0,5,10,a,chat,u,,\n1,5,10,,chat,u,,\n", "row 2, column 'model'.* is empty while other rows name one"),
+        ("0,5,10,a,chat,u,0,\n", "column 'after'.* is not the number .* of a row before it"),
+        ("0,5,10,a,chat,u,7,\n", "column 'after'.* is not the number"),
+        ("0,5,10,a,chat,u,,\n1,5,10,a,chat,u,0,-2\n", "row 2, column 'think_s'.* is below 0 s"),
     ],
 )
 def test_own_log_with_a_contradiction_is_refused(tmp_path: Path, body: str, message: str) -> None:
