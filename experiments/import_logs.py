@@ -28,6 +28,7 @@ from cace_env.traces.gateways.known import GATEWAYS, PLAIN
 from cace_env.traces.guess import log_file, look
 from cace_env.traces.limits import Limits
 from experiments.running.command_line import Session, metavar, run_command
+from experiments.running.progress import progress_bar
 
 QUANTILES = (10, 50, 90, 99)
 MOST_SUMMARISED = 200_000  # requests; a summary holds all of them in memory
@@ -109,7 +110,7 @@ def import_log(options: Options, session: Session) -> None:
             raise TraceError("--columns needs --out DIR")
         say(session, summary(read(path, name, options)))
         return
-    audit = write(path, name, options)
+    audit = write(path, name, options, session)
     say(session, told(audit, options.out))
     if audit["rows"]["out"] <= MOST_SUMMARISED:
         say(session, ["", *summary(read_trace(options.out))])
@@ -132,7 +133,7 @@ def read(path: Path, name: str, options: Options) -> Trace:
     )
 
 
-def write(path: Path, name: str, options: Options) -> dict[str, Any]:
+def write(path: Path, name: str, options: Options, session: Session) -> dict[str, Any]:
     """Import the log into --out; returns the audit."""
     require(path)
     from cace_env.traces.gateways.importing import Privacy, import_gateway, import_trace
@@ -151,18 +152,21 @@ def write(path: Path, name: str, options: Options) -> dict[str, Any]:
         return import_trace(trace, path, name, options.out, privacy, options.audited()).audit
     if options.skip:
         raise TraceError("--skip is not for this format; cut the file, or use --limit")
-    return import_gateway(
-        path,
-        name,
-        columns,
-        options.out,
-        privacy,
-        Limits(row_mb=options.row_mb, seconds=options.seconds),
-        max_rejects=options.max_rejects,
-        max_span_days=options.max_span_days,
-        options=options.audited(),
-        limit=options.limit,
-    ).audit
+    with progress_bar(session.console) as progress:
+        rows = progress.add_task("rows", total=None)
+        return import_gateway(
+            path,
+            name,
+            columns,
+            options.out,
+            privacy,
+            Limits(row_mb=options.row_mb, seconds=options.seconds),
+            max_rejects=options.max_rejects,
+            max_span_days=options.max_span_days,
+            options=options.audited(),
+            limit=options.limit,
+            watch=lambda done: progress.update(rows, completed=done),
+        ).audit
 
 
 def map_of(path: Path, name: str, options: Options) -> ColumnMap | None:

@@ -16,7 +16,7 @@ import pytest
 from cace_env.traces import Trace, TraceError, guess_format, load_trace, read_trace, write_cace
 from experiments import import_logs
 from experiments.yardsticks.gateway_logs import SCHEMAS, calls, write_log, write_openwebui
-from tests.support.logs import CLAUDE, MODELS, ROWS, json_lines, own, written
+from tests.support.logs import CHAT, CLAUDE, COMPLETION, MODELS, ROWS, json_lines, own, written
 
 MAYBE = ("model", "user", "session", "ttft_us", "e2e_us", "load_us")
 KEY = "0123456789abcdef-a-key-of-mine"
@@ -209,6 +209,33 @@ def test_a_column_map_describes_any_log(tmp_path: Path) -> None:
     trace = read_trace(tmp_path / "out")
     assert trace.began_us == 1_772_441_999_000_000 and trace.new_tokens is not None
     assert trace.new_tokens.tolist() == [60]
+
+
+def test_a_column_map_says_what_values_mean(tmp_path: Path) -> None:
+    rows = "time,context_tokens,output_tokens,kind\n0,5,1,autocomplete\n1,5,1,ask\n2,5,1,other\n"
+    columns = (
+        "time: {columns: time, unit: s}\nclock: any\ncontext_tokens: context_tokens\noutput_tokens: output_tokens\n"
+    )
+    columns += "task: {columns: kind, values: {autocomplete: completion, ask: chat}}\n"
+    map_file = written(tmp_path, columns, "map.yaml")
+    imported(written(tmp_path, rows), tmp_path / "out", "--columns", str(map_file))
+    trace = read_trace(tmp_path / "out")
+    assert trace.task is not None and trace.task.tolist() == [COMPLETION, CHAT, -1]
+
+
+def test_logs_of_azure_and_burstgpt_are_imported_row_by_row_and_read_the_same(tmp_path: Path) -> None:
+    imported(written(tmp_path, ROWS + "2023-11-16 18:17:09,x,1\n"), tmp_path / "azure", "--max-rejects", "0.5")
+    same(read_trace(tmp_path / "azure"), read_trace(written(tmp_path, ROWS), "azure"))
+    header = "Timestamp,Session ID,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    rows = "5,a,ChatGPT,472,18,490,Conversation log\n45,,GPT-4,1087,0,1087,API log\n118,a,GPT-4,417,276,693,API log\n"
+    path = written(tmp_path, header + rows, "burst.csv")
+    audit = imported(path, tmp_path / "burst")
+    assert audit["format"] == "burstgpt" and audit["rejected"]["no_request"] == {"output_tokens is 0": 1}
+    one, other = read_trace(tmp_path / "burst"), read_trace(path)
+    assert np.array_equal(one.user, one.session) and other.user is None  # in our schema a session is a user then
+    other.user = other.session
+    same(one, other)
+    assert np.array_equal(one.task, other.task)
 
 
 # --- rows that are left out

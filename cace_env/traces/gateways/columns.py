@@ -26,6 +26,8 @@ class Source(Frozen):
     """Of times since 1970 and of durations. None: times are told apart by size, durations are in seconds."""
     unknown: tuple[str, ...] = ()
     """Values that mean that nothing is known, such as "-1"."""
+    values: dict[str, str] = pydantic.Field(default_factory=dict)
+    """Of texts: what each value means, such as `{autocomplete: completion}`; any other value is unknown then."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -343,6 +343,15 @@ GATEWAYS: Final[Mapping[str, Gateway]] = {
 # Open-loop formats of requests that are not a gateway's, which an import can read row by row like one.
 PLAIN: Final[Mapping[str, ColumnMap]] = {
     "azure": _map(time="TIMESTAMP", context_tokens="ContextTokens", output_tokens="GeneratedTokens", clock="any"),
+    "burstgpt": _map(
+        time={"columns": ["Timestamp"], "unit": "s"},
+        context_tokens="Request tokens",
+        output_tokens="Response tokens",
+        model="Model",
+        task={"columns": ["Log Type"], "values": {"Conversation log": "chat"}},
+        session="Session ID",
+        clock="any",
+    ),
     "cace": _map(
         time="time",
         ttft="ttft_s",

@@ -187,6 +187,9 @@ def _text(block: Block, source: Source) -> pa.Array:
         if name in block.columns:
             more = pc.fill_null(_known_text(block.columns[name], source), "")
             result = pc.binary_join_element_wise(result, more, "\x1f")
+    if source.values:
+        meant = pa.array([*source.values.values()], pa.string())
+        result = meant.take(pc.index_in(result, pa.array([*source.values], pa.string())))
     return result
 
 
