@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -121,6 +122,54 @@ def test_files_with_bytes_changed_cut_or_added_never_end_in_a_foreign_error(data
 def test_any_bytes_are_refused_or_read(content: bytes, format: str) -> None:
     for start in (b"", b"PAR1", b"SQLite format 3\x00", b"\x1f\x8b", b"[{", b'{"data": ['):
         attempt(start + content, format)
+
+
+def test_columns_of_any_type_in_parquet_are_refused_or_read() -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    kinds = [
+        *(pa.array(["1", "x"]), pa.array(["1", None], pa.large_string()), pa.array(["1", None]).dictionary_encode()),
+        *(
+            pa.array([b"1", b"\xff"]),
+            pa.array([b"1", b"\xff"], pa.large_binary()),
+            pa.array([b"abcd", None], pa.binary(4)),
+        ),
+        *(
+            pa.array([[1], None]),
+            pa.array([{"a": 1}, None]),
+            pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())),
+        ),
+        *(pa.nulls(2), pa.array([True, None]), pa.array([1.5, float("nan")]), pa.array([2**63, 1], pa.uint64())),
+        *(pa.array([20_000, 1], pa.date32()), pa.array([1, 2], pa.time32("s")), pa.array([1, 2], pa.duration("s"))),
+        pa.array([1_772_442_000, None], pa.timestamp("s", "Europe/Berlin")),
+        pa.array([1_772_442_000_000_000_000, 1]),
+        pa.array([1, None], pa.int64()).cast(pa.decimal128(20, 0)),
+    ]
+    good = {
+        "startTime": pa.array([1_772_442_000, 1_772_442_001]),
+        "endTime": pa.nulls(2),
+        "prompt_tokens": pa.array([5, 6]),
+        "completion_tokens": pa.array([1, 2]),
+        "model_group": pa.array(["m", "m"]),
+        "call_type": pa.nulls(2, pa.string()),
+        "user": pa.array(["a", "b"]),
+        "metadata": pa.nulls(2, pa.string()),
+    }
+    own = {
+        "time": good["startTime"],
+        "context_tokens": good["prompt_tokens"],
+        "output_tokens": good["completion_tokens"],
+    }
+    tries = [("litellm", good, name) for name in ("startTime", "prompt_tokens", "model_group", "metadata")]
+    tries += [
+        ("cace", own, name) for name in ("time", "output_tokens", "new_tokens", "user", "task", "after", "ttft_s")
+    ]
+    for format, columns, name in tries:
+        for column in kinds:
+            file = io.BytesIO()
+            parquet.write_table(pa.table(columns | {name: column}), file)
+            attempt(file.getvalue(), format)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(ColumnMap.model_fields)), odd | st.just("a") | st.just(["a", "b.c"])))

@@ -40,7 +40,7 @@ def numbers(column: pa.Array) -> tuple[Floats, Mask]:
     """A column as numbers, NaN where there is none, and which cells hold something else."""
     kind = column.type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        values = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+        values = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # nanoseconds lose a few
         return values, np.isinf(values)
     if not pa.types.is_string(kind):
         missing = column.is_null().to_numpy(zero_copy_only=False)

@@ -177,6 +177,9 @@ def _into_json(block: Block, wanted: Wanted) -> Block:
                 continue
             if values is not None and values.null_count < len(values):
                 columns[path] = values
+    for name, column in columns.items():
+        if pa.types.is_nested(column.type):
+            raise TraceError(f"column {name!r} holds lists or objects; name what is in them, such as '{name}.tokens'")
     return Block(columns, block.rows, block.broken)
 
 
@@ -225,14 +228,17 @@ def parquet_blocks(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Block
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """A column in one of few types: text, bytes, numbers, time stamps, or nested."""
+    """A column in one of few types: text, bytes, numbers, time stamps, or nested; anything else as text."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.dictionary_decode())
-    if pa.types.is_large_string(kind) or pa.types.is_boolean(kind) or str(kind) == "string_view":
-        return pc.cast(column, pa.string())
     if pa.types.is_date(kind):
         return pc.cast(column, pa.timestamp("us"))
-    if pa.types.is_null(kind):
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return column
+    if pa.types.is_timestamp(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind):
+        return column
+    try:
         return pc.cast(column, pa.string())
-    return column
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # bytes that are no text in a large or a view type
+        return pa.array([None if value is None else bytes(value) for value in column.to_pylist()], pa.binary())
