@@ -212,7 +212,7 @@ class Scenario(Frozen):
     )
     trace: TraceConfig | None = Field(
         default=None,
-        description="a log that takes the workload's place; the seed says which window of it, and draws what it lacks",
+        description="a log that takes the workload's place; the seed draws data that the log lacks",
     )
     reward: Annotated[
         Annotated[RewardName, Tag("preset")] | Annotated[Reward, Tag("weights")], _by_type("preset", "weights")
@@ -274,7 +274,7 @@ class Scenario(Frozen):
     def workload(self, seed: int) -> Workload:
         """Draw the requests of one episode; equal seeds give equal requests for every policy.
 
-        Of a log, what the seed means is said at `TraceConfig.windows`.
+        Every seed of a log is the whole log, or its part: the seed draws what is attached to it.
 
         Raises:
             TraceError: the scenario's log cannot be read.

@@ -22,6 +22,7 @@ import tyro
 from pydantic import Field
 from rich.table import Table
 
+from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import in_order, seed_list
 from cace_env.files import replace_file
 from cace_env.policies import ORDERS, POLICIES, READINGS
@@ -96,6 +97,8 @@ def compare(options: Comparison, session: Session) -> int:
     count = options.seeds if options.seeds is not None else DEMO_SEEDS if options.demo else DEFAULT_SEEDS
     numbers = seed_list(seeds(options.split, count))
     workers, section = workers_of(options.workers), options.section()
+    if section is not None and options.split != "test":
+        raise ConfigError(f"--split {options.split} is for generated requests; --part train or test is a part of a log")
     scenarios = scenarios_of(options)
     protocols = list(dict.fromkeys(one.protocol for one in scenarios))
     beside = [name for protocol in protocols for name in DEMO_BESIDE[protocol]] if options.demo else []

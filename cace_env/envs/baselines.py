@@ -118,8 +118,7 @@ def _scale(scenario_json: str, protocol: str) -> Scale:
     simulator = Simulator(scenario.tables().replace(protocol=protocol))
     cost = decisions = 0.0
     requests = 0
-    alike = scenario.trace is not None and scenario.trace.windows is None  # every seed is the log
-    for seed in seeds("train", 1 if alike else SCALE_SEEDS):
+    for seed in seeds("train", SCALE_SEEDS if scenario.trace is None else 1):  # every seed of a log is the log
         curve = cost_curve(simulator, find_policy("lru"), scenario.workload(seed), seed)
         cost, decisions, requests = cost + curve.cost, decisions + curve.decisions, requests + curve.requests
     if not cost > 0 or not decisions > 0:

@@ -21,7 +21,7 @@ from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, shown
 from cace_env.decision_log import DecisionLog, Recorder
 from cace_env.evaluation import short_form
-from cace_env.evaluation.intervals import Gain, block_of, by_window, mean, paired_gain
+from cace_env.evaluation.intervals import Gain, block_of, mean, paired_gain
 from cace_env.fleets import nothing_to_decide as undecided
 from cace_env.policies import Agent, Contestant, Future, Guarded, Player, PythonPolicy, contestant_of
 from cace_env.policies import PolicyError as PolicyError
@@ -31,7 +31,8 @@ from cace_env.policies.contestants import unanswered
 from cace_env.policies.python import Illegal
 from cace_env.scenarios import Scenario, Split, seeds
 from cace_env.simulation import METRICS, Simulator, episode_metrics, lower_bound, ttft_histogram
-from cace_env.tables import NONE
+from cace_env.simulation.windows import WINDOWED, window_metrics
+from cace_env.traces.windows import edges_of
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -45,10 +46,11 @@ MOST_WORKLOAD_SEED: Final = (1 << 63) - 1
 class SeedResult(NamedTuple):
     """Results of one policy on the requests of one seed."""
 
-    # policy, scenario, label, seed, window, decision_us, lower_bound, every name of METRICS; for a guard
-    # `fallback_...`; if actions may be replaced, `illegal_actions`.
+    # policy, scenario, label, seed, decision_us, lower_bound, every name of METRICS; for a guard `fallback_...`; if
+    # actions may be replaced, `illegal_actions`.
     row: dict[str, Any]
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of TTFT_EDGES_S)
+    windows: Mapping[str, FloatArray] | None = None  # of a log: metrics of `WINDOWED`, (windows,) each
 
     @property
     def whole_ttft_counts(self) -> npt.NDArray[np.int64]:
@@ -65,6 +67,7 @@ class Evaluation:
     label: str  # of the workload: "generated", "trace ..." or "composite ..."
     rows: tuple[dict[str, Any], ...]  # one per seed, as in SeedResult
     ttft_counts: npt.NDArray[np.int64]  # (T, bins of cace_env.simulation.metrics.TTFT_EDGES_S), all whole episodes
+    windows: tuple[Mapping[str, FloatArray], ...] = ()  # of a log: by seed, what each window had, as in SeedResult
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -103,8 +106,9 @@ class Evaluation:
         """Compute the gain of this policy over another one on the same scenario and seeds [%].
 
         Above 0 is better, whether less (`paired_gain`) or more of the metric is better. Truncated episodes are left
-        out. On a log the windows of its `trace` section are what is drawn again, in blocks; seeds that draw again what
-        is attached to the same window are averaged, so a log that is not cut (`windows`) has no interval.
+        out. On a log the interval is over windows of its `trace` section, in blocks, and over seeds, which draw again
+        what is attached. A log in fewer than `FEWEST_WINDOWS` windows has no interval, and neither has a metric that
+        windows do not have (`cace_env.simulation.windows.WINDOWED`): other seeds are no other time.
 
         Raises:
             ConfigError: the two did not run on the same requests, or neither less nor more of the metric is better.
@@ -119,12 +123,16 @@ class Evaluation:
                     f"{self.policy!r} and {baseline.policy!r} were not run on the same {what}: {mine} and {theirs}"
                 )
         whole = (self.column("truncated") == 0) & (baseline.column("truncated") == 0)
-        costs = np.stack([baseline.column(metric), self.column(metric)], axis=1)[whole]
-        windows = self.column("window")[whole]
-        if (windows == NONE).any():
-            return metric_gain(metric, costs[:, 0], costs[:, 1])
-        costs = by_window(windows, costs)
-        return metric_gain(metric, costs[:, 0], costs[:, 1], block_of(len(costs)))
+        gain = metric_gain(metric, baseline.column(metric)[whole], self.column(metric)[whole])
+        if not self.windows:
+            return gain
+        if metric not in WINDOWED or not whole.any():
+            return gain._replace(low=np.nan, high=np.nan)
+        by_draw = [
+            np.array([by_metric[metric] for by_metric, kept in zip(each.windows, whole, strict=True) if kept])
+            for each in (baseline, self)
+        ]
+        return metric_gain(metric, by_draw[0], by_draw[1], block_of(by_draw[0].shape[1]))
 
 
 def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray, block: int | None = None) -> Gain:
@@ -217,7 +225,8 @@ def collect(results: Sequence[SeedResult]) -> Evaluation:
     """Collect the results of one policy on one scenario, seed by seed, as an `Evaluation`."""
     first = results[0].row
     counts = np.sum([result.whole_ttft_counts for result in results], axis=0)
-    return Evaluation(first["policy"], first["scenario"], first["label"], tuple(r.row for r in results), counts)
+    rows, windows = tuple(r.row for r in results), tuple(r.windows for r in results if r.windows is not None)
+    return Evaluation(first["policy"], first["scenario"], first["label"], rows, counts, windows)
 
 
 def seed_list(which: str | Iterable[int]) -> list[int]:
@@ -293,12 +302,15 @@ def seed_result(
         "scenario": case.name,
         "label": workload.label,
         "seed": seed,
-        "window": workload.meta.get("window", NONE),
         "decision_us": thought_s * 1e6 / decisions if decisions and thought_s else np.nan,
         "lower_bound": bound,
     }
     row |= episode_metrics(summary, case.tables)
-    return SeedResult(row, ttft_histogram(simulator.episode()))
+    episode, windows = simulator.episode(), workload.meta.get("windows")
+    by_window = None
+    if windows is not None:
+        by_window = window_metrics(episode, case.tables.cost, edges_of(len(workload), windows))
+    return SeedResult(row, ttft_histogram(episode), by_window)
 
 
 def run_episode(

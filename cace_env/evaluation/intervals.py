@@ -8,6 +8,7 @@ widened (`widened`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Final, NamedTuple
@@ -19,10 +20,10 @@ FloatArray = npt.NDArray[np.float64]
 
 RESAMPLES: Final = 10_000
 SMALLEST_GAP: Final = 0.01  # share of the baseline's cost; below it, a share of the gap means nothing
+ATTACHED: Final = 1_000_003  # added to the number of a random stream, for draws of what is attached to a log
 FEWEST_WINDOWS: Final = 8  # of a log, for an interval: below, there are not even four blocks
-MOST_WINDOWS: Final = 30  # where nobody says: each begins with an empty fleet
-# Decisions of LRU in a window: as many where there are enough of them, and no fewer.
-DECISIONS, FEWEST_DECISIONS = 100, 30
+MOST_WINDOWS: Final = 30  # where nobody says
+DECISIONS: Final = 20  # of LRU in a window, at least: with fewer, single decisions make a window's cost
 
 
 class Gain(NamedTuple):
@@ -54,12 +55,13 @@ def paired_gain(
     Bootstrap, 1993, chapter 13). The draws are always the same: equal results have equal intervals.
 
     Args:
-        baseline: (seeds,) values of the policy to compare with.
-        policy: (seeds,) in the same order; seeds where either is NaN are left out.
+        baseline: (seeds,) values of the policy to compare with; with `block`, (windows,) in order of time, or
+            (draws, windows) where what is attached to the log was drawn several times.
+        policy: the same of the policy; seeds, or windows, where either is NaN are left out.
         level: confidence level of the interval.
         resamples: number of bootstrap draws.
-        block: of windows of a log in order of time, how many consecutive ones are drawn together (`block_of`); None:
-            seeds, which are independent of each other.
+        block: of windows of a log, how many consecutive ones are drawn together (`block_of`); None: seeds, which are
+            independent of each other.
 
     Returns:
         The gain; bounds are NaN with fewer than two seeds or `FEWEST_WINDOWS` windows, all are NaN if the baseline's
@@ -69,21 +71,62 @@ def paired_gain(
         ValueError: the two differ in length.
     """
     pairs = np.stack([np.asarray(baseline, dtype=np.float64), np.asarray(policy, dtype=np.float64)])
-    pairs = pairs[:, ~np.isnan(pairs).any(axis=0)]
-    count = pairs.shape[1]
-    if count == 0 or pairs[0].sum() == 0:
+    pairs = pairs[..., ~np.isnan(pairs).any(axis=tuple(range(pairs.ndim - 1)))]
+    if pairs.size == 0 or pairs[0].sum() == 0:
         return Gain(np.nan, np.nan, np.nan)
     percent = 100 * (1 - pairs[1].sum() / pairs[0].sum())
-    if count == 1:
+    if pairs.shape[-1] == 1:
         return Gain(float(percent), np.nan, np.nan)
-    sums = seed_draws(count, resamples, block=block) @ pairs.T
+
+    def gain(sums: FloatArray) -> FloatArray:
+        return np.asarray(100 * (1 - sums[..., 1] / sums[..., 0]))
+
     with np.errstate(divide="ignore", invalid="ignore"):
-        gains = widened(100 * (1 - sums[:, 1] / sums[:, 0]), percent, count, block, level)
+        gains = drawn(pairs, gain, resamples=resamples, level=level, block=block)
     there = gains[np.isfinite(gains)]
     if not there.size:
         return Gain(float(percent), np.nan, np.nan)
     low, high = np.quantile(there, [(1 - level) / 2, (1 + level) / 2])
     return Gain(float(percent), float(low), float(high))
+
+
+def drawn(
+    values: FloatArray,
+    statistic: Callable[[FloatArray], FloatArray],
+    *,
+    resamples: int,
+    level: float,
+    stream: int = 0,
+    block: int | None = None,
+) -> FloatArray:
+    """Draws of a bootstrap of a statistic of sums, `(resamples,)`.
+
+    On a log two things are uncertain: what another time would bring, and what was made up for it. Blocks of windows are
+    drawn again for the first. For the second, draws of what is attached are drawn again, each as a whole log. Both
+    deviations from the value add up, as if they were independent of each other.
+
+    Args:
+        values: (N, seeds); with `block`, (N, windows) in order of time, or (N, draws, windows).
+        statistic: of sums over seeds, `(..., N)`, to `(...)`.
+        resamples: number of bootstrap draws.
+        level: confidence level of the interval that is wanted.
+        stream: number of the random stream.
+        block: windows drawn together; None: seeds.
+
+    Returns:
+        Draws; with `block`, NaN with fewer than `FEWEST_WINDOWS` windows.
+    """
+    if block is None:
+        return statistic(seed_draws(values.shape[-1], resamples, stream) @ values.T)
+    logs = values if values.ndim == 3 else values[:, None]
+    draws, windows = logs.shape[1:]
+    value = float(statistic(logs.sum(axis=(1, 2))))
+    of_windows = statistic(seed_draws(windows, resamples, stream, block) @ logs.sum(axis=1).T)
+    found = widened(of_windows, value, windows, block, level)
+    if draws == 1:
+        return found
+    again = statistic(seed_draws(draws, resamples, stream + ATTACHED) @ logs.sum(axis=2).T)
+    return found + _wider(again, value, draws, level) - value
 
 
 @lru_cache(maxsize=8)
@@ -104,14 +147,17 @@ def seed_draws(count: int, resamples: int, stream: int = 0, block: int | None = 
 
 
 def windows_for(decisions: int) -> int:
-    """How many windows a log is cut into, if nobody says, by how often LRU decides on the whole of it.
+    """How many windows the results on a log are told apart by, if nobody says.
 
-    As many as have `DECISIONS` each, from `FEWEST_WINDOWS` to `MOST_WINDOWS`; 1 where even the fewest would have under
-    `FEWEST_DECISIONS`: the log is too short for an interval.
+    Args:
+        decisions: of LRU on the whole log.
+
+    Returns:
+        As many as have `DECISIONS` each, at most `MOST_WINDOWS`; 1 where those would be fewer than `FEWEST_WINDOWS`,
+        because the log is too short for an interval.
     """
-    if decisions < FEWEST_WINDOWS * FEWEST_DECISIONS:
-        return 1
-    return min(MOST_WINDOWS, max(FEWEST_WINDOWS, decisions // DECISIONS))
+    count = decisions // DECISIONS
+    return min(MOST_WINDOWS, count) if count >= FEWEST_WINDOWS else 1
 
 
 def block_of(windows: int) -> int:
@@ -141,11 +187,15 @@ def widened(draws: FloatArray, value: float, count: int, block: int | None, leve
     """
     if block is None:
         return draws
-    blocks = count / block
-    if count < FEWEST_WINDOWS or blocks < 2:
+    if count < FEWEST_WINDOWS or count < 2 * block:
         return np.full_like(draws, np.nan)
+    return _wider(draws, value, count / block, level)
+
+
+def _wider(draws: FloatArray, value: float, number: float, level: float) -> FloatArray:
+    """Draws further away from their value, by as much as a bootstrap of so few is too narrow."""
     z = NormalDist().inv_cdf((1 + level) / 2)
-    return value + math.sqrt(blocks / (blocks - 1)) * _student(z, blocks - 1) / z * (draws - value)
+    return value + math.sqrt(number / (number - 1)) * _student(z, number - 1) / z * (draws - value)
 
 
 def _student(z: float, freedom: float) -> float:
@@ -160,23 +210,6 @@ def _student(z: float, freedom: float) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
-
-
-def by_window(windows: npt.ArrayLike, values: npt.ArrayLike) -> FloatArray:
-    """Mean of each window over the redraws of what was attached to its log: redraws are no replicates.
-
-    Args:
-        windows: (rows,) number of each row's window.
-        values: (rows, ...).
-
-    Returns:
-        (distinct windows, ...) in order of time; NaN where a row of the window is.
-    """
-    columns = np.asarray(values, dtype=np.float64)
-    numbers, place, rows = np.unique(np.asarray(windows), return_inverse=True, return_counts=True)
-    sums = np.zeros((len(numbers), *columns.shape[1:]))
-    np.add.at(sums, place, columns)
-    return sums / rows.reshape(-1, *[1] * (columns.ndim - 1))
 
 
 def share_of_gap(baseline: npt.ArrayLike, policy: npt.ArrayLike, reference: npt.ArrayLike) -> float:

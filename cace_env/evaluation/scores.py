@@ -7,8 +7,8 @@ seeds: a seed on which there is nothing to gain would inflate its own ratio. The
 `SMALLEST_HEADROOM_PERCENT` is named and left out of means.
 
 Everything here is a pure function of costs; `cace_env.evaluation.suite` says where they come from. Where costs are
-those of windows of a log, `block` and `blocks` (by scenario) say how many consecutive ones are drawn together
-(`cace_env.evaluation.intervals.block_of`).
+those of windows of a log, (windows,) or (draws, windows), `block` and `blocks` (by scenario) say how many consecutive
+ones are drawn together (`cace_env.evaluation.intervals.block_of`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from cace_env.evaluation.intervals import (
     RESAMPLES,
     SMALLEST_GAP,
     Gain,
+    drawn,
     paired_gain,
-    seed_draws,
     share_of_gap,
-    widened,
 )
 
 FloatArray = npt.NDArray[np.float64]
@@ -103,7 +102,7 @@ def score(
         ValueError: the three differ in length.
     """
     costs = _paired(baseline, policy, reference)
-    return _score(costs, score_draws(*costs, resamples=resamples, block=block), level, block)
+    return _score(costs, score_draws(*costs, resamples=resamples, level=level, block=block), level)
 
 
 def score_draws(
@@ -113,6 +112,7 @@ def score_draws(
     *,
     resamples: int = RESAMPLES,
     stream: int = 0,
+    level: float = LEVEL,
     block: int | None = None,
 ) -> FloatArray:
     """The score of each draw of the bootstrap, `(resamples,)`; NaN if a draw has no gap, or with fewer than two seeds.
@@ -123,19 +123,24 @@ def score_draws(
         reference: as for `score`.
         resamples: number of bootstrap draws.
         stream: number of the random stream; each scenario of a suite has its own, so that draws are independent.
+        level: of the interval that is wanted, which matters to windows alone.
         block: as for `score`.
 
     Raises:
         ValueError: the three differ in length.
     """
     costs = _paired(baseline, policy, reference)
-    if costs.shape[1] < 2:
+    if costs.shape[-1] < 2:
         return np.full(resamples, np.nan)
-    lru, mine, best = (seed_draws(costs.shape[1], resamples, stream, block) @ costs.T).T
-    gap = lru - best
-    shares = np.full(resamples, np.nan)
-    np.divide(100 * (lru - mine), gap, out=shares, where=(gap >= SMALLEST_GAP * lru) & (gap > 0))
-    return shares
+
+    def shares(sums: FloatArray) -> FloatArray:
+        lru, mine, best = (sums[..., row] for row in range(3))
+        gap = lru - best
+        found = np.full(np.shape(gap), np.nan)
+        np.divide(100 * (lru - mine), gap, out=found, where=(gap >= SMALLEST_GAP * lru) & (gap > 0))
+        return found
+
+    return drawn(costs, shares, resamples=resamples, level=level, stream=stream, block=block)
 
 
 def headroom(baseline: npt.ArrayLike, reference: npt.ArrayLike, block: int | None = None) -> Gain:
@@ -201,10 +206,10 @@ def suite_scores(
         block = blocks.get(scenario)
         for policy in by_policy:
             paired = _paired(by_policy[BASELINE], by_policy[policy], by_policy[REFERENCE])
-            drawn = score_draws(*paired, resamples=resamples, stream=stream, block=block)
-            found = scores[policy][scenario] = _score(paired, drawn, level, block)
+            found = score_draws(*paired, resamples=resamples, stream=stream, level=level, block=block)
+            scores[policy][scenario] = _score(paired, found, level)
             if scenario in kept:
-                draws[policy].append(widened(drawn, found.value, paired.shape[1], block, level))
+                draws[policy].append(found)
     means = {}
     for policy in policies:
         values = [scores[policy][name].value for name in kept if name in scores[policy]]
@@ -255,10 +260,9 @@ def probability_of_improvement(
     columns = {name: wins(costs) for name, costs in _pairs(policy, over).items()}
     draws = []
     for stream, (name, won) in enumerate(columns.items()):
-        if len(won) > 1:
-            often = _draws(won, resamples, stream, blocks.get(name)) / len(won)
-            draws.append(widened(often, float(won.mean()), len(won), blocks.get(name), level))
-    estimate = _estimate([float(won.mean()) if len(won) else np.nan for won in columns.values()], draws, _mean, level)
+        if won.shape[-1] > 1:
+            draws.append(_sums(won[None], resamples, stream, level, blocks.get(name), over=float(won.size)))
+    estimate = _estimate([float(won.mean()) if won.size else np.nan for won in columns.values()], draws, _mean, level)
     return Estimate(estimate.value, *np.clip((estimate.low, estimate.high), 0.0, 1.0).tolist())
 
 
@@ -291,13 +295,12 @@ def relative_cost(
         ValueError: as for `probability_of_improvement`.
     """
     pairs = _pairs(policy, baseline)
-    values = [float(mine.sum() / theirs.sum()) if len(mine) else np.nan for mine, theirs in pairs.values()]
-    draws = []
-    for stream, (value, (name, costs)) in enumerate(zip(values, pairs.items(), strict=True)):
-        if costs.shape[1] > 1:
-            block = blocks.get(name)
-            mine, theirs = (_draws(row, resamples, stream, block) for row in costs)
-            draws.append(widened(mine / theirs, value, costs.shape[1], block, level))
+    values = [float(mine.sum() / theirs.sum()) if mine.size else np.nan for mine, theirs in pairs.values()]
+    draws = [
+        _sums(costs, resamples, stream, level, blocks.get(name))
+        for stream, (name, costs) in enumerate(pairs.items())
+        if costs.shape[-1] > 1
+    ]
     return _estimate(values, draws, aggregate or _mean, level)
 
 
@@ -330,19 +333,17 @@ def pooled_gain(
         ValueError: as for `probability_of_improvement`.
     """
     triples = _pairs(policy, over, baseline)
-    if any(costs.shape[1] == 0 for costs in triples.values()):
+    if any(costs.size == 0 for costs in triples.values()):
         return Gain(np.nan, np.nan, np.nan)
-    shares = [costs[:2].sum(axis=1) / costs[2].sum() for costs in triples.values()]
-    mine, theirs = np.mean(shares, axis=0)
+    mine, theirs = (np.mean([costs[row].sum() / costs[2].sum() for costs in triples.values()]) for row in (0, 1))
     value = 100 * (1 - mine / theirs)
-    if any(costs.shape[1] == 1 for costs in triples.values()):
+    if any(costs.shape[-1] == 1 for costs in triples.values()):
         return Gain(float(value), np.nan, np.nan)
-    drawn = []  # (scenarios, 2, resamples)
-    for stream, (share, (name, costs)) in enumerate(zip(shares, triples.items(), strict=True)):
-        block = blocks.get(name)
-        sums = [_draws(row, resamples, stream, block) for row in costs]
-        drawn.append([widened(sums[row] / sums[2], share[row], costs.shape[1], block, level) for row in (0, 1)])
-    pooled = np.mean(drawn, axis=0)
+    shares = [
+        [_sums(costs[[row, 2]], resamples, stream, level, blocks.get(name)) for row in (0, 1)]
+        for stream, (name, costs) in enumerate(triples.items())
+    ]
+    pooled = np.mean(shares, axis=0)
     return Gain(float(value), *_bounds(100 * (1 - pooled[0] / pooled[1]), level))
 
 
@@ -361,9 +362,15 @@ def _pairs(*policies: ByScenario) -> dict[str, FloatArray]:
     return {name: _paired(*(costs[name] for costs in policies)) for name in names}
 
 
-def _draws(values: FloatArray, resamples: int, stream: int, block: int | None) -> FloatArray:
-    """Sums of values over seeds drawn again, `(resamples,)`; each stream has its own draws."""
-    return seed_draws(len(values), resamples, stream, block) @ values
+def _sums(
+    costs: FloatArray, resamples: int, stream: int, level: float, block: int | None, *, over: float | None = None
+) -> FloatArray:
+    """Draws of the first sum over the last, or over a number, `(resamples,)`; each stream has its own draws."""
+
+    def share(sums: FloatArray) -> FloatArray:
+        return np.asarray(sums[..., 0] / (sums[..., -1] if over is None else over))
+
+    return drawn(costs, share, resamples=resamples, level=level, stream=stream, block=block)
 
 
 def _estimate(values: Sequence[float], draws: Sequence[FloatArray], aggregate: Aggregate, level: float) -> Estimate:
@@ -381,14 +388,12 @@ def _paired(*costs: npt.ArrayLike) -> FloatArray:
         counts = ", ".join(str(len(np.atleast_1d(column))) for column in columns)
         raise ValueError(f"costs of {counts} seeds cannot be paired: give each policy's cost on the same seeds")
     paired = np.stack(columns)
-    return paired[:, np.isfinite(paired).all(axis=0)]
+    return paired[..., np.isfinite(paired).all(axis=tuple(range(paired.ndim - 1)))]
 
 
-def _score(costs: FloatArray, draws: FloatArray, level: float, block: int | None) -> Score:
-    value = float(share_of_gap(*costs)) if costs.shape[1] else np.nan
-    if not np.isfinite(value):
-        return NO_SCORE
-    return Score(value, *_bounds(widened(draws, value, costs.shape[1], block, level), level))
+def _score(costs: FloatArray, draws: FloatArray, level: float) -> Score:
+    value = float(share_of_gap(*costs)) if costs.size else np.nan
+    return Score(value, *_bounds(draws, level)) if np.isfinite(value) else NO_SCORE
 
 
 def _bounds(draws: FloatArray, level: float) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from cace_env.traces.limits import TraceError
 from cace_env.traces.schema import write_cace
 from cace_env.traces.trace import Trace, without_models
 from cace_env.traces.windows import part_of, windows_of
-from cace_env.workload import Workload
+from cace_env.workload import Workload, WorkloadError
 
 __all__ = [
     "FORMATS",
@@ -87,22 +87,22 @@ def load_config(config: TraceConfig, models: Sequence[ServedModel] | None = None
     Args:
         config: the log, and its part.
         models: as for `load_trace`.
-        seed: of an episode: window `seed % windows`, with what is attached drawn by `seed // windows`. None: the whole
-            log or its part, not cut, with the section's own seed.
+        seed: of an episode: of what is attached; None: the section's own. What is drawn while reading (the arrivals of
+            ServeGen, the order of sessions) comes from the section's own seed in both cases.
+
+    Returns:
+        The workload, as of `load_trace`; `meta` has also how many windows its results are told apart by.
 
     Raises:
         TraceError: as `load_trace`.
         WorkloadError: the log is too short for its part or its windows.
     """
-    config = _settled(config)
     if seed is None:
         return _workload(_read(config), config, models)
-    count, path = config.windows or 1, Path(config.path)
-    redraw, window = divmod(seed, count)
+    path = Path(config.path)
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None
     served = None if models is None else tuple(_Served.of(model) for model in models)
-    whole = _drawn(config.model_copy(update={"windows": None}).model_dump_json(), stamp, served, redraw)
-    return windows_of(whole, count)[window]
+    return _drawn(config.model_dump_json(), stamp, served, seed)
 
 
 class _Served(NamedTuple):
@@ -118,10 +118,10 @@ class _Served(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _drawn(config_json: str, stamp: object, models: Sequence[_Served] | None, redraw: int) -> Workload:
-    """A log with all that is attached, kept: every window of it is an episode."""
+def _drawn(config_json: str, stamp: object, models: Sequence[_Served] | None, seed: int) -> Workload:
+    """A log with all that is attached, kept: several fleets and policies play it."""
     config = TraceConfig.model_validate_json(config_json)
-    return _workload(_trace(config_json, stamp), config.model_copy(update={"seed": redraw}), models)
+    return _workload(_trace(config_json, stamp), config.model_copy(update={"seed": seed}), models)
 
 
 @lru_cache(maxsize=1)
@@ -139,9 +139,12 @@ def _workload(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] |
         source=Path(config.path).name,
         licence=trace_format.licence,
         attribution=trace_format.attribution,
-        window=0,
+        windows=config.windows or 1,
     )
-    return part_of(workload, config.part, config.train_share)
+    part = part_of(workload, config.part, config.train_share)
+    if part.meta["windows"] > len(part):
+        raise WorkloadError(f"{part.meta['windows']} windows of {len(part)} requests; ask for fewer")
+    return part
 
 
 def read_trace(path: str | Path, format: str | None = None, **options: Any) -> Trace:

@@ -90,8 +90,9 @@ class TraceConfig(Frozen):
     train_share: float = pydantic.Field(0.5, gt=0.0, lt=1.0)
     """Share of the requests that is the training part."""
     windows: int | None = pydantic.Field(None, ge=1, le=1_000_000)
-    """Windows of equally many requests, one after the other; an episode plays one. Seed s is window `s % windows`, with
-    what is attached drawn for the `s // windows`-th time. None: an episode is the whole log, or its part."""
+    """Windows of equally many requests, one after the other, by which the results of an episode are told apart: what
+    an interval is over. An episode plays the whole log, or its part. None: 1 window, so no interval; comparisons
+    choose."""
 
     @pydantic.field_validator("format")
     @classmethod

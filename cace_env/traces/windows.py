@@ -1,12 +1,11 @@
-"""A log in pieces of time: what to tune on and what to judge by, and windows that follow one another.
+"""A log in pieces of time: what to tune on and what to judge by, and windows as episodes of their own.
 
-Seeds of a log draw again only what was attached to it. That says nothing of another hour of the same users, so the
-replicates of a log are consecutive windows of it. What is attached is attached once to the whole log, which is cut
-afterwards: habits span the cuts. Windows have equal numbers of requests, not equal time: none is empty at night, and
-each weighs about the same in a sum.
+What is attached is attached once to the whole log, which is cut afterwards: habits span the cuts. Windows have equal
+numbers of requests, not equal time: none is empty at night, and each weighs about the same in a sum.
 
-A window begins with an empty fleet and without prefixes, as every episode does. First loads are the same for every
-policy, so gains are a little smaller than on the whole log, the more so the more windows there are.
+A window that is played alone begins with an empty fleet, without prefixes and without a queue. That makes policies more
+alike, so nothing is judged so: policies are judged on the whole log, whose results are told apart by windows
+(`cace_env.simulation.windows`). To tune on, windows are episodes as good as others.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cace_env.tables import NONE
+from cace_env.tables import NONE, Int64Array
 from cace_env.traces.config import Part
 from cace_env.workload import Workload, WorkloadError
 
@@ -33,7 +32,7 @@ def windows_of(workload: Workload, count: int) -> list[Workload]:
         count: windows; their numbers of requests differ by one at most.
 
     Returns:
-        `count` workloads whose times begin at 0. `meta` has `window`, `windows`, `from_s` and `to_s` (first and last
+        `count` workloads whose times begin at 0. `meta` has `window` (its number), `from_s` and `to_s` (first and last
         arrival in the whole log, compressed as the log is), `requests`, and `links_cut` (requests that no longer wait
         for an earlier one).
 
@@ -43,11 +42,16 @@ def windows_of(workload: Workload, count: int) -> list[Workload]:
     if not 1 <= count <= len(workload):
         raise WorkloadError(f"{count} windows of {len(workload)} requests; there have to be 1 to {len(workload)}")
     _check_order(workload)
-    edges = np.linspace(0, len(workload), count + 1).round().astype(np.int64)
+    edges = edges_of(len(workload), count)
     return [
-        _cut(workload, int(first), int(end), {"window": number, "windows": count})
+        _cut(workload, int(first), int(end), {"window": number, "windows": 1})
         for number, (first, end) in enumerate(itertools.pairwise(edges))
     ]
+
+
+def edges_of(requests: int, windows: int) -> Int64Array:
+    """The rows at which windows of equally many requests begin, and the end, `(windows + 1,)`."""
+    return np.linspace(0, requests, windows + 1).round().astype(np.int64)
 
 
 def part_of(workload: Workload, part: Part, train_share: float) -> Workload:

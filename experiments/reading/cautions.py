@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from cace_env.evaluation.scores import REFERENCE
 from cace_env.policies.built_in import CLAIRVOYANT
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
-from experiments.reading.verdicts import agreed, enough, nothing_to_decide
+from experiments.reading.verdicts import enough, nothing_to_decide
 from experiments.running.run_folder import BASELINE, PATIENT, Run
 
 LONGER: Final = 1.05  # of the longest wait under LRU: less than that is the luck of a draw
@@ -49,7 +48,7 @@ def praised(run: Run, scenario: str) -> list[str]:
         policy
         for place, policy in enumerate(others)
         if (place == 0 and run.gain(scenario, policy).percent > 0)
-        or (run.gain(scenario, policy).low > 0 and enough(run, scenario, policy) and agreed(run, scenario, policy))
+        or (run.gain(scenario, policy).low > 0 and enough(run, scenario, policy))
     ]
 
 
@@ -88,16 +87,6 @@ def about_requests(run: Run, scenario: str) -> str:
     if log and log["time_compression"] != 1:
         said.append(f"times divided by {log['time_compression']:g}, not as recorded")
     return f"{scenario}: {'; '.join(said)}." if said else ""
-
-
-def by_draw(run: Run, scenario: str, policies: Sequence[str]) -> str:
-    """What policies save against LRU by draw of what was attached to a log; empty where nothing was, or once."""
-    said = []
-    for policy in policies:
-        gains = run.gains_by_draw(scenario, policy)
-        if gains.size:
-            said.append(f"{policy} {gains.min():+.1f} to {gains.max():+.1f} %")
-    return f"{scenario}: saved by draw of what is attached, which no interval holds: {', '.join(said)}." if said else ""
 
 
 def against_patience(run: Run, scenario: str) -> bool:

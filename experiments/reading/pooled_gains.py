@@ -29,8 +29,8 @@ class Pooled(NamedTuple):
 
 
 def costs_of(run: Run, policy: str, scenarios: Sequence[str]) -> dict[str, Any]:
-    """Costs of a policy by scenario, `(seeds,)` each."""
-    return {scenario: run.columns[scenario, policy]["cost"] for scenario in scenarios}
+    """Costs of a policy by scenario, as `Run.replicates` has them."""
+    return {scenario: run.replicates(scenario, policy) for scenario in scenarios}
 
 
 def pooled(policy: ByScenario, over: ByScenario, baseline: ByScenario, blocks: Blocks = NO_BLOCKS) -> Pooled:

@@ -14,7 +14,7 @@ from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.reading.cautions import against_patience
 from experiments.reading.pooled_gains import costs_of, pooled
-from experiments.reading.verdicts import agreed, enough, nothing_to_decide, seeds_behind
+from experiments.reading.verdicts import enough, nothing_to_decide, seeds_behind
 from experiments.running.run_folder import BASELINE, PATIENT, Run
 
 
@@ -104,7 +104,7 @@ def _sentence(run: Run, best: Best) -> str:
         less = f"`{best.policy}` costs {abs(gain.percent):.1f} % {'less' if gain.percent > 0 else 'more'} than LRU"
         return f"No verdict yet: {less} {where}, but {few} too few to tell luck from merit."
     interval = f"95 % interval {_bounds(gain)}"
-    if not best.sure or not all(agreed(run, scenario, best.policy) for scenario in best.scenarios):
+    if not best.sure:
         return (
             f"**No clear winner**: none of what can be deployed is surely cheaper than LRU {where}; the best, "
             f"`{best.policy}`, saves {gain.percent:.1f} % ({interval})."

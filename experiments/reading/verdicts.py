@@ -56,22 +56,15 @@ def enough(run: Run, scenario: str, policy: str = BASELINE, over: str = BASELINE
     return seeds_behind(run, scenario, policy, over) >= (FEWEST_WINDOWS if scenario in run.blocks else FEW_SEEDS)
 
 
-def agreed(run: Run, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> bool:
-    """Whether all draws of what was attached to a log say the same of two policies; always so of generated requests."""
-    gains = run.gains_by_draw(scenario, policy, metric, over)
-    return bool((gains > 0).all() or (gains < 0).all())
-
-
 def saved(run: Run, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> str:
-    """A gain with its interval; bold where that leaves out 0 and nothing speaks against saying so."""
+    """A gain with its interval; bold where that leaves out 0 and seeds are not too few to say so."""
     text = percent(run.gain(scenario, policy, metric, over))
-    sure = enough(run, scenario, policy, over) and agreed(run, scenario, policy, metric, over)
-    return text if sure else text.replace("**", "")
+    return text if enough(run, scenario, policy, over) else text.replace("**", "")
 
 
 def nothing_to_decide(run: Run, scenario: str) -> bool:
     """Whether no policy was asked anything in any episode."""
-    columns = [run.columns[scenario, policy] for policy in run.policies(scenario)]
+    columns = [run.episodes[scenario, policy] for policy in run.policies(scenario)]
     return all(((each["decisions"] == 0) | np.isnan(each["truncated"])).all() for each in columns)  # NaN: did not run
 
 
@@ -86,7 +79,7 @@ def floor(run: Run, scenario: str) -> str:
     )
     if NO_SWAPPING not in run.policies(scenario):
         return said
-    lru, without = run.columns[scenario, BASELINE]["cost"], run.columns[scenario, NO_SWAPPING]["cost"]
+    lru, without = run.episodes[scenario, BASELINE]["cost"], run.episodes[scenario, NO_SWAPPING]["cost"]
     return (
         f"{said} Without swapping it is {share_of_cost(without, lru):.1f} %, which is no bound: models that are "
         "resident together slow each other down."
@@ -143,16 +136,12 @@ def replicates(run: Run, scenario: str) -> str:
     redraws, count = log["redraws"], log["windows"]
     if count < FEWEST_WINDOWS:
         said = f"{count} window{'s' if count > 1 else ''} of the log, about {log['window_requests']:,} requests each"
-        over = f": fewer than {FEWEST_WINDOWS}, so no interval is shown"
+        over = f"; fewer than {FEWEST_WINDOWS}, so no interval is shown"
     else:
         said = f"{count} windows of the log, one after the other, about {log['window_requests']:,} requests each"
-        over = f"; intervals are over these, drawn again in blocks of {block}"
-    drawn = (
-        f". What is attached was drawn {redraws} times, which is averaged in each window and in no interval"
-        if redraws > 1
-        else ""
-    )
-    return f"Replicates: {said}, each from an empty fleet{over}{drawn}."
+        over = f"; intervals are over these, in blocks of {block}"
+    drawn = f", and over the {redraws} draws of what is attached" if redraws > 1 and count >= FEWEST_WINDOWS else ""
+    return f"The log is played as a whole. Replicates: {said}{over}{drawn}."
 
 
 def against_lru(run: Run, policy: str) -> str:
@@ -173,8 +162,7 @@ def against_lru(run: Run, policy: str) -> str:
             what = "windows" if scenario in run.blocks else "seeds"
             few[what].append(f"{scenario} ({saved(run, scenario, policy)}, {seeds} {what})")
         else:
-            apart = agreed(run, scenario, policy)
-            kind = kinds[0] if gain.low > 0 and apart else kinds[1] if gain.high < 0 and apart else kinds[2]
+            kind = kinds[0] if gain.low > 0 else kinds[1] if gain.high < 0 else kinds[2]
             sure[kind].append(f"{scenario} ({percent(gain)})")
     parts = [f"{kind} {', '.join(names)}" for kind, names in sure.items() if names]
     parts += [f"too few {what} for a verdict in {', '.join(names)}" for what, names in few.items() if names]

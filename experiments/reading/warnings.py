@@ -31,7 +31,7 @@ def _unfinished(run: Run) -> list[str]:
     about = run.about
     if about["status"] == "finished":
         return []
-    there = sum(len(run.columns[scenario, BASELINE]["seed"]) for scenario in run.scenarios)
+    there = sum(len(run.episodes[scenario, BASELINE]["seed"]) for scenario in run.scenarios)
     of = f" of {about['asked_for']}" if "asked_for" in about else ""
     state = "is running, or was killed" if about["status"] == "running" else f"was {about['status']}"
     return [
@@ -85,7 +85,7 @@ def _cut_short(run: Run) -> list[str]:
     for scenario in run.scenarios:
         cut = run.cut_short(scenario)
         if cut:
-            seeds = len(run.columns[scenario, BASELINE]["seed"])
+            seeds = len(run.episodes[scenario, BASELINE]["seed"])
             counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
             limit = f"of {seeds} episodes each, and left out of every number: {counts}."
             said.append(f"**Cut short in {scenario}** by the limit on decisions, {limit}")

@@ -269,7 +269,7 @@ def remarks(run: Run, scenario: str) -> list[str]:
             )
     cut = run.cut_short(scenario)
     if cut:
-        seeds = len(run.columns[scenario, BASELINE]["seed"])
+        seeds = len(run.episodes[scenario, BASELINE]["seed"])
         counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
         limit = f"Cut short by the limit on decisions, of {seeds} episodes each, and left out of every number"
         said.append(f"{limit}: {counts}.")

@@ -22,7 +22,7 @@ def guard_table(run: Run) -> Table | None:
     rows: list[list[Cell]] = []
     for scenario in run.scenarios:
         for policy in run.policies(scenario):
-            columns = run.columns[scenario, policy]
+            columns = run.episodes[scenario, policy]
             there = [name for name in FALLBACKS if name in columns and np.isfinite(columns[name]).any()]
             if not there:
                 continue

@@ -19,17 +19,16 @@ from experiments.reading.cautions import (
     WAITS_TITLE,
     about_requests,
     against_patience,
-    by_draw,
     longer_waits,
     wait_text,
 )
+from experiments.reading.pooled_gains import costs_of
 from experiments.reading.verdicts import few_seeds, nothing_to_decide, own_policies, replicates
 from experiments.reports.comparison import remarks
 from experiments.running.contestants import ORDERED
 from experiments.running.run_folder import BASELINE, PATIENT, Run
 
 MOST: Final = 12  # rows of a table
-DRAWN: Final = 3  # policies whose savings by draw are shown
 WAITS: Final = 4  # warnings of long waits
 AGAINST_PATIENCE: Final = "against patience"  # no metric, but a column: cost against patient FIFO
 METRICS: Final = {"cost": "cost", "ttft_mean_s": "mean TTFT", "e2e_mean_s": "mean E2E", "evictions": "evictions"}
@@ -84,9 +83,7 @@ def print_leaderboard(run: Run, console: Console) -> None:
         if not all(nothing_to_decide(run, name) for name in scenarios):
             console.print(meaning(lines), highlight=False)
         for name in filter(run.blocks.get, scenarios):
-            best = [line.policy for line in lines if line.policy not in (BASELINE, REFERENCE)][:DRAWN]
-            for said in filter(None, (f"{name}: {replicates(run, name)}", by_draw(run, name, best))):
-                console.print(said, highlight=False)
+            console.print(f"{name}: {replicates(run, name)}", highlight=False)
         for note in (note for name in scenarios for note in remarks(run, name)):
             console.print(note, style="yellow")
     waits = longer_waits(run)
@@ -136,11 +133,11 @@ def _rank(line: Line) -> tuple[bool, float]:
 def _line(run: Run, scenarios: Sequence[str], policy: str, what: str) -> Line:
     changes = {}
     for metric in METRICS:
-        mine, theirs = ({name: run.columns[name, who][metric] for name in scenarios} for who in (policy, BASELINE))
+        mine, theirs = ({n: run.replicates(n, who, metric) for n in scenarios} for who in (policy, BASELINE))
         usable = all(np.nansum(theirs[name]) > 0 and np.isfinite(mine[name] + theirs[name]).any() for name in scenarios)
         changes[metric] = relative_cost(mine, theirs, blocks=run.blocks) if usable else Estimate(np.nan, np.nan, np.nan)
     if all(against_patience(run, name) for name in scenarios):
-        mine, theirs = ({name: run.columns[name, who]["cost"] for name in scenarios} for who in (policy, PATIENT))
+        mine, theirs = (costs_of(run, who, scenarios) for who in (policy, PATIENT))
         changes[AGAINST_PATIENCE] = relative_cost(mine, theirs, blocks=run.blocks)
     return Line(policy, what, changes)
 

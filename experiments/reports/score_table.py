@@ -33,7 +33,7 @@ def scores_by_env(run: Run) -> dict[Protocol, SuiteScores]:
     scores = {}
     for env in Protocol:
         costs = {
-            name: {policy: run.columns[name, policy]["cost"] for policy in run.policies(name) if policy != NO_SWAPPING}
+            name: {policy: run.replicates(name, policy) for policy in run.policies(name) if policy != NO_SWAPPING}
             for name in scenarios_with_reference(run, env)
         }
         if costs:

@@ -104,7 +104,7 @@ def prepared(
     Args:
         cases: from `chosen`.
         contestants: who wants to take part.
-        seeds: of the episodes of generated requests; those of a log are its windows, as often as `redraws` says.
+        seeds: of the episodes of generated requests; a log is played as often as `redraws` says.
         trace: a section of `TraceConfig`, whose log takes the place of the workloads; None: as each scenario says.
         redraws: how often what is attached to a log is drawn.
 
@@ -141,10 +141,10 @@ def _prepared(
 def in_windows(
     scenario: Scenario, protocol: Protocol, redraws: int, least: int = 1
 ) -> tuple[Scenario, range, dict[str, Any]]:
-    """A scenario whose log is cut into windows, the seeds that play them all, and what is said about that.
+    """A scenario whose log has windows, the seeds that play it, and what is said about that.
 
     Args:
-        scenario: its log is cut into as many windows as it says, or as leave LRU enough decisions in each.
+        scenario: its log has as many windows as it says, or as leave LRU enough decisions in each.
         protocol: in which LRU decides.
         redraws: how often what is attached is drawn; once where nothing is.
         least: windows where nobody says and LRU decides seldom.
@@ -166,11 +166,11 @@ def in_windows(
         "baseline_decisions": decisions,
         "part": scenario.trace.part,
     }
-    return _with_windows(scenario, count), range(count * redraws), about
+    return _with_windows(scenario, count), range(redraws), about
 
 
 def _with_windows(scenario: Scenario, windows: int | None) -> Scenario:
-    """The scenario with its log cut into so many windows."""
+    """The scenario with so many windows of its log."""
     assert scenario.trace is not None
     return scenario.model_copy(update={"trace": scenario.trace.model_copy(update={"windows": windows})})
 

@@ -36,8 +36,8 @@ class Running(Frozen):
 
     seeds: Count = Field(
         default=None,
-        description="episodes of each policy on each scenario; on a log, how often what is attached is drawn: a mean "
-        f"within each window ({REDRAWS} by default)",
+        description="episodes of each policy on each scenario; on a log, how often what is attached to it is drawn "
+        f"({REDRAWS} by default)",
     )
     split: Split = Field(default="test", description="where the seeds come from")
     out: Folder = Field(
@@ -118,8 +118,8 @@ class Logged(Frozen):
     windows: Annotated[int | None, metavar("N")] = Field(
         default=None,
         ge=1,
-        description="windows that the log is cut into, in order of time: what intervals are over; by default as many "
-        "as leave LRU enough decisions in each",
+        description="windows by which the results on a log are told apart, in order of time: what intervals are over; "
+        "by default as many as leave LRU enough decisions in each",
     )
     part: Annotated[Part | None, metavar("all|train|test")] = Field(
         default=None,

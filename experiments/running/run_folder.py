@@ -2,8 +2,8 @@
 
 run.json         what was run, the commands, versions, seeds, seconds, whether it finished
 config.yaml      the options as given; scenarios/NAME.yaml each scenario in full
-rows.csv         one row per policy, scenario and seed: every metric of cace_env.simulation.METRICS; on a log, seeds are
-                 its windows, drawn one or more times
+rows.csv         one row per policy, scenario and seed: every metric of cace_env.simulation.METRICS
+windows.csv      of a log, a row more per window: the metrics that single requests have
 ttft.csv         histograms of the time to first token by policy, scenario, seed and task, whole episodes, as BIN:COUNT
 searches.csv     how the clairvoyant reference was found, where it was looked for
 timelines.csv    which model sat where, and waiting.csv how many requests waited, for some policies on the first seed
@@ -19,7 +19,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,11 +36,11 @@ import cace_env
 from cace_env.config import ConfigError
 from cace_env.evaluation import Gain, block_of, mean
 from cace_env.evaluation.episodes import metric_gain
-from cace_env.evaluation.intervals import by_window
 from cace_env.policies.guard import REASONS
 from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
 from cace_env.simulation.metrics import TTFT_EDGES_S
+from cace_env.simulation.windows import WINDOWED
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -50,6 +49,7 @@ BESIDE: Final = ("decision_us", "lower_bound", ILLEGAL_ACTIONS, *FALLBACKS)  # c
 KEYS: Final = ("scenario", "policy", "label", "seed", *BESIDE)
 ROWS_HEADER: Final = (*KEYS, *METRICS)
 TTFT_HEADER: Final = ("scenario", "policy", "seed", "task", "requests")
+WINDOWS_HEADER: Final = ("scenario", "policy", "seed", "window", *WINDOWED)
 SEARCH_HEADER: Final = ("scenario", "seed", "base", "base_cost", "cost", "rounds", "replays", "wall_s")
 BY_NAME: Final = ("policies", "scenarios", "agents", "fingerprints")  # keys of run.json
 KEEP_ALIVE: Final = "(keep-alive)"  # where a model leaves because its keep-alive ran out
@@ -183,15 +183,44 @@ class Run:
 
     @cached_property
     def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
-        """`episodes`; on a log, a seed is a window: the mean of its episodes, which differ in what was attached."""
+        """What intervals are over: `episodes`; on a log its windows, each the mean over draws of what was attached.
+
+        A metric that windows do not have stands in the first window, for the whole log, and is NaN in the others: so it
+        has a value and no interval.
+        """
         return {
-            (scenario, policy): _by_window(by_name, self.windows[scenario]) if scenario in self.windows else by_name
+            (scenario, policy): self._of_log(scenario, policy) if scenario in self.windows else by_name
             for (scenario, policy), by_name in self.episodes.items()
         }
 
+    def _of_log(self, scenario: str, policy: str) -> dict[str, FloatArray]:
+        """Columns of a policy on a log, `(windows,)` each."""
+        count, episodes = self.windows[scenario], self.episodes[scenario, policy]
+        found = {"seed": np.arange(count, dtype=np.float64)}
+        for name in [name for name in episodes if name != "seed"]:
+            found[name] = np.full(count, np.nan)
+            found[name][0] = episodes[name].mean()
+        means = self._drawn(scenario, policy).mean(axis=0)
+        return found | dict(zip(WINDOWED, means.T.copy(), strict=True))
+
+    def _drawn(self, scenario: str, policy: str) -> FloatArray:
+        """What the windows of a log had, `(draws, windows, metrics of WINDOWED)`; NaN where an episode is missing."""
+        missing = np.full((self.windows[scenario], len(WINDOWED)), np.nan)
+        seeds = self.episodes[scenario, policy]["seed"]
+        return np.array([self._windows.get((scenario, policy, int(seed)), missing) for seed in seeds])
+
+    @cached_property
+    def _windows(self) -> dict[Key, FloatArray]:
+        """By episode, the metrics of `WINDOWED`, `(windows, metrics)`."""
+        gathered: dict[Key, list[list[float]]] = {}
+        for row in self._table("windows.csv"):
+            key = row["scenario"], row["policy"], int(row["seed"])
+            gathered.setdefault(key, []).append([float(row[name]) for name in WINDOWED])
+        return {key: np.array(rows) for key, rows in gathered.items()}
+
     @cached_property
     def windows(self) -> dict[str, int]:
-        """By scenario whose requests are a log: how many windows that is cut into. Seed s is window `s % windows`."""
+        """By scenario whose requests are a log: how many windows that has."""
         logs = {name: about.get("log", {}).get("windows") for name, about in self.about["scenarios"].items()}
         return {name: windows for name, windows in logs.items() if windows is not None}
 
@@ -202,17 +231,17 @@ class Run:
 
     def gains_by_draw(self, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> FloatArray:
         """The gain by draw of what was attached to a log [%], `(draws,)`; without a log or several draws, none."""
-        windows = self.windows.get(scenario)
-        if windows is None:
+        mine, theirs = self.episodes[scenario, policy][metric], self.episodes[scenario, over][metric]
+        if scenario not in self.windows or len(mine) < 2:
             return np.zeros(0)
-        columns = [self.episodes[scenario, who] for who in (policy, over)]
-        values = np.stack([each[metric] for each in columns], axis=1)
-        there = np.isfinite(values).all(axis=1)
-        sums = by_window(columns[0]["seed"][there] // windows, values[there])
-        if len(sums) < 2:
-            return np.zeros(0)
-        percent = 100 * (1 - sums[:, 0] / sums[:, 1])
+        percent: FloatArray = 100 * (1 - mine / theirs)
         return percent if METRICS[metric].better == "less" else -percent
+
+    def replicates(self, scenario: str, policy: str, metric: str = "cost") -> FloatArray:
+        """What an interval of a metric is over: `(seeds,)`, or on a log `(draws, windows)` of what was attached."""
+        if scenario not in self.windows or metric not in WINDOWED:
+            return self.columns[scenario, policy][metric]
+        return self._drawn(scenario, policy)[:, :, WINDOWED.index(metric)]
 
     @cached_property
     def ttft(self) -> dict[tuple[str, str, str], FloatArray]:
@@ -262,13 +291,13 @@ class Run:
 
     def mean(self, scenario: str, policy: str, metric: str) -> float:
         """A metric's mean over the seeds whose episode is whole; NaN where none is."""
-        return mean(self.columns[scenario, policy][metric])
+        return mean(self.episodes[scenario, policy][metric])
 
     def gain(self, scenario: str, policy: str, metric: str = "cost", over: str = BASELINE) -> Gain:
         """By how much a policy does better than another one [%], over the seeds that neither cut short."""
         key = scenario, policy, metric, over
         if key not in self._gains:
-            mine, theirs = self.columns[scenario, policy][metric], self.columns[scenario, over][metric]
+            mine, theirs = (self.replicates(scenario, who, metric) for who in (policy, over))
             self._gains[key] = metric_gain(metric, theirs, mine, self.blocks.get(scenario))
         return self._gains[key]
 
@@ -279,7 +308,7 @@ class Run:
 
     def least_cost(self, scenario: str) -> float:
         """What no policy can cost less than, as a share of the baseline's cost [%]; NaN in folders that do not say."""
-        columns = self.columns[scenario, BASELINE]
+        columns = self.episodes[scenario, BASELINE]
         if "lower_bound" not in columns:
             return float("nan")
         return share_of_cost(columns["lower_bound"], columns["cost"])
@@ -310,8 +339,8 @@ class Run:
         """By policy, actions that were not legal and were replaced, and all decisions; only where there are any."""
         counts = {}
         for policy in self.policies(scenario):
-            columns = self.columns[scenario, policy]
-            replaced = math.ceil(np.nansum(columns.get(ILLEGAL_ACTIONS, 0.0)))
+            columns = self.episodes[scenario, policy]
+            replaced = int(np.nansum(columns.get(ILLEGAL_ACTIONS, 0.0)))
             if replaced:
                 counts[policy] = replaced, int(np.nansum(columns["decisions"]))
         return counts
@@ -319,16 +348,9 @@ class Run:
     def cut_short(self, scenario: str) -> dict[str, int]:
         """Episodes that the limit on decisions ended, by policy; those without any are left out."""
         counts = {
-            policy: int((self.columns[scenario, policy]["truncated"] == 1).sum()) for policy in self.policies(scenario)
+            policy: int((self.episodes[scenario, policy]["truncated"] == 1).sum()) for policy in self.policies(scenario)
         }
         return {policy: count for policy, count in counts.items() if count}
-
-
-def _by_window(columns: Mapping[str, FloatArray], windows: int) -> dict[str, FloatArray]:
-    """Columns of the windows of a log, from those of its seeds: seed s is window `s % windows`."""
-    numbers = columns["seed"] % windows
-    means = dict(zip(columns, by_window(numbers, np.stack([*columns.values()], axis=1)).T.copy(), strict=True))
-    return means | {"seed": np.unique(numbers), "truncated": np.ceil(means["truncated"])}
 
 
 def whole_lines(path: Path) -> Iterable[str]:

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from cace_env.evaluation import SeedResult
 from cace_env.evaluation.scores import REFERENCE
 from cace_env.files import append_file, replace_file
 from cace_env.tables import TASKS
-from experiments.running.run_folder import BY_NAME, ROWS_HEADER, SEARCH_HEADER, TTFT_HEADER, Key
+from experiments.running.run_folder import BY_NAME, ROWS_HEADER, SEARCH_HEADER, TTFT_HEADER, WINDOWS_HEADER, Key
+
+BESIDE_ROWS: Final = {"ttft.csv": TTFT_HEADER, "windows.csv": WINDOWS_HEADER, "searches.csv": SEARCH_HEADER}
 
 
 class RunFolder:
@@ -64,6 +66,7 @@ class RunFolder:
         results = list(results)
         if self.by_task:
             self._add("ttft.csv", TTFT_HEADER, [row for result in results for row in _histogram(result)])
+        self._add("windows.csv", WINDOWS_HEADER, [row for result in results for row in _by_window(result)])
         self._add("searches.csv", SEARCH_HEADER, searches)
         self._add("rows.csv", self.header, [result.row for result in results])
         self.done.update((result.row["scenario"], result.row["policy"], int(result.row["seed"])) for result in results)
@@ -71,7 +74,7 @@ class RunFolder:
     def sort(self) -> None:
         """Puts rows in the order of scenarios, seeds and policies, in which threads do not finish."""
         order = {key: {name: at for at, name in enumerate(self.about[key])} for key in ("scenarios", "policies")}
-        for name, header in (("rows.csv", self.header), ("ttft.csv", TTFT_HEADER), ("searches.csv", SEARCH_HEADER)):
+        for name, header in (("rows.csv", self.header), *BESIDE_ROWS.items()):
             rows = self._taken_over(name, header)
             keys = [
                 (order["scenarios"][row["scenario"]], int(row["seed"]), order["policies"][row.get("policy", REFERENCE)])
@@ -128,7 +131,7 @@ class RunFolder:
             )
         rows = self._taken_over("rows.csv", self.header)
         self.done = {(row["scenario"], row["policy"], int(row["seed"])) for row in rows}
-        for name, header in (("ttft.csv", TTFT_HEADER), ("searches.csv", SEARCH_HEADER)):
+        for name, header in BESIDE_ROWS.items():
             self._keep_done(name, header)
         return before
 
@@ -169,6 +172,15 @@ def _histogram(result: SeedResult) -> Iterator[dict[str, Any]]:
         if bins.any():
             shown = " ".join(f"{bin_}:{bins[bin_]}" for bin_ in np.flatnonzero(bins))
             yield {**{key: result.row[key] for key in ("scenario", "policy", "seed")}, "task": task, "requests": shown}
+
+
+def _by_window(result: SeedResult) -> Iterator[dict[str, Any]]:
+    """What each window of a log had, a row for each; none of generated requests."""
+    if result.windows is None:
+        return
+    for window, values in enumerate(zip(*result.windows.values(), strict=True)):
+        kept = {key: result.row[key] for key in ("scenario", "policy", "seed")}
+        yield {**kept, "window": window, **dict(zip(result.windows, values, strict=True))}
 
 
 def check_goes_on(path: Path) -> bool:

@@ -25,7 +25,8 @@ from cace_env.policies import CaceWeights
 from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
 from cace_env.scenarios import Scenario
 from cace_env.tables import Protocol
-from cace_env.traces import TraceConfig
+from cace_env.traces import TraceConfig, windows_of
+from cace_env.workload import Workload
 from experiments.reading.cace_ablations import cace_with
 from experiments.reading.markdown import table
 from experiments.reading.style import STYLE
@@ -99,21 +100,27 @@ def goal_of_log(
     if section.get("part", "train") != "train":
         raise ConfigError(f"part is {section['part']}: weights are tuned on the training part; leave --part out")
     config = parse(TraceConfig, {**section, "part": "train"}, "--trace")
-    cut, seeds, log = in_windows(scenario.model_copy(update={"trace": config}), env, redraws, least=FEWEST)
-    if log["windows"] < FEWEST:
-        raise ConfigError(f"--windows {log['windows']}: tuning takes {FEWEST} or more, the last of them to choose by")
+    whole, draws, log = in_windows(scenario.model_copy(update={"trace": config}), env, redraws, least=FEWEST)
+    count = log["windows"]
+    if count < FEWEST:
+        raise ConfigError(f"--windows {count}: tuning takes {FEWEST} or more, the last of them to choose by")
     if not log["baseline_decisions"]:
         raise ConfigError("nothing is decided on the training part of this log with this fleet: nothing can be tuned")
-    at = round(TUNED_ON * log["windows"])
-    parts = [[seed for seed in seeds if (seed % log["windows"] < at) == tuned] for tuned in (True, False)]
-    case = {f"{scenario.name}, training part of a log": case_of(cut, env)}
+    at = round(TUNED_ON * count)
+    seeds = range(count * len(draws))  # seed s is window `s % count`, and what is attached is drawn by `s // count`
+    parts = [[seed for seed in seeds if (seed % count < at) == tuned] for tuned in (True, False)]
+
+    def window(seed: int) -> Workload:
+        return windows_of(whole.workload(seed // count), count)[seed % count]
+
+    name_of_part = f"{scenario.name}, training part of a log"
+    case = {name_of_part: Case(name_of_part, case_of(whole, env).tables, window)}
     given = {key: value for key, value in section.items() if key not in ("path", "format", "windows", "part")}
     options = " ".join(f"--trace-option {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in given.items())
     judged = f"--scenarios {name} --trace {shlex.quote(config.path)} --format {config.format} {options} --part test"
     said = (
-        f"The first {config.train_share:.0%} of the log in {log['windows']} windows of about "
-        f"{log['window_requests']:,} requests: {at} to tune on, the next {log['windows'] - at} to choose by. The rest "
-        "was not looked at"
+        f"The first {config.train_share:.0%} of the log in {count} windows of about {log['window_requests']:,} "
+        f"requests: {at} to tune on, the next {count - at} to choose by. The rest was not looked at"
     )
     return Goal(case, case, parts[0], parts[1], " ".join(judged.split())), said
 

@@ -1,10 +1,9 @@
-"""How much too narrow an interval on a log would be, if what was attached were drawn again and nothing else.
+"""What intervals on a log would be, if only what was attached were drawn again, or only windows; and what is shown.
 
     python -m experiments.yardsticks.log_intervals RUN_FOLDER
 
-The folder is one of `experiments.compare --trace LOG --seeds N`: N draws of what is attached on the same windows. Each
-draw over the whole log is one replicate of the first interval, each window one of the second, which is what a report
-shows.
+The folder is one of `experiments.compare --trace LOG --seeds N`: N draws of what is attached to the same log. Each draw
+is one replicate of the first interval, each window, averaged over draws, one of the second. The third is over both.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen
 from cace_env.evaluation import Gain, paired_gain
-from cace_env.evaluation.intervals import by_window
 from cace_env.policies.contestants import NO_SWAPPING
 from experiments.reading.markdown import table
 from experiments.running.command_line import Session, run_command
@@ -37,15 +35,17 @@ class Options(Frozen):
 
 def over_redraws(run: Run, scenario: str, policy: str) -> Gain:
     """The gain with an interval over draws of what was attached: each draw's cost of the whole log is one value."""
-    by_draw = []
-    for name in (BASELINE, policy):
-        columns = run.episodes[scenario, name]
-        by_draw.append(by_window(columns["seed"] // run.windows[scenario], columns["cost"]))
-    return paired_gain(*by_draw)
+    return paired_gain(*(run.episodes[scenario, name]["cost"] for name in (BASELINE, policy)))
+
+
+def over_windows(run: Run, scenario: str, policy: str) -> Gain:
+    """The gain with an interval over windows of the log, with what is attached averaged in each."""
+    lru, mine = (run.replicates(scenario, name).mean(axis=0) for name in (BASELINE, policy))
+    return paired_gain(lru, mine, block=run.blocks[scenario])
 
 
 def compared(run: Run) -> list[list[str]]:
-    """By scenario and policy: the gain, both intervals, and how much wider the one over windows is.
+    """By scenario and policy: the gain, its three intervals, and how much wider the last is than the first.
 
     Raises:
         ConfigError: nothing of the run is a log, or what was attached was drawn once.
@@ -53,7 +53,7 @@ def compared(run: Run) -> list[list[str]]:
     logs = [name for name in run.blocks if run.about["scenarios"][name]["log"]["redraws"] > 1]
     if not logs:
         raise ConfigError(
-            f"{run.path} holds no log to which something was attached more than once; give compare --seeds 20"
+            f"{run.path} has no log to which something was attached several times; use compare --seeds 20"
         )
     rows = []
     for scenario in logs:
@@ -61,20 +61,21 @@ def compared(run: Run) -> list[list[str]]:
         for policy in run.policies(scenario):
             if policy in (BASELINE, NO_SWAPPING):
                 continue
-            narrow, wide = over_redraws(run, scenario, policy), run.gain(scenario, policy)
-            if narrow.low == narrow.high:  # the same in every draw
+            gains = [over(run, scenario, policy) for over in (over_redraws, over_windows, Run.gain)]
+            widths = [gain.high - gain.low for gain in gains]
+            if not widths[0]:  # the same in every draw
                 continue
-            ratios.append((wide.high - wide.low) / (narrow.high - narrow.low))
-            intervals = (f"{gain.low:+.1f} to {gain.high:+.1f}" for gain in (narrow, wide))
-            rows.append([scenario, f"`{policy}`", f"{wide.percent:+.1f}", *intervals, f"{ratios[-1]:.1f}"])
+            ratios.append(widths[2] / widths[0])
+            intervals = [f"{gain.low:+.1f} to {gain.high:+.1f}" for gain in gains]
+            rows.append([scenario, f"`{policy}`", f"{gains[2].percent:+.1f}", *intervals, f"{ratios[-1]:.1f}"])
         counts = f"{log['redraws']} draws, {log['windows']} windows"
-        rows.append([scenario, f"*median; {counts}*", "", "", "", f"{np.median(ratios):.1f}"])
+        rows.append([scenario, f"*median; {counts}*", "", "", "", "", f"{np.median(ratios):.1f}"])
     return rows
 
 
 def show(options: Options, session: Session) -> None:
     """Prints the table."""
-    header = ("scenario", "policy", "cost saved [%]", "over draws", "over windows", "times as wide")
+    header = ("scenario", "policy", "cost saved [%]", "over draws", "over windows", "shown", "shown / over draws")
     session.console.print(table(header, compared(Run(options.folder)), numbers="right"), soft_wrap=True, markup=False)
 
 

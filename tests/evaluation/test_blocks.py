@@ -48,8 +48,8 @@ def test_blocks_hold_consecutive_windows_and_go_round():
     neighbours = np.roll(draws, 1, axis=1) + np.roll(draws, -1, axis=1)
     assert np.all((draws == 0) | (neighbours > 0))  # nothing is drawn alone
     assert {block_of(count) for count in (8, 27, 28)} == {2, 3, 4}
-    assert {windows_for(n) for n in (0, 239)} == {1} and windows_for(240) == 8
-    assert (windows_for(1_250), windows_for(10**9)) == (12, 30)
+    assert {windows_for(n) for n in (0, 159)} == {1} and windows_for(160) == 8
+    assert (windows_for(250), windows_for(10**9)) == (12, 30)
 
 
 def test_every_interval_of_a_log_is_over_blocks_and_none_is_there_for_few_windows():
@@ -79,3 +79,16 @@ def test_every_interval_of_a_log_is_over_blocks_and_none_is_there_for_few_window
         paired_gain(baseline, policy, block=3),
     )
     assert (gain.low, gain.high) == pytest.approx((100 * (1 - share.high), 100 * (1 - share.low)))
+
+
+def test_an_interval_on_a_log_holds_what_other_draws_of_what_is_attached_would_say():
+    rng = np.random.default_rng(1)
+    baseline = 100 + rng.normal(size=(8, 20))
+    saves = 10 + 5 * rng.normal(size=(8, 1))  # each draw of what is attached says something else, all windows the same
+    policy = baseline * (1 - saves / 100)
+    gain, averaged = (paired_gain(*pair, block=3) for pair in ((baseline, policy), (baseline[:1], policy[:1])))
+    assert averaged.high - averaged.low < 0.1
+    half = 1.96 * saves.std() / np.sqrt(8)
+    assert 1.2 * half < gain.percent - gain.low < 1.6 * half  # a little wider than normal: there are eight draws
+    once, same = paired_gain(baseline[0], policy[0], block=3), paired_gain(baseline[:1], policy[:1], block=3)
+    assert once == same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -139,17 +140,22 @@ def test_intervals_on_a_log_are_over_windows_and_never_over_redraws(
     arguments += ["--trace-option", "users=5", "--seeds", "3", "--windows"]
     assert main([*arguments, "2", "--out", str(tmp_path / "two")]) == 0
     run = Run(tmp_path / "two")
-    assert len(rows_of(tmp_path / "two")) == 3 * 2 * 3  # lru, cace and no-swapping on 2 windows, drawn 3 times
+    assert len(rows_of(tmp_path / "two")) == 3 * 3  # lru, cace and no-swapping, drawn 3 times
     assert run.columns["small", "lru"]["seed"].tolist() == [0, 1]
-    assert np.isnan(run.gain("small", "cace").low)  # 6 episodes, but 2 windows
+    assert np.isnan(run.gain("small", "cace").low)  # 3 draws of 2 windows
     assert not re.search("±[0-9]", capsys.readouterr().out)
     assert main([*arguments, "10", "--out", str(tmp_path / "ten")]) == 0
     run, said = Run(tmp_path / "ten"), " ".join(capsys.readouterr().out.split())
-    costs = {p: np.array(column(tmp_path / "ten", p, "cost")).reshape(3, 10).mean(axis=0) for p in ("lru", "cace")}
-    assert run.gain("small", "cace") == paired_gain(costs["lru"], costs["cace"], block=3)
-    assert "1 scenario x 10 windows" in said and "in blocks of 3. What is attached was drawn 3 times" in said
-    assert run.about["scenarios"]["small"]["log"]["redraws"] == 3
-    assert "in blocks of 3. What is attached was drawn 3 times" in Report(tmp_path / "ten").text
+    with (tmp_path / "ten" / "windows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    costs = {p: [float(row["cost"]) for row in rows if row["policy"] == p] for p in ("lru", "cace")}
+    drawn = {policy: np.reshape(cost, (3, 10)) for policy, cost in costs.items()}
+    gain, averaged = run.gain("small", "cace"), paired_gain(*(drawn[p].mean(axis=0) for p in drawn), block=3)
+    assert gain == paired_gain(drawn["lru"], drawn["cace"], block=3)
+    assert gain.percent == pytest.approx(averaged.percent) and gain.low < averaged.low <= averaged.high < gain.high
+    assert sum(costs["lru"]) == pytest.approx(sum(column(tmp_path / "ten", "lru", "cost")))
+    assert "1 scenario x 10 windows" in said and "in blocks of 3, and over the 3 draws of what is attached" in said
+    assert "in blocks of 3, and over the 3 draws" in Report(tmp_path / "ten").text
     said = refused(capsys, *arguments, "5", "--out", str(tmp_path / "ten"))
     assert "another scenario called 'small'" in said  # rows of other windows
 
@@ -158,8 +164,8 @@ def test_the_test_part_of_a_log_follows_the_training_part_which_may_be_learned_f
     options, out = own_log(tmp_path, 200), tmp_path / "out"
     arguments = ["--policies", "lru,static-best", "--scenarios", str(small), *options, "--part", "test"]
     assert main([*arguments, "--windows", "2", "--out", str(out)]) == 0
-    assert column(out, "lru", "requests") == [50, 50]
-    assert len(column(out, "static-best", "cost")) == 2
+    assert column(out, "lru", "requests") == [100]
+    assert len(column(out, "static-best", "cost")) == 1
     assert {row["label"] for row in rows_of(out)} == {"trace cace: last 50 % of the log"}
 
 
@@ -190,6 +196,7 @@ def test_the_test_part_of_a_log_follows_the_training_part_which_may_be_learned_f
         (["--workers", "0"], "0 workers were asked for"),
         (["--format", "azure"], "--trace FILE"),
         (["--windows", "9"], "windows is for a log"),
+        (["--trace", "log.csv", "--format", "azure", "--split", "train"], "--part train or test is a part of a log"),
         (["--trace", "log.csv"], "no such file"),
         (["--trace", "log.csv", "--format", "azur"], "did you mean 'azure'"),
         (["--trace", "log.csv", "--format", "azure", "--trace-option", "users"], "KEY=VALUE"),

@@ -11,6 +11,7 @@ from cace_env.cases import case_of
 from cace_env.config import parse
 from cace_env.evaluation import evaluate
 from cace_env.scenarios import Scenario, load_scenario
+from cace_env.simulation.windows import WINDOWED
 from cace_env.traces import load_config, load_trace, part_of, windows_of
 from cace_env.traces.config import TraceConfig
 from cace_env.workload import COLUMNS, Workload, WorkloadError
@@ -81,17 +82,14 @@ def test_what_cannot_be_cut_is_said():
         windows_of(backwards, 2)
 
 
-def test_a_seed_is_a_window_and_a_draw_of_what_is_attached_to_the_whole_log(tmp_path: Path):
-    section = {"path": str(azure(tmp_path)), "format": "azure", "users": 4, "tasks": "completion", "stickiness": 0.9}
-    config = parse(TraceConfig, section, "log")
-    cut = config.model_copy(update={"windows": 5})
-    whole = [load_config(config, MODELS, redraw) for redraw in (0, 1)]
-    for redraw, log in enumerate(whole):
-        windows = [load_config(cut, MODELS, 5 * redraw + number) for number in range(5)]
-        assert np.concatenate([window.model for window in windows]).tolist() == log.model.tolist()  # habits span cuts
-        assert {window.meta["window"] for window in windows} == set(range(5))
-    assert whole[0].model.tolist() != whole[1].model.tolist()
-    assert whole[0].context_tokens.tolist() == whole[1].context_tokens.tolist()
+def test_a_seed_draws_what_is_attached_to_the_whole_log(tmp_path: Path):
+    section = {"path": str(azure(tmp_path)), "format": "azure", "users": 4, "tasks": "completion", "windows": 5}
+    first, second = (load_config(parse(TraceConfig, section, "log"), MODELS, seed) for seed in (0, 1))
+    assert first.model.tolist() != second.model.tolist()
+    assert first.context_tokens.tolist() == second.context_tokens.tolist() == list(range(50, 150))
+    assert first.meta["windows"] == 5 and load_config(parse(TraceConfig, section, "log"), MODELS).meta["windows"] == 5
+    with pytest.raises(WorkloadError, match="101 windows of 100 requests"):
+        load_config(parse(TraceConfig, section | {"windows": 101}, "log"), MODELS, 0)
 
 
 def test_a_log_that_changes_on_disk_is_read_again(tmp_path: Path):
@@ -128,7 +126,7 @@ def scenario(folder: Path, **trace: object) -> Scenario:
     return load_scenario("tiny").replace(trace=section)
 
 
-def test_seeds_of_a_log_that_is_not_cut_give_no_interval(tmp_path: Path):
+def test_draws_of_what_is_attached_give_no_interval(tmp_path: Path):
     seeds = range(2_000_000, 2_000_010)
     lru, other = (evaluate(name, scenario(tmp_path), seeds) for name in ("lru", "fifo"))
     gain = other.gain_over(lru)
@@ -136,13 +134,28 @@ def test_seeds_of_a_log_that_is_not_cut_give_no_interval(tmp_path: Path):
     assert gain.percent == pytest.approx(100 * (1 - other.column("cost").sum() / lru.column("cost").sum()))
 
 
-def test_seeds_of_a_log_in_windows_give_an_interval_over_windows(tmp_path: Path):
+def test_an_interval_on_a_log_is_over_windows_however_often_it_is_drawn(tmp_path: Path):
     cut = scenario(tmp_path, windows=10)
-    once, thrice = (
-        evaluate("fifo", cut, seeds).gain_over(evaluate("lru", cut, seeds)) for seeds in (range(10), range(30))
+    once, often = (
+        evaluate("fifo", cut, seeds).gain_over(evaluate("lru", cut, seeds)) for seeds in (range(1), range(4))
     )
-    assert np.isfinite([once.low, thrice.low]).all()
-    assert (thrice.high - thrice.low) > 0.5 * (once.high - once.low)  # three draws are no three times as many windows
+    assert np.isfinite([once.low, often.low]).all()
+    assert (often.high - often.low) > 0.5 * (once.high - once.low)  # four draws are no four times as many windows
+    lru = evaluate("lru", cut, range(4))
+    gain = evaluate("fifo", cut, range(4)).gain_over(lru, "evictions")
+    assert np.isnan(gain.low) and np.isfinite(gain.percent)  # evictions are not told apart by windows
+
+
+def test_windows_of_an_episode_add_up_to_it(tmp_path: Path):
+    weights = {"completion": {"w_ttft": 1.0, "w_e2e": 0.2, "slo_s": 0.5}, "w_load": 0.3, "w_slo": 2.0, "w_refused": 5.0}
+    cut = scenario(tmp_path, windows=7).replace(reward=weights)
+    result = evaluate("lru", cut, [0, 1])
+    for row, windows in zip(result.rows, result.windows, strict=True):
+        assert set(windows) == set(WINDOWED) and {len(values) for values in windows.values()} == {7}
+        for name in ("cost", "waiting_s", "system_s", "slo_missed", "completion_waiting_s"):
+            assert windows[name].sum() == pytest.approx(row[name])
+        assert row["slo_missed"] > 0
+    assert evaluate("lru", "tiny", [0]).windows == ()  # generated requests have seeds
 
 
 def test_training_requests_of_a_log_are_those_before_the_test_part(tmp_path: Path):
