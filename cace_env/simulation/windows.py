@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cace_env.simulation.outcome import Episode
 from cace_env.tables import FOREVER, TASKS, CostTable, FloatArray, Int64Array
 
-OF_REQUESTS: Final = ("ttft_mean_s", "e2e_mean_s", "waiting_s", "system_s", "slo_missed")
+OF_REQUESTS: Final = ("ttft_mean_s", "e2e_mean_s", "longest_wait_s", "waiting_s", "system_s", "slo_missed")
 # Metrics that single requests have; others, such as evictions or quantiles, are those of whole episodes alone.
 WINDOWED: Final = ("cost", *OF_REQUESTS, *(f"{task}_{name}" for task in TASKS for name in OF_REQUESTS))
 
@@ -42,7 +42,8 @@ def window_metrics(episode: Episode, cost: CostTable, edges: Int64Array) -> dict
         sums = {name: _sums(mine * values, edges) for name, values in (("waiting_s", waited_s), ("system_s", stayed_s))}
         with np.errstate(invalid="ignore"):
             means = (sums["waiting_s"] / answered, sums["system_s"] / answered)
-        values = (*means, *sums.values(), _sums(mine & late, edges))
+        longest = np.where(answered > 0, np.maximum.reduceat(mine * waited_s, edges[:-1]), np.nan)
+        values = (*means, longest, *sums.values(), _sums(mine & late, edges))
         found |= {f"{prefix}{name}": value for name, value in zip(OF_REQUESTS, values, strict=True)}
     return found
 

@@ -177,7 +177,7 @@ def _share(run: Run, policy: str, who: Judged, log: str) -> Any:
 
 
 def _wait_text(run: Run, policy: str, who: Judged, log: str) -> str:
-    mine, lru = (run.episodes[log, name]["longest_wait_s"] for name in (policy, AGAINST[who.env]))
+    mine, lru = (run.columns[log, name]["longest_wait_s"] for name in (policy, AGAINST[who.env]))
     ratios = mine / lru
     return f"{np.nanmedian(ratios):.1f} ({np.nanmax(ratios):.1f})"
 

@@ -154,7 +154,7 @@ def test_windows_of_an_episode_add_up_to_it(tmp_path: Path):
         assert set(windows) == set(WINDOWED) and {len(values) for values in windows.values()} == {7}
         for name in ("cost", "waiting_s", "system_s", "slo_missed", "completion_waiting_s"):
             assert windows[name].sum() == pytest.approx(row[name])
-        assert row["slo_missed"] > 0
+        assert windows["longest_wait_s"].max() == pytest.approx(row["longest_wait_s"]) and row["slo_missed"] > 0
     assert evaluate("lru", "tiny", [0]).windows == ()  # generated requests have seeds
 
 
