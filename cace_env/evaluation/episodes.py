@@ -32,7 +32,6 @@ from cace_env.policies.python import Illegal
 from cace_env.scenarios import Scenario, Split, seeds
 from cace_env.simulation import METRICS, Simulator, episode_metrics, lower_bound, ttft_histogram
 from cace_env.simulation.windows import WINDOWED, window_metrics
-from cace_env.traces.windows import edges_of
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -306,10 +305,8 @@ def seed_result(
         "lower_bound": bound,
     }
     row |= episode_metrics(summary, case.tables)
-    episode, windows = simulator.episode(), workload.meta.get("windows")
-    by_window = None
-    if windows is not None:
-        by_window = window_metrics(episode, case.tables.cost, edges_of(len(workload), windows))
+    episode, edges = simulator.episode(), workload.meta.get("window_edges")
+    by_window = None if edges is None else window_metrics(episode, case.tables.cost, edges)
     return SeedResult(row, ttft_histogram(episode), by_window)
 
 

@@ -134,8 +134,7 @@ def score_draws(
         return np.full(resamples, np.nan)
 
     def shares(sums: FloatArray) -> FloatArray:
-        lru, mine, best = (sums[..., row] for row in range(3))
-        gap = lru - best
+        lru, mine, gap = sums[..., 0], sums[..., 1], sums[..., 0] - sums[..., 2]
         found = np.full(np.shape(gap), np.nan)
         np.divide(100 * (lru - mine), gap, out=found, where=(gap >= SMALLEST_GAP * lru) & (gap > 0))
         return found
@@ -253,11 +252,7 @@ def probability_of_improvement(
     Raises:
         ValueError: there are no scenarios, or the two differ in scenarios or seeds.
     """
-
-    def wins(costs: FloatArray) -> FloatArray:
-        return np.where(costs[0] < costs[1], 1.0, np.where(costs[0] == costs[1], 0.5, 0.0))
-
-    columns = {name: wins(costs) for name, costs in _pairs(policy, over).items()}
+    columns = {name: (np.sign(costs[1] - costs[0]) + 1) / 2 for name, costs in _pairs(policy, over).items()}
     draws = []
     for stream, (name, won) in enumerate(columns.items()):
         if won.shape[-1] > 1:

@@ -20,7 +20,7 @@ from cace_env.traces.guess import guess_format, log_file
 from cace_env.traces.limits import TraceError
 from cace_env.traces.schema import write_cace
 from cace_env.traces.trace import Trace, without_models
-from cace_env.traces.windows import part_of, windows_of
+from cace_env.traces.windows import edges_of, part_of, windows_of
 from cace_env.workload import Workload, WorkloadError
 
 __all__ = [
@@ -91,7 +91,7 @@ def load_config(config: TraceConfig, models: Sequence[ServedModel] | None = None
             ServeGen, the order of sessions) comes from the section's own seed in both cases.
 
     Returns:
-        The workload, as of `load_trace`; `meta` has also how many windows its results are told apart by.
+        The workload, as of `load_trace`; `meta` has also `window_edges` (`edges_of`), which tell its results apart.
 
     Raises:
         TraceError: as `load_trace`.
@@ -139,11 +139,11 @@ def _workload(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] |
         source=Path(config.path).name,
         licence=trace_format.licence,
         attribution=trace_format.attribution,
-        windows=config.windows or 1,
     )
-    part = part_of(workload, config.part, config.train_share)
-    if part.meta["windows"] > len(part):
-        raise WorkloadError(f"{part.meta['windows']} windows of {len(part)} requests; ask for fewer")
+    part, windows = part_of(workload, config.part, config.train_share), config.windows or 1
+    if windows > len(part):
+        raise WorkloadError(f"{windows} windows of {len(part)} requests; ask for fewer")
+    part.meta["window_edges"] = edges_of(len(part), windows)
     return part
 
 

@@ -44,7 +44,7 @@ def windows_of(workload: Workload, count: int) -> list[Workload]:
     _check_order(workload)
     edges = edges_of(len(workload), count)
     return [
-        _cut(workload, int(first), int(end), {"window": number, "windows": 1})
+        _cut(workload, int(first), int(end), {"window": number})
         for number, (first, end) in enumerate(itertools.pairwise(edges))
     ]
 
@@ -103,6 +103,7 @@ def _cut(workload: Workload, first: int, end: int, meta: Mapping[str, Any]) -> W
             **workload.meta,
             **meta,
             "requests": end - first,
+            "window_edges": edges_of(end - first, 1),
             "from_s": before_s + origin_us / 1e6,
             "to_s": before_s + int(arrival_us[-1]) / 1e6,
             "links_cut": int(workload.meta.get("links_cut", 0)) + int((linked & ~inside).sum()),

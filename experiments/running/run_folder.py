@@ -234,8 +234,7 @@ class Run:
         mine, theirs = self.episodes[scenario, policy][metric], self.episodes[scenario, over][metric]
         if scenario not in self.windows or len(mine) < 2:
             return np.zeros(0)
-        percent: FloatArray = 100 * (1 - mine / theirs)
-        return percent if METRICS[metric].better == "less" else -percent
+        return np.asarray(100 * (1 - mine / theirs) * (1 if METRICS[metric].better == "less" else -1))
 
     def replicates(self, scenario: str, policy: str, metric: str = "cost") -> FloatArray:
         """What an interval of a metric is over: `(seeds,)`, or on a log `(draws, windows)` of what was attached."""

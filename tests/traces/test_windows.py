@@ -87,7 +87,7 @@ def test_a_seed_draws_what_is_attached_to_the_whole_log(tmp_path: Path):
     first, second = (load_config(parse(TraceConfig, section, "log"), MODELS, seed) for seed in (0, 1))
     assert first.model.tolist() != second.model.tolist()
     assert first.context_tokens.tolist() == second.context_tokens.tolist() == list(range(50, 150))
-    assert first.meta["windows"] == 5 and load_config(parse(TraceConfig, section, "log"), MODELS).meta["windows"] == 5
+    assert first.meta["window_edges"].tolist() == [0, 20, 40, 60, 80, 100]
     with pytest.raises(WorkloadError, match="101 windows of 100 requests"):
         load_config(parse(TraceConfig, section | {"windows": 101}, "log"), MODELS, 0)
 
