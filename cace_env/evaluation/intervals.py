@@ -23,7 +23,8 @@ SMALLEST_GAP: Final = 0.01  # share of the baseline's cost; below it, a share of
 ATTACHED: Final = 1_000_003  # added to the number of a random stream, for draws of what is attached to a log
 FEWEST_WINDOWS: Final = 8  # of a log, for an interval: below, there are not even four blocks
 MOST_WINDOWS: Final = 30  # where nobody says
-DECISIONS: Final = 20  # of LRU in a window, at least: with fewer, single decisions make a window's cost
+# Decisions of LRU in a window: where there are enough of them, and at least; with fewer, they make no window's cost.
+DECISIONS, FEWEST_DECISIONS = 20, 10
 
 
 class Gain(NamedTuple):
@@ -153,11 +154,12 @@ def windows_for(decisions: int) -> int:
         decisions: of LRU on the whole log.
 
     Returns:
-        As many as have `DECISIONS` each, at most `MOST_WINDOWS`; 1 where those would be fewer than `FEWEST_WINDOWS`,
-        because the log is too short for an interval.
+        As many as have `DECISIONS` each, from `FEWEST_WINDOWS` to `MOST_WINDOWS`; 1 where even the fewest would have
+        under `FEWEST_DECISIONS`, because the log is too short for an interval.
     """
-    count = decisions // DECISIONS
-    return min(MOST_WINDOWS, count) if count >= FEWEST_WINDOWS else 1
+    if decisions < FEWEST_WINDOWS * FEWEST_DECISIONS:
+        return 1
+    return min(MOST_WINDOWS, max(FEWEST_WINDOWS, decisions // DECISIONS))
 
 
 def block_of(windows: int) -> int:

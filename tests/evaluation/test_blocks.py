@@ -48,7 +48,7 @@ def test_blocks_hold_consecutive_windows_and_go_round():
     neighbours = np.roll(draws, 1, axis=1) + np.roll(draws, -1, axis=1)
     assert np.all((draws == 0) | (neighbours > 0))  # nothing is drawn alone
     assert {block_of(count) for count in (8, 27, 28)} == {2, 3, 4}
-    assert {windows_for(n) for n in (0, 159)} == {1} and windows_for(160) == 8
+    assert {windows_for(n) for n in (0, 79)} == {1} and {windows_for(n) for n in (80, 179)} == {8}
     assert (windows_for(250), windows_for(10**9)) == (12, 30)
 
 

@@ -26,6 +26,7 @@ from experiments.running import runner
 from experiments.running.command_line import read_options, split_names
 from experiments.running.contestants import about_policy, contestants_of
 from experiments.running.run_folder import Run
+from experiments.yardsticks import log_intervals
 from tests.support.comparisons import HOME, LOG, column, finished, refused, rows_of, small
 from tests.support.html_reports import Report
 from tests.support.small import SMALL
@@ -156,6 +157,11 @@ def test_intervals_on_a_log_are_over_windows_and_never_over_redraws(
     assert sum(costs["lru"]) == pytest.approx(sum(column(tmp_path / "ten", "lru", "cost")))
     assert "1 scenario x 10 windows" in said and "in blocks of 3, and over the 3 draws of what is attached" in said
     assert "in blocks of 3, and over the 3 draws" in Report(tmp_path / "ten").text
+    assert log_intervals.main([str(tmp_path / "ten")]) == 0
+    said = capsys.readouterr().out
+    assert f"{gain.low:+.1f} to {gain.high:+.1f}" in said and f"{averaged.low:+.1f} to {averaged.high:+.1f}" in said
+    assert "*median; 3 draws, 10 windows*" in said
+    assert log_intervals.main([str(tmp_path / "two")]) == 0  # no intervals, and no error
     said = refused(capsys, *arguments, "5", "--out", str(tmp_path / "ten"))
     assert "another scenario called 'small'" in said  # rows of other windows
 
