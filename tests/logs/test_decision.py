@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from experiments.logs.advice.decision import Answer, Economy, answer_of
 from experiments.logs.advice.playing import Played, Target
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.resampling import Draws
-from experiments.logs.advice.wording import headline, promises
+from experiments.logs.advice.wording import headline, promises, warnings_of
 
 ONE, TWO, THREE = (Fleet((("h100", count),), float(count)) for count in (1, 2, 3))  # a dollar an hour each
 WINDOWS = 20
@@ -82,6 +83,14 @@ def test_little_money_is_not_worth_a_change():
 def test_a_policy_is_chosen_by_what_came_before():
     grid = {(TWO, "lru"): played(90.0, before=50.0), (TWO, "gdsf"): played(10.0, before=60.0)}
     assert answer(grid).step.kind == "nothing"
+
+
+@pytest.mark.parametrize(("asked", "luck"), [(0, False), (9, True), (500, False)])
+def test_a_saving_by_few_decisions_is_called_luck(asked: int, luck: bool):
+    grid = {(TWO, "lru"): played(90.0)._replace(decisions=asked), (TWO, "gdsf"): played(45.0)}
+    log = SimpleNamespace(whole=SimpleNamespace(label="trace cace"), dropped=0)
+    said = " ".join(warnings_of(answer(grid), grid, log, [EASY]))
+    assert ("asked only 9 times" in said) == luck
 
 
 def test_gpus_are_given_back_only_where_promises_are_kept():

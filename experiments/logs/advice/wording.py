@@ -18,6 +18,7 @@ from experiments.logs.advice.prices import Fleet
 FULL: Final = 0.95  # share of the time that channels or GPUs work: above it, queues only grow
 BACKLOG: Final = 0.05  # share of an episode after its last arrival: above it, queues have grown
 SHORT_H: Final = 8.0  # of the part that judges: less is not even one working day
+FEW_DECISIONS: Final = 50  # in a whole log: what a policy saves then is the luck of single decisions
 LONGER: Final = 1.05  # times today's longest wait: what is said
 NUMBERS: Final = ("No", "One", "Two", "Three", "Four", "Five")
 
@@ -179,6 +180,12 @@ def warnings_of(answer: Answer, grid: Grid, parts: Parts, targets: Sequence[Targ
         said.append(
             f"Only {_time(span_h)} of the log judge: a month is thought of as nothing but such hours, so money is good "
             "for its order of magnitude, and shares for little more than these hours."
+        )
+    if 0 < now.decisions < FEW_DECISIONS:
+        said.append(
+            f"On {answer.now_fleet.name} {name_of(answer.deployed)} was asked only {now.decisions} times in the whole log "
+            "which model leaves. One such decision may settle for long who shares a GPU with whom: what another policy "
+            "saves there is luck, whatever its interval says."
         )
     if max(now.channel_share, now.compute_share) > FULL or now.backlog_share > BACKLOG:
         said.append(
