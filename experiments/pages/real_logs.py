@@ -24,9 +24,9 @@ AGAINST: Final = {Protocol.EVICTION: "lru", Protocol.SWAP: "patient-fifo+lru"}
 CARD_RIVALS: Final = ("omlx", "gdsf")
 LEAST_GAIN: Final = 0.01  # of the cost; of a smaller gain no share is told
 HOW_TO_READ: Final = """\
-Real requests, each log on one fleet and cut into windows, one after the other. Costs are shares of what LRU costs (in
-Swap-v0 `patient-fifo+lru`, which is LRU of Eviction-v0), sums over windows, with 95 % intervals of a bootstrap over
-blocks of windows; **bold** savings leave out 0. *Kept* is the share of the agent's gain that is left under guard.
+Real requests, each log on one fleet and played as a whole. Costs are shares of what LRU costs (in Swap-v0
+`patient-fifo+lru`, which is LRU of Eviction-v0), with 95 % intervals over blocks of consecutive windows and over draws
+of what is attached; **bold** savings leave out 0. *Kept* is the share of the agent's gain that is left under guard.
 *Longest wait* is the longest of a window as a share of LRU's in that window: the median over windows, and the largest.
 *By LRU* are the decisions that the guard took over, by reason. Nothing was trained or tuned on these logs. The numbers
 of the guard were set on those that are marked *set here*, and what a long answer is on those of *long answers*, too;
