@@ -5,72 +5,17 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cace_env.traces import Trace, TraceError, guess_format, load_trace, read_trace, write_cace
+from cace_env.traces import TraceError, guess_format, load_trace, read_trace, write_cace
 from experiments import import_logs
 from experiments.yardsticks.gateway_logs import SCHEMAS, calls, write_log, write_openwebui
-from tests.support.logs import CHAT, CLAUDE, COMPLETION, MODELS, ROWS, json_lines, own, written
-
-MAYBE = ("model", "user", "session", "ttft_us", "e2e_us", "load_us")
-KEY = "0123456789abcdef-a-key-of-mine"
-ROW: dict[str, Any] = {
-    "request_id": "r1",
-    "call_type": "acompletion",
-    "startTime": "2026-03-02T09:00:00.000000Z",
-    "endTime": "2026-03-02T09:00:04.000000Z",
-    "completionStartTime": "2026-03-02T09:00:01.500000Z",
-    "prompt_tokens": 100,
-    "completion_tokens": 20,
-    "model": "openai/m",
-    "model_group": "coder",
-    "user": "ann@example.org",
-    "session_id": "s1",
-    "status": "success",
-    "messages": [{"role": "user", "content": "def f(): ..."}],
-}
-
-
-def spend(folder: Path, *changes: dict[str, Any]) -> Path:
-    """LiteLLM rows, a second apart, each with its changes."""
-    rows = []
-    for second, change in enumerate(changes):
-        stamp = {"startTime": f"2026-03-02T09:00:{second:02d}Z", "endTime": f"2026-03-02T09:01:{second:02d}Z"}
-        rows.append(ROW | stamp | change)
-    return json_lines(folder, rows)
-
-
-def imported(path: Path, out: Path, *more: str) -> dict[str, Any]:
-    """The audit of an import that must succeed."""
-    key = out.parent / "key"
-    key.write_text(KEY)
-    assert import_logs.main([str(path), "--key-file", str(key), "--out", str(out), *more]) == 0
-    audit: dict[str, Any] = json.loads((out / "audit.json").read_text())
-    rows = audit["rows"]
-    rejected = sum(sum(reasons.values()) for reasons in audit["rejected"].values())
-    assert rows["in"] == rows["out"] + rows["rejected"] and rows["rejected"] == rejected
-    return audit
-
-
-def refused(
-    path: Path, out: Path, capsys: pytest.CaptureFixture[str], more: Sequence[str] = (), key: str | None = KEY
-) -> str:
-    """The error of an import that must fail and leave nothing."""
-    before = set(out.parent.iterdir())
-    file = out.parent / "key"
-    if key is not None:
-        file.write_text(key)
-        more = [*more, "--key-file", str(file)]
-    assert import_logs.main([str(path), "--out", str(out), *more]) == 2
-    assert set(out.parent.iterdir()) <= before | {file}
-    return capsys.readouterr().err
-
+from tests.support.imports import ROW, imported, refused, same, spend
+from tests.support.logs import CHAT, CLAUDE, COMPLETION, MODELS, ROWS, own, shared_file, written
 
 # --- what is kept
 
@@ -95,12 +40,6 @@ def test_a_raw_log_reads_like_an_imported_one(tmp_path: Path) -> None:
     imported(path, tmp_path / "out")
     same(read_trace(path), read_trace(tmp_path / "out"))
     same(read_trace(tmp_path / "out" / "requests.parquet"), read_trace(tmp_path / "out"))
-
-
-def same(one: Trace, other: Trace) -> None:
-    for name in (*("time_us", "context_tokens", "new_tokens", "output_tokens"), *MAYBE):
-        assert np.array_equal(getattr(one, name), getattr(other, name)), name
-    assert one.model_ids == other.model_ids and one.began_us == other.began_us
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
@@ -151,6 +90,14 @@ def test_a_closed_loop_log_keeps_its_chains(tmp_path: Path) -> None:
     same(before, after)
     assert np.array_equal(before.after, after.after) and np.array_equal(before.think_us, after.think_us)
     assert after.altered == ("sessions placed",)  # a detour by our schema does not make a composite a trace
+
+
+def test_rows_that_a_loader_passes_over_are_counted_too(tmp_path: Path) -> None:
+    header = "user,t_s,state,prompt_chars,completion_tokens\n"
+    rows = "0,0.0,Shown,353.0,16\n0,1.0,Accepted,353.0,16\n0,4.5,Shown,706.0,0\n"
+    audit = imported(written(tmp_path, header + rows), tmp_path / "out")
+    assert audit["rows"]["in"] == 3 and audit["rows"]["out"] == 1
+    assert audit["rejected"]["no_request"] == {"completion_tokens is 0": 1, "rows of other kinds": 1}
 
 
 def test_our_own_schema_is_imported_row_by_row_with_hashed_users(tmp_path: Path) -> None:
@@ -346,58 +293,6 @@ def test_zones_are_converted_however_they_are_written(tmp_path: Path) -> None:
     assert trace.began_us == 1_772_442_000_000_000 and trace.time_us.tolist() == [0, 1_000_000, 2_000_000, 3_000_000]
 
 
-# --- privacy
-
-
-def test_users_leave_as_keyed_hashes_which_another_key_changes(tmp_path: Path) -> None:
-    import pyarrow.parquet as parquet
-
-    path = spend(tmp_path, {}, {"user": "bob"}, {"user": "s1"})
-    imported(path, tmp_path / "a")
-    users = parquet.read_table(tmp_path / "a" / "requests.parquet")["user"].to_pylist()
-    sessions = parquet.read_table(tmp_path / "a" / "requests.parquet")["session"].to_pylist()
-    assert len(set(users)) == 3 and all(len(user) == 16 and int(user, 16) >= 0 for user in users)
-    assert users[2] != sessions[0]  # the same name as a user and as a session
-    assert (tmp_path / "a" / "audit.json").read_text().find(KEY) == -1
-    (tmp_path / "key2").write_text(KEY + "2")
-    assert import_logs.main([str(path), "--key-file", str(tmp_path / "key2"), "--out", str(tmp_path / "b")]) == 0
-    assert not set(users) & set(parquet.read_table(tmp_path / "b" / "requests.parquet")["user"].to_pylist())
-
-
-def test_a_log_with_users_is_not_imported_without_a_key_nor_with_a_short_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = spend(tmp_path, {})
-    assert "--key-file" in refused(path, tmp_path / "out", capsys, key=None)
-    assert "holds 5 bytes" in refused(path, tmp_path / "out", capsys, key="short")
-    monkeypatch.setenv("LOG_KEY", KEY)
-    assert "give one of them" in refused(path, tmp_path / "out", capsys, ["--key-env", "LOG_KEY"])
-    assert "no such variable" in refused(path, tmp_path / "out", capsys, ["--key-env", "NO_KEY"], key=None)
-    assert import_logs.main([str(path), "--key-env", "LOG_KEY", "--out", str(tmp_path / "out")]) == 0
-
-
-def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
-    imported(spend(tmp_path, {}), tmp_path / "out")
-    for name in ("requests.parquet", "audit.json"):
-        assert stat.S_IMODE((tmp_path / "out" / name).stat().st_mode) == 0o600
-
-
-def test_times_are_rounded_and_rare_users_left_out_when_asked(tmp_path: Path) -> None:
-    path = spend(tmp_path, *({"user": user} for user in "aababc"))
-    more = ("--round-times", "2", "--min-requests-per-user", "2", "--retention", "30")
-    audit = imported(path, tmp_path / "out", *more)
-    assert audit["rejected"]["no_request"] == {"user with fewer than 2 requests": 1}
-    trace = read_trace(tmp_path / "out")
-    assert (trace.time_us % 2_000_000 == 0).all() and len(trace) == 5
-    assert audit["delete_after"] > audit["imported"][:10]
-
-
-def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = spend(tmp_path, {})
-    (tmp_path / "out").mkdir()
-    assert "exists; choose another folder" in refused(path, tmp_path / "out", capsys)
-
-
 def test_without_out_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert import_logs.main([str(written(tmp_path, ROWS))]) == 0
     printed = capsys.readouterr().out
@@ -409,3 +304,10 @@ def test_a_made_up_log_does_what_it_says() -> None:
     made = list(calls(2_000))
     assert all(earlier.start_us <= later.start_us for earlier, later in itertools.pairwise(made))
     assert 0 < sum(call.failed for call in made) < 100 and 0 < sum(call.embedding for call in made) < 150
+
+
+def test_a_real_log_is_imported_as_it_is_loaded(tmp_path: Path) -> None:
+    path = shared_file("azure2023_conv.csv.gz")
+    audit = imported(path, tmp_path / "out")
+    assert audit["rows"] == {"in": 19_366, "out": 19_366, "rejected": 0}
+    same(read_trace(tmp_path / "out"), read_trace(path, "azure"))

@@ -11,6 +11,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 
 from cace_env.traces import FORMATS, TraceError, guess_format, load_trace, read_trace
@@ -97,6 +99,9 @@ def attempts(folder: Path, rows: list[dict[str, Any]]) -> Iterator[Path]:
     yield json_lines(folder, rows)
     yield written(folder, json.dumps(rows), "log.json")
     yield written(folder, json.dumps({"data": rows})[:-2], "cut.json")
+    cells = [{name: None if value is None else str(value) for name, value in flat(row).items()} for row in rows]
+    parquet.write_table(pa.Table.from_pylist(cells), folder / "log.parquet")
+    yield folder / "log.parquet"
     lines = [",".join(f'"{value}"' for value in flat(row).values()) for row in rows]
     header = ",".join(rows[0])
     yield written(folder, "\n".join([header, *lines]), "log.csv")
@@ -136,8 +141,6 @@ def check(path: Path, format: str, capsys: pytest.CaptureFixture[str], *options:
 
 
 def leaked(folder: Path) -> None:
-    import pyarrow.parquet as parquet
-
     assert SECRET not in (folder / "audit.json").read_text()
     table = parquet.read_table(folder / "requests.parquet")
     for name in set(table.column_names) - {"model"}:

@@ -130,8 +130,11 @@ def import_trace(
     """
     if trace.context_tokens is None or trace.output_tokens is None:
         raise TraceError(f"{path}: this log has no token counts; load it with load_trace, which attaches some")
-    tally = Tally(rows_in=len(trace) + sum(trace.dropped.values()), rows_out=len(trace))
+    drawn = "arrivals drawn" in trace.altered  # then a row of the log is no request
+    tally = Tally(rows_in=len(trace) if drawn else trace.rows_read, rows_out=len(trace))
     tally.left_out.update(trace.dropped)
+    if others := tally.rows_in - tally.rows_out - sum(trace.dropped.values()):
+        tally.left_out["rows of other kinds"] = others
     table = _private(_table_of(trace), privacy, path)
     with _new_folder(out) as draft:
         origin = "; ".join([format, *trace.altered])
