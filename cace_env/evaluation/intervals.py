@@ -130,7 +130,7 @@ def drawn(
     return found + _wider(again, value, draws, level) - value
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=24)  # a stream for each scenario of a suite, 8 MB for 100 seeds
 def seed_draws(count: int, resamples: int, stream: int = 0, block: int | None = None) -> FloatArray:
     """How often each seed is drawn, `(resamples, count)`: sums by counts equal sums by indices, without a gather.
 

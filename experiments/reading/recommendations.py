@@ -13,7 +13,6 @@ from cace_env.policies.built_in import CLAIRVOYANT
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.reading.cautions import against_patience
-from experiments.reading.pooled_gains import costs_of, pooled
 from experiments.reading.verdicts import enough, nothing_to_decide, seeds_behind
 from experiments.running.run_folder import BASELINE, PATIENT, Run
 
@@ -49,26 +48,19 @@ def best_of(run: Run, env: Protocol) -> Best | None:
     scenarios = scenarios_of(run, env)
     if not scenarios:
         return None
-    lru = costs_of(run, BASELINE, scenarios)
     gains = {}
     for policy in everywhere(run, scenarios):
         if policy in (BASELINE, REFERENCE) or run.group(policy) == CLAIRVOYANT:
             continue
-        gain = pooled(costs_of(run, policy, scenarios), lru, lru, run.blocks).gain
+        gain = run.pooled_gain(policy, scenarios)
         if np.isfinite(gain.percent):
             gains[policy] = gain
     ranking = sorted(gains, key=lambda policy: -gains[policy].percent)
     if not ranking:
         return None
     first, second = ranking[0], ranking[1] if len(ranking) > 1 else ""
-    lead = _over(run, first, second, scenarios) if second else None
+    lead = run.pooled_gain(first, scenarios, second) if second else None
     return Best(first, gains[first], second, lead, scenarios)
-
-
-def _over(run: Run, policy: str, over: str, scenarios: Sequence[str]) -> Gain:
-    """What a policy saves against another one, of the mean over scenarios."""
-    mine, theirs, lru = (costs_of(run, name, scenarios) for name in (policy, over, BASELINE))
-    return pooled(mine, theirs, lru, run.blocks).gain
 
 
 def _bounds(gain: Gain) -> str:
@@ -110,8 +102,10 @@ def _sentence(run: Run, best: Best) -> str:
             f"`{best.policy}`, saves {gain.percent:.1f} % ({interval})."
         )
     text = f"**`{best.policy}` saves {gain.percent:.1f} % of LRU's cost** {where} ({interval})"
-    if best.policy != PATIENT and all(against_patience(run, scenario) for scenario in best.scenarios):
-        patient = _over(run, best.policy, PATIENT, best.scenarios)
+    if PATIENT not in (best.policy, best.second) and all(
+        against_patience(run, scenario) for scenario in best.scenarios
+    ):
+        patient = run.pooled_gain(best.policy, best.scenarios, PATIENT)
         text += f" and {patient.percent:.1f} % of that of patient FIFO with LRU ({_bounds(patient)})"
     if best.lead is None:
         return f"{text}."

@@ -23,7 +23,7 @@ def warnings_of(run: Run) -> list[str]:
         *_replaced(run),
         *_cut_short(run),
         *_waits(run),
-        *([f"**Few seeds.** {few_seeds(run)}"] if few_seeds(run) else []),
+        *([f"**Few episodes.** {few_seeds(run)}"] if few_seeds(run) else []),
     ]
 
 

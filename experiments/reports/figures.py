@@ -14,7 +14,6 @@ from cace_env.policies.built_in import CLAIRVOYANT
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.simulation.metrics import TTFT_EDGES_S
 from cace_env.tables import TASKS, Protocol
-from experiments.reading.pooled_gains import costs_of, pooled
 from experiments.reading.recommendations import everywhere, scenarios_of
 from experiments.reading.verdicts import notable, own_policies
 from experiments.reports.page import INK, MUTED, PAPER, Figure
@@ -56,7 +55,7 @@ def gain_figure(run: Run) -> Figure | None:
     for env in Protocol:
         scenarios = scenarios_of(run, env)
         if len(scenarios) > 1:
-            gains = {policy: pooled_gain(run, policy, scenarios) for policy in everywhere(run, scenarios)}
+            gains = {policy: run.pooled_gain(policy, scenarios) for policy in everywhere(run, scenarios)}
             figures[ALL + env.env_name] = _gain_bars(run, gains)
     for scenario in run.scenarios:
         gains = {policy: run.gain(scenario, policy) for policy in run.policies(scenario) if policy != NO_SWAPPING}
@@ -69,12 +68,6 @@ def gain_figure(run: Run) -> Figure | None:
         "A triangle at the edge is far worse; point at it for its value."
     )
     return Figure("Cost saved against LRU", figures, caption, by=("scenario",))
-
-
-def pooled_gain(run: Run, policy: str, scenarios: Sequence[str]) -> Gain:
-    """What a policy saves against LRU, of the mean over scenarios, so that each counts alike."""
-    lru = costs_of(run, BASELINE, scenarios)
-    return pooled(costs_of(run, policy, scenarios), lru, lru, run.blocks).gain
 
 
 def _gain_bars(run: Run, gains: Mapping[str, Gain]) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ import cace_env
 from cace_env.config import ConfigError
 from cace_env.evaluation import Gain, block_of, mean
 from cace_env.evaluation.episodes import metric_gain
+from cace_env.evaluation.scores import pooled_gain
 from cace_env.policies.guard import REASONS
 from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
@@ -298,6 +299,17 @@ class Run:
         if key not in self._gains:
             mine, theirs = (self.replicates(scenario, who, metric) for who in (policy, over))
             self._gains[key] = metric_gain(metric, theirs, mine, self.blocks.get(scenario))
+        return self._gains[key]
+
+    def pooled_gain(self, policy: str, scenarios: Sequence[str], over: str = BASELINE) -> Gain:
+        """By how much a policy's cost is below another one's [%], of the mean over scenarios of LRU's cost shares.
+
+        So each scenario counts alike, whatever a second costs there.
+        """
+        key = "\n".join(scenarios), policy, "pooled cost", over
+        if key not in self._gains:
+            mine, theirs, lru = ({s: self.replicates(s, who) for s in scenarios} for who in (policy, over, BASELINE))
+            self._gains[key] = pooled_gain(mine, theirs, lru, blocks=self.blocks)
         return self._gains[key]
 
     @cached_property

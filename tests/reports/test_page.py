@@ -16,8 +16,9 @@ import pytest
 pytest.importorskip("plotly", reason="needs the extra experiments")
 
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
-from experiments.reports.page import Figure, Page, Section, Table, figure_json, marked, write_page
+from experiments.reports.page import Figure, Page, Section, Table, figure_json, marked, plotly_script, write_page
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'`&amp;{{ 7 * 7 }}\x1b[31m\u202e\ud800"
 
@@ -126,6 +127,12 @@ def test_cells_are_rounded_on_the_page_and_whole_for_the_csv(tmp_path: Path):
     assert '<td class="right" data-value="0.123456">0.123</td>' in text
     assert '<td class="right"><strong>+1.2 %</strong></td>' in text
     assert re.search(r'data-name="costs"', text)
+
+
+def test_plotly_is_changed_by_the_brackets_alone_that_let_it_be_parsed_once():
+    ours, theirs = plotly_script(), get_plotlyjs()
+    assert ours.count("self : this, (() => {") == 1 and ours.endswith("})));\n")
+    assert ours.replace("self : this, (() => {", "self : this, () => {")[: -len("})));\n")] == theirs.rstrip()[:-4]
 
 
 def test_a_row_that_does_not_fit_its_header_is_refused():
