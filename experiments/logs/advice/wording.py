@@ -184,8 +184,8 @@ def warnings_of(answer: Answer, grid: Grid, parts: Parts, targets: Sequence[Targ
     if 0 < now.decisions < FEW_DECISIONS:
         said.append(
             f"On {answer.now_fleet.name} {name_of(answer.deployed)} was asked only {now.decisions} times in the whole "
-            "log which model leaves. One such decision may settle for long who shares a GPU with whom: what another policy "
-            "saves there is luck, whatever its interval says."
+            "log which model leaves. One such decision may settle for long who shares a GPU with whom: what another "
+            "policy saves there is luck, whatever its interval says."
         )
     if max(now.channel_share, now.compute_share) > FULL or now.backlog_share > BACKLOG:
         said.append(
