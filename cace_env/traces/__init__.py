@@ -97,6 +97,7 @@ def load_config(config: TraceConfig, models: Sequence[ServedModel] | None = None
         TraceError: as `load_trace`.
         WorkloadError: the log is too short for its part or its windows.
     """
+    config = _settled(config)
     if seed is None:
         return _workload(_read(config), config, models)
     path = Path(config.path)
