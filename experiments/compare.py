@@ -36,15 +36,22 @@ from experiments.reports.decisions import FILE as DECISIONS
 from experiments.reports.decisions import audit, csv_of, read_factors, read_reasons
 from experiments.reports.leaderboard import print_leaderboard
 from experiments.reports.terminal import print_tables
-from experiments.reports.timelines import timelines, timelines_csv
+from experiments.reports.timelines import timelines
 from experiments.running.cases import REDRAWS, Chosen, PreparedCase, chosen, prepared
 from experiments.running.command_line import Session, run_command, split_names
 from experiments.running.contestants import WITHOUT_SWAPPING, default_names, protocols_of
 from experiments.running.decision_logs import DecisionLogged, log_decisions
 from experiments.running.options import ENV, Env, Logged, Names, Referenced, Running, TakingPart
 from experiments.running.progress import progress_bar
-from experiments.running.run_folder import FILE_OF_SPANS, FILE_OF_WAITING, Run
+from experiments.running.run_folder import Run
 from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of
+from experiments.running.timeline_rows import (
+    FILE_OF_SPANS,
+    FILE_OF_WAITING,
+    read_spans,
+    read_waiting,
+    timelines_csv,
+)
 
 DEFAULT_SEEDS: Final = 20
 DEMO_SEEDS: Final = 15
@@ -154,8 +161,8 @@ def look_closer(cases: Sequence[PreparedCase], run: Run, workers: int, session: 
     What is known of other scenarios in the folder stays.
     """
     names = {case.name for case in cases}
-    spans = [span for span in run.spans if span.scenario not in names]
-    waiting = [change for change in run.waiting if change.scenario not in names]
+    spans = [span for span in read_spans(run.path) if span.scenario not in names]
+    waiting = [change for change in read_waiting(run.path) if change.scenario not in names]
     reasons = [reason for reason in read_reasons(run) if reason.scenario not in names]
     factors = [factor for factor in read_factors(run) if factor.scenario not in names]
     wanted = {case.name: looked_at(run, case.name) for case in cases}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -17,7 +15,8 @@ from cace_env.policies.explanations import quantity
 from cace_env.tables import NONE, FleetTables
 from experiments.reports.page import INK, PAPER, Figure
 from experiments.running.cases import PreparedCase
-from experiments.running.run_folder import BASELINE, KEEP_ALIVE, Run, Span, Waiting
+from experiments.running.run_folder import BASELINE, Run
+from experiments.running.timeline_rows import KEEP_ALIVE, Span, Waiting, read_spans, read_waiting
 
 MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes about 0.3 KB per request
 MOST_CHANGES: Final = 4000  # of the number of waiting requests, of an episode
@@ -69,17 +68,6 @@ def timelines(prepared: PreparedCase, policies: Iterable[str]) -> Timelines:
         changes = thinned(waiting_of(trace))
         found.waiting.extend(Waiting(prepared.name, contestant.name, seed, at, count) for at, count in changes)
     return found
-
-
-def timelines_csv(rows: Sequence[Span] | Sequence[Waiting]) -> str:
-    """The rows as a file, times in seconds to the millisecond; empty where there are none."""
-    if not rows:
-        return ""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0]._fields)
-    writer.writerows([round(cell, 3) if isinstance(cell, float) else cell for cell in row] for row in rows)
-    return text.getvalue()
 
 
 def spans_of(trace: Sequence[Row], tables: FleetTables, models: Sequence[int], end_us: int) -> list[Span]:
@@ -179,7 +167,7 @@ def thinned(changes: Sequence[tuple[float, int]], most: int = MOST_CHANGES) -> l
 def timeline_figure(run: Run) -> Figure | None:
     """Every timeline of a run, one at a time; None where none was kept."""
     kept: dict[tuple[str, str], list[Span]] = {}
-    for span in run.spans:
+    for span in read_spans(run.path):
         if span.scenario in run.scenarios:
             kept.setdefault((span.scenario, span.policy), []).append(span)
     if not kept:
@@ -190,7 +178,7 @@ def timeline_figure(run: Run) -> Figure | None:
         if policy == BASELINE or scenario not in windows:
             windows[scenario] = _window(spans, most)
     waiting: dict[tuple[str, str], list[tuple[float, int]]] = {}
-    for change in run.waiting:
+    for change in read_waiting(run.path):
         waiting.setdefault((change.scenario, change.policy), []).append((change.time_s, change.waiting))
     figures = {}
     for key, spans in kept.items():

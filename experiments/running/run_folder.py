@@ -27,7 +27,7 @@ from datetime import datetime
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -53,39 +53,9 @@ TTFT_HEADER: Final = ("scenario", "policy", "seed", "task", "requests")
 WINDOWS_HEADER: Final = ("scenario", "policy", "seed", "window", *WINDOWED)
 SEARCH_HEADER: Final = ("scenario", "seed", "base", "base_cost", "cost", "rounds", "replays", "wall_s")
 BY_NAME: Final = ("policies", "scenarios", "agents", "fingerprints")  # keys of run.json
-KEEP_ALIVE: Final = "(keep-alive)"  # where a model leaves because its keep-alive ran out
-FILE_OF_SPANS: Final = "timelines.csv"
-FILE_OF_WAITING: Final = "waiting.csv"
 Key = tuple[str, str, int]  # scenario, policy, seed
 BASELINE: Final = "lru"
 PATIENT: Final = "patient-fifo+lru"  # LRU of Swap-v0 drains at once; this one waits, and stands beside it
-
-
-class Span(NamedTuple):
-    """A model on an accelerator for a while; a row of timelines.csv."""
-
-    scenario: str
-    policy: str
-    seed: int
-    accelerator: str
-    model: str
-    state: str  # loading, resident or unloading
-    from_s: float
-    to_s: float
-    target: str = ""  # of one that leaves after or in this span: the model that it makes room for, or KEEP_ALIVE
-    unused_s: float = float("nan")  # of one that leaves: since its last request came or ended; NaN: never used
-    waiting: int = 0  # of one that is loaded: requests that wait for it when that ends
-    oldest_s: float = float("nan")  # how long the first of them has waited then
-
-
-class Waiting(NamedTuple):
-    """How many requests wait from a moment on, for whatever model; a row of waiting.csv."""
-
-    scenario: str
-    policy: str
-    seed: int
-    time_s: float
-    waiting: int
 
 
 def check_new(path: Path) -> None:
@@ -253,25 +223,6 @@ class Run:
                 bin_, _, count = cell.partition(":")
                 mine[int(bin_)] += int(count)
         return counts
-
-    @cached_property
-    def spans(self) -> list[Span]:
-        """timelines.csv."""
-        whole, text = {"seed", "waiting"}, {"scenario", "policy", "accelerator", "model", "state", "target"}
-        kinds: dict[str, Any] = {
-            name: int if name in whole else str if name in text else float for name in Span._fields
-        }
-        rows = csv.reader(whole_lines(self.path / FILE_OF_SPANS))
-        header = next(rows, [])
-        return [Span(**{name: kinds[name](cell) for name, cell in zip(header, row, strict=True)}) for row in rows]
-
-    @cached_property
-    def waiting(self) -> list[Waiting]:
-        """waiting.csv."""
-        return [
-            Waiting(row["scenario"], row["policy"], int(row["seed"]), float(row["time_s"]), int(row["waiting"]))
-            for row in self._table(FILE_OF_WAITING)
-        ]
 
     def _table(self, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(whole_lines(self.path / name)))

@@ -21,6 +21,7 @@ from experiments.reading.pooled_gains import estimate_text
 from experiments.reading.style import GROUP_COLOURS
 from experiments.running.contestants import contestants_of
 from experiments.running.run_folder import Run
+from experiments.running.timeline_rows import read_spans
 from experiments.submission import main as submission
 from tests.support.agents import agent_of, lru_network, random_network, saved
 from tests.support.html_reports import Report
@@ -99,7 +100,7 @@ def test_an_agent_that_is_judged_by_its_training_seeds_is_found_out(
 
 
 def test_timelines_show_the_agent(finished: Path, evicting: Path):
-    assert {span.policy for span in Run(finished).spans} == {"lru", "cace", f"agent:{evicting}"}
+    assert {span.policy for span in read_spans(finished)} == {"lru", "cace", f"agent:{evicting}"}
 
 
 def test_an_eviction_agent_goes_with_an_order_in_swap_v0(small: Path, evicting: Path, tmp_path: Path):

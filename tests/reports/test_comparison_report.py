@@ -29,7 +29,8 @@ from experiments.reading.verdicts import in_short
 from experiments.reports.comparison import COLUMNS, figure
 from experiments.reports.leaderboard import MOST, change_text
 from experiments.reports.timelines import lanes_of, spans_of, thinned, waiting_of
-from experiments.running.run_folder import KEEP_ALIVE, Run, Span
+from experiments.running.run_folder import Run
+from experiments.running.timeline_rows import KEEP_ALIVE, Span, read_spans
 from tests.specification.examples import fleet
 from tests.support.comparisons import (
     HOME,
@@ -105,9 +106,9 @@ def test_timelines_never_hold_more_than_the_memory(finished: Path):
     run = Run(finished)
     about = run.about["scenarios"]["small"]
     memory_gb = sum(about["accelerators"].values())
-    assert {span.policy for span in run.spans} == {"lru", "cace", "lru_in_python"}
+    assert {span.policy for span in read_spans(finished)} == {"lru", "cace", "lru_in_python"}
     for policy in ("lru", "cace"):
-        spans = [span for span in run.spans if span.policy == policy]
+        spans = [span for span in read_spans(finished) if span.policy == policy]
         assert sum(span.state == "loading" for span in spans) == column(finished, policy, "loads")[0]
         for moment in {span.from_s for span in spans}:
             held = [span.model for span in spans if span.from_s <= moment < span.to_s]

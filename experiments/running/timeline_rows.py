@@ -1,0 +1,70 @@
+"""Rows of timelines.csv and waiting.csv in a run folder: which model sat where, and how many requests waited."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from experiments.running.run_folder import whole_lines
+
+KEEP_ALIVE: Final = "(keep-alive)"  # where a model leaves because its keep-alive ran out
+FILE_OF_SPANS: Final = "timelines.csv"
+FILE_OF_WAITING: Final = "waiting.csv"
+
+
+class Span(NamedTuple):
+    """A model on an accelerator for a while; a row of timelines.csv."""
+
+    scenario: str
+    policy: str
+    seed: int
+    accelerator: str
+    model: str
+    state: str  # loading, resident or unloading
+    from_s: float
+    to_s: float
+    target: str = ""  # of one that leaves after or in this span: the model that it makes room for, or KEEP_ALIVE
+    unused_s: float = float("nan")  # of one that leaves: since its last request came or ended; NaN: never used
+    waiting: int = 0  # of one that is loaded: requests that wait for it when that ends
+    oldest_s: float = float("nan")  # how long the first of them has waited then
+
+
+class Waiting(NamedTuple):
+    """How many requests wait from a moment on, for whatever model; a row of waiting.csv."""
+
+    scenario: str
+    policy: str
+    seed: int
+    time_s: float
+    waiting: int
+
+
+def read_spans(folder: Path) -> list[Span]:
+    """timelines.csv of a run folder, whole rows of it; empty where there is none."""
+    whole, text = {"seed", "waiting"}, {"scenario", "policy", "accelerator", "model", "state", "target"}
+    kinds: dict[str, Any] = {n: int if n in whole else str if n in text else float for n in Span._fields}
+    rows = csv.reader(whole_lines(folder / FILE_OF_SPANS))
+    header = next(rows, [])
+    return [Span(**{name: kinds[name](cell) for name, cell in zip(header, row, strict=True)}) for row in rows]
+
+
+def read_waiting(folder: Path) -> list[Waiting]:
+    """waiting.csv of a run folder, whole rows of it; empty where there is none."""
+    return [
+        Waiting(row["scenario"], row["policy"], int(row["seed"]), float(row["time_s"]), int(row["waiting"]))
+        for row in csv.DictReader(whole_lines(folder / FILE_OF_WAITING))
+    ]
+
+
+def timelines_csv(rows: Sequence[Span] | Sequence[Waiting]) -> str:
+    """The rows as a file, times in seconds to the millisecond; empty where there are none."""
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(rows[0]._fields)
+    writer.writerows([round(cell, 3) if isinstance(cell, float) else cell for cell in row] for row in rows)
+    return text.getvalue()
