@@ -1,10 +1,12 @@
 # `make demo` and `make test` work on a fresh checkout: they create .venv here and install what they need.
-# PYTHON=... names another interpreter; JOBS=... the test processes; ARGS=... goes to pytest, compare or benchmark.
+# PYTHON=... names another interpreter; JOBS=... the test processes; FUZZ=... inputs of make fuzz;
+# ARGS=... goes to pytest, compare or benchmark.
 
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 JOBS ?= 2
+FUZZ ?= 2000
 export CHROMIUM
 ARGS ?=
 
@@ -27,7 +29,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-bounds test-nojit test-video test-browser bench agents docs lint clean FORCE
+.PHONY: help demo test test-all fuzz test-bounds test-nojit test-video test-browser bench agents docs lint clean FORCE
 .PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -45,6 +47,10 @@ test-all: $(VENV)/.test  ## run every test, then some without compilation, and t
 	@echo "==> testing everything"
 	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 	@$(MAKE) --no-print-directory test-nojit test-bounds
+
+fuzz: $(VENV)/.test  ## give thousands of wrong inputs to every loader and command (FUZZ=2000 for each claim)
+	@echo "==> fuzzing"
+	@FUZZ_EXAMPLES=$(FUZZ) $(PY) -m pytest -q -n $(JOBS) tests/fuzz $(ARGS)
 
 test-bounds: $(VENV)/.test  ## run the kernel's tests with every index checked
 	@echo "==> testing with checked indices"

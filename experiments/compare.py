@@ -138,7 +138,7 @@ def compare(options: Comparison, session: Session) -> int:
         report = write_report(run)
     rest = "" if options.all else " The report has all policies with all numbers; --all prints them here, too."
     console.print(f"{run.about['wall_s']:.0f} s of playing.{rest} Report, to open in a browser:", highlight=False)
-    console.print(str(report), style="bold", soft_wrap=True, markup=False, highlight=False)
+    console.print(str(report), style="bold", soft_wrap=True, highlight=False)
     return 0 if outcome.status == FINISHED else 130
 
 
@@ -161,8 +161,8 @@ def look_closer(cases: Sequence[PreparedCase], run: Run, workers: int, session: 
     What is known of other scenarios in the folder stays.
     """
     names = {case.name for case in cases}
-    spans = [span for span in read_spans(run.path) if span.scenario not in names]
-    waiting = [change for change in read_waiting(run.path) if change.scenario not in names]
+    spans = [span for span in read_spans(run) if span.scenario not in names]
+    waiting = [change for change in read_waiting(run) if change.scenario not in names]
     reasons = [reason for reason in read_reasons(run) if reason.scenario not in names]
     factors = [factor for factor in read_factors(run) if factor.scenario not in names]
     wanted = {case.name: looked_at(run, case.name) for case in cases}

@@ -130,7 +130,7 @@ def judge_on_logs(options: Options, folder: Path, session: Session) -> int:
         return 130
     roles = {name: log.role for name, log in public.LOGS.items()}
     outcome.folder.write("report.md", real_logs.page(outcome.run, roles))
-    session.console.print(f"Report: [bold]{plan.path / 'report.md'}[/bold]", soft_wrap=True)
+    session.console.print(f"Report: {plan.path / 'report.md'}", soft_wrap=True)
     return 0
 
 

@@ -70,7 +70,7 @@ def train(options: Options, session: Session) -> int:
             training.finish(tracking)
     report = write_training_report(folder.path)
     summarise(training, asked, console)
-    console.print(f"report, to open in a browser: {report}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report, to open in a browser: {report}", highlight=False, soft_wrap=True)
     return 0 if training.completed else 128 + (patience.asked or signal.SIGINT)
 
 

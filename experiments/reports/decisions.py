@@ -20,7 +20,8 @@ from cace_env.policies.python import layout_for, view
 from cace_env.simulation import Simulator
 from experiments.reports.page import Figure, Table
 from experiments.running.cases import PreparedCase
-from experiments.running.run_folder import Run, whole_lines
+from experiments.running.run_files import damaged, whole_lines
+from experiments.running.run_folder import Run
 
 FILE: Final = "decisions.csv"
 FACTORS_FILE: Final = "factors.csv"
@@ -190,7 +191,10 @@ def csv_of(rows: Sequence[Reason] | Sequence[Factor]) -> str:
 
 def read_reasons(run: Run) -> list[Reason]:
     """decisions.csv; empty where there is none."""
-    return [_reason(row) for row in csv.DictReader(whole_lines(run.path / FILE))]
+    with damaged(run.path / FILE):
+        reasons = [_reason(row) for row in csv.DictReader(whole_lines(run.path / FILE))]
+        assert all(map(_part, reasons))  # a feature that is none has no phrase
+        return reasons
 
 
 def read_decisions(run: Run, scenario: str) -> list[tuple[Reason, list[Reason]]]:
@@ -204,14 +208,15 @@ def read_decisions(run: Run, scenario: str) -> list[tuple[Reason, list[Reason]]]
 
 def read_factors(run: Run) -> list[Factor]:
     """factors.csv; empty where there is none."""
-    rows = csv.DictReader(whole_lines(run.path / FACTORS_FILE))
-    return [
-        Factor(
-            row["scenario"], row["policy"], int(row["seed"]), int(row["decisions"]), row["feature"],
-            float(row["share"]), float(row["for_choice"]),
-        )
-        for row in rows
-    ]  # fmt: skip
+    with damaged(run.path / FACTORS_FILE):
+        rows = csv.DictReader(whole_lines(run.path / FACTORS_FILE))
+        return [
+            Factor(
+                row["scenario"], row["policy"], int(row["seed"]), int(row["decisions"]), row["feature"],
+                float(row["share"]), float(row["for_choice"]),
+            )
+            for row in rows
+        ]  # fmt: skip
 
 
 def _reason(row: dict[str, str]) -> Reason:

@@ -167,7 +167,7 @@ def thinned(changes: Sequence[tuple[float, int]], most: int = MOST_CHANGES) -> l
 def timeline_figure(run: Run) -> Figure | None:
     """Every timeline of a run, one at a time; None where none was kept."""
     kept: dict[tuple[str, str], list[Span]] = {}
-    for span in read_spans(run.path):
+    for span in read_spans(run):
         if span.scenario in run.scenarios:
             kept.setdefault((span.scenario, span.policy), []).append(span)
     if not kept:
@@ -178,7 +178,7 @@ def timeline_figure(run: Run) -> Figure | None:
         if policy == BASELINE or scenario not in windows:
             windows[scenario] = _window(spans, most)
     waiting: dict[tuple[str, str], list[tuple[float, int]]] = {}
-    for change in read_waiting(run.path):
+    for change in read_waiting(run):
         waiting.setdefault((change.scenario, change.policy), []).append((change.time_s, change.waiting))
     figures = {}
     for key, spans in kept.items():

@@ -17,11 +17,9 @@ What has finished is on disk at once, so a run that is killed loses only the epi
 from __future__ import annotations
 
 import csv
-import io
-import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -33,15 +31,18 @@ import numpy as np
 import numpy.typing as npt
 
 import cace_env
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, one_line
 from cace_env.evaluation import Gain, block_of, mean
 from cace_env.evaluation.episodes import metric_gain
 from cace_env.evaluation.scores import pooled_gain
+from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.policies.guard import REASONS
 from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
 from cace_env.simulation.metrics import TTFT_EDGES_S
 from cace_env.simulation.windows import WINDOWED
+from cace_env.tables import TASKS
+from experiments.running.run_files import damaged, read_about, read_rows, whole_lines
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -55,6 +56,9 @@ SEARCH_HEADER: Final = ("scenario", "seed", "base", "base_cost", "cost", "rounds
 BY_NAME: Final = ("policies", "scenarios", "agents", "fingerprints")  # keys of run.json
 Key = tuple[str, str, int]  # scenario, policy, seed
 BASELINE: Final = "lru"
+NEEDED: Final = frozenset(  # of the columns of rows.csv
+    ("scenario", "policy", "seed", *(name for name in METRICS if not name.startswith(TASKS)))
+)
 PATIENT: Final = "patient-fifo+lru"  # LRU of Swap-v0 drains at once; this one waits, and stands beside it
 
 
@@ -88,15 +92,7 @@ class Run:
     @cached_property
     def about(self) -> dict[str, Any]:
         """run.json."""
-        try:
-            about = json.loads((self.path / "run.json").read_text("utf-8"))
-        except ValueError as error:
-            raise ConfigError(
-                f"{self.path / 'run.json'} cannot be read as JSON: it was damaged; run it again"
-            ) from error
-        if not isinstance(about, dict) or not {"scenarios", "policies", "command"} <= about.keys():
-            raise ConfigError(f"{self.path / 'run.json'} is none of a comparison: keys are missing")
-        return about
+        return read_about(self.path / "run.json")
 
     @cached_property
     def episodes(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
@@ -105,19 +101,16 @@ class Run:
         The columns of all policies of a scenario belong together seed by seed: where one did not run all is NaN but
         `seed`, and where its episode was cut short, which is no result, all but `seed` and `truncated`.
         """
-        gathered: dict[tuple[str, str], list[FloatArray]] = {}
-        rows = csv.reader(whole_lines(self.path / "rows.csv"))
-        header = next(rows, [])
-        if "scenario" not in header or "policy" not in header:
-            raise ConfigError(f"{self.path / 'rows.csv'} has no whole header: nothing finished there; run it again")
-        scenario, policy = header.index("scenario"), header.index("policy")
-        names = [name for name in ("seed", *BESIDE, *METRICS) if name in header]
-        places = [header.index(name) for name in names]
-        for cells in rows:
-            numbers = self._numbers(cells, places, len(header), rows.line_num)
-            gathered.setdefault((cells[scenario], cells[policy]), []).append(numbers)
-        if not gathered:
-            raise ConfigError(f"{self.path / 'rows.csv'} has no whole row: nothing finished there; run it again")
+        names, gathered = read_rows(self.path / "rows.csv", ("seed", *BESIDE, *METRICS), NEEDED)
+        for name, policy_name in gathered:
+            known = name in self.about["scenarios"] and policy_name in self.about["policies"]
+            if not known or (name, BASELINE) not in gathered:
+                raise ConfigError(
+                    f"{self.path / 'rows.csv'}: {one_line(policy_name)} on {one_line(name)}: run.json does not name "
+                    f"them, or {BASELINE} has no row there; the files were changed: run it again"
+                )
+        for name in {name for name, _ in gathered} if NO_SWAPPING in self.about["policies"] else ():
+            gathered.setdefault((name, NO_SWAPPING), [])  # it runs last: a run may be killed just before
         seeds: dict[str, set[float]] = {}
         for (name, _), numbers_of in gathered.items():
             seeds.setdefault(name, set()).update(float(numbers[0]) for numbers in numbers_of)
@@ -135,22 +128,6 @@ class Run:
                 if name not in ("seed", "truncated"):
                     by_name[name][cut] = np.nan
         return columns
-
-    def _numbers(self, cells: Sequence[str], places: Sequence[int], width: int, line: int) -> FloatArray:
-        """Some cells of a row.
-
-        Raises:
-            ConfigError: it is damaged.
-        """
-        try:
-            if len(cells) == width:
-                return np.array([cells[place] for place in places], dtype=np.float64)
-        except ValueError:
-            pass
-        raise ConfigError(
-            f"{self.path / 'rows.csv'}, line {line}: this is no row of a run, so the file was damaged or changed by "
-            "hand; delete the line and give the command of run.json again with --out, which plays what is missing"
-        )
 
     @cached_property
     def columns(self) -> dict[tuple[str, str], dict[str, FloatArray]]:
@@ -184,9 +161,13 @@ class Run:
     def _windows(self) -> dict[Key, FloatArray]:
         """By episode, the metrics of `WINDOWED`, `(windows, metrics)`."""
         gathered: dict[Key, list[list[float]]] = {}
-        for row in self._table("windows.csv"):
-            key = row["scenario"], row["policy"], int(row["seed"])
-            gathered.setdefault(key, []).append([float(row[name]) for name in WINDOWED])
+        with damaged(self.path / "windows.csv"):
+            for row in self._table("windows.csv"):
+                key = row["scenario"], row["policy"], int(row["seed"])
+                gathered.setdefault(key, []).append([float(row[name]) for name in WINDOWED])
+            for (scenario, _, _), rows in gathered.items():
+                if len(rows) != self.windows.get(scenario):
+                    raise ValueError(f"{len(rows)} windows of {one_line(scenario)}")
         return {key: np.array(rows) for key, rows in gathered.items()}
 
     @cached_property
@@ -217,11 +198,12 @@ class Run:
     def ttft(self) -> dict[tuple[str, str, str], FloatArray]:
         """By (scenario, policy, task): answered requests per bin of TTFT_EDGES_S."""
         counts: dict[tuple[str, str, str], FloatArray] = {}
-        for row in self._table("ttft.csv"):
-            mine = counts.setdefault((row["scenario"], row["policy"], row["task"]), np.zeros(len(TTFT_EDGES_S) - 1))
-            for cell in row["requests"].split():
-                bin_, _, count = cell.partition(":")
-                mine[int(bin_)] += int(count)
+        with damaged(self.path / "ttft.csv"):
+            for row in self._table("ttft.csv"):
+                mine = counts.setdefault((row["scenario"], row["policy"], row["task"]), np.zeros(len(TTFT_EDGES_S) - 1))
+                for cell in row["requests"].split():
+                    bin_, _, count = cell.partition(":")
+                    mine[int(bin_)] += int(count)
         return counts
 
     def _table(self, name: str) -> list[dict[str, str]]:
@@ -313,21 +295,6 @@ class Run:
             policy: int((self.episodes[scenario, policy]["truncated"] == 1).sum()) for policy in self.policies(scenario)
         }
         return {policy: count for policy, count in counts.items() if count}
-
-
-def whole_lines(path: Path) -> Iterable[str]:
-    """The lines of a file without one that was being written when its writer was killed; none where there is no file.
-
-    Raises:
-        ConfigError: it is no text in UTF-8.
-    """
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    try:
-        return io.StringIO(content[: content.rfind(b"\n") + 1].decode(), newline="")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text in UTF-8 (byte {error.start}): it was damaged; run it again") from error
 
 
 def share_of_cost(part: FloatArray, cost: FloatArray) -> float:

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from cace_env.config import ConfigError, read_json
+from cace_env.config import ConfigError
 from cace_env.evaluation import SeedResult
 from cace_env.evaluation.scores import REFERENCE
 from cace_env.files import append_file, replace_file
 from cace_env.tables import TASKS
+from experiments.running.run_files import damaged, read_about
 from experiments.running.run_folder import BY_NAME, ROWS_HEADER, SEARCH_HEADER, TTFT_HEADER, WINDOWS_HEADER, Key
 
 BESIDE_ROWS: Final = {"ttft.csv": TTFT_HEADER, "windows.csv": WINDOWS_HEADER, "searches.csv": SEARCH_HEADER}
@@ -76,10 +77,15 @@ class RunFolder:
         order = {key: {name: at for at, name in enumerate(self.about[key])} for key in ("scenarios", "policies")}
         for name, header in (("rows.csv", self.header), *BESIDE_ROWS.items()):
             rows = self._taken_over(name, header)
-            keys = [
-                (order["scenarios"][row["scenario"]], int(row["seed"]), order["policies"][row.get("policy", REFERENCE)])
-                for row in rows
-            ]
+            with damaged(self.path / name):
+                keys = [
+                    (
+                        order["scenarios"][row["scenario"]],
+                        int(row["seed"]),
+                        order["policies"][row.get("policy", REFERENCE)],
+                    )
+                    for row in rows
+                ]
             if keys != sorted(keys):
                 ranked = sorted(range(len(rows)), key=keys.__getitem__)
                 self._replace(name, header, [rows[at] for at in ranked])
@@ -118,7 +124,7 @@ class RunFolder:
         """run.json of an earlier run in this folder, whose rows are taken over."""
         if not check_goes_on(self.path):
             return {}
-        before = read_json(self.path / "run.json")
+        before = read_about(self.path / "run.json")
         both = [key for key in agree if key in before and key in about]
         other = [f"{key} {before[key]}, this is {about[key]}" for key in both if before[key] != about[key]]
         for key, what in (("fingerprints", "scenario"), ("policies", "policy")):
@@ -130,7 +136,8 @@ class RunFolder:
                 "remove the folder"
             )
         rows = self._taken_over("rows.csv", self.header)
-        self.done = {(row["scenario"], row["policy"], int(row["seed"])) for row in rows}
+        with damaged(self.path / "rows.csv"):
+            self.done = {(row["scenario"], row["policy"], int(row["seed"])) for row in rows}
         for name, header in BESIDE_ROWS.items():
             self._keep_done(name, header)
         return before
@@ -138,7 +145,8 @@ class RunFolder:
     def _keep_done(self, name: str, header: Sequence[str]) -> None:
         """Drops what belongs to episodes whose row is not there: they are played again."""
         rows = self._taken_over(name, header)
-        kept = [row for row in rows if (row["scenario"], row.get("policy", REFERENCE), int(row["seed"])) in self.done]
+        with damaged(self.path / name):
+            kept = [r for r in rows if (r["scenario"], r.get("policy", REFERENCE), int(r["seed"])) in self.done]
         if len(kept) < len(rows):
             self._replace(name, header, kept)
 
@@ -154,7 +162,7 @@ class RunFolder:
             return []
         if whole < len(content):
             replace_file(path, content[:whole])
-        with path.open(newline="", encoding="utf-8") as file:
+        with damaged(path), path.open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)
             if tuple(rows.fieldnames or ()) != tuple(header):
                 other = sorted(set(rows.fieldnames or ()) ^ set(header)) or ["their order"]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from experiments.running.run_folder import whole_lines
+from cace_env.config import one_line
+from experiments.running.run_files import damaged, whole_lines
+from experiments.running.run_folder import Run
 
 KEEP_ALIVE: Final = "(keep-alive)"  # where a model leaves because its keep-alive ran out
 FILE_OF_SPANS: Final = "timelines.csv"
@@ -42,21 +43,38 @@ class Waiting(NamedTuple):
     waiting: int
 
 
-def read_spans(folder: Path) -> list[Span]:
-    """timelines.csv of a run folder, whole rows of it; empty where there is none."""
+def read_spans(run: Run) -> list[Span]:
+    """timelines.csv of a run folder, whole rows of it; empty where there is none.
+
+    Raises:
+        ConfigError: the file was changed.
+    """
     whole, text = {"seed", "waiting"}, {"scenario", "policy", "accelerator", "model", "state", "target"}
     kinds: dict[str, Any] = {n: int if n in whole else str if n in text else float for n in Span._fields}
-    rows = csv.reader(whole_lines(folder / FILE_OF_SPANS))
-    header = next(rows, [])
-    return [Span(**{name: kinds[name](cell) for name, cell in zip(header, row, strict=True)}) for row in rows]
+    path = run.path / FILE_OF_SPANS
+    with damaged(path):
+        rows = csv.reader(whole_lines(path))
+        header = next(rows, [])
+        spans = [Span(**{name: kinds[name](cell) for name, cell in zip(header, row, strict=True)}) for row in rows]
+        for span in spans:
+            about = run.about["scenarios"][span.scenario]
+            if span.accelerator not in about["accelerators"] or span.model not in about["models"]:
+                raise ValueError(f"{one_line(span.model)!r} on {one_line(span.accelerator)!r}")
+    return spans
 
 
-def read_waiting(folder: Path) -> list[Waiting]:
-    """waiting.csv of a run folder, whole rows of it; empty where there is none."""
-    return [
-        Waiting(row["scenario"], row["policy"], int(row["seed"]), float(row["time_s"]), int(row["waiting"]))
-        for row in csv.DictReader(whole_lines(folder / FILE_OF_WAITING))
-    ]
+def read_waiting(run: Run) -> list[Waiting]:
+    """waiting.csv of a run folder, whole rows of it; empty where there is none.
+
+    Raises:
+        ConfigError: the file was changed.
+    """
+    path = run.path / FILE_OF_WAITING
+    with damaged(path):
+        return [
+            Waiting(row["scenario"], row["policy"], int(row["seed"]), float(row["time_s"]), int(row["waiting"]))
+            for row in csv.DictReader(whole_lines(path))
+        ]
 
 
 def timelines_csv(rows: Sequence[Span] | Sequence[Waiting]) -> str:

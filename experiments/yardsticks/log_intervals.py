@@ -76,7 +76,7 @@ def compared(run: Run) -> list[list[str]]:
 def show(options: Options, session: Session) -> None:
     """Prints the table."""
     header = ("scenario", "policy", "cost saved [%]", "over draws", "over windows", "shown", "shown / over draws")
-    session.console.print(table(header, compared(Run(options.folder)), numbers="right"), soft_wrap=True, markup=False)
+    session.console.print(table(header, compared(Run(options.folder)), numbers="right"), soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -100,7 +100,7 @@ def test_an_agent_that_is_judged_by_its_training_seeds_is_found_out(
 
 
 def test_timelines_show_the_agent(finished: Path, evicting: Path):
-    assert {span.policy for span in read_spans(finished)} == {"lru", "cace", f"agent:{evicting}"}
+    assert {span.policy for span in read_spans(Run(finished))} == {"lru", "cace", f"agent:{evicting}"}
 
 
 def test_an_eviction_agent_goes_with_an_order_in_swap_v0(small: Path, evicting: Path, tmp_path: Path):

@@ -34,12 +34,13 @@ def test_the_report_of_a_run_that_was_killed_is_of_what_had_finished(finished: P
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("rows.csv", "", "no whole header"),
-        ("rows.csv", "scenario,policy,seed\nsmall,l", "no whole row"),
-        ("rows.csv", "scenario,policy,seed\nsmall,lru,\0\0\n", "line 2: this is no row of a run"),
-        ("rows.csv", "scenario,policy,seed\nsmall,lru\n", "line 2: this is no row of a run"),
-        ("run.json", "{", "cannot be read as JSON"),
-        ("run.json", "{}", "none of a comparison"),
+        ("rows.csv", "", "has no column 'answered': nothing finished"),
+        ("rows.csv", "scenario,policy,seed\nsmall,lru,1\n", "has no column 'answered': nothing finished"),
+        ("rows.csv", "HEADER\nsmall,l", "no whole row"),
+        ("rows.csv", "HEADER\nsmall,lru,\0\0\n", "a row is none of a run"),
+        ("rows.csv", "HEADER\nsmall,lru\n", "line 2 has 2 cells"),
+        ("run.json", "{", "is not JSON, or was cut short"),
+        ("run.json", "{}", "command: Field required"),
     ],
 )
 def test_a_damaged_run_folder_is_an_error_that_says_what_to_do(
@@ -49,7 +50,8 @@ def test_a_damaged_run_folder_is_an_error_that_says_what_to_do(
     folder.mkdir()
     (folder / "run.json").write_text((finished / "run.json").read_text())
     (folder / "rows.csv").write_text((finished / "rows.csv").read_text())
-    (folder / name).write_text(content)
+    header = (finished / "rows.csv").read_text().partition("\n")[0]
+    (folder / name).write_text(content.replace("HEADER", header))
     assert report.main([str(folder)]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("error: ") and problem in said and name in said

@@ -170,7 +170,12 @@ def test_rows_are_added_whole_or_not_at_all_on_a_full_disk(tmp_path: Path) -> No
 @pytest.mark.integration
 @pytest.mark.parametrize(
     "limit_bytes",
-    [100, pytest.param(3_000, marks=pytest.mark.slow), pytest.param(20_000, marks=pytest.mark.slow), 60_000],
+    [
+        pytest.param(100, marks=pytest.mark.slow),
+        pytest.param(3_000, marks=pytest.mark.slow),
+        pytest.param(20_000, marks=pytest.mark.slow),
+        60_000,
+    ],
 )
 def test_a_comparison_on_a_full_disk_leaves_whole_files_or_none(limit_bytes: int, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
