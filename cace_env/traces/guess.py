@@ -98,8 +98,9 @@ def guess_format(path: str | Path) -> str:
 
 
 def open_sqlite(path: Path) -> sqlite3.Connection:
-    """A database, which is only read and whose own code is not trusted."""
-    connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)
+    """A database, which is only read and whose own code is not trusted; nothing is left beside it."""
+    alone = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
+    connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro{alone}", uri=True)
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
 

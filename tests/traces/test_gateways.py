@@ -161,6 +161,14 @@ def test_open_webui_without_ollama_has_tokens_and_no_times(tmp_path: Path) -> No
     assert numbers(trace.context_tokens) == [50] and trace.load_us is None and trace.ttft_us is None
 
 
+def test_a_database_is_read_without_a_file_beside_it(tmp_path: Path) -> None:
+    path = webui(tmp_path, [answer()])
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+    assert len(read(path, "openwebui")) == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["webui.db"]
+
+
 def test_a_database_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="no SQLite database"):
         read_trace(written(tmp_path, b"SQLite format 3\x00" + b"x" * 500, "webui.db"), "openwebui")
