@@ -3,7 +3,7 @@
 | column | required | meaning |
 |---|---|---|
 | time | yes | seconds from any origin, or ISO 8601; all rows of one zone, never decreasing |
-| context_tokens | yes | all prompt tokens, >= 1 |
+| context_tokens | yes | all prompt tokens, >= 1; empty in every row, with output_tokens: the log has no counts |
 | output_tokens | yes | >= 1 |
 | new_tokens | | prompt tokens not shared with the session's previous request to this model, 1 to context; default all |
 | model | | id of the model that served it; in every row or in none |
@@ -22,6 +22,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,12 +44,15 @@ OPTIONAL: Final = (
 def read_cace(path: Path, config: TraceConfig) -> Trace:
     """Read a log in the plain schema; a count of 0 is refused, because its exporter can say what it means."""
     table = read_table(path, REQUIRED_COLUMNS["cace"], OPTIONAL, config.skip, config.limit)
-    context, output = table.integers("context_tokens", least=1), table.integers("output_tokens", least=1)
     time_us = table.times_us("time")
     rows = in_order(table, "time", time_us, config.sort)
-    trace = Trace(time_us[rows] - time_us[rows[0]], context[rows], None, output[rows], rows_read=table.rows)
+    trace = Trace(time_us[rows] - time_us[rows[0]], None, None, None, rows_read=table.rows)
     trace.began_us = absolute(time_us[rows[0]])
-    if "new_tokens" in table.columns:
+    counted = not all(_is_empty(table, name) for name in ("context_tokens", "output_tokens"))
+    if counted:
+        context, output = table.integers("context_tokens", least=1), table.integers("output_tokens", least=1)
+        trace.context_tokens, trace.output_tokens = context[rows], output[rows]
+    if counted and "new_tokens" in table.columns:
         new = table.integers("new_tokens", empty=0)
         if not _has_empty(table, "new_tokens"):
             new = table.integers("new_tokens", least=1)
@@ -100,12 +104,12 @@ def write_cace(trace: Trace, path: str | Path, origin: str = "") -> None:
     """Write `trace` in the plain schema.
 
     Args:
-        trace: data of a log; its tokens must be known.
+        trace: data of a log.
         path: `.csv`, `.csv.gz`, `.jsonl`, `.jsonl.gz` or `.parquet`; must not exist.
         origin: original format or system; kept in the file, with what the loader made up.
 
     Raises:
-        TraceError: the path exists, its suffix is unknown, tokens are unknown, or pyarrow is missing.
+        TraceError: the path exists, its suffix is unknown, or pyarrow is missing.
     """
     path = Path(path)
     kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
@@ -113,7 +117,7 @@ def write_cace(trace: Trace, path: str | Path, origin: str = "") -> None:
         raise TraceError(f"{path}: unknown suffix {kind!r}; use .csv, .jsonl (either may end in .gz) or .parquet")
     if path.exists():
         raise TraceError(f"{path}: exists; choose another name or remove it first")
-    columns = _columns(trace, path)
+    columns = _columns(trace)
     if origin or trace.altered:
         columns["origin"] = ["; ".join([origin, *trace.altered])] * len(trace)
     if kind == ".parquet":
@@ -132,13 +136,12 @@ def write_cace(trace: Trace, path: str | Path, origin: str = "") -> None:
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
-def _columns(trace: Trace, path: Path) -> dict[str, list[Any]]:
-    if trace.context_tokens is None or trace.output_tokens is None:
-        raise TraceError(f"{path}: this log has no token counts; load it with load_trace, which attaches some")
+def _columns(trace: Trace) -> dict[str, list[Any]]:
+    unknown = [None] * len(trace)
     columns: dict[str, list[Any]] = {
         "time": [us / 1e6 for us in trace.time_us.tolist()],
-        "context_tokens": trace.context_tokens.tolist(),
-        "output_tokens": trace.output_tokens.tolist(),
+        "context_tokens": unknown if trace.context_tokens is None else trace.context_tokens.tolist(),
+        "output_tokens": unknown if trace.output_tokens is None else trace.output_tokens.tolist(),
     }
     for name in ("new_tokens", "user", "session", "after"):
         values = getattr(trace, name)
@@ -157,10 +160,19 @@ def _columns(trace: Trace, path: Path) -> dict[str, list[Any]]:
 
 
 def _has_empty(table: Table, column: str) -> bool:
+    return any(_empties(table, column))
+
+
+def _is_empty(table: Table, column: str) -> bool:
+    return all(_empties(table, column))
+
+
+def _empties(table: Table, column: str) -> Iterable[bool]:
+    """Whether each field is empty."""
     values = table.columns[column]
     if isinstance(values, np.ndarray):
-        return bool(np.isnan(values).any())
-    return any(value in ("", None) for value in values)
+        return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    return (value in ("", None) for value in values)
 
 
 def _tasks(table: Table) -> Int64Array:

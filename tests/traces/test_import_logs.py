@@ -111,6 +111,17 @@ def test_our_own_schema_is_imported_row_by_row_with_hashed_users(tmp_path: Path)
     same(trace, read_trace(path, "cace"))
 
 
+def test_a_log_without_token_counts_stays_without(tmp_path: Path) -> None:
+    header = "gmt_create,groupId,checkpoint_model_version_id\n"
+    rows = "2024-11-18 00:00:00,g1,m7\n2024-11-18 00:00:05,g2,m8\n"
+    imported(path := written(tmp_path, header + rows), tmp_path / "out")
+    trace = read_trace(tmp_path / "out")
+    assert trace.context_tokens is None and trace.output_tokens is None
+    before, after = load_trace(path, "gentd26", tasks="chat"), load_trace(tmp_path / "out", tasks="chat")
+    assert after.output_tokens.tolist() == before.output_tokens.tolist()
+    assert "tokens drawn" in after.label
+
+
 def test_no_log_with_origins_loses_what_was_made_up(tmp_path: Path) -> None:
     rows = "s1,main,0.0,opus,1000,10,0,2.0,0.0\n"
     write_cace(read_trace(written(tmp_path, CLAUDE + rows), "claude-code"), tmp_path / "own.csv", origin="claude-code")

@@ -126,10 +126,8 @@ def import_trace(
     """Import what a loader of `FORMATS` has read; users and sessions become hashes of the numbers they have there.
 
     Raises:
-        TraceError: the log has no tokens, or the folder exists or cannot be written; nothing is left then.
+        TraceError: the folder exists or cannot be written; nothing is left then.
     """
-    if trace.context_tokens is None or trace.output_tokens is None:
-        raise TraceError(f"{path}: this log has no token counts; load it with load_trace, which attaches some")
     drawn = "arrivals drawn" in trace.altered  # then a row of the log is no request
     tally = Tally(rows_in=len(trace) if drawn else trace.rows_read, rows_out=len(trace))
     tally.left_out.update(trace.dropped)
@@ -146,12 +144,12 @@ def import_trace(
 
 
 def _table_of(trace: Trace) -> pa.Table:
-    """A trace as a table; what is not known is left out."""
-    assert trace.context_tokens is not None and trace.output_tokens is not None
+    """A trace as a table; what is not known is left out, but for tokens, which are empty then."""
+    unknown = pa.nulls(len(trace), pa.int64())
     columns: dict[str, Any] = {
         "time": trace.time_us + (trace.began_us or 0),
-        "context_tokens": trace.context_tokens,
-        "output_tokens": trace.output_tokens,
+        "context_tokens": unknown if trace.context_tokens is None else trace.context_tokens,
+        "output_tokens": unknown if trace.output_tokens is None else trace.output_tokens,
     }
     if trace.new_tokens is not None:
         columns["new_tokens"] = trace.new_tokens
