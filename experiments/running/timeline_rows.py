@@ -44,14 +44,14 @@ class Waiting(NamedTuple):
 
 
 def read_spans(run: Run) -> list[Span]:
-    """timelines.csv of a run folder, whole rows of it; empty where there is none.
+    """timelines.csv of a run, whole rows of it; empty where there is none.
 
     Raises:
-        ConfigError: the file was changed.
+        ConfigError: a row is damaged, or names what the run has not.
     """
+    path = run.path / FILE_OF_SPANS
     whole, text = {"seed", "waiting"}, {"scenario", "policy", "accelerator", "model", "state", "target"}
     kinds: dict[str, Any] = {n: int if n in whole else str if n in text else float for n in Span._fields}
-    path = run.path / FILE_OF_SPANS
     with damaged(path):
         rows = csv.reader(whole_lines(path))
         header = next(rows, [])
@@ -64,10 +64,10 @@ def read_spans(run: Run) -> list[Span]:
 
 
 def read_waiting(run: Run) -> list[Waiting]:
-    """waiting.csv of a run folder, whole rows of it; empty where there is none.
+    """waiting.csv of a run, whole rows of it; empty where there is none.
 
     Raises:
-        ConfigError: the file was changed.
+        ConfigError: a row is damaged.
     """
     path = run.path / FILE_OF_WAITING
     with damaged(path):

@@ -106,9 +106,9 @@ def test_timelines_never_hold_more_than_the_memory(finished: Path):
     run = Run(finished)
     about = run.about["scenarios"]["small"]
     memory_gb = sum(about["accelerators"].values())
-    assert {span.policy for span in read_spans(finished)} == {"lru", "cace", "lru_in_python"}
+    assert {span.policy for span in read_spans(Run(finished))} == {"lru", "cace", "lru_in_python"}
     for policy in ("lru", "cace"):
-        spans = [span for span in read_spans(finished) if span.policy == policy]
+        spans = [span for span in read_spans(Run(finished)) if span.policy == policy]
         assert sum(span.state == "loading" for span in spans) == column(finished, policy, "loads")[0]
         for moment in {span.from_s for span in spans}:
             held = [span.model for span in spans if span.from_s <= moment < span.to_s]
