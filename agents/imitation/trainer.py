@@ -68,9 +68,7 @@ class ImitationConfig(Frozen):
         default=None, description="an agent to begin from: the name of a shipped one, or its folder; none = at random"
     )
     hidden: int = Field(default=32, ge=0, le=256, description="hidden units per layer; 0 = linear")
-    first_seed: int = Field(
-        default=0, ge=0, le=999_999, description="the first training seed; each is played once per scenario"
-    )
+    first_seed: int = Field(default=0, ge=0, description="the first training seed; each is played once per scenario")
     teacher: str = Field(default=REFERENCE, description='copied at first: "reference", or a policy by its name')
     shown: int = Field(
         default=5, ge=0, le=1_000_000, description="episodes per scenario that the teacher plays; 0 = none"

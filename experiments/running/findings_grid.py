@@ -160,7 +160,7 @@ def grid_cases(seeds: Sequence[int]) -> list[PreparedCase]:
 
 def case_name(cell: Cell, protocol: Protocol) -> str:
     """Under which a cell stands in the run folder."""
-    return f"{cell.name}, {protocol}"
+    return f"{cell.name} ({protocol})"
 
 
 def read_results(run: Run) -> Results:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ from cace_env.tables import Protocol
 from experiments import findings
 from experiments.pages import findings as findings_page
 from experiments.pages.regions import DOCS, read
+from experiments.running import findings_grid
+from experiments.running.command_line import Console, Session
 from experiments.running.findings_grid import (
     CELLS,
     CONTESTANTS,
@@ -23,11 +24,12 @@ from experiments.running.findings_grid import (
     PREFETCHES,
     Cell,
     Results,
-    case_name,
     read_results,
     scenario_of,
 )
+from experiments.running.options import Running
 from experiments.running.run_folder import Run
+from experiments.running.runner import Plan, play
 
 
 def test_every_contrast_is_between_two_policies_that_are_run() -> None:
@@ -76,12 +78,15 @@ def test_tables_show_every_contrast_and_the_picture_is_drawn(tmp_path: Path, mon
     assert (tmp_path / findings_page.PICTURE).stat().st_size > 10_000
 
 
-def test_results_of_another_grid_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_of_another_grid_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert findings.main(["--results", str(tmp_path)]) == 2
     assert "has no run.json" in capsys.readouterr().err
-    name = case_name(CELLS[0], Protocol.EVICTION)
-    (tmp_path / "run.json").write_text(json.dumps({"scenarios": {name: {}}, "policies": {"lru": {}}}))
-    rows = [f"scenario,policy,seed,truncated,{','.join(KEPT)}", f'"{name}",lru,1,0' + ",1" * len(KEPT)]
-    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    with monkeypatch.context() as smaller:
+        smaller.setattr(findings_grid, "CELLS", CELLS[:1])
+        smaller.setattr(findings_grid, "CONTESTANTS", {Protocol.EVICTION: ("lru",)})
+        cases = findings_grid.grid_cases([0])
+    play(Plan(tmp_path / "run", cases, Running(), "test", 1, by_task=False), Session(Console(), "test"), "playing")
     with pytest.raises(ConfigError, match=r"has no cold-engine at 1\.5 / eviction / gdsf"):
-        read_results(Run(tmp_path))
+        read_results(Run(tmp_path / "run"))
