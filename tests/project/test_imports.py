@@ -40,6 +40,7 @@ WINGS = {
     "cace_env/cases": "config tables workload scenarios",
     "cace_env/simulation": f"{COMMON} kernel fleets",
     "cace_env/policies": f"{COMMON} kernel simulation scenarios cases",
+    "cace_env/export": f"{COMMON} kernel simulation cases policies",
     "cace_env/decision_log": f"{COMMON} kernel simulation policies",
     "cace_env/rendering": f"{COMMON} kernel simulation",
     "cace_env/evaluation": f"{COMMON} fleets scenarios cases simulation policies decision_log rendering",
@@ -318,7 +319,7 @@ def test_the_networks_need_torch_alone():
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("cace_env", ("traces", "render", "human", "learn")),
+        ("cace_env", ("traces", "render", "human", "learn", "export")),
         ("agents", ("train",)),
         ("experiments", ("train", "dev")),
         ("tests", ("train", "video", "dev")),
