@@ -95,8 +95,9 @@ def model_of(form: Form) -> Any:
         raise ConfigError(f"an ONNX file needs onnx; {INSTALL}") from None
     add = _Graph(helper, numpy_helper)
     scores = add("Cast", _network(add, form), to=TensorProto.DOUBLE) if form.network else add("Neg", _keep(add, form))
-    masked = add("Where", "legal", scores, add.constant(-np.inf), name="scores")
-    _action(add, masked, ties=not form.network, int32=TensorProto.INT32)
+    add("Where", "legal", scores, add.constant(-np.inf), name="scores")
+    legal_scores = add("Where", "legal", scores, add.constant(0.0))
+    _action(add, ("slots", "pending", "context", legal_scores), ties=not form.network, int32=TensorProto.INT32)
     inputs = [
         helper.make_tensor_value_info("slots", TensorProto.DOUBLE, ["S", len(SLOT)]),
         helper.make_tensor_value_info("pending", TensorProto.DOUBLE, ["K", len(PENDING)]),
@@ -149,16 +150,15 @@ def load_onnx(path: str | Path, threads: int = 1) -> Decide:
     return decide
 
 
-def _action(add: _Graph, scores: str, *, ties: bool, int32: int) -> None:
-    """The action, and -1 where there is none."""
-    key = scores
+def _action(add: _Graph, numbers: tuple[str, ...], *, ties: bool, int32: int) -> None:
+    """The action, and -1 where nothing is legal or some of the numbers are not finite."""
+    key = "scores"
     if ties:
-        best = add("ReduceMax", scores, keepdims=0)
-        tied = add("And", add("Equal", scores, best), "legal")
+        tied = add("Equal", "scores", add("ReduceMax", "scores", keepdims=0))
         key = add("Where", tied, add.column("slots", SLOT._fields.index(TIES)), add.constant(-np.inf))
     chosen = add("ArgMax", key, axis=0, keepdims=0)
     some = add("Greater", add("ReduceMax", add("Cast", "legal", to=int32), keepdims=0), add.constant(0, np.int32))
-    total = add("Add", add("Add", add.total("slots"), add.total("pending")), add.total("context"))
+    total = add("Sum", *(add.total(values) for values in numbers))
     finite = add("Equal", add("Sub", total, total), add.constant(0.0))  # inf - inf and NaN are not 0
     add("Where", add("And", some, finite), chosen, add.constant(-1, np.int64), name="action")
 

@@ -102,7 +102,7 @@ class Policy:
         Ties of a rule go to the least recently used model, then to the lowest action; those of a network to the lowest.
 
         Raises:
-            ValueError: a shape is wrong, a number is not finite, or nothing is legal.
+            ValueError: a shape is wrong, a number or the score of a legal action is not finite, or nothing is legal.
         """
         scores = self.scores(slots, pending, context, legal)
         best = int(scores.argmax())
@@ -117,12 +117,15 @@ class Policy:
         """Scores of all actions, -inf for illegal ones; arguments and errors as for `decide`."""
         mask = np.asarray(legal, dtype=bool)
         self._check(slots, pending, context, mask)
-        if self._score["kind"] == "network":
-            blocks = [self._scaled(*one) for one in (("slot", slots), ("pending", pending), ("context", context))]
-            return np.where(mask, self._network(*blocks), -np.inf)
-        rows = np.flatnonzero(mask)
         scores = np.full(len(mask), -np.inf)
-        scores[rows] = -self._keep(slots[rows])
+        with np.errstate(all="ignore"):  # what comes of a division by 0 is refused below
+            if self._score["kind"] == "network":
+                blocks = [self._scaled(*one) for one in (("slot", slots), ("pending", pending), ("context", context))]
+                scores[mask] = self._network(*blocks)[mask]
+            else:
+                scores[mask] = -self._keep(slots[mask])
+            if not math.isfinite(scores[mask].sum()):
+                raise ValueError("the score of a legal action is not finite: a feature of it is far out of range")
         return scores
 
     def _check(self, slots: FloatArray, pending: FloatArray, context: FloatArray, mask: npt.NDArray[np.bool_]) -> None:

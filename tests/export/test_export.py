@@ -283,6 +283,22 @@ def test_a_question_without_sense_is_answered_with_minus_one_by_onnx(what: str, 
             values.flat[3] = kept
 
 
+@pytest.mark.parametrize(
+    ("what", "feature", "value"), [("rate-load-size", "freed_gb", 0.0), ("agent:eviction", "free_gb", 1e300)]
+)
+def test_a_legal_action_whose_score_is_not_finite_is_not_chosen_over_an_illegal_one(
+    what: str, feature: str, value: float, tmp_path: Path
+):
+    write_numpy(what, tmp_path)
+    decide: Any = load_numpy(tmp_path).decide
+    *blocks, legal = made_up(False, 0)
+    assert legal[decide(*blocks, legal)]
+    blocks[0][legal, getattr(SLOT, feature)] = value
+    with pytest.raises(ValueError, match="score of a legal action is not finite"):
+        decide(*blocks, legal)
+    assert exported(what, "onnx", tmp_path)(*blocks, legal)[0] == -1
+
+
 def test_rows_are_made_by_name(tmp_path: Path):
     write_numpy("lru", tmp_path)
     read = load_numpy(tmp_path)
