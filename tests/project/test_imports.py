@@ -49,6 +49,7 @@ WINGS = {
     "cace_env/wrappers": f"{COMMON} envs",
     "cace_env/networks": f"{COMMON} policies",
     "cace_env/sb3": f"{COMMON} scenarios cases policies evaluation envs networks",
+    "cace_env/live": "config",
     "cace_env/compile": f"{COMMON} scenarios cases simulation policies evaluation planning envs",
     "agents/state_files": "cace_env",
     "agents/algorithms": "cace_env",
@@ -319,7 +320,7 @@ def test_the_networks_need_torch_alone():
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("cace_env", ("traces", "render", "human", "learn", "export")),
+        ("cace_env", ("traces", "render", "human", "learn", "export", "servers")),
         ("agents", ("train",)),
         ("experiments", ("train", "dev")),
         ("tests", ("train", "video", "dev")),
