@@ -144,6 +144,20 @@ def test_loads_and_unloads_of_one_model_wait_for_each_other(use: Any):
     use(claims)
 
 
+def test_a_load_that_is_cancelled_can_be_taken_back(use: Any):
+    async def claims(backend: Backend) -> None:
+        before = descendants()
+        loading = asyncio.create_task(backend.load(LARGEST))
+        await asyncio.sleep(0.02)
+        loading.cancel()
+        await asyncio.wait([loading])
+        await backend.unload(LARGEST)
+        assert await state_of(backend, LARGEST) == "absent"
+        assert descendants() == before
+
+    use(claims)
+
+
 def test_a_model_that_dies_in_mid_stream_is_an_error_to_its_client_and_can_be_loaded_again(use: Any):
     async def claims(backend: Backend) -> None:
         before = descendants()
@@ -177,6 +191,24 @@ def descendants() -> set[int]:
         found |= set(below)
         waiting += below
     return {pid for pid in found if is_running(pid)}
+
+
+def test_a_model_of_llama_cpp_that_fell_asleep_is_woken_by_load(models: Path, tmp_path: Path):
+    need("llama.cpp")
+
+    async def claims(url: str) -> None:
+        backend = make_backend(f"llama.cpp:{url}")
+        await backend.load(SMALLEST)
+        async with asyncio.timeout(10.0):
+            while await state_of(backend, SMALLEST) != "asleep":
+                await asyncio.sleep(0.05)
+        await backend.load(SMALLEST)
+        assert await state_of(backend, SMALLEST) == "resident"
+        await backend.close()
+
+    options = ["--threads", "1", "--ctx-size", "512", "--sleep-idle-seconds", "1"]
+    with start_llama_server(models, tmp_path / "log", options) as server:
+        asyncio.run(claims(server.url))
 
 
 def test_a_router_takes_its_children_with_it_even_if_it_was_killed(models: Path, tmp_path: Path):

@@ -66,6 +66,8 @@ class Backend(Protocol):
     async def load(self, name: str) -> None:
         """Load a model, or wake it, and return when it serves; at once where it does already.
 
+        Where it took too long, or the caller was cancelled, the server may go on loading: unload the model then.
+
         Raises:
             BackendError: unknown (404), it did not load, or took too long (504).
         """

@@ -82,7 +82,7 @@ class LlamaSwap:
         async with self._moves.turn(name, "leaving"):
             if await self._is(name, "absent"):
                 return
-            await self._http.call("POST", f"/api/models/unload/{quote(name, safe='')}")
+            await self._http.call("POST", f"/api/models/unload/{quote(name, safe='')}", limit_s=60.0)
             await until(lambda: self._is(name, "absent"), 60.0, "llama-swap: unloading")
 
     def generate(self, name: str, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
