@@ -94,7 +94,7 @@ def make_backend(
     Args:
         spec: `KIND:WHERE` with a kind of `BACKENDS`, such as `llama.cpp:http://127.0.0.1:8080`. WHERE is an address;
             for `vllm` one for each model, with commas between; for `llama.cpp` and `xllamacpp` a folder of GGUF files
-            does as well, over which a server is started that ends with the backend.
+            does as well, over which servers are started that end with the backend; llama.cpp's is waited for.
         memory: bytes by model, before what the server says; see `read_memory`.
         key: sent to the server as a bearer token.
         load_s: a load may take so long.

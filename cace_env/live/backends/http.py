@@ -93,7 +93,6 @@ class Http:
 
         end = LAST_EVENT if body.get("stream") and path in OPENAI else b""
         tail = b""
-
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S, sock_read=SILENCE_S)
         try:
             async with self._opened().post(
@@ -109,6 +108,8 @@ class Http:
                         raise BackendError(502, f"{self.kind}: POST {path}: the stream broke off")
                 finally:
                     response.close()  # an answer cut short must not keep the server writing
+        except aiohttp.ConnectionTimeoutError as error:
+            raise self._gone(error) from error
         except TimeoutError as error:
             raise BackendError(504, f"{self.kind}: POST {path}: nothing came for {SILENCE_S:g} s") from error
         except aiohttp.ClientError as error:
