@@ -111,7 +111,8 @@ def read_text(path: str | Path, most_bytes: int = MOST_BYTES) -> str:
         if len(content) <= most_bytes:
             return content.decode("utf-8")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or no UTF-8
-        raise ConfigError(f"{printable(str(path), 4 * SHOWN)}: cannot be read ({shown(error)})") from error
+        why = (isinstance(error, OSError) and error.strerror) or shown(error)
+        raise ConfigError(f"{printable(str(path), 4 * SHOWN)}: cannot be read ({why})") from error
     raise ConfigError(f"{path}: is larger than {most_bytes >> 20} MiB, the most that is read of such a file")
 
 

@@ -232,7 +232,7 @@ def scenario_workload(name: str, seed: int, requests: int | None = None) -> tupl
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     return run_command(
-        "characterize", Options, characterize, arguments, __doc__, interrupted="interrupted; nothing kept"
+        "characterize", Options, characterize, arguments, __doc__, interrupted="interrupted; nothing kept", private=True
     )
 
 

@@ -1,17 +1,20 @@
 """A log of your own as requests that hold nothing but metadata, with an audit record of what became of every row.
 
-    python -m experiments.import_logs spend_logs.jsonl --key-file key --out mylog
+    python -m experiments.import_logs spend_logs.jsonl --key-file import.key --out mylog
+    python -m experiments.import_logs --delete-expired mylog other
 
-writes mylog/requests.parquet and mylog/audit.json. Every command that takes a log takes `mylog` then. Users and
-sessions leave the log as keyed hashes only, texts not at all, and no value of a cell is ever shown. The format is
-guessed where it can be; `docs/traces.md` lists those known and says how to describe another one with --columns.
-Without --out it prints what the log holds and writes nothing.
+The first command writes mylog/requests.parquet and mylog/audit.json. Every command that takes a log takes `mylog`
+then. Users and sessions leave the log as keyed hashes only, texts not at all, and no value of a cell is ever shown. The
+format is guessed where it can be; `docs/traces.md` lists those known and says how to describe another one with
+--columns. Without --out it prints what the log holds and writes nothing. The second one deletes the requests of imports
+whose day of --retention is past.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,10 +38,21 @@ MOST_SUMMARISED = 200_000  # requests; a summary holds all of them in memory
 CLOSED_LOOP = {"after", "think_s", "origin"}  # columns of our schema that rows one by one cannot keep
 
 
+class Public(Frozen):
+    """Formats of public traces."""
+
+    skip: int = Field(default=0, ge=0, description="rows passed over at the start")
+    sort: bool = Field(default=False, description="sort by time instead of refusing rows out of order")
+    seed: int = Field(default=0, ge=0, description="of what the loader draws: session starts, ServeGen arrivals")
+    tokens: Annotated[str | None, metavar("FILE")] = Field(
+        default=None, description="ServeGen: the table of token quantiles per client"
+    )
+
+
 class Options(Frozen):
     """Which log is read, how, and where it is written."""
 
-    file: tyro.conf.Positional[Path] = Field(description="the log")
+    file: tyro.conf.Positional[Annotated[Path | None, metavar("LOG")]] = Field(default=None, description="the log")
     format: Annotated[str | None, metavar("NAME")] = Field(
         default=None, description=f"guessed by default; one of {', '.join(FORMAT_NAMES)}"
     )
@@ -46,7 +60,7 @@ class Options(Frozen):
         default=None, description="for any other format: which of its columns is what, see docs/traces.md"
     )
     out: Annotated[Path | None, metavar("DIR")] = Field(
-        default=None, description="new folder; without it: what the log holds, and nothing is written"
+        default=None, description="new or empty folder; without it: what the log holds, and nothing is written"
     )
     key_file: Annotated[Path | None, metavar("FILE")] = Field(
         default=None, description="key of the hashes of users and sessions, at least 16 bytes; never written anywhere"
@@ -63,6 +77,9 @@ class Options(Frozen):
     retention: Annotated[int | None, metavar("DAYS")] = Field(
         default=None, ge=1, description="write the date after which the result has to be deleted into the audit"
     )
+    delete_expired: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...", help_behavior_hint="")] = Field(
+        default=(), description="delete the requests in these folders of imports whose date is past, and nothing else"
+    )
     max_rejects: Annotated[float, metavar("SHARE")] = Field(
         default=0.05, ge=0.0, le=1.0, description="fail if more of the rows than this cannot be used (0.05)"
     )
@@ -78,25 +95,29 @@ class Options(Frozen):
     limit: Annotated[int | None, metavar("N")] = Field(
         default=None, ge=1, description="at most this many rows; all by default"
     )
-    skip: int = Field(default=0, ge=0, description="rows passed over at the start; not for logs of gateways")
-    sort: bool = Field(default=False, description="sort by time instead of refusing rows out of order")
-    seed: int = Field(default=0, ge=0, description="of what the loader draws: session starts, ServeGen arrivals")
-    tokens: Annotated[str | None, metavar("FILE")] = Field(
-        default=None, description="ServeGen: the table of token quantiles per client"
-    )
+    public: Annotated[Public, tyro.conf.OmitArgPrefixes] = Public()
 
     def audited(self) -> dict[str, Any]:
         """The options that say what became of the rows; where the key lies stays out."""
-        kept = self.model_dump(mode="json", exclude={"file", "out", "key_file", "key_env", "columns"})
-        return kept | {"key": self.key_file is not None or self.key_env is not None}
+        kept = self.model_dump(
+            mode="json", exclude={"file", "out", "key_file", "key_env", "columns", "delete_expired", "public"}
+        )
+        return (
+            kept | self.public.model_dump(mode="json") | {"key": self.key_file is not None or self.key_env is not None}
+        )
 
 
 def import_log(options: Options, session: Session) -> None:
-    """Reads a log, writes its requests and the audit, and prints what it holds.
+    """Reads a log, writes its requests and the audit, and prints what it holds; or deletes what is past its date.
 
     Raises:
         TraceError: a log that cannot be read, or a folder that cannot be written.
     """
+    if options.delete_expired:
+        delete(options, session)
+        return
+    if options.file is None:
+        raise TraceError("name a log: python -m experiments.import_logs LOG; see --help")
     path = log_file(options.file)
     if options.format is not None and options.columns is not None:
         raise TraceError("--format and --columns say the same; give one of them")
@@ -106,9 +127,7 @@ def import_log(options: Options, session: Session) -> None:
     if name != "columns" and name not in FORMATS:
         raise TraceError(f"--format: unknown format; the formats are {', '.join(FORMAT_NAMES)}")
     if options.out is None:
-        if name == "columns":
-            raise TraceError("--columns needs --out DIR")
-        say(session, summary(read(path, name, options)))
+        say(session, mapped(path, options) if options.columns is not None else held(read(path, name, options)))
         return
     audit = write(path, name, options, session)
     say(session, told(audit, options.out))
@@ -118,16 +137,65 @@ def import_log(options: Options, session: Session) -> None:
         say(session, ["", f"licence: {FORMATS[name].licence}. Name: {FORMATS[name].attribution}"])
 
 
+def delete(options: Options, session: Session) -> None:
+    """Delete what is past its date.
+
+    Raises:
+        TraceError: a folder that is none of an import; those before it are done.
+    """
+    from cace_env.traces.gateways.importing import delete_expired
+
+    require(options.delete_expired[0])
+    if options.file is not None:
+        raise TraceError("--delete-expired takes folders of imports and reads no log; give them in two commands")
+    for folder in options.delete_expired:
+        say(session, [f"{folder}: {delete_expired(folder, datetime.now(UTC).date())}"])
+
+
+def mapped(path: Path, options: Options) -> list[str]:
+    """What a log holds by a map of columns, which one may still be writing, in lines."""
+    require(path)
+    from cace_env.traces.gateways.reader import read_mapped
+
+    assert options.columns is not None
+    trace, tally = read_mapped(
+        path,
+        load_map(options.columns),
+        Limits(row_mb=options.row_mb, seconds=options.seconds),
+        max_rejects=options.max_rejects,
+        max_span_days=options.max_span_days,
+        limit=options.limit,
+    )
+    times = aligned([(f"times in {column}", clock.told()) for column, clock in tally.clocks.items()])
+    return [*times, *held(trace)]
+
+
+def held(trace: Trace) -> list[str]:
+    """What a log in memory holds, in lines, with warnings."""
+    found = summary(trace)
+    if trace.ttft_us is not None or trace.e2e_us is not None:
+        require(Path())
+        from cace_env.traces.gateways.durations import durations_of, unlikely_times
+
+        found += warned(unlikely_times(durations_of(trace), float(trace.time_us[-1]) / 1e6))
+    return found
+
+
+def warned(warnings: Sequence[str]) -> list[str]:
+    """Warnings, a line each."""
+    return [f"warning: {warning}" for warning in warnings]
+
+
 def read(path: Path, name: str, options: Options) -> Trace:
     """The log in memory."""
     return read_trace(
         path,
         name,
         limit=options.limit,
-        skip=options.skip,
-        sort=options.sort,
-        seed=options.seed,
-        tokens_path=options.tokens,
+        skip=options.public.skip,
+        sort=options.public.sort,
+        seed=options.public.seed,
+        tokens_path=options.public.tokens,
         max_rejects=options.max_rejects,
         max_span_days=options.max_span_days,
     )
@@ -150,7 +218,7 @@ def write(path: Path, name: str, options: Options, session: Session) -> dict[str
     if columns is None:
         trace = read(path, name, options)
         return import_trace(trace, path, name, options.out, privacy, options.audited()).audit
-    if options.skip:
+    if options.public.skip:
         raise TraceError("--skip is not for this format; cut the file, or use --limit")
     with progress_bar(session.console) as progress:
         rows = progress.add_task("rows", total=None)
@@ -201,7 +269,8 @@ def told(audit: dict[str, Any], out: Path) -> list[str]:
     lines += [(f"measured {name}", f"{count:,}") for name, count in audit.get("measured", {}).items()]
     if audit["delete_after"]:
         lines.append(("to be deleted after", audit["delete_after"]))
-    return [*aligned(lines), f"written: {out}/requests.parquet and {out}/audit.json"]
+    written = f"written: {out}/requests.parquet and {out}/audit.json"
+    return [*aligned(lines), *warned(audit.get("warnings", ())), written]
 
 
 def summary(trace: Trace) -> list[str]:
@@ -261,7 +330,7 @@ def quantiles(values: Any, per: float, shown: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command("import_logs", Options, import_log, arguments, __doc__)
+    return run_command("import_logs", Options, import_log, arguments, __doc__, private=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def recommend(options: Options, session: Session) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     nothing = "interrupted before today's policy had been played on today's fleet: there is no answer"
-    return run_command("recommend", Options, recommend, arguments, __doc__, interrupted=nothing)
+    return run_command("recommend", Options, recommend, arguments, __doc__, interrupted=nothing, private=True)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from experiments.running.command_line import Session, metavar, run_command
 class Why(Frozen):
     """What is asked."""
 
-    folder: Annotated[str, tyro.conf.Positional] = Field(
+    folder: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FOLDER")]] = Field(
         description="folder of a log, of a run that has one in decisions/, or one of its files"
     )
     model: Annotated[str | None, metavar("NAME")] = Field(default=None, description="the model that was evicted")

@@ -115,8 +115,8 @@ class Log:
         Raises:
             ConfigError: no such model or episode, several episodes fit, or the model was not evicted until then.
         """
-        wanted = self._episode({"scenario": scenario, "policy": policy, "seed": seed})
         at_us = None if at is None else round((seconds_of(at, self.clock) if isinstance(at, str) else at) * 1e6)
+        wanted = self._episode({"scenario": scenario, "policy": policy, "seed": seed})
         times = [row["time_us"] for row in self._rows({**wanted, "model": model}, EVICTIONS, ("time_us",))]
         before = [time_us for time_us in times if at_us is None or time_us <= at_us]
         if not before:
@@ -199,7 +199,8 @@ def seconds_of(text: str, clock: Clock) -> float:
         ) from None
     if clock != "utc":
         raise ConfigError(
-            f"time {text!r} is a date, and this log counts from the beginning of an episode; give seconds"
+            f"time {text!r} is a date, and this log counts from the beginning of an episode, of a log from its first "
+            "request; give the seconds, minutes or hours since then, such as 12.5min"
         )
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 

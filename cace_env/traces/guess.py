@@ -21,6 +21,11 @@ IMPORTED: Final = "requests.parquet"  # in a folder that experiments.import_logs
 PARQUET_MAGIC: Final = b"PAR1"
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 _WRAPPED: Final = re.compile(r'\s*\{\s*"(\w+)"\s*:\s*\[\s*(?=\{)')
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+MAPPED: Final = (
+    "Of any other log say where its columns stand: python -m experiments.import_logs FILE --columns MAP.yaml (see "
+    "docs/traces.md)"
+)
 _KEY: Final = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:')
 
 Kind = Literal["csv", "json lines", "json list", "parquet", "sqlite"]
@@ -56,6 +61,8 @@ def look(path: Path, limits: Limits = DEFAULT_LIMITS) -> Look:
             raise TraceError(f"{path}: not a whole Parquet file; write or download it again") from None
     if head.startswith(SQLITE_MAGIC):
         return Look("sqlite", frozenset(_tables(path)))
+    if head.startswith(_UTF_16) or b"\x00" in head[:4]:
+        raise TraceError(f"{path}: is UTF-16 text; convert it first: iconv -f utf-16 -t utf-8 FILE > NEW")
     text = head.decode("utf-8-sig", "replace")
     if text.lstrip().startswith("["):
         return Look("json list", _keys(text.lstrip()[1:]))
@@ -91,10 +98,7 @@ def guess_format(path: str | Path) -> str:
         return best[0]
     if best:
         raise TraceError(f"{path}: its columns fit {' and '.join(best)}; say which with --format")
-    raise TraceError(
-        f"{path}: its columns are those of no format known here; name one with --format, or say where its columns "
-        "stand: python -m experiments.import_logs FILE --columns MAP.yaml (see docs/traces.md)"
-    )
+    raise TraceError(f"{path}: its columns are those of no format known here; name one with --format. {MAPPED}")
 
 
 def open_sqlite(path: Path) -> sqlite3.Connection:

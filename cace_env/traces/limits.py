@@ -127,9 +127,7 @@ def said(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise TraceError(
-            f"{path}: no such file; check the path, or see `python -m cace_env.traces.fetch --list`"
-        ) from None
+        raise TraceError(f"{path}: no such file; check the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TraceError(
             f"{path}: the gzip stream is cut short or damaged ({error}); download the file again"

@@ -8,16 +8,28 @@ import shlex
 import signal
 import sys
 import threading
+import typing
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType, NoneType, UnionType
+from typing import Any, Final, TypeVar, Union
 
+import pydantic
 import rich.console
 import tyro
 from rich.text import Text
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
-from cace_env.config import ConfigError, load, parse_yaml, printable, shown
+from cace_env.config import ConfigError, Frozen, load, one_line, parse_yaml, printable, shown
 from cace_env.evaluation.episodes import PolicyError
 from cace_env.simulation import SimulationError
 from cace_env.traces import TraceError
@@ -29,6 +41,7 @@ CONFIG: Final = "--config"
 BROKEN_PIPE: Final = 128 + signal.SIGPIPE  # exit statuses, as shells give them
 INTERRUPTED: Final = 128 + signal.SIGINT
 TERMINATED: Final = 128 + signal.SIGTERM
+PRIVATE: Final = 0o077  # umask: files are 0600, folders 0700
 T = TypeVar("T")
 
 
@@ -92,6 +105,7 @@ def read_options(
 
     Raises:
         ConfigError: the file is refused.
+        RefusedError: a value is out of range.
         SystemExit: the command line is refused (2), or asked for help (0).
     """
     one = isinstance(options, type)
@@ -104,9 +118,98 @@ def read_options(
         prog=f"python -m experiments.{name}",
         description=f"{about}{more}",
         config=STYLE,
+        registry=READING,
     )
     found: T = read
     return found
+
+
+class RefusedError(Exception):
+    """A value of an option that is out of range; no ValueError, of which tyro would make a box with all that it is."""
+
+
+PLAIN: Final[dict[Any, tuple[str, str]]] = {
+    int: ("N", "is no whole number"),
+    float: ("X", "is no number"),
+    str: ("TEXT", ""),
+    Path: ("PATH", ""),
+}
+
+
+def _plain(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """A number, a text or a path."""
+    if info.type not in PLAIN:
+        return None
+    kind, (called, problem) = info.type, PLAIN[info.type]
+
+    def read(given: list[str]) -> Any:
+        try:
+            return kind(given[0])
+        except ValueError:
+            raise ValueError(f"{shown(given[0])} {problem}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=called,
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, (int, float) if kind is float else kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _maybe(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """What may be left out: `None` typed in full is the same."""
+    inner = [kind for kind in typing.get_args(info.type) if kind is not NoneType]
+    if info.type_origin not in (Union, UnionType) or len(inner) != 1 or inner[0] not in PLAIN:
+        return None
+    plain = _plain(replace(info, type=inner[0], type_origin=None))
+    assert plain is not None
+    return replace(
+        plain,
+        instance_from_str=lambda given: None if given == ["None"] else plain.instance_from_str(given),
+        is_instance=lambda value: value is None or plain.is_instance(value),
+    )
+
+
+def _section(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """The options of a command: fields of a pydantic model, whose limits are told as those of options."""
+    if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
+        return None
+    hints = typing.get_type_hints(info.type, include_extras=True)
+    given = isinstance(info.default, info.type)
+
+    def default(name: str, field: pydantic.fields.FieldInfo) -> Any:
+        if given:
+            return getattr(info.default, name)
+        return tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
+
+    fields = tuple(
+        StructFieldSpec(name, hints[name], default(name, field), field.description or "")
+        for name, field in info.type.model_fields.items()
+    )
+    return StructConstructorSpec(partial(_made, info.type), fields)
+
+
+READING: Final = ConstructorRegistry()  # of what tyro would call INT or {None}|FLOAT, and refuse in Python's words
+READING.primitive_rule(_plain)
+READING.primitive_rule(_maybe)
+READING.struct_rule(_section)
+
+
+def _made(options: type[Frozen], **given: Any) -> Frozen:
+    try:
+        return options(**given)
+    except pydantic.ValidationError as error:
+        raise RefusedError("\n".join(_told(problem) for problem in error.errors(include_url=False))) from None
+
+
+def _told(problem: Any) -> str:
+    """What is wrong with an option, as `--gpus: input should be greater than or equal to 1 (got 0)`."""
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # of several options
+        return str(message)
+    name = str(problem["loc"][0]).replace("_", "-")
+    return f"--{name}: {message[:1].lower()}{message[1:]} (got {one_line(repr(problem['input']), WIDTH)})"
 
 
 def taken_out(option: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -137,6 +240,7 @@ def run_command(
     *,
     interrupted: str = "interrupted",
     read: Callable[[Sequence[str]], T] | None = None,
+    private: bool = False,
 ) -> int:
     """Reads the options of a command and runs it.
 
@@ -148,6 +252,7 @@ def run_command(
         about: as for `read_options`.
         interrupted: what is said after Ctrl-C: what is left behind, and how to go on.
         read: reads the options, where `read_options` does not do.
+        private: what it writes is for its user alone: files 0600, folders 0700.
 
     Returns:
         The exit status, see `exit_status`.
@@ -164,9 +269,20 @@ def run_command(
         given = read(arguments) if read is not None else read_options(options, arguments, name, about)
         return body(given, session) or 0
 
-    with terminable() as told:
+    with terminable() as told, masked(PRIVATE if private else 0):
         status = exit_status(run, interrupted)
     return TERMINATED if told and status == INTERRUPTED else status
+
+
+@contextlib.contextmanager
+def masked(more: int) -> Iterator[None]:
+    """New files and folders without these permissions, besides those that the user's umask takes away."""
+    before = os.umask(PRIVATE)  # there is no other way to learn it
+    os.umask(before | more)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextlib.contextmanager
@@ -205,7 +321,7 @@ def exit_status(command: Callable[[], int], interrupted: str = "interrupted") ->
         status = command()
         sys.stdout.flush()
         return status
-    except (ConfigError, TraceError) as error:
+    except (ConfigError, RefusedError, TraceError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except (PolicyError, SimulationError) as error:

@@ -200,5 +200,7 @@ def check_goes_on(path: Path) -> bool:
     if os.path.isfile(path / "run.json"):
         return True
     if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path} exists and holds no run; results are never overwritten: give another --out")
+        raise ConfigError(
+            f"{path} exists and holds no run to go on with; results are never overwritten: give another --out"
+        )
     return False

@@ -62,6 +62,8 @@ def test_several_episodes_have_to_be_told_apart(folder: Path):
         log.add(decision(6, scenario="there"))
     with pytest.raises(ConfigError, match="3 of 3 episodes fit; name one scenario of 'here', 'there'"):
         why(folder, "model-a")
+    with pytest.raises(ConfigError, match="time 'soon' is not understood"):  # before one is sent to name episodes
+        why(folder, "model-a", "soon")
     with pytest.raises(ConfigError, match="2 of 3 episodes fit; name one seed of 3, 4"):
         why(folder, "model-a", scenario="here")
     with pytest.raises(ConfigError, match="no decision of scenario 'her', did you mean 'here'"):

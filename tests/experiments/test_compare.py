@@ -69,7 +69,7 @@ def test_results_are_never_overwritten(finished: Path, small: Path, tmp_path: Pa
     assert "split test, this is train" in said
     assert (finished / "rows.csv").read_bytes() == before
     said = refused(capsys, "--policies", "lru", "--out", str(finished / "scenarios"))
-    assert "holds no run; results are never overwritten" in said
+    assert "holds no run to go on with; results are never overwritten" in said
 
 
 def test_rows_are_the_same_whatever_the_threads_and_kills(small: Path, tmp_path: Path):

@@ -108,13 +108,14 @@ def test_the_commands_for_researchers_run(checkout: Path):
 @pytest.mark.slow
 @pytest.mark.integration
 def test_the_commands_for_platform_engineers_run(checkout: Path):
-    made, imported, searched, characterized, recommended, piloted = commands("platform")
+    made, imported, searched, characterized, recommended, piloted, deleted = commands("platform")
     assert "1,500 requests in before.jsonl" in run(made, checkout)
     assert "guessed from the names of its columns" in run(imported, checkout)
     assert "'model', 'user', 'session', 'ttft_s', 'e2e_s'" in run(searched, checkout)
     assert "13 models are asked for" in run(characterized, checkout)
     assert "as it is" in run(recommended, checkout)
     assert "mean of the same mix" in run(piloted, checkout)
+    assert run(deleted, checkout).count("kept until 20") == 2
     for name in ("log", "advice", "pilot"):
         assert (checkout / "runs" / name / "report.html").stat().st_size > 10_000
     assert governed(checkout) == ["after", "before"]
@@ -123,7 +124,7 @@ def test_the_commands_for_platform_engineers_run(checkout: Path):
 def governed(folder: Path) -> list[str]:
     """The imports in a folder whose audits the page on governance finds in order, after a look at their secrets."""
     audits, pseudonym = [content for language, content in blocks(GOVERNANCE) if language == "python"]
-    key = (folder / "key").read_text().strip()
+    key = (folder / "import.key").read_text().strip()
     assert key not in (folder / "before" / "audit.json").read_text()
     said = run(f"python - <<'END'\n{audits}END", folder).splitlines()
     user = run(f"python - <<'END'\n{pseudonym.replace(EXAMPLE_KEY, key)}END", folder).strip()

@@ -67,14 +67,24 @@ def test_only_one_place_guesses_names() -> None:
 
 
 @functools.cache
-def options_of(command: str) -> frozenset[str]:
-    """The options that a command's --help names."""
+def help_of(command: str) -> str:
+    """What a command's --help says."""
     main = importlib.import_module(f"experiments.{command}").main
     said = io.StringIO()
     for arguments in [[sub, "--help"] for sub in SUBCOMMANDS.get(command, ())] or [["--help"]]:
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
             main(arguments)
-    return frozenset(re.findall(r"--[a-z][a-z-]*[a-z]", said.getvalue()))
+    return said.getvalue()
+
+
+def options_of(command: str) -> frozenset[str]:
+    """The options that a command's --help names."""
+    return frozenset(re.findall(r"--[a-z][a-z-]*[a-z]", help_of(command)))
+
+
+@pytest.mark.parametrize("command", [path.stem for path in COMMANDS])
+def test_help_is_in_no_words_of_python(command: str) -> None:
+    assert re.findall(r"\b(?:STR|INT|FLOAT|NoneType)\b", help_of(command)) == []
 
 
 def texts_of(path: Path) -> Iterator[str]:

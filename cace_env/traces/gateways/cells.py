@@ -61,6 +61,7 @@ class Clock:
     """What a column of times turned out to hold; found with its first times, and the same for all of them."""
 
     unit: Unit | None = None  # of numbers; None: not known yet, or no numbers
+    fits: Unit | None = None  # in which the first numbers would be dates, where the unit that was given makes none
     relative: bool = False  # from any origin
     without_zone: int = 0  # times that were read as UTC
     kinds: set[str] = field(default_factory=set)  # "numbers", "ISO 8601", "time stamps"
@@ -110,6 +111,7 @@ def _of_numbers(
         found = _unit(known)
         clock.relative = may_be_relative and found is None and float(np.median(known)) < RELATIVE_S
         clock.unit = unit or found or ("s" if clock.relative else None)
+        clock.fits = found if found != clock.unit else None
     if clock.unit is None:  # none of them is a date
         given = ~np.isnan(values)
         return np.full(len(values), NONE, np.int64), wrong, given

@@ -15,7 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ import pyarrow.parquet as parquet
 import cace_env
 from cace_env.tables import NONE, TASKS
 from cace_env.traces.gateways.columns import ColumnMap
+from cace_env.traces.gateways.durations import durations_in, unlikely_times
 from cace_env.traces.gateways.known import GATEWAYS, Gateway
 from cace_env.traces.gateways.privacy import count_users, hashed, rounded, without_rare
 from cace_env.traces.gateways.reader import blocks_of, check_rejects, check_span, first_rows
@@ -80,7 +81,7 @@ def import_gateway(
         path: the log.
         format: its name, for the audit.
         columns: where its columns stand.
-        out: new folder.
+        out: new folder, or an empty one.
         privacy: what is done for it.
         limits: how much is read.
         max_rejects: the highest share of rows that may be bad.
@@ -116,6 +117,7 @@ def import_gateway(
             raise TraceError(f"{path}: no user has {privacy.min_requests_per_user} requests; nothing would be left")
         check_span(path, *span, max_span_days)
         audit = _audit(path, format, options, privacy) | _of_columns(path, columns, gateway, tally, names, limits)
+        audit["warnings"] = unlikely_times(durations_in(draft / IMPORTED), (span[1] - span[0]) / 1e6)
         _write_audit(draft / AUDIT, audit | _of_rows(tally))
     return Imported(out, audit | _of_rows(tally))
 
@@ -251,11 +253,11 @@ def _new_folder(out: Path) -> Iterator[Path]:
     """A folder to write into, which becomes `out` if all goes well and is gone if not.
 
     Raises:
-        TraceError: `out` exists, or cannot be written.
+        TraceError: `out` exists and is no empty folder, or cannot be written.
     """
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        if out.exists() or out.is_symlink():
+        if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
             raise TraceError(f"{out}: exists; choose another folder, or remove it first")
         out.parent.mkdir(parents=True, exist_ok=True)
         draft.mkdir(0o700)
@@ -266,6 +268,37 @@ def _new_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise TraceError(f"{out}: cannot be written ({error.strerror or type(error).__name__})") from error
+
+
+def delete_expired(folder: Path, today: date) -> str:
+    """Deletes the requests of an import whose day is past, and writes into its audit that it did.
+
+    Args:
+        folder: written by an import.
+        today: by UTC, as the day in the audit is.
+
+    Returns:
+        What was done, or why nothing was.
+
+    Raises:
+        TraceError: it is no folder of an import, or cannot be written.
+    """
+    try:
+        audit = json.loads((folder / AUDIT).read_text(encoding="utf-8"))
+        until = None if audit["delete_after"] is None else date.fromisoformat(audit["delete_after"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise TraceError(f"{folder}: has no {AUDIT} of an import; name folders that import_logs wrote") from None
+    requests = folder / IMPORTED
+    if not requests.exists():
+        return "its requests are deleted already"
+    if until is None:
+        return "kept: it was imported without --retention"
+    if today <= until:
+        return f"kept until {until}"
+    with said(folder):
+        requests.unlink()
+        _write_audit(folder / AUDIT, audit | {"deleted": today.isoformat()})
+    return f"{IMPORTED} deleted, which was due after {until}; {AUDIT} stays"
 
 
 def _audit(path: Path, format: str, options: Mapping[str, Any], privacy: Privacy) -> dict[str, Any]:

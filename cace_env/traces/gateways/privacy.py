@@ -16,6 +16,7 @@ from cace_env.traces.limits import TraceError, opened
 
 SHORTEST_KEY: Final = 16  # bytes
 LONGEST_KEY: Final = 4_096
+MAKE_ONE: Final = "make one, once, with `(umask 077; openssl rand -hex 32 > {})`"
 DIGITS: Final = 16  # of a hash: two of 10 million users are alike with a chance of 1 in 400,000
 
 
@@ -32,16 +33,25 @@ def read_key(file: str | Path | None, variable: str | None) -> bytes | None:
             raise TraceError(f"--key-env {variable}: there is no such variable; export it first")
         key, where = os.environb[variable.encode()].strip(), f"--key-env {variable}"
     elif file is not None:
-        with opened(Path(file)) as content:
-            key, where = content.read(LONGEST_KEY + 1).strip(), f"--key-file {file}"
+        key, where = _content(Path(file)), f"--key-file {file}"
     else:
         return None
     if not SHORTEST_KEY <= len(key) <= LONGEST_KEY:
         raise TraceError(
-            f"{where}: holds {len(key)} bytes, a key has {SHORTEST_KEY} to {LONGEST_KEY}; make one with "
-            "`openssl rand -hex 32`"
+            f"{where}: holds {len(key)} bytes, a key has {SHORTEST_KEY} to {LONGEST_KEY}; "
+            + MAKE_ONE.format(file or "import.key")
         )
     return key
+
+
+def _content(file: Path) -> bytes:
+    """The first bytes of a file; none of an empty one."""
+    if not file.exists():
+        raise TraceError(f"--key-file {file}: no such file; {MAKE_ONE.format(file)}")
+    if file.is_file() and file.stat().st_size == 0:
+        return b""
+    with opened(file) as content:
+        return content.read(LONGEST_KEY + 1).strip()
 
 
 def hashed(column: pa.ChunkedArray, key: bytes, what: str) -> pa.Array:

@@ -17,12 +17,12 @@ from cace_env.traces.config import TraceConfig, setting
 from cace_env.traces.gateways.columns import ColumnMap
 from cace_env.traces.gateways.flat_blocks import csv_blocks, parquet_blocks
 from cace_env.traces.gateways.json_blocks import json_line_blocks, json_list_blocks
-from cace_env.traces.gateways.known import GATEWAYS, Gateway
+from cace_env.traces.gateways.known import GATEWAYS, PLAIN, Gateway
 from cace_env.traces.gateways.records import AT_ONCE, record_blocks
 from cace_env.traces.gateways.rows import Block, Tally, requests_of
-from cace_env.traces.guess import look, open_sqlite
+from cace_env.traces.guess import MAPPED, look, open_sqlite
 from cace_env.traces.limits import DEFAULT_LIMITS, Deadline, Limits, TraceError, opened
-from cace_env.traces.reading import missing_column
+from cace_env.traces.reading import checked_header, missing_column
 from cace_env.traces.trace import Int64Array, Trace
 
 LONGEST_CELL: Final = 1_000_000  # characters of a text in SQLite
@@ -43,7 +43,7 @@ def blocks_of(path: Path, columns: ColumnMap, gateway: Gateway | None, limits: L
         yield from _sqlite_blocks(path, wanted, gateway, limits)
         return
     if kind in ("csv", "parquet"):  # JSON may name a column later than in its first row
-        _check_present(path, columns, names)
+        _check_present(path, columns, gateway, names)
     if kind == "parquet":
         yield from parquet_blocks(path, wanted, limits)
         return
@@ -71,14 +71,25 @@ def first_rows(blocks: Iterator[Block], limit: int | None) -> Iterator[Block]:
         left = None if left is None else left - rows
 
 
-def _check_present(path: Path, columns: ColumnMap, names: frozenset[str]) -> None:
-    """Every source that has to be there is, by at least one of its columns."""
+def _check_present(path: Path, columns: ColumnMap, gateway: Gateway | None, names: frozenset[str]) -> None:
+    """Every source that has to be there is, by at least one of its columns.
+
+    Raises:
+        TraceError: one is not, or other separators than commas make one column of all.
+    """
+    if len(names) == 1:
+        checked_header(path, list(names))
     needed = ["context_tokens", "output_tokens", *(name for name in ("time", "model") if getattr(columns, name))]
     needed += [] if columns.time is not None else ["end", "e2e"]
     for name in needed:
         source = getattr(columns, name)
         if not any(column in names or column.partition(".")[0] in names for column in source.columns):
-            raise missing_column(path, source.columns[0], names)
+            if gateway is None and columns not in PLAIN.values():
+                raise TraceError(
+                    f"{path}: has no column {' or '.join(map(repr, source.columns))}, which the map of columns names "
+                    f"for {name!r}; mend the map. The log has {len(names)} columns"
+                )
+            raise TraceError(f"{missing_column(path, source.columns[0], names)}. {MAPPED}")
 
 
 def _sqlite_blocks(path: Path, wanted: dict[str, bool], gateway: Gateway | None, limits: Limits) -> Iterator[Block]:
@@ -129,16 +140,34 @@ def read_gateway(path: Path, config: TraceConfig) -> Trace:
     """
     assert config.format is not None
     gateway = GATEWAYS[config.format]
-    tally = Tally()
-    tables = [
-        requests_of(block, gateway.columns, tally)
-        for block in blocks_of(path, gateway.columns, gateway, DEFAULT_LIMITS)
-    ]
-    check_rejects(path, tally, config.max_rejects)
-    table = pa.concat_tables(tables, promote_options="default")
-    table = table.take(pc.sort_indices(table["time"])).slice(config.skip, config.limit)
+    blocks = blocks_of(path, gateway.columns, gateway, DEFAULT_LIMITS)
+    table, tally = _read(path, gateway.columns, blocks, config.max_rejects)
+    table = table.slice(config.skip, config.limit)
     check_span(path, table["time"][0].as_py(), table["time"][-1].as_py(), config.max_span_days)
     return trace_of(table, tally)
+
+
+def read_mapped(
+    path: Path, columns: ColumnMap, limits: Limits, *, max_rejects: float, max_span_days: float, limit: int | None
+) -> tuple[Trace, Tally]:
+    """A log in memory by a map of columns, in order of time, and what became of its rows.
+
+    Raises:
+        TraceError: as `read_gateway`.
+    """
+    blocks = first_rows(blocks_of(path, columns, None, limits), limit)
+    table, tally = _read(path, columns, blocks, max_rejects)
+    check_span(path, table["time"][0].as_py(), table["time"][-1].as_py(), max_span_days)
+    return trace_of(table, tally), tally
+
+
+def _read(path: Path, columns: ColumnMap, blocks: Iterator[Block], max_rejects: float) -> tuple[pa.Table, Tally]:
+    """The requests in order of time, and what became of the rows."""
+    tally = Tally()
+    tables = [requests_of(block, columns, tally) for block in blocks]
+    check_rejects(path, tally, max_rejects)
+    table = pa.concat_tables(tables, promote_options="default")
+    return table.take(pc.sort_indices(table["time"])), tally
 
 
 def check_rejects(path: Path, tally: Tally, most: float) -> None:
@@ -151,17 +180,28 @@ def check_rejects(path: Path, tally: Tally, most: float) -> None:
         raise TraceError(f"{path}: has no rows; was the export empty?")
     bad = sum(tally.bad.values())
     if bad > most * tally.rows_in:
-        first = tally.listed[0]
+        (common, _), *_ = tally.bad.most_common(1)
+        first = next((problem for problem in tally.listed if problem.said == common), tally.listed[0])
         where = f"row {first.row}" + (f", column {first.column!r}" if first.column else "")
         what = f" ({first.type}, {first.length} characters)" if first.length is not None else ""
         reasons = "; ".join(f"{count:,} x {reason}" for reason, count in tally.bad.most_common(5))
         raise TraceError(
-            f"{path}: {bad:,} of {tally.rows_in:,} rows cannot be used, more than {most:.0%}: {reasons}. The first: "
-            f"{where}{what} {first.reason}. Is it another format? Else allow more with max_rejects (--max-rejects)"
+            f"{path}: {bad:,} of {tally.rows_in:,} rows cannot be used, more than {most:.0%}: {reasons}. Such as "
+            f"{where}{what}, which {first.reason}. {_unit_hint(tally) or 'Is it another format?'} Else allow more with "
+            "max_rejects (--max-rejects)"
         )
     if tally.rows_out == 0:
         reasons = "; ".join(f"{count:,} x {reason}" for reason, count in (tally.left_out + tally.bad).most_common(5))
         raise TraceError(f"{path}: none of its {tally.rows_in:,} rows is a request: {reasons}")
+
+
+def _unit_hint(tally: Tally) -> str:
+    """Which unit would make dates of numbers that are none in the unit that was given."""
+    return " ".join(
+        f"As {clock.fits} the times of column {column!r} would fit: say unit: {clock.fits}."
+        for column, clock in tally.clocks.items()
+        if clock.fits is not None
+    )
 
 
 def check_span(path: Path, first_us: int, last_us: int, most_days: float) -> None:

@@ -35,6 +35,11 @@ class Problem(NamedTuple):
     type: str = ""
     length: int | None = None  # of a text, in characters
 
+    @property
+    def said(self) -> str:
+        """Column and reason, by which such rows are counted."""
+        return f"{self.column}: {self.reason}" if self.column else self.reason
+
 
 @dataclass
 class Block:
@@ -61,9 +66,7 @@ class Tally:
 
     def reject(self, problems: Sequence[Problem]) -> None:
         """Count bad rows, and list the first of them."""
-        self.bad.update(
-            f"{problem.column}: {problem.reason}" if problem.column else problem.reason for problem in problems
-        )
+        self.bad.update(problem.said for problem in problems)
         self.listed += problems[: MOST_LISTED - len(self.listed)]
 
 

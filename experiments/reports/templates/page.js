@@ -21,6 +21,7 @@
       hoverlabel: {
         bgcolor: colour("raised"), bordercolor: colour("muted"), font: { color: colour("ink") }, align: "left", namelength: -1,
       },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("muted"), activecolor: colour("ink") },
       legend: { orientation: "h", y: -0.02, yref: "container", yanchor: "bottom", x: 0, bgcolor: "rgba(0,0,0,0)", traceorder: "normal" },
       colorway: ["#3B8BD0", "#E0762F", "#2E9E6B", "#C9549B", "#8C7AE6", "#B8860B", "#5FA8A8", "#A05A4A"],
     } };
@@ -58,7 +59,7 @@
     if (narrow() && data.length > 14) layout.showlegend = false; // it would leave no room; a touch says the name
     figure.plot.style.minHeight = `${layout.height || 380}px`;
     figure.drawn = true;
-    Plotly.react(figure.plot, data, layout, { ...config });
+    Plotly.react(figure.plot, data, layout, { ...config, displayModeBar: narrow() ? false : "hover" });
   }
 
   // Selectors further right show what goes with those further left.
