@@ -42,6 +42,8 @@
     responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"], scrollZoom: false,
   };
 
+  const hovers = window.matchMedia("(hover: hover)").matches; // elsewhere Plotly would always show its buttons
+
   function chosen(figure) {
     const wanted = figure.selects.map((select) => select.value);
     return figure.specs.find(({ key }) => key.every((value, at) => value === wanted[at]));
@@ -59,7 +61,7 @@
     if (narrow() && data.length > 14) layout.showlegend = false; // it would leave no room; a touch says the name
     figure.plot.style.minHeight = `${layout.height || 380}px`;
     figure.drawn = true;
-    Plotly.react(figure.plot, data, layout, { ...config, displayModeBar: narrow() ? false : "hover" });
+    Plotly.react(figure.plot, data, layout, { ...config, displayModeBar: hovers && !narrow() ? "hover" : false });
   }
 
   // Selectors further right show what goes with those further left.
