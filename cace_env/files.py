@@ -1,10 +1,14 @@
-"""Atomic file replacement: readers find the old or the new file, even if the writing process is killed."""
+"""Files: replaced whole, so that readers find the old or the new one even if the writer is killed; CSV and JSON."""
 
 from __future__ import annotations
 
+import csv
 import io
+import json
+import math
 import os
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 
-def replace_file(path: Path, content: bytes | str) -> None:
+def replace_file(path: Path, content: bytes | str, mode: int = 0o666) -> None:
     """Write a file beside the old one, wait until it is on disk, and replace the old one; missing folders are made.
+
+    Args:
+        path: of the file.
+        content: text is written as UTF-8.
+        mode: who may read and write it, less what the umask of the process forbids; 0o600: its owner alone.
 
     Raises:
         OSError: a full disk, no permission, a path that cannot be; the old file stands, and nothing half-written.
@@ -21,7 +30,8 @@ def replace_file(path: Path, content: bytes | str) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with draft.open("wb") as file:
+        draft.unlink(missing_ok=True)
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(_encoded(content) if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -50,6 +60,28 @@ def append_file(path: Path, text: str) -> None:
         except OSError:
             file.truncate(before)
             raise
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table as CSV; without a header its rows alone, to be appended."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([header] if header else [])
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def json_text(content: Any) -> str:
+    """Plain data as JSON over several lines; numbers that it has no word for (NaN, infinity) become null."""
+    return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_arrays(content: bytes, most_bytes: int) -> dict[str, npt.NDArray[Any]]:

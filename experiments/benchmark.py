@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cace_env.config import ConfigError, Frozen
-from cace_env.files import replace_file
+from cace_env.files import json_text, replace_file
 from experiments.pages.regions import fill
 from experiments.reading.markdown import number, table
 from experiments.running.command_line import Session, metavar, run_command, split_names
@@ -207,7 +207,7 @@ def run(options: Benchmark, session: Session) -> int:
     console.print(shown)
     out.parent.mkdir(parents=True, exist_ok=True)
     results = {"command": command, "quick": options.quick, "machine": about, "rows": [row._asdict() for row in rows]}
-    replace_file(out, json.dumps(results, indent=2) + "\n")
+    replace_file(out, json_text(results))
     if options.write is not None:
         fill(options.write, {"benchmark": page_table(rows, about)})
     console.print(f"Results: {out}", highlight=False)

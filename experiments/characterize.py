@@ -12,7 +12,6 @@ A log gets a folder with report.html, characteristics.json and scenario.yaml, wh
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,7 +25,7 @@ from rich.progress import Progress, TaskID
 
 import cace_env
 from cace_env.config import ConfigError, Frozen, dump
-from cace_env.files import replace_file
+from cace_env.files import json_text, replace_file
 from cace_env.fleets import ENGINES, GPUS
 from cace_env.generator import WorkloadConfig
 from cace_env.scenarios import Scenario, load_scenario
@@ -152,7 +151,7 @@ def of_log(options: Options, path: Path, session: Session) -> None:
         progress.update(bar, completed=STEPS, description="done")
     folder.mkdir(parents=True, exist_ok=True)
     content = as_json(found, session.command, cace_env.__version__)
-    replace_file(folder / FILES["numbers"], json.dumps(content, indent=1, allow_nan=False) + "\n")
+    replace_file(folder / FILES["numbers"], json_text(content))
     if found.imitation is not None:
         replace_file(folder / FILES["scenario"], dump(found.imitation))
     scenario_file = str(folder / FILES["scenario"])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import tyro
 from pydantic import Field
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import in_order, seed_list
-from cace_env.files import replace_file
+from cace_env.files import csv_text, replace_file
 from cace_env.policies import ORDERS, POLICIES, READINGS
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.scenarios import FOR_DEBUGGING, compared_scenarios, load_scenario, scenario_names, seeds
@@ -33,7 +33,7 @@ from experiments.reading.verdicts import looked_at
 from experiments.reports.comparison import write_report
 from experiments.reports.decisions import FACTORS_FILE as FACTORS
 from experiments.reports.decisions import FILE as DECISIONS
-from experiments.reports.decisions import audit, csv_of, read_factors, read_reasons
+from experiments.reports.decisions import audit, read_factors, read_reasons
 from experiments.reports.leaderboard import print_leaderboard
 from experiments.reports.terminal import print_tables
 from experiments.reports.timelines import timelines
@@ -45,13 +45,7 @@ from experiments.running.options import ENV, Env, Logged, Names, Referenced, Run
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import Run
 from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of
-from experiments.running.timeline_rows import (
-    FILE_OF_SPANS,
-    FILE_OF_WAITING,
-    read_spans,
-    read_waiting,
-    timelines_csv,
-)
+from experiments.running.timeline_rows import FILE_OF_SPANS, FILE_OF_WAITING, read_spans, read_waiting
 
 DEFAULT_SEEDS: Final = 20
 DEMO_SEEDS: Final = 15
@@ -176,14 +170,11 @@ def look_closer(cases: Sequence[PreparedCase], run: Run, workers: int, session: 
             reasons += found.reasons
             factors += found.factors
             progress.update(bar, advance=1)
-    for name, text in (
-        (FILE_OF_SPANS, timelines_csv(spans)),
-        (FILE_OF_WAITING, timelines_csv(waiting)),
-        (DECISIONS, csv_of(reasons)),
-        (FACTORS, csv_of(factors)),
-    ):
-        if text:
-            replace_file(run.path / name, text)
+    kept: tuple[tuple[str, Sequence[Any]], ...]
+    kept = (FILE_OF_SPANS, spans), (FILE_OF_WAITING, waiting), (DECISIONS, reasons), (FACTORS, factors)
+    for name, rows in kept:
+        if rows:
+            replace_file(run.path / name, csv_text(rows[0]._fields, rows))
 
 
 def show(session: Session) -> None:

@@ -12,9 +12,6 @@ not run again, so the same command goes on where it was stopped (a run that was 
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import multiprocessing
 import shutil
 import sys
@@ -32,7 +29,7 @@ from cace_env.evaluation import evaluate, paired_gain
 from cace_env.evaluation.held_out import training_scenarios
 from cace_env.evaluation.scores import BASELINE
 from cace_env.evaluation.tracking import STEP
-from cace_env.files import replace_file
+from cace_env.files import csv_text, json_text, replace_file
 from cace_env.scenarios import Scenario, seeds
 from cace_env.tables import Protocol
 from experiments.running.command_line import Session, run_command, split_names
@@ -111,13 +108,9 @@ def train(job: Job, out: Path, verbose: int) -> None:
         speed = float(row.get("time/decisions_per_s", np.inf))
         learned_s, before = learned_s + (int(row[STEP]) - before) / speed, int(row[STEP])
         rows.append((before, round(learned_s, 3), *(float(row[f"eval/saved_vs_{name}"]) for name in RIVALS)))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
     shutil.rmtree(scratch)
-    replace_file(job.path(out).with_suffix(".json"), json.dumps(tested, indent=2) + "\n")
-    replace_file(job.path(out), text.getvalue())  # last: a run that has it is whole
+    replace_file(job.path(out).with_suffix(".json"), json_text(tested))
+    replace_file(job.path(out), csv_text(COLUMNS, rows))  # last: a run that has it is whole
 
 
 def judge_by_test(model: Any, scenarios: Sequence[Scenario]) -> dict[str, dict[str, list[float]]]:
@@ -165,7 +158,7 @@ def note(out: Path, jobs: Sequence[Job]) -> None:
         if theirs != ours:
             raise ConfigError(f"{out} has runs on {job.rung} with {theirs}, not {ours}; give another --out")
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(about, indent=2) + "\n")
+    replace_file(path, json_text(about))
 
 
 def learning_curves(options: Options, session: Session) -> None:

@@ -11,8 +11,6 @@ It finds the last eviction of the model at or before the time. `compare --decisi
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +23,7 @@ from rich.text import Text
 
 from cace_env.config import ConfigError, Frozen, one_line
 from cace_env.decision_log import Log, in_words, moment
+from cace_env.files import json_text
 from experiments.running.command_line import Session, metavar, run_command
 
 
@@ -65,7 +64,7 @@ def why(options: Why, session: Session) -> None:
     which: dict[str, Any] = {"scenario": options.scenario, "policy": options.policy, "seed": options.seed}
     decision = log.why(options.model, options.at, **which)
     if options.as_json:
-        print(json.dumps(_without_nan(asdict(decision)), indent=2, allow_nan=False))
+        print(json_text(asdict(decision)), end="")
         return
     session.console.print(Text(in_words(decision, log.clock, options.reasons)), soft_wrap=True)
 
@@ -79,15 +78,6 @@ def episodes(log: Log) -> Table:
         times = (moment(time_us, log.clock).partition(" (")[0] for time_us in (one.first_us, one.last_us))
         table.add_row(*names, str(one.seed), f"{one.rows:,}", f"{one.evictions:,}", *times)
     return table
-
-
-def _without_nan(value: Any) -> Any:
-    """What JSON has no word for, as null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from cace_env.config import ConfigError
 from cace_env.decision_log.record import FORMAT, Decision, row_of, schema, writable
+from cace_env.files import replace_file
 
 Clock = Literal["episode", "utc"]
 NAME: Final = re.compile(r"decisions-(\d{5,})\.parquet")
@@ -155,7 +155,7 @@ class DecisionLog:
             path.unlink()
             del sizes[path]
         number = _number(files[-1]) + 1 if files else 1
-        write_private(self.folder / f"decisions-{number:05}.parquet", content)
+        replace_file(self.folder / f"decisions-{number:05}.parquet", content, mode=0o600)
 
     def _content(self, decisions: Sequence[Decision]) -> bytes:
         pyarrow, parquet = import_parquet()
@@ -217,21 +217,6 @@ def read_header(path: Path) -> Header | None:
         return None
     expires_s = float(found["expires_s"]) if found["expires_s"] else float("inf")
     return Header(float(found["written_s"]), expires_s, "utc" if found["clock"] == "utc" else "episode")
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a new file that only its owner can read; it appears whole, or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def _number(path: Path) -> int:

@@ -15,7 +15,6 @@ reference costs that ship with a suite are also such a file. `docs/suite.md` des
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from cace_env.config import (
 )
 from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.evaluation.suite import Entry, Suite
-from cace_env.files import replace_file
+from cace_env.files import csv_text, replace_file
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -150,12 +149,8 @@ def row_of(entry: str, result: Mapping[str, Any]) -> Row:
 def write_results(path: str | Path, results: Results) -> None:
     """Write a results file; an existing one is replaced."""
     header = yaml.safe_dump(results.header.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
-    text = io.StringIO()
-    text.writelines(f"{MARK}{line}\n" for line in header.splitlines())
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Row._fields)
-    writer.writerows(results.rows)
-    replace_file(Path(path), text.getvalue())
+    marked = "".join(f"{MARK}{line}\n" for line in header.splitlines())
+    replace_file(Path(path), marked + csv_text(Row._fields, results.rows))
 
 
 def read_results(path: str | Path) -> Results:

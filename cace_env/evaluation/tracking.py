@@ -5,8 +5,6 @@ Nothing here imports W&B: a script that starts a run has imported it. Without a 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from cace_env.files import csv_text
 
 Row = dict[str, int | float]  # of a CSV file
 
@@ -74,8 +74,5 @@ def active_run() -> Any | None:
 
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Format rows as CSV, with every column that any of them has."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    return csv_text(header, ([row.get(name, "") for name in header] for row in rows))

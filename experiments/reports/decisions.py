@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -176,17 +175,6 @@ def _asked(prepared: PreparedCase, policy: Policy) -> Iterator[tuple[Simulator, 
         )
         yield simulator, action, margin
         asked = simulator.answer(action)
-
-
-def csv_of(rows: Sequence[Reason] | Sequence[Factor]) -> str:
-    """The rows as a file; empty where there are none."""
-    if not rows:
-        return ""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(type(rows[0])._fields)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def read_reasons(run: Run) -> list[Reason]:

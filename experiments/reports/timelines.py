@@ -64,10 +64,16 @@ def timelines(prepared: PreparedCase, policies: Iterable[str]) -> Timelines:
         rows = simulator.trace[: int(simulator.state.scalars[TRACED])].tolist()
         trace = [(time, TRACE_KINDS[kind], subject, place) for time, kind, subject, place in rows]
         spans = spans_of(trace, tables, models, simulator.totals().end_us)
-        found.spans.extend(s._replace(scenario=prepared.name, policy=contestant.name, seed=seed) for s in spans)
+        about: dict[str, Any] = {"scenario": prepared.name, "policy": contestant.name, "seed": seed}
+        found.spans.extend(Span(**{**_to_the_ms(span), **about}) for span in spans)
         changes = thinned(waiting_of(trace))
-        found.waiting.extend(Waiting(prepared.name, contestant.name, seed, at, count) for at, count in changes)
+        found.waiting.extend(Waiting(**about, time_s=round(at, 3), waiting=count) for at, count in changes)
     return found
+
+
+def _to_the_ms(span: Span) -> dict[str, Any]:
+    """The fields of a span, times in seconds to the millisecond."""
+    return {name: round(cell, 3) if isinstance(cell, float) else cell for name, cell in span._asdict().items()}
 
 
 def spans_of(trace: Sequence[Row], tables: FleetTables, models: Sequence[int], end_us: int) -> list[Span]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +14,7 @@ import numpy as np
 from cace_env.config import ConfigError
 from cace_env.evaluation import SeedResult
 from cace_env.evaluation.scores import REFERENCE
-from cace_env.files import append_file, replace_file
+from cace_env.files import append_file, csv_text, json_text, replace_file
 from cace_env.tables import TASKS
 from experiments.running.run_files import damaged, read_about
 from experiments.running.run_folder import BY_NAME, ROWS_HEADER, SEARCH_HEADER, TTFT_HEADER, WINDOWS_HEADER, Key
@@ -56,7 +54,7 @@ class RunFolder:
     def describe(self, **more: Any) -> None:
         """Adds to run.json."""
         self.about |= more
-        replace_file(self.path / "run.json", json.dumps(self.about, indent=2, allow_nan=False) + "\n")
+        replace_file(self.path / "run.json", json_text(self.about))
 
     def write(self, name: str, text: str) -> None:
         """A text file in the folder."""
@@ -102,23 +100,14 @@ class RunFolder:
 
     def _replace(self, name: str, header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes a file anew."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        replace_file(self.path / name, text.getvalue())
+        replace_file(self.path / name, csv_text(header, _cells(header, rows)))
 
     def _add(self, name: str, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds rows to a file, which begins with its header."""
         rows, path = list(rows), self.path / name
         if not rows:
             return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, header, restval="nan", extrasaction="ignore", lineterminator="\n")
-        if not path.exists():
-            writer.writeheader()
-        writer.writerows(rows)
-        append_file(path, text.getvalue())
+        append_file(path, csv_text(() if path.exists() else header, _cells(header, rows)))
 
     def _before(self, about: Mapping[str, Any], agree: Sequence[str]) -> dict[str, Any]:
         """run.json of an earlier run in this folder, whose rows are taken over."""
@@ -171,6 +160,10 @@ class RunFolder:
                     "another --out, or remove the folder"
                 )
             return list(rows)
+
+
+def _cells(header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Any]]:
+    return ([row.get(name, "nan") for name in header] for row in rows)
 
 
 def _histogram(result: SeedResult) -> Iterator[dict[str, Any]]:

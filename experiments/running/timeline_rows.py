@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from cace_env.config import one_line
@@ -75,14 +73,3 @@ def read_waiting(run: Run) -> list[Waiting]:
             Waiting(row["scenario"], row["policy"], int(row["seed"]), float(row["time_s"]), int(row["waiting"]))
             for row in csv.DictReader(whole_lines(path))
         ]
-
-
-def timelines_csv(rows: Sequence[Span] | Sequence[Waiting]) -> str:
-    """The rows as a file, times in seconds to the millisecond; empty where there are none."""
-    if not rows:
-        return ""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0]._fields)
-    writer.writerows([round(cell, 3) if isinstance(cell, float) else cell for cell in row] for row in rows)
-    return text.getvalue()

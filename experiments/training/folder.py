@@ -26,7 +26,7 @@ from typing import IO, Any, Final, Self
 from agents.algorithms import Trainer
 from cace_env.config import ConfigError, Frozen, parse, read_json, read_yaml
 from cace_env.evaluation.tracking import Row, table_text
-from cace_env.files import replace_file
+from cace_env.files import json_text, replace_file
 from cace_env.policies import Agent, write_agent
 from experiments.running.run_folder import check_new
 
@@ -99,7 +99,7 @@ class TrainingFolder:
     def describe(self, **more: Any) -> None:
         """Adds to run.json."""
         self._about = {**self._about, **more}
-        replace_file(self.path / "run.json", json.dumps(self._about, indent=2, allow_nan=False) + "\n")
+        replace_file(self.path / "run.json", json_text(self._about))
 
     def create(self, config: str, **about: Any) -> None:
         """Begins a run folder.
@@ -138,7 +138,7 @@ class TrainingFolder:
             write_agent(agent, part / "agent")
             replace_file(part / "metrics.csv", table_text(self.rows))
             replace_file(part / "progress.json", progress.model_dump_json(indent=2) + "\n")
-            replace_file(part / MANIFEST, json.dumps(_hashes(part), indent=2) + "\n")
+            replace_file(part / MANIFEST, json_text(_hashes(part)))
             _to_disk(part)
             shutil.rmtree(target, ignore_errors=True)  # of a training that was taken back to an earlier step
             part.rename(target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, dump, parse
 from cace_env.evaluation import seeds_text
 from cace_env.evaluation.held_out import training_cases, training_seeds, validation_seeds
-from cace_env.files import append_file, replace_file, save_figure
+from cace_env.files import append_file, csv_text, replace_file, save_figure
 from cace_env.policies import CaceWeights
 from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
 from cace_env.scenarios import Scenario
@@ -228,12 +227,7 @@ def write_chosen(goal: Goal, found: Sequence[Start], folder: Path, env: Protocol
 def _note(folder: Path, order: str | None, number: int, requests: int, cost: float) -> None:
     """A generation, as a row of history.csv."""
     path = folder / "history.csv"
-    text = io.StringIO()
-    writer = csv.writer(text)
-    if not path.exists():
-        writer.writerow(HISTORY)
-    writer.writerow([order or "", number, requests, repr(cost)])
-    append_file(path, text.getvalue())
+    append_file(path, csv_text(() if path.exists() else HISTORY, [[order or "", number, requests, cost]]))
 
 
 def page(found: Sequence[Start], before_tuning: float, folder: Path, about: Mapping[str, Any], again: str) -> str:

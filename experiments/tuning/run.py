@@ -15,7 +15,7 @@ from pydantic import Field
 from agents.algorithms import algorithm_of
 from cace_env.config import MOST_SEED, MOST_STEPS, MOST_THREADS, ConfigError, read_json, read_yaml
 from cace_env.evaluation.held_out import validation_seeds
-from cace_env.files import replace_file
+from cace_env.files import json_text, replace_file
 from cace_env.policies import order
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
@@ -212,11 +212,11 @@ def resumed(path: Path, search: Mapping[str, Any]) -> None:
 def describe(path: Path, command: str, **more: Any) -> dict[str, Any]:
     """Writes run.json anew; returns what it says."""
     about = {"command": command, **surroundings(), "status": "running", **more}
-    replace_file(path / "run.json", json.dumps(about, indent=2) + "\n")
+    replace_file(path / "run.json", json_text(about))
     return about
 
 
 def described(path: Path, **more: Any) -> None:
     """Adds to run.json."""
     about = read_json(path / "run.json") | more
-    replace_file(path / "run.json", json.dumps(about, indent=2) + "\n")
+    replace_file(path / "run.json", json_text(about))

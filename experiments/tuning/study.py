@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,7 @@ from agents.algorithms import make_trainer, read_config
 from agents.objective import Objective, baseline_costs, pooled
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases, validation_seeds
-from cace_env.files import replace_file
+from cace_env.files import csv_text, replace_file
 from cace_env.policies import load_agent, write_agent
 from cace_env.policies.built_in import Policy
 from cace_env.tables import Protocol
@@ -228,12 +226,10 @@ def judge_finalists(search: Search, seeds: Sequence[int]) -> tuple[list[dict[str
 def write_trials(study: optuna.Study, space: Space, path: Path) -> None:
     """Every trial as a row: number, state, value, requests simulated, seconds, parameters."""
     names = space.searched()
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["trial", "state", "value", "requests", "wall_s", *names])
+    rows = []
     for trial in study.get_trials(deepcopy=False):
         wall_s = trial.duration.total_seconds() if trial.duration else ""
         values = [trial.params.get(name, "") for name in names]
         value = "" if trial.value is None else trial.value
-        writer.writerow([trial.number, trial.state.name, value, trial.user_attrs.get("requests", 0), wall_s, *values])
-    replace_file(path, text.getvalue())
+        rows.append([trial.number, trial.state.name, value, trial.user_attrs.get("requests", 0), wall_s, *values])
+    replace_file(path, csv_text(["trial", "state", "value", "requests", "wall_s", *names], rows))

@@ -6,8 +6,6 @@ suite's references are those of `python -m experiments.suite`.
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -19,7 +17,7 @@ from rich.console import Console
 from cace_env.cases import Case, case_of
 from cace_env.config import MOST_THREADS, ConfigError, Frozen
 from cace_env.evaluation.episodes import in_order
-from cace_env.files import replace_file
+from cace_env.files import csv_text, replace_file
 from cace_env.planning import Reference
 from cace_env.scenarios import Split, compared_scenarios, seeds
 from cace_env.simulation import lower_bound
@@ -69,11 +67,7 @@ class Headroom(Frozen):
             rows = list(progress.track(found, total=len(jobs), description="reference"))
         console.print(summary(rows), soft_wrap=True)
         if self.out is not None:
-            text = io.StringIO()
-            writer = csv.writer(text)
-            writer.writerow(Found._fields)
-            writer.writerows(rows)
-            replace_file(self.out, text.getvalue())
+            replace_file(self.out, csv_text(Found._fields, rows))
         return 0
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.progress import Progress
 
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, dump
-from cace_env.files import append_file, replace_file
+from cace_env.files import append_file, csv_text, replace_file
 from cace_env.policies import Contestant
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.scenarios import Scenario
@@ -207,42 +205,6 @@ def _try_elsewhere(
 
 def _append(path: Path, fleet: Fleet, policy: str, played: Played) -> None:
     """A row for each window."""
-    lines: list[str] = []
-    writer = csv.writer(_Lines(lines), lineterminator="\n")
-    if not path.exists():
-        writer.writerow(("fleet", "policy", "window", *WINDOW_COLUMNS))
-    for window in range(len(played.cost)):
-        numbers = [repr(float(getattr(played, name)[window])) for name in WINDOW_COLUMNS]
-        writer.writerow((fleet.name, policy, window, *numbers))
-    append_file(path, "".join(lines))
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table as a file, whole or not at all."""
-    lines: list[str] = []
-    writer = csv.writer(_Lines(lines), lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    replace_file(path, "".join(lines))
-
-
-class _Lines:
-    """What `csv` can write to."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self.write = lines.append
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """A mapping as a file, whole or not at all; there is no NaN in JSON, so null stands for it."""
-    replace_file(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and value != value:
-        return None
-    return value
+    header = () if path.exists() else ("fleet", "policy", "window", *WINDOW_COLUMNS)
+    numbers = zip(*(getattr(played, name).tolist() for name in WINDOW_COLUMNS), strict=True)
+    append_file(path, csv_text(header, ((fleet.name, policy, at, *row) for at, row in enumerate(numbers))))

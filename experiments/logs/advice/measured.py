@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,10 @@ class Measured(NamedTuple):
     fleet: str
     policy: str
     latencies: tuple[Latency, ...]
+
+    def plain(self) -> dict[str, Any]:
+        """For other programs."""
+        return {**self._asdict(), "latencies": [row._asdict() for row in self.latencies]}
 
 
 def measured_of(trace: Trace, scenario: Scenario, workload: Workload, policy: str, env: Protocol) -> Measured:

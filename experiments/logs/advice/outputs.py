@@ -164,9 +164,7 @@ def as_json(told: Told, results: Results) -> dict[str, Any]:
         "tuned": None if results.tuned is None else {
             "file": TUNED_FILE, "weights": results.tuned.weights.model_dump(), "requests": results.tuned.requests,
             "generations": results.tuned.generations},
-        "measured": None if told.measured is None else {
-            "fleet": told.measured.fleet, "policy": told.measured.policy,
-            "latencies": [row._asdict() for row in told.measured.latencies]},
+        "measured": None if told.measured is None else told.measured.plain(),
         "economy": question.economy._asdict(),
         "prices": {gpu: price._asdict() for gpu, price in told.prices.items()},
         "windows": question.parts.windows,

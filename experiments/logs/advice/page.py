@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from cace_env.files import csv_text, json_text, replace_file
 from cace_env.policies.contestants import NO_SWAPPING
-from experiments.logs.advice.answering import Results, write_csv, write_json
+from experiments.logs.advice.answering import Results
 from experiments.logs.advice.candidates import TUNED
 from experiments.logs.advice.decision import Answer, attained, waited_minutes_per_day
 from experiments.logs.advice.measured import Measured
@@ -32,8 +33,8 @@ COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e
 def write_all(told: Told, results: Results) -> Path:
     """capacity.csv, recommendation.json and the page; returns the page."""
     folder = told.question.folder
-    write_csv(folder / "capacity.csv", *capacity(told, results))
-    write_json(folder / "recommendation.json", as_json(told, results))
+    replace_file(folder / "capacity.csv", csv_text(*capacity(told, results)))
+    replace_file(folder / "recommendation.json", json_text(as_json(told, results)))
     return write_page(page_of(told, results), folder / "report.html")
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.console import Console
 
-from experiments.logs.advice.answering import write_csv, write_json
+from cace_env.files import csv_text, json_text, replace_file
 from experiments.logs.advice.measured import Measured
 from experiments.logs.advice.outputs import table_shown
 from experiments.logs.advice.page import measured_section
@@ -118,23 +118,19 @@ def write_pilot(change: Change, simulated: Sequence[Measured], folder: Path, com
     """
     header = ("latency", "requests", "kpi", "before_s", "after_s", "change_percent", "low", "high")
     numbers = [[row.latency, row.group, row.statistic, row.before_s, row.after_s, *row.change] for row in change.kpis]
-    write_csv(folder / "kpis.csv", header, numbers)
-    write_json(
-        folder / "pilot.json",
-        {
-            "sentence": sentence(change),
-            "warnings": warnings_of(change),
-            "kpis": [dict(zip(header, row, strict=True)) for row in numbers],
-            "traffic": [row._asdict() for row in change.traffic],
-            "mix_shift": change.mix_shift,
-            "simulated": [
-                {**found._asdict(), "latencies": [row._asdict() for row in found.latencies]} for found in simulated
-            ],
-            "windows": change.windows,
-            "command": command,
-            **surroundings(),
-        },
-    )
+    replace_file(folder / "kpis.csv", csv_text(header, numbers))
+    content = {
+        "sentence": sentence(change),
+        "warnings": warnings_of(change),
+        "kpis": [dict(zip(header, row, strict=True)) for row in numbers],
+        "traffic": [row._asdict() for row in change.traffic],
+        "mix_shift": change.mix_shift,
+        "simulated": [found.plain() for found in simulated],
+        "windows": change.windows,
+        "command": command,
+        **surroundings(),
+    }
+    replace_file(folder / "pilot.json", json_text(content))
     page = Page(
         title="What the pilot changed",
         headline=sentence(change),
