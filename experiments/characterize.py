@@ -13,34 +13,33 @@ A log gets a folder with report.html, characteristics.json and scenario.yaml, wh
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import tyro
 from pydantic import Field
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 import cace_env
-from cace_env.config import ConfigError, Frozen, dump
+from cace_env.config import ConfigError, dump
 from cace_env.files import json_text, replace_file
-from cace_env.fleets import ENGINES, GPUS
+from cace_env.fleets import ENGINES
 from cace_env.generator import WorkloadConfig
-from cace_env.scenarios import Scenario, load_scenario
+from cace_env.scenarios import load_scenario
 from cace_env.workload import Workload
 from experiments.logs.characterize_page import page_of
 from experiments.logs.characterize_summary import print_summary
 from experiments.logs.characterized import STEPS, as_json, characterized, on_assumed_fleet
-from experiments.logs.eviction import with_engine
-from experiments.logs.model_names import read_models
-from experiments.logs.own_log import Match, OwnLog, match_models, on_scenario, open_log, scenario_for, served
+from experiments.logs.options import ENGINE, LogOnFleet
+from experiments.logs.own_log import served
 from experiments.pages.regions import fill
 from experiments.reports.page import write_page
-from experiments.running.command_line import Session, key_value, metavar, run_command
-from experiments.running.options import KeyValues, Running
+from experiments.running.command_line import Session, metavar, run_command
+from experiments.running.options import folder_of
 from experiments.running.progress import progress_bar
+from experiments.running.run_folder import check_new
 from experiments.running.runner import workers_of
 from experiments.yardsticks.workload_statistics import all_checks
 from experiments.yardsticks.workloads import check_table, describe, plot
@@ -48,40 +47,10 @@ from experiments.yardsticks.workloads import check_table, describe, plot
 FILES = {"page": "report.html", "numbers": "characteristics.json", "scenario": "scenario.yaml"}
 
 
-class Options(Frozen):
+class Options(LogOnFleet):
     """A log and the fleet that serves it; or a scenario whose requests are described."""
 
-    log: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="LOG")]] = Field(
-        default=None, description="a log, or the folder of an imported one"
-    )
-    format: Annotated[str | None, metavar("NAME")] = Field(default=None, description="its format; told by its columns")
-    models: Annotated[Path | None, metavar("FILE.yaml")] = Field(
-        default=None, description="what the models of the log are: name, or pattern with * -> catalogue, or ignore"
-    )
-    trace_option: KeyValues = Field(
-        default=(),
-        description="how the log is read and what is attached to it, such as users=200 or attach=client-as-model; may "
-        "be given several times, see cace_env.traces.TraceConfig",
-    )
-    gpu: Annotated[str | None, metavar("NAME")] = Field(
-        default=None, description=f"GPUs that serve it ({', '.join(GPUS)}); by default about the fewest that serve it"
-    )
-    gpus: Annotated[int | None, metavar("N")] = Field(default=None, ge=1, description="how many; 1 by default")
-    engine: Annotated[str | None, metavar("NAME")] = Field(
-        default=None,
-        description=f"load regime that the verdict is about ({', '.join(ENGINES)}); safetensors by default",
-    )
-    host_ram_gb: Annotated[float | None, metavar("GB")] = Field(
-        default=None, ge=0, description="host cache for weights; 128 GB per GPU by default"
-    )
-    scenario: Annotated[str | None, metavar("NAME|FILE.yaml")] = Field(
-        default=None, description="a scenario whose fleet and models serve the log, in place of --gpu"
-    )
     zone: str = Field(default="UTC", description="time zone of the day curve, such as Europe/Berlin")
-    out: Annotated[Path | None, metavar("FOLDER")] = Field(
-        default=None, description="new or empty; runs/TIME-characterize by default"
-    )
-    workers: Annotated[int | None, metavar("N")] = Field(default=None, description="threads; as many as cores")
     workload: Annotated[str | None, metavar("SCENARIO")] = Field(
         default=None, description="describe the requests of this scenario (name or file), its log's if it has one"
     )
@@ -122,27 +91,35 @@ def characterize(options: Options, session: Session) -> None:
             fill(options.write, {"checks": checks, "default": describe(*scenario_workload("default", 0))})
 
 
-def of_log(options: Options, path: Path, session: Session) -> None:
+def of_log(options: Options, path: str, session: Session) -> None:
     """Characterizes a log: prints the main numbers, and writes a folder.
 
     Raises:
         ConfigError, TraceError: as `characterize`.
     """
-    folder = Running(out=None if options.out is None else str(options.out)).folder("characterize")
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"--out {folder} is not empty; name another folder, or remove it")
+    folder = folder_of(options.out, "characterize")
+    check_new(folder)
     with progress_bar(Console(stderr=True)) as progress:
         bar = progress.add_task("reading", total=STEPS)
-        log = open_log(path, options.format, **trace_options(options.trace_option))
+        log = options.read(path)
         step = partial(forward, progress, bar)
-        scenario, matches = on_fleet(log, options, step)
-        engines = {engine: partial(under, engine, scenario, log, matches, options) for engine in ENGINES}
+        on, matches = options.serving(log, ("gpu", "gpus", "engine", "host_ram_gb"))
+        if options.gpus is not None and options.gpu is None:
+            raise ConfigError("--gpus needs --gpu NAME")
+        assumed = options.gpu is None and options.scenario is None
+        if assumed:
+            scenario = on_assumed_fleet(log, matches, options.engine or ENGINE, options.host_ram_gb, step)
+        else:
+            scenario = on(None if options.gpu is None else [(options.gpu, options.gpus or 1)], None)
+        # On a fleet of ours KV caches take what an engine leaves.
+        gpus = None if options.scenario is not None else [(group.gpu, group.count) for group in scenario.fleet]
+        engines = {engine: partial(on, gpus, engine) for engine in ENGINES}
         found = characterized(
             served(log, matches),
             scenario,
             matches,
             engines,
-            assumed=options.gpu is None and options.scenario is None,
+            assumed=assumed,
             zone=options.zone,
             seed=options.seed,
             workers=workers_of(options.workers),
@@ -160,57 +137,9 @@ def of_log(options: Options, path: Path, session: Session) -> None:
     session.console.print(f"Report: {folder / FILES['page']}", soft_wrap=True)
 
 
-def trace_options(given: Sequence[str]) -> dict[str, Any]:
-    """Options of the form KEY=VALUE, values as YAML.
-
-    Raises:
-        ConfigError: one has no `=`, or its value is not YAML.
-    """
-    options = {}
-    for one in given:
-        key, value = key_value("--trace-option", one, "users=200")
-        options[key] = value
-    return options
-
-
 def forward(progress: Progress, bar: TaskID, what: str) -> None:
     """A step of the progress bar."""
     progress.update(bar, advance=1, description=what)
-
-
-def on_fleet(log: OwnLog, options: Options, step: Callable[[str], None]) -> tuple[Scenario, list[Match]]:
-    """The scenario that serves the log, and what its models are.
-
-    Raises:
-        ConfigError: options that do not go together, or models that are not known or do not fit.
-    """
-    given = read_models(options.models) if options.models is not None else {}
-    if given and not log.names:
-        raise ConfigError(f"--models {options.models}: the log names no models, or others are attached to it")
-    if options.scenario is not None:
-        for name in ("gpu", "gpus", "engine", "host_ram_gb"):
-            if getattr(options, name) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')} is what --scenario says; leave one of them out")
-        return on_scenario(log, load_scenario(options.scenario), given)
-    if options.gpus is not None and options.gpu is None:
-        raise ConfigError("--gpus needs --gpu NAME")
-    matches, engine = match_models(log.names, given), options.engine or "safetensors"
-    if options.gpu is None:
-        return on_assumed_fleet(log, matches, engine, options.host_ram_gb, step), matches
-    fleet = [(options.gpu, options.gpus or 1)]
-    return scenario_for(log, matches, fleet, engine, host_ram_gb=options.host_ram_gb), matches
-
-
-def under(engine: str, scenario: Scenario, log: OwnLog, matches: Sequence[Match], options: Options) -> Scenario:
-    """The same fleet under another engine; on a fleet of ours KV caches take what that leaves.
-
-    Raises:
-        ConfigError: the models do not fit.
-    """
-    if options.scenario is not None:
-        return with_engine(scenario, engine)
-    gpus = [(group.gpu, group.count) for group in scenario.fleet]
-    return scenario_for(log, matches, gpus, engine, host_ram_gb=options.host_ram_gb)
 
 
 def scenario_workload(name: str, seed: int, requests: int | None = None) -> tuple[Workload, list[str]]:

@@ -31,6 +31,14 @@ Env = Protocol | Literal["both"]
 ENV: Final = metavar("eviction|swap|both")
 
 
+def folder_of(out: str | None, kind: str) -> Path:
+    """The folder that was named, or else a new one under runs/ named after the time and a kind of run."""
+    if out is not None:
+        return Path(out)
+    path = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}"
+    return path if not path.exists() else path.with_name(f"{path.name}-{os.getpid()}")
+
+
 class Running(Frozen):
     """How much is played, and where it is kept."""
 
@@ -51,11 +59,9 @@ class Running(Frozen):
         Raises:
             ConfigError: --out holds something that is no run.
         """
-        if self.out is not None:
-            check_goes_on(path := Path(self.out))
-            return path
-        path = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{kind}"
-        return path if not path.exists() else path.with_name(f"{path.name}-{os.getpid()}")
+        path = folder_of(self.out, kind)
+        check_goes_on(path)
+        return path
 
 
 class TakingPart(Frozen):
@@ -95,6 +101,15 @@ class TakingPart(Frozen):
         """
         names = self.named or ([] if self.policy else list(default))
         return contestants_of(names, self.policy, protocols, self.illegal)
+
+
+def trace_options(given: Sequence[str]) -> dict[str, Any]:
+    """Options of the form KEY=VALUE, values as YAML.
+
+    Raises:
+        ConfigError: one has no `=`, or its value is not YAML.
+    """
+    return dict(key_value("--trace-option", one, "users=200") for one in given)
 
 
 class Logged(Frozen):
@@ -140,9 +155,7 @@ class Logged(Frozen):
             return None
         format = self.format or guess_format(self.trace)
         section: dict[str, Any] = {"path": self.trace, "format": format, **self.trace_options}
-        for option in self.trace_option:
-            key, value = key_value("--trace-option", option, "users=200")
-            section[key] = value
+        section |= trace_options(self.trace_option)
         given = {"windows": self.windows, "part": self.part}
         return section | {key: value for key, value in given.items() if value is not None}
 

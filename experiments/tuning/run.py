@@ -22,7 +22,7 @@ from cace_env.tables import Protocol
 from experiments.running.cases import REDRAWS
 from experiments.running.command_line import Session, metavar, split_names
 from experiments.running.options import Folder, Logged, Names
-from experiments.running.run_folder import surroundings
+from experiments.running.run_folder import check_new, surroundings
 from experiments.tuning import page as search_report
 from experiments.tuning.cace import FILE, compiled, draw, goal_of, goal_of_log, page, tune
 from experiments.tuning.search_space import read_space
@@ -203,8 +203,7 @@ def resumed(path: Path, search: Mapping[str, Any]) -> None:
                 "--out, or remove the folder"
             )
         return
-    if path.exists() and any(path.iterdir()):
-        raise ConfigError(f"{path} exists and is not empty; results are never overwritten: give another --out")
+    check_new(path)
     path.mkdir(parents=True, exist_ok=True)
     replace_file(file, yaml.safe_dump(content, sort_keys=False))
 

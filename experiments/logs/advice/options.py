@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import tyro
 from pydantic import Field
 
-from cace_env.config import ConfigError, Frozen, did_you_mean, dump
+from cace_env.config import ConfigError, did_you_mean, dump
 from cace_env.evaluation.intervals import FEWEST_WINDOWS
 from cace_env.files import replace_file
-from cace_env.fleets import ENGINES
-from cace_env.scenarios import Scenario, load_scenario
+from cace_env.scenarios import Scenario
 from cace_env.tables import TASKS, Protocol
 from cace_env.traces import load_config
 from cace_env.workload import Workload
@@ -40,11 +38,11 @@ from experiments.logs.advice.prices import (
     known,
     price_table,
 )
-from experiments.logs.model_names import match_models, read_models
-from experiments.logs.own_log import OwnLog, on_scenario, open_log, scenario_for, served
+from experiments.logs.options import LogOnFleet
+from experiments.logs.own_log import OwnLog, served
 from experiments.running.command_line import Session, metavar, split_names
-from experiments.running.options import Count, Folder, KeyValues, Logged, Names
-from experiments.running.run_writer import check_goes_on
+from experiments.running.options import Names, folder_of
+from experiments.running.run_folder import check_new
 from experiments.running.runner import workers_of
 
 # Mean wage of software developers in the US, 132,930 USD a year in May 2022 (Bureau of Labor Statistics, OEWS), over
@@ -61,40 +59,17 @@ Texts = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metav
 Slos = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK:SHARE@SECONDS")]]
 
 
-class Options(Frozen):
+class Options(LogOnFleet):
     """A log, today's fleet and policy, and what hours are worth; or two logs of a pilot."""
 
-    log: tyro.conf.Positional[Annotated[str | None, metavar("LOG")]] = Field(
-        default=None, description="folder of an imported log, or a file"
-    )
-    format: Annotated[str | None, metavar("NAME")] = Field(default=None, description="its format, if it cannot be told")
-    trace_option: KeyValues = Field(
-        default=(), description="how the log is read and what is attached to it, such as users=200; see docs/traces.md"
-    )
-    models: Annotated[str | None, metavar("FILE.yaml")] = Field(
-        default=None, description="what the log's models are: NAME: MODEL of the catalogue, or ignore"
-    )
-    scenario: Annotated[str | None, metavar("FILE.yaml")] = Field(
-        default=None, description="a scenario whose models, engine and weights serve the log, in place of --models"
-    )
-    gpu: Annotated[str | None, metavar("NAME")] = Field(
-        default=None, description="GPU of today's fleet; one on which the log's models fit by default"
-    )
-    gpus: Annotated[int | None, metavar("N")] = Field(
-        default=None, ge=1, le=64, description="how many there are today; 1 by default"
-    )
     fleets: Names = Field(
         default=(), description="fleets to try, such as h100:1..4,l40s:2; five around today's by default"
     )
     max_gpus: Annotated[int | None, metavar("N")] = Field(
         default=None, ge=1, le=24, description="try 1 to N GPUs of today's kind, instead"
     )
-    engine: Annotated[str, metavar("NAME")] = Field(
-        default="safetensors", description=f"how models are loaded: {', '.join(ENGINES)} (default safetensors)"
-    )
-    host_ram_gb: Value = Field(default=None, ge=0, description="host RAM for weights [GB]; 128 per GPU by default")
-    reward: Annotated[str, metavar("PRESET")] = Field(
-        default="balanced", description="what waiting costs by task: balanced (default), ttft or e2e"
+    reward: Annotated[str | None, metavar("PRESET")] = Field(
+        default=None, description="what waiting costs by task: balanced (default), ttft or e2e"
     )
     deployed: Annotated[str, metavar("SYSTEM|POLICY")] = Field(
         default="lru", description="what decides today: ollama, llama-swap, llama-cpp, lru (default), any policy"
@@ -133,8 +108,6 @@ class Options(Frozen):
     )
     before: Annotated[str | None, metavar("LOG")] = Field(default=None, description="pilot: a log before the change")
     after: Annotated[str | None, metavar("LOG")] = Field(default=None, description="pilot: a log after the change")
-    out: Folder = Field(default=None, description="run folder, new or empty; runs/<time>-recommend by default")
-    workers: Count = Field(default=None, description="threads; as many as there are cores by default")
 
     def folder(self, kind: str) -> Path:
         """The run folder, made.
@@ -142,21 +115,20 @@ class Options(Frozen):
         Raises:
             ConfigError: it holds something.
         """
-        path = Path(self.out) if self.out else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{kind}"
-        if check_goes_on(path):
-            raise ConfigError(f"{path} holds a run; results are never overwritten: give another --out")
+        path = folder_of(self.out, kind)
+        check_new(path)
         path.mkdir(parents=True, exist_ok=True)
         replace_file(path / "config.yaml", dump(self))
         return path
 
-    def read(self, path: str) -> OwnLog:
-        """A log with the options of reading.
+    def served(self, log: OwnLog) -> tuple[OwnLog, Callable[[Fleet | None], Scenario]]:
+        """A log without ignored models, and its scenario by fleet; None: the one that it comes with.
 
         Raises:
-            ConfigError, TraceError: as `open_log`.
+            ConfigError: as `LogOnFleet.serving`.
         """
-        given = Logged(trace=path, format=self.format, trace_option=self.trace_option).section() or {}
-        return open_log(path, self.format, **{k: v for k, v in given.items() if k not in ("path", "format")})
+        on, matches = self.serving(log, ("engine", "host_ram_gb", "reward"), self.reward or "balanced")
+        return served(log, matches), lambda fleet: on(None if fleet is None else fleet.groups, None)
 
 
 def ask(options: Options, session: Session) -> int:
@@ -173,7 +145,7 @@ def ask(options: Options, session: Session) -> int:
     players = contestants([deployed, *named], options.env)
     with session.console.status("reading the log"):
         prices = price_table(options.price)
-        scenario, log = scenarios_of(options, options.read(options.log))
+        log, scenario = options.served(options.read(options.log))
         current, fleets = fleets_of(options, scenario, prices)
         first = scenario(current)
         assert first.trace is not None
@@ -236,7 +208,7 @@ def pilot(options: Options, session: Session) -> int:
         prices = price_table(options.price)
         with session.console.status("simulating the logs"):
             for log, policy in zip(logs, (deployed, policies[0]), strict=True):
-                scenario, there = scenarios_of(options, log)
+                there, scenario = options.served(log)
                 today = scenario(fleets_of(options, scenario, prices)[0])
                 assert today.trace is not None
                 workload = load_config(today.trace, today.workload_models())
@@ -246,39 +218,6 @@ def pilot(options: Options, session: Session) -> int:
     show_pilot(change, simulated, session.console)
     session.console.print(f"Report: {report}", soft_wrap=True)
     return 0
-
-
-def scenarios_of(options: Options, log: OwnLog) -> tuple[Callable[[Fleet | None], Scenario], OwnLog]:
-    """The scenario of the log by fleet (None: the one that it comes with), and the log without ignored models.
-
-    Raises:
-        ConfigError: a scenario or file of names that cannot be used; models that the catalogue does not know.
-    """
-    names = read_models(options.models) if options.models is not None else {}
-    if names and not log.names:
-        raise ConfigError(f"--models {options.models}: the log names no models, or others are attached to it")
-    if options.scenario is not None:
-        given, matches = on_scenario(log, load_scenario(options.scenario), names)
-        if given.pressure is not None:
-            raise ConfigError(
-                f"{options.scenario}: pressure scales the memory of the GPUs, so more of them would be smaller; leave "
-                "it out, and give memory_gb where GPUs have another than their data sheet says"
-            )
-
-        def on(fleet: Fleet | None) -> Scenario:
-            groups = given.fleet if fleet is None else [{"gpu": gpu, "count": count} for gpu, count in fleet.groups]
-            return given.replace(fleet=groups)
-
-        return on, served(log, matches)
-    matches = match_models(log.names, names)
-
-    def built(fleet: Fleet | None) -> Scenario:
-        groups = None if fleet is None else fleet.groups
-        return scenario_for(
-            log, matches, groups, options.engine, host_ram_gb=options.host_ram_gb, reward=options.reward
-        )
-
-    return built, served(log, matches)
 
 
 def fleets_of(
