@@ -24,9 +24,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from cace_env.config import ConfigError, Frozen
 from cace_env.files import json_text, replace_file
@@ -35,6 +33,7 @@ from experiments.reading.markdown import number, table
 from experiments.running.command_line import Session, metavar, run_command, split_names
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
+from experiments.running.screen import screen_table
 from experiments.yardsticks import speed
 from experiments.yardsticks.speed import PROBES
 
@@ -201,10 +200,7 @@ def run(options: Benchmark, session: Session) -> int:
     about = machine()
     rows = measure(options, console)
     header, lines = cells(rows)
-    shown = Table(*header, box=box.SIMPLE)
-    for line in lines:
-        shown.add_row(*line)
-    console.print(shown)
+    console.print(screen_table(header, lines))
     out.parent.mkdir(parents=True, exist_ok=True)
     results = {"command": command, "quick": options.quick, "machine": about, "rows": [row._asdict() for row in rows]}
     replace_file(out, json_text(results))

@@ -20,7 +20,6 @@ from typing import Annotated, Any, Final
 
 import tyro
 from pydantic import Field
-from rich.table import Table
 
 from cace_env.config import ConfigError
 from cace_env.evaluation.episodes import in_order, seed_list
@@ -45,6 +44,7 @@ from experiments.running.options import ENV, Env, Logged, Names, Referenced, Run
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import Run
 from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of
+from experiments.running.screen import screen_table
 from experiments.running.timeline_rows import FILE_OF_SPANS, FILE_OF_WAITING, read_spans, read_waiting
 
 DEFAULT_SEEDS: Final = 20
@@ -179,23 +179,20 @@ def look_closer(cases: Sequence[PreparedCase], run: Run, workers: int, session: 
 
 def show(session: Session) -> None:
     """Policies, orders and scenarios with a line on each."""
-    policies = Table("policy", "kind", "which model is evicted", title="Policies (--policies)", title_justify="left")
-    for policy in POLICIES.values():
-        policies.add_row(policy.name, policy.group, policy.description)
     quoted = READINGS["cace-quoted"]
     others = f"{len(READINGS)} readings in all, 'cace-quoted*': docs/policies.md; run where they are named"
-    policies.add_row(quoted.name, quoted.group, f"{quoted.description}; {others}")
-    policies.add_row(NO_SWAPPING, "No swapping", f"{WITHOUT_SWAPPING}; stands beside the policies in every run")
-    orders = Table(
-        "order", "which model is loaded first", title="Orders (ORDER+POLICY, --env swap)", title_justify="left"
-    )
-    for order in ORDERS.values():
-        orders.add_row(order.name, order.description)
-    scenarios = Table("scenario", "question", title="Scenarios (--scenarios)", title_justify="left")
-    for name in scenario_names():
-        scenario = load_scenario(name)
-        scenarios.add_row(name, scenario.question or scenario.description)
-    session.console.print(policies, orders, scenarios, sep="\n")
+    policies = [(policy.name, policy.group, policy.description) for policy in POLICIES.values()]
+    policies.append((quoted.name, quoted.group, f"{quoted.description}; {others}"))
+    policies.append((NO_SWAPPING, "No swapping", f"{WITHOUT_SWAPPING}; stands beside the policies in every run"))
+    orders = [(order.name, order.description) for order in ORDERS.values()]
+    scenarios = [(name, one.question or one.description) for name in scenario_names() for one in [load_scenario(name)]]
+    for header, rows, title in (
+        (("policy", "kind", "which model is evicted"), policies, "Policies (--policies)"),
+        (("order", "which model is loaded first"), orders, "Orders (ORDER+POLICY, --env swap)"),
+        (("scenario", "question"), scenarios, "Scenarios (--scenarios)"),
+    ):
+        session.console.print(screen_table(header, rows, title, left=len(header)))
+        session.console.print()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
-from rich.table import Table
 
 from agents.algorithms import algorithm_of, make_trainer
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases
 from experiments.running.command_line import Session, run_command
 from experiments.running.run_folder import check_new, surroundings
+from experiments.running.screen import screen_table
 from experiments.training.folder import TrainingFolder
 from experiments.training.loop import Patience, Training
 from experiments.training.options import Options, Resolved, read_options, resolved
@@ -174,11 +174,12 @@ def summarise(training: Training, asked: Resolved, console: Console) -> None:
     last, best = rows[-1], next(row for row in reversed(rows) if row["global_step"] == reached.best_step)
     seeds = len(training.validation.seeds)
     title = f"Validation cost over LRU's ({seeds} seed{'s' if seeds > 1 else ''} each)"
-    table = Table("case", "CACE", "last agent", "best agent", title=title, title_justify="left")
-    for name, share in cace.by_case.items():
-        table.add_row(name, f"{share:.3f}", *(f"{row[VALIDATION + name]:.3f}" for row in (last, best)))
-    table.add_row("mean", f"{cace.cost_vs_lru:.3f}", f"{last[COST]:.3f}", f"{best[COST]:.3f}")
-    console.print(table)
+    shares = {
+        name: [of_cace, *(row[VALIDATION + name] for row in (last, best))] for name, of_cace in cace.by_case.items()
+    }
+    shares["mean"] = [cace.cost_vs_lru, last[COST], best[COST]]
+    cells = [[name, *(f"{share:.3f}" for share in each)] for name, each in shares.items()]
+    console.print(screen_table(("case", "CACE", "last agent", "best agent"), cells, title))
     lines = [
         f"best agent (step {reached.best_step:,}): {path / 'best'}",
         f"last agent: {path / 'last'}",

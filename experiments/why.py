@@ -25,6 +25,7 @@ from cace_env.config import ConfigError, Frozen, one_line
 from cace_env.decision_log import Log, in_words, moment
 from cace_env.files import json_text
 from experiments.running.command_line import Session, metavar, run_command
+from experiments.running.screen import screen_table
 
 
 class Why(Frozen):
@@ -71,13 +72,13 @@ def why(options: Why, session: Session) -> None:
 
 def episodes(log: Log) -> Table:
     """A line on each episode of the log."""
-    columns = ("scenario", "policy", "seed", "rows", "evictions", "from", "to")
-    table = Table(*columns, title="Decisions", title_justify="left")
+    rows = []
     for one in log.episodes():
-        names = Text(one_line(one.scenario)), Text(one_line(one.policy))
         times = (moment(time_us, log.clock).partition(" (")[0] for time_us in (one.first_us, one.last_us))
-        table.add_row(*names, str(one.seed), f"{one.rows:,}", f"{one.evictions:,}", *times)
-    return table
+        names = one_line(one.scenario), one_line(one.policy)
+        rows.append([*names, str(one.seed), f"{one.rows:,}", f"{one.evictions:,}", *times])
+    header = ("scenario", "policy", "seed", "rows", "evictions", "from", "to")
+    return screen_table(header, rows, "Decisions", left=2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

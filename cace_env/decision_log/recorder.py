@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 import cace_env
 from cace_env.config import ConfigError
@@ -23,9 +22,7 @@ from cace_env.policies import Guarded, Player, PythonPolicy, explain
 from cace_env.policies.built_in import Policy
 from cace_env.policies.explanations import BEFORE, Contribution, Explanation
 from cace_env.simulation import Simulator
-from cace_env.tables import NONE
-
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import NONE, FloatArray
 
 # What is kept of every candidate, whoever decides.
 OF_VICTIMS: Final = (

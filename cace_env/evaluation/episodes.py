@@ -32,9 +32,9 @@ from cace_env.policies.python import Illegal
 from cace_env.scenarios import Scenario, Split, seeds
 from cace_env.simulation import METRICS, Simulator, episode_metrics, lower_bound, ttft_histogram
 from cace_env.simulation.windows import WINDOWED, window_metrics
+from cace_env.tables import FloatArray
 from cace_env.workload import Workload
 
-FloatArray = npt.NDArray[np.float64]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import FloatArray
 
 RESAMPLES: Final = 10_000
 SMALLEST_GAP: Final = 0.01  # share of the baseline's cost; below it, a share of the gap means nothing

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 from pydantic import Field
 
@@ -44,8 +43,7 @@ from cace_env.config import (
 from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.evaluation.suite import Entry, Suite
 from cace_env.files import csv_text, replace_file
-
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import FloatArray
 
 MARK: Final = "# "  # start of each line of the header
 KINDS: Final[dict[str, type]] = {"entry": str, "policy": str, "seed": int, "evictions": int}  # other columns: float

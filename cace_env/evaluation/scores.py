@@ -29,8 +29,8 @@ from cace_env.evaluation.intervals import (
     paired_gain,
     share_of_gap,
 )
+from cace_env.tables import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 Costs = Mapping[str, npt.ArrayLike]  # by policy, each (seeds,) in the same order of seeds; NaN if cut short
 ByScenario = Mapping[str, npt.ArrayLike]  # of one policy, each (seeds,) as above
 Aggregate = Callable[[FloatArray], FloatArray]  # over the last axis

@@ -6,7 +6,7 @@ its windows are told apart in the results (batch means: Law, Simulation Modeling
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,19 +36,21 @@ def window_metrics(episode: Episode, cost: CostTable, edges: Int64Array) -> dict
     )
     limit_s = np.where(cost.slo_us < FOREVER, cost.slo_us / 1e6, np.inf)[task]
     late = ~episode.refused & (np.where(cost.slo_on_e2e[task], stayed_s, waited_s) > limit_s)
-    found = {"cost": _sums(costs_of(episode, cost, waited_s, stayed_s, late), edges)}
-    for prefix, mine in (("", np.ones(len(task), bool)), *((f"{name}_", task == t) for t, name in enumerate(TASKS))):
-        answered = _sums(mine & ~episode.refused, edges)
-        sums = {name: _sums(mine * values, edges) for name, values in (("waiting_s", waited_s), ("system_s", stayed_s))}
+    found = {"cost": sums_of(_costs(episode, cost, waited_s, stayed_s, late), edges)}
+    groups = {"": np.ones(len(task), bool)} | {f"{name}_": task == t for t, name in enumerate(TASKS)}
+    for prefix, mine in groups.items():
+        answered = sums_of(mine & ~episode.refused, edges)
+        ours = {"waiting_s": mine * waited_s, "system_s": mine * stayed_s}
+        sums = {name: sums_of(values, edges) for name, values in ours.items()}
         with np.errstate(invalid="ignore"):
             means = (sums["waiting_s"] / answered, sums["system_s"] / answered)
         longest = np.where(answered > 0, np.maximum.reduceat(mine * waited_s, edges[:-1]), np.nan)
-        values = (*means, longest, *sums.values(), _sums(mine & late, edges))
+        values = (*means, longest, *sums.values(), sums_of(mine & late, edges))
         found |= {f"{prefix}{name}": value for name, value in zip(OF_REQUESTS, values, strict=True)}
     return found
 
 
-def costs_of(
+def _costs(
     episode: Episode, cost: CostTable, waited_s: FloatArray, stayed_s: FloatArray, late: npt.NDArray[np.bool_]
 ) -> FloatArray:
     """What each request cost, `(R,)`. Loads are no request's: all share them."""
@@ -57,5 +59,6 @@ def costs_of(
     return np.asarray(mine + cost.w_slo * late + cost.w_refused * episode.refused + shared)
 
 
-def _sums(values: npt.NDArray[np.generic], edges: Int64Array) -> FloatArray:
+def sums_of(values: npt.NDArray[Any], edges: Int64Array) -> FloatArray:
+    """Sums over the rows of each window, `(W, ...)`, of values `(R, ...)`."""
     return np.asarray(np.add.reduceat(values.astype(np.float64), edges[:-1]))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.config import ConfigError
-from cace_env.tables import NONE, TASKS
+from cace_env.tables import NONE, TASKS, Int64Array
 from cace_env.traces import Trace
 from cace_env.workload import Workload
 from experiments.yardsticks.workload_statistics import LEVELS, drift, gap_cv, model_shares, same_as_before
@@ -25,7 +25,6 @@ TOPS: Final = (1, 3, 5, 10)
 MINUTE_US, HOUR_US, DAY_US = 60_000_000, 3_600_000_000, 86_400_000_000
 FEWEST_OF_MODEL: Final = 30  # requests of a model and task, from which on it has quantiles of its own
 MOST_MODELS: Final = 60  # rows of models
-Int64Array = npt.NDArray[np.int64]
 
 
 def characteristics(

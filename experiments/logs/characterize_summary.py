@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
-from rich.table import Table as TerminalTable
 
 from experiments.logs.characterized import Characterized
 from experiments.logs.lookalike import COARSE, is_off
 from experiments.reading.markdown import number
 from experiments.reports.page import Cell, visible
-from experiments.reports.terminal import IN_TERMINAL_STYLE
+from experiments.running.screen import screen_table
 
 ENGINE_HEADER: Final = (
     "engine", "pressure", "working set", "channels busy", "compute", "victims per 1,000", "not loaded",
@@ -26,24 +26,17 @@ def print_summary(found: Characterized, console: Console) -> None:
         console.print(visible(box.replace("**", "")), style="yellow", soft_wrap=True)
     for line in in_short(found):
         console.print(line, soft_wrap=True)
-    fleet = found.fleet.rpartition(" (")[0]
-    engines = TerminalTable(**IN_TERMINAL_STYLE, title=f"LRU on {fleet}")
-    for index, heading in enumerate(ENGINE_HEADER):
-        engines.add_column(heading, justify="left" if index == 0 else "right")
-    for row in engine_rows(found):
-        engines.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
-    console.print(engines)
+    console.print(screen_table(ENGINE_HEADER, _texts(engine_rows(found)), f"LRU on {found.fleet.rpartition(' (')[0]}"))
     for engine in found.engines:
         if engine.problem:
             console.print(visible(f"{engine.engine}: {engine.problem}"), soft_wrap=True)
     header, rows = forecast_table(found)
-    forecasts = TerminalTable(**IN_TERMINAL_STYLE, title="Error of forecasts / that of the mean rate (below 1: better)")
-    for index, heading in enumerate(header):
-        forecasts.add_column(heading, justify="left" if index == 0 else "right")
-    for row in rows:
-        forecasts.add_row(*(cell if isinstance(cell, str) else number(cell) for cell in row))
-    console.print(forecasts)
+    console.print(screen_table(header, _texts(rows), "Error of forecasts / that of the mean rate (below 1: better)"))
     console.print(_imitation_in_short(found), soft_wrap=True)
+
+
+def _texts(rows: Sequence[Sequence[Cell]]) -> list[list[str]]:
+    return [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in rows]
 
 
 def in_short(found: Characterized) -> list[str]:

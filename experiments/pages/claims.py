@@ -11,18 +11,16 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.config import ConfigError
 from cace_env.evaluation import Gain
 from cace_env.evaluation.intervals import RESAMPLES, seed_draws
 from cace_env.policies.built_in import CLAIRVOYANT
 from cace_env.scenarios import load_scenario
-from cace_env.tables import TASKS
+from cace_env.tables import TASKS, FloatArray
 from experiments.reading.markdown import table
 from experiments.running.run_folder import BASELINE, Run
 
-FloatArray = npt.NDArray[np.float64]
 FACTORS: Final = {
     "load-time": "load time",
     "latency": "latency sensitivity of the task",

@@ -14,7 +14,6 @@ from cace_env.files import save_figure
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from rich.console import Console
-from rich.table import Table
 
 from cace_env import __version__
 from cace_env.evaluation import Gain, paired_gain
@@ -31,6 +30,7 @@ from experiments.running.findings_grid import (
     Cell,
     Results,
 )
+from experiments.running.screen import screen_table
 
 PICTURE: Final = "findings.png"
 FULL_COLOUR: Final = 30.0  # [%] of cost saved: the strongest colour of the picture
@@ -44,12 +44,12 @@ def gain(results: Results, cell: Cell, contrast: Contrast, metric: str = "cost")
 
 def print_summary(results: Results, console: Console) -> None:
     """Every contrast: over all cells, and where it is worth most and least."""
-    shown = Table("ingredient", "cost saved, least", "most", "better / worse for sure", title_justify="left")
+    rows: list[tuple[str, str, str, str]] = []
     for group, contrasts in CONTRASTS.items():
-        shown.add_row(group, "", "", "", style="bold")
-        for contrast in contrasts:
-            shown.add_row(contrast.what, *_range(results, contrast))
-    console.print(shown)
+        rows.append((f"**{group}**", "", "", ""))
+        rows += [(contrast.what, *_range(results, contrast)) for contrast in contrasts]
+    header = ("ingredient", "cost saved, least", "most", "better / worse for sure")
+    console.print(screen_table(header, rows, left=len(header)))
 
 
 def _range(results: Results, contrast: Contrast) -> tuple[str, str, str]:

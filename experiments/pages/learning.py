@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.config import read_json
 from cace_env.files import save_figure
@@ -25,14 +24,12 @@ from cace_env.evaluation.results import published
 from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.evaluation.suite import TINY
 from cace_env.scenarios import FOR_DEBUGGING, Scenario
-from cace_env.tables import Protocol
+from cace_env.tables import FloatArray, Protocol
 from experiments.reading.markdown import table
 from experiments.reading.style import GROUP_COLOURS, STYLE
 from experiments.running.reference_cache import cached_reference, default_folder
 from experiments.running.reference_rows import DEFAULTS
 from experiments.training.rungs import ABOUT, AGENTS, RIVALS, RUNGS
-
-FloatArray = npt.NDArray[np.float64]
 
 LINES: Final = {"LRU": "#000000", "CACE": GROUP_COLOURS["CACE"], "tuned CACE": "#8c4a1f", REFERENCE: "#8A6D00"}
 LOWEST: Final = -25.0  # in pictures [%]: agents that have learned nothing may be far below

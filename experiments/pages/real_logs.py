@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.evaluation.intervals import RESAMPLES, seed_draws, widened
 from cace_env.evaluation.scores import relative_cost
 from cace_env.policies.agent import LEARNED
 from cace_env.policies.guard import GUARDED
-from cace_env.tables import Protocol
+from cace_env.tables import FloatArray, Protocol
 from experiments.reading.markdown import percent, table
 from experiments.reading.pooled_gains import costs_of, estimate_text
 from experiments.running.run_folder import FALLBACKS, Run
-
-FloatArray = npt.NDArray[np.float64]
 
 # What costs are shares of: in Swap-v0 the rule that waits for idle victims, as Eviction-v0 does. LRU of Swap-v0 drains.
 AGAINST: Final = {Protocol.EVICTION: "lru", Protocol.SWAP: "patient-fifo+lru"}

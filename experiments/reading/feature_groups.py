@@ -23,10 +23,8 @@ from cace_env.observation import BLOCKS, GROUPS, PENDING, PENDING_FEATURES, SLOT
 from cace_env.policies import Agent
 from cace_env.policies.network import Network
 from cace_env.scenarios import Scenario
-from cace_env.tables import Protocol
+from cace_env.tables import FloatArray, Protocol
 from experiments.reading.markdown import table
-
-FloatArray = npt.NDArray[np.float64]
 
 # By group, its features as BLOCK.FEATURE.
 FEATURE_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {

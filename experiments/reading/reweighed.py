@@ -10,13 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.config import ConfigError
 from cace_env.fleets import REWARDS, Reward
-from cace_env.tables import TASKS
-
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import TASKS, FloatArray
 
 FACTORS: Final = (0.5, 2.0)  # every weight is an assumption, so each is halved and doubled
 AS_STATED: Final = "as stated"

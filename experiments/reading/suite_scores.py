@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.config import ConfigError
 from cace_env.evaluation import Suite, load_suite, suite_scores
@@ -18,10 +17,8 @@ from cace_env.evaluation.scores import BASELINE, REFERENCE, SuiteScores
 from cace_env.evaluation.suite import Entry, MemorySweep, suite_versions
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.simulation import lower_bound
-from cace_env.tables import Protocol
+from cace_env.tables import FloatArray, Protocol
 from experiments.running.run_folder import Run, share_of_cost
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -81,15 +81,16 @@ def replaced_actions(policy: str, replaced: int, decisions: int) -> str:
 
 
 def _cut_short(run: Run) -> list[str]:
-    said = []
-    for scenario in run.scenarios:
-        cut = run.cut_short(scenario)
-        if cut:
-            seeds = len(run.episodes[scenario, BASELINE]["seed"])
-            counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
-            limit = f"of {seeds} episodes each, and left out of every number: {counts}."
-            said.append(f"**Cut short in {scenario}** by the limit on decisions, {limit}")
-    return said
+    cut = {scenario: cut_short(run, scenario) for scenario in run.scenarios}
+    return [f"**Cut short in {scenario}** {said}" for scenario, said in cut.items() if said]
+
+
+def cut_short(run: Run, scenario: str) -> str:
+    """How many episodes of which policies the limit on decisions ended; empty where there are none."""
+    cut, seeds = run.cut_short(scenario), len(run.episodes[scenario, BASELINE]["seed"])
+    counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
+    each = f"by the limit on decisions, of {seeds} episodes each, and left out of every number: {counts}."
+    return each if cut else ""
 
 
 def _waits(run: Run) -> list[str]:

@@ -27,7 +27,7 @@ from experiments.reading.verdicts import (
     replicates,
     saved,
 )
-from experiments.reading.warnings import replaced_actions, warnings_of
+from experiments.reading.warnings import cut_short, replaced_actions, warnings_of
 from experiments.reports.agents import learned_section
 from experiments.reports.decisions import WHY, decision_table, factor_figure
 from experiments.reports.figures import ablation_figure, evictions_figure, gain_figure, ttft_figure
@@ -267,13 +267,7 @@ def remarks(run: Run, scenario: str) -> list[str]:
             said.append(
                 f"The reference is there for {there} of {len(costs)} seeds: scores and its own means are of those."
             )
-    cut = run.cut_short(scenario)
-    if cut:
-        seeds = len(run.episodes[scenario, BASELINE]["seed"])
-        counts = ", ".join(f"{policy} {count}" for policy, count in cut.items())
-        limit = f"Cut short by the limit on decisions, of {seeds} episodes each, and left out of every number"
-        said.append(f"{limit}: {counts}.")
-    return said
+    return said + ([f"Cut short {cut_short(run, scenario)}"] if cut_short(run, scenario) else [])
 
 
 def _weights(row: dict[str, float | str | None]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from cace_env.decision_log.words import reason_in_words
 from cace_env.kernel import rules
 from cace_env.observation import PENDING_FEATURES, SLOT_FEATURES
 from cace_env.policies import Player, explain
@@ -213,12 +214,6 @@ def _reason(row: dict[str, str]) -> Reason:
     return Reason(**{**row, **numbers})
 
 
-def _part(reason: Reason) -> str:
-    if not reason.unit:
-        return f"{BEFORE} {reason.amount:+.3g}"
-    return str(Contribution(reason.feature, reason.unit, reason.value, reason.others, reason.amount))
-
-
 def factor_figure(run: Run) -> Figure | None:
     """What share each factor has in the decisions of each policy, by scenario; None where nobody was looked at."""
     factors = [factor for factor in read_factors(run) if factor.scenario in run.scenarios]
@@ -275,7 +270,7 @@ def decision_table(run: Run) -> Table | None:
     rows = []
     for scenario in run.scenarios:
         for first, reasons in read_decisions(run, scenario):
-            why = "; ".join(_part(reason) for reason in reasons[:REASONS])
+            why = "; ".join(reason_in_words(Contribution(*reason[-5:])) for reason in reasons[:REASONS])
             when = round(first.time_s / 60, 1)
             rows.append((scenario, first.policy, first.kind, first.decision, when, first.choice, first.rival,
                          first.margin, why))  # fmt: skip

@@ -15,26 +15,11 @@ from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.simulation.metrics import TTFT_EDGES_S
 from cace_env.tables import TASKS, Protocol
 from experiments.reading.recommendations import everywhere, scenarios_of
+from experiments.reading.style import GROUP_COLOURS
 from experiments.reading.verdicts import notable, own_policies
 from experiments.reports.page import INK, MUTED, PAPER, Figure
 from experiments.running.run_folder import BASELINE, Run
 
-# By kind of policy, on white and on black; what knows the future is hollow.
-COLOURS: Final = {
-    "Floor": "#8F98A3",
-    "Deployed": "#2E86D1",
-    "Proposed": "#D99A1C",
-    "Caching": "#1F9E74",
-    "Forecast": "#58B4E5",
-    "CACE": "#E2622A",
-    "CACE as quoted": "#F0A35E",
-    "Order": "#3FA9A0",
-    CLAIRVOYANT: "#C97BB0",
-    "Your own": "#8B62C9",
-    LEARNED: "#C2407F",
-    "Reference": "#A48A1E",
-    "No swapping": "#9BA3AD",
-}
 ALL: Final = "all of "  # before the name of an environment, among scenarios
 ROW_PX: Final = 19
 ABLATIONS: Final = {
@@ -80,7 +65,7 @@ def _gain_bars(run: Run, gains: Mapping[str, Gain]) -> dict[str, Any] | None:
     right = max(*tops, 1.0)
     left = max(min(*lows, -1.0), -max(30.0, 1.2 * right))
     room = 0.04 * (right - left)
-    data = [_gain_dots(run, group, shown, left) for group in COLOURS if any(run.group(p) == group for p in shown)]
+    data = [_gain_dots(run, group, shown, left) for group in GROUP_COLOURS if any(run.group(p) == group for p in shown)]
     layout = {
         "height": 150 + ROW_PX * len(order),
         "xaxis": {"title": {"text": "cost saved against LRU [%]"}, "range": [left - room, right + room]},
@@ -94,7 +79,7 @@ def _gain_dots(run: Run, group: str, gains: Mapping[str, Gain], left: float) -> 
     """The dots of a kind of policy."""
     mine = [policy for policy in gains if run.group(policy) == group]
     inside = [gains[policy].percent >= left for policy in mine]
-    colour, hollow = COLOURS[group], group in (CLAIRVOYANT, "Reference")
+    colour, hollow = GROUP_COLOURS[group], group in (CLAIRVOYANT, "Reference")
     shape = "star" if group == LEARNED else "circle"
     high = [gains[p].high - gains[p].percent if ok else 0.0 for p, ok in zip(mine, inside, strict=True)]
     low = [gains[p].percent - max(gains[p].low, left) if ok else 0.0 for p, ok in zip(mine, inside, strict=True)]
@@ -105,7 +90,7 @@ def _gain_dots(run: Run, group: str, gains: Mapping[str, Gain], left: float) -> 
                     "arrayminus": [finite(v) for v in low], "color": colour, "thickness": 1.6, "width": 0},
         "marker": {"symbol": [shape if ok else "triangle-left" for ok in inside], "size": 13 if group == LEARNED else 9,
                    "color": PAPER if hollow else colour, "line": {"color": colour, "width": 1.6}},
-        "customdata": [[gain_text(gains[p]), run.about["policies"][p]["description"]] for p in mine],
+        "customdata": [[str(gains[p]), run.about["policies"][p]["description"]] for p in mine],
         "hovertemplate": "<b>%{y}</b><br>saves %{customdata[0]}<br>%{customdata[1]}<extra></extra>",
     }  # fmt: skip
 
@@ -118,13 +103,6 @@ def kind(group: str) -> str:
 def finite(value: float) -> float:
     """A length of an error bar; 0 where there is no interval."""
     return float(value) if np.isfinite(value) else 0.0
-
-
-def gain_text(gain: Gain) -> str:
-    """A gain with its interval."""
-    if np.isnan(gain.low):
-        return f"{gain.percent:+.1f} % (no interval)"
-    return f"{gain.percent:+.1f} % ({gain.low:+.1f} to {gain.high:+.1f})"
 
 
 def evictions_figure(run: Run) -> Figure | None:
@@ -145,9 +123,10 @@ def _evictions(run: Run, scenario: str) -> dict[str, Any] | None:
         return None
     best = run.cheapest(scenario, CLAIRVOYANT)
     labelled, data = {BASELINE, "cace", best, *own_policies(run)}, []
-    groups = {BASELINE: [BASELINE]} | {g: [p for p in there if run.group(p) == g and p != BASELINE] for g in COLOURS}
+    groups = {BASELINE: [BASELINE]}
+    groups |= {g: [p for p in there if run.group(p) == g and p != BASELINE] for g in GROUP_COLOURS}
     for group, mine in groups.items():
-        colour, hollow = COLOURS.get(group, INK), group in (CLAIRVOYANT, "Reference")
+        colour, hollow = GROUP_COLOURS.get(group, INK), group in (CLAIRVOYANT, "Reference")
         data.append({
             "type": "scatter", "mode": "markers+text", "name": kind(group),
             "x": [x[p] for p in mine], "y": [y[p] for p in mine], "customdata": mine,
@@ -200,7 +179,7 @@ def _ttft(run: Run, scenario: str, task: str) -> dict[str, Any]:
         low = min(low, float(TTFT_EDGES_S[np.argmax(share > 0.005)]))
         high = max(high, float(TTFT_EDGES_S[min(int(np.argmax(share > 0.998)) + 2, len(TTFT_EDGES_S) - 1)]))
         group = run.group(policy)
-        line: dict[str, Any] = {"color": INK if policy == BASELINE else COLOURS[group]}
+        line: dict[str, Any] = {"color": INK if policy == BASELINE else GROUP_COLOURS[group]}
         line["width"] = 2.6 if policy in (BASELINE, "cace") or group == LEARNED else 1.6
         line["dash"] = "dot" if policy == NO_SWAPPING else "dash" if group in (CLAIRVOYANT, REFERENCE) else "solid"
         data.append({
@@ -250,10 +229,10 @@ def _ablation(gains: Mapping[str, Gain]) -> dict[str, Any]:
     values = [gains[name] for name in names]
     bars = {
         "type": "bar", "orientation": "h", "y": names, "x": [gain.percent for gain in values], "width": 0.6,
-        "marker": {"color": [COLOURS["Caching" if gain.percent > 0 else "CACE"] for gain in values]},
+        "marker": {"color": [GROUP_COLOURS["Caching" if gain.percent > 0 else "CACE"] for gain in values]},
         "error_x": {"type": "data", "symmetric": False, "array": [finite(g.high - g.percent) for g in values],
                     "arrayminus": [finite(g.percent - g.low) for g in values], "color": INK, "thickness": 1.4},
-        "customdata": [gain_text(gain) for gain in values],
+        "customdata": [str(gain) for gain in values],
         "hovertemplate": "<b>%{y}</b> saves %{customdata}<extra></extra>",
     }  # fmt: skip
     layout = {

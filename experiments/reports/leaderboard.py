@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from experiments.reading.verdicts import few_seeds, nothing_to_decide, own_polic
 from experiments.reports.comparison import remarks
 from experiments.running.contestants import ORDERED
 from experiments.running.run_folder import BASELINE, PATIENT, Run
+from experiments.running.screen import screen_table
 
 MOST: Final = 12  # rows of a table
 WAITS: Final = 4  # warnings of long waits
@@ -153,18 +153,16 @@ def _title(run: Run, protocol: Protocol, scenarios: Sequence[str]) -> str:
 
 
 def _table(lines: Sequence[Line]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("policy", no_wrap=True, max_width=33)
-    table.add_column("", no_wrap=True)
     columns = METRICS | ({AGAINST_PATIENCE: "vs patient"} if AGAINST_PATIENCE in lines[0].changes else {})
-    for heading in columns.values():
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for line in lines:
-        is_lru = line.policy == BASELINE
         zero = {PATIENT: (AGAINST_PATIENCE,), BASELINE: METRICS}.get(line.policy, ())
         cells = ["0" if metric in zero else change_text(line.changes[metric]) for metric in columns]
-        style = "bold" if line.what in (LEARNED_AGENT, TUNED, UNTUNED) or is_lru else None
-        table.add_row(line.policy, line.what, *cells, style=style)
+        bold = line.what in (LEARNED_AGENT, TUNED, UNTUNED) or line.policy == BASELINE
+        rows.append([f"**{line.policy}**" if bold else line.policy, line.what, *cells])
+    header = ("policy", "", *columns.values())
+    table = screen_table(header, rows, left=2, whole=len(header))
+    table.columns[0].max_width = 33
     return table
 
 

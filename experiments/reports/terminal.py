@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from experiments.reading.verdicts import floor, in_short, own_policies, saved
 from experiments.reports.comparison import figure, headlines
 from experiments.running.run_folder import BASELINE, Run
+from experiments.running.screen import screen_table
 
 IN_TERMINAL: Final = {
     "ttft_mean_s": "TTFT",
@@ -21,12 +20,6 @@ IN_TERMINAL: Final = {
     "loads": "loads",
     "decisions": "decisions",
 }
-IN_TERMINAL_STYLE: Final[dict[str, Any]] = {
-    "title_justify": "left",
-    "box": box.SIMPLE_HEAD,
-    "padding": (0, 1),
-    "pad_edge": False,
-}
 
 
 def print_tables(run: Run, console: Console) -> None:
@@ -34,25 +27,20 @@ def print_tables(run: Run, console: Console) -> None:
     marked = {BASELINE, "cace", *own_policies(run)}
     for scenario in run.scenarios:
         about = run.about["scenarios"][scenario]
-        shown = Table(title=f"{scenario}: {about['label']} (times in s, means over seeds)", **IN_TERMINAL_STYLE)
-        shown.add_column("policy", no_wrap=True)
-        shown.add_column("cost saved vs LRU [%]", justify="right", no_wrap=True)
-        for heading in IN_TERMINAL.values():
-            shown.add_column(heading, justify="right")
+        rows = []
         for policy in run.ranking(scenario):
             gain = "" if policy == BASELINE else saved(run, scenario, policy).replace("**", "").replace(" %", "")
             cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
-            shown.add_row(policy, gain, *cells, style="bold" if policy in marked else None)
-        console.print(shown)
+            rows.append([f"**{policy}**" if policy in marked else policy, gain, *cells])
+        header = ("policy", "cost saved vs LRU [%]", *IN_TERMINAL.values())
+        title = f"{scenario}: {about['label']} (times in s, means over seeds)"
+        console.print(screen_table(header, rows, title, whole=2))
         if floor(run, scenario):
             console.print(floor(run, scenario), highlight=False)
-    header, rows = headlines(run)
-    summary = Table(title="Cost saved against LRU [%]", **IN_TERMINAL_STYLE)
-    for heading in header[:-1]:  # without swapping: in the report, where there is room
-        summary.add_column(heading, no_wrap=heading == "scenario", overflow="fold")
-    for row in rows:
-        cells = [cell.replace("**", "").replace(" %", "") for cell in row[:-1]]
-        summary.add_row(*(cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in cells))
-    console.print(summary)
+    headings, lines = headlines(run)
+    *headings, _ = headings  # without swapping: in the report, where there is room
+    plain = [[cell.replace("**", "").replace(" %", "") for cell in row[:-1]] for row in lines]
+    rows = [[cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in row] for row in plain]
+    console.print(screen_table(headings, rows, "Cost saved against LRU [%]", left=len(headings)))
     for line in in_short(run):
         console.print(line.replace("**", ""), highlight=False)

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 import cace_env
 from cace_env.config import ConfigError, one_line
@@ -41,10 +40,8 @@ from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
 from cace_env.simulation.metrics import TTFT_EDGES_S
 from cace_env.simulation.windows import WINDOWED
-from cace_env.tables import TASKS
+from cace_env.tables import TASKS, FloatArray
 from experiments.running.run_files import damaged, read_about, read_rows, whole_lines
-
-FloatArray = npt.NDArray[np.float64]
 
 FALLBACKS: Final = {f"fallback_{reason}": reason for reason in REASONS}  # decisions that a guard took over
 BESIDE: Final = ("decision_us", "lower_bound", ILLEGAL_ACTIONS, *FALLBACKS)  # columns that are no metrics

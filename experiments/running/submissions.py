@@ -11,7 +11,6 @@ import numpy as np
 import tyro
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 import cace_env
 from cace_env.cases import Case
@@ -41,6 +40,7 @@ from experiments.running.options import Count
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
 from experiments.running.runner import workers_of
+from experiments.running.screen import screen_table
 
 SPOTS: Final = 10  # episodes that `check` runs again
 ROUNDING: Final = 1e-9  # of a sum of costs, in any order
@@ -348,18 +348,16 @@ def print_scores(results: Results, suite: Suite, env: Protocol, console: Console
     if scores is None:
         return
     policy = results.header.policy
-    table = Table(title=f"{policy} on {env.env_name}, suite {suite.version}", title_justify="left")
-    for heading in ("entry", "score", "95 %", "headroom [%]", "mean TTFT [s]", "longest wait [s]"):
-        table.add_column(heading, justify="left" if heading == "entry" else "right")
     seeds = seed_list("test")
+    header = ("entry", "score", "95 %", "headroom [%]", "mean TTFT [s]", "longest wait [s]")
+    rows = []
     for name, score in scores.scores[policy].items():
         ttft_s, wait_s = (results.column(name, policy, seeds, column) for column in ("ttft_mean_s", "longest_wait_s"))
-        table.add_row(
+        rows.append([
             name + (" (not in the mean)" if name in scores.left_out else ""),
             f"{score.value:.1f}", f"{score.low:.1f} to {score.high:.1f}", f"{scores.headroom[name].percent:.1f}",
             f"{ttft_s.mean():.2f}", f"{wait_s.mean():.0f}",
-        )  # fmt: skip
+        ])  # fmt: skip
     mean = scores.means[policy]
-    table.add_section()
-    table.add_row("interquartile mean", f"{mean.value:.1f}", f"{mean.low:.1f} to {mean.high:.1f}", style="bold")
-    console.print(table)
+    rows.append(["**interquartile mean**", f"{mean.value:.1f}", f"{mean.low:.1f} to {mean.high:.1f}", "", "", ""])
+    console.print(screen_table(header, rows, f"{policy} on {env.env_name}, suite {suite.version}"))

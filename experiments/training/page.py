@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cace_env.evaluation.tracking import Row
+from cace_env.policies.agent import LEARNED
 from cace_env.tables import Protocol
+from experiments.reading.style import GROUP_COLOURS
 from experiments.reports.page import INK, MUTED, Cell, Figure, Page, Section, Table, write_page
 from experiments.training.folder import TrainingFolder, read_metrics
 from experiments.training.tracking import COST, VALIDATION
 
-AGENT_COLOUR: Final = "#C2407F"
-CACE_COLOUR: Final = "#E2622A"
 MEAN: Final = "mean of all cases"
 NO_CURVES: Final = ("global_step", "is_best", "interval")
 HOW_TO_READ: Final = """\
@@ -112,18 +112,19 @@ def _curve(rows: Sequence[Row], best: Row, column: str, cace: float | None) -> d
     line = {
         "type": "scatter", "mode": "lines+markers", "name": "agent", "x": steps, "marker": {"size": 5},
         "y": [_saved(row[column]) for row in there], "customdata": [row.get("requests", 0) for row in there],
-        "line": {"color": AGENT_COLOUR, "width": 2.4}, "hovertemplate": hover,
+        "line": {"color": GROUP_COLOURS[LEARNED], "width": 2.4}, "hovertemplate": hover,
     }  # fmt: skip
     star = {
         "type": "scatter", "mode": "markers", "name": "best agent", "x": [best["global_step"]],
         "y": [_saved(best[column])], "customdata": [best.get("requests", 0)], "hovertemplate": hover,
-        "marker": {"symbol": "star", "size": 15, "color": AGENT_COLOUR},
+        "marker": {"symbol": "star", "size": 15, "color": GROUP_COLOURS[LEARNED]},
     }  # fmt: skip
     ends, data = [steps[0], steps[-1]], [line, star]
     if cace is not None:
         data.append({
             "type": "scatter", "mode": "lines", "name": "CACE", "x": ends, "y": [_saved(cace)] * 2,
-            "line": {"color": CACE_COLOUR, "width": 2}, "hovertemplate": "CACE saves %{y:.2f} %<extra></extra>",
+            "line": {"color": GROUP_COLOURS["CACE"], "width": 2},
+            "hovertemplate": "CACE saves %{y:.2f} %<extra></extra>",
         })  # fmt: skip
     data.append({
         "type": "scatter", "mode": "lines", "name": "LRU", "x": ends, "y": [0, 0], "hoverinfo": "skip",

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from agents.objective import Objective, pooled
 from cace_env.cases import Case
 from cace_env.evaluation.held_out import validation_seeds
 from cace_env.policies import policy
 from cace_env.policies.built_in import Policy
-
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import FloatArray
 
 
 class Verdict(NamedTuple):

@@ -20,6 +20,7 @@ from cace_env.policies import contestant_of
 from cace_env.policies.cace import load_cace
 from cace_env.scenarios import load_scenario
 from cace_env.traces import load_trace
+from cace_env.traces.windows import edges_of
 from cace_env.workload import Workload
 from experiments.compare import main as compare
 from experiments.logs.advice import answering, candidates, playing
@@ -162,8 +163,8 @@ def test_costs_of_requests_sum_to_the_cost_of_the_episode(protocol: str):
     case = case_of(scenario, protocol)
     workload = case.workload(0)
     simulator, _ = run_episode(contestant_of("lru"), case, workload, 0)
-    costs = playing.costs_of(simulator.episode(), workload.task, case.tables.cost)
-    assert costs.sum() == pytest.approx(simulator.cost())
+    played = playing.play(case, contestant_of("lru"), workload, edges_of(len(workload), 5), 2, ())
+    assert played.cost.sum() + played.cost_before.sum() == pytest.approx(simulator.cost())
 
 
 def test_ctrl_c_leaves_what_had_finished_and_its_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):

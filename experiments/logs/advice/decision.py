@@ -11,17 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
+from cace_env.tables import FloatArray
 from experiments.logs.advice.candidates import TUNED
 from experiments.logs.advice.playing import Played, Target
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.resampling import Draws
 
-FloatArray = npt.NDArray[np.float64]
 Grid = Mapping[tuple[Fleet, str], Played]
 Kind = Literal["nothing", "policy", "fewer", "more", "both"]
 

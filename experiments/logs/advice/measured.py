@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.cases import case_of
 from cace_env.evaluation import run_episode
@@ -17,7 +16,6 @@ from cace_env.workload import Workload
 
 QUANTILES: Final = (0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
 FEWEST: Final = 20  # requests with a measured time
-FloatArray = npt.NDArray[np.float64]
 
 
 class Latency(NamedTuple):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from rich import box
 from rich.console import Console
-from rich.table import Table as Shown
 
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
@@ -31,6 +28,7 @@ from experiments.logs.advice.wording import (
     warnings_of,
 )
 from experiments.running.run_folder import surroundings
+from experiments.running.screen import screen_table
 
 MOST_SHOWN: Final = 8  # policies in the terminal
 STEPS: Final = {
@@ -250,11 +248,11 @@ def show(told: Told, results: Results, console: Console) -> None:
     for more in (promises(results.grid, told.question.targets, answer), anywhere(answer)):
         if more:
             console.print(more, soft_wrap=True)
-    console.print(table_shown(STEP_HEADER, step_rows(answer)))
+    console.print(screen_table(STEP_HEADER, step_rows(answer), left=3))
     rows = scoreboard(told, results, answer.step.fleet)
     always = (answer.deployed, answer.step.policy, TUNED, "cace", NO_SWAPPING)
     kept = [row for at, row in enumerate(rows) if at < MOST_SHOWN or row[0] in always]
-    console.print(table_shown(score_header(told), kept, title=f"On {answer.step.fleet.name}"))
+    console.print(screen_table(score_header(told), kept, f"On {answer.step.fleet.name}"))
     if results.held:
         worst = min(results.held, key=lambda row: row.gain.percent)
         console.print(
@@ -264,15 +262,3 @@ def show(told: Told, results: Results, console: Console) -> None:
         )
     for text in warnings_of(answer, results.grid, told.question.parts, told.question.targets):
         console.print(text, style="yellow", soft_wrap=True)
-
-
-def table_shown(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> Shown:
-    """A table for the terminal; cells between two asterisks make their row bold."""
-    shown = Shown(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for at, name in enumerate(header):
-        text = name in ("step", "fleet", "policy", "latency", "requests", "KPI")
-        shown.add_column(name, justify="left" if text else "right", no_wrap=at == 0, overflow="fold")
-    for row in rows:
-        bold = row[0].startswith("**")
-        shown.add_row(*(cell.strip("*") for cell in row), style="bold" if bold else None)
-    return shown

@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from cace_env.config import ConfigError
 from cace_env.evaluation.intervals import FEWEST_WINDOWS
 from cace_env.tables import Int64Array
-from cace_env.traces.windows import part_of, windows_of
+from cace_env.traces.windows import edges_of, part_of, windows_of
 from cace_env.workload import Workload
 
 TUNED_SHARE: Final = 0.4  # of the rows, the first
@@ -69,6 +67,6 @@ def parts_of(workload: Workload, windows: int | None = None, most: int | None = 
         )
     count = windows or min(WINDOWS, fitting)
     tuned, chosen = round(count * TUNED_SHARE / JUDGED_SHARE), round(count * CHOSEN_SHARE / JUDGED_SHARE)
-    starts = np.linspace(0, rows, tuned + chosen + count + 1).round().astype(np.int64)
+    starts = edges_of(rows, tuned + chosen + count)
     tuning = part_of(workload, "train", int(starts[tuned]) / rows)
     return Parts(tuple(windows_of(tuning, TUNING_WINDOWS)), workload, starts, tuned, chosen, dropped)

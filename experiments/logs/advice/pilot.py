@@ -16,12 +16,11 @@ import numpy.typing as npt
 from cace_env.config import ConfigError
 from cace_env.evaluation.intervals import FEWEST_WINDOWS
 from cace_env.evaluation.scores import Estimate
-from cace_env.tables import NONE, TASKS, Int64Array
+from cace_env.tables import NONE, TASKS, FloatArray, Int64Array
 from cace_env.traces import Trace
 from experiments.logs.advice.parts import LEAST_ROWS, WINDOWS
 from experiments.logs.advice.resampling import Draws
 
-FloatArray = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 LEVELS: Final = (0.50, 0.95)

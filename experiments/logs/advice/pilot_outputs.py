@@ -10,12 +10,12 @@ from rich.console import Console
 
 from cace_env.files import csv_text, json_text, replace_file
 from experiments.logs.advice.measured import Measured
-from experiments.logs.advice.outputs import table_shown
 from experiments.logs.advice.page import measured_section
 from experiments.logs.advice.pilot import Change, Kpi
 from experiments.logs.model_names import shown
 from experiments.reports.page import Page, Section, Table, write_page
 from experiments.running.run_folder import surroundings
+from experiments.running.screen import screen_table
 
 HEADER: Final = ("latency", "requests", "KPI", "before s", "after s", "change")
 SHIFTED: Final = 0.1  # of the mix: from here on, means cannot be compared as they are
@@ -90,7 +90,7 @@ def show_pilot(change: Change, simulated: Sequence[Measured], console: Console) 
     for text in expected(simulated):
         console.print(text, soft_wrap=True)
     rows = [row for row in rows_of(change) if not row[1].startswith("model")]
-    console.print(table_shown(HEADER, rows))
+    console.print(screen_table(HEADER, rows, left=3))
     for text in warnings_of(change):
         console.print(text, style="yellow", soft_wrap=True)
 

@@ -7,6 +7,7 @@ from one window to the next, as they do in a real fleet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +17,9 @@ from cace_env.cases import Case
 from cace_env.config import ConfigError
 from cace_env.evaluation import run_episode
 from cace_env.policies import Contestant
-from cace_env.simulation.outcome import Episode
-from cace_env.tables import FOREVER, TASKS, CostTable, Int64Array
+from cace_env.simulation.windows import sums_of, window_metrics
+from cace_env.tables import TASKS, FloatArray, Int64Array
 from cace_env.workload import Workload
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class Target(NamedTuple):
@@ -98,7 +97,8 @@ def play(
     answered = ~episode.refused
     ttft_s = np.where(answered, (episode.first_token_us - episode.arrival_us) / 1e6, 0.0)
     e2e_s = np.where(answered, (episode.finish_us - episode.arrival_us) / 1e6, 0.0)
-    cost = _sums(costs_of(episode, task, case.tables.cost), starts)
+    by_window = window_metrics(replace(episode, task=task), case.tables.cost, starts)
+    cost = by_window["cost"]
     limited, met = _kept(targets, task, answered, ttft_s, e2e_s)
     first = len(cost) - judging
     judged = slice(int(starts[first]), None)
@@ -107,10 +107,10 @@ def play(
     return Played(
         requests=np.diff(starts).astype(np.float64)[first:],
         cost=cost[first:],
-        waiting_s=_sums(ttft_s, starts)[first:],
-        answered=_sums(answered, starts)[first:],
-        limited=_sums(limited, starts)[first:],
-        met=_sums(met, starts)[first:],
+        waiting_s=by_window["waiting_s"][first:],
+        answered=sums_of(answered, starts)[first:],
+        limited=sums_of(limited, starts)[first:],
+        met=sums_of(met, starts)[first:],
         cost_before=cost[:first],
         ttft_p95_s=float(np.quantile(of_judged, 0.95)) if len(of_judged) else float("nan"),
         longest_wait_s=float(of_judged.max()) if len(of_judged) else float("nan"),
@@ -123,18 +123,6 @@ def play(
         span_s=max(float(workload.arrival_us.max() - workload.arrival_us[judged.start]) / 1e6, 1e-6),
         backlog_share=1 - float(episode.arrival_us.max()) / max(episode.end_us, 1),
     )
-
-
-def costs_of(episode: Episode, task: npt.NDArray[np.int8], cost: CostTable) -> FloatArray:
-    """What each request cost, `(R,)`; the sum is the cost of the episode. Loads are no request's: all share them."""
-    waited_s = (episode.first_token_us - episode.arrival_us) / 1e6
-    stayed_s = (episode.finish_us - episode.arrival_us) / 1e6
-    limit_s = np.where(cost.slo_us < FOREVER, cost.slo_us / 1e6, np.inf)[task]
-    late = np.where(cost.slo_on_e2e[task], stayed_s, waited_s) > limit_s
-    mine = cost.w_ttft[task] * waited_s + cost.w_e2e[task] * stayed_s + cost.w_slo * late
-    shared = cost.w_load * episode.load_us_total / 1e6 / len(task)
-    found: FloatArray = np.where(episode.refused, cost.w_refused, mine) + shared
-    return found
 
 
 def _kept(
@@ -153,9 +141,3 @@ def _kept(
         limited[:, column] = mine
         met[:, column] = mine & answered & (latency_s <= target.within_s)
     return limited, met
-
-
-def _sums(values: npt.NDArray, starts: Int64Array) -> FloatArray:
-    """Sums over the rows of each window."""
-    found: FloatArray = np.add.reduceat(values.astype(np.float64), starts[:-1], axis=0)
-    return found

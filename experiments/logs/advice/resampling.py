@@ -6,17 +6,13 @@ All numbers of a report share the draws, so a hard hour is hard for every policy
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.evaluation import Gain
-from cace_env.evaluation.intervals import FEWEST_WINDOWS, RESAMPLES, block_of, seed_draws, widened
-from cace_env.evaluation.scores import Estimate
-
-FloatArray = npt.NDArray[np.float64]
-LEVEL: Final = 0.95
+from cace_env.evaluation.intervals import RESAMPLES, block_of, paired_gain, seed_draws, widened
+from cace_env.evaluation.scores import LEVEL, Estimate
+from cace_env.tables import FloatArray
 
 
 @dataclass(frozen=True)
@@ -36,15 +32,10 @@ class Draws:
     def windows(self) -> int:
         return self.counts.shape[1]
 
-    @property
-    def enough(self) -> bool:
-        """Whether there are enough windows for an interval."""
-        return self.windows >= FEWEST_WINDOWS
-
     def interval(self, value: float, draws: FloatArray) -> Estimate:
         """A number and the interval of its draws, `(resamples,)`; without one where windows are too few."""
         draws = draws[np.isfinite(draws)]
-        if not (len(draws) and np.isfinite(value) and self.enough):
+        if not (len(draws) and np.isfinite(value)):
             return Estimate(value, np.nan, np.nan)
         wide = widened(draws, value, self.windows, self.block, LEVEL)
         low, high = np.quantile(wide, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -63,5 +54,4 @@ class Draws:
 
     def gain(self, now: FloatArray, then: FloatArray) -> Gain:
         """By how much a sum over windows is below another one [%]; NaN where there is nothing to save."""
-        share = self.ratio(then, now)
-        return Gain(100 * (1 - share.value), 100 * (1 - share.high), 100 * (1 - share.low))
+        return paired_gain(now, then, block=self.block)

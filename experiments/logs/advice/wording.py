@@ -13,7 +13,6 @@ from experiments.logs.advice.candidates import TUNED
 from experiments.logs.advice.decision import Answer, Grid, Step, kept, smallest_fleets
 from experiments.logs.advice.parts import Parts
 from experiments.logs.advice.playing import Target
-from experiments.logs.advice.prices import Fleet
 
 FULL: Final = 0.95  # share of the time that channels or GPUs work: above it, queues only grow
 BACKLOG: Final = 0.05  # share of an episode after its last arrival: above it, queues have grown
@@ -262,8 +261,3 @@ def _short(value: float, digits: int) -> str:
 
 def _minus(found: Estimate) -> Estimate:
     return Estimate(-found.value, -found.high, -found.low)
-
-
-def fleet_title(fleet: Fleet, gpu_hours: float) -> str:
-    """A fleet and what it costs a month."""
-    return f"{fleet.name} ({usd(fleet.usd_per_hour * gpu_hours)} a month)"
