@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -104,11 +104,6 @@ class Results:
                 f"{missing[0]})"
             )
         return np.array([getattr(by_seed[seed], name) for seed in seeds], dtype=np.float64)
-
-    def has(self, entry: Entry, policy: str, seeds: Iterable[int]) -> bool:
-        """Whether there are rows for all seeds, of an entry that has not changed."""
-        there = self._by_seed.get((entry.id, policy), {})
-        return set(seeds) <= set(there) and self.header.fingerprints.get(entry.id) == entry.fingerprint()
 
     def check_fingerprint(self, entry: Entry) -> None:
         """Check that an entry has not changed since the results were made.

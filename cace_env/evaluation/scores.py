@@ -43,24 +43,16 @@ TRIMMED: Final = 0.25  # share of the scenarios cut at each end for the interqua
 LEVEL: Final = 0.95
 
 
-class Score(NamedTuple):
-    """A share of the gap between LRU and the reference [%], and its interval; NaN if undefined."""
-
-    value: float
-    low: float
-    high: float
-
-
-NO_SCORE: Final = Score(np.nan, np.nan, np.nan)
-NO_BLOCKS: Final[Blocks] = MappingProxyType({})
-
-
 class Estimate(NamedTuple):
-    """A number over scenarios and its interval; NaN if undefined."""
+    """A number and its interval; NaN if undefined. A score is a share of the gap between LRU and the reference [%]."""
 
     value: float
     low: float
     high: float
+
+
+NO_SCORE: Final = Estimate(np.nan, np.nan, np.nan)
+NO_BLOCKS: Final[Blocks] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -69,8 +61,8 @@ class SuiteScores:
 
     headroom: dict[str, Gain]  # by scenario: savings of the reference over LRU [%]
     left_out: tuple[str, ...]  # scenarios whose headroom is under SMALLEST_HEADROOM_PERCENT: in no mean
-    scores: dict[str, dict[str, Score]]  # by policy, then by scenario
-    means: dict[str, Score]  # by policy: interquartile mean over the scenarios that are not left out
+    scores: dict[str, dict[str, Estimate]]  # by policy, then by scenario
+    means: dict[str, Estimate]  # by policy: interquartile mean over the scenarios that are not left out
 
 
 def score(
@@ -81,7 +73,7 @@ def score(
     level: float = LEVEL,
     resamples: int = RESAMPLES,
     block: int | None = None,
-) -> Score:
+) -> Estimate:
     """Compute the score of a policy on one scenario, with a percentile bootstrap interval over seeds.
 
     Seeds are drawn again with replacement, the same for all three, so the effect of a hard seed on all cancels out.
@@ -199,7 +191,7 @@ def suite_scores(
     }
     kept = [name for name in costs if room[name].percent >= SMALLEST_HEADROOM_PERCENT]
     policies = list(dict.fromkeys(policy for by_policy in costs.values() for policy in by_policy))
-    scores: dict[str, dict[str, Score]] = {policy: {} for policy in policies}
+    scores: dict[str, dict[str, Estimate]] = {policy: {} for policy in policies}
     draws: dict[str, list[FloatArray]] = {policy: [] for policy in policies}
     for stream, (scenario, by_policy) in enumerate(costs.items()):
         block = blocks.get(scenario)
@@ -214,7 +206,7 @@ def suite_scores(
         values = [scores[policy][name].value for name in kept if name in scores[policy]]
         whole = len(values) == len(kept) > 0 and bool(np.isfinite(values).all())
         means[policy] = (
-            Score(float(interquartile_mean(values)), *_bounds(interquartile_mean(np.stack(draws[policy], 1)), level))
+            Estimate(float(interquartile_mean(values)), *_bounds(interquartile_mean(np.stack(draws[policy], 1)), level))
             if whole
             else NO_SCORE
         )
@@ -386,9 +378,9 @@ def _paired(*costs: npt.ArrayLike) -> FloatArray:
     return paired[..., np.isfinite(paired).all(axis=tuple(range(paired.ndim - 1)))]
 
 
-def _score(costs: FloatArray, draws: FloatArray, level: float) -> Score:
+def _score(costs: FloatArray, draws: FloatArray, level: float) -> Estimate:
     value = float(share_of_gap(*costs)) if costs.size else np.nan
-    return Score(value, *_bounds(draws, level)) if np.isfinite(value) else NO_SCORE
+    return Estimate(value, *_bounds(draws, level)) if np.isfinite(value) else NO_SCORE
 
 
 def _bounds(draws: FloatArray, level: float) -> tuple[float, float]:

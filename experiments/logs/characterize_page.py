@@ -21,10 +21,11 @@ from experiments.logs.eviction import (
 )
 from experiments.logs.forecasts import YARDSTICK
 from experiments.logs.lookalike import COARSE, NOT_EXPRESSED, is_off
-from experiments.reports.page import Cell, Figure, Page, Section, Table
+from experiments.reports.page import Cell, Figure, Page, Section, Table, plot
 
 MEASURED: Final = {"ttft_s": "time to first token [s]", "e2e_s": "end to end [s]", "load_s": "load [s]"}
-MOST_BARS: Final = 40
+MOST_BARS: Final = 40  # of models: more names cannot be read
+PERCENT: Final = {"tickformat": ".0%"}
 
 
 def page_of(found: Characterized, command: str, scenario_file: str, version: str) -> Page:
@@ -40,7 +41,7 @@ def page_of(found: Characterized, command: str, scenario_file: str, version: str
         title=f"What your log looks like: {found.scenario.name}",
         headline=found.verdict.sentence,
         subtitle=f"{found.workload.label}. {in_short(found)[0]}",
-        boxes=found.boxes,
+        boxes=found.warnings,
         sections=[
             _eviction(found),
             _arrivals(found),
@@ -72,23 +73,23 @@ def _arrivals(found: Characterized) -> Section:
     log, hours = found.numbers, np.arange(len(counts)) * width_s / 3600
     rate = Figure(
         "Requests over time",
-        {
-            "data": [{"x": hours, "y": counts / width_s * 60, "type": "scatter", "fill": "tozeroy"}],
-            "layout": {"xaxis": {"title": {"text": "hours since the first request"}},
-                       "yaxis": {"title": {"text": "per minute"}}},
-        },
+        plot(
+            [{"x": hours, "y": counts / width_s * 60, "type": "scatter", "fill": "tozeroy"}],
+            "hours since the first request",
+            "per minute",
+        ),
         f"In steps of {width_s / 60:g} min.",
-    )  # fmt: skip
+    )
     day = log["day"]
     curve = Figure(
         "The day",
-        {
-            "data": [{"x": list(range(24)), "y": day["rate_by_hour"], "type": "bar"}],
-            "layout": {"xaxis": {"title": {"text": f"hour of the day ({day['clock']})"}},
-                       "yaxis": {"title": {"text": "rate over the mean"}}},
-        },
+        plot(
+            [{"x": list(range(24)), "y": day["rate_by_hour"], "type": "bar"}],
+            f"hour of the day ({day['clock']})",
+            "rate over the mean",
+        ),
         "Hours that the log never saw have no bar.",
-    )  # fmt: skip
+    )
     of = log["arrivals"]
     rows: list[list[Cell]] = [
         ["requests per second", of["per_s"]],
@@ -108,37 +109,17 @@ def _models(found: Characterized) -> Section:
     total = found.numbers["requests"]
     bars = Figure(
         "Popularity",
-        {
-            "data": [{"x": [row.name for row in rows], "y": [row.requests / total for row in rows], "type": "bar"}],
-            "layout": {"yaxis": {"title": {"text": "share of the requests"}, "tickformat": ".0%"}},
-        },
+        plot(
+            [{"x": [row.name for row in rows], "y": [row.requests / total for row in rows], "type": "bar"}],
+            y="share of the requests",
+            yaxis=PERCENT,
+        ),
         f"The {len(rows)} most used.",
-    )  # fmt: skip
+    )
     table = Table(
         "Models",
-        (
-            "model of the log",
-            "stands for it",
-            "found",
-            "need [GB]",
-            "KV cache [tokens]",
-            "requests",
-            "share",
-            "refused",
-        ),
-        [
-            [
-                row.name,
-                row.model,
-                row.found,
-                row.need_gb,
-                row.kv_tokens,
-                row.requests,
-                row.requests / total,
-                row.refused,
-            ]
-            for row in found.models
-        ],
+        ("model", "stands for it", "found", "need [GB]", "KV cache [tokens]", "requests", "refused", "share"),
+        [[*row, row.requests / total] for row in found.models],
         note="Need: weights, KV cache and runtime. Refused: requests longer than the KV cache.",
     )
     return Section("Models", texts=[in_short(found)[1]], tables=[table], figures=[bars])
@@ -174,23 +155,12 @@ def _tokens(found: Characterized) -> Section:
         for column, values in (("prompt", workload.context_tokens), ("answer", workload.output_tokens)):
             if mine.any():
                 levels = np.linspace(0.005, 0.995, 100)
-                data.append(
-                    {
-                        "x": np.quantile(values[mine], levels),
-                        "y": levels,
-                        "type": "scatter",
-                        "name": f"{task}: {column}",
-                        "line": {"dash": "solid" if column == "prompt" else "dot"},
-                    }
-                )
+                line = {"dash": "solid" if column == "prompt" else "dot"}
+                curve = {"x": np.quantile(values[mine], levels), "y": levels, "line": line}
+                data.append({**curve, "type": "scatter", "name": f"{task}: {column}"})
     figure = Figure(
-        "Tokens",
-        {
-            "data": data,
-            "layout": {"xaxis": {"type": "log", "title": {"text": "tokens"}},
-                       "yaxis": {"title": {"text": "share of requests with fewer"}, "tickformat": ".0%"}},
-        },
-    )  # fmt: skip
+        "Tokens", plot(data, "tokens", "share of requests with fewer", xaxis={"type": "log"}, yaxis=PERCENT)
+    )
     table = Table(
         "Tokens by task and model",
         ("task", "model", "tokens", "requests", *LEVEL_NAMES),
@@ -219,13 +189,13 @@ def _forecasts(found: Characterized) -> Section:
     horizons = [name.removeprefix("next ") for name in header[1:]]
     figure = Figure(
         "Errors of forecasts",
-        {
-            "data": [{"x": horizons, "y": row[1:], "name": row[0], "type": "bar"} for row in rows],
-            "layout": {"yaxis": {"title": {"text": "error over that of the mean rate"}},
-                       "xaxis": {"title": {"text": "horizon"}}},
-        },
+        plot(
+            [{"x": horizons, "y": row[1:], "name": row[0], "type": "bar"} for row in rows],
+            "horizon",
+            "error over that of the mean rate",
+        ),
         "Below 1 a forecast knows more than how popular each model is.",
-    )  # fmt: skip
+    )
     texts = [
         "Requests per model in the next minutes are forecast from the past alone. The error is a root mean square on "
         "the scale of square roots, where the noise of independent arrivals is the same for busy and rare models; it "
@@ -247,32 +217,17 @@ def _lookalike(found: Characterized, scenario_file: str) -> Section:
             for row in found.rows
         ],
     )
-    data = []
-    for name, workload in (("log", found.workload), ("look-alike", found.imitated)):
+    rates, ranks = [], []
+    both = ("log", found.workload, found.numbers), ("look-alike", found.imitated, found.made)
+    for name, workload, numbers in both:
         counts, width_s = per_minute(workload.arrival_us, 300)
-        hours = np.arange(len(counts)) * width_s / 3600
-        data.append({"x": hours, "y": counts / width_s * 60, "name": name, "type": "scatter"})
-    rate = Figure(
-        "Requests over time, log and look-alike",
-        {
-            "data": data,
-            "layout": {"xaxis": {"title": {"text": "hours"}}, "yaxis": {"title": {"text": "requests per minute"}}},
-        },
-    )
-    ranks = Figure(
-        "Popularity, log and look-alike",
-        {
-            "data": [
-                {"x": list(range(1, len(shares) + 1)), "y": shares, "name": name, "type": "scatter"}
-                for name, shares in (
-                    ("log", found.numbers["popularity"]["shares"]),
-                    ("look-alike", found.made["popularity"]["shares"]),
-                )
-            ],
-            "layout": {"xaxis": {"title": {"text": "rank"}},
-                       "yaxis": {"title": {"text": "share of the requests"}, "tickformat": ".0%"}},
-        },
-    )  # fmt: skip
+        hours, shares = np.arange(len(counts)) * width_s / 3600, numbers["popularity"]["shares"]
+        rates.append({"x": hours, "y": counts / width_s * 60, "name": name, "type": "scatter"})
+        ranks.append({"x": list(range(1, len(shares) + 1)), "y": shares, "name": name, "type": "scatter"})
+    figures = [
+        Figure("Requests over time, log and look-alike", plot(rates, "hours", "requests per minute")),
+        Figure("Popularity, log and look-alike", plot(ranks, "rank", "share of the requests", yaxis=PERCENT)),
+    ]
     texts = [
         f"`{scenario_file}` generates traffic that looks like the log: for more requests than the log has, other "
         "seeds, and training without the log.",
@@ -281,7 +236,7 @@ def _lookalike(found: Characterized, scenario_file: str) -> Section:
         "What the generator cannot express, whatever the log is like:\n"
         + "\n".join(f"- {what}" for what in NOT_EXPRESSED),
     ]
-    return Section("A look-alike", texts=texts, tables=[table], figures=[rate, ranks])
+    return Section("A look-alike", texts=texts, tables=[table], figures=figures)
 
 
 def _off(rows: Sequence[dict[str, Any]]) -> str:

@@ -22,8 +22,8 @@ ENGINE_HEADER: Final = (
 def print_summary(found: Characterized, console: Console) -> None:
     """The main numbers, on one screen."""
     console.print(visible(found.verdict.sentence), style="bold", soft_wrap=True)
-    for box in found.boxes:
-        console.print(visible(box.replace("**", "")), style="yellow", soft_wrap=True)
+    for text in found.warnings:
+        console.print(visible(text.replace("**", "")), style="yellow", soft_wrap=True)
     for line in in_short(found):
         console.print(line, soft_wrap=True)
     console.print(screen_table(ENGINE_HEADER, _texts(engine_rows(found)), f"LRU on {found.fleet.rpartition(' (')[0]}"))

@@ -30,7 +30,8 @@ from experiments.logs.eviction import (
 )
 from experiments.logs.forecasts import predictability
 from experiments.logs.lookalike import NOT_EXPRESSED, compared, fitted, lookalike
-from experiments.logs.own_log import Match, OwnLog, scenario_for, served
+from experiments.logs.model_names import Match
+from experiments.logs.own_log import OwnLog, made_up, scenario_for, served
 
 LOOKALIKE_REQUESTS: Final = 200_000  # generated for the comparison, at most
 MOST_ASSUMED: Final = 32  # GPUs of a fleet that nobody named
@@ -69,7 +70,7 @@ class Characterized:
     made: dict[str, Any] | None  # `characteristics` of the look-alike
     rows: list[dict[str, Any]]  # log and look-alike side by side
     problem: str  # why there is no look-alike
-    boxes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     @property
     def fleet(self) -> str:
@@ -207,7 +208,7 @@ def characterized(
         made=made,
         rows=[] if made is None else compared(numbers, made),
         problem=problem,
-        boxes=boxes(log, scenario, matches, workload, mine, assumed),
+        warnings=warnings_of(log, scenario, matches, workload, mine, assumed),
     )
 
 
@@ -246,23 +247,17 @@ def model_rows(scenario: Scenario, matches: Sequence[Match], workload: Workload)
     ]
 
 
-def boxes(
+def warnings_of(
     log: OwnLog, scenario: Scenario, matches: Sequence[Match], workload: Workload, lru: Engine, assumed: bool
 ) -> tuple[str, ...]:
     """What must not be overlooked."""
-    said = []
-    if workload.label.startswith("composite"):
-        attached = ", ".join(workload.meta.get("attached", ()))
-        said.append(f"**A composite, not a trace.** The log does not say everything; attached were: {attached}.")
+    said = made_up(workload)
     if not matches:
         said.append(
             "**The models are not those of the log.** It names none, or others were asked for: "
             f"{len(scenario.entries)} models of a scenario were attached. All that is said of models, memory and "
             "eviction is about these."
         )
-    compression = workload.meta.get("time_compression", 1.0)
-    if compression != 1.0:
-        said.append(f"**Time is compressed by {compression:g}.** Rates and pauses are not those of the log.")
     if assumed:
         said.append(
             f"**The fleet is assumed: {in_words(scenario)}.** The log does not say where it ran; these are about the "
@@ -312,7 +307,7 @@ def as_json(found: Characterized, command: str, version: str) -> dict[str, Any]:
         "source": {key: found.log.section[key] for key in ("path", "format")},
         "rows_read": found.log.trace.rows_read,
         "left_out": dict(found.log.trace.dropped),
-        "boxes": list(found.boxes),
+        "warnings": list(found.warnings),
         "fleet": {
             "gpus": [[group.gpu, group.count] for group in scenario.fleet],
             "engine": scenario.engine,

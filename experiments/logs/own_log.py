@@ -24,9 +24,8 @@ from cace_env.tables import NONE, TASKS
 from cace_env.traces import Trace, TraceConfig, guess_format, read_trace
 from cace_env.traces.guess import IMPORTED, log_file
 from cace_env.traces.trace import without_models
+from cace_env.workload import Workload
 from experiments.logs.model_names import Match, listed, match_models, shown
-
-__all__ = ["Match", "OwnLog", "Room", "match_models", "on_scenario", "open_log", "rooms", "scenario_for", "served"]
 
 # A log does not say on which machine it ran.
 GPU: Final = "h100"
@@ -93,6 +92,23 @@ def open_log(path: str | Path, format: str | None = None, **options: Any) -> Own
     parse(TraceConfig, section, str(path))
     reading = {key: value for key, value in section.items() if key not in ("path", "format")}
     return OwnLog(read_trace(file, format, **reading), section)
+
+
+def made_up(workload: Workload) -> list[str]:
+    """What of the requests of a log was not recorded so, as warnings on a page."""
+    said = []
+    if workload.label.startswith("composite"):
+        attached = ", ".join(workload.meta.get("attached", ()))
+        said.append(
+            f"**A composite, not a trace.** The log does not say everything; attached were: {attached}. No interval "
+            "includes what could have been attached instead."
+        )
+    compression = workload.meta.get("time_compression", 1.0)
+    if compression != 1.0:
+        said.append(
+            f"**Time is compressed by {compression:g}.** Rates, pauses and money are of that load, not of the log."
+        )
+    return said
 
 
 def served(log: OwnLog, matches: Sequence[Match]) -> OwnLog:

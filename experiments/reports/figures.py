@@ -17,7 +17,7 @@ from cace_env.tables import TASKS, Protocol
 from experiments.reading.recommendations import everywhere, scenarios_of
 from experiments.reading.style import GROUP_COLOURS
 from experiments.reading.verdicts import notable, own_policies
-from experiments.reports.page import INK, MUTED, PAPER, Figure
+from experiments.reports.page import INK, MUTED, PAPER, Figure, plot
 from experiments.running.run_folder import BASELINE, Run
 
 ALL: Final = "all of "  # before the name of an environment, among scenarios
@@ -67,12 +67,11 @@ def _gain_bars(run: Run, gains: Mapping[str, Gain]) -> dict[str, Any] | None:
     room = 0.04 * (right - left)
     data = [_gain_dots(run, group, shown, left) for group in GROUP_COLOURS if any(run.group(p) == group for p in shown)]
     layout = {
-        "height": 150 + ROW_PX * len(order),
-        "xaxis": {"title": {"text": "cost saved against LRU [%]"}, "range": [left - room, right + room]},
+        "height": 150 + ROW_PX * len(order), "xaxis": {"range": [left - room, right + room]},
         "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": order, "tickmode": "linear",
                   "range": [-0.8, len(order) - 0.2], "fixedrange": True},
     }  # fmt: skip
-    return {"data": data, "layout": layout}
+    return plot(data, "cost saved against LRU [%]", **layout)
 
 
 def _gain_dots(run: Run, group: str, gains: Mapping[str, Gain], left: float) -> dict[str, Any]:
@@ -138,12 +137,8 @@ def _evictions(run: Run, scenario: str) -> dict[str, Any] | None:
         })  # fmt: skip
     data = [trace for trace in data if trace["x"]]
     # Whoever is far worse must not squeeze all others into one spot.
-    layout = {
-        "height": 460,
-        "xaxis": {"title": {"text": "evictions per 1,000 requests"}, "range": _near([x[p] for p in there])},
-        "yaxis": {"title": {"text": "mean time to first token [s]"}, "range": _near([y[p] for p in there])},
-    }
-    return {"data": data, "layout": layout}
+    axes = {axis: {"range": _near([of[p] for p in there])} for axis, of in (("xaxis", x), ("yaxis", y))}
+    return plot(data, "evictions per 1,000 requests", "mean time to first token [s]", height=460, **axes)
 
 
 def _near(values: Sequence[float]) -> list[float]:
@@ -235,8 +230,5 @@ def _ablation(gains: Mapping[str, Gain]) -> dict[str, Any]:
         "customdata": [str(gain) for gain in values],
         "hovertemplate": "<b>%{y}</b> saves %{customdata}<extra></extra>",
     }  # fmt: skip
-    layout = {
-        "height": 110 + 34 * len(names), "xaxis": {"title": {"text": "cost that the factor saves [%]"}},
-        "yaxis": {"type": "category"},
-    }  # fmt: skip
-    return {"data": [bars], "layout": layout}
+    height = 110 + 34 * len(names)
+    return plot([bars], "cost that the factor saves [%]", height=height, yaxis={"type": "category"})

@@ -144,6 +144,21 @@ class Page:
     subtitle: str = ""
 
 
+def plot(data: Sequence[Mapping[str, Any]], x: str = "", y: str = "", **layout: Any) -> dict[str, Any]:
+    """A figure as a mapping, with titles at its axes.
+
+    Args:
+        data: traces of Plotly.
+        x: title of the x axis; none where it is empty. More of the axis stands in `xaxis`.
+        y: the same of the y axis.
+        **layout: of Plotly.
+    """
+    for axis, title in (("xaxis", x), ("yaxis", y)):
+        if title:
+            layout[axis] = {"title": {"text": title}, **layout.get(axis, {})}
+    return {"data": data, "layout": layout}
+
+
 def write_page(page: Page, path: Path) -> Path:
     """Writes a page as one file of HTML; a reader finds the old or the new one, whole.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cace_env.evaluation import suite_scores
-from cace_env.evaluation.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Score, SuiteScores
+from cace_env.evaluation.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Estimate, SuiteScores
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.reading.verdicts import enough, saved
@@ -13,7 +13,7 @@ from experiments.reports.page import Table
 from experiments.running.run_folder import Run
 
 
-def score_text(score: Score, *, interval: bool = True) -> str:
+def score_text(score: Estimate, *, interval: bool = True) -> str:
     """A score with its interval, without decimals where it is far below 0; `-` where there is none."""
     if np.isnan(score.value):
         return "-"

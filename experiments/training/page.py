@@ -10,7 +10,7 @@ from cace_env.evaluation.tracking import Row
 from cace_env.policies.agent import LEARNED
 from cace_env.tables import Protocol
 from experiments.reading.style import GROUP_COLOURS
-from experiments.reports.page import INK, MUTED, Cell, Figure, Page, Section, Table, write_page
+from experiments.reports.page import INK, MUTED, Cell, Figure, Page, Section, Table, plot, write_page
 from experiments.training.folder import TrainingFolder, read_metrics
 from experiments.training.tracking import COST, VALIDATION
 
@@ -130,11 +130,7 @@ def _curve(rows: Sequence[Row], best: Row, column: str, cace: float | None) -> d
         "type": "scatter", "mode": "lines", "name": "LRU", "x": ends, "y": [0, 0], "hoverinfo": "skip",
         "line": {"color": INK, "width": 1.4, "dash": "dash"},
     })  # fmt: skip
-    layout = {
-        "height": 420, "xaxis": {"title": {"text": "step"}},
-        "yaxis": {"title": {"text": "cost saved against LRU [%]"}, "zeroline": False},
-    }  # fmt: skip
-    return {"data": data, "layout": layout}
+    return plot(data, "step", "cost saved against LRU [%]", height=420, yaxis={"zeroline": False})
 
 
 def _other_curves(rows: Sequence[Row]) -> list[Figure]:
@@ -148,8 +144,7 @@ def _other_curves(rows: Sequence[Row]) -> list[Figure]:
             "type": "scatter", "mode": "lines+markers", "x": [row["global_step"] for row in there],
             "y": [row[name] for row in there], "line": {"color": MUTED}, "showlegend": False,
         }  # fmt: skip
-        layout = {"height": 320, "xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": name}}}
-        figures[name] = {"data": [line], "layout": layout}
+        figures[name] = plot([line], "step", name, height=320)
     return [Figure("What the training said of itself", figures, by=("number",))] if figures else []
 
 

@@ -192,9 +192,6 @@ def test_results_of_another_entry_are_refused(tmp_path: Path):
     entry = suite_of(tmp_path, entries=changed).entry("desk")
     with pytest.raises(ConfigError, match=r"entry 'desk' has the fingerprint .*, but .* here: .*run the policy again"):
         results.check_fingerprint(entry)
-    assert not results.has(entry, "lru", (1, 2))
-    assert results.has(suite_of(tmp_path).entry("desk"), "lru", (1, 2))
-    assert not results.has(suite_of(tmp_path).entry("desk"), "lru", (1, 2, 3))
 
 
 def test_missing_seeds_are_named(tmp_path: Path):

@@ -21,7 +21,8 @@ from experiments.logs.characteristics import (
     session_gaps_s,
 )
 from experiments.logs.characterized import workload_of
-from experiments.logs.own_log import match_models, open_log, scenario_for
+from experiments.logs.model_names import match_models
+from experiments.logs.own_log import open_log, scenario_for
 from tests.support.logs import shared_file
 
 NINE = 9 * HOUR_US  # 1970-01-01, 9:00 UTC

@@ -18,7 +18,8 @@ from cace_env.fleets import ENGINES
 from cace_env.scenarios import load_scenario
 from experiments.characterize import main
 from experiments.logs.characterized import on_assumed_fleet
-from experiments.logs.own_log import match_models, open_log, scenario_for
+from experiments.logs.model_names import match_models
+from experiments.logs.own_log import open_log, scenario_for
 from tests.support.logs import ROWS, own, written
 from tests.support.small import SMALL
 
@@ -93,7 +94,7 @@ def test_a_composite_and_an_assumed_fleet_cannot_be_overlooked(tmp_path: Path, c
 def test_requests_that_are_refused_stand_in_a_box(tmp_path: Path):
     body = "".join(f"{n},{300_000 if n % 4 == 0 else 10},5,qwen2.5-coder-32b,,,,\n" for n in range(40))
     numbers, _ = run(tmp_path, str(own(tmp_path, body)), "--gpu", "h100")
-    assert any("25.0% of the requests are refused" in box for box in numbers["boxes"])
+    assert any("25.0% of the requests are refused" in text for text in numbers["warnings"])
 
 
 def test_a_log_is_played_on_the_fleet_of_a_scenario(tmp_path: Path):
@@ -101,7 +102,7 @@ def test_a_log_is_played_on_the_fleet_of_a_scenario(tmp_path: Path):
     log = a_log(tmp_path, ("mellum-4b", "qwen2.5-coder-7b-instruct"))
     numbers, _ = run(tmp_path, str(log), "--scenario", str(scenario))
     assert numbers["fleet"]["gpus"] == [["l40s", 1]]
-    assert not any("assumed" in box for box in numbers["boxes"])
+    assert not any("assumed" in text for text in numbers["warnings"])
     asked = {row["name"]: row["requests"] for row in numbers["models"]}
     assert asked["mellum-4b"] > 0 and asked["qwen2.5-coder-7b"] > 0 and asked["starcoder2-7b"] == 0
 

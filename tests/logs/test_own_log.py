@@ -13,8 +13,8 @@ from cace_env.config import ConfigError
 from cace_env.fleets import GPUS, MODELS
 from cace_env.tables import NONE, TASKS
 from cace_env.traces import TraceError, read_trace
-from experiments.logs.model_names import IGNORE, read_models
-from experiments.logs.own_log import OwnLog, match_models, open_log, rooms, scenario_for, served
+from experiments.logs.model_names import IGNORE, match_models, read_models
+from experiments.logs.own_log import OwnLog, open_log, rooms, scenario_for, served
 from tests.support.logs import ROWS, own, written
 
 LOG = (

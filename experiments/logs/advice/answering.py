@@ -58,7 +58,6 @@ class Results:
     draws: Draws
     grid: dict[tuple[Fleet, str], Played] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)  # fleets and policies, with the reason
-    scenarios: dict[Fleet, Scenario] = field(default_factory=dict)
     tuned: Found | None = None
     answer: Answer | None = None
     held: list[Held] = field(default_factory=list)
@@ -102,7 +101,6 @@ def _cases(question: Question, results: Results) -> dict[Fleet, Case]:
                 raise
             results.left_out.append(f"{fleet.name}: {error}")
             continue
-        results.scenarios[fleet] = scenario
         cases[fleet] = replace(case_of(scenario, question.env), name=fleet.name, training=None)
         path = question.folder / "scenarios" / file_name(fleet)
         path.parent.mkdir(parents=True, exist_ok=True)

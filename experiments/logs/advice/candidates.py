@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agents.evolution.tuned_cace import tune_cace
-from agents.objective import Objective, baseline_costs, pooled
+from agents.objective import Objective
 from cace_env.cases import Case
 from cace_env.config import ConfigError, did_you_mean, dump
 from cace_env.files import replace_file
@@ -50,7 +50,6 @@ class Found(NamedTuple):
     weights: CaceWeights
     requests: int  # simulated
     generations: int
-    cost_vs_lru: float  # on the requests it was tuned on: flattering
 
 
 def deployed_name(system: str, env: Protocol) -> str:
@@ -145,9 +144,7 @@ def tuned_to(
         population=POPULATION,
         progress=progress,
     )
-    spent = objective.requests
-    costs = objective.costs([replace(_cace(env), weights=weights.row())])[0]
-    return Found(weights, spent, generations, float(pooled(costs, baseline_costs(objective))))
+    return Found(weights, objective.requests, generations)
 
 
 def write_tuned(found: Found, path: Path, env: Protocol, source: str, command: str) -> None:

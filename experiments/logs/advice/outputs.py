@@ -261,4 +261,4 @@ def show(told: Told, results: Results, console: Console) -> None:
             soft_wrap=True,
         )
     for text in warnings_of(answer, results.grid, told.question.parts, told.question.targets):
-        console.print(text, style="yellow", soft_wrap=True)
+        console.print(text.replace("**", ""), style="yellow", soft_wrap=True)

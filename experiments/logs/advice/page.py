@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from experiments.logs.advice.outputs import (
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.robustness import Held
 from experiments.logs.advice.wording import anywhere, headline, name_of, promises, share, warnings_of
-from experiments.reports.page import Cell, Figure, Page, Section, Table, write_page
+from experiments.reports.page import Cell, Figure, Page, Section, Table, plot, write_page
 
 DRAWN: Final = 6  # policies that a curve shows at first
 SYMBOLS: Final = ("circle", "square", "diamond", "cross")  # by kind of GPU
@@ -123,36 +124,22 @@ def _curves(told: Told, results: Results, what: str, line: float | None = None) 
             by_kind.setdefault(fleet.kinds, []).append(fleet)
         # A line for each kind of GPU: None leaves a gap.
         points = [fleet for fleets in by_kind.values() for fleet in (*fleets, None)]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name_of(policy),
-                "x": [fleet and fleet.usd_per_hour * question.economy.gpu_hours for fleet in points],
-                "y": [fleet and _value(told, results, fleet, policy, what) for fleet in points],
-                "text": [fleet.name if fleet else "" for fleet in points],
-                "line": {"color": COLOURS[at % len(COLOURS)]},
-                "marker": {
-                    "symbol": [
-                        SYMBOLS[list(by_kind).index(fleet.kinds) % len(SYMBOLS)] if fleet else "x" for fleet in points
-                    ]
-                },
-                "hovertemplate": "%{text}: %{y:.4g}",
-                "visible": True if at < DRAWN else "legendonly",
-            }
-        )
+        symbols = dict(zip(by_kind, itertools.cycle(SYMBOLS), strict=False))
+        data.append({
+            "type": "scatter", "mode": "lines+markers", "name": name_of(policy),
+            "x": [fleet and fleet.usd_per_hour * question.economy.gpu_hours for fleet in points],
+            "y": [fleet and _value(told, results, fleet, policy, what) for fleet in points],
+            "text": [fleet.name if fleet else "" for fleet in points], "hovertemplate": "%{text}: %{y:.4g}",
+            "line": {"color": COLOURS[at % len(COLOURS)]}, "visible": True if at < DRAWN else "legendonly",
+            "marker": {"symbol": [symbols[fleet.kinds] if fleet else "x" for fleet in points]},
+        })  # fmt: skip
     titles = {"waited": "minutes waited a day", "p95": "TTFT p95 [s]"}
     # Waiting falls by orders of magnitude from fleet to fleet; shares do not.
     scale = {"type": "log"} if what in titles else {"rangemode": "tozero"}
-    layout: dict[str, Any] = {
-        "xaxis": {"title": {"text": "USD a month for GPUs"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": titles.get(what, "kept [%]")}, **scale},
-    }
-    if line is not None:
-        layout["shapes"] = [
-            {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": line, "y1": line, "line": {"dash": "dot"}}
-        ]
-    return {"data": data, "layout": layout}
+    level = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": line, "y1": line, "line": {"dash": "dot"}}
+    shapes = [] if line is None else [level]
+    y = titles.get(what, "kept [%]")
+    return plot(data, "USD a month for GPUs", y, xaxis={"rangemode": "tozero"}, yaxis=scale, shapes=shapes)
 
 
 def _value(told: Told, results: Results, fleet: Fleet, policy: str, what: str) -> float:
@@ -186,23 +173,17 @@ def _bars(results: Results, answer: Answer) -> dict[str, Any]:
     here = results.on(answer.now_fleet)
     rows = [(policy, results.draws.gain(answer.now.cost, played.cost)) for policy, played in here.items()]
     rows = sorted((row for row in rows if row[1].percent == row[1].percent), key=lambda row: row[1].percent)
-    return {
-        "data": [
-            {
-                "type": "bar", "orientation": "h", "y": [name_of(policy) for policy, _ in rows],
-                "x": [gain.percent for _, gain in rows], "marker": {"color": COLOURS[1]},
-                "error_x": {
-                    "type": "data", "symmetric": False, "array": [gain.high - gain.percent for _, gain in rows],
-                    "arrayminus": [gain.percent - gain.low for _, gain in rows],
-                },
-                "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
-            }
-        ],
-        "layout": {
-            "height": 120 + 26 * len(rows), "xaxis": {"title": {"text": "cost of waiting saved [%]"}},
-            "yaxis": {"automargin": True},
+    bars = {
+        "type": "bar", "orientation": "h", "y": [name_of(policy) for policy, _ in rows],
+        "x": [gain.percent for _, gain in rows], "marker": {"color": COLOURS[1]},
+        "error_x": {
+            "type": "data", "symmetric": False, "array": [gain.high - gain.percent for _, gain in rows],
+            "arrayminus": [gain.percent - gain.low for _, gain in rows],
         },
+        "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
     }  # fmt: skip
+    height = 120 + 26 * len(rows)
+    return plot([bars], "cost of waiting saved [%]", height=height, yaxis={"automargin": True})
 
 
 def _elsewhere(rows: list[Held], answer: Answer) -> Section:
@@ -217,16 +198,7 @@ def _elsewhere(rows: list[Held], answer: Answer) -> Section:
             Table(
                 "robustness",
                 ("situation", "what changes", "cost saved", "cost of today's policy, times", "longest wait, times"),
-                [
-                    [
-                        row.situation.name,
-                        row.situation.what,
-                        share(row.gain),
-                        f"{row.deployed_cost:.3g}",
-                        f"{row.longest_wait:.3g}",
-                    ]
-                    for row in rows
-                ],
+                [[*row.situation[:2], share(row.gain), row.deployed_cost, row.longest_wait] for row in rows],
                 "Times: of today's policy there, over the log as it is; of the recommended policy, over today's there.",
             )
         ],

@@ -13,6 +13,7 @@ from experiments.logs.advice.candidates import TUNED
 from experiments.logs.advice.decision import Answer, Grid, Step, kept, smallest_fleets
 from experiments.logs.advice.parts import Parts
 from experiments.logs.advice.playing import Target
+from experiments.logs.own_log import made_up
 
 FULL: Final = 0.95  # share of the time that channels or GPUs work: above it, queues only grow
 BACKLOG: Final = 0.05  # share of an episode after its last arrival: above it, queues have grown
@@ -159,13 +160,7 @@ def _some(names: Sequence[str], answer: Answer) -> str:
 
 def warnings_of(answer: Answer, grid: Grid, parts: Parts, targets: Sequence[Target]) -> list[str]:
     """What a reader must not overlook."""
-    said, now, label, dropped = [], answer.now, parts.whole.label, parts.dropped
-    if label.startswith("composite"):
-        said.append(
-            f"This log is a composite ({label}): what it lacks was made up once, and no interval includes that."
-        )
-    elif "compressed" in label:
-        said.append(f"The log was compressed in time ({label}): money and minutes are those of that load.")
+    said, now, dropped = made_up(parts.whole), answer.now, parts.dropped
     if dropped:
         said.append(f"The log is long: its first {dropped:,} requests were left out.")
     if now.refused:
