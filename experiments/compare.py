@@ -32,7 +32,7 @@ from experiments.reading.verdicts import looked_at
 from experiments.reports.comparison import write_report
 from experiments.reports.decisions import FACTORS_FILE as FACTORS
 from experiments.reports.decisions import FILE as DECISIONS
-from experiments.reports.decisions import audit, read_factors, read_reasons
+from experiments.reports.decisions import closer_look, read_factors, read_reasons
 from experiments.reports.leaderboard import print_leaderboard
 from experiments.reports.terminal import print_tables
 from experiments.reports.timelines import timelines
@@ -166,7 +166,7 @@ def look_closer(cases: Sequence[PreparedCase], run: Run, workers: int, session: 
             spans += seen.spans
             waiting += seen.waiting
             progress.update(bar, advance=1)
-        for found in in_order(lambda case: audit(case, wanted[case.name]), cases, workers):
+        for found in in_order(lambda case: closer_look(case, wanted[case.name]), cases, workers):
             reasons += found.reasons
             factors += found.factors
             progress.update(bar, advance=1)

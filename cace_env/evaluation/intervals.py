@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cace_env.tables import FloatArray
 
-RESAMPLES: Final = 10_000
+RESAMPLES: Final = 10_000  # 250 of them beyond each bound of a 95 % interval
 SMALLEST_GAP: Final = 0.01  # share of the baseline's cost; below it, a share of the gap means nothing
 ATTACHED: Final = 1_000_003  # added to the number of a random stream, for draws of what is attached to a log
 FEWEST_WINDOWS: Final = 8  # of a log, for an interval: below, there are not even four blocks

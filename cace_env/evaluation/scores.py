@@ -40,7 +40,7 @@ BASELINE: Final = "lru"  # scores 0
 REFERENCE: Final = "reference"  # scores 100
 SMALLEST_HEADROOM_PERCENT: Final = 3.0  # below it, noise decides between policies, so the scenario is in no mean
 TRIMMED: Final = 0.25  # share of the scenarios cut at each end for the interquartile mean
-LEVEL: Final = 0.95
+LEVEL: Final = 0.95  # of intervals, as is usual
 
 
 class Estimate(NamedTuple):

@@ -28,14 +28,14 @@ PER_USER_HOUR: Final = 40.0  # where the log has no users: the default of the ge
 SPREADS: Final = (0.0, 0.4, 0.8, 1.2, 1.6, 2.0)  # of bursts, that are tried; above, few bursts make the rate
 MINUTES: Final = (0.2, 1.0, 5.0, 30.0)  # that bursts hold, that are tried
 UNEVEN_S: Final = (10, 60, 300, 3600)  # bins in which arrivals are counted to choose the bursts
-FEWEST_BINS: Final = 12
+FEWEST_BINS: Final = 12  # of fewer, the spread of counts says nothing
 MOST_STEPS: Final = 2e7  # users x bursts of an episode that is tried: each user's breaks walk over all bursts
 SURELY_NEW: Final = 5.0  # requests that a model would have had before its first one, if it had been there
 FELL: Final = 0.7  # a context below this share of the one before was compacted
 ENOUGH: Final = 30  # values for quantiles
 BY_CHANCE: Final = 0.05  # of unevenness, on a logarithmic scale, added up
 RATE_SEEDS: Final = 5  # runs whose mean rate corrects the rate
-MOST_CORRECTED: Final = 1.25
+MOST_CORRECTED: Final = 1.25  # times the rate: what is off by more is no matter of chance
 COARSE: Final = 0.25  # relative difference between log and look-alike that is pointed out
 A_LITTLE: Final = 0.02  # unless it is less than this
 

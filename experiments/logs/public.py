@@ -17,7 +17,7 @@ from cace_env.traces import TraceConfig
 
 FLEET_SIX: Final = "fleet-six"  # 48 models on six accelerators, an entry of suite shifted-v1
 TOKENS: Final = "servegen_client_tokens.csv.gz"
-WINDOWS: Final = 12
+WINDOWS: Final = 12  # of each log: four blocks of three
 
 
 class PublicLog(NamedTuple):

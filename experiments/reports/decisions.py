@@ -90,16 +90,16 @@ class Factor(NamedTuple):
     for_choice: float  # the same, minus what pulled away from the choice
 
 
-class Audit(NamedTuple):
+class Look(NamedTuple):
     """What a closer look at a scenario found."""
 
     reasons: list[Reason]
     factors: list[Factor]
 
 
-def audit(prepared: PreparedCase, policies: Iterable[str]) -> Audit:
+def closer_look(prepared: PreparedCase, policies: Iterable[str]) -> Look:
     """Decisions of some agents and of CACE on the first seed: the clearest, the narrowest, and shares of factors."""
-    found, wanted = Audit([], []), set(policies)
+    found, wanted = Look([], []), set(policies)
     taking_part = [c for c in prepared.contestants if c.name in wanted and isinstance(c.policy, Policy)]
     for contestant in [c for c in taking_part if _has_factors(c.policy, prepared)][:MOST_POLICIES]:
         policy, seed = contestant.policy, prepared.seeds[0]

@@ -20,7 +20,7 @@ from experiments.running.timeline_rows import KEEP_ALIVE, Span, Waiting, read_sp
 
 MOST_REQUESTS: Final = 50_000  # of an episode with a timeline: its event trace takes about 0.3 KB per request
 MOST_CHANGES: Final = 4000  # of the number of waiting requests, of an episode
-CHANGES_DRAWN: Final = 400
+CHANGES_DRAWN: Final = 400  # of these on the page: no screen has more points side by side
 MOST_SPANS: Final = 16_000  # on a page: each takes about 110 bytes
 LOADS_SHOWN: Final = 30  # at first, of those that are there
 LANE_PX: Final = 20

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ from experiments.running.command_line import Session, metavar, split_names
 from experiments.running.options import Names
 from experiments.running.progress import progress_bar
 
-MOST_MB = 256.0
+MOST_MB: Final = 256.0  # as of `DecisionLog`
 
 
 class DecisionLogged(Frozen):

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from experiments.logs.advice.decision import Answer, Economy, answer_of
-from experiments.logs.advice.playing import Played, Target
+from experiments.logs.advice.playing import Played, Promise
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.resampling import Draws
-from experiments.logs.advice.wording import headline, promises, warnings_of
+from experiments.logs.advice.wording import headline, kept_by, warnings_of
 
 ONE, TWO, THREE = (Fleet((("h100", count),), float(count)) for count in (1, 2, 3))  # a dollar an hour each
 WINDOWS = 20
 A_MONTH = Economy(developer_usd=100.0, hours_per_day=8.0, days_per_month=20.0, gpu_hours=700.0)
-EASY = Target("chat", 0.5, 2.0)
+EASY = Promise("chat", 0.5, 2.0)
 RNG = np.random.default_rng(0)
 
 
@@ -46,8 +46,8 @@ def played(cost: float | Sequence[float], kept: float = 1.0, before: float | Non
     )
 
 
-def answer(grid: dict[tuple[Fleet, str], Played], target: Target = EASY) -> Answer:
-    return answer_of(grid, TWO, "lru", ["gdsf"], A_MONTH, Draws.of(WINDOWS), 10, [target])
+def answer(grid: dict[tuple[Fleet, str], Played], promise: Promise = EASY) -> Answer:
+    return answer_of(grid, TWO, "lru", ["gdsf"], A_MONTH, Draws.of(WINDOWS), 10, [promise])
 
 
 def test_a_step_that_saves_for_certain_is_taken_and_its_money_is_right():
@@ -94,19 +94,19 @@ def test_a_saving_by_few_decisions_is_called_luck(asked: int, luck: bool):
 
 
 def test_gpus_are_given_back_only_where_promises_are_kept():
-    target = Target("chat", 0.95, 2.0)
+    promise = Promise("chat", 0.95, 2.0)
     grid = {(TWO, "lru"): played(9.0), (ONE, "lru"): played(10.0, kept=0.9)}
     assert answer(grid).step.kind == "fewer"
-    assert answer(grid, target).step.kind == "nothing"
-    assert promises(grid, [target], answer(grid, target)).startswith(
+    assert answer(grid, promise).step.kind == "nothing"
+    assert kept_by(grid, [promise], answer(grid, promise)).startswith(
         "The smallest fleet that keeps 95 % of chat within 2 s (TTFT): 2 x h100"
     )
 
 
 def test_a_promise_that_no_fleet_keeps_is_said_with_the_closest():
-    target = Target("chat", 0.95, 2.0)
+    promise = Promise("chat", 0.95, 2.0)
     grid = {(TWO, "lru"): played(9.0, kept=0.5), (THREE, "lru"): played(8.0, kept=0.8)}
-    said = promises(grid, [target], answer(grid, target))
+    said = kept_by(grid, [promise], answer(grid, promise))
     assert (
         said.startswith("No fleet that was tried keeps 95 % of chat")
         and "3 x h100 with lru comes closest: 80 %" in said

@@ -19,7 +19,7 @@ from cace_env.tables import Protocol
 from experiments.logs.advice.candidates import Budget, Found, tuned_contestant, tuned_to, write_tuned
 from experiments.logs.advice.decision import Answer, Economy, answer_of
 from experiments.logs.advice.parts import Parts
-from experiments.logs.advice.playing import Played, Target, play
+from experiments.logs.advice.playing import Played, Promise, play
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.resampling import Draws
 from experiments.logs.advice.robustness import SITUATIONS, Held, held
@@ -46,7 +46,7 @@ class Question:
     players: Sequence[Contestant]  # the deployed policy among them; CACE tuned to the log comes to them
     env: Protocol
     economy: Economy
-    targets: Sequence[Target]
+    promises: Sequence[Promise]
     budget: Budget  # of tuning; 0 requests: none
     folder: Path
 
@@ -153,7 +153,7 @@ def _play_all(
     def played(job: tuple[Fleet, Contestant]) -> Played:
         fleet, player = job
         parts = question.parts
-        return play(cases[fleet], player, parts.whole, parts.starts, parts.windows, question.targets)
+        return play(cases[fleet], player, parts.whole, parts.starts, parts.windows, question.promises)
 
     for (fleet, player), found in as_finished(played, jobs, question.budget.threads):
         results.grid[fleet, player.name] = found
@@ -171,7 +171,7 @@ def _answer(question: Question, results: Results) -> Answer:
         question.economy,
         results.draws,
         question.parts.chosen,
-        question.targets,
+        question.promises,
     )
 
 

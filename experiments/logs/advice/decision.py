@@ -15,7 +15,7 @@ from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
 from cace_env.tables import FloatArray
 from experiments.logs.advice.candidates import TUNED
-from experiments.logs.advice.playing import Played, Target
+from experiments.logs.advice.playing import Played, Promise
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.resampling import Draws
 
@@ -82,7 +82,7 @@ def answer_of(
     economy: Economy,
     draws: Draws,
     chosen: int,
-    targets: Sequence[Target],
+    promises: Sequence[Promise],
 ) -> Answer:
     """The step to take from the current fleet and the deployed policy.
 
@@ -94,7 +94,7 @@ def answer_of(
         economy: prices of hours.
         draws: of the windows that judge.
         chosen: windows before these that choose.
-        targets: promises; GPUs are given back only where none is kept less than it has to be.
+        promises: to users; GPUs are given back only where none is kept less than it has to be.
     """
     now = grid[current, deployed]
     fleets = sorted({fleet for fleet, policy in grid if policy == deployed}, key=lambda fleet: fleet.usd_per_hour)
@@ -112,7 +112,7 @@ def answer_of(
     if best_policy(current) != deployed:
         steps["policy"] = step("policy", current, best_policy(current))
     fewer = [step("fewer", smaller, name) for name in {deployed: 0, best_policy(smaller): 0}] if smaller else []
-    fewer = [one for one in fewer if no_worse(grid[one.fleet, one.policy], now, targets)]
+    fewer = [one for one in fewer if no_worse(grid[one.fleet, one.policy], now, promises)]
     if fewer:
         steps["fewer"] = max(fewer, key=lambda found: found.net_usd.value)
     if larger is not None:
@@ -123,7 +123,7 @@ def answer_of(
     paid = waiting_usd + current.usd_per_hour * economy.gpu_hours
     taken, uncertain = _worth_it(steps, now, economy, draws, WORTHWHILE * paid)
     anywhere = [step("more", fleet, policy) for fleet in fleets for policy in {deployed: 0, best_policy(fleet): 0}]
-    anywhere = [one for one in anywhere if no_worse(grid[one.fleet, one.policy], now, targets)]
+    anywhere = [one for one in anywhere if no_worse(grid[one.fleet, one.policy], now, promises)]
     best = max(anywhere, key=lambda found: found.net_usd.value)
     return Answer(taken, steps, best, now, current, deployed, paid, waiting_usd, uncertain)
 
@@ -196,31 +196,31 @@ def waited_minutes_per_day(played: Played, economy: Economy, draws: Draws) -> Es
 
 
 def attained(played: Played, draws: Draws) -> list[Estimate]:
-    """The share of requests that kept each target."""
+    """The share of requests that kept each promise."""
     return [draws.ratio(played.met[:, at], played.limited[:, at]) for at in range(played.met.shape[1])]
 
 
 def kept(played: Played) -> list[float]:
-    """The share of requests that kept each target; 1 where it speaks of none."""
+    """The share of requests that kept each promise; 1 where it speaks of none."""
     limited, met = played.limited.sum(axis=0).tolist(), played.met.sum(axis=0).tolist()
     return [there / asked if asked else 1.0 for there, asked in zip(met, limited, strict=True)]
 
 
-def no_worse(then: Played, now: Played, targets: Sequence[Target]) -> bool:
+def no_worse(then: Played, now: Played, promises: Sequence[Promise]) -> bool:
     """Whether each promise is kept as it has to be, or as often as today."""
-    shares = zip(targets, kept(then), kept(now), strict=True)
-    return all(after >= min(target.share, before) for target, after, before in shares)
+    shares = zip(promises, kept(then), kept(now), strict=True)
+    return all(after >= min(promise.share, before) for promise, after, before in shares)
 
 
-def meets(played: Played, targets: Sequence[Target]) -> bool:
-    """Whether all targets are kept."""
-    return all(value >= target.share for target, value in zip(targets, kept(played), strict=True))
+def meets(played: Played, promises: Sequence[Promise]) -> bool:
+    """Whether all promises are kept."""
+    return all(value >= promise.share for promise, value in zip(promises, kept(played), strict=True))
 
 
-def smallest_fleets(grid: Grid, targets: Sequence[Target]) -> dict[str, Fleet | None]:
-    """For each policy, the cheapest fleet on which all targets are kept; None where none of those tried is."""
+def smallest_fleets(grid: Grid, promises: Sequence[Promise]) -> dict[str, Fleet | None]:
+    """For each policy, the cheapest fleet on which all promises are kept; None where none of those tried is."""
     found: dict[str, Fleet | None] = {}
     for fleet, policy in sorted(grid, key=lambda key: key[0].usd_per_hour):
-        if found.setdefault(policy, None) is None and meets(grid[fleet, policy], targets):
+        if found.setdefault(policy, None) is None and meets(grid[fleet, policy], promises):
             found[policy] = fleet
     return found

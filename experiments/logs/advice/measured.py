@@ -15,7 +15,7 @@ from cace_env.traces import Trace
 from cace_env.workload import Workload
 
 QUANTILES: Final = (0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
-FEWEST: Final = 20  # requests with a measured time
+FEWEST: Final = 20  # requests with a measured time: one beyond the p95
 
 
 class Latency(NamedTuple):

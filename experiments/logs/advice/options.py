@@ -27,7 +27,7 @@ from experiments.logs.advice.page import write_all
 from experiments.logs.advice.parts import parts_of
 from experiments.logs.advice.pilot import change_between
 from experiments.logs.advice.pilot_outputs import show_pilot, write_pilot
-from experiments.logs.advice.playing import Target
+from experiments.logs.advice.playing import Promise
 from experiments.logs.advice.prices import (
     HOURS_PER_MONTH,
     Fleet,
@@ -49,11 +49,11 @@ from experiments.running.runner import workers_of
 # 2,080 hours, and 40 % on top for benefits and taxes [the 40 % are assumed].
 DEVELOPER_USD: Final = 90.0
 WORKING_DAY_H, WORKING_DAYS = 8.0, 21.0  # a month of a log that has no night
-MONTH_DAYS: Final = 30.4
+MONTH_DAYS: Final = 30.4  # 365 / 12
 WHOLE_DAY_H: Final = 20.0  # a log that spans this much has its own nights
 SLO_SHARE: Final = 0.95  # of the requests, where the reward has an SLO
-TUNING_REQUESTS: Final = 20_000_000
-MOST_REQUESTS: Final = 1_000_000  # of a log: the last of more
+TUNING_REQUESTS: Final = 20_000_000  # some 80 generations of 12 candidates on a log of 100,000 requests
+MOST_REQUESTS: Final = 1_000_000  # of a log, each played by every policy on every fleet: the last of more
 Value = Annotated[float | None, metavar("X")]
 Texts = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=USD_PER_HOUR")]]
 Slos = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK:SHARE@SECONDS")]]
@@ -160,7 +160,7 @@ def ask(options: Options, session: Session) -> int:
         players=players,
         env=options.env,
         economy=economy_of(options, workload),
-        targets=targets_of(options.slo, first, workload),
+        promises=promises_of(options.slo, first, workload),
         budget=Budget(options.tuning, workers_of(options.workers)),
         folder=options.folder("recommend"),
     )
@@ -252,23 +252,23 @@ def economy_of(options: Options, workload: Workload) -> Economy:
     return Economy(options.developer_hour, hours, days, options.hours_per_month)
 
 
-def targets_of(texts: Sequence[str], scenario: Scenario, workload: Workload) -> list[Target]:
+def promises_of(texts: Sequence[str], scenario: Scenario, workload: Workload) -> list[Promise]:
     """The promises that were given, or the SLOs of the reward for the tasks that the log has.
 
     Raises:
         ConfigError: a text that is no promise.
     """
     if texts:
-        return [_target(text) for text in texts]
+        return [_promise(text) for text in texts]
     there = {TASKS[code] for code in set(workload.task.tolist())}
     return [
-        Target(task, SLO_SHARE, cost.slo_s, cost.slo_on)
+        Promise(task, SLO_SHARE, cost.slo_s, cost.slo_on)
         for task, cost in scenario.costs().tasks().items()
         if cost.slo_s is not None and task in there
     ]
 
 
-def _target(text: str) -> Target:
+def _promise(text: str) -> Promise:
     """`completion:0.95@2s`, with `:e2e` behind it where the last token counts."""
     found = re.fullmatch(r"(\w+):(0?\.\d+|1|1\.0)@(\d+(?:\.\d+)?)s?(?::(ttft|e2e))?", text.strip().lower())
     if found is None or not float(found[3]):
@@ -277,4 +277,4 @@ def _target(text: str) -> Target:
         raise ConfigError(
             f"--slo {text!r}: no task {found[1]!r}{did_you_mean(found[1], TASKS)}; tasks: {', '.join(TASKS)}"
         )
-    return Target(found[1], float(found[2]), float(found[3]), found[4] or "ttft")
+    return Promise(found[1], float(found[2]), float(found[3]), found[4] or "ttft")

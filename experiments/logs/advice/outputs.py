@@ -21,8 +21,8 @@ from experiments.logs.advice.wording import (
     anywhere,
     between,
     headline,
+    kept_by,
     name_of,
-    promises,
     share,
     usd,
     warnings_of,
@@ -122,7 +122,7 @@ def capacity(told: Told, results: Results) -> tuple[list[str], list[list[Any]]]:
     header = [
         "fleet", "gpus", "policy", "usd_per_month", "cost_saved_percent", "cost_saved_low", "cost_saved_high",
         "waited_min_per_day", "waited_low", "waited_high", "ttft_mean_s", "ttft_p95_s", "longest_wait_s", "refused",
-        *(f"kept: {target}" for target in question.targets), "evictions", "loads", "decisions", "compute_share",
+        *(f"kept: {promise}" for promise in question.promises), "evictions", "loads", "decisions", "compute_share",
         "channel_share",
     ]  # fmt: skip
     now = results.answer.now if results.answer is not None else None
@@ -147,9 +147,9 @@ def as_json(told: Told, results: Results) -> dict[str, Any]:
     return {
         "answer": answer.step.kind,
         "sentence": headline(answer),
-        "promises": promises(results.grid, question.targets, answer),
+        "promises": kept_by(results.grid, question.promises, answer),
         "best_anywhere": anywhere(answer),
-        "warnings": warnings_of(answer, results.grid, question.parts, question.targets),
+        "warnings": warnings_of(answer, results.grid, question.parts, question.promises),
         "today": {"fleet": answer.now_fleet.name, "policy": answer.deployed, "paid_usd_per_month": answer.paid_usd,
                   "waiting_usd_per_month": answer.waiting_usd},
         "steps": {kind: _step_json(step) for kind, step in answer.steps.items()},
@@ -230,7 +230,7 @@ def score_header(told: Told) -> list[str]:
     """Of `scoreboard`."""
     return [
         "policy", "cost saved", "waited min/day", "TTFT [s]", "p95 [s]",
-        *(f"{target.task} in {target.within_s:g} s" for target in told.question.targets), "longest [s]",
+        *(f"{promise.task} in {promise.within_s:g} s" for promise in told.question.promises), "longest [s]",
     ]  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def show(told: Told, results: Results, console: Console) -> None:
     if results.interrupted:
         console.print("interrupted: this is the answer of what had finished", style="yellow")
     console.print(f"\n{headline(answer)}", style="bold", soft_wrap=True)
-    for more in (promises(results.grid, told.question.targets, answer), anywhere(answer)):
+    for more in (kept_by(results.grid, told.question.promises, answer), anywhere(answer)):
         if more:
             console.print(more, soft_wrap=True)
     console.print(screen_table(STEP_HEADER, step_rows(answer), left=3))
@@ -260,5 +260,5 @@ def show(told: Told, results: Results, console: Console) -> None:
             f"'{worst.situation.name}': {share(worst.gain)}.",
             soft_wrap=True,
         )
-    for text in warnings_of(answer, results.grid, told.question.parts, told.question.targets):
+    for text in warnings_of(answer, results.grid, told.question.parts, told.question.promises):
         console.print(text.replace("**", ""), style="yellow", soft_wrap=True)

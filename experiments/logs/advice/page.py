@@ -23,7 +23,7 @@ from experiments.logs.advice.outputs import (
 )
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.robustness import Held
-from experiments.logs.advice.wording import anywhere, headline, name_of, promises, share, warnings_of
+from experiments.logs.advice.wording import anywhere, headline, kept_by, name_of, share, warnings_of
 from experiments.reports.page import Cell, Figure, Page, Section, Table, plot, write_page
 
 DRAWN: Final = 6  # policies that a curve shows at first
@@ -43,7 +43,7 @@ def page_of(told: Told, results: Results) -> Page:
     """The sentence, what must not be overlooked, and the evidence."""
     answer, question = results.answer, told.question
     assert answer is not None
-    boxes = warnings_of(answer, results.grid, question.parts, question.targets)
+    boxes = warnings_of(answer, results.grid, question.parts, question.promises)
     if results.interrupted:
         boxes.insert(0, "This run was interrupted: it is the answer of what had finished.")
     if told.assumed_fleet:
@@ -66,7 +66,7 @@ def page_of(told: Told, results: Results) -> Page:
 
 
 def _next_step(told: Told, results: Results, answer: Answer) -> Section:
-    said = [promises(results.grid, told.question.targets, answer), anywhere(answer)]
+    said = [kept_by(results.grid, told.question.promises, answer), anywhere(answer)]
     return Section(
         "The next step",
         texts=[text for text in said if text],
@@ -95,9 +95,11 @@ def _capacity(told: Told, results: Results) -> Section:
     ]
     figures += [
         Figure(
-            f"Kept: {target}", _curves(told, results, f"slo{at}", 100 * target.share), "Share of its requests in time."
+            f"Kept: {promise}",
+            _curves(told, results, f"slo{at}", 100 * promise.share),
+            "Share of its requests in time.",
         )
-        for at, target in enumerate(told.question.targets)
+        for at, promise in enumerate(told.question.promises)
     ]
     note = "no-swapping: room for every model on every GPU, what no policy can do better than by evicting."
     return Section(

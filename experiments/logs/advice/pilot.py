@@ -23,11 +23,11 @@ from experiments.logs.advice.resampling import Draws
 
 Bools = npt.NDArray[np.bool_]
 
-LEVELS: Final = (0.50, 0.95)
-FEWEST: Final = 100  # measured requests of a group in each log
-MOST_MODELS: Final = 12
+LEVELS: Final = (0.50, 0.95)  # quantiles that people ask for
+FEWEST: Final = 100  # measured requests of a group in each log: five beyond its p95
+MOST_MODELS: Final = 12  # the most used: more rows are not read
 SIZES: Final = (0.25, 0.5, 0.75)  # quantiles of prompt tokens, between which requests count as alike
-QUANTILE_RESAMPLES: Final = 2_000
+QUANTILE_RESAMPLES: Final = 2_000  # fewer than of means: each adds up whole histograms
 STEP: Final = 1.01  # of the bins of latencies: quantiles are within 1 %
 UNTOLD: Final = "not said"
 ALL: Final = "all"

@@ -22,7 +22,7 @@ from cace_env.tables import TASKS, FloatArray, Int64Array
 from cace_env.workload import Workload
 
 
-class Target(NamedTuple):
+class Promise(NamedTuple):
     """A promise to the users of a task."""
 
     task: str
@@ -35,13 +35,13 @@ class Target(NamedTuple):
 
 
 class Played(NamedTuple):
-    """One policy on one fleet; `W` windows that judge, `S` targets. Arrays are sums over the requests of a window."""
+    """One policy on one fleet; `W` windows that judge, `S` promises. Arrays are sums over the requests of a window."""
 
     requests: FloatArray  # (W,)
     cost: FloatArray  # (W,) weighted seconds of waiting
     waiting_s: FloatArray  # (W,) until the first token
     answered: FloatArray  # (W,)
-    limited: FloatArray  # (W, S) requests that a target speaks of
+    limited: FloatArray  # (W, S) requests that a promise speaks of
     met: FloatArray  # (W, S) of these, those in time
     cost_before: FloatArray  # (V - W,) of the windows before these
     ttft_p95_s: float
@@ -71,7 +71,7 @@ def play(
     workload: Workload,
     starts: Int64Array,
     judging: int,
-    targets: Sequence[Target],
+    promises: Sequence[Promise],
     task: npt.NDArray[np.int8] | None = None,
 ) -> Played:
     """Plays an episode, and adds up its windows.
@@ -82,7 +82,7 @@ def play(
         workload: the requests.
         starts: rows where windows begin, and the end, as in `Parts`.
         judging: windows that judge, the last ones.
-        targets: promises to count.
+        promises: of which is counted how often they are kept.
         task: the true task of each request, where the policy was shown another one.
 
     Raises:
@@ -99,7 +99,7 @@ def play(
     e2e_s = np.where(answered, (episode.finish_us - episode.arrival_us) / 1e6, 0.0)
     by_window = window_metrics(replace(episode, task=task), case.tables.cost, starts)
     cost = by_window["cost"]
-    limited, met = _kept(targets, task, answered, ttft_s, e2e_s)
+    limited, met = _kept(promises, task, answered, ttft_s, e2e_s)
     first = len(cost) - judging
     judged = slice(int(starts[first]), None)
     of_judged = ttft_s[judged][answered[judged]]
@@ -126,18 +126,18 @@ def play(
 
 
 def _kept(
-    targets: Sequence[Target],
+    promises: Sequence[Promise],
     task: npt.NDArray[np.int8],
     answered: npt.NDArray[np.bool_],
     ttft_s: FloatArray,
     e2e_s: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
-    """Whether each target speaks of a request, and whether it was kept; a refused request missed it. `(R, S)` each."""
-    limited = np.zeros((len(task), len(targets)))
+    """Whether each promise speaks of a request, and whether it was kept; a refused request missed it. `(R, S)` each."""
+    limited = np.zeros((len(task), len(promises)))
     met = np.zeros_like(limited)
-    for column, target in enumerate(targets):
-        mine = task == TASKS.index(target.task)
-        latency_s = ttft_s if target.on == "ttft" else e2e_s
+    for column, promise in enumerate(promises):
+        mine = task == TASKS.index(promise.task)
+        latency_s = ttft_s if promise.on == "ttft" else e2e_s
         limited[:, column] = mine
-        met[:, column] = mine & answered & (latency_s <= target.within_s)
+        met[:, column] = mine & answered & (latency_s <= promise.within_s)
     return limited, met

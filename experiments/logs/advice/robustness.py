@@ -18,7 +18,7 @@ from cace_env.policies import Contestant
 from cace_env.tables import TASKS, Int64Array
 from cace_env.workload import Workload
 from experiments.logs.advice.parts import Parts
-from experiments.logs.advice.playing import Target, play
+from experiments.logs.advice.playing import Promise, play
 from experiments.logs.advice.resampling import Draws
 
 BURST: Final = 2.0  # times faster
@@ -55,13 +55,13 @@ def held(
         ConfigError, PolicyError: as `play`.
     """
     rows: list[Held] = []
-    targets: Sequence[Target] = ()
+    promises: Sequence[Promise] = ()
     usual: float | None = None
     for situation in SITUATIONS:
         workload = situation.change(parts.whole, parts.judged_from, case.tables.kv_tokens)
         task = parts.whole.task
         ours, theirs = (
-            play(case, who, workload, parts.starts, parts.windows, targets, task) for who in (recommended, deployed)
+            play(case, who, workload, parts.starts, parts.windows, promises, task) for who in (recommended, deployed)
         )
         usual = float(theirs.cost.sum()) if usual is None else usual
         rows.append(

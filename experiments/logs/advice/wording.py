@@ -12,7 +12,7 @@ from cace_env.evaluation.scores import Estimate
 from experiments.logs.advice.candidates import TUNED
 from experiments.logs.advice.decision import Answer, Grid, Step, kept, smallest_fleets
 from experiments.logs.advice.parts import Parts
-from experiments.logs.advice.playing import Target
+from experiments.logs.advice.playing import Promise
 from experiments.logs.own_log import made_up
 
 FULL: Final = 0.95  # share of the time that channels or GPUs work: above it, queues only grow
@@ -126,18 +126,18 @@ def anywhere(answer: Answer) -> str:
     )
 
 
-def promises(grid: Grid, targets: Sequence[Target], answer: Answer) -> str:
-    """The smallest fleet that keeps all targets."""
-    if not targets:
+def kept_by(grid: Grid, promises: Sequence[Promise], answer: Answer) -> str:
+    """The smallest fleet that keeps all promises."""
+    if not promises:
         return ""
-    what = " and ".join(str(target) for target in targets)
-    found = {name: fleet for name, fleet in smallest_fleets(grid, targets).items() if name != "no-swapping"}
+    what = " and ".join(str(promise) for promise in promises)
+    found = {name: fleet for name, fleet in smallest_fleets(grid, promises).items() if name != "no-swapping"}
     cheapest = min((fleet.usd_per_hour for fleet in found.values() if fleet is not None), default=None)
     if cheapest is None:
         tried = {key: played for key, played in grid.items() if key[1] != "no-swapping"}
         (fleet, name), played = max(tried.items(), key=lambda row: min(kept(row[1])))
         reached = ", ".join(
-            f"{100 * value:.3g} % of {target.task}" for target, value in zip(targets, kept(played), strict=True)
+            f"{100 * value:.3g} % of {promise.task}" for promise, value in zip(promises, kept(played), strict=True)
         )
         return f"No fleet that was tried keeps {what}; {fleet.name} with {name_of(name)} comes closest: {reached}."
     names = [name for name, fleet in found.items() if fleet is not None and fleet.usd_per_hour == cheapest]
@@ -158,7 +158,7 @@ def _some(names: Sequence[str], answer: Answer) -> str:
     return listed[0] if len(listed) == 1 else f"{listed[0]} or {len(listed) - 1} other policies"
 
 
-def warnings_of(answer: Answer, grid: Grid, parts: Parts, targets: Sequence[Target]) -> list[str]:
+def warnings_of(answer: Answer, grid: Grid, parts: Parts, promises: Sequence[Promise]) -> list[str]:
     """What a reader must not overlook."""
     said, now, dropped = made_up(parts.whole), answer.now, parts.dropped
     if dropped:
@@ -189,9 +189,9 @@ def warnings_of(answer: Answer, grid: Grid, parts: Parts, targets: Sequence[Targ
     step = answer.step
     then = grid[step.fleet, step.policy]
     said += [
-        f"{target} is kept today, and would not be: {100 * after:.1f} % after {100 * before:.1f} %."
-        for target, before, after in zip(targets, kept(now), kept(then), strict=True)
-        if before >= target.share > after
+        f"{promise} is kept today, and would not be: {100 * after:.1f} % after {100 * before:.1f} %."
+        for promise, before, after in zip(promises, kept(now), kept(then), strict=True)
+        if before >= promise.share > after
     ]
     theirs = then.longest_wait_s
     if step.kind != "nothing" and theirs > LONGER * now.longest_wait_s:
