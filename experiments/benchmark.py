@@ -30,10 +30,9 @@ from cace_env.config import ConfigError, Frozen
 from cace_env.files import json_text, replace_file
 from experiments.pages.regions import fill
 from experiments.reading.markdown import number, table
-from experiments.running.command_line import Session, metavar, run_command, split_names
+from experiments.running.command_line import Session, metavar, run_command, screen_table, split_names
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
-from experiments.running.screen import screen_table
 from experiments.yardsticks import speed
 from experiments.yardsticks.speed import PROBES
 

@@ -30,21 +30,19 @@ from cace_env.scenarios import FOR_DEBUGGING, compared_scenarios, load_scenario,
 from cace_env.tables import Protocol
 from experiments.reading.verdicts import looked_at
 from experiments.reports.comparison import write_report
-from experiments.reports.decisions import FACTORS_FILE as FACTORS
-from experiments.reports.decisions import FILE as DECISIONS
-from experiments.reports.decisions import closer_look, read_factors, read_reasons
+from experiments.reports.decisions import FACTORS_FILE, REASONS_FILE, Factor, Reason, closer_look
 from experiments.reports.leaderboard import print_leaderboard
 from experiments.reports.terminal import print_tables
 from experiments.reports.timelines import timelines
 from experiments.running.cases import REDRAWS, Chosen, PreparedCase, chosen, prepared
-from experiments.running.command_line import Session, run_command, split_names
+from experiments.running.command_line import Session, run_command, screen_table, split_names
 from experiments.running.contestants import WITHOUT_SWAPPING, default_names, protocols_of
 from experiments.running.decision_logs import DecisionLogged, log_decisions
 from experiments.running.options import ENV, Env, Logged, Names, Referenced, Running, TakingPart
 from experiments.running.progress import progress_bar
+from experiments.running.run_files import rows_of
 from experiments.running.run_folder import Run
 from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of
-from experiments.running.screen import screen_table
 from experiments.running.timeline_rows import FILE_OF_SPANS, FILE_OF_WAITING, read_spans, read_waiting
 
 DEFAULT_SEEDS: Final = 20
@@ -157,8 +155,8 @@ def look_closer(cases: Sequence[PreparedCase], run: Run, workers: int, session: 
     names = {case.name for case in cases}
     spans = [span for span in read_spans(run) if span.scenario not in names]
     waiting = [change for change in read_waiting(run) if change.scenario not in names]
-    reasons = [reason for reason in read_reasons(run) if reason.scenario not in names]
-    factors = [factor for factor in read_factors(run) if factor.scenario not in names]
+    reasons = [reason for reason in rows_of(run.path / REASONS_FILE, Reason) if reason.scenario not in names]
+    factors = [factor for factor in rows_of(run.path / FACTORS_FILE, Factor) if factor.scenario not in names]
     wanted = {case.name: looked_at(run, case.name) for case in cases}
     with progress_bar(session.console) as progress:
         bar = progress.add_task("a closer look at the first seed", total=2 * len(cases))
@@ -171,7 +169,7 @@ def look_closer(cases: Sequence[PreparedCase], run: Run, workers: int, session: 
             factors += found.factors
             progress.update(bar, advance=1)
     kept: tuple[tuple[str, Sequence[Any]], ...]
-    kept = (FILE_OF_SPANS, spans), (FILE_OF_WAITING, waiting), (DECISIONS, reasons), (FACTORS, factors)
+    kept = (FILE_OF_SPANS, spans), (FILE_OF_WAITING, waiting), (REASONS_FILE, reasons), (FACTORS_FILE, factors)
     for name, rows in kept:
         if rows:
             replace_file(run.path / name, csv_text(rows[0]._fields, rows))

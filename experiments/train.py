@@ -25,9 +25,8 @@ from rich.console import Console
 from agents.algorithms import algorithm_of, make_trainer
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases
-from experiments.running.command_line import Session, run_command
+from experiments.running.command_line import Session, run_command, screen_table
 from experiments.running.run_folder import check_new, surroundings
-from experiments.running.screen import screen_table
 from experiments.training.folder import TrainingFolder
 from experiments.training.loop import Patience, Training
 from experiments.training.options import Options, Resolved, read_options, resolved

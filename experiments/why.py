@@ -24,8 +24,7 @@ from rich.text import Text
 from cace_env.config import ConfigError, Frozen, one_line
 from cace_env.decision_log import Log, in_words, moment
 from cace_env.files import json_text
-from experiments.running.command_line import Session, metavar, run_command
-from experiments.running.screen import screen_table
+from experiments.running.command_line import Session, metavar, run_command, screen_table
 
 
 class Why(Frozen):

@@ -11,7 +11,7 @@ from experiments.logs.characterized import Characterized
 from experiments.logs.lookalike import COARSE, is_off
 from experiments.reading.markdown import number
 from experiments.reports.page import Cell, visible
-from experiments.running.screen import screen_table
+from experiments.running.command_line import screen_table
 
 ENGINE_HEADER: Final = (
     "engine", "pressure", "working set", "channels busy", "compute", "victims per 1,000", "not loaded",

@@ -21,6 +21,7 @@ from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.tables import Protocol
 from experiments.reading.markdown import number, percent, table
 from experiments.reading.suite_scores import SuiteRun
+from experiments.running.command_line import screen_table
 from experiments.running.contestants import Contrast
 from experiments.running.findings_grid import (
     CELLS,
@@ -30,7 +31,6 @@ from experiments.running.findings_grid import (
     Cell,
     Results,
 )
-from experiments.running.screen import screen_table
 
 PICTURE: Final = "findings.png"
 FULL_COLOUR: Final = 30.0  # [%] of cost saved: the strongest colour of the picture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -20,10 +19,10 @@ from cace_env.policies.python import layout_for, view
 from cace_env.simulation import Simulator
 from experiments.reports.page import Figure, Table
 from experiments.running.cases import PreparedCase
-from experiments.running.run_files import damaged, whole_lines
+from experiments.running.run_files import rows_of
 from experiments.running.run_folder import Run
 
-FILE: Final = "decisions.csv"
+REASONS_FILE: Final = "decisions.csv"
 FACTORS_FILE: Final = "factors.csv"
 SHOWN: Final = 3  # decisions of each kind
 SAMPLED: Final = 60  # decisions that shares of factors are of
@@ -178,45 +177,18 @@ def _asked(prepared: PreparedCase, policy: Policy) -> Iterator[tuple[Simulator, 
         asked = simulator.answer(action)
 
 
-def read_reasons(run: Run) -> list[Reason]:
-    """decisions.csv; empty where there is none."""
-    with damaged(run.path / FILE):
-        reasons = [_reason(row) for row in csv.DictReader(whole_lines(run.path / FILE))]
-        assert all(map(_part, reasons))  # a feature that is none has no phrase
-        return reasons
-
-
 def read_decisions(run: Run, scenario: str) -> list[tuple[Reason, list[Reason]]]:
     """Decisions on a scenario, each with its first row and all its rows; the clear ones of a policy come first."""
-    mine = [reason for reason in read_reasons(run) if reason.scenario == scenario]
+    mine = [reason for reason in rows_of(run.path / REASONS_FILE, Reason) if reason.scenario == scenario]
     groups = [list(group) for _, group in groupby(mine, key=lambda reason: (reason.policy, reason.decision))]
     order = list(dict.fromkeys(reason.policy for reason in mine))
     decisions = [(group[0], group) for group in groups]
     return sorted(decisions, key=lambda pair: (order.index(pair[0].policy), -pair[0].margin))
 
 
-def read_factors(run: Run) -> list[Factor]:
-    """factors.csv; empty where there is none."""
-    with damaged(run.path / FACTORS_FILE):
-        rows = csv.DictReader(whole_lines(run.path / FACTORS_FILE))
-        return [
-            Factor(
-                row["scenario"], row["policy"], int(row["seed"]), int(row["decisions"]), row["feature"],
-                float(row["share"]), float(row["for_choice"]),
-            )
-            for row in rows
-        ]  # fmt: skip
-
-
-def _reason(row: dict[str, str]) -> Reason:
-    numbers: dict[str, Any] = {name: int(row[name]) for name in ("seed", "decision")}
-    numbers |= {name: float(row[name]) for name in ("time_s", "margin", "value", "others", "amount")}
-    return Reason(**{**row, **numbers})
-
-
 def factor_figure(run: Run) -> Figure | None:
     """What share each factor has in the decisions of each policy, by scenario; None where nobody was looked at."""
-    factors = [factor for factor in read_factors(run) if factor.scenario in run.scenarios]
+    factors = [factor for factor in rows_of(run.path / FACTORS_FILE, Factor) if factor.scenario in run.scenarios]
     if not factors:
         return None
     weight: dict[str, float] = {}

@@ -24,9 +24,9 @@ from experiments.reading.cautions import (
 from experiments.reading.pooled_gains import costs_of
 from experiments.reading.verdicts import few_seeds, nothing_to_decide, own_policies, replicates
 from experiments.reports.comparison import remarks
+from experiments.running.command_line import screen_table
 from experiments.running.contestants import ORDERED
 from experiments.running.run_folder import BASELINE, PATIENT, Run
-from experiments.running.screen import screen_table
 
 MOST: Final = 12  # rows of a table
 WAITS: Final = 4  # warnings of long waits

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from experiments.reading.verdicts import floor, in_short, own_policies, saved
 from experiments.reports.comparison import figure, headlines
+from experiments.running.command_line import screen_table
 from experiments.running.run_folder import BASELINE, Run
-from experiments.running.screen import screen_table
 
 IN_TERMINAL: Final = {
     "ttft_mean_s": "TTFT",

@@ -1,4 +1,4 @@
-"""How every command reads its options, and how it ends."""
+"""How every command reads its options, what its tables look like, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any, Final, TypeVar, Union
 import pydantic
 import rich.console
 import tyro
+from rich import box
+from rich.table import Table
 from rich.text import Text
 from tyro.constructors import (
     ConstructorRegistry,
@@ -59,6 +61,27 @@ class Console(rich.console.Console):
 
     def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
         return super().render_str(printable(text), **options)
+
+
+def screen_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None, *, left: int = 1, whole: int = 1
+) -> Table:
+    """A table for the terminal.
+
+    Args:
+        header: one cell per column.
+        rows: cells; a row is bold if its first one stands between two asterisks each, `**lru**`.
+        title: above it.
+        left: so many columns are text, which stands to the left; numbers, in all others, stand to the right.
+        whole: so many columns are never broken into lines.
+    """
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for at, name in enumerate(header):
+        shown.add_column(name, justify="left" if at < left else "right", no_wrap=at < whole, overflow="fold")
+    for row in rows:
+        cells = (cell.removeprefix("**").removesuffix("**") for cell in row)
+        shown.add_row(*cells, style="bold" if row[0].startswith("**") else None)
+    return shown
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import pydantic
 from cace_env.config import ConfigError, Name, one_line, read_json, shown
 from cace_env.tables import TASKS, Protocol
 
+Row = TypeVar("Row")
 Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 
 
@@ -143,6 +144,18 @@ def read_rows(path: Path, wanted: Sequence[str], needed: Set[str]) -> tuple[list
     if not gathered:
         raise ConfigError(f"{path} has no whole row: nothing finished there; run it again")
     return names, gathered
+
+
+def rows_of(path: Path, kind: type[Row]) -> list[Row]:
+    """Whole rows of a file that `csv_text` made of named tuples of texts and numbers; none where there is no file.
+
+    Raises:
+        ConfigError: a row is damaged.
+    """
+    rows, casts = csv.reader(whole_lines(path)), get_type_hints(kind)
+    with damaged(path):
+        header = next(rows, [])
+        return [kind(**{name: casts[name](cell) for name, cell in zip(header, row, strict=True)}) for row in rows]
 
 
 @contextlib.contextmanager

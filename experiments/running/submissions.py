@@ -34,13 +34,12 @@ from cace_env.policies import Contestant, contestant_of
 from cace_env.policies.agent import PREFIX
 from cace_env.simulation import lower_bound
 from cace_env.tables import Protocol
-from experiments.running.command_line import metavar
+from experiments.running.command_line import metavar, screen_table
 from experiments.running.contestants import about_policy, agent_names, can_answer, card_of, order_of
 from experiments.running.options import Count
 from experiments.running.progress import progress_bar
 from experiments.running.run_folder import surroundings
 from experiments.running.runner import workers_of
-from experiments.running.screen import screen_table
 
 SPOTS: Final = 10  # episodes that `check` runs again
 ROUNDING: Final = 1e-9  # of a sum of costs, in any order

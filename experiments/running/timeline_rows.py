@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from cace_env.config import one_line
-from experiments.running.run_files import damaged, whole_lines
+from experiments.running.run_files import damaged, rows_of
 from experiments.running.run_folder import Run
 
 KEEP_ALIVE: Final = "(keep-alive)"  # where a model leaves because its keep-alive ran out
@@ -48,12 +47,8 @@ def read_spans(run: Run) -> list[Span]:
         ConfigError: a row is damaged, or names what the run has not.
     """
     path = run.path / FILE_OF_SPANS
-    whole, text = {"seed", "waiting"}, {"scenario", "policy", "accelerator", "model", "state", "target"}
-    kinds: dict[str, Any] = {n: int if n in whole else str if n in text else float for n in Span._fields}
+    spans = rows_of(path, Span)
     with damaged(path):
-        rows = csv.reader(whole_lines(path))
-        header = next(rows, [])
-        spans = [Span(**{name: kinds[name](cell) for name, cell in zip(header, row, strict=True)}) for row in rows]
         for span in spans:
             about = run.about["scenarios"][span.scenario]
             if span.accelerator not in about["accelerators"] or span.model not in about["models"]:
@@ -67,9 +62,4 @@ def read_waiting(run: Run) -> list[Waiting]:
     Raises:
         ConfigError: a row is damaged.
     """
-    path = run.path / FILE_OF_WAITING
-    with damaged(path):
-        return [
-            Waiting(row["scenario"], row["policy"], int(row["seed"]), float(row["time_s"]), int(row["waiting"]))
-            for row in csv.DictReader(whole_lines(path))
-        ]
+    return rows_of(run.path / FILE_OF_WAITING, Waiting)

@@ -88,7 +88,7 @@ def test_a_policy_is_chosen_by_what_came_before():
 @pytest.mark.parametrize(("asked", "luck"), [(0, False), (9, True), (500, False)])
 def test_a_saving_by_few_decisions_is_called_luck(asked: int, luck: bool):
     grid = {(TWO, "lru"): played(90.0)._replace(decisions=asked), (TWO, "gdsf"): played(45.0)}
-    log = SimpleNamespace(whole=SimpleNamespace(label="trace cace"), dropped=0)
+    log = SimpleNamespace(whole=SimpleNamespace(label="trace cace", meta={}), dropped=0)
     said = " ".join(warnings_of(answer(grid), grid, log, [EASY]))
     assert ("asked only 9 times" in said) == luck
 

@@ -307,7 +307,8 @@ def test_a_weighted_sum_of_ones_own_is_explained():
 def test_the_report_of_a_comparison_says_why_agents_decided(tmp_path: Path):
     pytest.importorskip("matplotlib", reason="needs the extra experiments")
     from experiments.compare import main
-    from experiments.reports.decisions import read_decisions, read_factors
+    from experiments.reports.decisions import FACTORS_FILE, Factor, read_decisions
+    from experiments.running.run_files import rows_of
     from experiments.running.run_folder import Run
     from tests.support.html_reports import Report
 
@@ -319,7 +320,7 @@ def test_the_report_of_a_comparison_says_why_agents_decided(tmp_path: Path):
     page, run = Report(out), Run(out)
     kinds = [row["kind"] for row in page.table("Single decisions") if row["policy"] == f"agent:{folder}"]
     assert kinds == ["clear"] * 3 + ["narrow"] * 3
-    factors = [factor for factor in read_factors(run) if factor.policy == f"agent:{folder}"]
+    factors = [factor for factor in rows_of(run.path / FACTORS_FILE, Factor) if factor.policy == f"agent:{folder}"]
     assert sum(factor.share for factor in factors) == pytest.approx(1)
     assert all(abs(factor.for_choice) <= factor.share + 1e-9 for factor in factors)
     assert [*page.figures["What weighs how much in a decision"]] == [("small-swap",)]

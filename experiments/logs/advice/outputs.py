@@ -27,8 +27,8 @@ from experiments.logs.advice.wording import (
     usd,
     warnings_of,
 )
+from experiments.running.command_line import screen_table
 from experiments.running.run_folder import surroundings
-from experiments.running.screen import screen_table
 
 MOST_SHOWN: Final = 8  # policies in the terminal
 STEPS: Final = {

@@ -14,8 +14,8 @@ from experiments.logs.advice.page import measured_section
 from experiments.logs.advice.pilot import Change, Kpi
 from experiments.logs.model_names import shown
 from experiments.reports.page import Page, Section, Table, write_page
+from experiments.running.command_line import screen_table
 from experiments.running.run_folder import surroundings
-from experiments.running.screen import screen_table
 
 HEADER: Final = ("latency", "requests", "KPI", "before s", "after s", "change")
 SHIFTED: Final = 0.1  # of the mix: from here on, means cannot be compared as they are
