@@ -205,7 +205,7 @@ def run(options: Benchmark, session: Session) -> int:
     replace_file(out, json_text(results))
     if options.write is not None:
         fill(options.write, {"benchmark": page_table(rows, about)})
-    console.print(f"Results: {out}", highlight=False)
+    console.print(f"Results: {out}")
     return 0
 
 

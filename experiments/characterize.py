@@ -20,7 +20,6 @@ from typing import Annotated
 
 from pydantic import Field
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 import cace_env
 from cace_env.config import ConfigError, dump
@@ -102,7 +101,10 @@ def of_log(options: Options, path: str, session: Session) -> None:
     with progress_bar(Console(stderr=True)) as progress:
         bar = progress.add_task("reading", total=STEPS)
         log = options.read(path)
-        step = partial(forward, progress, bar)
+
+        def step(what: str) -> None:
+            progress.update(bar, advance=1, description=what)
+
         on, matches = options.serving(log, ("gpu", "gpus", "engine", "host_ram_gb"))
         if options.gpus is not None and options.gpu is None:
             raise ConfigError("--gpus needs --gpu NAME")
@@ -135,11 +137,6 @@ def of_log(options: Options, path: str, session: Session) -> None:
     write_page(page_of(found, session.command, scenario_file, cace_env.__version__), folder / FILES["page"])
     print_summary(found, session.console)
     session.console.print(f"Report: {folder / FILES['page']}", soft_wrap=True)
-
-
-def forward(progress: Progress, bar: TaskID, what: str) -> None:
-    """A step of the progress bar."""
-    progress.update(bar, advance=1, description=what)
 
 
 def scenario_workload(name: str, seed: int, requests: int | None = None) -> tuple[Workload, list[str]]:

@@ -129,8 +129,8 @@ def compare(options: Comparison, session: Session) -> int:
     with console.status("writing the report"):
         report = write_report(run)
     rest = "" if options.all else " The report has all policies with all numbers; --all prints them here, too."
-    console.print(f"{run.about['wall_s']:.0f} s of playing.{rest} Report, to open in a browser:", highlight=False)
-    console.print(str(report), style="bold", soft_wrap=True, highlight=False)
+    console.print(f"{run.about['wall_s']:.0f} s of playing.{rest} Report, to open in a browser:")
+    console.print(str(report), style="bold", soft_wrap=True)
     return 0 if outcome.status == FINISHED else 130
 
 

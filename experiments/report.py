@@ -30,7 +30,7 @@ def report(options: Options, session: Session) -> None:
     """Writes report.html and says where it is."""
     training = holds_training(options.folder)
     path = write_training_report(options.folder) if training else write_report(Run(options.folder))
-    session.console.print(str(path), soft_wrap=True, highlight=False)
+    session.console.print(str(path), soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -84,7 +84,7 @@ def run_suite(options: Options, session: Session) -> int:
     with session.console.status("writing the report"):
         report = write_report(outcome.run)
     session.console.print(f"{outcome.folder.about['wall_s']:.0f} s in all. Report, to open in a browser:")
-    session.console.print(str(report), style="bold", soft_wrap=True, highlight=False)
+    session.console.print(str(report), style="bold", soft_wrap=True)
     return 0 if outcome.status == FINISHED else 130
 
 

@@ -61,7 +61,7 @@ def train(options: Options, session: Session) -> int:
         commands = [*folder.about.get("commands", []), command]
         folder.describe(status="running", steps=asked.steps, commands=commands, **surroundings_of_training())
         if said := rounded_up(training, asked):
-            console.print(said, highlight=False)
+            console.print(said)
         tracking = track(asked, folder, trainer.step)
         try:
             training.run(tracking, patience, console)
@@ -69,7 +69,7 @@ def train(options: Options, session: Session) -> int:
             training.finish(tracking)
     report = write_training_report(folder.path)
     summarise(training, asked, console)
-    console.print(f"report, to open in a browser: {report}", highlight=False, soft_wrap=True)
+    console.print(f"report, to open in a browser: {report}", soft_wrap=True)
     return 0 if training.completed else 128 + (patience.asked or signal.SIGINT)
 
 
@@ -168,7 +168,6 @@ def summarise(training: Training, asked: Resolved, console: Console) -> None:
     console.print(
         f"{'trained to' if training.completed else 'stopped at'} step {reached.step:,}{of} "
         f"({algorithm_of(asked.algorithm).unit}); {reached.requests:,} requests simulated, {reached.wall_s:,.0f} s",
-        highlight=False,
     )
     last, best = rows[-1], next(row for row in reversed(rows) if row["global_step"] == reached.best_step)
     seeds = len(training.validation.seeds)
@@ -190,7 +189,7 @@ def summarise(training: Training, asked: Resolved, console: Console) -> None:
     else:
         lines.append(f"go on with: {go_on(path)}")
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

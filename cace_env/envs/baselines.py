@@ -34,10 +34,8 @@ from cace_env.policies import policy as find_policy
 from cace_env.policies.built_in import Policy, rule_of
 from cace_env.scenarios import Scenario, seeds
 from cace_env.simulation import Simulator
-from cace_env.tables import FOREVER, FleetTables
+from cace_env.tables import FOREVER, FleetTables, FloatArray
 from cace_env.workload import Workload
-
-FloatArray = npt.NDArray[np.float64]
 
 CURVE_POINTS: Final = 1_024  # of a cost curve; linear in between
 SCALE_SEEDS: Final = 8  # training seeds over which LRU's cost per decision is averaged

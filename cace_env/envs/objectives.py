@@ -23,9 +23,7 @@ from cace_env.fleets import COST_TERMS
 from cace_env.kernel.batch import NUM_TERMS
 from cace_env.kernel.state import DECISIONS, EVICTIONS, Int64Array
 from cace_env.simulation import Simulators
-from cace_env.tables import TASKS, Protocol
-
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import TASKS, FloatArray, Protocol
 
 COUNTERS: Final = (*COST_TERMS, "evictions")  # exact counts: us, requests, evictions
 US: Final = 1_000_000

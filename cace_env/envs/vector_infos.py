@@ -11,9 +11,9 @@ import numpy.typing as npt
 from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
 from cace_env.simulation import METRICS, Simulators, episode_metrics
+from cace_env.tables import FloatArray
 
 Bools = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.float64]
 Infos = dict[str, Any]
 
 

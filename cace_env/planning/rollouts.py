@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.kernel import state as layout
 from cace_env.kernel.plan import Game
 from cace_env.kernel.rollouts import try_actions
 from cace_env.kernel.rules import Rule, Scratch
 from cace_env.simulation import SimulationError, Simulator, new_scratch
-
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import FloatArray
 
 
 class Rollouts:

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.kernel import rules
@@ -22,10 +21,9 @@ from cace_env.scenarios import seeds
 from cace_env.simulation import Limits
 from cace_env.simulation.limits import least_max_resident
 from cace_env.simulation.scratch import NO_NETWORK
-from cace_env.tables import DISK, FOREVER, HOST, FleetTables, Protocol
+from cace_env.tables import DISK, FOREVER, HOST, FleetTables, FloatArray, Protocol
 from cace_env.workload import Workload
 
-FloatArray = npt.NDArray[np.float64]
 Training = Callable[[int], Workload]  # seed -> workload: `scenario.workload`
 
 TRAINING_EPISODES: Final = 5  # from which static-best counts the demand

@@ -20,10 +20,8 @@ from cace_env.kernel.orders import ORDER
 from cace_env.kernel.rules import Rule
 from cace_env.simulation import NO_LIMITS, run_rule
 from cace_env.simulation.scratch import NO_NETWORK
-from cace_env.tables import FOREVER, FleetTables, Protocol
+from cace_env.tables import FOREVER, FleetTables, Int64Array, Protocol
 from cace_env.workload import Workload
-
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

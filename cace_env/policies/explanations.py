@@ -40,9 +40,8 @@ from cace_env.policies.gradients import ScoreLine
 from cace_env.policies.network import Network
 from cace_env.policies.python import layout_for, view
 from cace_env.simulation import Simulator, new_scratch
-from cace_env.tables import NONE
+from cace_env.tables import NONE, FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 Against = Literal["mean", "rival"]
 
 _PHRASES: Final = {feature.name: feature.phrase for feature in (*SLOT_FEATURES, *PENDING_FEATURES)}

@@ -9,9 +9,7 @@ import numpy.typing as npt
 
 from cace_env.observation import CONTEXT, PENDING, THERE, ObservationLayout
 from cace_env.policies.network import Network, encode, mix, mix_wait
-from cace_env.tables import Protocol
-
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import FloatArray, Protocol
 
 FIRST_STEPS, MOST_STEPS = 32, 2048  # of the integral; doubled until the error is small
 TOLERANCE: Final = 1e-3  # share of the sum of all absolute contributions

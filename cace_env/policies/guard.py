@@ -33,7 +33,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.config import ConfigError
 from cace_env.kernel.features import PER_MINUTE_10
@@ -49,10 +48,8 @@ from cace_env.policies.player import Player
 from cace_env.policies.python import PolicyError, PythonPolicy, layout_for, view
 from cace_env.policies.ranges import Ranges, bounds_of, out_of_range
 from cace_env.simulation import Limits, Simulator
-from cace_env.tables import NONE, FleetTables, Protocol
+from cace_env.tables import NONE, FleetTables, FloatArray, Protocol
 from cace_env.workload import Workload
-
-FloatArray = npt.NDArray[np.float64]
 
 GUARDED: Final = "guarded:"  # in front of a policy's name
 REASONS: Final = ("input", "error", "late", "forecast", "compute", "starved")

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.config import ConfigError
 from cace_env.kernel.orders import LEARNED, ORDER
@@ -20,10 +19,8 @@ from cace_env.policies.clairvoyant import Future
 from cace_env.policies.orders import Order
 from cace_env.policies.python import Illegal, PythonPolicy, acts, layout_for, python_action, view
 from cace_env.simulation import Limits, Simulator, new_scratch
-from cace_env.tables import NONE, FleetTables, Protocol
+from cace_env.tables import NONE, FleetTables, FloatArray, Protocol
 from cace_env.workload import Workload
-
-FloatArray = npt.NDArray[np.float64]
 
 ILLEGAL_ACTIONS: Final = "illegal_actions"  # name of a column
 

@@ -25,9 +25,8 @@ from cace_env.kernel.pick import pick, read_victims
 from cace_env.kernel.rules import Rule
 from cace_env.observation import SLOT, Float32Array, ObservationLayout
 from cace_env.simulation import Question, Simulator, new_scratch
-from cace_env.tables import NONE, Protocol
+from cace_env.tables import NONE, FloatArray, Protocol
 
-FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Int8Array = npt.NDArray[np.int8]
 Scorer = Callable[[FloatArray, BoolArray], npt.ArrayLike]  # (features (S, F), legal (S,)) -> keep-scores (S,)

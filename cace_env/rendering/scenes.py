@@ -17,9 +17,7 @@ from cace_env.kernel import state as layout
 from cace_env.kernel.state import ACCELERATOR, COLUMN, MODEL, TRACE_KINDS
 from cace_env.observation import PENDING, SLOT
 from cace_env.simulation import Question, Simulator
-from cace_env.tables import NONE, FleetTables
-
-Int64Array = npt.NDArray[np.int64]
+from cace_env.tables import NONE, FleetTables, Int64Array
 
 GB: Final = 1e-9
 SECONDS: Final = 1e-6

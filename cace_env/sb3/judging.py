@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from cace_env.cases import Case, case_of
@@ -27,9 +26,7 @@ from cace_env.policies.spaces import layout_of
 from cace_env.sb3.policies import is_slot_policy
 from cace_env.sb3.saving import agent_of, best_actions, takes_masks
 from cace_env.scenarios import SEEDS, Scenario, Split
-from cace_env.tables import Protocol
-
-FloatArray = npt.NDArray[np.float64]
+from cace_env.tables import FloatArray, Protocol
 
 RIVALS: Final[dict[Protocol, tuple[str, ...]]] = {
     Protocol.EVICTION: ("lru", "cace", "cace:tuned-eviction"),

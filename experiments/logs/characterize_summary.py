@@ -10,7 +10,7 @@ from rich.console import Console
 from experiments.logs.characterized import Characterized
 from experiments.logs.lookalike import COARSE, is_off
 from experiments.reading.markdown import number
-from experiments.reports.page import Cell, visible
+from experiments.reports.page import Cell
 from experiments.running.command_line import screen_table
 
 ENGINE_HEADER: Final = (
@@ -21,15 +21,15 @@ ENGINE_HEADER: Final = (
 
 def print_summary(found: Characterized, console: Console) -> None:
     """The main numbers, on one screen."""
-    console.print(visible(found.verdict.sentence), style="bold", soft_wrap=True)
+    console.print(found.verdict.sentence, style="bold", soft_wrap=True)
     for text in found.warnings:
-        console.print(visible(text.replace("**", "")), style="yellow", soft_wrap=True)
+        console.print(text.replace("**", ""), style="yellow", soft_wrap=True)
     for line in in_short(found):
         console.print(line, soft_wrap=True)
     console.print(screen_table(ENGINE_HEADER, _texts(engine_rows(found)), f"LRU on {found.fleet.rpartition(' (')[0]}"))
     for engine in found.engines:
         if engine.problem:
-            console.print(visible(f"{engine.engine}: {engine.problem}"), soft_wrap=True)
+            console.print(f"{engine.engine}: {engine.problem}", soft_wrap=True)
     header, rows = forecast_table(found)
     console.print(screen_table(header, _texts(rows), "Error of forecasts / that of the mean rate (below 1: better)"))
     console.print(_imitation_in_short(found), soft_wrap=True)

@@ -66,7 +66,7 @@ def _gain_bars(run: Run, gains: Mapping[str, Gain]) -> dict[str, Any] | None:
     left = max(min(*lows, -1.0), -max(30.0, 1.2 * right))
     room = 0.04 * (right - left)
     data = [_gain_dots(run, group, shown, left) for group in GROUP_COLOURS if any(run.group(p) == group for p in shown)]
-    layout = {
+    layout: dict[str, Any] = {
         "height": 150 + ROW_PX * len(order), "xaxis": {"range": [left - room, right + room]},
         "yaxis": {"type": "category", "categoryorder": "array", "categoryarray": order, "tickmode": "linear",
                   "range": [-0.8, len(order) - 0.2], "fixedrange": True},
@@ -137,7 +137,7 @@ def _evictions(run: Run, scenario: str) -> dict[str, Any] | None:
         })  # fmt: skip
     data = [trace for trace in data if trace["x"]]
     # Whoever is far worse must not squeeze all others into one spot.
-    axes = {axis: {"range": _near([of[p] for p in there])} for axis, of in (("xaxis", x), ("yaxis", y))}
+    axes: dict[str, Any] = {axis: {"range": _near([of[p] for p in there])} for axis, of in (("xaxis", x), ("yaxis", y))}
     return plot(data, "evictions per 1,000 requests", "mean time to first token [s]", height=460, **axes)
 
 

@@ -74,23 +74,23 @@ def print_leaderboard(run: Run, console: Console) -> None:
         if not scenarios:
             continue
         lines = leaderboard(run, scenarios, protocol)
-        console.print(_title(run, protocol, scenarios), style="bold", highlight=False, soft_wrap=True)
+        console.print(_title(run, protocol, scenarios), style="bold", soft_wrap=True)
         for said in filter(None, (about_requests(run, name) for name in scenarios)):
-            console.print(f"! {said}", style="bold black on yellow", highlight=False, soft_wrap=True)
+            console.print(f"! {said}", style="bold black on yellow", soft_wrap=True)
         console.print(_table(lines))
         if AGAINST_PATIENCE in lines[0].changes:
-            console.print(BASELINES.replace("`", ""), highlight=False)
+            console.print(BASELINES.replace("`", ""))
         if not all(nothing_to_decide(run, name) for name in scenarios):
-            console.print(meaning(lines), highlight=False)
+            console.print(meaning(lines))
         for name in filter(run.blocks.get, scenarios):
-            console.print(f"{name}: {replicates(run, name)}", highlight=False)
+            console.print(f"{name}: {replicates(run, name)}")
         for note in (note for name in scenarios for note in remarks(run, name)):
             console.print(note, style="yellow")
     waits = longer_waits(run)
     if waits:
         rest = f"; and {len(waits) - WAITS} more" if len(waits) > WAITS else ""
         said = f"! {WAITS_TITLE}: {'; '.join(map(wait_text, waits[:WAITS]))}{rest}."
-        console.print(said, style="bold yellow", highlight=False)
+        console.print(said, style="bold yellow")
     if few_seeds(run):
         console.print(few_seeds(run), style="yellow")
     console.print(READING, style="dim")

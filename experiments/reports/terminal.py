@@ -36,11 +36,11 @@ def print_tables(run: Run, console: Console) -> None:
         title = f"{scenario}: {about['label']} (times in s, means over seeds)"
         console.print(screen_table(header, rows, title, whole=2))
         if floor(run, scenario):
-            console.print(floor(run, scenario), highlight=False)
+            console.print(floor(run, scenario))
     headings, lines = headlines(run)
     *headings, _ = headings  # without swapping: in the report, where there is room
     plain = [[cell.replace("**", "").replace(" %", "") for cell in row[:-1]] for row in lines]
     rows = [[cell.replace(" ", "\n", 1) if cell[0].isalpha() else cell for cell in row] for row in plain]
     console.print(screen_table(headings, rows, "Cost saved against LRU [%]", left=len(headings)))
     for line in in_short(run):
-        console.print(line.replace("**", ""), highlight=False)
+        console.print(line.replace("**", ""))

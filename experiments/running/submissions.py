@@ -133,7 +133,7 @@ def make(options: Made, console: Console) -> int:
             rows += [row_of(name, result.row) for result in results]
             progress.update(bar, advance=1, description=name)
     write_results(out, Results(header, tuple(rows), str(out)))
-    console.print(f"wrote {out}; now: python -m experiments.submission check {out}", highlight=False)
+    console.print(f"wrote {out}; now: python -m experiments.submission check {out}")
     return 0
 
 
@@ -192,8 +192,8 @@ def check(options: Checked, console: Console) -> int:
         return 1
     said = results.header
     kind = "clairvoyant: it is not ranked" if said.clairvoyant else f"trained on: {said.trained_on}"
-    console.print(f"{said.policy}: {said.description}", highlight=False)
-    console.print(f"{kind}; simulated requests: {said.simulated_requests:,}; code: {said.code}", highlight=False)
+    console.print(f"{said.policy}: {said.description}")
+    console.print(f"{kind}; simulated requests: {said.simulated_requests:,}; code: {said.code}")
     for env in Protocol:
         print_scores(results, suite, env, console)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -218,18 +218,14 @@ def usd(value: float) -> str:
 
 def money(found: Estimate) -> str:
     """Money with its interval."""
-    if np.isnan(found.low):
-        return usd(found.value)
-    return f"{usd(found.value)} ({found.low:,.0f} to {found.high:,.0f})"
+    return _bounded(usd(found.value), found.low, found.high, lambda value: f"{value:,.0f}")
 
 
 def hours(found: Estimate) -> str:
     """Developers' time with its interval."""
     digits = 0 if abs(found.value) >= 10 else 1
     text = f"{found.value:,.{digits}f}"
-    if not np.isnan(found.low):
-        text += f" ({found.low:,.{digits}f} to {found.high:,.{digits}f})"
-    return f"{text} developer-hours"
+    return f"{_bounded(text, found.low, found.high, lambda value: f'{value:,.{digits}f}')} developer-hours"
 
 
 def share(gain: Gain) -> str:
@@ -237,21 +233,20 @@ def share(gain: Gain) -> str:
     if np.isnan(gain.percent):
         return "nothing"
     digits = 0 if abs(gain.percent) >= 10 else 1
-    text = f"{gain.percent:.{digits}f} %"
-    return text if np.isnan(gain.low) else f"{text} ({gain.low:.{digits}f} to {gain.high:.{digits}f})"
+    return _bounded(f"{gain.percent:.{digits}f} %", gain.low, gain.high, lambda value: f"{value:.{digits}f}")
 
 
-def between(found: Estimate, digits: int = 2) -> str:
+def between(found: Estimate) -> str:
     """A number with its interval, for tables."""
-    if np.isnan(found.value):
-        return "-"
-    if np.isnan(found.low):
-        return _short(found.value, digits)
-    return f"{_short(found.value, digits)} ({_short(found.low, digits)} to {_short(found.high, digits)})"
+    return "-" if np.isnan(found.value) else _bounded(_short(found.value), found.low, found.high, _short)
 
 
-def _short(value: float, digits: int) -> str:
-    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) or value == 0 else f"{value:.{digits}g}"
+def _bounded(text: str, low: float, high: float, said: Callable[[float], str]) -> str:
+    return text if np.isnan(low) else f"{text} ({said(low)} to {said(high)})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 or value == 0 else f"{value:.2g}"
 
 
 def _minus(found: Estimate) -> Estimate:
