@@ -307,13 +307,3 @@ def _again(run: Run) -> list[str]:
         "computed from them, and `python -m experiments.report FOLDER` writes this page again. A row of `rows.csv` "
         "also holds request-seconds by task, so the cost under other weights needs no new run.",
     ]
-
-
-def figure(value: float, digits: int = 3) -> str:
-    """So many significant digits, no exponent; `-` where there is no number."""
-    if not np.isfinite(value):
-        return "-"
-    if value == 0:
-        return "0"
-    decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
-    return f"{value:,.{decimals}f}"

@@ -6,8 +6,9 @@ from typing import Final
 
 from rich.console import Console
 
+from experiments.reading.markdown import number
 from experiments.reading.verdicts import floor, in_short, own_policies, saved
-from experiments.reports.comparison import figure, headlines
+from experiments.reports.comparison import headlines
 from experiments.running.command_line import screen_table
 from experiments.running.run_folder import BASELINE, Run
 
@@ -30,7 +31,7 @@ def print_tables(run: Run, console: Console) -> None:
         rows = []
         for policy in run.ranking(scenario):
             gain = "" if policy == BASELINE else saved(run, scenario, policy).replace("**", "").replace(" %", "")
-            cells = [figure(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
+            cells = [number(run.mean(scenario, policy, metric)) for metric in IN_TERMINAL]
             rows.append([f"**{policy}**" if policy in marked else policy, gain, *cells])
         header = ("policy", "cost saved vs LRU [%]", *IN_TERMINAL.values())
         title = f"{scenario}: {about['label']} (times in s, means over seeds)"

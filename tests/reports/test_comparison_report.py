@@ -26,7 +26,7 @@ from experiments import report
 from experiments.compare import main
 from experiments.reading.markdown import number, percent
 from experiments.reading.verdicts import in_short
-from experiments.reports.comparison import COLUMNS, figure
+from experiments.reports.comparison import COLUMNS
 from experiments.reports.leaderboard import MOST, change_text
 from experiments.reports.timelines import lanes_of, spans_of, thinned, waiting_of
 from experiments.running.run_folder import Run
@@ -353,14 +353,3 @@ def test_the_page_explains_every_metric_and_its_example_runs():
     example, of_another_library = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     compile(of_another_library, "docs/compare.md", "exec")  # to run, it needs a library and a trained model
     exec(compile(example, "docs/compare.md", "exec"), {"__name__": "example"})
-
-
-def test_figures_are_short_and_never_pretend():
-    assert [figure(value) for value in (0.0, 0.01234, 3.14159, 98.76, 12345.6, np.nan)] == [
-        "0",
-        "0.0123",
-        "3.14",
-        "98.8",
-        "12,346",
-        "-",
-    ]
