@@ -23,8 +23,8 @@ from cace_env.traces import load_trace
 from cace_env.traces.windows import edges_of
 from cace_env.workload import Workload
 from experiments.compare import main as compare
-from experiments.logs.advice import answering, candidates, playing
-from experiments.logs.advice.candidates import deployed_name
+from experiments.logs.advice import answering, contenders, playing
+from experiments.logs.advice.contenders import deployed_name
 from experiments.logs.advice.decision import best_before
 from experiments.logs.advice.parts import parts_of
 from experiments.logs.advice.prices import PRICES, fleets_named, price_table
@@ -101,7 +101,7 @@ def test_nobody_uses_the_policies_that_know_the_future(capsys: Any, tmp_path: Pa
 
 def test_tuning_sees_the_first_part_of_the_log_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     seen: list[Workload] = []
-    tune = candidates.tuned_to
+    tune = contenders.tuned_to
 
     def spy(case: Any, windows: Any, *rest: Any) -> Any:
         seen.extend(windows)

@@ -16,7 +16,7 @@ from cace_env.policies import Contestant
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.scenarios import Scenario
 from cace_env.tables import Protocol
-from experiments.logs.advice.candidates import Budget, Found, tuned_contestant, tuned_to, write_tuned
+from experiments.logs.advice.contenders import Budget, Found, tuned_contestant, tuned_to, write_tuned
 from experiments.logs.advice.decision import Answer, Economy, answer_of
 from experiments.logs.advice.parts import Parts
 from experiments.logs.advice.playing import Played, Promise, play

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
 from cace_env.tables import FloatArray
-from experiments.logs.advice.candidates import TUNED
+from experiments.logs.advice.contenders import TUNED
 from experiments.logs.advice.playing import Played, Promise
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.resampling import Draws

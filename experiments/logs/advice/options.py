@@ -19,7 +19,7 @@ from cace_env.tables import TASKS, Protocol
 from cace_env.traces import load_config
 from cace_env.workload import Workload
 from experiments.logs.advice.answering import WINDOWS_FILE, Question, results_of
-from experiments.logs.advice.candidates import Budget, candidate_names, contestants, deployed_name
+from experiments.logs.advice.contenders import Budget, contender_names, contestants, deployed_name
 from experiments.logs.advice.decision import Economy
 from experiments.logs.advice.measured import Measured, measured_of
 from experiments.logs.advice.outputs import Told, show
@@ -141,7 +141,7 @@ def ask(options: Options, session: Session) -> int:
     if options.log is None:
         raise ConfigError("name a log: python -m experiments.recommend LOG, or --before LOG --after LOG for a pilot")
     deployed = deployed_name(options.deployed, options.env)
-    named = split_names(options.policies) or candidate_names(options.env)
+    named = split_names(options.policies) or contender_names(options.env)
     players = contestants([deployed, *named], options.env)
     with session.console.status("reading the log"):
         prices = price_table(options.price)

@@ -13,7 +13,7 @@ from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.policies.orders import JOINT
 from cace_env.tables import Protocol
 from experiments.logs.advice.answering import TUNED_FILE, Question, Results, file_name
-from experiments.logs.advice.candidates import PROPOSED_ORDER, TUNED
+from experiments.logs.advice.contenders import PROPOSED_ORDER, TUNED
 from experiments.logs.advice.decision import SIMPLEST_FIRST, Answer, Step, attained, waited_minutes_per_day
 from experiments.logs.advice.measured import Measured
 from experiments.logs.advice.prices import Fleet, Price

@@ -9,7 +9,7 @@ from typing import Any, Final
 from cace_env.files import csv_text, json_text, replace_file
 from cace_env.policies.contestants import NO_SWAPPING
 from experiments.logs.advice.answering import Results
-from experiments.logs.advice.candidates import TUNED
+from experiments.logs.advice.contenders import TUNED
 from experiments.logs.advice.decision import Answer, attained, waited_minutes_per_day
 from experiments.logs.advice.measured import Measured
 from experiments.logs.advice.outputs import (

@@ -7,6 +7,7 @@ and depreciation.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -120,11 +121,9 @@ def fleets_named(texts: Sequence[str], prices: Mapping[str, Price]) -> list[Flee
         parts = [_group(part, text) for part in text.split("+")]
         if len(parts) > 1 and any(low != high for _, low, high in parts):
             raise ConfigError(f"--fleets {text!r}: a range is for fleets of one kind; name each mixed fleet")
-        gpu, low, high = parts[0]
-        many = [[(gpu, count)] for count in range(low, high + 1)]
-        fleets += [
-            fleet_of(groups, prices) for groups in (many if len(parts) == 1 else [[(g, n) for g, n, _ in parts]])
-        ]
+        gpus = [gpu for gpu, _, _ in parts]
+        for counts in itertools.product(*(range(low, high + 1) for _, low, high in parts)):
+            fleets.append(fleet_of(list(zip(gpus, counts, strict=True)), prices))
     fleets = list(dict.fromkeys(fleets))
     if len(fleets) > MOST_FLEETS:
         raise ConfigError(f"--fleets names {len(fleets)} fleets; at most {MOST_FLEETS} can be told apart")

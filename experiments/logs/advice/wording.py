@@ -9,7 +9,7 @@ import numpy as np
 
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
-from experiments.logs.advice.candidates import TUNED
+from experiments.logs.advice.contenders import TUNED
 from experiments.logs.advice.decision import Answer, Grid, Step, kept, smallest_fleets
 from experiments.logs.advice.parts import Parts
 from experiments.logs.advice.playing import Promise

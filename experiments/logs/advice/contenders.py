@@ -76,7 +76,7 @@ def deployed_name(system: str, env: Protocol) -> str:
     return f"{order}{JOINT}{name}" if plain and env == Protocol.SWAP else name
 
 
-def candidate_names(env: Protocol) -> list[str]:
+def contender_names(env: Protocol) -> list[str]:
     """Everybody who plays by default, without tuned CACE."""
     deployed = [row.name for row in POLICIES.values() if row.group == DEPLOYED]
     agents = [PREFIX + name for name, agent in shipped_agents().items() if agent.card.env == env]
