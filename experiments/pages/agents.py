@@ -61,7 +61,7 @@ def regions(suite: SuiteRun, shifted: Run) -> dict[str, str]:
             f"{env}-gains": gains_table(suite, env),
             f"{env}-entries": entries_table(suite, env),
         }
-        regimes = [name for name in shifted.scenarios if shifted.about["scenarios"][name]["env"] == env]
+        regimes = shifted.of_env(env)
         if regimes:
             found[f"{env}-shifted"] = f"{share_table(shifted, regimes)}\n\n{regime_table(shifted, regimes)}"
     found["latency"] = latency_table(shipped_agents().values())

@@ -42,7 +42,7 @@ class Judged(NamedTuple):
 
 def judged(run: Run, env: Protocol) -> Judged | None:
     """Who is compared in an environment; None if no agent and its guarded form played."""
-    logs = tuple(name for name in run.scenarios if run.about["scenarios"][name]["env"] == env)
+    logs = tuple(run.of_env(env))
     if not logs:
         return None
     everywhere = [p for p in run.policies(logs[0]) if all(p in run.policies(log) for log in logs)]

@@ -43,7 +43,7 @@ def page(run: Run) -> str:
         parts.append("## Who was trained")
         parts += [f"**{name}**\n\n{card_text(row)}" for name, row in about["agents"].items()]
     for env in Protocol:
-        scenarios = [name for name in run.scenarios if about["scenarios"][name]["env"] == env]
+        scenarios = run.of_env(env)
         if scenarios:
             parts += [f"## {env.env_name}", share_table(run, scenarios), regime_table(run, scenarios)]
     parts += [
@@ -111,13 +111,13 @@ def short(name: str) -> str:
 
 def draw(run: Run, path: Path) -> None:
     """A panel per environment: a point per policy and regime."""
-    envs = list(dict.fromkeys(run.about["scenarios"][name]["env"] for name in run.scenarios))
+    envs = list(dict.fromkeys(run.env(name) for name in run.scenarios))
     with plt.rc_context(STYLE):
         figure, panels = plt.subplots(1, len(envs), figsize=(6.5 * len(envs), 5.5), layout="constrained", squeeze=False)
         for axes, env in zip(panels[0], envs, strict=True):
-            scenarios = [name for name in run.scenarios if run.about["scenarios"][name]["env"] == env]
+            scenarios = run.of_env(env)
             _draw_env(run, scenarios, axes)
-            axes.set_title(Protocol(env).env_name)
+            axes.set_title(env.env_name)
         save_figure(figure, path, dpi=120)
         plt.close(figure)
 

@@ -71,7 +71,7 @@ def wait_text(wait: Wait) -> str:
 def about_requests(run: Run, scenario: str) -> str:
     """Refused requests, what of a log is made up, and time compression; empty where there is nothing of it."""
     about = run.about["scenarios"][scenario]
-    log, said = about.get("log", {}), []
+    log, said = about["log"], []
     refused = run.mean(scenario, BASELINE, "refused") / run.mean(scenario, BASELINE, "requests")
     if np.isfinite(refused) and refused > 0:
         said.append(
@@ -91,5 +91,4 @@ def about_requests(run: Run, scenario: str) -> str:
 
 def against_patience(run: Run, scenario: str) -> bool:
     """Whether savings of a scenario stand beside patient FIFO, too: in Swap-v0, where LRU does not wait."""
-    swap = run.about["scenarios"][scenario].get("env") == Protocol.SWAP
-    return swap and PATIENT in run.policies(scenario)
+    return run.env(scenario) == Protocol.SWAP and PATIENT in run.policies(scenario)

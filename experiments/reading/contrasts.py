@@ -36,11 +36,6 @@ CONTRASTS: Final[Mapping[str, tuple[Contrast, ...]]] = {  # by part of what a po
 }
 
 
-def swap_scenarios(run: Run) -> list[str]:
-    """Those in which the order was decided, too."""
-    return [name for name in run.scenarios if run.about["scenarios"][name].get("env") == Protocol.SWAP]
-
-
 class Contrasted(NamedTuple):
     """What one thing saves on each scenario of Swap-v0."""
 
@@ -50,8 +45,8 @@ class Contrasted(NamedTuple):
 
 
 def contrasted(run: Run, metric: str = "cost") -> list[Contrasted]:
-    """How much each thing saves [%], by scenario of `swap_scenarios`; empty where no pair of policies ran."""
-    scenarios, rows = swap_scenarios(run), []
+    """How much each thing saves [%], by scenario of Swap-v0; empty where no pair of policies ran."""
+    scenarios, rows = run.of_env(Protocol.SWAP), []
     for part, contrast in ((part, contrast) for part, contrasts in CONTRASTS.items() for contrast in contrasts):
         ran = [s for s in scenarios if {contrast.policy, contrast.over} <= set(run.policies(s))]
         if ran:

@@ -34,8 +34,7 @@ class Best(NamedTuple):
 
 def scenarios_of(run: Run, env: Protocol) -> list[str]:
     """Those of one environment in which something is decided."""
-    names = [name for name in run.scenarios if run.about["scenarios"][name].get("env", Protocol.EVICTION) == env]
-    return [name for name in names if not nothing_to_decide(run, name)]
+    return [name for name in run.of_env(env) if not nothing_to_decide(run, name)]
 
 
 def everywhere(run: Run, scenarios: Sequence[str]) -> list[str]:
@@ -70,10 +69,9 @@ def _bounds(gain: Gain) -> str:
 def recommendation(run: Run) -> str:
     """A sentence or two for each environment."""
     said = []
-    several = len({run.about["scenarios"][name].get("env") for name in run.scenarios}) > 1
-    for env in Protocol:
-        if not any(run.about["scenarios"][name].get("env", Protocol.EVICTION) == env for name in run.scenarios):
-            continue
+    envs = [env for env in Protocol if run.of_env(env)]
+    several = len(envs) > 1
+    for env in envs:
         prefix = f"{env.env_name}: " if several else ""
         best = best_of(run, env)
         if best is None:

@@ -14,7 +14,7 @@ from cace_env.policies.built_in import CLAIRVOYANT
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.reading.cautions import BASELINES, against_patience
-from experiments.reading.contrasts import contrasted, swap_scenarios
+from experiments.reading.contrasts import contrasted
 from experiments.reading.recommendations import recommendation
 from experiments.reading.verdicts import (
     NOTHING_TO_DECIDE,
@@ -139,7 +139,7 @@ def _every_number(run: Run) -> Table:
     metrics, rows = _kept(run, COLUMNS), []
     for scenario in run.scenarios:
         title, share = shares[scenario]
-        env = Protocol(run.about["scenarios"][scenario].get("env", Protocol.EVICTION)).env_name
+        env = run.env(scenario).env_name
         for policy in run.ranking(scenario):
             row: list[Cell] = [policy, scenario, env, run.group(policy).lower()]
             row += ["0" if policy == BASELINE else saved(run, scenario, policy)]
@@ -200,7 +200,7 @@ def _parts(run: Run) -> Section | None:
         rows = [[s, *(saved(run, s, "cace", metric) for metric in claims)] for s in with_cace]
         note = "Bold where the interval leaves out 0, with fewer than 10 seeds nowhere."
         tables.append(Table("CACE against LRU, number by number", ["scenario", *claims.values()], rows, note))
-    scenarios = swap_scenarios(run)
+    scenarios = run.of_env(Protocol.SWAP)
     for metric, said in (("cost", "cost"), ("longest_wait_s", "the longest wait of an episode")) if contrasts else ():
         lines = [[row.part, row.contrast.what, row.contrast.policy, row.contrast.over, *row.gains]
                  for row in contrasted(run, metric)]  # fmt: skip

@@ -70,7 +70,7 @@ class Line(NamedTuple):
 def print_leaderboard(run: Run, console: Console) -> None:
     """A table for each environment, and what it means."""
     for protocol in Protocol:
-        scenarios = [name for name in run.scenarios if run.about["scenarios"][name]["env"] == protocol]
+        scenarios = run.of_env(protocol)
         if not scenarios:
             continue
         lines = leaderboard(run, scenarios, protocol)

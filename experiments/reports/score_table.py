@@ -24,8 +24,8 @@ def score_text(score: Estimate, *, interval: bool = True) -> str:
 
 def scenarios_with_reference(run: Run, env: Protocol | None = None) -> list[str]:
     """Those on which the reference ran, of one environment or of all."""
-    there = [name for name in run.scenarios if REFERENCE in run.policies(name)]
-    return [name for name in there if env in (None, run.about["scenarios"][name].get("env"))]
+    there = run.scenarios if env is None else run.of_env(env)
+    return [name for name in there if REFERENCE in run.policies(name)]
 
 
 def scores_by_env(run: Run) -> dict[Protocol, SuiteScores]:

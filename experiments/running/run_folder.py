@@ -40,7 +40,7 @@ from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
 from cace_env.simulation.metrics import TTFT_EDGES_S
 from cace_env.simulation.windows import WINDOWED
-from cace_env.tables import TASKS, FloatArray
+from cace_env.tables import TASKS, FloatArray, Protocol
 from experiments.running.run_files import damaged, read_about, read_rows, whole_lines
 
 FALLBACKS: Final = {f"fallback_{reason}": reason for reason in REASONS}  # decisions that a guard took over
@@ -170,7 +170,7 @@ class Run:
     @cached_property
     def windows(self) -> dict[str, int]:
         """By scenario whose requests are a log: how many windows that has."""
-        logs = {name: about.get("log", {}).get("windows") for name, about in self.about["scenarios"].items()}
+        logs = {name: about["log"].get("windows") for name, about in self.about["scenarios"].items()}
         return {name: windows for name, windows in logs.items() if windows is not None}
 
     @cached_property
@@ -210,6 +210,14 @@ class Run:
     def scenarios(self) -> list[str]:
         """Those with finished episodes, in the order in which they ran."""
         return list(dict.fromkeys(scenario for scenario, _ in self.columns))
+
+    def env(self, scenario: str) -> Protocol:
+        """The environment of a scenario."""
+        return Protocol(self.about["scenarios"][scenario]["env"])
+
+    def of_env(self, env: Protocol) -> list[str]:
+        """The scenarios of one environment."""
+        return [scenario for scenario in self.scenarios if self.env(scenario) == env]
 
     def policies(self, scenario: str) -> list[str]:
         """Those that ran on a scenario, in the order in which they ran."""
