@@ -246,7 +246,7 @@ def told_costs(
     run: Run, cases: Sequence[Chosen], weighings: Sequence[Weighing]
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """What `judged_costs` would say, of policies that knew the weights."""
-    names = [p for p in run.policies(run.scenarios[0]) if all(p in run.policies(s) for s in run.scenarios)]
+    names = run.everywhere(run.scenarios)
     return {
         weighing.name: {
             name: {case.name: run.columns[told_name(case.name, weighing), name]["cost"] for case in cases}

@@ -45,7 +45,7 @@ def judged(run: Run, env: Protocol) -> Judged | None:
     logs = tuple(run.of_env(env))
     if not logs:
         return None
-    everywhere = [p for p in run.policies(logs[0]) if all(p in run.policies(log) for log in logs)]
+    everywhere = run.everywhere(logs)
     agents = [p for p in everywhere if run.group(p) == LEARNED and f"{GUARDED}{p}" in everywhere]
     if not agents or AGAINST[env] not in everywhere:
         return None

@@ -99,7 +99,7 @@ def _about_log(about: Mapping[str, Any]) -> str:
 
 def ranked(run: Run, scenarios: Sequence[str]) -> list[str]:
     """Policies that ran on all of some scenarios, by mean cost."""
-    ran = [p for p in run.policies(scenarios[0]) if all(p in run.policies(s) for s in scenarios)]
+    ran = run.everywhere(scenarios)
     lru = costs_of(run, BASELINE, scenarios)
     return sorted(ran, key=lambda policy: relative_cost(costs_of(run, policy, scenarios), lru).value)
 

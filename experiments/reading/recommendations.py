@@ -39,7 +39,7 @@ def scenarios_of(run: Run, env: Protocol) -> list[str]:
 
 def everywhere(run: Run, scenarios: Sequence[str]) -> list[str]:
     """Policies that ran on every one of some scenarios, without the run in which nothing is swapped."""
-    return [p for p in run.policies(scenarios[0]) if p != NO_SWAPPING and all(p in run.policies(s) for s in scenarios)]
+    return [policy for policy in run.everywhere(scenarios) if policy != NO_SWAPPING]
 
 
 def best_of(run: Run, env: Protocol) -> Best | None:

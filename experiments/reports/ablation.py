@@ -120,10 +120,10 @@ def judged_costs(run: Run, weighings: Sequence[Weighing]) -> dict[str, dict[str,
     Raises:
         ConfigError: the run has no numbers by task.
     """
-    names = [p for p in run.policies(run.scenarios[0]) if all(p in run.policies(s) for s in run.scenarios)]
     return {
         weighing.name: {
-            name: {s: judged(run.columns[s, name], weighing.by_scenario[s]) for s in run.scenarios} for name in names
+            name: {s: judged(run.columns[s, name], weighing.by_scenario[s]) for s in run.scenarios}
+            for name in run.everywhere(run.scenarios)
         }
         for weighing in weighings
     }

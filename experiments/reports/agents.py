@@ -64,11 +64,7 @@ def card_text(about: dict[str, Any]) -> str:
 def _against_all(run: Run, agent: str) -> list[Table]:
     """Tables of an agent against every policy that ran on the same scenarios."""
     scenarios = [scenario for scenario in run.scenarios if agent in run.policies(scenario)]
-    others = [
-        policy
-        for policy in run.policies(scenarios[0])
-        if policy not in (agent, NO_SWAPPING, REFERENCE) and all(policy in run.policies(s) for s in scenarios)
-    ]
+    others = [policy for policy in run.everywhere(scenarios) if policy not in (agent, NO_SWAPPING, REFERENCE)]
     mine, lru = costs_of(run, agent, scenarios), costs_of(run, BASELINE, scenarios)
     sure = all(enough(run, scenario) for scenario in scenarios)
     own = pooled(mine, lru, lru, run.blocks)

@@ -98,8 +98,7 @@ def print_leaderboard(run: Run, console: Console) -> None:
 
 def leaderboard(run: Run, scenarios: Sequence[str], protocol: Protocol) -> list[Line]:
     """At most `MOST` policies, those that cost least on top; all of them where there are no more."""
-    everywhere = [p for p in run.policies(scenarios[0]) if all(p in run.policies(name) for name in scenarios)]
-    names = {p: _what(run, p, protocol) for p in everywhere if p != NO_SWAPPING}
+    names = {p: _what(run, p, protocol) for p in run.everywhere(scenarios) if p != NO_SWAPPING}
     lines = {policy: _line(run, scenarios, policy, what) for policy, what in names.items()}
     if len(lines) > MOST:
         trained = [policy for policy, what in names.items() if what in (LEARNED_AGENT, TUNED)]

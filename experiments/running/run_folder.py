@@ -223,6 +223,10 @@ class Run:
         """Those that ran on a scenario, in the order in which they ran."""
         return [policy for name, policy in self.columns if name == scenario]
 
+    def everywhere(self, scenarios: Sequence[str]) -> list[str]:
+        """Policies that ran on every one of some scenarios."""
+        return [p for p in self.policies(scenarios[0]) if all(p in self.policies(scenario) for scenario in scenarios)]
+
     def group(self, policy: str) -> str:
         """What kind of policy it is."""
         return str(self.about["policies"][policy]["group"])
