@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of two environments, in which a policy, a scenario and a model bear names that are markup."""
+    """The report of two environments, in which a policy and a model bear names that are markup."""
     home = tmp_path_factory.mktemp("compared")
     (home / "small.yaml").write_text(yaml.safe_dump(SMALL))
     policies = "lru,cace,cace-no-recency,gdsf,belady,ollama,agent:eviction,patient-wsjf+lru,agent:swap"
@@ -48,7 +48,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert compare.main([*asked, "--out", str(home / "run")]) == 0
     for path in (home / "run").glob("*.[cj]s*"):
         text = path.read_text()
-        for name in ("gdsf", "small-swap", "mellum-4b"):
+        for name in ("gdsf", "mellum-4b"):
             text = re.sub(rf"(?<![\w-]){name}(?![\w-])", f"{EVIL}{name}", text)
         path.write_text(text)
     assert report.main([str(home / "run")]) == 0
@@ -163,8 +163,8 @@ def test_a_filter_leaves_the_rows_that_fit_and_counts_them(desktop: Opened):
 
 
 def test_selectors_of_one_name_move_together(desktop: Opened):
-    desktop.choose("Cost saved against LRU", "scenario", f"{EVIL}small-swap")
-    assert desktop.figure("Who sat where").locator('select[data-by="scenario"]').input_value() == f"{EVIL}small-swap"
+    desktop.choose("Cost saved against LRU", "scenario", "small-swap")
+    assert desktop.figure("Who sat where").locator('select[data-by="scenario"]').input_value() == "small-swap"
     table = desktop.table("All policies, all scenarios")
     assert all("small-swap" in text for text in table.locator("tbody tr:visible").all_inner_texts())
     ticks = desktop.figure("Cost saved against LRU").locator(".yaxislayer-above text").all_text_contents()
@@ -224,6 +224,24 @@ def test_dragging_over_a_timeline_zooms(desktop: Opened):
     desktop.page.mouse.up()
     low, high = figure.locator(".plot").evaluate(read)
     assert before[0] < low < high < before[1]
+
+
+def test_the_buttons_of_a_figure_have_no_box_and_come_with_the_pointer(desktop: Opened):
+    figure = desktop.figure("Who sat where")
+    group = figure.locator(".modebar-group").first
+    shown = "(group) => [getComputedStyle(group).opacity, getComputedStyle(group).backgroundColor]"
+    desktop.page.mouse.move(1, 1)
+    desktop.page.wait_for_timeout(500)
+    assert group.evaluate(shown) == ["0", "rgba(0, 0, 0, 0)"]
+    figure.locator(".plot").hover()
+    desktop.page.wait_for_timeout(500)
+    assert group.evaluate(shown) == ["1", "rgba(0, 0, 0, 0)"]
+
+
+def test_a_phone_shows_no_buttons_over_a_figure(browser: Browser, compared: Path):
+    opened = Opened(browser, compared, PHONE, "light")
+    assert opened.figure("Who sat where").locator(".modebar-group").count() == 0
+    opened.close()
 
 
 def test_light_and_dark_follow_the_reader_and_the_switch(browser: Browser, compared: Path):
