@@ -40,7 +40,7 @@ def page_of(found: Characterized, command: str, scenario_file: str, version: str
     return Page(
         title=f"What your log looks like: {found.scenario.name}",
         headline=found.verdict.sentence,
-        subtitle=f"{found.workload.label}. {in_short(found)[0]}",
+        subtitle=in_short(found)[0],
         boxes=found.warnings,
         sections=[
             _eviction(found),

@@ -30,8 +30,6 @@ def print_summary(found: Characterized, console: Console) -> None:
     for engine in found.engines:
         if engine.problem:
             console.print(f"{engine.engine}: {engine.problem}", soft_wrap=True)
-    header, rows = forecast_table(found)
-    console.print(screen_table(header, _texts(rows), "Error of forecasts / that of the mean rate (below 1: better)"))
     console.print(_imitation_in_short(found), soft_wrap=True)
 
 

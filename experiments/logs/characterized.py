@@ -251,7 +251,7 @@ def warnings_of(
     log: OwnLog, scenario: Scenario, matches: Sequence[Match], workload: Workload, lru: Engine, assumed: bool
 ) -> tuple[str, ...]:
     """What must not be overlooked."""
-    said = made_up(workload)
+    said = []
     if not matches:
         said.append(
             "**The models are not those of the log.** It names none, or others were asked for: "
@@ -291,7 +291,7 @@ def warnings_of(
             f"**Sampled.** LRU was played on {MOST_PLAYED:,} of {len(workload):,} requests, in stretches that are "
             "spread evenly over the log, each from an empty fleet."
         )
-    return tuple(said)
+    return (*said, *made_up(workload))
 
 
 def _share(value: float) -> str:

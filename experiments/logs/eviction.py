@@ -242,7 +242,7 @@ def verdict(tables: FleetTables, fleet: str, lru: Engine, found: Headroom | None
         numbers[name] for name in ("decisions_per_request", "swapping_share", "waited_min_per_day")
     )
     reasons = _reasons(numbers, found, users)
-    at_most = f"knowing the future would save {saved:.0%} of LRU's waiting cost"
+    at_most = f"choosing perfectly which model leaves would cut the cost of waiting by {saved:.0%} against LRU"
     if numbers["ttft_mean_s"] > OVERLOADED_S:
         waits = f"on {fleet} a first token takes {_whole(numbers['ttft_mean_s'])} s on average under LRU"
         instead = f"accelerators compute {numbers['compute_share']:.0%} of the time"
@@ -256,14 +256,14 @@ def verdict(tables: FleetTables, fleet: str, lru: Engine, found: Headroom | None
     elif swapping < LITTLE_SWAPPING:
         because = f"models that come and go cause only {swapping:.0%} of the waiting cost"
     elif saved < LITTLE_HEADROOM:
-        because = f"even {at_most}, and no real policy knows it"
+        because = f"even {at_most}, and nobody can choose perfectly without knowing the future"
     elif minutes * saved < FEW_MINUTES:
         because = f"perfect eviction would spare all users together {minutes * saved:.2g} minutes in 8 hours"
     else:
         can = f"{at_most}; a learned policy gets about a third of that, some {saved * LEARNED_SHARE:.0%}"
         if saved >= MUCH_HEADROOM and numbers["channel_share"] >= IDLE_CHANNEL:
-            return Verdict("yes", f"Worth it: on {fleet} {can}{_instead(numbers, saved)}.", reasons)
-        return Verdict("perhaps", f"Perhaps worth it: on {fleet} {can}{_instead(numbers, saved)}.", reasons)
+            return Verdict("yes", f"Worth it: on {fleet}, {can}{_instead(numbers, saved)}.", reasons)
+        return Verdict("perhaps", f"Perhaps worth it: on {fleet}, {can}{_instead(numbers, saved)}.", reasons)
     return Verdict("no", f"Not worth it: on {fleet} {because}{_instead(numbers, saved)}.", reasons)
 
 

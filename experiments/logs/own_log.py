@@ -27,6 +27,12 @@ from cace_env.traces.trace import without_models
 from cace_env.workload import Workload
 from experiments.logs.model_names import Match, listed, match_models, shown
 
+# What `cace_env.traces.attach` calls what it adds, where readers would not know it.
+ASSUMED: Final = {
+    "tasks of the model": "tasks (completion, chat, ...), taken to be those that the model is made for",
+    "models client-as-model": "models, one for each client",
+    "models real (mapped)": "models of the catalogue, in place of those that the log names",
+}
 # A log does not say on which machine it ran.
 GPU: Final = "h100"
 LARGER_GPU: Final = "h200"  # where a model needs more
@@ -98,10 +104,10 @@ def made_up(workload: Workload) -> list[str]:
     """What of the requests of a log was not recorded so, as warnings on a page."""
     said = []
     if workload.label.startswith("composite"):
-        attached = ", ".join(workload.meta.get("attached", ()))
+        attached = [ASSUMED.get(what, what) for what in workload.meta.get("attached", ())]
         said.append(
-            f"**A composite, not a trace.** The log does not say everything; attached were: {attached}. No interval "
-            "includes what could have been attached instead."
+            f"**The log does not say everything.** Not in it, and so made up: {'; '.join(attached)}. No interval "
+            "includes what could have been made up instead."
         )
     compression = workload.meta.get("time_compression", 1.0)
     if compression != 1.0:

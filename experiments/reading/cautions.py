@@ -14,6 +14,7 @@ from experiments.reading.verdicts import enough, nothing_to_decide
 from experiments.running.run_folder import BASELINE, PATIENT, Run
 
 LONGER: Final = 1.05  # of the longest wait under LRU: less than that is the luck of a draw
+ASSUMED: Final = "not in the log, and so assumed"
 WAITS_TITLE: Final = "Saves cost, but lets single requests wait longer than LRU does"
 BASELINES: Final = (
     f"In Swap-v0 `{BASELINE}` goes by first come, first served and drains a busy model at once where no idle one "
@@ -83,7 +84,7 @@ def about_requests(run: Run, scenario: str) -> str:
         share = 100 * dropped / max(log["rows_read"], 1)
         said.append(f"{share:.{0 if share >= 10 else 1}f} % of the log's rows were left out on reading")
     if about["label"].startswith("composite"):
-        said.append(f"a composite: {', '.join(log['attached'])}")
+        said.append(f"{ASSUMED}: {', '.join(log['attached'])}")
     if log and log["time_compression"] != 1:
         said.append(f"times divided by {log['time_compression']:g}, not as recorded")
     return f"{scenario}: {'; '.join(said)}." if said else ""

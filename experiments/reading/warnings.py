@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cace_env.tables import Protocol
-from experiments.reading.cautions import WAITS_TITLE, about_requests, longer_waits, wait_text
+from experiments.reading.cautions import ASSUMED, WAITS_TITLE, about_requests, longer_waits, wait_text
 from experiments.reading.recommendations import best_of
 from experiments.reading.verdicts import TO_CHANGE_THAT, few_seeds, nothing_to_decide, own_policies
 from experiments.running.run_folder import BASELINE, Run
@@ -43,11 +43,11 @@ def _unfinished(run: Run) -> list[str]:
 def _requests(run: Run) -> list[str]:
     """What of the requests is refused, left out, made up or compressed."""
     said = [text for text in (about_requests(run, scenario) for scenario in run.scenarios) if text]
-    return (
-        ["\n".join(["**Not every request is served, or as it was recorded.**", *(f"- {t}" for t in said)])]
-        if said
-        else []
-    )
+    if not said:
+        return []
+    only_assumed = all(text.partition(": ")[2].startswith(ASSUMED) for text in said)
+    title = "The log does not say everything" if only_assumed else "Not every request is served, or as it was recorded"
+    return ["\n".join([f"**{title}.**", *(f"- {text}" for text in said)])]
 
 
 def _not_held_out(run: Run) -> list[str]:

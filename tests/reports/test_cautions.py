@@ -86,8 +86,9 @@ def test_refused_requests_composites_and_compression_are_said_in_one_line(
     asked += ["--trace-option", "users=5", "--trace-option", "time_compression=2", "--windows", "1", "--seeds", "1"]
     assert main([*asked, "--out", str(out)]) == 0
     said = (
-        "small: 20 % of the requests are refused (longer than their model's KV cache), and are in no latency; a "
-        "composite: users drawn, models drawn, tasks of the model; times divided by 2, not as recorded."
+        "small: 20 % of the requests are refused (longer than their model's KV cache), and are in no latency; not "
+        "in the log, and so assumed: users drawn, models drawn, tasks of the model; times divided by 2, not as "
+        "recorded."
     )
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!")]
     assert line == f"! {said}"

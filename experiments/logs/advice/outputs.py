@@ -55,7 +55,7 @@ class Told(NamedTuple):
         fleets = sorted(question.fleets, key=lambda fleet: fleet.usd_per_hour)
         assumed = " (assumed: give yours by --gpu and --gpus)" if self.assumed_fleet else ""
         return (
-            f"{len(parts.whole):,} requests, {parts.whole.label}. Today: {question.current.name}{assumed} with "
+            f"{len(parts.whole):,} requests. Today: {question.current.name}{assumed} with "
             f"{question.deployed}. Fleets: {', '.join(fleet.name for fleet in fleets)}."
         )
 
