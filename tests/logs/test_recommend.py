@@ -29,6 +29,7 @@ from experiments.logs.advice.decision import best_before
 from experiments.logs.advice.parts import parts_of
 from experiments.logs.advice.prices import PRICES, fleets_named, price_table
 from experiments.recommend import main
+from tests.support.html_reports import Report
 from tests.support.own_logs import ALIKE, fitting, log_of, one_is_dear, scarce
 
 TODAY = ("--gpu", "l40s", "--gpus")
@@ -237,8 +238,28 @@ def test_simulated_times_are_held_against_the_measured_ones_of_the_log(tmp_path:
     assert latency["measured_mean_s"] == pytest.approx(9 / 7)
     assert latency["simulated_mean_s"] < 1  # one model, which is always there
     assert latency["quantiles"][2] == [0.5, 1.0, pytest.approx(latency["simulated_mean_s"], rel=0.5)]
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "Simulated and measured" in page
+    page = Report(tmp_path / "run")
+    assert any("Simulated and measured" in title for title in page.titles)
+    # Simulated times are far below: a box says so, and the sentence holds no money.
+    assert page.boxes[0].startswith("The simulation does not fit this log.") and "**" not in page.boxes[0]
+    assert found["warnings"][0].startswith("**The simulation does not fit this log.**")
+    assert page.headline.startswith("No hours and no money, as the simulation does not fit this log")
+    assert "USD" not in page.headline and "nothing to decide" in page.headline
+
+
+def test_the_bound_is_labelled_explained_and_last_and_is_no_bar(tmp_path: Path, capsys: Any):
+    answered(scarce(tmp_path), tmp_path / "run", *TODAY, "1")
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("no-swapping (bound): memory with room for every model") == 1
+    page = Report(tmp_path / "run")
+    rows = page.table("policies on 1 x l40s")
+    assert [row["policy"] for row in rows][-1] == "no-swapping (bound)"
+    assert page.text.count("It cannot be deployed on these GPUs") >= 2  # beside each table
+    figures = page.figures
+    (shown,) = figures["Cost saved on 1 x l40s"].values()
+    assert not any("no-swapping" in name for name in shown["data"][0]["y"])
+    (curves,) = figures["Waiting and money"].values()
+    assert len(curves["data"]) <= 10 and "tickvals" in curves["layout"]["yaxis"]
 
 
 def test_swap_is_answered_too(tmp_path: Path):

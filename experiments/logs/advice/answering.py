@@ -185,9 +185,7 @@ def _try_elsewhere(
     """The recommended policy, or the best one where none is recommended, in other situations than the log's."""
     assert results.answer is not None
     by_name = {player.name: player for player in players}
-    step = results.answer.step
-    if step.policy == question.deployed:
-        step = results.answer.steps.get("policy", step)
+    step = results.answer.tried
     if step.policy == question.deployed:
         return
     bar = progress.add_task("in other situations", total=len(SITUATIONS))

@@ -53,7 +53,8 @@ class Step:
     fleet: Fleet
     policy: str
     saved: Gain  # of the cost of waiting [%]
-    hours: Estimate  # developer-hours saved
+    hours: Estimate  # developer-hours saved, weighted by task as the cost is
+    waited_hours: Estimate  # hours of waiting for first tokens saved, unweighted
     gpu_usd: float  # paid for GPUs more than now
     net_usd: Estimate  # saved in all
     saved_s: FloatArray  # (W,) cost saved in each window
@@ -72,6 +73,11 @@ class Answer:
     paid_usd: float  # a month now: GPUs and waiting
     waiting_usd: float  # the part of it that is waiting
     uncertain: bool  # a step looks worthwhile, but its interval reaches 0
+
+    @property
+    def tried(self) -> Step:
+        """The step whose policy is tried in other situations: the recommended one, or the best of today's fleet."""
+        return self.step if self.step.policy != self.deployed else self.steps.get("policy", self.step)
 
 
 def answer_of(
@@ -186,7 +192,10 @@ def step_of(
     rates = per_s * draws.drawn_ratio(saved_s, now.requests)
     hours = draws.interval(rate * economy.load_hours, rates * economy.load_hours)
     net_usd = draws.interval(rate * economy.load_usd - gpu_usd, rates * economy.load_usd - gpu_usd)
-    return Step(kind, fleet, policy, draws.gain(now.cost, then.cost), hours, gpu_usd, net_usd, saved_s)
+    waited = draws.ratio(now.waiting_s - then.waiting_s, now.requests)
+    waited_hours = Estimate(*(value * per_s * economy.load_hours for value in waited))
+    gain = draws.gain(now.cost, then.cost)
+    return Step(kind, fleet, policy, gain, hours, waited_hours, gpu_usd, net_usd, saved_s)
 
 
 def waited_minutes_per_day(played: Played, economy: Economy, draws: Draws) -> Estimate:

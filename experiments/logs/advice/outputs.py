@@ -5,27 +5,32 @@ from __future__ import annotations
 import shlex
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from rich.console import Console
 
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.policies.orders import JOINT
-from cace_env.tables import Protocol
+from cace_env.tables import TASKS, Protocol
 from experiments.logs.advice.answering import TUNED_FILE, Question, Results, file_name
 from experiments.logs.advice.contenders import PROPOSED_ORDER, TUNED
 from experiments.logs.advice.decision import SIMPLEST_FIRST, Answer, Step, attained, waited_minutes_per_day
-from experiments.logs.advice.measured import Measured
+from experiments.logs.advice.measured import Measured, doubted, doubts_of
 from experiments.logs.advice.prices import Fleet, Price
 from experiments.logs.advice.wording import (
+    BOUND,
+    BOUND_NOTE,
     anywhere,
     between,
     headline,
     kept_by,
+    longer_waits,
     name_of,
     share,
     usd,
     warnings_of,
+    weighted,
 )
 from experiments.running.command_line import screen_table
 from experiments.running.run_folder import surroundings
@@ -48,6 +53,30 @@ class Told(NamedTuple):
     command: str
     assumed_fleet: bool  # nobody said what there is today
     measured: Measured | None
+
+    def sentence(self, answer: Answer) -> str:
+        """The answer in short; without money where the simulation does not fit the log."""
+        return headline(answer, doubted(self.measured))
+
+    def further(self, results: Results) -> list[str]:
+        """What stands below the sentence."""
+        answer = results.answer
+        assert answer is not None
+        best = anywhere(answer) if doubted(self.measured) is None else ""
+        return [text for text in (kept_by(results.grid, self.question.promises, answer), best) if text]
+
+    def warnings(self, results: Results) -> list[str]:
+        """What a reader must not overlook, the gravest first."""
+        answer, question = results.answer, self.question
+        assert answer is not None
+        return [
+            *doubts_of(self.measured), *warnings_of(answer, results.grid, question.parts, question.promises)
+        ]  # fmt: skip
+
+    def weighted(self) -> str:
+        """What a weighted hour is, by the weights of today's scenario."""
+        costs = self.question.scenario(self.question.current).costs().tasks()
+        return weighted({TASKS[code]: costs[TASKS[code]] for code in np.unique(self.question.parts.whole.task)})
 
     def introduction(self) -> str:
         """What is asked, before it is played."""
@@ -78,7 +107,7 @@ class Told(NamedTuple):
             "Intervals (95 %) draw blocks of consecutive windows again, the same for all policies and fleets. They "
             "say how much hangs on the hours that the log happens to hold, and nothing of how well the simulation "
             "fits.",
-            f"A second of cost is a second of one developer, weighted by task, at {usd(economy.developer_usd)} an "
+            f"{self.weighted()} A weighted hour is taken to be one of a developer, at {usd(economy.developer_usd)} an "
             f"hour; {economy.hours_per_day:g} hours of such load a day, {economy.days_per_month:g} days a month; GPUs "
             f"are paid for {economy.gpu_hours:g} hours a month. Prices: {self.priced()}.",
             "A step is taken where it leaves most money; a simpler one where the two cannot be told apart or differ by "
@@ -146,10 +175,10 @@ def as_json(told: Told, results: Results) -> dict[str, Any]:
     assert answer is not None
     return {
         "answer": answer.step.kind,
-        "sentence": headline(answer),
+        "sentence": told.sentence(answer),
         "promises": kept_by(results.grid, question.promises, answer),
         "best_anywhere": anywhere(answer),
-        "warnings": warnings_of(answer, results.grid, question.parts, question.promises),
+        "warnings": told.warnings(results),
         "today": {"fleet": answer.now_fleet.name, "policy": answer.deployed, "paid_usd_per_month": answer.paid_usd,
                   "waiting_usd_per_month": answer.waiting_usd},
         "steps": {kind: _step_json(step) for kind, step in answer.steps.items()},
@@ -179,42 +208,44 @@ def _step_json(step: Step) -> dict[str, Any]:
         "fleet": step.fleet.name,
         "policy": step.policy,
         "saved_percent": step.saved._asdict(),
-        "developer_hours_per_month": step.hours._asdict(),
+        "weighted_developer_hours_per_month": step.hours._asdict(),
+        "waited_hours_per_month": step.waited_hours._asdict(),
         "gpu_usd_per_month": step.gpu_usd,
         "net_usd_per_month": step.net_usd._asdict(),
     }
 
 
 def step_rows(answer: Answer) -> list[list[str]]:
-    """The steps as a table; hours are developers', all of it a month."""
+    """The steps as a table, in the columns of `STEP_HEADER`; what decides stands first, for narrow screens."""
     rows = []
     for step in (answer.steps[kind] for kind in SIMPLEST_FIRST if kind in answer.steps):
         taken = step is answer.step
-        cells = [STEPS[step.kind], step.fleet.name, step.policy]
         if step.kind == "nothing":
-            cells += ["0", "0", "0", "0"]
+            cells = ["0"] * 5
         else:
-            cells += [share(step.saved), between(step.hours), f"{step.gpu_usd:,.0f}", between(step.net_usd)]
+            waited = between(Estimate(step.waited_hours.value, float("nan"), float("nan")))
+            cells = [between(step.net_usd), share(step.saved), between(step.hours), waited, f"{step.gpu_usd:,.0f}"]
+        cells = [STEPS[step.kind], *cells, step.fleet.name, step.policy]
         rows.append([f"**{cell}**" if taken else cell for cell in cells])
     return rows
 
 
 STEP_HEADER: Final = (
-    "step", "fleet", "policy", "cost saved", "hours saved", "GPUs [USD]", "left [USD]",
+    "step", "left [USD]", "cost saved", "weighted h", "waited h", "GPUs [USD]", "fleet", "policy",
 )  # fmt: skip
 
 
 def scoreboard(told: Told, results: Results, fleet: Fleet) -> list[list[str]]:
-    """Policies on a fleet, the cheapest first, in the columns of `score_header`."""
+    """Policies on a fleet, the cheapest first and the bound last, in the columns of `score_header`."""
     question, draws, answer = told.question, results.draws, results.answer
     assert answer is not None
     rows = []
     here = results.on(fleet)
     theirs = here.get(answer.deployed, answer.now)
-    for policy, played in sorted(here.items(), key=lambda row: float(row[1].cost.sum())):
+    for policy, played in sorted(here.items(), key=lambda row: (row[0] == NO_SWAPPING, row[1].cost.sum())):
         rows.append(
             [
-                policy,
+                BOUND if policy == NO_SWAPPING else policy,
                 "0" if policy == answer.deployed else share(draws.gain(theirs.cost, played.cost)),
                 f"{waited_minutes_per_day(played, question.economy, draws).value:,.0f}",
                 f"{played.ttft_mean_s:.3g}",
@@ -244,21 +275,25 @@ def show(told: Told, results: Results, console: Console) -> None:
     assert answer is not None
     if results.interrupted:
         console.print("interrupted: this is the answer of what had finished", style="yellow")
-    console.print(f"\n{headline(answer)}", style="bold", soft_wrap=True)
-    for more in (kept_by(results.grid, told.question.promises, answer), anywhere(answer)):
-        if more:
-            console.print(more, soft_wrap=True)
-    console.print(screen_table(STEP_HEADER, step_rows(answer), left=3))
+    console.print(f"\n{told.sentence(answer)}", style="bold", soft_wrap=True)
+    for more in told.further(results):
+        console.print(more, soft_wrap=True)
+    console.print(screen_table(STEP_HEADER, step_rows(answer)))
+    console.print(told.weighted(), soft_wrap=True)
     rows = scoreboard(told, results, answer.step.fleet)
-    always = (answer.deployed, answer.step.policy, TUNED, "cace", NO_SWAPPING)
+    always = (answer.deployed, answer.step.policy, TUNED, "cace", BOUND)
     kept = [row for at, row in enumerate(rows) if at < MOST_SHOWN or row[0] in always]
     console.print(screen_table(score_header(told), kept, f"On {answer.step.fleet.name}"))
+    for note in (BOUND_NOTE, longer_waits(results.on(answer.step.fleet), answer.deployed)):
+        if note:
+            console.print(note, soft_wrap=True)
     if results.held:
         worst = min(results.held, key=lambda row: row.gain.percent)
         console.print(
-            f"Against {name_of(answer.deployed)} in {len(results.held)} situations, it saves least in "
-            f"'{worst.situation.name}': {share(worst.gain)}.",
+            f"If the world changes: of {len(results.held)} situations, {name_of(answer.tried.policy)} does least in "
+            f"'{worst.situation.name}', where it saves {share(worst.gain)} against {name_of(answer.deployed)} on "
+            f"{answer.tried.fleet.name}.",
             soft_wrap=True,
         )
-    for text in warnings_of(answer, results.grid, told.question.parts, told.question.promises):
+    for text in told.warnings(results):
         console.print(text.replace("**", ""), style="yellow", soft_wrap=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,10 +25,13 @@ from experiments.logs.advice.outputs import (
 )
 from experiments.logs.advice.prices import Fleet
 from experiments.logs.advice.robustness import Held
-from experiments.logs.advice.wording import anywhere, headline, kept_by, name_of, share, warnings_of
+from experiments.logs.advice.wording import BOUND_NOTE, longer_waits, name_of, share
 from experiments.reports.page import Cell, Figure, Page, Section, Table, plot, write_page
 
 DRAWN: Final = 6  # policies that a curve shows at first
+CURVES: Final = 10  # policies in the legend: a telephone has room for no more
+WORST: Final = -100.0  # saved [%]: beyond, a bar is cut off, or nobody could read the others
+BARS: Final = "Thin lines: 95 % intervals. A triangle at the edge: far worse; point at it for its value."
 SYMBOLS: Final = ("circle", "square", "diamond", "cross")  # by kind of GPU
 COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -41,16 +46,16 @@ def write_all(told: Told, results: Results) -> Path:
 
 def page_of(told: Told, results: Results) -> Page:
     """The sentence, what must not be overlooked, and the evidence."""
-    answer, question = results.answer, told.question
+    answer = results.answer
     assert answer is not None
-    boxes = warnings_of(answer, results.grid, question.parts, question.promises)
+    boxes = told.warnings(results)
     if results.interrupted:
         boxes.insert(0, "This run was interrupted: it is the answer of what had finished.")
     if told.assumed_fleet:
         boxes.append(f"Nobody said which GPUs there are today: {answer.now_fleet.name} is assumed (--gpu, --gpus).")
     return Page(
         title="Which policy, how many GPUs, how much saved",
-        headline=headline(answer),
+        headline=told.sentence(answer),
         boxes=boxes,
         sections=[
             _next_step(told, results, answer),
@@ -66,17 +71,16 @@ def page_of(told: Told, results: Results) -> Page:
 
 
 def _next_step(told: Told, results: Results, answer: Answer) -> Section:
-    said = [kept_by(results.grid, told.question.promises, answer), anywhere(answer)]
     return Section(
         "The next step",
-        texts=[text for text in said if text],
+        texts=told.further(results),
         tables=[
             Table(
                 "steps",
                 STEP_HEADER,
                 step_rows(answer),
                 "Against today, per month; intervals are 95 %. Left is what is saved of developers' time, less what "
-                "GPUs cost more. Bold: the answer.",
+                f"GPUs cost more. Bold: the answer. {told.weighted()}",
             )
         ],
     )
@@ -101,12 +105,11 @@ def _capacity(told: Told, results: Results) -> Section:
         )
         for at, promise in enumerate(told.question.promises)
     ]
-    note = "no-swapping: room for every model on every GPU, what no policy can do better than by evicting."
     return Section(
         "Capacity",
         texts=[f"Left out: {'; '.join(results.left_out)}."] if results.left_out else [],
         figures=figures,
-        tables=[Table("capacity", header, rows, note, filters=("fleet", "policy"), folded=True)],
+        tables=[Table("capacity", header, rows, BOUND_NOTE, filters=("fleet", "policy"), folded=True)],
     )
 
 
@@ -118,8 +121,10 @@ def _curves(told: Told, results: Results, what: str, line: float | None = None) 
     for fleet, policy in results.grid:
         by_policy.setdefault(policy, []).append(fleet)
     first = [answer.deployed, answer.step.policy, answer.best_anywhere.policy, TUNED, "cace", NO_SWAPPING]
-    ordered = list(dict.fromkeys([*(name for name in first if name in by_policy), *by_policy]))
-    data = []
+    there = results.on(answer.now_fleet)
+    others = sorted(there, key=lambda policy: there[policy].cost.sum())
+    ordered = list(dict.fromkeys(name for name in (*first, *others) if name in by_policy))[:CURVES]
+    data: list[dict[str, Any]] = []
     for at, policy in enumerate(ordered):
         by_kind: dict[tuple[str, ...], list[Fleet]] = {}
         for fleet in sorted(by_policy[policy], key=lambda fleet: fleet.usd_per_hour):
@@ -137,11 +142,22 @@ def _curves(told: Told, results: Results, what: str, line: float | None = None) 
         })  # fmt: skip
     titles = {"waited": "minutes waited a day", "p95": "TTFT p95 [s]"}
     # Waiting falls by orders of magnitude from fleet to fleet; shares do not.
-    scale = {"type": "log"} if what in titles else {"rangemode": "tozero"}
+    scale = log_axis([value for one in data for value in one["y"]]) if what in titles else {"rangemode": "tozero"}
     level = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": line, "y1": line, "line": {"dash": "dot"}}
     shapes = [] if line is None else [level]
     y = titles.get(what, "kept [%]")
     return plot(data, "USD a month for GPUs", y, xaxis={"rangemode": "tozero"}, yaxis=scale, shapes=shapes)
+
+
+def log_axis(values: Sequence[float | None]) -> dict[str, Any]:
+    """An axis on a scale of logarithms, with few ticks, all of them in full: 1, 2, 5, 10, or powers of ten alone."""
+    shown = [value for value in values if value is not None and value > 0]
+    if not shown:
+        return {"type": "log"}
+    low, high = math.floor(math.log10(min(shown))), math.ceil(math.log10(max(shown)))
+    steps = (1, 2, 5) if high - low <= 2 else (1, 3) if high - low <= 4 else (1,)
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    return {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:,.10g}" for tick in ticks]}
 
 
 def _value(told: Told, results: Results, fleet: Fleet, policy: str, what: str) -> float:
@@ -158,38 +174,52 @@ def _policies(told: Told, results: Results, answer: Answer) -> Section:
     fleets = dict.fromkeys([answer.now_fleet, answer.step.fleet])
     return Section(
         "Policies",
-        figures=[Figure(f"Cost saved on {answer.now_fleet.name}", _bars(results, answer), "Bars: 95 % intervals.")],
+        figures=[Figure(f"Cost saved on {answer.now_fleet.name}", bars(results, answer), BARS)],
         tables=[
             Table(
                 f"policies on {fleet.name}",
                 score_header(told),
                 scoreboard(told, results, fleet),
-                f"Against {answer.deployed} on the same fleet. The policy was chosen by earlier requests than these.",
+                f"Against {answer.deployed} on the same fleet. The policy was chosen by earlier requests than these. "
+                f"{BOUND_NOTE} {longer_waits(results.on(fleet), answer.deployed)}".strip(),
             )
             for fleet in fleets
         ],
     )
 
 
-def _bars(results: Results, answer: Answer) -> dict[str, Any]:
-    here = results.on(answer.now_fleet)
+def bars(results: Results, answer: Answer) -> dict[str, Any]:
+    """What policies save on today's fleet; the bound, which nobody can deploy, is in the tables alone."""
+    here = {policy: played for policy, played in results.on(answer.now_fleet).items() if policy != NO_SWAPPING}
     rows = [(policy, results.draws.gain(answer.now.cost, played.cost)) for policy, played in here.items()]
     rows = sorted((row for row in rows if row[1].percent == row[1].percent), key=lambda row: row[1].percent)
+    inside = [gain.percent >= WORST for _, gain in rows]
     bars = {
         "type": "bar", "orientation": "h", "y": [name_of(policy) for policy, _ in rows],
-        "x": [gain.percent for _, gain in rows], "marker": {"color": COLOURS[1]},
+        "x": [max(gain.percent, WORST) for _, gain in rows], "marker": {"color": COLOURS[1]}, "showlegend": False,
         "error_x": {
-            "type": "data", "symmetric": False, "array": [gain.high - gain.percent for _, gain in rows],
-            "arrayminus": [gain.percent - gain.low for _, gain in rows],
+            "type": "data", "symmetric": False,
+            "array": [gain.high - gain.percent if ok else 0.0 for (_, gain), ok in zip(rows, inside, strict=True)],
+            "arrayminus": [
+                gain.percent - max(gain.low, WORST) if ok else 0.0 for (_, gain), ok in zip(rows, inside, strict=True)
+            ],
         },
-        "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
+        "customdata": [share(gain) for _, gain in rows], "hovertemplate": "%{y}: %{customdata}<extra></extra>",
+    }  # fmt: skip
+    cut = [(name_of(policy), share(gain)) for (policy, gain), ok in zip(rows, inside, strict=True) if not ok]
+    triangles = {
+        "type": "scatter", "mode": "markers", "y": [name for name, _ in cut], "x": [WORST] * len(cut),
+        "marker": {"symbol": "triangle-left", "size": 13, "color": COLOURS[0]}, "showlegend": False,
+        "customdata": [text for _, text in cut], "hovertemplate": "%{y}: %{customdata}<extra></extra>",
     }  # fmt: skip
     height = 120 + 26 * len(rows)
-    return plot([bars], "cost of waiting saved [%]", height=height, yaxis={"automargin": True})
+    return plot(
+        [bars, triangles] if cut else [bars], "cost of waiting saved [%]", height=height, yaxis={"automargin": True}
+    )
 
 
 def _elsewhere(rows: list[Held], answer: Answer) -> Section:
-    step = answer.step if answer.step.policy != answer.deployed else answer.steps.get("policy", answer.step)
+    step = answer.tried
     return Section(
         "If the world is another one",
         texts=[

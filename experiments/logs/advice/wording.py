@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from cace_env.evaluation import Gain
 from cace_env.evaluation.scores import Estimate
+from cace_env.fleets import TaskCost
+from cace_env.policies.contestants import NO_SWAPPING
 from experiments.logs.advice.contenders import TUNED
 from experiments.logs.advice.decision import Answer, Grid, Step, kept, smallest_fleets
+from experiments.logs.advice.measured import Latency, times
 from experiments.logs.advice.parts import Parts
-from experiments.logs.advice.playing import Promise
+from experiments.logs.advice.playing import Played, Promise
 from experiments.logs.own_log import made_up
 
 FULL: Final = 0.95  # share of the time that channels or GPUs work: above it, queues only grow
@@ -20,15 +23,43 @@ BACKLOG: Final = 0.05  # share of an episode after its last arrival: above it, q
 SHORT_H: Final = 8.0  # of the part that judges: less is not even one working day
 FEW_DECISIONS: Final = 50  # in a whole log: what a policy saves then is the luck of single decisions
 LONGER: Final = 1.05  # times today's longest wait: what is said
+BOUND: Final = f"{NO_SWAPPING} (bound)"
+BOUND_NOTE: Final = (
+    f"{BOUND}: memory with room for every model, so nothing ever leaves. It cannot be deployed on these GPUs; it shows "
+    "how much all eviction together costs."
+)
+MOST_NAMED: Final = 5
 NUMBERS: Final = ("No", "One", "Two", "Three", "Four", "Five")
 
 
-def headline(answer: Answer) -> str:
-    """What to do, in one sentence; a second one says what else was possible."""
+def headline(answer: Answer, doubted: Latency | None = None) -> str:
+    """What to do, in one sentence; a second one says what else was possible.
+
+    Args:
+        answer: what was found.
+        doubted: a measured latency that the simulation does not fit: then nothing is said of hours and of money saved.
+    """
+    if doubted is not None:
+        return _without_money(answer, doubted)
     step = answer.step
     if step.kind == "nothing":
         return _nothing(answer)
     return f"{_what(answer, step)}: {_worth(answer, step)}. {_instead(answer)}".strip()
+
+
+def _without_money(answer: Answer, doubted: Latency) -> str:
+    """Why nothing is said of money, and what steps save as shares."""
+    said = [
+        f"No hours and no money, as the simulation does not fit this log: its mean {doubted.name} is "
+        f"{times(doubted.ratio)} as was measured."
+    ]
+    if not answer.now.decisions + answer.now.evictions:
+        return f"{said[0]} On {answer.now_fleet.name} memory holds all models that are asked for: nothing to decide."
+    for step in (answer.steps[kind] for kind in ("policy", "fewer", "more", "both") if kind in answer.steps):
+        gpus = f", {'for' if step.gpu_usd > 0 else 'and'} {usd(abs(step.gpu_usd))} of GPUs a month"
+        saved = f"saves {share(step.saved)} of the cost of waiting{gpus if step.gpu_usd else ''}"
+        said.append(f"{_what(answer, step)} ({_change(answer, step)}) {saved}.")
+    return " ".join(said)
 
 
 def _what(answer: Answer, step: Step) -> str:
@@ -48,9 +79,7 @@ def _count(number: int) -> str:
 
 def _worth(answer: Answer, step: Step) -> str:
     """What a step is, saves and costs."""
-    where = f"{step.fleet.name} in place of {answer.now_fleet.name}" if step.fleet != answer.now_fleet else ""
-    who = f"{name_of(step.policy)} in place of {name_of(answer.deployed)}" if step.policy != answer.deployed else ""
-    change = " with ".join(part for part in (where, who) if part)
+    change = _change(answer, step)
     if step.kind == "fewer":
         return (
             f"{change} saves {usd(-step.gpu_usd)} of GPUs a month and costs {hours(_minus(step.hours))} of waiting "
@@ -60,6 +89,13 @@ def _worth(answer: Answer, step: Step) -> str:
     if step.gpu_usd:
         return f"{saved}, for {usd(step.gpu_usd)} of GPUs: {money(step.net_usd)} left"
     return f"{saved}, worth {money(step.net_usd)} at no extra cost"
+
+
+def _change(answer: Answer, step: Step) -> str:
+    """The fleet and the policy of a step, in place of which."""
+    where = f"{step.fleet.name} in place of {answer.now_fleet.name}" if step.fleet != answer.now_fleet else ""
+    who = f"{name_of(step.policy)} in place of {name_of(answer.deployed)}" if step.policy != answer.deployed else ""
+    return " with ".join(part for part in (where, who) if part)
 
 
 def _nothing(answer: Answer) -> str:
@@ -131,10 +167,10 @@ def kept_by(grid: Grid, promises: Sequence[Promise], answer: Answer) -> str:
     if not promises:
         return ""
     what = " and ".join(str(promise) for promise in promises)
-    found = {name: fleet for name, fleet in smallest_fleets(grid, promises).items() if name != "no-swapping"}
+    found = {name: fleet for name, fleet in smallest_fleets(grid, promises).items() if name != NO_SWAPPING}
     cheapest = min((fleet.usd_per_hour for fleet in found.values() if fleet is not None), default=None)
     if cheapest is None:
-        tried = {key: played for key, played in grid.items() if key[1] != "no-swapping"}
+        tried = {key: played for key, played in grid.items() if key[1] != NO_SWAPPING}
         (fleet, name), played = max(tried.items(), key=lambda row: min(kept(row[1])))
         reached = ", ".join(
             f"{100 * value:.3g} % of {promise.task}" for promise, value in zip(promises, kept(played), strict=True)
@@ -160,7 +196,7 @@ def _some(names: Sequence[str], answer: Answer) -> str:
 
 def warnings_of(answer: Answer, grid: Grid, parts: Parts, promises: Sequence[Promise]) -> list[str]:
     """What a reader must not overlook."""
-    said, now, dropped = made_up(parts.whole), answer.now, parts.dropped
+    said, now, dropped = [], answer.now, parts.dropped
     if dropped:
         said.append(f"The log is long: its first {dropped:,} requests were left out.")
     if now.refused:
@@ -172,8 +208,8 @@ def warnings_of(answer: Answer, grid: Grid, parts: Parts, promises: Sequence[Pro
     span_h = now.span_s / 3600
     if span_h < SHORT_H:
         said.append(
-            f"Only {_time(span_h)} of the log judge: a month is thought of as nothing but such hours, so money is good "
-            "for its order of magnitude, and shares for little more than these hours."
+            f"Policies were judged on {_time(span_h)} of the log alone. A month is taken to be nothing but such hours, "
+            "so money is good for its order of magnitude, and shares for little more than these hours."
         )
     if 0 < now.decisions < FEW_DECISIONS:
         said.append(
@@ -199,7 +235,46 @@ def warnings_of(answer: Answer, grid: Grid, parts: Parts, promises: Sequence[Pro
             f"The longest wait is {theirs:.0f} s with what is recommended, and {now.longest_wait_s:.0f} s today: some "
             "wait longer so that all wait less."
         )
-    return said
+    return [*said, *made_up(parts.whole)]
+
+
+def longer_waits(here: Mapping[str, Played], deployed: str) -> str:
+    """Policies that cost less than the deployed one on a fleet, but let a request wait longer; empty without any."""
+    if deployed not in here:
+        return ""
+    now = here[deployed]
+    found = sorted(
+        (
+            (played.longest_wait_s, policy)
+            for policy, played in here.items()
+            if policy != NO_SWAPPING
+            and played.cost.sum() < now.cost.sum()
+            and played.longest_wait_s > LONGER * now.longest_wait_s > 0
+        ),
+        reverse=True,
+    )
+    if not found:
+        return ""
+    named = ", ".join(f"{name_of(policy)} {longest_s:,.0f} s" for longest_s, policy in found[:MOST_NAMED])
+    more = f" and {len(found) - MOST_NAMED} more" if found[MOST_NAMED:] else ""
+    return (
+        f"These save cost, but a single request waits longer than with {name_of(deployed)} ({now.longest_wait_s:,.0f} "
+        f"s): {named}{more}."
+    )
+
+
+def weighted(costs: Mapping[str, TaskCost]) -> str:
+    """What a weighted hour is, by the weights of the log's tasks."""
+    said = []
+    for task, cost in costs.items():
+        parts = [f"{cost.w_ttft:g} until the first token"] if cost.w_ttft else []
+        parts += [f"{cost.w_e2e:g} until the last"] if cost.w_e2e else []
+        said += [f"{task} {' and '.join(parts)}"] if parts else []
+    return (
+        "Weighted hours saved, and so money, count a second of waiting by task, as not all waiting keeps a developer "
+        f"from work ({'; '.join(said)}). Waited hours are those saved until first tokens, unweighted: the "
+        "two can differ, in sign, too."
+    )
 
 
 def _time(hours_: float) -> str:
@@ -208,7 +283,7 @@ def _time(hours_: float) -> str:
 
 def name_of(policy: str) -> str:
     """How a policy is called in a sentence."""
-    return "CACE tuned to this log" if policy == TUNED else policy
+    return {TUNED: "CACE tuned to this log", NO_SWAPPING: BOUND}.get(policy, policy)
 
 
 def usd(value: float) -> str:
@@ -225,7 +300,7 @@ def hours(found: Estimate) -> str:
     """Developers' time with its interval."""
     digits = 0 if abs(found.value) >= 10 else 1
     text = f"{found.value:,.{digits}f}"
-    return f"{_bounded(text, found.low, found.high, lambda value: f'{value:,.{digits}f}')} developer-hours"
+    return f"{_bounded(text, found.low, found.high, lambda value: f'{value:,.{digits}f}')} weighted developer-hours"
 
 
 def share(gain: Gain) -> str:
