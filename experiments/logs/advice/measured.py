@@ -17,7 +17,7 @@ from cace_env.workload import Workload
 QUANTILES: Final = (0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
 FEWEST: Final = 20  # requests with a measured time: one beyond the p95
 BELIEVED: Final = (0.67, 1.5)  # simulated over measured mean: beyond, hours and money are not told
-UNITS: Final = (300.0, 3000.0)  # the same, or its inverse, where one of the two is in ms
+UNITS: Final = (300.0, 3000.0)  # a ratio of two times, or its inverse, where one of them is in ms
 
 
 class Latency(NamedTuple):

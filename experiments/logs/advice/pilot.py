@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from cace_env.evaluation.intervals import FEWEST_WINDOWS
 from cace_env.evaluation.scores import Estimate
 from cace_env.tables import NONE, TASKS, FloatArray, Int64Array
 from cace_env.traces import Trace
+from experiments.logs.advice.measured import UNITS
 from experiments.logs.advice.parts import LEAST_ROWS, WINDOWS
 from experiments.logs.advice.resampling import Draws
 
@@ -25,6 +27,9 @@ Bools = npt.NDArray[np.bool_]
 
 LEVELS: Final = (0.50, 0.95)  # quantiles that people ask for
 FEWEST: Final = 100  # measured requests of a group in each log: five beyond its p95
+IN_A_WINDOW: Final = 5  # of these, in at least half of the windows: fewer have no interval
+BEYOND: Final = 10  # of these above a quantile: fewer have no interval
+MOST_S: Final = 60.0  # median of TTFT: above it, milliseconds were read as seconds
 MOST_MODELS: Final = 12  # the most used: more rows are not read
 SIZES: Final = (0.25, 0.5, 0.75)  # quantiles of prompt tokens, between which requests count as alike
 QUANTILE_RESAMPLES: Final = 2_000  # fewer than of means: each adds up whole histograms
@@ -48,8 +53,8 @@ class Traffic(NamedTuple):
     """What was asked, before and after."""
 
     what: str
-    before: float
-    after: float
+    before: float | str | None
+    after: float | str | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Change:
     traffic: tuple[Traffic, ...]
     mix_shift: float  # share of the requests that would have to be of another model, task or size
     windows: int
+    cautions: tuple[str, ...] = ()  # of the two logs: in the wrong order, or in another unit of time
 
     def kpi(self, latency: str, statistic: str, group: str = ALL) -> Kpi | None:
         """One of the numbers; None where there is none."""
@@ -90,8 +96,9 @@ def change_between(before: Trace, after: Trace, windows: int | None = None) -> C
         windows: that each log is cut into; as many as have enough requests by default.
 
     Raises:
-        ConfigError: the logs have no measured latency in common, or too few requests.
+        ConfigError: the logs are the same, overlap in time, have no measured latency in common, or too few requests.
     """
+    _refuse_overlap(before, after)
     rows = min(len(before), len(after))
     if rows < (windows or FEWEST_WINDOWS) * LEAST_ROWS:
         raise ConfigError(
@@ -113,7 +120,66 @@ def change_between(before: Trace, after: Trace, windows: int | None = None) -> C
             kpis += _kpis(latency, group, logs, chosen, draws)
             adjusted = _same_mix(latency, logs, draws) if group == ALL else None
             kpis += [adjusted] if adjusted is not None else []
-    return Change(tuple(kpis), _traffic(before, after, logs), _mix_shift(logs), count)
+    cautions = (*_order(before, after), *_units(logs, shared))
+    return Change(tuple(kpis), _traffic(before, after, logs), _mix_shift(logs), count, cautions)
+
+
+def _refuse_overlap(before: Trace, after: Trace) -> None:
+    """Refuses two logs of the same time: nothing changed between them.
+
+    Raises:
+        ConfigError: they are the same or overlap.
+    """
+    if len(before) == len(after) and all(
+        (one is None and other is None) or (one is not None and other is not None and np.array_equal(one, other))
+        for one, other in ((getattr(before, name), getattr(after, name)) for name in ("time_us", "ttft_us", "e2e_us"))
+    ):
+        raise ConfigError("--before and --after are the same requests; name two logs, before and after the change")
+    first, second = sorted((_period(before), _period(after)), key=lambda period: period or (0, 0))
+    if first is not None and second is not None and second[0] < first[1]:
+        raise ConfigError(
+            f"the two logs overlap in time: one ends at {_moment(first[1])} and the other begins at "
+            f"{_moment(second[0])}; a pilot needs one that ends before the change and one that begins after it"
+        )
+
+
+def _period(log: Trace) -> tuple[int, int] | None:
+    """The first and the last request [us since 1970]; None where the log's clock is not absolute."""
+    return None if log.began_us is None else (log.began_us, log.began_us + int(log.time_us[-1]))
+
+
+def _moment(time_us: int) -> str:
+    return f"{datetime.fromtimestamp(time_us // 1_000_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _order(before: Trace, after: Trace) -> list[str]:
+    """That the log before is the later one."""
+    first, second = _period(before), _period(after)
+    if first is None or second is None or first < second:
+        return []
+    return [
+        f"The log before the change begins at {_moment(first[0])}, later than the one after it, at "
+        f"{_moment(second[0])}: are --before and --after the wrong way round?"
+    ]
+
+
+def _units(logs: tuple[_Log, _Log], latencies: Sequence[str]) -> list[str]:
+    """Times that look like milliseconds read as seconds."""
+    said = []
+    for latency in latencies:
+        medians = [float(np.nanmedian(log.measured(latency))) for log in logs]
+        ratio = medians[1] / medians[0] if medians[0] else 1.0
+        if UNITS[0] <= max(ratio, 1 / ratio if ratio else 0.0) <= UNITS[1]:
+            said.append(
+                f"The medians of {latency} are {medians[0]:.3g} s before and {medians[1]:.3g} s after, about 1,000 "
+                "times: is one of them in ms? Say so at its import (unit: ms)."
+            )
+        elif latency == "TTFT" and min(medians) > MOST_S:
+            said.append(
+                f"The median of TTFT is {medians[0]:,.0f} s before and {medians[1]:,.0f} s after: are these ms? Say so "
+                "at the import (unit: ms)."
+            )
+    return said
 
 
 def _log(trace: Trace, windows: int) -> _Log:
@@ -161,23 +227,40 @@ def _kpis(
     if min(len(each) for each in values) < FEWEST:
         return []
     drawn = [_means(*each) for each in zip(values, windows, draws, strict=True)]
-    kpis = [_kpi(latency, group, "mean", [float(each.mean()) for each in values], drawn, draws[0])]
+    spread = all(_spread(each, one.windows) for each, one in zip(windows, draws, strict=True))
+    kpis = [_kpi(latency, group, "mean", [float(each.mean()) for each in values], drawn, draws[0], spread)]
     quantiles = [_quantiles(*each) for each in zip(values, windows, draws, strict=True)]
     for at, level in enumerate(LEVELS):
         exact = [float(np.quantile(each, level)) for each in values]
-        kpis.append(_kpi(latency, group, f"p{100 * level:.0f}", exact, [each[at] for each in quantiles], draws[0]))
+        enough = spread and (1 - level) * min(map(len, values)) >= BEYOND
+        drawn = [each[at] for each in quantiles]
+        kpis.append(_kpi(latency, group, f"p{100 * level:.0f}", exact, drawn, draws[0], enough))
     return kpis
 
 
+def _spread(window: Int64Array, windows: int) -> bool:
+    """Whether requests are in enough windows for an interval; `window` is that of each request."""
+    return int((np.bincount(window, minlength=windows) >= IN_A_WINDOW).sum()) >= max(FEWEST_WINDOWS, windows / 2)
+
+
 def _kpi(
-    latency: str, group: str, statistic: str, exact_s: Sequence[float], drawn_s: Sequence[FloatArray], draws: Draws
+    latency: str,
+    group: str,
+    statistic: str,
+    exact_s: Sequence[float],
+    drawn_s: Sequence[FloatArray],
+    draws: Draws,
+    enough: bool = True,
 ) -> Kpi:
-    """A number before and after, and its change."""
+    """A number before and after, and its change; without an interval where requests are not `enough`.
+
+    The interval is that of the logarithm of the ratio: a time cannot fall by more than 100 %.
+    """
     before_s, after_s = exact_s
     with np.errstate(divide="ignore", invalid="ignore"):
-        changes = 100 * (drawn_s[1] / drawn_s[0] - 1)
-    change = draws.interval(100 * (after_s / before_s - 1) if before_s else float("nan"), changes)
-    return Kpi(latency, group, statistic, before_s, after_s, change)
+        exact, drawn = np.log(after_s) - np.log(before_s), np.log(drawn_s[1]) - np.log(drawn_s[0])
+    found = draws.interval(float(exact), drawn) if enough else Estimate(float(exact), np.nan, np.nan)
+    return Kpi(latency, group, statistic, before_s, after_s, Estimate(*(100 * float(np.expm1(each)) for each in found)))
 
 
 def _means(values: FloatArray, window: Int64Array, draws: Draws) -> FloatArray:
@@ -248,11 +331,18 @@ def _mix_shift(logs: tuple[_Log, _Log]) -> float:
 
 
 def _traffic(before: Trace, after: Trace, logs: tuple[_Log, _Log]) -> tuple[Traffic, ...]:
-    rows = [Traffic("requests", len(before), len(after))]
+    periods = [_period(log) for log in (before, after)]
+    rows = [
+        Traffic(what, *(None if period is None else _moment(period[end]) for period in periods))
+        for end, what in enumerate(("from", "to"))
+    ]
+    rows.append(Traffic("requests", len(before), len(after)))
     rows.append(Traffic("requests an hour", *(3600 * len(log.window) / max(log.span_s, 1.0) for log in logs)))
     for what, name in (("prompt tokens, mean", "context_tokens"), ("output tokens, mean", "output_tokens")):
         columns = [getattr(trace, name) for trace in (before, after)]
         if all(column is not None for column in columns):
             rows.append(Traffic(what, *(float(column.mean()) for column in columns)))
-    rows.append(Traffic("models", *(float(len(np.unique(log.model))) for log in logs)))
+    rows.append(Traffic("models", *(len(np.unique(log.model)) for log in logs)))
+    users = [None if log.user is None else len(np.unique(log.user)) for log in (before, after)]
+    rows.append(Traffic("users", *users))
     return tuple(rows)

@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Console
 
 from cace_env.files import csv_text, json_text, replace_file
-from experiments.logs.advice.measured import Measured
+from experiments.logs.advice.measured import Measured, doubts_of
 from experiments.logs.advice.page import measured_section
 from experiments.logs.advice.pilot import Change, Kpi
 from experiments.logs.model_names import shown
@@ -17,8 +17,12 @@ from experiments.reports.page import Page, Section, Table, write_page
 from experiments.running.command_line import screen_table
 from experiments.running.run_folder import surroundings
 
-HEADER: Final = ("latency", "requests", "KPI", "before s", "after s", "change")
+HEADER: Final = ("KPI", "change", "requests", "before s", "after s")
 SHIFTED: Final = 0.1  # of the mix: from here on, means cannot be compared as they are
+NOTE: Final = (
+    "Below 0 is faster. Intervals are 95 %, of the logarithm of the ratio; bold: the interval leaves out 0. None where "
+    "a group has too few requests for one."
+)
 BEWARE: Final = (
     "The two logs differ in time, and so in traffic: who asked, how much and when. Nothing here tells that from the "
     "policy but the mean of the same mix, which weighs model, task and size of prompt alone. Load is not adjusted for."
@@ -26,15 +30,19 @@ BEWARE: Final = (
 
 
 def sentence(change: Change) -> str:
-    """What changed, first."""
+    """What changed, first: of the same mix of requests, where the mix changed."""
     latency = change.kpis[0].latency
     mean, p95 = change.kpi(latency, "mean"), change.kpi(latency, "p95")
     mixed = change.kpi(latency, "mean of the same mix")
     assert mean is not None
-    text = f"{latency} is {_said(mean)} after the change than before" if _told(mean) else _untold(mean)
-    more = [f"p95 {_change(p95)}"] if p95 is not None else []
-    more += [f"for the same mix of requests the mean {_change(mixed)}"] if mixed is not None else []
-    return f"{text}; {'; '.join(more)}." if more else f"{text}."
+    slowest = f" and p95 {_said(p95)}" if p95 is not None else ""
+    if mixed is not None and change.mix_shift > SHIFTED:
+        as_it_is = f"as measured, with another mix, the mean is {_said(mean)}{slowest}"
+        return f"For the same mix of requests, {_means(mixed)}; {as_it_is}."
+    more = [f"p95 is {_said(p95)}"] if p95 is not None else []
+    more += [f"for the same mix of requests the mean is {_said(mixed)}"] if mixed is not None else []
+    first = _means(mean)
+    return f"{first[0].upper()}{'; '.join([first[1:], *more])}."
 
 
 def _told(kpi: Kpi) -> bool:
@@ -43,13 +51,19 @@ def _told(kpi: Kpi) -> bool:
 
 
 def _said(kpi: Kpi) -> str:
-    size = sorted((abs(kpi.change.low), abs(kpi.change.high)))
-    word = "lower" if kpi.change.value < 0 else "higher"
-    return f"{abs(kpi.change.value):.1f} % ({size[0]:.1f} to {size[1]:.1f}) {word} on average"
+    """`12.3 % (4.5 to 20.1) lower`; where the interval holds 0, its other end is `higher` below 0."""
+    value, low, high = kpi.change
+    word, sign = ("lower", -1) if value < 0 else ("higher", 1)
+    size = sorted((sign * low, sign * high))
+    interval = "" if low != low else f" ({size[0]:.1f} to {size[1]:.1f})"
+    return f"{abs(value):.1f} %{interval} {word}"
 
 
-def _untold(kpi: Kpi) -> str:
-    return f"Mean {kpi.latency} cannot be told apart before and after the change: {_change(kpi)}"
+def _means(kpi: Kpi) -> str:
+    """A mean before and after."""
+    if _told(kpi):
+        return f"mean {kpi.latency} is {_said(kpi)} after the change than before"
+    return f"mean {kpi.latency} cannot be told apart before and after the change: {_change(kpi)}"
 
 
 def _change(kpi: Kpi) -> str:
@@ -61,6 +75,7 @@ def _change(kpi: Kpi) -> str:
 def warnings_of(change: Change) -> list[str]:
     """What a reader must not overlook."""
     said = [BEWARE]
+    said[:0] = change.cautions
     if change.mix_shift > SHIFTED:
         said.insert(
             0,
@@ -73,8 +88,8 @@ def warnings_of(change: Change) -> list[str]:
 def rows_of(change: Change) -> list[list[str]]:
     """Every KPI as a row of text; names of models are escaped."""
     return [
-        [row.latency, _group(row.group), row.statistic, f"{row.before_s:.3g}", f"{row.after_s:.3g}",
-         f"**{_change(row)}**" if _told(row) else _change(row)]
+        [f"{row.latency} {row.statistic}", f"**{_change(row)}**" if _told(row) else _change(row), _group(row.group),
+         f"{row.before_s:.3g}", f"{row.after_s:.3g}"]
         for row in change.kpis
     ]  # fmt: skip
 
@@ -89,10 +104,15 @@ def show_pilot(change: Change, simulated: Sequence[Measured], console: Console) 
     console.print(f"\n{sentence(change)}", style="bold", soft_wrap=True)
     for text in expected(simulated):
         console.print(text, soft_wrap=True)
-    rows = [row for row in rows_of(change) if not row[1].startswith("model")]
-    console.print(screen_table(HEADER, rows, left=3))
-    for text in warnings_of(change):
-        console.print(text, style="yellow", soft_wrap=True)
+    rows = [row for row in rows_of(change) if not row[2].startswith("model")]
+    console.print(screen_table(HEADER, rows))
+    for text in [*warnings_of(change), *doubts(simulated)]:
+        console.print(text.replace("**", ""), style="yellow", soft_wrap=True)
+
+
+def doubts(simulated: Sequence[Measured]) -> list[str]:
+    """Simulated times that are far from the measured ones, each said once."""
+    return list(dict.fromkeys(text for found in simulated for text in doubts_of(found)))
 
 
 def expected(simulated: Sequence[Measured]) -> list[str]:
@@ -119,9 +139,10 @@ def write_pilot(change: Change, simulated: Sequence[Measured], folder: Path, com
     header = ("latency", "requests", "kpi", "before_s", "after_s", "change_percent", "low", "high")
     numbers = [[row.latency, row.group, row.statistic, row.before_s, row.after_s, *row.change] for row in change.kpis]
     replace_file(folder / "kpis.csv", csv_text(header, numbers))
+    warnings = [*warnings_of(change), *doubts(simulated)]
     content = {
         "sentence": sentence(change),
-        "warnings": warnings_of(change),
+        "warnings": warnings,
         "kpis": [dict(zip(header, row, strict=True)) for row in numbers],
         "traffic": [row._asdict() for row in change.traffic],
         "mix_shift": change.mix_shift,
@@ -134,13 +155,13 @@ def write_pilot(change: Change, simulated: Sequence[Measured], folder: Path, com
     page = Page(
         title="What the pilot changed",
         headline=sentence(change),
-        boxes=warnings_of(change),
+        boxes=warnings,
         sections=[
             Section(
                 "KPIs",
                 texts=expected(simulated),
                 tables=[
-                    Table("kpis", HEADER, rows_of(change), "Intervals are 95 %; bold: the interval leaves out 0.")
+                    Table("kpis", HEADER, rows_of(change), NOTE)
                 ],
             ),
             Section(
@@ -154,7 +175,7 @@ def write_pilot(change: Change, simulated: Sequence[Measured], folder: Path, com
                     f"Each log in {change.windows} windows of equally many requests; blocks of consecutive windows "
                     "are drawn again, the two logs independently of each other. For the same mix, requests after are "
                     "weighed by task, model and quarter of prompt sizes as they were before; what one log lacks is "
-                    "left out.",
+                    "left out. Users are counted, and not matched between the logs.",
                     f"```\n{command}\n```",
                 ],
                 folded=True,
