@@ -132,7 +132,7 @@ def test_weighted_hours_are_called_so_and_stand_beside_those_waited():
 
 
 def test_what_decides_stands_first_where_screens_are_narrow():
-    assert STEP_HEADER[:3] == ("step", "left [USD]", "cost saved")
+    assert STEP_HEADER[:3] == ("step", "left USD", "cost saved")
 
 
 def test_policies_that_save_but_let_one_wait_longer_are_named():

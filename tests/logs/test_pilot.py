@@ -137,7 +137,7 @@ def test_periods_and_users_stand_in_the_table_of_traffic(tmp_path: Path):
     change = change_between(before, after)
     write_pilot(change, [], tmp_path, "python -m experiments.recommend")
     rows = {row["what"]: row for row in Report(tmp_path).table("traffic")}
-    assert rows["from"]["before"] == "2026-01-01 00:00:00 UTC" and rows["to"]["after"].startswith("2026-01-02")
+    assert rows["from, UTC"]["before"] == "2026-01-01 00:00" and rows["to, UTC"]["after"].startswith("2026-01-02")
     assert (rows["users"]["before"], rows["users"]["after"]) == ("7", "-")
 
 

@@ -38,10 +38,10 @@ from experiments.running.run_folder import surroundings
 MOST_SHOWN: Final = 8  # policies in the terminal
 STEPS: Final = {
     "nothing": "as it is",
-    "policy": "another policy",
+    "policy": "other policy",
     "fewer": "fewer GPUs",
     "more": "more GPUs",
-    "both": "GPUs and policy",
+    "both": "GPUs + policy",
 }
 
 
@@ -231,7 +231,7 @@ def step_rows(answer: Answer) -> list[list[str]]:
 
 
 STEP_HEADER: Final = (
-    "step", "left [USD]", "cost saved", "weighted h", "waited h", "GPUs [USD]", "fleet", "policy",
+    "step", "left USD", "cost saved", "weighted h", "waited h", "GPU USD", "fleet", "policy",
 )  # fmt: skip
 
 
@@ -278,7 +278,7 @@ def show(told: Told, results: Results, console: Console) -> None:
     console.print(f"\n{told.sentence(answer)}", style="bold", soft_wrap=True)
     for more in told.further(results):
         console.print(more, soft_wrap=True)
-    console.print(screen_table(STEP_HEADER, step_rows(answer)))
+    console.print(screen_table(STEP_HEADER, step_rows(answer), whole=3))
     console.print(told.weighted(), soft_wrap=True)
     rows = scoreboard(told, results, answer.step.fleet)
     always = (answer.deployed, answer.step.policy, TUNED, "cace", BOUND)

@@ -138,8 +138,8 @@ def _refuse_overlap(before: Trace, after: Trace) -> None:
     first, second = sorted((_period(before), _period(after)), key=lambda period: period or (0, 0))
     if first is not None and second is not None and second[0] < first[1]:
         raise ConfigError(
-            f"the two logs overlap in time: one ends at {_moment(first[1])} and the other begins at "
-            f"{_moment(second[0])}; a pilot needs one that ends before the change and one that begins after it"
+            f"the two logs overlap in time: one ends at {_moment(first[1])} UTC and the other begins at "
+            f"{_moment(second[0])} UTC; a pilot needs one that ends before the change and one that begins after it"
         )
 
 
@@ -148,8 +148,8 @@ def _period(log: Trace) -> tuple[int, int] | None:
     return None if log.began_us is None else (log.began_us, log.began_us + int(log.time_us[-1]))
 
 
-def _moment(time_us: int) -> str:
-    return f"{datetime.fromtimestamp(time_us // 1_000_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+def _moment(time_us: int, to: str = "seconds") -> str:
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).replace(tzinfo=None).isoformat(" ", to)
 
 
 def _order(before: Trace, after: Trace) -> list[str]:
@@ -158,8 +158,8 @@ def _order(before: Trace, after: Trace) -> list[str]:
     if first is None or second is None or first < second:
         return []
     return [
-        f"The log before the change begins at {_moment(first[0])}, later than the one after it, at "
-        f"{_moment(second[0])}: are --before and --after the wrong way round?"
+        f"The log before the change begins at {_moment(first[0])} UTC, later than the one after it, at "
+        f"{_moment(second[0])} UTC: are --before and --after the wrong way round?"
     ]
 
 
@@ -333,8 +333,8 @@ def _mix_shift(logs: tuple[_Log, _Log]) -> float:
 def _traffic(before: Trace, after: Trace, logs: tuple[_Log, _Log]) -> tuple[Traffic, ...]:
     periods = [_period(log) for log in (before, after)]
     rows = [
-        Traffic(what, *(None if period is None else _moment(period[end]) for period in periods))
-        for end, what in enumerate(("from", "to"))
+        Traffic(what, *(None if period is None else _moment(period[end], "minutes") for period in periods))
+        for end, what in enumerate(("from, UTC", "to, UTC"))
     ]
     rows.append(Traffic("requests", len(before), len(after)))
     rows.append(Traffic("requests an hour", *(3600 * len(log.window) / max(log.span_s, 1.0) for log in logs)))
