@@ -64,7 +64,7 @@ NOBODY: Final = NONE  # the subject of what happens to no one
 def happen(
     row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, limits: Array, trace: Array, now: int, kind: int,
     subject: int,
-) -> int:  # fmt: skip
+) -> Any:  # fmt: skip
     """Writes one event into the state; the status: ASKED if a question is open.
 
     After the last event of an instant, `INSTANT_ENDS` places models or asks the policy. The clock must not go back.

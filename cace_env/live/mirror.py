@@ -30,6 +30,7 @@ from cace_env.kernel.state import (
     TRACED,
     WINDOW_TAIL,
     Requests,
+    State,
 )
 from cace_env.live import events
 from cace_env.simulation import Limits, Simulator
@@ -37,9 +38,14 @@ from cace_env.simulation.outcome import TraceRow
 from cace_env.tables import FOREVER, NONE, FleetTables
 
 TOKEN: Final = 1 << 20  # the unit of `Mirror.received`: 2^-20 tokens, as the kernel counts rounds
+NOTHING: Final = np.zeros(0, dtype=np.int32)  # all requests arrive when `arrive` says so
 ROWS: Final = 1024  # requests there is room for at first
 TRACE_ROWS: Final = 4096  # between two looks at the trace
 FORGET_US: Final = 3_600_000_000  # a session without a request for an hour; its prefix counts 1/64 by then
+
+
+class Alone:
+    """The session of a request that belongs to none."""
 
 
 class Arrival(NamedTuple):
@@ -88,6 +94,9 @@ class Mirror:
         self._users: dict[tuple[Hashable, int], int] = {}
         self._free_sessions: deque[int] = deque()
         self._free_users: deque[int] = deque()
+        self._requests = Requests(
+            np.zeros((0, len(TIME)), dtype=np.int64), np.zeros((0, len(COLUMN)), dtype=np.int32), NOTHING
+        )
         self._make_room(ROWS)
         self._happen(0, events.BEGIN)
 
@@ -251,40 +260,38 @@ class Mirror:
         return self._users[key]
 
     def _forget_sessions(self, now_us: int) -> None:
-        """Makes rows of sessions free: of those that were silent for long, else by making room."""
+        """Makes rows of sessions free: of those that will not come back, or were silent for long; else makes room."""
         pairs = self.state.pairs
         in_use = {int(self._requests.columns[r, COLUMN.session_pair]) for r in self._units}
-        silent = (pairs[:, PAIR.window] == 0) & (pairs[:, PAIR.time_us] < now_us - FORGET_US)
-        gone = [key for key, pair in self._sessions.items() if silent[pair] and pair not in in_use]
+        unseen = pairs[:, PAIR.window] == 0
+        silent = unseen & (pairs[:, PAIR.time_us] < now_us - FORGET_US)
+        gone = [
+            key
+            for key, pair in self._sessions.items()
+            if (unseen if isinstance(key[0], Alone) else silent)[pair] and pair not in in_use
+        ]
         self._free_sessions.extend(self._sessions.pop(key) for key in gone)
         if not self._free_sessions:
             self._make_room(2 * len(self.state.requests))
 
     def _make_room(self, rows: int) -> None:
         """Room for so many requests, sessions and users; what is there stays."""
-        before = getattr(self, "state", None)
+        first, before = len(self._requests.times), self.state if len(self._requests.times) else None
         slots, models = int(self.fleet[layout.R_MAX_SLOTS]), self.tables.num_models
         at = layout.state_offsets(self.tables, slots, models, rows, rows, rows, most_seats=self._seats)
-        arena = layout.arena(1, int(at[-1]))
         times, columns = np.zeros((rows, len(TIME)), dtype=np.int64), np.zeros((rows, len(COLUMN)), dtype=np.int32)
-        first = 0
-        if before is not None:
-            first = len(before.requests)
-            times[:first], columns[:first] = self._requests.times, self._requests.columns
-        self._requests = Requests(times, columns, np.zeros(0, dtype=np.int32))
-        arguments = (arena[0], at, self.fleet, self.fleet_at, self._requests)
+        times[:first], columns[:first] = self._requests.times, self._requests.columns
+        self._requests = Requests(times, columns, NOTHING)
+        arguments = (layout.arena(1, int(at[-1]))[0], at, self.fleet, self.fleet_at, self._requests)
         self.simulator = Simulator.over(self.tables, arguments, self._limits, self._trace)
-        self.state = self.simulator.state
+        self.state: State = self.simulator.state
         if before is not None:
             for new, old in zip(self.state, before, strict=True):
                 new[: len(old)] = old
-            self._clear_new(first)
+            self._clear_requests(slice(first, None))
+            self.state.pairs[first:, PAIR.epoch] = NONE
         for free in (self._free, self._free_sessions, self._free_users):
             free.extend(range(first, rows))
-
-    def _clear_new(self, first: int) -> None:
-        self._clear_requests(slice(first, None))
-        self.state.pairs[first:, PAIR.epoch] = NONE
 
     def _clear_requests(self, rows: slice) -> None:
         self.state.requests[rows, REQUEST.arrival_us] = FOREVER

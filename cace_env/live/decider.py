@@ -1,0 +1,210 @@
+"""Asks any policy about real servers, and LRU where the policy fails: nobody waits for a policy that hangs.
+
+Built-in rules and trained agents are compiled, answer in well under a millisecond and cannot hang: they are asked in
+the event loop. A policy in Python is asked in a thread of its own, on a copy of the state, and has `limit_s` to answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.config import ConfigError
+from cace_env.live.mirror import Arrival, Mirror, live_tables
+from cace_env.policies import Contestant, Guarded, Player, policy
+from cace_env.policies.built_in import Policy, Training
+from cace_env.policies.contestants import NO_SWAPPING, unanswered
+from cace_env.policies.guard import FALLBACK
+from cace_env.policies.python import PolicyError
+from cace_env.simulation import Simulator
+from cace_env.tables import FleetTables
+from cace_env.workload import Workload
+
+FloatArray = npt.NDArray[np.float64]
+
+LIMIT_S: Final = 0.05  # longest time that a policy in Python has
+NO_REQUESTS: Final = Workload.from_columns(model=[0], context_tokens=[1], output_tokens=[1])
+
+
+class Choice(NamedTuple):
+    """An answer to an open question."""
+
+    action: int
+    decider: Policy | None  # the built-in policy that gave it, if it was one
+    scores: FloatArray | None  # (actions,) behind it: the highest is chosen, NaN = has none
+    fallback: str  # why the policy did not decide, a word; "" if it did
+    detail: str  # the same in a line
+    seconds: float  # from the question to the answer
+
+
+class Decider:
+    """A policy, with LRU behind it.
+
+    Args:
+        contestant: the policy, from `cace_env.policies.contestant_of`.
+        tables: the fleet, as `live_tables` gives it.
+        training: for policies that learn from training requests.
+        limit_s: longest time for a policy in Python [s].
+
+    Attributes:
+        inline: whether the policy is asked in the caller's thread (`now`), or in one of its own (`soon`).
+        limits: keep-alive, count and patience of the policy.
+
+    Raises:
+        ConfigError: the policy cannot play on this fleet, or needs the future.
+    """
+
+    def __init__(
+        self,
+        contestant: Contestant,
+        tables: FleetTables,
+        *,
+        training: Training | None = None,
+        limit_s: float = LIMIT_S,
+    ) -> None:
+        built_in = contestant.built_in
+        if contestant.name == NO_SWAPPING or (built_in is not None and built_in.clairvoyant):
+            raise ConfigError(f"policy {contestant.name!r} cannot decide here: the future of real requests is unknown")
+        if (problem := unanswered(contestant, tables.protocol)) is not None:
+            raise ConfigError(problem)
+        self.name, self.who, self.inline = contestant.name, contestant.policy, built_in is not None
+        self._limit_s = limit_s
+        self._player: Player | Guarded
+        if isinstance(self.who, Guarded):
+            self._player, self.limits = self.who, self.who.begin(tables, NO_REQUESTS, 0, training=training)
+        else:
+            self._player = Player(
+                self.name, self.who, tables, NO_REQUESTS, 0, order=contestant.order, training=training,
+                illegal=contestant.illegal,
+            )  # fmt: skip
+            self.limits = self._player.limits
+        self._lru = Player("lru", policy(FALLBACK[tables.protocol]), tables, NO_REQUESTS, 0)
+        self._thread = None if self.inline else _Thread()
+        self._warm_up(tables)
+
+    def now(self, mirror: Mirror) -> Choice:
+        """The answer of a policy that is asked inline."""
+        began = time.perf_counter()
+        try:
+            action, decider, scores, fallback, detail = self._ask(mirror.simulator)
+        except PolicyError as error:
+            return self._fall_back(mirror, "error", str(error), began)
+        return Choice(action, decider, scores, fallback, detail, time.perf_counter() - began)
+
+    async def soon(self, mirror: Mirror) -> Choice:
+        """The answer of a policy in Python, or that of LRU after an error or `limit_s`."""
+        assert self._thread is not None
+        began = time.perf_counter()
+        if self._thread.busy:
+            return self._fall_back(mirror, "late", "an earlier question is still being answered", began)
+        seen = mirror.copy()
+        try:
+            asked = self._thread.call(lambda: self._ask(seen))
+            answer = await asyncio.wait_for(asked, max(self._limit_s - (time.perf_counter() - began), 0.001))
+        except TimeoutError:
+            return self._fall_back(mirror, "late", f"no answer within {self._limit_s * 1e3:g} ms", began)
+        except _Failed as failure:
+            return self._fall_back(mirror, "error", str(failure), began)
+        action, decider, scores, fallback, detail = answer
+        return Choice(action, decider, scores, fallback, detail, time.perf_counter() - began)
+
+    def _ask(self, simulator: Simulator) -> tuple[int, Policy | None, FloatArray | None, str, str]:
+        """Action, decider, scores, fallback and detail of a `Choice`."""
+        who = self._player
+        action, _ = who.answer(simulator)
+        player = who.decider if isinstance(who, Guarded) else who
+        reason = (who.reason or "") if isinstance(who, Guarded) else ""
+        detail = who.last.get(reason, "") if isinstance(who, Guarded) else ""
+        decider = player.policy if isinstance(player.policy, Policy) else None
+        return action, decider, player.scores(simulator), reason, detail
+
+    def _fall_back(self, mirror: Mirror, reason: str, detail: str, began: float) -> Choice:
+        action, _ = self._lru.answer(mirror.simulator)
+        decider = self._lru.policy
+        assert isinstance(decider, Policy)
+        scores = self._lru.scores(mirror.simulator)
+        return Choice(action, decider, scores, reason, detail, time.perf_counter() - began)
+
+    def _warm_up(self, tables: FleetTables) -> None:
+        """One question before there are any: what has to be compiled or loaded for it would take seconds later."""
+        mirror = first_question(tables, self)
+        if mirror is None:
+            return
+        try:
+            self._ask(mirror.simulator)
+        except PolicyError as error:
+            raise ConfigError(f"asked before serving, to be warm: {error}") from error
+        self._lru.answer(mirror.simulator)
+        mirror.simulator.features(), mirror.simulator.model_features()  # the log of decisions has them
+        if isinstance(self._player, Player) and callable(reset := getattr(self.who, "reset", None)):
+            reset(0)
+
+
+def first_question(tables: FleetTables, decider: Decider) -> Mirror | None:
+    """A mirror that stands at a question, after a request for each model in turn; None if everything fits."""
+    mirror = Mirror(live_tables(tables), decider.limits)
+    mirror.end_instant()
+    for m in range(tables.num_models):
+        now_us = m + 1
+        row = mirror.arrive(now_us, Arrival(m, 0, 1, 1, "", "")) if tables.kv_tokens[m] > 1 else None
+        for _ in range(4):
+            if mirror.asked or mirror.end_instant():
+                return mirror
+            for trace in mirror.take_trace():
+                if trace.kind in ("LOAD_START", "UNLOAD_START"):
+                    mirror.channel_done(now_us, trace.accelerator)
+        if row is not None:
+            mirror.give_up(now_us, row)
+            mirror.end_instant()
+    return None
+
+
+class _Failed(Exception):
+    """What a policy raised, in words."""
+
+
+class _Thread:
+    """One thread for a policy in Python. It is a daemon: a policy that hangs does not keep the process alive."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="policy", daemon=True).start()
+
+    def call(self, ask: Callable[[], Any]) -> asyncio.Future[Any]:
+        """What `ask` returns; an error of any kind is a `_Failed`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self.busy = True
+
+        def done(result: Any, failure: _Failed | None) -> None:
+            self.busy = False
+            if future.done():
+                return
+            if failure is not None:
+                future.set_exception(failure)
+            else:
+                future.set_result(result)
+
+        def work() -> None:
+            result, failure = None, None
+            try:
+                result = ask()
+            except BaseException as error:  # a policy that calls sys.exit must not end the thread either
+                failure = _Failed(str(error) or type(error).__name__)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(done, result, failure)
+
+        self._calls.put(work)
+        return future
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()

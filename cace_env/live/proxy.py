@@ -1,0 +1,259 @@
+"""The router's HTTP side: the OpenAI API for clients, metrics for Prometheus, a status page for people.
+
+Prompts and answers pass through; no line of a log, no metric and no error message of this side holds a part of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Final
+
+from aiohttp import web
+
+from cace_env.config import ConfigError
+from cace_env.kernel.state import MODEL
+from cace_env.live.answers import Answer, most_tokens, prompt_tokens
+from cace_env.live.backends.base import BackendError
+from cace_env.live.mirror import Alone
+from cace_env.live.router import Router
+from cace_env.live.status import PHASES, status_of
+from cace_env.live.tickets import QueueFull, Ticket
+from cace_env.tables import TASKS
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
+PATHS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}  # and the task of their requests
+OPEN: Final = ("/", "/health")  # need no key: they tell nothing
+SESSION, TASK = "X-Session-Id", "X-Cace-Task"  # headers that a client may send
+LONGEST_ID: Final = 256
+RETRY_S: Final = 5  # after a refusal because the router stops
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass
+class Serving:
+    """How a router is reached.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 = any that is free.
+        key: clients have to send it (`Authorization: Bearer KEY`); None = nobody is asked.
+        most_bytes: of a request's body.
+        drain_s: longest time that requests get to end after SIGTERM.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key: str | None = None
+    most_bytes: int = 8 * 1024 * 1024
+    drain_s: float = 60.0
+
+    def check(self) -> None:
+        """Refuses to serve the world without a key.
+
+        Raises:
+            ConfigError: the address is not this machine's own, and there is no key.
+        """
+        if self.key is None and self.host not in LOOPBACK:
+            raise ConfigError(f"on {self.host} everybody could ask: give a key with --key-file, or use 127.0.0.1")
+        if self.key is not None and len(self.key) < 8:
+            raise ConfigError("the key has to have 8 characters at least")
+
+
+class Proxy:
+    """Serves one router over HTTP.
+
+    Args:
+        router: to serve.
+        serving: how.
+    """
+
+    def __init__(self, router: Router, serving: Serving) -> None:
+        serving.check()
+        self.router, self.serving = router, serving
+        self.stopping = asyncio.Event()
+        self._page = (files("cace_env.live") / "page.html").read_text(encoding="utf-8")
+        self.app = web.Application(client_max_size=serving.most_bytes, middlewares=[self._checked])
+        self.app.router.add_get("/", self._show)
+        self.app.router.add_get("/health", self._health)
+        self.app.router.add_get("/status.json", self._status)
+        self.app.router.add_get("/metrics", self._metrics)
+        self.app.router.add_get("/v1/models", self._models)
+        for path in PATHS:
+            self.app.router.add_post(path, self._generate)
+
+    async def run(self, started: Callable[[str], None] = lambda _: None) -> None:
+        """Serves until SIGTERM, SIGINT or `stopping`; then lets requests end, and closes the router.
+
+        Args:
+            started: is told the address.
+        """
+        loop = asyncio.get_running_loop()
+        runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+        try:
+            await runner.setup()
+            await web.TCPSite(runner, self.serving.host, self.serving.port).start()
+            self.router.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stopping.set)
+            host, port = runner.addresses[0][:2]
+            started(f"http://{host}:{port}")
+            await self.stopping.wait()
+            await self.router.drain(self.serving.drain_s)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            await runner.cleanup()
+            await self.router.close()
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Asks for the key, and says in the API's form what is wrong."""
+        key = self.serving.key
+        if key is None:
+            if _host(request) not in LOOPBACK and self.serving.host in LOOPBACK:
+                return _error(403, "this server is for its own machine only")  # a page that has bent its own name here
+        elif request.path not in OPEN:
+            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "replace")
+            if not hmac.compare_digest(given, key.encode()):
+                return _error(401, "the API key is missing or wrong; send Authorization: Bearer KEY")
+        try:
+            return await handler(request)
+        except web.HTTPRequestEntityTooLarge:
+            self.router.metrics.refused.labels("too large").inc()
+            return _error(413, f"the request is larger than {self.serving.most_bytes} bytes")
+        except web.HTTPException as error:
+            return _error(error.status, error.reason)
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        """A request to a model: waits for its turn, then passes the server's answer through."""
+        if self.stopping.is_set():
+            return _error(503, "the router is stopping", RETRY_S)
+        body = await _body(request)
+        if isinstance(body, web.Response):
+            return body
+        name = body.get("model")
+        model = self.router.number(name) if isinstance(name, str) else None
+        if model is None:
+            return _error(404, "there is no model of that name; GET /v1/models lists them")
+        task = request.headers.get(TASK, PATHS[request.path])
+        if task not in TASKS:
+            return _error(400, f"the header {TASK} has to be one of {', '.join(TASKS)}")
+        session, user = request.headers.get(SESSION), body.get("user")
+        try:
+            ticket = self.router.enter(
+                model,
+                TASKS.index(task),
+                prompt_tokens(body),
+                most_tokens(body),
+                session[:LONGEST_ID] if session else Alone(),
+                user[:LONGEST_ID] if isinstance(user, str) else "",
+            )
+        except QueueFull as full:
+            return _error(429, str(full), full.retry_s)
+        try:
+            return await self._answer(request, body, ticket)
+        except ConnectionResetError:
+            return web.Response(status=499)  # the client has gone; nobody reads this
+        finally:
+            self.router.give_up(ticket, "cancelled")
+
+    async def _answer(self, request: web.Request, body: Mapping[str, Any], ticket: Ticket) -> web.StreamResponse:
+        router, streams = self.router, body.get("stream") is True
+        answer = Answer(streams)
+        response: web.StreamResponse | None = None
+        try:
+            await ticket.ready
+            backend = router.backends[ticket.accelerator]
+            async with aclosing(backend.generate(router.server_name(ticket.model), request.path, body)) as pieces:
+                async for piece in pieces:
+                    router.received(ticket, answer.feed(piece))
+                    if response is None:
+                        response = _begun(streams)
+                        await response.prepare(request)
+                    await response.write(piece)
+            router.finish(ticket, answer.total)
+        except BackendError as error:
+            router.give_up(ticket, "failed")
+            if response is None:
+                return _error(error.status if 400 <= error.status <= 599 else 502, error.message)
+            if not streams:  # half a document: the client has to see that it is broken
+                if request.transport is not None:
+                    request.transport.abort()
+                return response
+            await response.write(b"data: " + json.dumps(_problem(error.status, error.message)).encode() + b"\n\n")
+        if response is None:
+            response = _begun(streams)
+            await response.prepare(request)
+        await response.write_eof()
+        return response
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        del request
+        phases = self.router.mirror.state.models[:, MODEL.phase].tolist()
+        rows = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "cace-env", "state": PHASES[phase]}
+            for name, phase in zip(self.router.tables.model_names, phases, strict=True)
+        ]
+        return web.json_response({"object": "list", "data": rows})
+
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        del request
+        self.router.count()
+        return web.Response(body=self.router.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _status(self, request: web.Request) -> web.StreamResponse:
+        del request
+        return web.json_response(status_of(self.router), headers={"Cache-Control": "no-store"})
+
+    async def _health(self, request: web.Request) -> web.StreamResponse:
+        del request
+        return web.json_response({"status": "stopping" if self.stopping.is_set() else "ok"})
+
+    async def _show(self, request: web.Request) -> web.StreamResponse:
+        del request
+        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+        headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
+        return web.Response(text=self._page, content_type="text/html", headers=headers)
+
+
+def _host(request: web.Request) -> str:
+    host = request.headers.get("Host", "")
+    return host if host.endswith("]") else host.rpartition(":")[0] or host
+
+
+async def _body(request: web.Request) -> dict[str, Any] | web.Response:
+    """The request as an object, or what is wrong with it; nothing of its content is repeated."""
+    if request.content_type != "application/json":
+        return _error(415, "the content type has to be application/json")
+    try:
+        body = json.loads(await request.read())
+    except (ValueError, RecursionError):
+        return _error(400, "the body is not JSON")
+    return body if isinstance(body, dict) else _error(400, "the body has to be a JSON object")
+
+
+def _begun(streams: bool) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.content_type = "text/event-stream" if streams else "application/json"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _problem(status: int, message: str) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
+    return {"error": {"message": message, "type": kind, "code": status, "param": None}}
+
+
+def _error(status: int, message: str, retry_s: int | None = None) -> web.Response:
+    headers = None if retry_s is None else {"Retry-After": str(retry_s)}
+    return web.json_response(_problem(status, message), status=status, headers=headers)
