@@ -3,15 +3,20 @@
     python -m experiments.live tiny models                      five tiny models with random weights, for trials
     python -m experiments.live check llama.cpp:models           start llama.cpp over a folder of GGUF files, and try it
     python -m experiments.live check llama.cpp:http://127.0.0.1:8080
+    python -m experiments.live serve fleet.yaml --policy agent:eviction --decision-log decisions
 
 `check` tries on the real server what the router takes for granted, and says what holds: load, unload, streams,
 cancelling, error paths. It loads and unloads two models and writes a few hundred tokens; nobody else should use the
 server meanwhile. The exit status is 0 where everything holds. `docs/live.md` lists the servers.
+
+`serve` is a proxy with the OpenAI API before servers: it keeps their memory budget and asks the policy whom to evict.
+`docs/live-router.md` has the fleet file, the rules, and how a policy sees real servers. SIGTERM lets requests end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +26,20 @@ import tyro
 from pydantic import Field
 from rich.text import Text
 
-from cace_env.config import ConfigError, Frozen, one_line, read_text
-from cace_env.live.backends import BackendError, make_backend, read_memory
+from cace_env.config import ConfigError, Frozen, load, one_line, read_text, read_yaml
+from cace_env.decision_log import DecisionLog
+from cace_env.live.backends import Backend, BackendError, make_backend, read_memory
 from cace_env.live.check import check_backend
+from cace_env.live.decider import LIMIT_S, Decider
+from cace_env.live.fleet import LiveFleet, resident_now
+from cace_env.live.tickets import Options, Serving
 from cace_env.live.tiny_models import write_tiny_models
+from cace_env.policies import contestant_of
+from cace_env.scenarios import load_scenario
+from cace_env.tables import Protocol
 from experiments.running.command_line import Session, metavar, run_command
 
+KEY_VARIABLE = "CACE_LIVE_KEY"
 SIGNS = {True: ("holds", "green"), False: ("FAILS", "red"), None: ("note", "yellow")}
 
 
@@ -55,8 +68,50 @@ class Tiny(Frozen):
     folder: tyro.conf.Positional[Path] = Field(description="is made where it is missing")
 
 
-def live(options: Check | Tiny, session: Session) -> int:
+class Serve(Frozen):
+    """Serve real models under a policy, as a proxy with the OpenAI API."""
+
+    fleet: Annotated[str, tyro.conf.Positional] = Field(
+        description="FLEET.yaml with accelerators, servers and models (docs/live-router.md); or a scenario, and its "
+        "servers by --backend"
+    )
+    policy: Annotated[str, metavar("NAME|MODULE:OBJECT")] = Field(
+        default="cace", description="who decides: a built-in policy, agent:NAME, guarded:NAME, or your own"
+    )
+    env: Annotated[Protocol, metavar("eviction|swap")] = Field(
+        default=Protocol.EVICTION, description="what it is asked: whom to evict, or also what to load next (swap)"
+    )
+    backend: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:WHERE")]] = Field(
+        default=(), description="server of a scenario's next accelerator; once for each"
+    )
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 = any that is free")
+    key_file: Annotated[Path | None, metavar("FILE")] = Field(
+        default=None, description=f"API key that clients have to send; default: the variable {KEY_VARIABLE}, else none"
+    )
+    server_key_file: Annotated[Path | None, metavar("FILE")] = Field(
+        default=None, description="API key that the servers ask for"
+    )
+    memory: Annotated[Path | None, metavar("FILE.yaml")] = Field(
+        default=None, description="how much each model takes, where the server does not say: lines 'qwen-7b: 4.7 GB'"
+    )
+    load_s: float = Field(default=600.0, gt=0.0, description="a load may take so many seconds")
+    most_waiting: int = Field(default=1000, ge=1, description="requests that may wait; more get 429")
+    most_mb: float = Field(default=8.0, gt=0, le=1024, description="of a request's body")
+    drain_s: float = Field(default=60.0, ge=0, description="requests get so long to end after SIGTERM")
+    decide_ms: float = Field(
+        default=1e3 * LIMIT_S, gt=0, le=10_000, description="a policy in Python gets so long; then LRU decides"
+    )
+    decision_log: Annotated[Path | None, metavar("FOLDER")] = Field(
+        default=None, description="where decisions are written; python -m experiments.why reads them"
+    )
+    log: Path = Field(default=Path("/dev/null"), description="gets what a server writes that is started here")
+
+
+def live(options: Check | Serve | Tiny, session: Session) -> int:
     """Runs a sub-command."""
+    if isinstance(options, Serve):
+        return asyncio.run(serve(options, session))
     if isinstance(options, Tiny):
         paths = write_tiny_models(options.folder)
         size = sum(path.stat().st_size for path in paths.values())
@@ -91,9 +146,56 @@ async def check(options: Check, session: Session) -> int:
     return 1 if failed else 0
 
 
+async def serve(options: Serve, session: Session) -> int:
+    """Serves until SIGTERM or Ctrl-C."""
+    try:
+        from cace_env.live.proxy import Proxy
+        from cace_env.live.router import Router
+    except ImportError as error:
+        raise ConfigError(f"serving needs {error.name}; run: pip install 'cace-env[live]'") from error
+    key = os.environ.get(KEY_VARIABLE) if options.key_file is None else read_text(options.key_file).strip()
+    serving = Serving(options.host, options.port, key, round(options.most_mb * 1e6), options.drain_s)
+    serving.check()
+    if options.fleet.endswith((".yaml", ".yml")) and "accelerators" in read_yaml(options.fleet):
+        fleet = load(LiveFleet, options.fleet)
+        tables, names = fleet.tables(options.env), fleet.server_names
+        specs, training = [place.backend for place in fleet.accelerators], None
+    else:
+        scenario = load_scenario(options.fleet)
+        tables, names = scenario.tables().replace(protocol=options.env), {}
+        specs, training = list(options.backend), None if scenario.trace is not None else scenario.workload
+    contestant = contestant_of(options.policy)
+    memory = read_memory(options.memory) if options.memory is not None else {}
+    server_key = read_text(options.server_key_file).strip() if options.server_key_file is not None else None
+    backends: list[Backend] = []
+    try:
+        for spec in specs:
+            one = make_backend(spec, memory=memory, key=server_key, load_s=options.load_s, log=options.log)
+            backends.append(one)
+        tables = await resident_now(tables, backends, names)
+        session.console.print(f"preparing {contestant.name} (the first time compiles for half a minute)")
+        decider = Decider(contestant, tables, training=training, limit_s=options.decide_ms * 1e-3)
+        log = DecisionLog(options.decision_log, clock="utc") if options.decision_log is not None else None
+        routing = Options(most_waiting=options.most_waiting, scenario=tables.label, names=names)
+        router = Router(tables, backends, decider, routing, log=log)
+        for kind in sorted({backend.kind for backend in backends if not backend.verified}):
+            session.console.print(f"The backend {kind} is unverified against the real server.", style="yellow")
+        await Proxy(router, serving).run(
+            lambda url: session.console.print(
+                f"serving {len(names) or tables.num_models} models at {url}/v1, status {url}/"
+            )
+        )
+    except BackendError as error:
+        raise ConfigError(error.message) from error
+    finally:
+        for backend in backends:
+            await backend.close()
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command("live", Check | Tiny, live, arguments, __doc__)
+    return run_command("live", Check | Serve | Tiny, live, arguments, __doc__)
 
 
 if __name__ == "__main__":

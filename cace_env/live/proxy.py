@@ -11,23 +11,20 @@ import json
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
 from aiohttp import web
 
-from cace_env.config import ConfigError
 from cace_env.kernel.state import MODEL
 from cace_env.live.answers import Answer, most_tokens, prompt_tokens
 from cace_env.live.backends.base import BackendError
 from cace_env.live.mirror import Alone
 from cace_env.live.router import Router
 from cace_env.live.status import PHASES, status_of
-from cace_env.live.tickets import QueueFull, Ticket
+from cace_env.live.tickets import LOOPBACK, QueueFull, Serving, Ticket
 from cace_env.tables import TASKS
 
-LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
 PATHS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}  # and the task of their requests
 OPEN: Final = ("/", "/health")  # need no key: they tell nothing
 SESSION, TASK = "X-Session-Id", "X-Cace-Task"  # headers that a client may send
@@ -35,36 +32,6 @@ LONGEST_ID: Final = 256
 RETRY_S: Final = 5  # after a refusal because the router stops
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass
-class Serving:
-    """How a router is reached.
-
-    Attributes:
-        host: address to listen on.
-        port: 0 = any that is free.
-        key: clients have to send it (`Authorization: Bearer KEY`); None = nobody is asked.
-        most_bytes: of a request's body.
-        drain_s: longest time that requests get to end after SIGTERM.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    key: str | None = None
-    most_bytes: int = 8 * 1024 * 1024
-    drain_s: float = 60.0
-
-    def check(self) -> None:
-        """Refuses to serve the world without a key.
-
-        Raises:
-            ConfigError: the address is not this machine's own, and there is no key.
-        """
-        if self.key is None and self.host not in LOOPBACK:
-            raise ConfigError(f"on {self.host} everybody could ask: give a key with --key-file, or use 127.0.0.1")
-        if self.key is not None and len(self.key) < 8:
-            raise ConfigError("the key has to have 8 characters at least")
 
 
 class Proxy:

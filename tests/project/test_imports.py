@@ -49,7 +49,7 @@ WINGS = {
     "cace_env/wrappers": f"{COMMON} envs",
     "cace_env/networks": f"{COMMON} policies",
     "cace_env/sb3": f"{COMMON} scenarios cases policies evaluation envs networks",
-    "cace_env/live": "config",
+    "cace_env/live": f"{COMMON} held kernel fleets simulation policies decision_log",
     "cace_env/compile": f"{COMMON} scenarios cases simulation policies evaluation planning envs",
     "agents/state_files": "cace_env",
     "agents/algorithms": "cace_env",
@@ -123,9 +123,12 @@ def knows_torch(path: Path) -> bool:
     return inside == "cace_env/networks.py" or inside.startswith("cace_env/sb3/")
 
 
-def knows_pyarrow(path: Path) -> bool:
-    """Whether a module of the package may import pyarrow: those that are loaded for the logs of gateways alone."""
-    return path.relative_to(ROOT).as_posix().startswith("cace_env/traces/gateways/")
+def loaded_alone(path: Path) -> set[str]:
+    """Libraries that a module may import at once, as nothing loads it but what needs them: gateways' logs, the router."""
+    inside = path.relative_to(ROOT).as_posix()
+    if inside in ("cace_env/live/proxy.py", "cace_env/live/metrics.py"):
+        return {"aiohttp", "prometheus_client"}
+    return {"pyarrow"} if inside.startswith("cace_env/traces/gateways/") else set()
 
 
 def declared(*extras: str) -> set[str]:
@@ -291,7 +294,7 @@ def test_core_needs_nothing_but_its_dependencies_to_be_imported():
         for path in modules("cace_env")
         if not knows_torch(path)
         for found in imports_of(path)
-        if found.at_import and found.top not in allowed | ({"pyarrow"} if knows_pyarrow(path) else set())
+        if found.at_import and found.top not in allowed | loaded_alone(path)
     ]
     assert not wrong, "import these inside the function that uses them, with an error that names the extra"
 

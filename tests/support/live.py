@@ -14,9 +14,9 @@ import aiohttp
 from cace_env.live.backends.base import BackendError, BackendModel
 from cace_env.live.decider import Decider
 from cace_env.live.fleet import LiveFleet, resident_now
-from cace_env.live.proxy import Proxy, Serving
+from cace_env.live.proxy import Proxy
 from cace_env.live.router import Router
-from cace_env.live.tickets import Options
+from cace_env.live.tickets import Options, Serving
 from cace_env.policies import contestant_of
 from cace_env.tables import Protocol
 
@@ -169,7 +169,8 @@ async def serving(
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.create_task(proxy.run(address.set_result))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
-        await asyncio.wait([address, task], return_when=asyncio.FIRST_COMPLETED)
+        waiting: list[asyncio.Future[Any]] = [address, task]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
         live = Live(address.result(), client, router, proxy, backends, task)
