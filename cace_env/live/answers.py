@@ -58,7 +58,8 @@ class Answer:
             return
         event = _parsed(line[len(DATA) :])
         self._look(event)
-        for choice in event.get("choices") or ():
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, Mapping) and (choice.get("text") or _has_text(choice.get("delta"))):
                 self.tokens += 1
                 return

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.config import ConfigError
+from cace_env.decision_log import Recorder
 from cace_env.live.mirror import Arrival, Mirror, live_tables
 from cace_env.policies import Contestant, Guarded, Player, policy
 from cace_env.policies.built_in import Policy, Training
@@ -138,11 +139,12 @@ class Decider:
         if mirror is None:
             return
         try:
-            self._ask(mirror.simulator)
+            action, decider, scores, *_ = self._ask(mirror.simulator)
         except PolicyError as error:
             raise ConfigError(f"asked before serving, to be warm: {error}") from error
         self._lru.answer(mirror.simulator)
-        mirror.simulator.features(), mirror.simulator.model_features()  # the log of decisions has them
+        nowhere: Any = None  # nothing is written before `settle`
+        Recorder(nowhere, self.name, self.who).note(mirror.simulator, action, decider, scores)
         if isinstance(self._player, Player) and callable(reset := getattr(self.who, "reset", None)):
             reset(0)
 

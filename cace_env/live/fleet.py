@@ -12,7 +12,7 @@ from cace_env.config import ConfigError, Frozen
 from cace_env.fleets.rewards import REWARDS
 from cace_env.live.backends.base import Backend
 from cace_env.live.mirror import live_tables
-from cace_env.tables import NONE, FleetTables, Protocol
+from cace_env.tables import NONE, FleetTables, Protocol, TableError
 
 MOST_GB: Final = 1e6
 MOST_S: Final = 1e6
@@ -61,8 +61,8 @@ class LiveFleet(Frozen):
         """The fleet in the form that the simulator and policies read.
 
         Raises:
-            ConfigError: a model is pinned to an accelerator that is not there.
-            TableError: names are not unique, or a model fits nowhere.
+            ConfigError: a model is pinned to an accelerator that is not there, names are not unique, or a model fits
+                nowhere.
         """
         models, places = self.models, [place.name for place in self.accelerators]
         for model in models:
@@ -107,8 +107,7 @@ class LiveFleet(Frozen):
             drain_after_us=round(1e6 * self.drain_after_s),
             label="live",
         )
-        tables.validate()
-        return tables
+        return _checked(tables)
 
     @property
     def server_names(self) -> dict[str, str]:
@@ -156,4 +155,12 @@ async def resident_now(
         await backends[tables.pinned_on[m]].load(called[m])
         resident[m] = NONE
     asleep = np.full_like(resident, NONE)
-    return live_tables(tables.replace(resident_on=resident, asleep_on=asleep, need_bytes=need))
+    return _checked(live_tables(tables.replace(resident_on=resident, asleep_on=asleep, need_bytes=need)))
+
+
+def _checked(tables: FleetTables) -> FleetTables:
+    try:
+        tables.validate()
+    except TableError as error:
+        raise ConfigError(str(error)) from error
+    return tables

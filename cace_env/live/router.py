@@ -63,6 +63,7 @@ class Router:
         self.metrics = Metrics()
         self.mirror = Mirror(tables, decider.limits)
         self.open = 0  # requests on their way
+        self.queued = 0  # of which no server has got these
         self.decisions: deque[Decision] = deque(maxlen=REMEMBERED)
         self._log = log
         self._clock, self._began = clock, clock()
@@ -106,7 +107,7 @@ class Router:
         Raises:
             QueueFull: too many wait.
         """
-        if len(self._waiting) >= self.options.most_waiting:
+        if self.queued >= self.options.most_waiting:
             self.metrics.refused.labels("queue full").inc()
             raise QueueFull(self._retry_s(model))
         room = int(self.tables.kv_tokens[model])
@@ -116,6 +117,7 @@ class Router:
         arrival = Arrival(model, task, context, max(1, min(answer, room - context)), session, user)
         ticket = Ticket(model, self.now_us(), asyncio.get_running_loop().create_future())
         self.open += 1
+        self.queued += 1
 
         def arrive(now_us: int) -> None:
             if not ticket.over:
@@ -167,6 +169,7 @@ class Router:
     def _leave(self, ticket: Ticket, outcome: str) -> None:
         ticket.over = True
         self.open -= 1
+        self.queued -= ticket.accelerator == NONE
         self.metrics.requests.labels(self._name(ticket), outcome).inc()
 
     def _name(self, ticket: Ticket) -> str:
@@ -254,6 +257,7 @@ class Router:
 
     def _admit(self, ticket: Ticket, accelerator: int) -> None:
         ticket.accelerator = accelerator
+        self.queued -= 1
         self.metrics.waited.labels(self._name(ticket)).observe((self.now_us() - ticket.arrived) * 1e-6)
         if not ticket.ready.done():
             ticket.ready.set_result(None)

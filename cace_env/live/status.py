@@ -45,7 +45,12 @@ def status_of(router: Router) -> dict[str, Any]:
         "up_s": round(now_us * 1e-6),
         "open": router.open,
         "accelerators": [
-            {"name": name, "memory_gb": memory * 1e-9, "used_gb": used[a] * 1e-9, "server": router.backends[a].kind}
+            {
+                "name": name,
+                "memory_gb": round(memory * 1e-9, 3),
+                "used_gb": round(used[a] * 1e-9, 3),
+                "server": router.backends[a].kind,
+            }
             for a, (name, memory) in enumerate(zip(tables.accelerator_names, tables.memory_bytes.tolist(), strict=True))
         ],
         "models": models,

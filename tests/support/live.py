@@ -152,17 +152,32 @@ async def serving(
     memory_gb: list[float] | None = None,
     policy: Any = "lru",
     *,
-    protocol: Protocol = Protocol.EVICTION,
     backend: dict[str, Any] | None = None,
-    serve: dict[str, Any] | None = None,
-    options: dict[str, Any] | None = None,
-    log: Any = None,
-    **changes: Any,
+    **how: Any,
 ) -> AsyncIterator[Live]:
     """A router before fakes, by default five models of 1 to 3 GB on one accelerator of 5 GB."""
     needs = needs or {"a": 1.0, "b": 2.0, "c": 3.0, "d": 2.0, "e": 1.0}
     memory_gb = memory_gb or [5.0]
     backends = [FakeBackend(needs, gb, **backend or {}) for gb in memory_gb]
+    async with serving_backends(backends, needs, memory_gb, policy, **how) as live:
+        yield live
+    assert not [wrong for each in backends for wrong in each.wrongs]
+
+
+@asynccontextmanager
+async def serving_backends(
+    backends: list[Any],
+    needs: dict[str, float],
+    memory_gb: list[float],
+    policy: Any,
+    *,
+    protocol: Protocol = Protocol.EVICTION,
+    serve: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    log: Any = None,
+    **changes: Any,
+) -> AsyncIterator[Live]:
+    """A router before any backends; `changes` are keys of `LiveFleet`."""
     tables = await resident_now(fleet_of(needs, memory_gb, **changes).tables(protocol), backends)
     router = Router(tables, backends, Decider(contestant_of(policy), tables), Options(**options or {}), log=log)
     proxy = Proxy(router, Serving(port=0, drain_s=5.0) if serve is None else Serving(port=0, **serve))
@@ -179,4 +194,3 @@ async def serving(
         finally:
             proxy.stopping.set()
             await asyncio.wait_for(task, 10.0)
-    assert not [wrong for each in backends for wrong in each.wrongs]

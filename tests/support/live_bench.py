@@ -93,7 +93,7 @@ async def router(pipe: Connection, url: str, policy: str, needs: dict[str, float
     await Proxy(Router(tables, backends, Decider(contestant_of(policy), tables)), Serving(port=0)).run(pipe.send)
 
 
-def started(target: Any, *arguments: Any) -> tuple[multiprocessing.Process, str]:
+def started(target: Any, *arguments: Any) -> tuple[Any, str]:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=run, args=(target, theirs, *arguments), daemon=True)
     process.start()
