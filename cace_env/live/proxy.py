@@ -143,11 +143,11 @@ class Proxy:
             backend = router.backends[ticket.accelerator]
             async with aclosing(backend.generate(router.server_name(ticket.model), request.path, body)) as pieces:
                 async for piece in pieces:
-                    router.received(ticket, answer.feed(piece))
                     if response is None:
                         response = _begun(streams)
                         await response.prepare(request)
-                    await response.write(piece)
+                    await response.write(piece)  # first, because somebody waits for it
+                    router.received(ticket, answer.feed(piece))
             router.finish(ticket, answer.total)
         except BackendError as error:
             router.give_up(ticket, "failed")

@@ -72,6 +72,7 @@ class Router:
         self._inbox: deque[tuple[int, Callable[[int], None]]] = deque()
         self._thinking = False  # a question is open, and the policy is being asked
         self._timer: asyncio.TimerHandle | None = None
+        self._due_us = NONE  # when it rings
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[int, Ticket] = {}  # by row, until the server gets it
         self._recorder = Recorder(
@@ -263,13 +264,19 @@ class Router:
             ticket.ready.set_result(None)
 
     def _set_timer(self) -> None:
+        due_us = self.mirror.alarm_us
+        if due_us == self._due_us:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        due_us = self.mirror.alarm_us
+        self._due_us, self._timer = due_us, None
         if due_us < FOREVER:
             wait_s = max(0.0, (due_us - self.now_us()) * 1e-6)
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._tell, lambda _: None)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._ring)
+
+    def _ring(self) -> None:
+        self._due_us = NONE  # so that one that came too early is set again
+        self._tell(lambda _: None)
 
     def add(self, decision: Decision) -> None:
         """Keeps a decision, with the time of day: what a `Recorder` calls."""

@@ -49,9 +49,14 @@ async def fake_server(pipe: Connection) -> None:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    await listen(generate, pipe)
+
+
+async def listen(generate: Any, pipe: Connection) -> None:
+    """Serves until the process ends."""
     app = web.Application()
     app.router.add_post(CHAT, generate)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     pipe.send(f"http://127.0.0.1:{runner.addresses[0][1]}")
@@ -82,6 +87,23 @@ class Remote:
 
     async def close(self) -> None:
         await self._http.close()
+
+
+async def bare_proxy(pipe: Connection, url: str) -> None:
+    """A proxy that passes everything through, and does nothing else: what any proxy in Python costs."""
+    http = Http("fake", url)
+
+    async def generate(request: web.Request) -> web.StreamResponse:
+        body, response = await request.json(), web.StreamResponse()
+        async with aclosing(http.stream(CHAT, body)) as pieces:
+            async for piece in pieces:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(piece)
+        await response.write_eof()
+        return response
+
+    await listen(generate, pipe)
 
 
 async def router(pipe: Connection, url: str, policy: str, needs: dict[str, float]) -> None:
@@ -149,17 +171,18 @@ def main() -> None:
     given = options.parse_args()
     server, straight = started(fake_server)
     process, routed = started(router, straight, "agent:eviction", FITS)
+    bare_process, bare = started(bare_proxy, straight)
     asyncio.run(at_rate(routed, "abc", 20.0, 1.0))  # loads the models
-    firsts: dict[str, list[float]] = {straight: [], routed: []}
+    places = {"straight": straight, "through a bare proxy": bare, "through the router": routed}
+    firsts: dict[str, list[float]] = {name: [] for name in places}
     for _ in range(3):
-        for url in (straight, routed):
-            firsts[url] += asyncio.run(at_rate(url, "abc", given.rate, given.seconds))
-    ms = {url: np.array(times) * 1e3 for url, times in firsts.items()}
-    print(f"time to first token at {given.rate:g} requests/s, {len(ms[routed])} each [ms]: mean, p50, p99")
-    for name, url in (("straight", straight), ("through the router", routed)):
-        print(f"  {name:20} {ms[url].mean():6.2f} {np.median(ms[url]):6.2f} {np.quantile(ms[url], 0.99):6.2f}")
-    added = ms[routed].mean() - ms[straight].mean()
-    print(f"  added {added:.2f} in the mean, {np.median(ms[routed]) - np.median(ms[straight]):.2f} at p50")
+        for name, url in places.items():
+            firsts[name] += asyncio.run(at_rate(url, "abc", given.rate, given.seconds))
+    print(f"time to first token at {given.rate:g} requests/s, {len(firsts['straight'])} each [ms]: mean, p50, p99")
+    for name, times in firsts.items():
+        ms = np.array(times) * 1e3
+        print(f"  {name:20} {ms.mean():6.2f} {np.median(ms):6.2f} {np.quantile(ms, 0.99):6.2f}")
+    bare_process.terminate()
     whole, broken = asyncio.run(at_once(routed, "abc", given.clients, given.seconds))
     print(f"{given.clients} clients at once: {whole} whole streams, {broken} broken")
     process.terminate()
