@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cace_env.live.answers import MOST_BYTES, Answer, most_tokens, prompt_tokens
-from tests.support.live import event
+from tests.live.serving import event
 
 STREAM = b"".join(
     [

@@ -14,7 +14,7 @@ from cace_env.live.fleet import LiveFleet, resident_now
 from cace_env.policies import contestant_of
 from cace_env.tables import NONE, Protocol
 from experiments.live import main
-from tests.support.live import FakeBackend, fleet_of
+from tests.live.serving import FakeBackend, fleet_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "live-router.md"
 

@@ -12,8 +12,8 @@ import pytest
 from cace_env.live.backends import make_backend
 from cace_env.live.tiny_models import TINY_MODELS, write_tiny_models
 from tests.live.real_servers import need
+from tests.live.serving import CHAT, serving_backends
 from tests.live.test_router import in_loop
-from tests.support.live import CHAT, serving_backends
 
 pytestmark = pytest.mark.integration
 NEEDS = dict.fromkeys(TINY_MODELS, 0.001)  # GB; the files are larger, and that counts

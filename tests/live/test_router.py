@@ -23,7 +23,7 @@ from cace_env.live.decider import LIMIT_S
 from cace_env.live.fleet import resident_now
 from cace_env.observation import SLOT
 from cace_env.tables import Protocol
-from tests.support.live import CHAT, FakeBackend, Live, fleet_of, serving
+from tests.live.serving import CHAT, FakeBackend, Live, fleet_of, serving
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -1,6 +1,6 @@
 """What the router costs: time to the first token beside going straight to the server, decisions, many streams at once.
 
-    python -m tests.support.live_bench
+    python -m tests.live.bench
 
 The server is a process that sends tokens at a fixed pace, the router is another, and the client is this one; all share
 this machine's cores over loopback, so idle ones give better numbers.
@@ -30,7 +30,7 @@ from cace_env.live.proxy import Proxy
 from cace_env.live.router import Router
 from cace_env.live.tickets import Serving
 from cace_env.policies import contestant_of
-from tests.support.live import CHAT, event, fleet_of
+from tests.live.serving import CHAT, event, fleet_of
 
 TOKENS, TOKEN_S = 20, 0.01
 FITS = {"a": 1.0, "b": 1.0, "c": 1.0}  # all at once: no request waits for a load
