@@ -91,14 +91,19 @@ def prompt_tokens(body: Mapping[str, Any]) -> int:
 
 
 def _text_bytes(value: object) -> int:
-    if isinstance(value, str):
-        return len(value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, Mapping):
-        return sum(_text_bytes(each) for each in value.values())
-    if isinstance(value, list):
-        numbers = sum(isinstance(each, int) for each in value)  # a prompt may be given as tokens
-        return numbers * BYTES_PER_TOKEN + sum(_text_bytes(each) for each in value)
-    return 0
+    """Bytes of all text in a value; a list of numbers is a prompt given as tokens."""
+    total, waiting = 0, [value]
+    while waiting:  # and no recursion: a client may nest as deeply as it likes
+        each = waiting.pop()
+        if isinstance(each, str):
+            total += len(each.encode("utf-8", "surrogatepass"))
+        elif isinstance(each, int):
+            total += BYTES_PER_TOKEN
+        elif isinstance(each, Mapping):
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+    return total
 
 
 def most_tokens(body: Mapping[str, Any]) -> int | None:

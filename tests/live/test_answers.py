@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,5 +61,9 @@ def test_prompts_are_guessed_and_limits_read():
     assert prompt_tokens({"messages": [{"role": "user", "content": "x" * 396}]}) == 100
     assert prompt_tokens({"messages": [{"role": "", "content": [{"type": "", "text": "x" * 40}]}]}) == 10
     assert prompt_tokens({"prompt": [1, 2, 3]}) == 3 and prompt_tokens({}) == 1
+    nested: Any = "x" * 8
+    for _ in range(5000):
+        nested = [nested]
+    assert prompt_tokens({"prompt": nested}) == 2
     assert most_tokens({"max_completion_tokens": 5, "max_tokens": 9}) == 5
     assert most_tokens({"max_tokens": True}) is None and most_tokens({"max_tokens": "9"}) is None

@@ -14,6 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 
@@ -89,9 +90,13 @@ async def test_every_stream_is_whole_and_memory_is_never_exceeded(policy: Any, p
         assert not counts("cace_decisions_total", {"by": "error"})
 
 
+@pytest.mark.parametrize(
+    ("policy", "protocol"),
+    [("agent:eviction", Protocol.EVICTION), ("guarded:agent:swap", Protocol.SWAP), ("ollama", Protocol.EVICTION)],
+)
 @in_loop
-async def test_two_accelerators_serve_one_fleet():
-    async with serving(memory_gb=[4.0, 3.0], policy="agent:eviction", drain_after_s=0.1) as live:
+async def test_two_accelerators_serve_one_fleet(policy: str, protocol: Protocol):
+    async with serving(memory_gb=[4.0, 3.0], policy=policy, protocol=protocol, drain_after_s=0.1) as live:
         assert {status for status, _ in await storm(live, 100, seed=2)} == {200}
         assert all(backend.started for backend in live.backends)
 
@@ -250,6 +255,18 @@ async def test_sigterm_lets_requests_end_and_takes_no_more():
         assert (await running)[1].endswith("data: [DONE]\n\n") and (await waiting)[1].endswith("data: [DONE]\n\n")
         await asyncio.wait_for(live.task, 5.0)
         assert live.backends[0].closed
+
+
+@in_loop
+async def test_a_request_that_does_not_end_does_not_keep_the_router_alive():
+    async with serving(backend={"token_s": 0.1}, serve={"drain_s": 0.2}) as live:
+        endless = asyncio.create_task(live.say("a", max_tokens=1000))
+        await live.until(lambda: live.backends[0].running.get("a"))
+        live.proxy.stopping.set()
+        await asyncio.wait_for(live.task, 5.0)
+        with pytest.raises(aiohttp.ClientError):
+            await endless
+        assert live.backends[0].ended == 1
 
 
 @in_loop
