@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from cace_env.config import ConfigError
 from cace_env.live.backends.base import BackendError, BackendModel
 from cace_env.live.decider import Decider
 from cace_env.live.fleet import LiveFleet, resident_now
@@ -178,7 +179,12 @@ async def serving_backends(
     **changes: Any,
 ) -> AsyncIterator[Live]:
     """A router before any backends; `changes` are keys of `LiveFleet`."""
-    tables = await resident_now(fleet_of(needs, memory_gb, **changes).tables(protocol), backends)
+    try:
+        tables = await resident_now(fleet_of(needs, memory_gb, **changes).tables(protocol), backends)
+    except ConfigError:
+        for each in backends:
+            await each.close()
+        raise
     router = Router(tables, backends, Decider(contestant_of(policy), tables), Options(**options or {}), log=log)
     proxy = Proxy(router, Serving(port=0, drain_s=5.0) if serve is None else Serving(port=0, **serve))
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
