@@ -21,17 +21,9 @@ from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, mode
 
 from cace_env.config import ConfigError, Frozen, Line, Name, did_you_mean, parse, read_yaml, shown
 from cace_env.fleets import ENGINES, GPUS, MODELS, REWARDS, Reward, tabulate
-from cace_env.fleets.catalogue import CHUNK_TOKENS, MAX_NUM_SEQS, RUNTIME_GB
-from cace_env.fleets.tabulation import (
-    GB,
-    Accelerator,
-    HostedModel,
-    decode_ns,
-    prefill_ns,
-    reserve,
-    round_ns,
-    weights_bytes,
-)
+from cace_env.fleets.catalogue import CHUNK_TOKENS, MAX_NUM_SEQS, RUNTIME_GB, CodeModel
+from cace_env.fleets.measured import Measured
+from cace_env.fleets.tabulation import GB, Accelerator, HostedModel, paces_ns, reserve, weights_bytes
 from cace_env.generator import ServedModel, WorkloadConfig, generate
 from cace_env.tables import DRAIN_AFTER_US, FOREVER, MAX_PREFETCHES, PREFETCH_MAX_WAIT_US, FleetTables, TableError
 from cace_env.traces import TraceConfig, load_config
@@ -124,6 +116,13 @@ class Hosted(Frozen):
     resident_on: int | None = Field(default=None, ge=0, description="accelerator it is on at time 0")
     asleep_on: int | None = Field(default=None, ge=0, description="accelerator it sleeps on at time 0 (sleep-mode)")
     cached: bool = Field(default=False, description="its weights are in host RAM at time 0; implied by asleep_on")
+    measured: Measured | None = Field(default=None, description="coefficients of one's own; see experiments.calibrate")
+
+    @property
+    def row(self) -> CodeModel:
+        """The row of the catalogue, with the entry's own tasks and measured weights."""
+        row = MODELS[self.model] if self.tasks is None else dataclasses.replace(MODELS[self.model], tasks=self.tasks)
+        return row if self.measured is None else dataclasses.replace(row, weights_gb=self.measured.weights_gb)
 
     @property
     def in_host_ram(self) -> bool:
@@ -265,10 +264,11 @@ class Scenario(Frozen):
                 weights_gb=hosted.model.weights_gb.value,
                 languages=entry.languages,
                 popularity=entry.popularity,
-                prefill_us_per_token=prefill_ns(hosted.model, gpu) / 1e3,
-                decode_us_per_token=(round_ns(hosted.model, gpu) + decode_ns(hosted.model, gpu)) / 1e3,
+                prefill_us_per_token=prefill_ns / 1e3,
+                decode_us_per_token=token_ns / 1e3,
             )
             for entry, hosted in zip(self.entries, self._hosted_models(), strict=True)
+            for prefill_ns, token_ns in (paces_ns(hosted, gpu),)
         )
 
     def workload(self, seed: int) -> Workload:
@@ -323,17 +323,17 @@ class Scenario(Frozen):
     def _hosted_models(self) -> list[HostedModel]:
         """The catalogue with reserves and places at time 0."""
         gpus = sum(group.count for group in self.fleet)
-        room_bytes = self._host_ram_bytes - sum(weights_bytes(MODELS[e.model]) for e in self.entries if e.in_host_ram)
+        room_bytes = self._host_ram_bytes - sum(weights_bytes(e.row) for e in self.entries if e.in_host_ram)
         sleepers = 0
         models = []
         for entry in self.entries:
             entry.check_places(gpus)
-            model = MODELS[entry.model]
-            if entry.tasks is not None:
-                model = dataclasses.replace(model, tasks=entry.tasks)
+            model = entry.row
             reserve_bytes, kv_tokens = reserve(
                 model, kv_tokens=entry.kv_tokens, reserve_gb=entry.reserve_gb, runtime_gb=self.runtime_gb
             )
+            if entry.measured is not None:
+                reserve_bytes = entry.measured.need_bytes - entry.measured.weights_bytes
             asleep_on, cached = entry.asleep_on, entry.in_host_ram
             if self.start != "empty" and not cached and entry.pinned_on is None and weights_bytes(model) <= room_bytes:
                 cached, room_bytes = True, room_bytes - weights_bytes(model)
@@ -351,6 +351,7 @@ class Scenario(Frozen):
                     resident_on=entry.resident_on,
                     asleep_on=asleep_on,
                     cached=cached,
+                    measured=entry.measured,
                 )
             )
         return models

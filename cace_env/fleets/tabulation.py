@@ -14,6 +14,7 @@ import numpy as np
 
 from cace_env.fleets.catalogue import CHUNK_TOKENS, KV_TOKENS, MAX_NUM_SEQS, RUNTIME_GB, CodeModel
 from cace_env.fleets.hardware import Engine, Gpu
+from cace_env.fleets.measured import Measured
 from cace_env.tables import (
     DRAIN_AFTER_US,
     FOREVER,
@@ -52,6 +53,7 @@ class HostedModel:
     resident_on: int | None = None
     asleep_on: int | None = None
     cached: bool = False  # in host RAM
+    measured: Measured | None = None  # coefficients, in place of the formulas
 
 
 def default_kv_tokens(tasks: Sequence[str]) -> int:
@@ -137,6 +139,14 @@ def attention_ps(model: CodeModel, gpu: Gpu) -> int:
     return round(model.attention_flops_per_pair / _prefill_flops(gpu) * 1e12)
 
 
+def paces_ns(hosted: HostedModel, gpu: Gpu) -> tuple[int, int]:
+    """Time for a prompt token, and for a token of a request alone (without attention), as they are in the tables."""
+    own, model = hosted.measured, hosted.model
+    if own is not None:
+        return own.prefill_ns, own.round_ns + own.decode_ns
+    return prefill_ns(model, gpu), round_ns(model, gpu) + decode_ns(model, gpu)
+
+
 def _prefill_flops(gpu: Gpu) -> float:
     return gpu.mfu.value * gpu.peak_tflops.value * 1e12
 
@@ -179,11 +189,15 @@ def tabulate(
     weights = _column(weights_bytes(m.model) for m in models)
     unpinned = np.array([m.pinned_on is None for m in models])
 
-    def each(figure: Callable[[CodeModel, Gpu], int]) -> Int64Array:
-        return np.array([[figure(m.model, a.gpu) for m in models] for a in accelerators], dtype=np.int64)
+    def each(column: str, figure: Callable[[CodeModel, Gpu], int | tuple[int, ...]]) -> Int64Array:
+        rows = [
+            [figure(m.model, a.gpu) if m.measured is None else getattr(m.measured, column) for m in models]
+            for a in accelerators
+        ]
+        return np.array(rows, dtype=np.int64)
 
-    def load_from(tier: int) -> Callable[[CodeModel, Gpu], int]:
-        return lambda model, gpu: load_us(model, gpu, engine, tier)
+    def loads(model: CodeModel, gpu: Gpu) -> tuple[int, ...]:
+        return tuple(load_us(model, gpu, engine, tier) for tier in range(len(TIERS)))
 
     tables = FleetTables(
         accelerator_names=tuple(a.name for a in accelerators),
@@ -195,13 +209,13 @@ def tabulate(
         kv_tokens=_column(m.kv_tokens for m in models),
         max_num_seqs=_column(m.max_num_seqs for m in models),
         chunk_tokens=_column(m.chunk_tokens for m in models),
-        load_us=np.stack([each(load_from(tier)) for tier in range(len(TIERS))], axis=-1),
-        unload_us=each(lambda model, gpu: unload_us(model, gpu, engine)),
-        round_ns=each(round_ns),
-        decode_ns=each(decode_ns),
-        kv_ps=each(kv_ps),
-        prefill_ns=each(prefill_ns),
-        attention_ps=each(attention_ps),
+        load_us=each("load_us", loads),
+        unload_us=each("unload_us", lambda model, gpu: unload_us(model, gpu, engine)),
+        round_ns=each("round_ns", round_ns),
+        decode_ns=each("decode_ns", decode_ns),
+        kv_ps=each("kv_ps", kv_ps),
+        prefill_ns=each("prefill_ns", prefill_ns),
+        attention_ps=each("attention_ps", attention_ps),
         cost=cost,
         pinned_on=_place(m.pinned_on for m in models),
         resident_on=_place(m.resident_on for m in models),

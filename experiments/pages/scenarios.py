@@ -14,10 +14,11 @@ from cace_env.evaluation.results import published
 from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.evaluation.suite import TINY
 from cace_env.fleets import REWARDS, Reward, TaskCost
+from cace_env.fleets.measured import Measured
 from cace_env.scenarios import SEEDS, Accelerators, Hosted, Rules, Scenario, Split, load_scenario, scenario_names, seeds
 from experiments.reading.markdown import table
 
-SECTIONS: Final[tuple[type[Frozen], ...]] = (Scenario, Accelerators, Hosted, Reward, TaskCost, Rules)
+SECTIONS: Final[tuple[type[Frozen], ...]] = (Scenario, Accelerators, Hosted, Measured, Reward, TaskCost, Rules)
 
 
 def regions() -> dict[str, str]:

@@ -61,6 +61,7 @@ WINGS = {
     "experiments/reading": "cace_env experiments/running",
     "experiments/reports": "cace_env experiments/running experiments/reading",
     "experiments/yardsticks": "cace_env experiments/running experiments/reading",
+    "experiments/calibration": "cace_env experiments/reports",
     "experiments/training": "cace_env agents experiments/running experiments/reading experiments/reports",
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
     "experiments/logs": "cace_env agents experiments/running experiments/reading experiments/reports "

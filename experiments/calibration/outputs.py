@@ -1,0 +1,105 @@
+"""What a calibration leaves: raw measurements, fits, and a scenario with the measured models."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from cace_env.config import dump, parse
+from cace_env.files import replace_file
+from cace_env.fleets import MODELS
+from cace_env.live.calibration import Calibration, Sample, findings
+from cace_env.scenarios import Scenario
+
+SAMPLES: Final = "samples.csv"
+FITS: Final = "calibration.json"
+SCENARIO: Final = "scenario.yaml"
+GPU: Final = "h100"  # stands for one's own machine: no figure of it is read once every model is measured
+STAND_IN: Final = "qwen2.5-coder-7b"  # says which tasks and contexts a model that the catalogue lacks is asked for
+
+
+class Sizes(NamedTuple):
+    """What the rules have to be told of a model, for no server says it."""
+
+    weights_bytes: int
+    need_bytes: int
+    kv_tokens: int
+    seats: int
+    chunk_tokens: int
+
+
+def write_samples(samples: Sequence[Sample], folder: Path) -> None:
+    """Every measurement as a row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Sample._fields)
+    writer.writerows((f"{s.at_s:.6f}", s.model, s.what, f"{s.seconds:.9f}", *s[4:]) for s in samples)
+    replace_file(folder / SAMPLES, text.getvalue())
+
+
+def write_fits(found: Sequence[Calibration], drift: float, about: Mapping[str, Any], folder: Path) -> None:
+    """Coefficients, what is left over, and what the rules cannot express."""
+    models = [
+        {
+            **dataclasses.asdict(one),
+            "fits": [
+                {"what": fit.what, "error_percent": fit.error_percent, "worst_percent": fit.worst_percent,
+                 "columns": ["batch", "context", "measured_s", "p10_s", "p90_s", "predicted_s"], "points": fit.points}
+                for fit in one.fits
+            ],
+            "spread": {what: spread for what, spread in one.spread.items() if spread[0]},
+            "not_in_the_rules": findings(one),
+        }
+        for one in found
+    ]  # fmt: skip
+    content = {**about, "drift_percent": drift, "models": models}
+    replace_file(folder / FITS, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def scenario_of(
+    found: Sequence[Calibration], sizes: Mapping[str, Sizes], memory_bytes: int | None, name: str
+) -> Scenario:
+    """A scenario with the measured models on one accelerator.
+
+    Args:
+        found: the measured models, in the order of their indices.
+        sizes: by name.
+        memory_bytes: of the accelerator; None: half of what all models need together, but enough for the largest.
+        name: of the scenario.
+
+    Raises:
+        ConfigError: it cannot be simulated.
+    """
+    needs = [sizes[one.model].need_bytes for one in found]
+    memory = max(max(needs), sum(needs) // 2) if memory_bytes is None else memory_bytes
+    content = {
+        "name": name,
+        "description": "Models measured on a real server; gpu and model stand for tasks and contexts alone.",
+        "fleet": [{"gpu": GPU, "memory_gb": memory / 1e9}],
+        "catalogue": [_entry(one, sizes[one.model]) for one in found],
+    }
+    return parse(Scenario, content, "scenario of the measured models")
+
+
+def _entry(one: Calibration, size: Sizes) -> dict[str, Any]:
+    measured = {"weights_bytes": size.weights_bytes, "need_bytes": size.need_bytes, **one.coefficients()}
+    return {
+        "name": one.model,
+        "model": one.model if one.model in MODELS else STAND_IN,
+        "tasks": ["completion", "chat", "reasoning", "agent"],
+        "kv_tokens": size.kv_tokens,
+        "max_num_seqs": size.seats,
+        "chunk_tokens": size.chunk_tokens,
+        "measured": {**measured, "load_us": tuple(measured["load_us"])},
+    }
+
+
+def write_scenario(scenario: Scenario, folder: Path, drift: float, at: str) -> None:
+    """The scenario as a file, with where it is from."""
+    head = f"# Measured {at} by python -m experiments.calibrate; the machine drifted by {drift:+.1f} % meanwhile.\n"
+    replace_file(folder / SCENARIO, head + dump(scenario))
