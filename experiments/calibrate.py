@@ -55,7 +55,7 @@ class Options(Frozen):
     batches: tuple[int, ...] = Field(default=(1, 2, 4), min_length=1, description="requests at once")
     contexts: tuple[int, ...] = Field(default=(32, 512), min_length=1, description="before timed tokens [tokens]")
     tokens: int = Field(default=32, ge=4, le=100_000, description="written by each timed request")
-    pairs: bool = Field(default=True, description="two models may be loaded at once; False: nothing beside another")
+    pairs: bool = Field(default=True, description="two models at once: tokens beside a load, two busy engines")
     seats: int = Field(default=4, ge=1, le=4096, description="requests that the server writes at once")
     kv_tokens: int = Field(default=4096, ge=1, le=1 << 31, description="of the KV cache of each model")
     chunk_tokens: int = Field(default=2048, ge=1, le=1 << 31, description="prompt tokens per round")
