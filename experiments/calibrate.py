@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -167,8 +168,7 @@ async def _with_server(options: Options, session: Session) -> tuple[list[Sample]
 async def _measured(
     backend: Backend, names: list[str], options: Options, files: dict[str, Path], session: Session
 ) -> list[Sample]:
-    plan = options.plan
-    plan = Plan(**{**vars(plan), "files": {name: [path] for name, path in files.items()}})
+    plan = replace(options.plan, files={name: [path] for name, path in files.items()})
     samples: list[Sample] = []
     with session.console.status("measuring") as status:
         async for sample in measure(backend, names, plan):

@@ -110,6 +110,12 @@ def test_fast_tokens_that_come_bunched_are_averaged():
     assert one.gap_s(1, 100, 0) == pytest.approx(0.0002, rel=0.05)
 
 
+def test_tokens_without_text_count_in_the_time_of_a_token():
+    """A letter of several tokens comes with the last of them."""
+    half = found(measured(VirtualServer({"half": Delays(decode=0.0, kv=0.0, silent=2)}), Plan(pairs=False)), "half")
+    assert half.gap_s(1, 100, 0) == pytest.approx(0.020, rel=0.05)
+
+
 def test_cold_loads_are_measured_where_the_file_is_known(tmp_path: Path):
     file = tmp_path / "small.gguf"
     file.write_bytes(bytes(10_000))

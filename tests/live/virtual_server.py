@@ -57,6 +57,7 @@ class Delays:
     beside: float = 1.15
     two_busy: float = 2.3
     bunch: int = 1  # tokens that come together
+    silent: int = 1  # one of so many tokens brings text
 
 
 WORD = b'data: {"choices": [{"delta": {"content": "word "}}]}\n\n'
@@ -110,7 +111,9 @@ class VirtualServer:
         for begin in range(1, tokens, own.bunch):
             count = min(own.bunch, tokens - begin)
             await self._sleep(count * self._gap(name, context + tokens / 2))
-            for _ in range(count):  # each a piece of its own, as if the client had been too slow for them
+            for _ in range(
+                count if begin % own.silent == 0 else 0
+            ):  # each a piece of its own, as if the client had been too slow for them
                 yield WORD
         self._writing[name] -= 1
         usage = {

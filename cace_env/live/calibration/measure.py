@@ -93,6 +93,7 @@ class _Answer:
     context: int
     cached: int
     written: int
+    texts: int = 0  # events with text
 
     @property
     def first_s(self) -> float:
@@ -164,12 +165,15 @@ class _Measuring:
             for _ in range(self._plan.repeats):
                 if what == "load cold":
                     await asyncio.to_thread(forget, self._plan.files[name])
-                yield self._sample(name, what, await self._timed(self._backend.load(name)))
+                begin, end = await self._loading(name)
+                yield self._sample(name, what, end - begin)
                 first = await self._ask(name, self._prompt(name, SHORT), 1)
                 yield self._sample(name, "first", first.first_s, first)
                 again = await self._ask(name, self._prompt(name, SHORT), 1)
                 yield self._sample(name, "again", again.first_s, again)
-                yield self._sample(name, "unload", await self._timed(self._backend.unload(name)))
+                begin = self._now()
+                await self._backend.unload(name)
+                yield self._sample(name, "unload", self._now() - begin)
 
     async def serving(self, name: str) -> AsyncIterator[Sample]:
         """Prompts over lengths, prompts of which the server has the beginning, tokens over batches and contexts."""
@@ -203,11 +207,9 @@ class _Measuring:
         await self._loaded(name)
         found = 0
         for _ in range(MOST_MOVES):
-            writing = asyncio.create_task(self._ask(name, self._prompt(name, SHORT), 3 * self._tokens_of[name]))
-            begin = self._now()
-            await self._backend.load(other)
-            end = self._now()
-            answer = await writing
+            answer, (begin, end) = await asyncio.gather(
+                self._ask(name, self._prompt(name, SHORT), 3 * self._tokens_of[name]), self._loading(other)
+            )
             for gap in _gaps(answer, begin, end):
                 found += 1
                 yield self._sample(name, "token beside load", gap, answer)
@@ -226,6 +228,12 @@ class _Measuring:
                     yield self._sample(one, "token of two busy", gap, answer)
         await self._backend.unload(other)
         await self._backend.unload(name)
+
+    async def _loading(self, name: str) -> tuple[float, float]:
+        """Begin and end of a load."""
+        begin = self._now()
+        await self._backend.load(name)
+        return begin, self._now()
 
     async def _loaded(self, name: str) -> None:
         """Loads it and lets it answer once, which the first request after a load takes longer for."""
@@ -248,11 +256,6 @@ class _Measuring:
 
     def _text(self, words: int) -> str:
         return " ".join("".join(self._rng.choices(string.ascii_lowercase, k=LETTERS)) for _ in range(words))
-
-    async def _timed(self, move: object) -> float:
-        began = self._now()
-        await move  # type: ignore[misc]
-        return self._now() - began
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
@@ -297,6 +300,7 @@ class _Measuring:
                     answer.cached = int(details.get("cached_tokens") or 0)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackendError(502, f"{self._backend.kind}: an event of a stream is not understood") from error
+        answer.texts += texts
         if texts and not answer.times:
             answer.times.append(self._now())
         elif texts:
@@ -310,7 +314,7 @@ def _text_of(delta: Mapping[str, object]) -> bool:
 
 def _gaps(answer: _Answer, begin: float, end: float) -> list[float]:
     """Times between tokens from `begin` to `end`, averaged over spans; where some tokens brought no text, of all."""
-    scale = min(1.0, len(answer.times) / answer.written) if answer.written else 1.0
+    scale = min(1.0, answer.texts / answer.written) if answer.written else 1.0
     inside = [time for time in answer.times if begin <= time <= end]
     found: list[float] = []
     at, count = 0, len(inside)
