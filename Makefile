@@ -70,7 +70,7 @@ test-browser: .venvs/browser/.ready  ## use reports in a real browser (Chromium;
 
 test-live: $(VENV)/.test  ## drive real model servers over tiny models (Linux on x86-64)
 	@echo "==> testing with real servers"
-	@$(PY) -m pytest -q -rs tests/live $(ARGS)
+	@$(PY) -m pytest -q -rs tests/live tests/calibration $(ARGS)
 
 test-integrations: test-sb3 $(LIBRARIES:%=test-%)  ## run the tests in all other RL libraries
 

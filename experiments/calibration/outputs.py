@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from cace_env.config import dump, parse
-from cace_env.files import replace_file
+from cace_env.files import csv_text, json_text, replace_file
 from cace_env.fleets import MODELS
 from cace_env.live.calibration import Calibration, Sample, findings
 from cace_env.scenarios import Scenario
@@ -35,11 +32,8 @@ class Sizes(NamedTuple):
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> None:
     """Every measurement as a row."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Sample._fields)
-    writer.writerows((f"{s.at_s:.6f}", s.model, s.what, f"{s.seconds:.9f}", *s[4:]) for s in samples)
-    replace_file(folder / SAMPLES, text.getvalue())
+    rows = ((f"{s.at_s:.6f}", s.model, s.what, f"{s.seconds:.9f}", *s[4:]) for s in samples)
+    replace_file(folder / SAMPLES, csv_text(Sample._fields, rows))
 
 
 def write_fits(found: Sequence[Calibration], drift: float, about: Mapping[str, Any], folder: Path) -> None:
@@ -58,13 +52,13 @@ def write_fits(found: Sequence[Calibration], drift: float, about: Mapping[str, A
         for one in found
     ]  # fmt: skip
     content = {**about, "drift_percent": drift, "models": models}
-    replace_file(folder / FITS, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    replace_file(folder / FITS, json_text(content))
 
 
 def scenario_of(
     found: Sequence[Calibration], sizes: Mapping[str, Sizes], memory_bytes: int | None, name: str
 ) -> Scenario:
-    """A scenario with the measured models on one accelerator.
+    """A scenario with the measured models on one accelerator. Host RAM holds all weights, as a page cache does.
 
     Args:
         found: the measured models, in the order of their indices.
@@ -81,6 +75,8 @@ def scenario_of(
         "name": name,
         "description": "Models measured on a real server; gpu and model stand for tasks and contexts alone.",
         "fleet": [{"gpu": GPU, "memory_gb": memory / 1e9}],
+        "host_ram_gb": sum(sizes[one.model].weights_bytes for one in found) / 1e9,
+        "start": "cached",
         "catalogue": [_entry(one, sizes[one.model]) for one in found],
     }
     return parse(Scenario, content, "scenario of the measured models")

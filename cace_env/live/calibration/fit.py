@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cace_env.config import ConfigError
 from cace_env.live.calibration.measure import Sample, What
+from cace_env.tables import FloatArray
 
-Floats = npt.NDArray[np.float64]
 OFF_PERCENT: Final = 10.0  # errors above it are said in words
 
 
@@ -39,7 +38,7 @@ class Fit:
     points: tuple[tuple[int, int, float, float, float, float], ...]
 
     @property
-    def errors(self) -> Floats:
+    def errors(self) -> FloatArray:
         return np.array([100 * (point[5] / point[2] - 1) for point in self.points])
 
     @property
@@ -111,7 +110,7 @@ def fit_model(samples: Sequence[Sample], model: str, chunk_tokens: int) -> Calib
     """
     mine = [sample for sample in samples if sample.model == model]
 
-    def times(what: What) -> Floats:
+    def times(what: What) -> FloatArray:
         return np.array([sample.seconds for sample in mine if sample.what == what])
 
     for what in ("load warm", "unload", "first", "again", "prefill", "token"):
@@ -169,7 +168,7 @@ def _with_fits(found: Calibration, mine: Sequence[Sample], chunk_tokens: int) ->
     return dataclasses.replace(found, fits=fits, cached_percent=float(np.median(errors)) if errors else None)
 
 
-def _grouped(samples: Sequence[Sample], what: What) -> list[tuple[tuple[int, int, int, int], Floats]]:
+def _grouped(samples: Sequence[Sample], what: What) -> list[tuple[tuple[int, int, int, int], FloatArray]]:
     """Times by (batch, context, cached, tokens), medians of each group.
 
     Contexts within an eighth of each other are one: prompts of random words differ by some tokens.
@@ -196,7 +195,7 @@ def _grouped(samples: Sequence[Sample], what: What) -> list[tuple[tuple[int, int
     ]
 
 
-def _least_squares(columns: Floats, values: Floats, scale: Floats | None = None) -> Floats:
+def _least_squares(columns: FloatArray, values: FloatArray, scale: FloatArray | None = None) -> FloatArray:
     """Coefficients of at least 0 with the least sum of squared relative errors: the best of all sets of columns."""
     weights = 1 / (values if scale is None else scale)
     count = columns.shape[1]
@@ -215,14 +214,14 @@ def _least_squares(columns: Floats, values: Floats, scale: Floats | None = None)
     return best
 
 
-def _spread(values: Floats) -> tuple[int, float, float, float]:
+def _spread(values: FloatArray) -> tuple[int, float, float, float]:
     if not len(values):
         return 0, math.nan, math.nan, math.nan
     low, middle, high = np.percentile(values, (10, 50, 90))
     return len(values), float(middle), float(low), float(high)
 
 
-def _ratio(values: Floats, alone_s: Sequence[float]) -> float | None:
+def _ratio(values: FloatArray, alone_s: Sequence[float]) -> float | None:
     return float(np.median(values) / np.median(alone_s)) if len(values) and alone_s else None
 
 
@@ -252,7 +251,7 @@ def findings(calibration: Calibration) -> list[str]:
             f"{1e3 * predicted:.3g} ({100 * (predicted / measured - 1):+.0f} %)"
         )
     if off:
-        said.append("a round is no straight line over the batch here")
+        said.append("a round is no straight line over batch and context here")
     if abs(prompts.worst_percent) > OFF_PERCENT:
         said.append(f"first tokens are off by up to {prompts.worst_percent:+.0f} %")
     if calibration.constant_us:

@@ -16,9 +16,9 @@ from experiments import calibrate
 from experiments.calibration.outputs import Sizes, scenario_of, write_samples
 from experiments.calibration.page import page_of
 from experiments.reports.page import write_page
+from tests.calibration.test_calibration import measured
+from tests.calibration.virtual_server import Delays, VirtualServer
 from tests.live.real_servers import SECOND, SMALLEST, need
-from tests.live.test_calibration import measured
-from tests.live.virtual_server import Delays, VirtualServer
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -46,6 +46,7 @@ def test_a_real_server_is_measured_and_the_scenario_can_be_loaded(tmp_path: Path
     tables = scenario.tables()
     assert tables.model_names == (SMALLEST, SECOND)
     assert tables.weights_bytes.tolist() == [path.stat().st_size for path in files.values()]
+    assert tables.host_cached.all(), "the page cache holds them"
     assert (tables.need_bytes > tables.weights_bytes).all(), "the KV cache comes on top"
     fits = json.loads((out / "calibration.json").read_text())
     assert [model["model"] for model in fits["models"]] == [SMALLEST, SECOND]

@@ -11,7 +11,7 @@ from cace_env.config import ConfigError
 from cace_env.live.calibration import Calibration, Plan, Sample, drift_percent, findings, fit_model, measure
 from cace_env.live.calibration.gguf_files import kv_bytes_per_token
 from cace_env.live.tiny_models import TINY_MODELS, write_tiny_models
-from tests.live.virtual_server import Delays, VirtualServer, in_virtual_time
+from tests.calibration.virtual_server import Delays, VirtualServer, in_virtual_time
 
 SMALL, LARGE = Delays(), Delays(load=2.0, unload=0.2, round=0.05, decode=0.0, kv=0.0, prefill=0.004, attention=0.0)
 
@@ -72,7 +72,7 @@ def test_a_batch_that_is_no_straight_line_is_said():
     bent = measured(VirtualServer({"bent": Delays(batch_two=1.6, decode=0.0)}), Plan(pairs=False))
     one = found(bent, "bent")
     assert abs(one.fits[0].worst_percent) > 10
-    assert any("no straight line over the batch" in line for line in findings(one))
+    assert any("no straight line over batch" in line for line in findings(one))
     assert one.beside_load is None
     assert one.two_busy is None
 
