@@ -66,7 +66,7 @@ class Options(Frozen):
     memory: Annotated[Path | None, metavar("FILE.yaml")] = Field(
         default=None, description="how much each model takes, where the server does not say: lines 'qwen-7b: 4.7 GB'"
     )
-    most_drift: float = Field(default=10.0, gt=0, le=1000, description="of the machine [%]; above it nothing counts")
+    most_drift: float = Field(default=10.0, gt=0, le=1e6, description="of the machine [%]; above it nothing counts")
     key_file: Annotated[Path | None, metavar("FILE")] = Field(default=None, description="the server's API key")
     load_s: float = Field(default=600.0, gt=0, description="a load may take so many seconds")
     log: Path = Field(default=Path("/dev/null"), description="gets what a server writes that is started here")

@@ -110,6 +110,11 @@ def test_fast_tokens_that_come_bunched_are_averaged():
     assert one.gap_s(1, 100, 0) == pytest.approx(0.0002, rel=0.05)
 
 
+def test_batches_may_leave_one_out():
+    one = found(measured(VirtualServer({"one": SMALL}), Plan(batches=(2, 4), pairs=False)), "one")
+    assert one.gap_s(2, 100, 0) == pytest.approx(0.0284, rel=0.02)
+
+
 def test_tokens_without_text_count_in_the_time_of_a_token():
     """A letter of several tokens comes with the last of them."""
     half = found(measured(VirtualServer({"half": Delays(decode=0.0, kv=0.0, silent=2)}), Plan(pairs=False)), "half")

@@ -130,7 +130,7 @@ def fit_model(samples: Sequence[Sample], model: str, chunk_tokens: int) -> Calib
     warm, cold = times("load warm"), times("load cold")
     loads = [float(np.median(kind)) + slow_first_s for kind in (warm, cold if len(cold) else warm)]
     # Tokens beside another model have short contexts: compared with the shortest alone.
-    shortest = min(s.context for s in mine if s.what == "token" and s.batch == 1)
+    shortest = min((s.context for s in mine if s.what == "token" and s.batch == 1), default=0)
     alone_s = [s.seconds for s in mine if s.what == "token" and s.batch == 1 and s.context <= 1.5 * shortest]
     found = Calibration(
         model=model,

@@ -28,6 +28,7 @@ CHAT: Final = "/v1/chat/completions"
 SHORT: Final = 32  # tokens of a prompt that is not what is measured
 LETTERS: Final = 4  # of a word
 MOST_MOVES: Final = 30  # loads beside which tokens are taken
+MOST_TRIES: Final = 5  # of requests of which all tokens came at once, or that were over one after the other
 LEAST_BESIDE: Final = 30  # spans of tokens that came while a load went on
 # Fast tokens come bunched, so that most gaps are near 0: they are averaged over spans of at least this. A slow one is a
 # span of its own, so that medians pass over the few that something held up.
@@ -147,14 +148,13 @@ class _Measuring:
     async def drift(self, name: str, prompt: What, token: What) -> AsyncIterator[Sample]:
         """The same short measurement at both ends."""
         await self._loaded(name)
-        await self._ask(
-            name, self._prompt(name, max(self._plan.lengths)), self._tokens_of[name]
-        )  # caches and clocks warm
+        longest = max(self._plan.lengths)
+        await self._ask(name, self._prompt(name, longest), self._tokens_of[name])  # caches and clocks are warm
         for _ in range(self._plan.repeats):
-            answer = await self._ask(name, self._prompt(name, max(self._plan.lengths)), self._tokens_of[name])
+            answer = await self._ask(name, self._prompt(name, longest), 1)
             yield self._sample(name, prompt, answer.first_s, answer)
-            for gap in _gaps(answer, answer.times[0], answer.times[-1]):
-                yield self._sample(name, token, gap, answer)
+            async for sample in self._tokens(name, token, 1, longest):
+                yield sample
         await self._backend.unload(name)
 
     async def moves(self, name: str) -> AsyncIterator[Sample]:
@@ -188,19 +188,23 @@ class _Measuring:
             yield self._sample(name, "cached", answer.first_s, answer)
             for batch in self._plan.batches:
                 for context in self._plan.contexts:
-                    async for sample in self._tokens(name, batch, context):
+                    async for sample in self._tokens(name, "token", batch, context):
                         yield sample
         await self._backend.unload(name)
 
-    async def _tokens(self, name: str, batch: int, context: int) -> AsyncIterator[Sample]:
+    async def _tokens(self, name: str, what: What, batch: int, context: int) -> AsyncIterator[Sample]:
         """Gaps between tokens while all requests of the batch are writing."""
         tokens = self._tokens_of[name] * (2 if batch > 1 else 1)  # until the last prompt is read, the first ones write
-        asked = [self._ask(name, self._prompt(name, context), tokens) for _ in range(batch)]
-        answers = await asyncio.gather(*asked)
-        begin, end = max(one.times[0] for one in answers), min(one.times[-1] for one in answers)
-        for answer in answers:
-            for gap in _gaps(answer, begin, end):
-                yield self._sample(name, "token", gap, answer, batch)
+        for _ in range(MOST_TRIES):
+            asked = [self._ask(name, self._prompt(name, context), tokens) for _ in range(batch)]
+            answers = await asyncio.gather(*asked)
+            begin, end = max(one.times[0] for one in answers), min(one.times[-1] for one in answers)
+            gaps = [(answer, gap) for answer in answers for gap in _gaps(answer, begin, end)]
+            if gaps:
+                break
+            tokens = max(tokens, min(2 * tokens, 2 * MOST_TOKENS))
+        for answer, gap in gaps:
+            yield self._sample(name, what, gap, answer, batch)
 
     async def beside(self, name: str, other: str) -> AsyncIterator[Sample]:
         """Tokens of one model while another one loads, and while it writes, too."""
@@ -317,10 +321,10 @@ def _gaps(answer: _Answer, begin: float, end: float) -> list[float]:
     scale = min(1.0, answer.texts / answer.written) if answer.written else 1.0
     inside = [time for time in answer.times if begin <= time <= end]
     found: list[float] = []
-    at, count = 0, len(inside)
-    for index in range(1, count):
+    at = 0
+    for index in range(1, len(inside)):
         passed = inside[index] - inside[at]
-        if passed >= SPAN_S or (index == count - 1 and not found):
+        if passed >= SPAN_S:
             found.append(scale * passed / (index - at))
             at = index
     return found
