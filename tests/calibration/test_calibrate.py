@@ -29,6 +29,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 SIZE = Sizes(10**9, 2 * 10**9, 4096, 4, 2048)
 
 
+@pytest.mark.slow  # and timing on a busy machine is not what every change has to pass: `make test-live` runs it
 @pytest.mark.integration
 def test_a_real_server_is_measured_and_the_scenario_can_be_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     need("llama.cpp")
