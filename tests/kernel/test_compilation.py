@@ -121,6 +121,10 @@ def event(part: str) -> Any:
     return SimpleNamespace(data={"dispatcher": SimpleNamespace(py_func=function)})
 
 
+# Who drives real servers compiles it then: the command says so, and others need not wait for it.
+LIVE = {"cace_env.live.events.happen"}
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -138,7 +142,7 @@ def test_the_parts_are_the_compiled_functions_of_the_package_and_each_says_what_
         names = re.findall(r"^@(?:compiled|linked\(.*\))\ndef (\w+)", text, re.MULTILINE)
         found |= {f"{module}.{name}" for name in names}
         decorators += len(re.findall(r"^ *@(?:compiled|linked)\b", text, re.MULTILINE))
-    assert found == set(compilation.PARTS)
+    assert found - LIVE == set(compilation.PARTS)
     assert decorators == len(found)  # none stands where this test would not see it
     assert all(compilation.PARTS.values())
 
@@ -186,6 +190,8 @@ def test_what_other_packages_compile_is_not_announced(tmp_path: Path) -> None:
 
 def test_whatever_compiled_functions_import_from_the_package_is_hashed() -> None:
     for path in compilation.PACKAGE.rglob("*.py"):
+        if path == compilation.PACKAGE / "live" / "events.py":
+            continue  # no other function is made of it, and Numba itself sees when its file changes
         text = path.read_text("utf-8")
         if not re.search(r"^@(compiled|linked|inner|inlined|outlined)\b", text, re.MULTILINE):
             continue
