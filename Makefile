@@ -29,7 +29,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all fuzz test-bounds test-nojit test-video test-browser test-live bench agents docs lint clean FORCE
+.PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live bench agents docs lint clean FORCE
 .PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -38,6 +38,9 @@ help:  ## print this list
 demo: $(VENV)/.demo  ## compare CACE with learned agents and deployed rules on several scenarios (no torch needed)
 	@echo "==> comparing"
 	@$(PY) -m experiments.compare --demo $(ARGS)
+
+demo-live: $(VENV)/.test  ## serve tiny models by a real server under CACE and an agent (Linux on x86-64)
+	@$(PY) -m experiments.live demo $(ARGS)
 
 test: $(VENV)/.test  ## run the tests but the slow ones
 	@echo "==> testing"

@@ -1,5 +1,6 @@
 """Real model servers under the policies of this package.
 
+    python -m experiments.live demo                             all parts at work, on this machine, in half a minute
     python -m experiments.live tiny models                      five tiny models with random weights, for trials
     python -m experiments.live check llama.cpp:models           start llama.cpp over a folder of GGUF files, and try it
     python -m experiments.live check llama.cpp:http://127.0.0.1:8080
@@ -11,6 +12,8 @@ server meanwhile. The exit status is 0 where everything holds. `docs/live.md` li
 
 `serve` is a proxy with the OpenAI API before servers: it keeps their memory budget and asks the policy whom to evict.
 `docs/live-router.md` has the fleet file, the rules, and how a policy sees real servers. SIGTERM lets requests end.
+
+`demo` starts llama.cpp over the tiny models and serves made-up clients under several policies, one after another.
 """
 
 from __future__ import annotations
@@ -18,10 +21,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 from pydantic import Field
 from rich.text import Text
@@ -37,7 +42,7 @@ from cace_env.live.tiny_models import write_tiny_models
 from cace_env.policies import contestant_of
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
-from experiments.running.command_line import Session, metavar, run_command
+from experiments.running.command_line import Session, metavar, run_command, screen_table
 
 KEY_VARIABLE = "CACE_LIVE_KEY"
 SIGNS = {True: ("holds", "green"), False: ("FAILS", "red"), None: ("note", "yellow")}
@@ -60,6 +65,17 @@ class Check(Frozen):
     )
     load_s: float = Field(default=600.0, gt=0.0, description="a load may take so many seconds")
     log: Path = Field(default=Path("/dev/null"), description="gets what a server writes that is started here")
+
+
+class Demo(Frozen):
+    """Serve made-up clients by a real server over tiny models, under one policy after another."""
+
+    policies: Annotated[tuple[str, ...], metavar("POLICY ...")] = Field(
+        default=("cace", "agent:eviction"), min_length=1, description="who decides"
+    )
+    requests: int = Field(default=15, ge=1, le=10_000, description="of each of the six clients, under each policy")
+    seed: int = Field(default=0, ge=0, description="of the clients")
+    port: int = Field(default=0, ge=0, le=65535, description="of the router; 0 = any that is free")
 
 
 class Tiny(Frozen):
@@ -108,8 +124,10 @@ class Serve(Frozen):
     log: Path = Field(default=Path("/dev/null"), description="gets what a server writes that is started here")
 
 
-def live(options: Check | Serve | Tiny, session: Session) -> int:
+def live(options: Check | Demo | Serve | Tiny, session: Session) -> int:
     """Runs a sub-command."""
+    if isinstance(options, Demo):
+        return asyncio.run(demo(options, session))
     if isinstance(options, Serve):
         return asyncio.run(serve(options, session))
     if isinstance(options, Tiny):
@@ -144,6 +162,46 @@ async def check(options: Check, session: Session) -> int:
         await backend.close()
     session.console.print("everything holds" if failed == 0 else f"{failed} do not hold")
     return 1 if failed else 0
+
+
+async def demo(options: Demo, session: Session) -> int:
+    """Prints a line for each policy; returns 1 where an answer was not whole."""
+    try:
+        from cace_env.live.demo import CLIENTS, try_policies
+    except ImportError as error:
+        raise ConfigError(f"the demo needs {error.name}; run: pip install 'cace-env[servers]'") from error
+    session.console.print(
+        f"{CLIENTS} clients, llama.cpp on this CPU, five models of which some fit (the first time compiles)"
+    )
+    with tempfile.TemporaryDirectory(prefix="cace-live-") as folder:
+        outcomes = await try_policies(
+            options.policies,
+            Path(folder),
+            requests=options.requests,
+            seed=options.seed,
+            port=options.port,
+            started=lambda policy, url: session.console.print(f"serving under {policy}: {url}/ shows what it does"),
+        )
+    header = ["policy", "answers", "broken", "TTFT mean ms", "p95 ms", "evictions", "loads", "decisions", "ms each"]
+    rows = [
+        [
+            each.policy,
+            f"{each.whole}",
+            f"{each.broken}",
+            f"{1e3 * np.mean(each.first_s):.0f}" if each.first_s else "",
+            f"{1e3 * np.quantile(each.first_s, 0.95):.0f}" if each.first_s else "",
+            f"{each.evictions}",
+            f"{each.loads}",
+            f"{each.decisions}",
+            f"{1e3 * each.decision_s / each.decisions:.2f}" if each.decisions else "",
+        ]
+        for each in outcomes
+    ]
+    session.console.print(screen_table(header, rows))
+    session.console.print(
+        "Tiny models with random weights on a CPU: this shows that all parts work together, not what a policy gains."
+    )
+    return 1 if any(each.broken for each in outcomes) else 0
 
 
 async def serve(options: Serve, session: Session) -> int:
@@ -195,7 +253,7 @@ async def serve(options: Serve, session: Session) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command("live", Check | Serve | Tiny, live, arguments, __doc__)
+    return run_command("live", Check | Demo | Serve | Tiny, live, arguments, __doc__)
 
 
 if __name__ == "__main__":

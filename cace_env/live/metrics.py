@@ -41,6 +41,10 @@ class Metrics:
         self.used = gauge("memory_used_bytes", "Memory of models that are loaded, loading or leaving", "accelerator")
         self.budget = gauge("memory_budget_bytes", "Memory that models may take", "accelerator")
 
+    def total(self, sample: str) -> float:
+        """The sum of a sample over all labels, such as `cace_loads_total`."""
+        return sum(each.value for metric in self.registry.collect() for each in metric.samples if each.name == sample)
+
     def text(self) -> bytes:
         """In the format that Prometheus reads."""
         return generate_latest(self.registry)

@@ -63,20 +63,22 @@ class Proxy:
             started: is told the address.
         """
         loop = asyncio.get_running_loop()
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         try:
             await runner.setup()
             await web.TCPSite(runner, self.serving.host, self.serving.port).start()
             self.router.start()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in before:
                 loop.add_signal_handler(number, self.stopping.set)
             host, port = runner.addresses[0][:2]
             started(f"http://{host}:{port}")
             await self.stopping.wait()
             await self.router.drain(self.serving.drain_s)
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number, handler in before.items():
                 loop.remove_signal_handler(number)
+                signal.signal(number, handler)  # else a second SIGTERM would leave started servers behind
             await runner.cleanup()
             await self.router.close()
 

@@ -127,7 +127,7 @@ def knows_torch(path: Path) -> bool:
 def loaded_alone(path: Path) -> set[str]:
     """Libraries that a module may import at once, because nothing loads it but what needs them."""
     inside = path.relative_to(ROOT).as_posix()
-    if inside in ("cace_env/live/proxy.py", "cace_env/live/metrics.py"):
+    if inside in ("cace_env/live/proxy.py", "cace_env/live/metrics.py", "cace_env/live/demo.py"):
         return {"aiohttp", "prometheus_client"}
     return {"pyarrow"} if inside.startswith("cace_env/traces/gateways/") else set()
 
