@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from importlib.resources import files
 from typing import Any, Final
@@ -20,10 +22,13 @@ from cace_env.kernel.state import MODEL
 from cace_env.live.answers import Answer, most_tokens, prompt_tokens
 from cace_env.live.backends.base import BackendError
 from cace_env.live.mirror import Alone
+from cace_env.live.mover import bug
 from cace_env.live.router import Router
 from cace_env.live.status import PHASES, status_of
 from cace_env.live.tickets import LOOPBACK, QueueFull, Serving, Ticket
 from cace_env.tables import TASKS
+
+logger = logging.getLogger(__name__)
 
 PATHS: Final = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}  # and the task of their requests
 OPEN: Final = ("/", "/health")  # need no key: they tell nothing
@@ -142,8 +147,7 @@ class Proxy:
         response: web.StreamResponse | None = None
         try:
             await ticket.ready
-            backend = router.backends[ticket.accelerator]
-            async with aclosing(backend.generate(router.server_name(ticket.model), request.path, body)) as pieces:
+            async with aclosing(self._pieces(request.path, body, ticket)) as pieces:
                 async for piece in pieces:
                     if response is None:
                         response = _begun(streams)
@@ -165,6 +169,26 @@ class Proxy:
             await response.prepare(request)
         await response.write_eof()
         return response
+
+    async def _pieces(self, path: str, body: Mapping[str, Any], ticket: Ticket) -> AsyncGenerator[bytes, None]:
+        """The server's answer. A model that it has lost is loaded again, and asked once more."""
+        backend, name = self.router.backends[ticket.accelerator], self.router.server_name(ticket.model)
+        mover, last = self.router.movers[ticket.accelerator], False
+        while True:
+            began, empty = time.monotonic(), True
+            try:
+                async with aclosing(backend.generate(name, path, body)) as pieces:
+                    async for piece in pieces:
+                        empty = False
+                        yield piece
+                return
+            except BackendError as error:
+                if last or not empty or not await mover.restore(name, error, began):
+                    raise
+                last = True
+            except Exception as error:  # a bug of a backend; its words may quote a prompt
+                logger.error("the backend %s has a bug: %s in an answer", backend.kind, type(error).__name__)
+                raise bug(backend, error) from None
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         del request

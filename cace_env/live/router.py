@@ -26,6 +26,7 @@ from cace_env.live.backends.base import Backend, BackendError
 from cace_env.live.decider import Choice, Decider
 from cace_env.live.metrics import Metrics
 from cace_env.live.mirror import TOKEN, Arrival, Mirror
+from cace_env.live.mover import Mover
 from cace_env.live.tickets import Options, QueueFull, Ticket
 from cace_env.tables import FOREVER, NONE, FleetTables
 
@@ -60,6 +61,7 @@ class Router:
     ) -> None:
         self.tables, self.backends, self.decider = tables, backends, decider
         self.options = options or Options()
+        self.movers = [Mover(backend) for backend in backends]
         self.metrics = Metrics()
         self.mirror = Mirror(tables, decider.limits)
         self.open = 0  # requests on their way
@@ -301,7 +303,7 @@ class Router:
         name, began = self.tables.model_names[m], self._clock()
         self.metrics.loads.labels(name).inc()
         try:
-            await self.backends[a].load(self.server_name(m))
+            await self.movers[a].load(self.server_name(m))
         except BackendError as refused:
             error = refused
             self.metrics.failures.labels(name, "load").inc()
@@ -326,7 +328,7 @@ class Router:
         pause = RETRY_S[-1]
         while True:
             try:
-                await self.backends[a].unload(self.server_name(m))
+                await self.movers[a].unload(self.server_name(m))
                 return
             except BackendError as error:
                 name = self.tables.model_names[m]

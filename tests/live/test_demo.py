@@ -33,15 +33,18 @@ def test_a_demo_that_is_interrupted_leaves_no_process(number: int):
     need("llama.cpp")
     command = [sys.executable, "-m", "experiments.live", "demo", "--policies", "lru", "--requests", "1000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
-        assert demo.stdout is not None
-        while "shows what it does" not in (line := demo.stdout.readline()):
-            assert line, demo.stderr
-        time.sleep(0.5)  # under load
-        servers = children_of(demo.pid)
-        models = [model for server in servers for model in children_of(server)]
-        assert servers
-        demo.send_signal(number)
-        assert demo.wait(30.0) == 130
+        try:
+            assert demo.stdout is not None
+            while "shows what it does" not in (line := demo.stdout.readline()):
+                assert line, demo.stderr
+            time.sleep(0.5)  # under load
+            servers = children_of(demo.pid)
+            models = [model for server in servers for model in children_of(server)]
+            assert servers
+            demo.send_signal(number)
+            assert demo.wait(30.0) == 130
+        finally:
+            demo.kill()
     assert not [pid for pid in (*servers, *models) if is_running(pid)]
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from cace_env.live.backends import make_backend
+from cace_env.live.backends import make_backend, state_of
 from cace_env.live.tiny_models import TINY_MODELS, write_tiny_models
-from tests.live.real_servers import need
+from tests.live.real_servers import children_of, is_running, need
 from tests.live.serving import CHAT, serving_backends
 from tests.live.test_router import in_loop
 
@@ -50,3 +52,21 @@ async def test_a_real_server_stays_within_its_memory_and_every_stream_is_whole(t
         assert all(answer.strip().endswith("data: [DONE]") for answer in answers)
         assert 0 < max(taken) <= MEMORY_GB * 1e9
         assert live.router.decisions
+
+
+@in_loop
+async def test_a_model_whose_process_was_killed_is_loaded_again(tmp_path: Path):
+    need("llama.cpp")
+    write_tiny_models(tmp_path / "models")
+    backend = make_backend(f"llama.cpp:{tmp_path / 'models'}", load_s=30.0, log=tmp_path / "log")
+    async with serving_backends([backend], NEEDS, [MEMORY_GB], "lru") as live:
+        name = next(iter(NEEDS))
+        assert (await live.say(name, max_tokens=4))[0] == 200
+        (server,) = children_of(os.getpid())
+        (model,) = children_of(server)
+        os.kill(model, signal.SIGKILL)
+        async with asyncio.timeout(10.0):
+            while is_running(model) or (await state_of(backend, name)) != "absent":
+                await asyncio.sleep(0.02)
+        status, text = await live.say(name, max_tokens=4)
+        assert status == 200 and text.rstrip().endswith("data: [DONE]")
