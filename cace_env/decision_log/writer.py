@@ -51,6 +51,11 @@ class DecisionLog:
         clock: of `Decision.time_us`: "episode" (since its beginning) or "utc" (since 1970), for a live system.
         now: function that returns seconds since 1970.
 
+    Attributes:
+        written: decisions on disk.
+        failed: attempts to write that the disk did not take.
+        lost: decisions that were dropped, the oldest first: while the disk takes nothing, at most `rows` + 20,000 wait.
+
     Raises:
         ConfigError: pyarrow is missing, a number is out of range, or the folder holds decisions by another clock.
         OSError: the folder or a file cannot be written. What was to be written is kept for the next attempt.
@@ -75,7 +80,7 @@ class DecisionLog:
         if clock not in get_args(Clock):
             raise ConfigError(f"clock is {clock!r}; it has to be one of {', '.join(get_args(Clock))}")
         self.folder = Path(folder)
-        self.written = 0  # decisions on disk
+        self.written = self.failed = self.lost = 0
         self._most_bytes, self._keep_s = int(max_mb * 1e6), None if keep_days is None else keep_days * DAY_S
         self._rows, self._flush_s, self._clock, self._now = rows, flush_s, clock, now
         self._waiting: list[Decision] = []
@@ -95,7 +100,7 @@ class DecisionLog:
         """Adds a decision; it may be written later."""
         with self._lock:
             self._waiting.append(decision)
-            if len(self._waiting) >= self._rows:
+            if len(self._waiting) % self._rows == 0:  # not at each one more while the disk takes nothing
                 self.flush()
             elif self._timer is None:
                 self._timer = threading.Timer(self._flush_s, self._flush_late)
@@ -106,11 +111,18 @@ class DecisionLog:
         """Writes what waits; when this returns it is on disk."""
         with self._lock:
             self._stop_timer()
-            while self._waiting:
-                some = self._waiting[: self._rows]
-                self._write(some)
-                del self._waiting[: len(some)]
-                self.written += len(some)
+            try:
+                while self._waiting:
+                    some = self._waiting[: self._rows]
+                    self._write(some)
+                    del self._waiting[: len(some)]
+                    self.written += len(some)
+            except OSError:
+                self.failed += 1
+                excess = max(0, len(self._waiting) - self._rows - MOST_ROWS)
+                del self._waiting[:excess]
+                self.lost += excess
+                raise
 
     def close(self) -> None:
         """Writes what waits; the log can be used again after that."""

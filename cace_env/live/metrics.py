@@ -35,11 +35,17 @@ class Metrics:
         self.failures = counter("move_failures", "Loads and unloads that the server refused", "model", "what")
         self.decisions = counter("decisions", "Questions answered, by who did", "by")
         self.decided = histogram("decision_seconds", "From a question to its answer", buckets=DECISIONS_S)
-        self.log_errors = counter("decision_log_errors", "Decisions that could not be written yet")
+        self.log_errors = gauge("decision_log_errors", "Attempts to write decisions that have failed since the start")
+        self.log_lost = gauge("decision_log_lost", "Decisions that were dropped because they could not be written")
         self.waiting = gauge("waiting", "Requests that wait", "model")
         self.running = gauge("running", "Requests that a server works on", "model")
         self.used = gauge("memory_used_bytes", "Memory of models that are loaded, loading or leaving", "accelerator")
         self.budget = gauge("memory_budget_bytes", "Memory that models may take", "accelerator")
+
+    def of_log(self, failed: int, lost: int) -> None:
+        """Brings up to date what is known of the decision log."""
+        self.log_errors.set(failed)
+        self.log_lost.set(lost)
 
     def total(self, sample: str) -> float:
         """The sum of a sample over all labels, such as `cace_loads_total`."""

@@ -288,7 +288,6 @@ class Router:
             try:
                 self._log.add(decision)
             except OSError as error:
-                self.metrics.log_errors.inc()
                 logger.error("the decision log cannot be written: %s", error.strerror)
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -394,6 +393,8 @@ class Router:
         for m, name in enumerate(names):
             self.metrics.waiting.labels(name).set(int(s.models[m, MODEL.waiting]))
             self.metrics.running.labels(name).set(int(s.models[m, MODEL.running]))
+        if self._log is not None:
+            self.metrics.of_log(self._log.failed, self._log.lost)
         used = self.tables.memory_bytes - s.accelerators[:, ACCELERATOR.free]
         for name, size in zip(self.tables.accelerator_names, used.tolist(), strict=True):
             self.metrics.used.labels(name).set(size)

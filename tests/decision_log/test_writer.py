@@ -218,3 +218,26 @@ def test_without_pyarrow_the_error_names_the_extra(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"pip install 'cace-env\[traces\]'"):
         DecisionLog(tmp_path)
+
+
+def test_while_the_disk_is_full_attempts_are_few_and_what_waits_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "MOST_ROWS", 5)
+    log = DecisionLog(tmp_path, rows=10)
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "replace_file", full)
+        raised = 0
+        for number in range(100):
+            try:
+                log.add(decision(number))
+            except OSError:
+                raised += 1
+        assert log.failed == raised < 25
+        assert log.lost == 100 - len(log._waiting) >= 75
+    log.close()
+    kept = read_decisions(tmp_path)
+    assert len(kept) == 100 - log.lost and kept[-1] == decision(99)
