@@ -58,11 +58,12 @@ async def test_a_real_server_stays_within_its_memory_and_every_stream_is_whole(t
 async def test_a_model_whose_process_was_killed_is_loaded_again(tmp_path: Path):
     need("llama.cpp")
     write_tiny_models(tmp_path / "models")
+    before = children_of(os.getpid())  # of other tests in this process
     backend = make_backend(f"llama.cpp:{tmp_path / 'models'}", load_s=30.0, log=tmp_path / "log")
     async with serving_backends([backend], NEEDS, [MEMORY_GB], "lru") as live:
         name = next(iter(NEEDS))
         assert (await live.say(name, max_tokens=4))[0] == 200
-        (server,) = children_of(os.getpid())
+        (server,) = {*children_of(os.getpid())} - {*before}
         (model,) = children_of(server)
         os.kill(model, signal.SIGKILL)
         async with asyncio.timeout(10.0):
