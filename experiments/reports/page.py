@@ -26,6 +26,7 @@ import numpy as np
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from cace_env.config import printable
 from cace_env.files import replace_file
 from experiments.reading.markdown import number
 
@@ -206,7 +207,7 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -215,7 +216,7 @@ def _environment() -> jinja2.Environment:
         "inline": _inline,
         "figure_json": figure_json,
         "height": _height,
-        "names": lambda key: json.dumps([visible(name) for name in key]),
+        "names": lambda key: json.dumps([printable(name) for name in key]),
         "cell": cell_text,
     }
     environment.globals |= {
@@ -228,18 +229,11 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def visible(text: str) -> str:
-    r"""Text in which every character that cannot be seen is spelled out: `\x1b`, `\u202e`, `\ud800`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def marked(text: str) -> Markup:
     """A text of a `Section` as HTML; whatever is not among its few signs is escaped."""
     if text.startswith("```"):
         inside = text.removeprefix("```").removesuffix("```").strip("\n")
-        return Markup("<pre>{}</pre>").format(visible(inside))
+        return Markup("<pre>{}</pre>").format(printable(inside))
     parts: list[Markup] = []
     for block in re.split(r"\n\s*\n|\n(?=- )", text.strip()):
         if block.startswith("- "):
@@ -255,7 +249,7 @@ def marked(text: str) -> Markup:
 
 def _inline(text: str) -> Markup:
     """Escaped text with code and bold; there may be code in what is bold."""
-    strong = STRONG.split(visible(text))  # every second part is bold
+    strong = STRONG.split(printable(text))  # every second part is bold
     return Markup("").join(
         Markup("<strong>{}</strong>").format(_coded(part)) if at % 2 else _coded(part) for at, part in enumerate(strong)
     )
@@ -277,8 +271,8 @@ def cell_text(cell: Cell) -> Markup:
     if isinstance(cell, float):
         return Markup(number(cell))
     if len(cell) > 4 and cell.startswith("**") and cell.endswith("**"):
-        return Markup("<strong>{}</strong>").format(visible(cell[2:-2]))
-    return Markup("{}").format(visible(cell))
+        return Markup("<strong>{}</strong>").format(printable(cell[2:-2]))
+    return Markup("{}").format(printable(cell))
 
 
 def numeric_columns(table: Table) -> list[bool]:
@@ -314,7 +308,7 @@ def _height(figure: Figure) -> int:
 def _plain(value: Any, key: str = "") -> Any:
     """What JSON can hold: texts escaped, numbers rounded, NaN as null."""
     if isinstance(value, str):
-        escaped = html.escape(visible(value), quote=False).replace("\n", "<br>")
+        escaped = html.escape(printable(value), quote=False).replace("\n", "<br>")
         return MARKUP_IN_HOVER.sub(r"<\1>", escaped) if key in ("hovertemplate", "texttemplate") else escaped
     if value is None or isinstance(value, bool | int):
         return value
