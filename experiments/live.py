@@ -37,6 +37,7 @@ from cace_env.live.backends import Backend, BackendError, make_backend, read_mem
 from cace_env.live.check import check_backend
 from cace_env.live.decider import LIMIT_S, Decider
 from cace_env.live.fleet import LiveFleet, resident_now
+from cace_env.live.stage import Stage, Turns
 from cace_env.live.tickets import Options, Serving
 from cace_env.live.tiny_models import write_tiny_models
 from cace_env.policies import contestant_of
@@ -118,6 +119,10 @@ class Serve(Frozen):
     decide_ms: float = Field(
         default=1e3 * LIMIT_S, gt=0, le=10_000, description="a policy in Python gets so long; then LRU decides"
     )
+    share: float = Field(
+        default=1.0, description="pilot: share of the blocks of time that are the policy's; the others are LRU's"
+    )
+    block_min: float = Field(default=30.0, gt=0, description="length of a block of a pilot [min]")
     decision_log: Annotated[Path | None, metavar("FOLDER")] = Field(
         default=None, description="where decisions are written; python -m experiments.why reads them"
     )
@@ -222,7 +227,7 @@ async def serve(options: Serve, session: Session) -> int:
         scenario = load_scenario(options.fleet)
         tables, names = scenario.tables().replace(protocol=options.env), {}
         specs, training = list(options.backend), None if scenario.trace is not None else scenario.workload
-    contestant = contestant_of(options.policy)
+    contestant, stage = contestant_of(options.policy), Stage(Turns(options.share, 60 * options.block_min))
     memory = read_memory(options.memory) if options.memory is not None else {}
     server_key = read_text(options.server_key_file).strip() if options.server_key_file is not None else None
     backends: list[Backend] = []
@@ -232,7 +237,7 @@ async def serve(options: Serve, session: Session) -> int:
             backends.append(one)
         tables = await resident_now(tables, backends, names)
         session.console.print(f"preparing {contestant.name} (the first time compiles for half a minute)")
-        decider = Decider(contestant, tables, training=training, limit_s=options.decide_ms * 1e-3)
+        decider = Decider(contestant, tables, training=training, limit_s=options.decide_ms * 1e-3, stage=stage)
         log = DecisionLog(options.decision_log, clock="utc") if options.decision_log is not None else None
         routing = Options(most_waiting=options.most_waiting, scenario=tables.label, names=names)
         router = Router(tables, backends, decider, routing, log=log)
@@ -240,7 +245,8 @@ async def serve(options: Serve, session: Session) -> int:
             session.console.print(f"The backend {kind} is unverified against the real server.", style="yellow")
         await Proxy(router, serving).run(
             lambda url: session.console.print(
-                f"serving {len(names) or tables.num_models} models at {url}/v1, status {url}/"
+                f"serving {len(names) or tables.num_models} models at {url}/v1, status {url}/; "
+                f"kill -USR1 {os.getpid()} hands over to LRU, -USR2 back"
             )
         )
     except BackendError as error:

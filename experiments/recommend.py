@@ -4,6 +4,7 @@
     python -m experiments.recommend LOG --fleets h100:1..4,l40s:2..4            other fleets than five around today's
     python -m experiments.recommend LOG --slo completion:0.95@2s --price h100=2.10 --developer-hour 120
     python -m experiments.recommend --before BEFORE --after AFTER               what a pilot changed, by measured times
+    python -m experiments.recommend --pilot LOG --share 0.5 --block-min 30      the same of one in which two took turns
 
 LOG is a folder of experiments.import_logs or any log that the package reads. `docs/recommend.md` says how the answer is
 reached, and what it does not know.
@@ -25,7 +26,7 @@ def recommend(options: Options, session: Session) -> int:
         ConfigError, TraceError: options or a log that cannot be used; nothing has been written.
         PolicyError, SimulationError: an episode failed; what had finished is in the run folder.
     """
-    return pilot(options, session) if options.before or options.after else ask(options, session)
+    return pilot(options, session) if options.before or options.after or options.pilot else ask(options, session)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

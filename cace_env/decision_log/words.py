@@ -65,7 +65,7 @@ def _because(decision: Decision, most: int) -> list[str]:
     lines = []
     if decision.fallback:
         lines.append(
-            f"The guard did not let {one_line(decision.policy)} decide: {one_line(decision.fallback)}"
+            f"{one_line(decision.policy)} did not decide: {one_line(decision.fallback)}"
             + (f" ({one_line(decision.detail)})." if decision.detail else ".")
         )
     if decision.note:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from cace_env.config import ConfigError
 from cace_env.decision_log import Recorder
 from cace_env.live.mirror import Arrival, Mirror, live_tables
+from cace_env.live.stage import Stage
 from cace_env.policies import Contestant, Guarded, Player, policy
 from cace_env.policies.built_in import Policy, Training
 from cace_env.policies.contestants import NO_SWAPPING, unanswered
@@ -29,6 +30,7 @@ from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
+Answer = tuple[int, Policy | None, FloatArray | None, str, str]  # the first fields of a `Choice`
 
 LIMIT_S: Final = 0.05  # longest time that a policy in Python has
 NO_REQUESTS: Final = Workload.from_columns(model=[0], context_tokens=[1], output_tokens=[1])
@@ -53,6 +55,7 @@ class Decider:
         tables: the fleet, as `live_tables` gives it.
         training: for policies that learn from training requests.
         limit_s: longest time for a policy in Python [s].
+        stage: who decides when; by default always the policy.
 
     Attributes:
         inline: whether the policy is asked in the caller's thread (`now`), or in one of its own (`soon`).
@@ -69,6 +72,7 @@ class Decider:
         *,
         training: Training | None = None,
         limit_s: float = LIMIT_S,
+        stage: Stage | None = None,
     ) -> None:
         built_in = contestant.built_in
         if contestant.name == NO_SWAPPING or (built_in is not None and built_in.clairvoyant):
@@ -76,7 +80,7 @@ class Decider:
         if (problem := unanswered(contestant, tables.protocol)) is not None:
             raise ConfigError(problem)
         self.name, self.who, self.inline = contestant.name, contestant.policy, built_in is not None
-        self._limit_s = limit_s
+        self._limit_s, self.stage = limit_s, stage or Stage()
         self._player: Player | Guarded
         if isinstance(self.who, Guarded):
             self._player, self.limits = self.who, self.who.begin(tables, NO_REQUESTS, 0, training=training)
@@ -93,16 +97,22 @@ class Decider:
     def now(self, mirror: Mirror) -> Choice:
         """The answer of a policy that is asked inline."""
         began = time.perf_counter()
+        reason, detail = self.stage.closed()
+        if reason:
+            return self._fall_back(mirror, reason, detail, began)
         try:
-            action, decider, scores, fallback, detail = self._ask(mirror.simulator)
+            answer = self._ask(mirror.simulator)
         except PolicyError as error:
             return self._fall_back(mirror, "error", str(error), began)
-        return Choice(action, decider, scores, fallback, detail, time.perf_counter() - began)
+        return self._answered(answer, began)
 
     async def soon(self, mirror: Mirror) -> Choice:
         """The answer of a policy in Python, or that of LRU after an error or `limit_s`."""
         assert self._thread is not None
         began = time.perf_counter()
+        reason, detail = self.stage.closed()
+        if reason:
+            return self._fall_back(mirror, reason, detail, began)
         if self._thread.busy:
             return self._fall_back(mirror, "late", "an earlier question is still being answered", began)
         seen = mirror.copy()
@@ -113,10 +123,13 @@ class Decider:
             return self._fall_back(mirror, "late", f"no answer within {self._limit_s * 1e3:g} ms", began)
         except _Failed as failure:
             return self._fall_back(mirror, "error", str(failure), began)
-        action, decider, scores, fallback, detail = answer
-        return Choice(action, decider, scores, fallback, detail, time.perf_counter() - began)
+        return self._answered(answer, began)
 
-    def _ask(self, simulator: Simulator) -> tuple[int, Policy | None, FloatArray | None, str, str]:
+    def _answered(self, answer: Answer, began: float) -> Choice:
+        self.stage.decided(*answer[3:])
+        return Choice(*answer, time.perf_counter() - began)
+
+    def _ask(self, simulator: Simulator) -> Answer:
         """Action, decider, scores, fallback and detail of a `Choice`."""
         who = self._player
         action, _ = who.answer(simulator)
@@ -128,6 +141,7 @@ class Decider:
 
     def _fall_back(self, mirror: Mirror, reason: str, detail: str, began: float) -> Choice:
         action, _ = self._lru.answer(mirror.simulator)
+        self.stage.decided(reason, detail)
         decider = self._lru.policy
         assert isinstance(decider, Policy)
         scores = self._lru.scores(mirror.simulator)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from cace_env.live.stage import Stage
+
 WAITS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
 DECISIONS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 
@@ -35,6 +37,8 @@ class Metrics:
         self.failures = counter("move_failures", "Loads and unloads that the server refused", "model", "what")
         self.decisions = counter("decisions", "Questions answered, by who did", "by")
         self.decided = histogram("decision_seconds", "From a question to its answer", buckets=DECISIONS_S)
+        self.decides = gauge("policy_decides", "1 while the policy decides, 0 while LRU does in its place")
+        self.handovers = gauge("handovers", "How often LRU took over since the start", "reason")
         self.log_errors = gauge("decision_log_errors", "Attempts to write decisions that have failed since the start")
         self.log_lost = gauge("decision_log_lost", "Decisions that were dropped because they could not be written")
         self.waiting = gauge("waiting", "Requests that wait", "model")
@@ -46,6 +50,12 @@ class Metrics:
         """Brings up to date what is known of the decision log."""
         self.log_errors.set(failed)
         self.log_lost.set(lost)
+
+    def of_stage(self, stage: Stage) -> None:
+        """Brings up to date who decides."""
+        self.decides.set(not stage.standing().reason)
+        for reason, times in stage.handovers.items():
+            self.handovers.labels(reason).set(times)
 
     def total(self, sample: str) -> float:
         """The sum of a sample over all labels, such as `cace_loads_total`."""

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from cace_env.live.backends.base import BackendError
 from cace_env.live.mirror import Alone
 from cace_env.live.mover import bug
 from cace_env.live.router import Router
-from cace_env.live.status import PHASES, status_of
+from cace_env.live.status import PHASES, count, status_of
 from cace_env.live.tickets import LOOPBACK, QueueFull, Serving, Ticket
 from cace_env.tables import TASKS
 
@@ -64,18 +65,27 @@ class Proxy:
     async def run(self, started: Callable[[str], None] = lambda _: None) -> None:
         """Serves until SIGTERM, SIGINT or `stopping`; then lets requests end, and closes the router.
 
+        SIGUSR1 hands over from the policy to LRU, SIGUSR2 back.
+
         Args:
             started: is told the address.
         """
         loop = asyncio.get_running_loop()
-        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        stage = self.router.decider.stage
+        todo: dict[int, Callable[[], None]] = {
+            signal.SIGTERM: self.stopping.set,
+            signal.SIGINT: self.stopping.set,
+            signal.SIGUSR1: partial(stage.hand_over, True),
+            signal.SIGUSR2: partial(stage.hand_over, False),
+        }
+        before = {number: signal.getsignal(number) for number in todo}
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         try:
             await runner.setup()
             await web.TCPSite(runner, self.serving.host, self.serving.port).start()
             self.router.start()
-            for number in before:
-                loop.add_signal_handler(number, self.stopping.set)
+            for number, do in todo.items():
+                loop.add_signal_handler(number, do)
             host, port = runner.addresses[0][:2]
             started(f"http://{host}:{port}")
             await self.stopping.wait()
@@ -201,7 +211,7 @@ class Proxy:
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         del request
-        self.router.count()
+        count(self.router)
         return web.Response(body=self.router.metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _status(self, request: web.Request) -> web.StreamResponse:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from cace_env.decision_log import Decision, DecisionLog, Recorder
-from cace_env.kernel.state import ACCELERATOR, DEMAND, MODEL
+from cace_env.kernel.state import DEMAND
 from cace_env.live.backends.base import Backend, BackendError
 from cace_env.live.decider import Choice, Decider
 from cace_env.live.metrics import Metrics
@@ -67,7 +67,7 @@ class Router:
         self.open = 0  # requests on their way
         self.queued = 0  # of which no server has got these
         self.decisions: deque[Decision] = deque(maxlen=REMEMBERED)
-        self._log = log
+        self.log = log
         self._clock, self._began = clock, clock()
         self._since_1970_us = round(time.time() * 1e6)
         self._models = {name: m for m, name in enumerate(tables.model_names)}
@@ -284,9 +284,9 @@ class Router:
         """Keeps a decision, with the time of day: what a `Recorder` calls."""
         decision = replace(decision, time_us=decision.time_us + self._since_1970_us)
         self.decisions.append(decision)
-        if self._log is not None:
+        if self.log is not None:
             try:
-                self._log.add(decision)
+                self.log.add(decision)
             except OSError as error:
                 logger.error("the decision log cannot be written: %s", error.strerror)
 
@@ -379,22 +379,10 @@ class Router:
             task.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
-        if self._log is not None:
+        if self.log is not None:
             try:
-                self._log.close()
+                self.log.close()
             except OSError as error:
                 logger.error("the decision log cannot be written: %s", error.strerror)
         for backend in self.backends:
             await backend.close()
-
-    def count(self) -> None:
-        """Brings the gauges up to date."""
-        s, names = self.mirror.state, self.tables.model_names
-        for m, name in enumerate(names):
-            self.metrics.waiting.labels(name).set(int(s.models[m, MODEL.waiting]))
-            self.metrics.running.labels(name).set(int(s.models[m, MODEL.running]))
-        if self._log is not None:
-            self.metrics.of_log(self._log.failed, self._log.lost)
-        used = self.tables.memory_bytes - s.accelerators[:, ACCELERATOR.free]
-        for name, size in zip(self.tables.accelerator_names, used.tolist(), strict=True):
-            self.metrics.used.labels(name).set(size)

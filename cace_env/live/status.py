@@ -9,6 +9,7 @@ from cace_env.config import one_line
 from cace_env.decision_log import Decision, in_words
 from cace_env.kernel.state import ACCELERATOR, MODEL, REQUEST
 from cace_env.live.router import Router
+from cace_env.live.stage import Stage
 from cace_env.tables import NONE
 
 PHASES: Final = ("absent", "planned", "loading", "resident", "draining", "unloading")
@@ -40,6 +41,7 @@ def status_of(router: Router) -> dict[str, Any]:
     used = (tables.memory_bytes - s.accelerators[:, ACCELERATOR.free]).tolist()
     return {
         "policy": router.decider.name,
+        "standing": standing_of(router.decider.stage),
         "asks": tables.protocol.env_name,
         "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "up_s": round(now_us * 1e-6),
@@ -55,6 +57,31 @@ def status_of(router: Router) -> dict[str, Any]:
         ],
         "models": models,
         "decisions": [_said(decision) for decision in list(router.decisions)[-SHOWN:][::-1]],
+    }
+
+
+def count(router: Router) -> None:
+    """Brings the gauges of a router up to date."""
+    s, tables, metrics = router.mirror.state, router.tables, router.metrics
+    for m, name in enumerate(tables.model_names):
+        metrics.waiting.labels(name).set(int(s.models[m, MODEL.waiting]))
+        metrics.running.labels(name).set(int(s.models[m, MODEL.running]))
+    if router.log is not None:
+        metrics.of_log(router.log.failed, router.log.lost)
+    used = tables.memory_bytes - s.accelerators[:, ACCELERATOR.free]
+    for name, size in zip(tables.accelerator_names, used.tolist(), strict=True):
+        metrics.used.labels(name).set(size)
+    metrics.of_stage(router.decider.stage)
+
+
+def standing_of(stage: Stage) -> dict[str, str]:
+    """Who decides: "policy" or "lru", since when, and why."""
+    now = stage.standing()
+    return {
+        "by": "lru" if now.reason else "policy",
+        "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now.since_s)),
+        "reason": now.reason,
+        "detail": one_line(now.detail),
     }
 
 

@@ -91,7 +91,7 @@ def test_a_decision_of_the_guard_says_why_it_took_over():
     taken = decision(fallback="input", detail="uses is NaN", decided_by="lru")
     said = in_words(taken)
     assert " lru evicted model-a" in said
-    assert "The guard did not let mine decide: input (uses is NaN)." in said
+    assert "mine did not decide: input (uses is NaN)." in said
 
 
 def test_a_live_system_logs_its_own_decisions_by_the_time_of_day(tmp_path: Path):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from cace_env.config import ConfigError
+from cace_env.live.stage import Turns
 from cace_env.tables import NONE, TASKS
 from cace_env.traces import Trace
-from experiments.logs.advice.pilot import change_between
+from experiments.logs.advice.pilot import change_between, turns_apart
 from experiments.logs.advice.pilot_outputs import HEADER, rows_of, sentence, warnings_of, write_pilot
 from experiments.recommend import main
 from tests.support.html_reports import Report
@@ -185,3 +186,21 @@ def test_logs_without_measured_times_are_refused_with_the_remedy():
 def test_logs_too_short_to_tell_are_refused():
     with pytest.raises(ConfigError, match="windows of at least"):
         change_between(measured(0, requests=100), measured(1))
+
+
+def test_a_pilot_in_turns_is_read_from_one_log():
+    turns = Turns(0.4, 120.0)
+    log = replace(measured(3), began_us=1_760_000_000_000_000)
+    policy = turns.policy_decides((1_760_000_000_000_000 + log.time_us) * 1e-6)
+    assert log.ttft_us is not None
+    faster = replace(log, ttft_us=np.where(policy & (log.ttft_us != NONE), log.ttft_us * 8 // 10, log.ttft_us))
+    (lru, ours), blocks = turns_apart(faster, turns)
+    assert 0.7 < (len(lru) + len(ours)) / len(log) < 0.9  # without the first fifth of each block
+    change = change_between(lru, ours, min(blocks, 20), in_turns=True)
+    kpi = change.kpi("TTFT", "mean of the same mix")
+    assert kpi is not None and kpi.change.low < -20 < kpi.change.high < 0
+    assert "under the policy than under LRU" in sentence(change) and "took turns" in warnings_of(change)[0]
+    with pytest.raises(ConfigError, match="blocks"):
+        turns_apart(faster, Turns(0.4, 3600.0))
+    with pytest.raises(ConfigError, match="1970"):
+        turns_apart(measured(3), turns)

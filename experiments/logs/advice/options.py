@@ -14,6 +14,7 @@ from pydantic import Field
 from cace_env.config import ConfigError, did_you_mean, dump
 from cace_env.evaluation.intervals import FEWEST_WINDOWS
 from cace_env.files import replace_file
+from cace_env.live.stage import Turns
 from cace_env.scenarios import Scenario
 from cace_env.tables import TASKS, Protocol
 from cace_env.traces import load_config
@@ -24,8 +25,8 @@ from experiments.logs.advice.decision import Economy
 from experiments.logs.advice.measured import Measured, measured_of
 from experiments.logs.advice.outputs import Told, show
 from experiments.logs.advice.page import write_all
-from experiments.logs.advice.parts import parts_of
-from experiments.logs.advice.pilot import change_between
+from experiments.logs.advice.parts import WINDOWS, parts_of
+from experiments.logs.advice.pilot import change_between, turns_apart
 from experiments.logs.advice.pilot_outputs import show_pilot, write_pilot
 from experiments.logs.advice.playing import Promise
 from experiments.logs.advice.prices import (
@@ -108,6 +109,11 @@ class Options(LogOnFleet):
     )
     before: Annotated[str | None, metavar("LOG")] = Field(default=None, description="pilot: a log before the change")
     after: Annotated[str | None, metavar("LOG")] = Field(default=None, description="pilot: a log after the change")
+    pilot: Annotated[str | None, metavar("LOG")] = Field(
+        default=None, description="pilot: one log of `live serve --share`, in which policy and LRU took turns"
+    )
+    share: float = Field(default=0.5, description="of the blocks that were the policy's (--pilot)")
+    block_min: float = Field(default=30.0, gt=0, description="length of a block of --pilot [min]")
 
     def folder(self, kind: str) -> Path:
         """The run folder, made.
@@ -195,14 +201,23 @@ def pilot(options: Options, session: Session) -> int:
     Raises:
         ConfigError, TraceError: options or logs that cannot be used; nothing has been written.
     """
-    if options.log is not None or not (options.before and options.after):
-        raise ConfigError("a pilot needs two logs and nothing else: --before LOG --after LOG")
+    two = bool(options.before and options.after)
+    if options.log is not None or two == bool(options.pilot) or (options.pilot and (options.before or options.after)):
+        raise ConfigError("a pilot needs two logs and nothing else, --before LOG --after LOG, or one: --pilot LOG")
     deployed, policies = deployed_name(options.deployed, options.env), split_names(options.policies)
+    if options.gpu is not None and options.pilot:
+        raise ConfigError("the parts of a log are not simulated on their own: leave --gpu out with --pilot")
     if options.gpu is not None and len(policies) != 1:
         raise ConfigError("to simulate a pilot, name the policy that was tried: --gpu NAME --gpus N --policies NAME")
     with session.console.status("reading the logs"):
-        logs = [options.read(path) for path in (options.before, options.after)]
-        change = change_between(logs[0].trace, logs[1].trace, options.windows)
+        if options.pilot:
+            log = options.read(options.pilot)
+            traces, blocks = turns_apart(log.trace, Turns(options.share, 60 * options.block_min))
+            logs = [OwnLog(trace, log.section) for trace in traces]
+            change = change_between(*traces, min(blocks, options.windows or WINDOWS), in_turns=True)
+        else:
+            logs = [options.read(path) for path in (options.before, options.after) if path]
+            change = change_between(logs[0].trace, logs[1].trace, options.windows)
     simulated = []
     if options.gpu is not None:
         prices = price_table(options.price)

@@ -17,8 +17,10 @@ import numpy.typing as npt
 from cace_env.config import ConfigError
 from cace_env.evaluation.intervals import FEWEST_WINDOWS
 from cace_env.evaluation.scores import Estimate
+from cace_env.live.stage import SETTLES, Turns
 from cace_env.tables import NONE, TASKS, FloatArray, Int64Array
 from cace_env.traces import Trace
+from cace_env.traces.trace import some_requests
 from experiments.logs.advice.measured import UNITS
 from experiments.logs.advice.parts import LEAST_ROWS, WINDOWS
 from experiments.logs.advice.resampling import Draws
@@ -66,6 +68,7 @@ class Change:
     mix_shift: float  # share of the requests that would have to be of another model, task or size
     windows: int
     cautions: tuple[str, ...] = ()  # of the two logs: in the wrong order, or in another unit of time
+    in_turns: bool = False  # "before" is LRU and "after" the policy, which took turns in one log
 
     def kpi(self, latency: str, statistic: str, group: str = ALL) -> Kpi | None:
         """One of the numbers; None where there is none."""
@@ -87,18 +90,44 @@ class _Log(NamedTuple):
         return self.latencies.get(latency, np.full(len(self.window), np.nan))
 
 
-def change_between(before: Trace, after: Trace, windows: int | None = None) -> Change:
+def turns_apart(log: Trace, turns: Turns) -> tuple[tuple[Trace, Trace], int]:
+    """The requests of a log while LRU decided, and while the policy did, and how many blocks the fewer have.
+
+    The first fifth of each block is left out: what the other one had loaded is still there.
+
+    Raises:
+        ConfigError: the log has no absolute times, or one of the two has too few blocks.
+    """
+    turns.check()
+    if log.began_us is None:
+        raise ConfigError("--pilot needs times since 1970 or dates: whose turn it was follows from the time of day")
+    time_s = (log.began_us + log.time_us) * 1e-6
+    settled = time_s % turns.block_s >= SETTLES * turns.block_s
+    policy = turns.policy_decides(time_s)
+    parts = [settled & ~policy, settled & policy]
+    blocks = min(len(np.unique(time_s[part] // turns.block_s)) for part in parts)
+    if blocks < FEWEST_WINDOWS:
+        raise ConfigError(
+            f"policy and LRU need {FEWEST_WINDOWS} blocks with requests each to be told apart, and one has {blocks}; "
+            "let the pilot go on, or check --share and --block-min"
+        )
+    return (some_requests(log, parts[0]), some_requests(log, parts[1])), blocks
+
+
+def change_between(before: Trace, after: Trace, windows: int | None = None, *, in_turns: bool = False) -> Change:
     """The change of every KPI from one log to another.
 
     Args:
         before: a log with measured times.
         after: another one, of the same users under the new policy.
         windows: that each log is cut into; as many as have enough requests by default.
+        in_turns: the two are parts of one log, as `turns_apart` gives them.
 
     Raises:
         ConfigError: the logs are the same, overlap in time, have no measured latency in common, or too few requests.
     """
-    _refuse_overlap(before, after)
+    if not in_turns:
+        _refuse_overlap(before, after)
     rows = min(len(before), len(after))
     if rows < (windows or FEWEST_WINDOWS) * LEAST_ROWS:
         raise ConfigError(
@@ -120,8 +149,8 @@ def change_between(before: Trace, after: Trace, windows: int | None = None) -> C
             kpis += _kpis(latency, group, logs, chosen, draws)
             adjusted = _same_mix(latency, logs, draws) if group == ALL else None
             kpis += [adjusted] if adjusted is not None else []
-    cautions = (*_order(before, after), *_units(logs, shared))
-    return Change(tuple(kpis), _traffic(before, after, logs), _mix_shift(logs), count, cautions)
+    cautions = (*([] if in_turns else _order(before, after)), *_units(logs, shared))
+    return Change(tuple(kpis), _traffic(before, after, logs), _mix_shift(logs), count, cautions, in_turns)
 
 
 def _refuse_overlap(before: Trace, after: Trace) -> None:

@@ -27,6 +27,10 @@ BEWARE: Final = (
     "The two logs differ in time, and so in traffic: who asked, how much and when. Nothing here tells that from the "
     "policy but the mean of the same mix, which weighs model, task and size of prompt alone. Load is not adjusted for."
 )
+TURNS: Final = (
+    "Before is LRU, after is the policy: they took turns in one log, by chance, so that hours of the day are "
+    "spread over both. The first fifth of each turn is left out. Load is not adjusted for."
+)
 
 
 def sentence(change: Change) -> str:
@@ -38,10 +42,10 @@ def sentence(change: Change) -> str:
     slowest = f" and p95 {_said(p95)}" if p95 is not None else ""
     if mixed is not None and change.mix_shift > SHIFTED:
         as_it_is = f"as measured, with another mix, the mean is {_said(mean)}{slowest}"
-        return f"For the same mix of requests, {_means(mixed)}; {as_it_is}."
+        return f"For the same mix of requests, {_means(mixed, change)}; {as_it_is}."
     more = [f"p95 is {_said(p95)}"] if p95 is not None else []
     more += [f"for the same mix of requests the mean is {_said(mixed)}"] if mixed is not None else []
-    first = _means(mean)
+    first = _means(mean, change)
     return f"{first[0].upper()}{'; '.join([first[1:], *more])}."
 
 
@@ -59,11 +63,14 @@ def _said(kpi: Kpi) -> str:
     return f"{abs(value):.1f} %{interval} {word}"
 
 
-def _means(kpi: Kpi) -> str:
+def _means(kpi: Kpi, change: Change) -> str:
     """A mean before and after."""
+    after, before, both = "after the change", "before", "before and after the change"
+    if change.in_turns:
+        after, before, both = "under the policy", "under LRU", "under LRU and the policy"
     if _told(kpi):
-        return f"mean {kpi.latency} is {_said(kpi)} after the change than before"
-    return f"mean {kpi.latency} cannot be told apart before and after the change: {_change(kpi)}"
+        return f"mean {kpi.latency} is {_said(kpi)} {after} than {before}"
+    return f"mean {kpi.latency} cannot be told apart {both}: {_change(kpi)}"
 
 
 def _change(kpi: Kpi) -> str:
@@ -74,7 +81,7 @@ def _change(kpi: Kpi) -> str:
 
 def warnings_of(change: Change) -> list[str]:
     """What a reader must not overlook."""
-    said = [BEWARE]
+    said = [TURNS if change.in_turns else BEWARE]
     said[:0] = change.cautions
     if change.mix_shift > SHIFTED:
         said.insert(
