@@ -5,6 +5,8 @@
     python -m experiments.live check llama.cpp:models           start llama.cpp over a folder of GGUF files, and try it
     python -m experiments.live check llama.cpp:http://127.0.0.1:8080
     python -m experiments.live serve fleet.yaml --policy agent:eviction --decision-log decisions
+    python -m experiments.live serve fleet.yaml --shadow http://127.0.0.1:8080      pass on, ask, change nothing
+    python -m experiments.live shadow fleet.yaml --log-file gateway.jsonl           the same by a gateway's log
 
 `check` tries on the real server what the router takes for granted, and says what holds: load, unload, streams,
 cancelling, error paths. It loads and unloads two models and writes a few hundred tokens; nobody else should use the
@@ -12,6 +14,8 @@ server meanwhile. The exit status is 0 where everything holds. `docs/live.md` li
 
 `serve` is a proxy with the OpenAI API before servers: it keeps their memory budget and asks the policy whom to evict.
 `docs/live-router.md` has the fleet file, the rules, and how a policy sees real servers. SIGTERM lets requests end.
+
+`shadow`, and `serve --shadow`, ask a policy beside a system that decides for itself; see `docs/shadow.md`.
 
 `demo` starts llama.cpp over the tiny models and serves made-up clients under several policies, one after another.
 """
@@ -31,19 +35,20 @@ import tyro
 from pydantic import Field
 from rich.text import Text
 
-from cace_env.config import ConfigError, Frozen, load, one_line, read_text, read_yaml
+from cace_env.config import ConfigError, Frozen, one_line, read_text
 from cace_env.decision_log import DecisionLog
 from cace_env.live.backends import Backend, BackendError, make_backend, read_memory
 from cace_env.live.check import check_backend
 from cace_env.live.decider import LIMIT_S, Decider
-from cace_env.live.fleet import LiveFleet, resident_now
+from cace_env.live.fleet import resident_now
 from cace_env.live.stage import Stage, Turns
 from cace_env.live.tickets import Options, Serving
 from cace_env.live.tiny_models import write_tiny_models
 from cace_env.policies import contestant_of
-from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
 from experiments.running.command_line import Session, metavar, run_command, screen_table
+from experiments.serving.fleets import read_fleet
+from experiments.serving.shadow import DEPLOYED, Shadow, forward, shadow_log
 
 KEY_VARIABLE = "CACE_LIVE_KEY"
 SIGNS = {True: ("holds", "green"), False: ("FAILS", "red"), None: ("note", "yellow")}
@@ -123,16 +128,22 @@ class Serve(Frozen):
         default=1.0, description="pilot: share of the blocks of time that are the policy's; the others are LRU's"
     )
     block_min: float = Field(default=30.0, gt=0, description="length of a block of a pilot [min]")
+    shadow: Annotated[str | None, metavar("URL")] = Field(
+        default=None, description="pass everything on to this server, which decides for itself; only ask the policy"
+    )
+    deployed: Annotated[str, metavar("SYSTEM|POLICY")] = Field(default="lru", description=f"with --shadow: {DEPLOYED}")
     decision_log: Annotated[Path | None, metavar("FOLDER")] = Field(
         default=None, description="where decisions are written; python -m experiments.why reads them"
     )
     log: Path = Field(default=Path("/dev/null"), description="gets what a server writes that is started here")
 
 
-def live(options: Check | Demo | Serve | Tiny, session: Session) -> int:
+def live(options: Check | Demo | Serve | Shadow | Tiny, session: Session) -> int:
     """Runs a sub-command."""
     if isinstance(options, Demo):
         return asyncio.run(demo(options, session))
+    if isinstance(options, Shadow):
+        return shadow_log(options, session)
     if isinstance(options, Serve):
         return asyncio.run(serve(options, session))
     if isinstance(options, Tiny):
@@ -219,14 +230,14 @@ async def serve(options: Serve, session: Session) -> int:
     key = os.environ.get(KEY_VARIABLE) if options.key_file is None else read_text(options.key_file).strip()
     serving = Serving(options.host, options.port, key, round(options.most_mb * 1e6), options.drain_s)
     serving.check()
-    if options.fleet.endswith((".yaml", ".yml")) and "accelerators" in read_yaml(options.fleet):
-        fleet = load(LiveFleet, options.fleet)
-        tables, names = fleet.tables(options.env), fleet.server_names
-        specs, training = [place.backend for place in fleet.accelerators], None
-    else:
-        scenario = load_scenario(options.fleet)
-        tables, names = scenario.tables().replace(protocol=options.env), {}
-        specs, training = list(options.backend), None if scenario.trace is not None else scenario.workload
+    if options.shadow is not None:
+        if options.env != Protocol.EVICTION or options.backend or options.share != 1:
+            raise ConfigError("--shadow only watches whom to evict: leave --env, --backend and --share out")
+        return await forward(
+            options.shadow, options.fleet, options.policy, options.deployed, serving, session,
+            decision_log=options.decision_log, memory=options.memory, server_key_file=options.server_key_file,
+        )  # fmt: skip
+    tables, names, specs, training = read_fleet(options.fleet, options.env, options.backend)
     contestant, stage = contestant_of(options.policy), Stage(Turns(options.share, 60 * options.block_min))
     memory = read_memory(options.memory) if options.memory is not None else {}
     server_key = read_text(options.server_key_file).strip() if options.server_key_file is not None else None
@@ -259,7 +270,7 @@ async def serve(options: Serve, session: Session) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command("live", Check | Demo | Serve | Tiny, live, arguments, __doc__)
+    return run_command("live", Check | Demo | Serve | Shadow | Tiny, live, arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ class Decision:
         scenario: name of the scenario, or of the deployment.
         seed: of the episode; -1 outside of one.
         decision: number of the question in its episode, from 0; -1 if nobody was asked.
+        done: in shadow mode, index of the candidate that the watched system chose; -1: not in shadow mode, the choice
+            was carried out.
     """
 
     time_us: int
@@ -83,12 +85,15 @@ class Decision:
     scenario: str = ""
     seed: int = -1
     decision: int = -1
+    done: int = -1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.choice < len(self.candidates) or not -1 <= self.rival < len(self.candidates):
+        if not 0 <= self.choice < len(self.candidates) or not all(
+            -1 <= place < len(self.candidates) for place in (self.rival, self.done)
+        ):
             raise ConfigError(
-                f"a decision among {len(self.candidates)} candidates has choice {self.choice} and rival {self.rival}; "
-                "they have to be places in the list of candidates"
+                f"a decision among {len(self.candidates)} candidates has choice {self.choice}, rival {self.rival} and "
+                f"done {self.done}; they have to be places in the list of candidates"
             )
 
     @property
@@ -122,6 +127,7 @@ def schema(pyarrow: Any) -> Any:
         "detail": text,
         "decided_by": text,
         "version": text,
+        "done": whole,
     }
     return pyarrow.schema(list(columns.items()))
 

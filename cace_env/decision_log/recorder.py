@@ -90,6 +90,7 @@ class Recorder:
         *,
         fallback: str = "",
         detail: str = "",
+        done: int = NONE,
     ) -> None:
         """The open question, and what has been chosen; `settle` writes it.
 
@@ -100,6 +101,7 @@ class Recorder:
             scores: of the actions, the highest is chosen; NaN = none. By default those that explain its choice.
             fallback: why a guard had another policy decide.
             detail: the same in words.
+            done: the action that a watched system has chosen; NONE: `action` is carried out.
         """
         question = simulator.question
         names, places = simulator.tables.model_names, simulator.tables.accelerator_names
@@ -125,7 +127,7 @@ class Recorder:
                 model = one - simulator.max_slots
                 candidates.append(Candidate(names[model], "", score, tuple(rows[model]), one))
         fixed = int(simulator.state.scalars[FIXED])
-        self._chosen = NONE if loads else int(question.slot_models[action])
+        self._chosen = NONE if loads else int(question.slot_models[action if done == NONE else done])
         self._open = Decision(
             question.now_us,
             candidates=tuple(candidates),
@@ -141,6 +143,7 @@ class Recorder:
             detail=detail,
             decided_by=decider.name if fallback and decider is not None else "",
             decision=question.decision,
+            done=-1 if done == NONE else actions.index(done),
             **self._about,
         )
 

@@ -52,7 +52,12 @@ def _deed(decision: Decision) -> str:
     if decision.kind != EVICT:
         return f"{by} chose to wait" if not chosen.model else f"{by} chose to load {one_line(chosen.model)} next"
     room = f" to make room for {one_line(decision.target)}" if decision.target else ""
-    return f"{by} evicted {_named(chosen)}{room}"
+    if decision.done < 0:
+        return f"{by} evicted {_named(chosen)}{room}"
+    if decision.done == decision.choice:
+        return f"{by} would have evicted {_named(chosen)}{room}, as the watched system did"
+    done = _named(decision.candidates[decision.done])
+    return f"{by} would have evicted {_named(chosen)}{room}, where the watched system evicted {done}"
 
 
 def _named(candidate: Candidate) -> str:

@@ -126,6 +126,24 @@ async def resident_now(
         ConfigError: a server lacks a model, has one loaded that is not of this fleet, or the fleet does not fit.
         BackendError: a server does not answer, or a pinned model does not load.
     """
+    found = await found_now(tables, backends, names)
+    called, resident = [(names or {}).get(name, name) for name in tables.model_names], found.resident_on.copy()
+    for m in np.flatnonzero(tables.pinned_on != NONE).tolist():
+        if resident[m] not in (NONE, tables.pinned_on[m]):
+            raise ConfigError(f"model {called[m]!r} is loaded on another accelerator than it is pinned to; unload it")
+        await backends[tables.pinned_on[m]].load(called[m])
+        resident[m] = NONE
+    return _checked(found.replace(resident_on=resident))
+
+
+async def found_now(
+    tables: FleetTables, backends: Sequence[Backend], names: Mapping[str, str] | None = None
+) -> FleetTables:
+    """As `resident_now`, but the servers are only asked: pinned models are taken as they are found.
+
+    Raises:
+        ConfigError, BackendError: see there.
+    """
     if len(backends) != tables.num_accelerators:
         raise ConfigError(
             f"the fleet has {tables.num_accelerators} accelerators, and {len(backends)} backends are given; give one "
@@ -149,13 +167,8 @@ async def resident_now(
                 raise ConfigError(f"model {name!r} is loaded on two accelerators; unload one")
             if there:
                 resident[called.index(name)] = a
-    for m in np.flatnonzero(tables.pinned_on != NONE).tolist():
-        if resident[m] not in (NONE, tables.pinned_on[m]):
-            raise ConfigError(f"model {called[m]!r} is loaded on another accelerator than it is pinned to; unload it")
-        await backends[tables.pinned_on[m]].load(called[m])
-        resident[m] = NONE
     asleep = np.full_like(resident, NONE)
-    return _checked(live_tables(tables.replace(resident_on=resident, asleep_on=asleep, need_bytes=need)))
+    return live_tables(tables.replace(resident_on=resident, asleep_on=asleep, need_bytes=need))
 
 
 def _checked(tables: FleetTables) -> FleetTables:

@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from importlib.resources import files
 from typing import Any, Final
@@ -70,31 +70,20 @@ class Proxy:
         Args:
             started: is told the address.
         """
-        loop = asyncio.get_running_loop()
         stage = self.router.decider.stage
-        todo: dict[int, Callable[[], None]] = {
+        signals: dict[int, Callable[[], None]] = {
             signal.SIGTERM: self.stopping.set,
             signal.SIGINT: self.stopping.set,
             signal.SIGUSR1: partial(stage.hand_over, True),
             signal.SIGUSR2: partial(stage.hand_over, False),
         }
-        before = {number: signal.getsignal(number) for number in todo}
-        runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
         try:
-            await runner.setup()
-            await web.TCPSite(runner, self.serving.host, self.serving.port).start()
-            self.router.start()
-            for number, do in todo.items():
-                loop.add_signal_handler(number, do)
-            host, port = runner.addresses[0][:2]
-            started(f"http://{host}:{port}")
-            await self.stopping.wait()
-            await self.router.drain(self.serving.drain_s)
+            async with listening(self.app, self.serving, signals) as address:
+                self.router.start()
+                started(address)
+                await self.stopping.wait()
+                await self.router.drain(self.serving.drain_s)
         finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                signal.signal(number, handler)  # else a second SIGTERM would leave started servers behind
-            await runner.cleanup()
             await self.router.close()
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -104,7 +93,7 @@ class Proxy:
         """Asks for the key, and says in the API's form what is wrong."""
         key = self.serving.key
         if key is None:
-            if _host(request) not in LOOPBACK and self.serving.host in LOOPBACK:
+            if host_of(request) not in LOOPBACK and self.serving.host in LOOPBACK:
                 return _error(403, "this server is for its own machine only")  # a page that has bent its own name here
         elif request.path not in OPEN:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "replace")
@@ -229,7 +218,30 @@ class Proxy:
         return web.Response(text=self._page, content_type="text/html", headers=headers)
 
 
-def _host(request: web.Request) -> str:
+@asynccontextmanager
+async def listening(
+    app: web.Application, serving: Serving, signals: Mapping[int, Callable[[], None]]
+) -> AsyncGenerator[str, None]:
+    """Serves an application, and gives its address; signals call functions meanwhile."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in signals}
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, serving.host, serving.port).start()
+        for number, do in signals.items():
+            loop.add_signal_handler(number, do)
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)  # else a second SIGTERM would leave started servers behind
+        await runner.cleanup()
+
+
+def host_of(request: web.Request) -> str:
+    """The name that a request calls this server by, without its port."""
     host = request.headers.get("Host", "")
     return host if host.endswith("]") else host.rpartition(":")[0] or host
 

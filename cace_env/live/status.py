@@ -56,7 +56,7 @@ def status_of(router: Router) -> dict[str, Any]:
             for a, (name, memory) in enumerate(zip(tables.accelerator_names, tables.memory_bytes.tolist(), strict=True))
         ],
         "models": models,
-        "decisions": [_said(decision) for decision in list(router.decisions)[-SHOWN:][::-1]],
+        "decisions": [said_of(decision) for decision in list(router.decisions)[-SHOWN:][::-1]],
     }
 
 
@@ -85,7 +85,8 @@ def standing_of(stage: Stage) -> dict[str, str]:
     }
 
 
-def _said(decision: Decision) -> dict[str, str]:
+def said_of(decision: Decision) -> dict[str, str]:
+    """A decision as plain values for JSON."""
     chosen = decision.chosen.model
     return {
         "time": time.strftime("%H:%M:%S", time.gmtime(decision.time_us / 1e6)),

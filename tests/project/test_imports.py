@@ -49,7 +49,7 @@ WINGS = {
     "cace_env/wrappers": f"{COMMON} envs",
     "cace_env/networks": f"{COMMON} policies",
     "cace_env/sb3": f"{COMMON} scenarios cases policies evaluation envs networks",
-    "cace_env/live": f"{COMMON} held kernel fleets simulation policies decision_log",
+    "cace_env/live": f"{COMMON} held kernel fleets simulation policies decision_log evaluation",
     "cace_env/compile": f"{COMMON} scenarios cases simulation policies evaluation planning envs",
     "agents/state_files": "cace_env",
     "agents/algorithms": "cace_env",
@@ -66,6 +66,7 @@ WINGS = {
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
     "experiments/logs": "cace_env agents experiments/running experiments/reading experiments/reports "
     "experiments/tuning experiments/yardsticks",
+    "experiments/serving": "cace_env experiments/running experiments/logs",
     "experiments/pages": "cace_env experiments/running experiments/reading experiments/reports experiments/training "
     "experiments/yardsticks",
 }
@@ -127,7 +128,8 @@ def knows_torch(path: Path) -> bool:
 def loaded_alone(path: Path) -> set[str]:
     """Libraries that a module may import at once, because nothing loads it but what needs them."""
     inside = path.relative_to(ROOT).as_posix()
-    if inside in ("cace_env/live/proxy.py", "cace_env/live/metrics.py", "cace_env/live/demo.py"):
+    web = ("proxy.py", "metrics.py", "demo.py", "shadow/forwarding.py")
+    if inside in {f"cace_env/live/{name}" for name in web}:
         return {"aiohttp", "prometheus_client"}
     return {"pyarrow"} if inside.startswith("cace_env/traces/gateways/") else set()
 

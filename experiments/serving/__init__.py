@@ -1,0 +1,1 @@
+"""What `experiments.live` needs to serve a fleet, and to watch one."""
