@@ -91,7 +91,7 @@ class Decider:
             )  # fmt: skip
             self.limits = self._player.limits
         self._lru = Player("lru", policy(FALLBACK[tables.protocol]), tables, NO_REQUESTS, 0)
-        self._thread = None if self.inline else _Thread()
+        self._thread = None if self.inline else PolicyThread()
         self._warm_up(tables)
 
     def now(self, mirror: Mirror) -> Choice:
@@ -121,7 +121,7 @@ class Decider:
             answer = await asyncio.wait_for(asked, max(self._limit_s - (time.perf_counter() - began), 0.001))
         except TimeoutError:
             return self._fall_back(mirror, "late", f"no answer within {self._limit_s * 1e3:g} ms", began)
-        except _Failed as failure:
+        except Failed as failure:
             return self._fall_back(mirror, "error", str(failure), began)
         return self._answered(answer, began)
 
@@ -182,11 +182,11 @@ def first_question(tables: FleetTables, decider: Decider) -> Mirror | None:
     return None
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """What a policy raised, in words."""
 
 
-class _Thread:
+class PolicyThread:
     """One thread for a policy in Python. It is a daemon: a policy that hangs does not keep the process alive."""
 
     def __init__(self) -> None:
@@ -195,12 +195,12 @@ class _Thread:
         threading.Thread(target=self._work, name="policy", daemon=True).start()
 
     def call(self, ask: Callable[[], Any]) -> asyncio.Future[Any]:
-        """What `ask` returns; an error of any kind is a `_Failed`."""
+        """What `ask` returns; an error of any kind is a `Failed`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self.busy = True
 
-        def done(result: Any, failure: _Failed | None) -> None:
+        def done(result: Any, failure: Failed | None) -> None:
             self.busy = False
             if future.done():
                 return
@@ -214,7 +214,7 @@ class _Thread:
             try:
                 result = ask()
             except BaseException as error:  # a policy that calls sys.exit must not end the thread either
-                failure = _Failed(str(error) or type(error).__name__)
+                failure = Failed(str(error) or type(error).__name__)
             if not loop.is_closed():
                 loop.call_soon_threadsafe(done, result, failure)
 

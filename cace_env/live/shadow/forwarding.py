@@ -15,6 +15,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -22,8 +23,10 @@ import aiohttp
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from cace_env.config import one_line
 from cace_env.live.answers import Answer, most_tokens, prompt_tokens
 from cace_env.live.backends.base import Backend, BackendError
+from cace_env.live.decider import PolicyThread
 from cace_env.live.mirror import Alone
 from cace_env.live.proxy import LONGEST_ID, PATHS, SESSION, TASK, host_of, listening
 from cace_env.live.shadow.deciding import Watcher
@@ -82,6 +85,7 @@ class Forwarder:
         self._status: dict[str, Any] = {}
         self._session: aiohttp.ClientSession | None = None
         self._open = 0  # requests on their way
+        self._thread = PolicyThread()
         self.app = web.Application(client_max_size=serving.most_bytes)
         self.app.router.add_get(f"{OWN}/{{what:.*}}", self._own)
         self.app.router.add_route("*", "/{path:.*}", self._pass)
@@ -131,9 +135,14 @@ class Forwarder:
         seen = self._seen(request, body)
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP]
         response: web.StreamResponse | None = None
+        url = type(request.url)(self._url + request.raw_path, encoded=True)  # as text it would be quoted anew
         try:
             async with session.request(
-                request.method, self._url + request.raw_path, data=body, headers=headers, allow_redirects=False
+                request.method,
+                url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
             ) as answer:
                 response = web.StreamResponse(status=answer.status, reason=answer.reason)
                 for name, value in answer.headers.items():
@@ -200,10 +209,9 @@ class Forwarder:
                 held = await self._look()
                 if held is not None:
                     self.watcher.looks.add(began_us, held)
-                await asyncio.to_thread(self._tell, began_us - self._behind_us)
+                await self._thread.call(partial(self._tell, began_us - self._behind_us))
             except Exception as error:  # of any kind: requests go through all the same
-                logger.error("watching has ended", exc_info=error)
-                self._stop_watching(f"an error, {type(error).__name__}")
+                self._stop_watching(f"{type(error).__name__}: {one_line(str(error))}")
                 return
             await asyncio.sleep(self._look_s)
 
