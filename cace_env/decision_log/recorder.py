@@ -147,6 +147,10 @@ class Recorder:
             **self._about,
         )
 
+    def skip(self, simulator: Simulator, action: int) -> None:
+        """The open question is answered, and no decision: a watched system had done so before."""
+        self._chosen = int(simulator.question.slot_models[action])
+
     def settle(self, simulator: Simulator) -> None:
         """After the simulator has gone on: writes what was noted, and evictions in which nobody chose."""
         if self._open is not None:

@@ -45,16 +45,26 @@ class Looks:
         """The server holds these models at this time."""
         self._looks.append((time_us, held))
 
-    def gone(self, time_us: int, target: int, candidates: Sequence[int]) -> int | None:
-        """Which candidate had left when the target was there, or as soon as one had; None: not seen."""
+    def gone(self, time_us: int, target: int, candidates: Sequence[int]) -> tuple[int, bool] | None:
+        """Which candidate had left when the target was there, or as soon as one had; None: not seen.
+
+        Returns:
+            The model, and whether it was there at the last look before the question: if not, it had left earlier.
+            Such a model comes first.
+        """
+        before: frozenset[int] | None = None
         for at_us, held in self._looks:
             if at_us < time_us:
+                before = held
                 continue
             if at_us > time_us + SEEN_US:
                 return None
             left = [model for model in candidates if model not in held]
-            if left or target in held:
-                return left[0] if left else None
+            if left:
+                earlier = [model for model in left if before is not None and model not in before]
+                return (earlier or left)[0], not earlier
+            if target in held:
+                return None
         return None
 
     def next(self, until_us: int) -> tuple[int, frozenset[int]] | None:
@@ -73,6 +83,7 @@ class Tally:
     asked: int = 0
     agreed: int = 0
     seen: int = 0  # questions whose answer was seen at the server, not taken from the rule
+    missed: int = 0  # questions of the mirror alone: the server had evicted the model before
     sooner: int = 0  # where they differ: what the system evicted was asked for again first
     later: int = 0  # what the policy would have evicted was
     by_lru: Counter[str] = field(default_factory=Counter)  # policy's answers that were LRU's, by reason
@@ -175,11 +186,14 @@ class Watcher:
     def _compared(self, mirror: Mirror) -> int:
         """Asks both, and answers as the watched system did."""
         question = mirror.simulator.question
+        seen = self._seen(question)
+        if seen is not None and not seen[1]:
+            self.tally.missed += 1
+            self._recorder.skip(mirror.simulator, seen[0])
+            return seen[0]
         choice = self.policy.now(mirror)
-        done = self._seen(question)
-        self.tally.seen += done is not None
-        if done is None:
-            done = self.deployed.now(mirror).action
+        self.tally.seen += seen is not None
+        done = self.deployed.now(mirror).action if seen is None else seen[0]
         self.tally.asked += 1
         self.tally.agreed += done == choice.action
         if choice.fallback:
@@ -193,12 +207,12 @@ class Watcher:
         )  # fmt: skip
         return done
 
-    def _seen(self, question: Question) -> int | None:
-        """The slot whose model the server was seen to evict; None: nobody has seen it."""
+    def _seen(self, question: Question) -> tuple[int, bool] | None:
+        """The slot whose model the server was seen to evict, as `Looks.gone`; None: nobody has seen it."""
         slots = np.flatnonzero(question.legal).tolist()
         models = question.slot_models[slots].tolist()
         gone = self.looks.gone(question.now_us, question.target, models)
-        return None if gone is None else slots[models.index(gone)]
+        return None if gone is None else (slots[models.index(gone[0])], gone[1])
 
     def _judge(self, model: int) -> None:
         """A model is asked for: whoever would have kept it was right."""

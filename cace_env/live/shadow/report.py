@@ -11,6 +11,7 @@ from cace_env.evaluation.intervals import Gain, block_of, paired_gain
 from cace_env.live.shadow.deciding import Watcher
 
 FEW: Final = 20  # differing decisions that have been judged: fewer say nothing
+TRUSTED: Final = 0.8  # of the looks; a load that is under way makes a few differ
 MANY: Final = 0.05  # of the first tokens; loads that end a little before the tables say make a few
 
 
@@ -55,10 +56,16 @@ def summary(watcher: Watcher) -> list[str]:
         reasons = ", ".join(f"{reason} {times:,}" for reason, times in tally.by_lru.most_common())
         said.append(f"LRU answered for {name} in {sum(tally.by_lru.values()):,} questions ({one_line(reasons)}).")
     if tally.looks:
+        same = tally.matches / tally.looks
         said.append(
-            f"The server's own list was seen {tally.looks:,} times, and the mirror held the same models in "
-            f"{tally.matches / tally.looks:.0%}. {tally.seen:,} choices were seen there, the others are what {rule} "
-            "does."
+            f"The server's own list was seen {tally.looks:,} times, and the mirror held the same models in {same:.0%}."
+            + (
+                " So the policy was often asked in another state than the server's: mend the fleet file first."
+                if same < TRUSTED
+                else ""
+            )
+            + f" {tally.seen:,} choices were seen there, the others are what {rule} does; {tally.missed:,} evictions "
+            "came earlier there than in the mirror, and are not compared."
         )
     else:
         said.append(f"What lies in memory was not seen: it is what {rule} does under these rules.")

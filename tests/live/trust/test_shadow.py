@@ -130,11 +130,25 @@ def test_what_was_not_seen_at_the_server_is_not_guessed_from_later_looks():
     looks.add(10, frozenset({0, 1}))
     assert looks.gone(5, 2, [0, 1]) is None  # neither has left yet
     looks.add(20, frozenset({1}))
-    assert looks.gone(5, 2, [0, 1]) == 0
+    assert looks.gone(5, 2, [0, 1]) == (0, True)
     assert looks.gone(21, 2, [0, 1]) is None
+    looks.add(30, frozenset({2}))
+    assert looks.gone(25, 2, [0, 1]) == (0, False)  # it had left before
+    assert looks.gone(25, 2, [1]) == (1, True)
     late = Looks()
     late.add(60_000_000, frozenset({1}))
     assert late.gone(5, 2, [0, 1]) is None
+
+
+def test_an_eviction_that_came_earlier_at_the_server_is_no_comparison(tmp_path: Path):
+    tables = live_tables(fleet_of(NEEDS, [4.5]).tables())
+    with DecisionLog(tmp_path, clock="utc") as log:
+        watched = watcher(tables, "lru", began_us=1_760_000_000_000_000, log=log)
+        for second, held in ((5, {0}), (15, {1}), (25, {2})):  # the server has room for one, the mirror for two
+            watched.looks.add(second * 1_000_000, frozenset(held))
+        Replay({"a": 0, "b": 1, "c": 2}).tell(log_of("abc"), watched, 1 << 62)
+    assert (watched.tally.asked, watched.tally.missed) == (0, 1) and watched.server.held() == {1, 2}
+    assert not list(tmp_path.glob("*.parquet"))
 
 
 def test_a_log_says_what_would_have_been_done_and_what_was(tmp_path: Path):
