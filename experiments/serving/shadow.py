@@ -24,7 +24,7 @@ from cace_env.live.shadow.report import summary
 from cace_env.live.tickets import Serving
 from cace_env.policies import contestant_of
 from cace_env.tables import FleetTables, Protocol
-from cace_env.traces import Trace, guess_format
+from cace_env.traces import Trace, TraceError
 from experiments.logs.advice.contenders import deployed_name
 from experiments.logs.own_log import open_log
 from experiments.running.command_line import Session, metavar
@@ -85,7 +85,7 @@ def shadow_log(options: Shadow, session: Session) -> int:
     tables = live_tables(given.tables)
     numbers = {given.names.get(name, name): m for m, name in enumerate(tables.model_names)}
     numbers |= {name: m for m, name in enumerate(tables.model_names)}
-    trace = read(options)
+    trace = read(options, session)
     if options.follow and trace.began_us is None:
         raise ConfigError("--follow needs a log with times since 1970 or dates")
     span_us = int(trace.time_us[-1])
@@ -102,7 +102,7 @@ def shadow_log(options: Shadow, session: Session) -> int:
             replay.tell(trace, watcher, (trace.began_us or 0) + int(trace.time_us[-1]) - round(1e6 * options.lag_s))
             say(watcher, replay, session, short=True)
             time.sleep(options.every_s)
-            trace = read(options)
+            trace = read(options, session)
     except KeyboardInterrupt:
         session.console.print("")
     finally:
@@ -112,9 +112,20 @@ def shadow_log(options: Shadow, session: Session) -> int:
     return 0
 
 
-def read(options: Shadow) -> Trace:
-    """The log as it is now; the last line may be half written, and is left out then."""
-    return open_log(options.log_file, options.format or guess_format(options.log_file)).trace
+def read(options: Shadow, session: Session) -> Trace:
+    """The log as it is now. The last row of one that grows may be half written: it is read again then.
+
+    Raises:
+        TraceError: it cannot be read, and it does not grow.
+    """
+    while True:
+        try:
+            return open_log(options.log_file, options.format).trace
+        except TraceError as error:
+            if not options.follow:
+                raise
+            session.console.print(f"{error}; it is read again in {options.every_s:g} s", style="yellow", soft_wrap=True)
+            time.sleep(options.every_s)
 
 
 def say(watcher: Watcher, replay: Replay, session: Session, *, short: bool = False) -> None:

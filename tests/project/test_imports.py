@@ -128,8 +128,7 @@ def knows_torch(path: Path) -> bool:
 def loaded_alone(path: Path) -> set[str]:
     """Libraries that a module may import at once, because nothing loads it but what needs them."""
     inside = path.relative_to(ROOT).as_posix()
-    web = ("proxy.py", "metrics.py", "demo.py", "shadow/forwarding.py")
-    if inside in {f"cace_env/live/{name}" for name in web}:
+    if inside.removeprefix("cace_env/live/") in ("proxy.py", "metrics.py", "demo.py", "shadow/forwarding.py"):
         return {"aiohttp", "prometheus_client"}
     return {"pyarrow"} if inside.startswith("cace_env/traces/gateways/") else set()
 
