@@ -97,9 +97,8 @@ class Decider:
     def now(self, mirror: Mirror) -> Choice:
         """The answer of a policy that is asked inline."""
         began = time.perf_counter()
-        reason, detail = self.stage.closed()
-        if reason:
-            return self._fall_back(mirror, reason, detail, began)
+        if (choice := self._closed(mirror, began)) is not None:
+            return choice
         try:
             answer = self._ask(mirror.simulator)
         except PolicyError as error:
@@ -110,9 +109,8 @@ class Decider:
         """The answer of a policy in Python, or that of LRU after an error or `limit_s`."""
         assert self._thread is not None
         began = time.perf_counter()
-        reason, detail = self.stage.closed()
-        if reason:
-            return self._fall_back(mirror, reason, detail, began)
+        if (choice := self._closed(mirror, began)) is not None:
+            return choice
         if self._thread.busy:
             return self._fall_back(mirror, "late", "an earlier question is still being answered", began)
         seen = mirror.copy()
@@ -124,6 +122,15 @@ class Decider:
         except Failed as failure:
             return self._fall_back(mirror, "error", str(failure), began)
         return self._answered(answer, began)
+
+    def _closed(self, mirror: Mirror, began: float) -> Choice | None:
+        """LRU's answer where the policy is not to be asked; a guard goes on watching."""
+        reason, detail = self.stage.closed()
+        if not reason:
+            return None
+        if isinstance(self._player, Guarded):
+            self._player.watch(mirror.simulator)
+        return self._fall_back(mirror, reason, detail, began)
 
     def _answered(self, answer: Answer, began: float) -> Choice:
         self.stage.decided(*answer[3:])

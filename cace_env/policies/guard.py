@@ -283,6 +283,12 @@ class Guarded:
             action, _ = self._fallback.answer(simulator)
         return action, time.perf_counter() - began
 
+    def watch(self, simulator: Simulator) -> None:
+        """Look at a question that somebody else answers, so that forecast and answers are known when it matters."""
+        for watch in (self._error, self._answers):
+            if watch is not None:
+                watch.see(simulator)
+
     @property
     def reason(self) -> str | None:
         """Why LRU took the last decision, one of REASONS; None if the policy took it."""
@@ -299,9 +305,7 @@ class Guarded:
 
     def _check(self, simulator: Simulator) -> str | None:
         """Find a problem before the policy is asked; None if there is none."""
-        for watch in (self._error, self._answers):
-            if watch is not None:
-                watch.see(simulator)
+        self.watch(simulator)
         if self._layout is None:
             self._layout = layout_for(self.policy, simulator)
         said = {

@@ -12,6 +12,7 @@ import pytest
 
 from cace_env.config import ConfigError
 from cace_env.live.stage import Stage, Turns
+from cace_env.policies import Guarded
 from tests.live.serving import Live, serving
 from tests.live.test_router import in_loop, raises, storm
 
@@ -98,3 +99,16 @@ async def test_a_policy_that_fails_is_seen_to_be_replaced():
     async with serving(policy=raises, drain_after_s=0.05) as live:
         await storm(live, 60)
         assert live.router.decider.stage.handovers["error"] >= 1
+
+
+@in_loop
+async def test_a_guard_goes_on_watching_while_lru_decides():
+    async with serving(policy="guarded:cace", drain_after_s=0.05) as live:
+        guard = live.router.decider.who
+        assert isinstance(guard, Guarded)
+        seen: list[int] = []
+        guard.watch = lambda simulator: seen.append(simulator.question.decision)  # type: ignore[method-assign]
+        live.router.decider.stage.hand_over(True)
+        await storm(live, 60)
+        asked = [one for one in live.router.decisions if one.kind == "evict"]
+        assert seen and {one.fallback for one in asked} == {"by hand"} and guard.decisions == 1  # to be warm
