@@ -121,8 +121,7 @@ def imports_of(path: Path) -> list[Import]:
 
 def knows_torch(path: Path) -> bool:
     """Whether a module of the package may import torch: its networks, and all that is for Stable-Baselines3."""
-    inside = path.relative_to(ROOT).as_posix()
-    return inside == "cace_env/networks.py" or inside.startswith("cace_env/sb3/")
+    return path.relative_to(ROOT).as_posix().startswith(("cace_env/networks.py", "cace_env/sb3/"))
 
 
 def loaded_alone(path: Path) -> set[str]:
