@@ -5,6 +5,7 @@
     python -m experiments.reference curve      cost against effort
     python -m experiments.reference gap        reference, rules and optimum of tiny episodes
     python -m experiments.reference prefetch   what prefetch is worth where the future is known
+    python -m experiments.reference horizon    what the true future of the next seconds is worth to the shipped agents
     python -m experiments.reference tiny       optimum of all episodes of the scenario `tiny`
 
 `docs/reference.md` has what they found.
@@ -21,6 +22,7 @@ from tyro.conf import subcommand
 from experiments.running.command_line import run_command
 from experiments.yardsticks.effort import Curve
 from experiments.yardsticks.headroom import Headroom
+from experiments.yardsticks.horizon import Horizon
 from experiments.yardsticks.optimality import Gap
 from experiments.yardsticks.prefetch import Prefetch
 from experiments.yardsticks.tiny_costs import Tiny
@@ -30,6 +32,7 @@ Command = (
     | Annotated[Curve, subcommand("curve")]
     | Annotated[Gap, subcommand("gap")]
     | Annotated[Prefetch, subcommand("prefetch")]
+    | Annotated[Horizon, subcommand("horizon")]
     | Annotated[Tiny, subcommand("tiny")]
 )
 

@@ -98,7 +98,7 @@ def find_reference(
             range.
     """
     began = time.perf_counter()
-    known = _checked(case, workload, future)
+    known = check_future(case, workload, future)
     _check_options(
         gain=(gain, 0),
         max_rounds=(max_rounds, 0),
@@ -161,6 +161,25 @@ def replay(case: Case, workload: Workload, reference: Reference, *, trace: bool 
     return simulator
 
 
+def check_future(case: Case, workload: Workload, future: Future | None) -> Future:
+    """The future, which has to be given, and to belong to the workload.
+
+    Raises:
+        ConfigError: it is missing, or is that of another workload.
+    """
+    if future is None:
+        raise ConfigError("what looks ahead needs the future; pass future=Future.of(case.tables, workload)")
+    known = len(future.nominal_us)
+    fits = known == len(workload) and len(future.start) == case.tables.num_models + 1
+    opened = workload.after == NONE
+    if not fits or not np.array_equal(future.nominal_us[opened], workload.arrival_us[opened]):
+        raise ConfigError(
+            f"the future, of {known} requests, belongs to another workload than this one of {len(workload)}; make it "
+            "from this one: Future.of(case.tables, workload)"
+        )
+    return future
+
+
 def plan_action(simulator: Simulator, code: int) -> int:
     """The action with this code, or NONE if the model to evict is in no slot."""
     models = simulator.tables.num_models
@@ -186,21 +205,6 @@ def base_names(tables: FleetTables) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Bases
-
-
-def _checked(case: Case, workload: Workload, future: Future | None) -> Future:
-    """Check that the future is given and belongs to the workload."""
-    if future is None:
-        raise ConfigError("the reference needs the future; pass future=Future.of(case.tables, workload)")
-    known = len(future.nominal_us)
-    fits = known == len(workload) and len(future.start) == case.tables.num_models + 1
-    opened = workload.after == NONE
-    if not fits or not np.array_equal(future.nominal_us[opened], workload.arrival_us[opened]):
-        raise ConfigError(
-            f"the future, of {known} requests, belongs to another workload than this one of {len(workload)}; make it "
-            "from this one: Future.of(case.tables, workload)"
-        )
-    return future
 
 
 def _check_options(**given: tuple[float | None, int]) -> None:

@@ -26,9 +26,8 @@ from cace_env.policies.built_in import rule_of
 from cace_env.simulation import Simulator, new_scratch
 from cace_env.tables import Protocol
 from experiments.pages.shifted import regime_table, share_table
-from experiments.reading.markdown import percent, table
+from experiments.reading.markdown import percent, score_text, table
 from experiments.reading.suite_scores import SuiteRun
-from experiments.reports.score_table import score_text
 from experiments.running.run_folder import Run
 
 # Whom agents are held against besides LRU, where those ran; and every CACE with other weights.

@@ -10,9 +10,8 @@ from cace_env.evaluation.suite import Entry, MemorySweep
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.pages.suite_plots import ALONG_MEMORY, draw_memory, draw_scores
-from experiments.reading.markdown import number, percent, table
+from experiments.reading.markdown import number, percent, score_text, table
 from experiments.reading.suite_scores import SuiteRun
-from experiments.reports.score_table import score_text
 
 
 def regions(suite: SuiteRun) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from cace_env.evaluation import Gain
+from cace_env.evaluation.scores import Estimate
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Literal["left", "right"] = "left") -> str:
@@ -49,3 +50,12 @@ def percent(gain: Gain) -> str:
         return f"{gain.percent:+.1f} %"
     text = f"{gain.percent:+.1f} % [{gain.low:+.1f}, {gain.high:+.1f}]"
     return f"**{text}**" if gain.low > 0 or gain.high < 0 else text
+
+
+def score_text(score: Estimate, *, interval: bool = True) -> str:
+    """A score with its interval, without decimals where it is far below 0; `-` where there is none."""
+    if np.isnan(score.value):
+        return "-"
+    digits = 0 if score.value < -100 else 1
+    bounds = "" if np.isnan(score.low) or not interval else f" [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+    return f"{score.value:.{digits}f}{bounds}"

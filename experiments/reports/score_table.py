@@ -5,21 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from cace_env.evaluation import suite_scores
-from cace_env.evaluation.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, Estimate, SuiteScores
+from cace_env.evaluation.scores import NO_SCORE, REFERENCE, SMALLEST_HEADROOM_PERCENT, SuiteScores
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
+from experiments.reading.markdown import score_text
 from experiments.reading.verdicts import enough, saved
 from experiments.reports.page import Table
 from experiments.running.run_folder import Run
-
-
-def score_text(score: Estimate, *, interval: bool = True) -> str:
-    """A score with its interval, without decimals where it is far below 0; `-` where there is none."""
-    if np.isnan(score.value):
-        return "-"
-    digits = 0 if score.value < -100 else 1
-    bounds = "" if np.isnan(score.low) or not interval else f" [{score.low:.{digits}f}, {score.high:.{digits}f}]"
-    return f"{score.value:.{digits}f}{bounds}"
 
 
 def scenarios_with_reference(run: Run, env: Protocol | None = None) -> list[str]:
