@@ -2,7 +2,7 @@
 
     python -m experiments.docs                                     tables that follow from code alone
     python -m experiments.docs --check                             says which of them are out of date
-    python -m experiments.docs --pictures                          pictures of the environments, and the animation
+    python -m experiments.docs --pictures                          pictures of the environments, animation, horizons
     python -m experiments.docs suite --run runs/suite-v1           tables and pictures of a page, from finished runs
     python -m experiments.docs claims --run runs/suite
     python -m experiments.docs quoted --run runs/quoted --run runs/quoted-scales --run runs/quoted-again
@@ -32,6 +32,7 @@ from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATUR
 from cace_env.policies.agent import shipped_agents
 from experiments.pages import catalogue, code_tables, scenarios
 from experiments.pages.regions import DOCS, fill, read
+from experiments.reading import horizons
 from experiments.running.command_line import run_command
 
 Regions = dict[str, str]
@@ -55,6 +56,7 @@ CODE: Final[dict[str, Callable[[], Regions]]] = {
     "compare.md": lambda: {"metrics": code_tables.metrics_table()},
     "catalogue.md": catalogue.regions,
     "scenarios.md": scenarios.regions,
+    "reference.md": horizons.regions,
     "suite.md": lambda: {
         "left-out": code_tables.dropped_table("v1"),
         "header": code_tables.results_header_table(),
@@ -75,7 +77,10 @@ class Options(Frozen):
     )
     show: bool = Field(default=False, description="print the tables of a run of your own, and change no page")
     check: bool = Field(default=False, description="change nothing; say which tables from code are out of date")
-    pictures: bool = Field(default=False, description="draw the pictures that come from episodes of the environments")
+    pictures: bool = Field(
+        default=False,
+        description="draw the pictures that come from what ships: episodes of the environments, the horizon curve",
+    )
     docs: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Field(default=DOCS, description="where the pages are")
 
 
@@ -189,6 +194,7 @@ def docs(options: Options) -> int:
         from experiments.pages import pictures
 
         pictures.draw(options.docs / "images")
+        horizons.draw(options.docs / "images" / horizons.PICTURE)
     return 0
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import cace_env
 from cace_env.config import ConfigError
 from cace_env.evaluation import load_suite, suite_scores
-from cace_env.evaluation.results import Results, published
+from cace_env.evaluation.results import Results, published, read_results
 from cace_env.evaluation.scores import BASELINE, REFERENCE, SuiteScores
 from cace_env.files import save_figure
 from cace_env.tables import Protocol
@@ -25,6 +25,7 @@ from experiments.reading.markdown import score_text, table
 SHIPPED: Final = Path(cace_env.__file__).parent / "data" / "suites" / "v1-horizons.csv"
 HORIZONS_S: Final = (5, 15, 60, 300, 900, 3600)
 AGENT: Final = "agent"
+PICTURE: Final = "horizons.png"
 KNOWING: Final = {Protocol.EVICTION: "belady-cost", Protocol.SWAP: "very-patient-wsjf+belady-cost"}  # best on the suite
 
 
@@ -86,8 +87,31 @@ def score_table(found: Curve) -> str:
     return f"{table(header, rows, numbers='right')}\n\n{said} test seeds of each entry."
 
 
-def draw(curves: Sequence[Curve], path: Path) -> None:
-    """Draws score against horizon: every entry thin, the interquartile mean and its interval thick."""
+def shipped_curves() -> list[Curve]:
+    """The curves that ship, of both environments.
+
+    Raises:
+        ConfigError: as `curve`.
+    """
+    results = read_results(SHIPPED)
+    return [found for env in Protocol if (found := curve(results, env)) is not None]
+
+
+def regions() -> dict[str, str]:
+    """The tables of docs/reference.md, from the costs that ship.
+
+    Raises:
+        ConfigError: as `curve`.
+    """
+    return {f"horizons-{found.env}": score_table(found) for found in shipped_curves()}
+
+
+def draw(path: Path) -> None:
+    """Draws score against horizon from the costs that ship: entries thin, interquartile mean and its interval thick.
+
+    Raises:
+        ConfigError: as `curve`.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,10 +119,10 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
 
     from experiments.reading.style import GROUP_COLOURS, STYLE
 
+    curves = shipped_curves()
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(
-            1, len(curves), figsize=(4.4 * len(curves), 3.4), layout="constrained", sharey=True
-        )
+        size = (4.4 * len(curves), 3.4)
+        figure, panels = plt.subplots(1, len(curves), figsize=size, layout="constrained", sharey=True)
         for axes, found in zip(np.atleast_1d(panels), curves, strict=True):
             names = [policy_at(horizon_s) for horizon_s in HORIZONS_S]
             for entry in found.seeds:

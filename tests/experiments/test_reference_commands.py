@@ -15,12 +15,15 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.config import dump
+from cace_env.evaluation.results import read_results, write_results
 from cace_env.planning import replay
 from cace_env.scenarios import load_scenario
+from cace_env.tables import Protocol
 from experiments import reference
+from experiments.reading import horizons
 from experiments.running import reference_cache
 from experiments.running.reference_cache import cached_reference, default_folder, key_of
-from experiments.yardsticks import effort, optimality, prefetch
+from experiments.yardsticks import effort, horizon, optimality, prefetch
 from tests.planning.test_planner import episode
 from tests.support.small import SEVEN
 
@@ -120,9 +123,40 @@ def test_the_planner_is_held_against_the_optima_of_tiny(capsys: pytest.CaptureFi
     assert "2 episodes, 0 of them unproven" in capsys.readouterr().out
 
 
+def test_the_horizon_curve_goes_on_where_it_was_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "horizons.csv"
+    options = ["horizon", "--entries", "eviction-light-pressure", "--out", str(file)]
+    assert reference.main([*options, "--seeds", "1"]) == 0
+    assert "| `eviction-light-pressure` |" in capsys.readouterr().out
+    first = read_results(file).rows
+    assert {row.policy for row in first} == set(horizons.policies(Protocol.EVICTION))
+    assert reference.main([*options, "--seeds", "2"]) == 2
+    assert "is there already; --resume goes on with it" in capsys.readouterr().err
+    assert reference.main([*options, "--seeds", "2", "--resume"]) == 0
+    assert set(first) < set(read_results(file).rows)
+    assert len(read_results(file).rows) == 2 * len(first)
+
+
+def test_a_horizon_curve_of_other_code_goes_on_only_if_it_costs_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "horizons.csv"
+    options = ["horizon", "--entries", "eviction-light-pressure", "--out", str(file), "--seeds", "1"]
+    assert reference.main(options) == 0
+    monkeypatch.setattr(horizon, "code_digest", lambda: "another version")
+    assert reference.main([*options, "--resume"]) == 0
+    kept = read_results(file)
+    changed = [row._replace(cost=row.cost + 0.5) if row.policy == "agent+60s" else row for row in kept.rows]
+    write_results(file, replace(kept, rows=tuple(changed)))
+    monkeypatch.setattr(horizon, "code_digest", lambda: "a third one")
+    assert reference.main([*options, "--resume"]) == 2
+    assert "agent+60s on eviction-light-pressure" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["horizon", "--entries", "eviction-defualt"], "did you mean 'eviction-default'"),
         (["gap", "--episodes", "0"], "greater than or equal to 1"),
         (["curve", "--seeds", "0"], "greater than or equal to 1"),
         (["find", "--workers", "0"], "greater than or equal to 1"),
