@@ -21,8 +21,8 @@ from tyro.conf import subcommand
 
 from experiments.running.command_line import run_command
 from experiments.yardsticks.effort import Curve
+from experiments.yardsticks.foresight.horizon import Horizon
 from experiments.yardsticks.headroom import Headroom
-from experiments.yardsticks.horizon import Horizon
 from experiments.yardsticks.optimality import Gap
 from experiments.yardsticks.prefetch import Prefetch
 from experiments.yardsticks.tiny_costs import Tiny

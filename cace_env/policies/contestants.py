@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any, Final, cast
 
 from cace_env.config import ConfigError, did_you_mean
+from cace_env.forecasting.demand import DemandScorer, forecaster_of
 from cace_env.policies.agent import PREFIX, Agent
 from cace_env.policies.built_in import Policy
 from cace_env.policies.built_in import policy as find_policy
@@ -22,6 +23,7 @@ from cace_env.policies.python import Illegal, PythonPolicy, acts, problem_of
 from cace_env.policies.quoted import is_quoted
 from cace_env.tables import Protocol
 
+BY_FORECAST: Final = "cace:demand="  # and the name of a forecaster
 NO_SWAPPING: Final = "no-swapping"  # shown beside the policies: the cost that remains when nothing has to be evicted
 
 
@@ -65,6 +67,9 @@ def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contes
                 raise ConfigError(f"{policy!r}: a guard cannot wrap {inner.name!r}; name another policy")
             return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)
+        if victims.startswith(BY_FORECAST):
+            made = forecaster_of(victims.removeprefix(BY_FORECAST))
+            return Contestant(policy, DemandScorer(find_policy("cace").weights, made), order)
         if ":" not in victims or victims.startswith(("cace:", PREFIX)) or is_quoted(victims):
             return Contestant(policy, find_policy(policy))
         found = _imported(victims)

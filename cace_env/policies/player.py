@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from cace_env.config import ConfigError
+from cace_env.forecasting.demand import News
+from cace_env.forecasting.gazette import Gazette
 from cace_env.kernel.orders import LEARNED, ORDER
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Scratch
@@ -30,7 +33,8 @@ class Player:
 
     Args:
         name: for error messages.
-        policy: a built-in or Python policy; its method `reset(seed)` is called if it has one.
+        policy: a built-in or Python policy; its methods `reset(seed)`, and `watch(news)` before each question, are
+            called if it has them (`cace_env.forecasting.demand.News`).
         tables: the fleet.
         workload: the requests, for policies that know the future.
         seed: seed of the episode.
@@ -66,6 +70,7 @@ class Player:
         self._illegal, self._layout = illegal, layout
         self._scratch: Scratch | None = None  # made at the first question, when the number of slots is known
         self._given: FloatArray | None = None  # scores of a scorer in Python
+        self._watch: Callable[[News], None] | None = None
         if isinstance(policy, Policy):
             if policy.clairvoyant and future is None:
                 future = Future.of(tables, workload)
@@ -84,6 +89,8 @@ class Player:
         self.limits = Limits(patience_us=int(self._rule.limits[LIMIT.patience_us]))
         if callable(reset := getattr(policy, "reset", None)):
             reset(seed)
+        if callable(watch := getattr(policy, "watch", None)):
+            self._watch, self._gazette = watch, Gazette()
 
     def answer(self, simulator: Simulator) -> tuple[int, float]:
         """The policy's action, and the seconds that a Python policy took.
@@ -92,6 +99,8 @@ class Player:
             PolicyError: the Python policy failed, or its answer is not valid.
         """
         if not isinstance(self.policy, Policy):
+            if self._watch is not None:
+                self._watch(self._gazette.news(simulator))
             answer = python_action(
                 self.name, self.policy, simulator, self.seed, self._rule, self._layout, self._illegal
             )

@@ -15,6 +15,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.forecasting.forecasters import (
+    DAY_S,
+    Binned,
+    DayProfile,
+    Ewma,
+    Holt,
+    MeanSoFar,
+    SlidingWindow,
+    over_bins,
+)
 from cace_env.workload import Workload
 
 Array = npt.NDArray[np.float64]
@@ -22,71 +32,16 @@ HORIZONS_S: Final = (60, 300, 900, 3600)
 MOST_MODELS: Final = 50  # the most used; the others count as one
 FEWEST_BINS: Final = 12  # that are scored
 WARM_UP: Final = 3  # bins before the first that is scored
-DAY_S: Final = 86_400
-WINDOW: Final = 5  # bins of the sliding window
-ALPHA: Final = 0.3  # weight of the newest bin in EWMA and Holt
-BETA: Final = 0.1  # weight of the newest slope in Holt
-DAMPING: Final = 0.9  # of Holt's trend; 1 runs away on bursts
 ANSCOMBE: Final = 3 / 8  # makes the variance of small Poisson counts more even
 
 
-def mean_so_far(counts: Array, bins_per_day: int) -> Array:
-    """Mean of all bins before; the yardstick."""
-    del bins_per_day
-    before = np.cumsum(counts, axis=1) - counts
-    return before / np.maximum(np.arange(counts.shape[1]), 1)
-
-
-def sliding_window(counts: Array, bins_per_day: int) -> Array:
-    """Mean of the last `WINDOW` bins."""
-    del bins_per_day
-    total = np.cumsum(np.pad(counts, ((0, 0), (1, 0))), axis=1)[:, :-1]
-    ends = np.arange(counts.shape[1])
-    begins = np.maximum(ends - WINDOW, 0)
-    return (total[:, ends] - total[:, begins]) / np.maximum(ends - begins, 1)
-
-
-def ewma(counts: Array, bins_per_day: int) -> Array:
-    """Exponentially weighted mean of the bins before."""
-    del bins_per_day
-    forecast = np.zeros_like(counts)
-    level = counts[:, 0].copy()
-    for at in range(1, counts.shape[1]):
-        forecast[:, at] = level
-        level += ALPHA * (counts[:, at] - level)
-    return forecast
-
-
-def holt(counts: Array, bins_per_day: int) -> Array:
-    """Level and damped trend of the bins before; never below 0."""
-    del bins_per_day
-    forecast = np.zeros_like(counts)
-    level, trend = counts[:, 0].copy(), np.zeros(len(counts))
-    for at in range(1, counts.shape[1]):
-        ahead = level + DAMPING * trend
-        forecast[:, at] = np.maximum(ahead, 0.0)
-        new = ahead + ALPHA * (counts[:, at] - ahead)
-        trend = BETA * (new - level) + (1.0 - BETA) * DAMPING * trend
-        level = new
-    return forecast
-
-
-def day_profile(counts: Array, bins_per_day: int) -> Array:
-    """Mean of the same time of the day on all days before; 0 on the first day, which is not scored."""
-    models, bins = counts.shape
-    days = -(-bins // bins_per_day)
-    by_day = np.pad(counts, ((0, 0), (0, days * bins_per_day - bins))).reshape(models, days, bins_per_day)
-    before = np.cumsum(by_day, axis=1) - by_day
-    mean = before / np.maximum(np.arange(days), 1)[None, :, None]
-    return np.asarray(mean.reshape(models, -1)[:, :bins])
-
-
-FORECASTERS: Final[Mapping[str, Callable[[Array, int], Array]]] = {
-    "mean rate so far": mean_so_far,
-    "sliding window": sliding_window,
-    "EWMA": ewma,
-    "Holt": holt,
-    "day profile": day_profile,
+# By name: from the number of models and the bins of a day.
+FORECASTERS: Final[Mapping[str, Callable[[int, int], Binned]]] = {
+    "mean rate so far": lambda models, _: MeanSoFar(models),
+    "sliding window": lambda models, _: SlidingWindow(models),
+    "EWMA": lambda models, _: Ewma(models),
+    "Holt": lambda models, _: Holt(models),
+    "day profile": DayProfile,
 }
 YARDSTICK: Final = "mean rate so far"
 
@@ -128,8 +83,8 @@ def predictability(workload: Workload) -> dict[str, Any]:
         first = bins_per_day if has_days else WARM_UP
         enough = bins - first >= FEWEST_BINS
         errors = {
-            name: root_error(counts[:, first:], forecaster(counts, bins_per_day)[:, first:])
-            for name, forecaster in FORECASTERS.items()
+            name: root_error(counts[:, first:], over_bins(made(len(counts), bins_per_day), counts)[:, first:])
+            for name, made in FORECASTERS.items()
             if enough and (has_days or name != "day profile")
         }
         yardstick = errors.get(YARDSTICK)

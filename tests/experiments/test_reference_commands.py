@@ -23,7 +23,8 @@ from experiments import reference
 from experiments.reading import horizons
 from experiments.running import reference_cache
 from experiments.running.reference_cache import cached_reference, default_folder, key_of
-from experiments.yardsticks import effort, horizon, optimality, prefetch
+from experiments.yardsticks import effort, optimality, prefetch
+from experiments.yardsticks.foresight import horizon
 from tests.planning.test_planner import episode
 from tests.support.small import SEVEN
 
