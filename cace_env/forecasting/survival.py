@@ -167,7 +167,7 @@ class Survivors:
     def chance(self, time_s: float, within_s: float) -> FloatArray:
         again, model, _ = self._again(time_s, within_s)
         silent = np.bincount(model, weights=np.log1p(-np.minimum(again, 1 - 1e-12)), minlength=self._models)
-        return -np.expm1(silent - self._rate(time_s).sum(axis=1) * within_s)
+        return np.asarray(-np.expm1(silent - self._rate(time_s).sum(axis=1) * within_s))
 
     def _again(self, time_s: float, within_s: float) -> tuple[FloatArray, Int64Array, Int64Array]:
         """How likely each open session asks again within the time, its model and its task; forgets who has gone."""

@@ -48,8 +48,8 @@ class Score(Frozen):
     workers: int = Field(default=1, ge=1, le=MOST_THREADS, description="threads")
     write: bool = Field(default=False, description="fill docs/forecasts.md and draw its picture")
 
-    def run(self, console: Console) -> int:
-        """Plays, prints the tables, and fills the page where asked to; the exit status.
+    def run(self, console: Console) -> tuple[dict[str, str], Mapping[str, Played]]:
+        """Plays and prints; the tables of the page by region, and the episodes of the suite for its picture.
 
         Raises:
             ConfigError: an unknown entry, or no public log in the folder.
@@ -67,12 +67,7 @@ class Score(Frozen):
             regions["logs"] = logs_table(played(cases, list(range(public.WINDOWS)), self))
         for text in regions.values():
             console.print(f"\n{text}", soft_wrap=True, highlight=False)
-        if self.write:
-            from experiments.pages.regions import DOCS, fill
-
-            fill(DOCS / "forecasts.md", regions)
-            draw(generated, DOCS / "images" / PICTURE)
-        return 0
+        return regions, generated
 
 
 @dataclass(frozen=True)
@@ -202,7 +197,25 @@ def _shown(name: str) -> str:
     return f"`{name}`" if name in ALL else name
 
 
-def draw(found: Mapping[str, Played], path: Path) -> None:
+class Point(NamedTuple):
+    """A forecaster in the picture."""
+
+    policy: str  # whose weights
+    name: str
+    auc: float  # NaN: CACE's own window, which says no chance
+    score: Estimate
+
+
+def points(found: Mapping[str, Played]) -> list[Point]:
+    """All forecasters under both weights."""
+    return [
+        Point(policy, name, np.nan if name == OWN else mean_quality(found, name, SHOWN).auc, worth.score)
+        for weights, policy in WEIGHTS.items()
+        for name, worth in worths(found, weights).items()
+    ]
+
+
+def draw(shown: Sequence[Point], path: Path) -> None:
     """Draws points of score against how well a forecaster tells which model is used next."""
     import matplotlib
 
@@ -213,21 +226,27 @@ def draw(found: Mapping[str, Played], path: Path) -> None:
 
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-        for (weights, policy), colour in zip(WEIGHTS.items(), (GROUP_COLOURS["CACE"], "#2E86D1"), strict=True):
-            worth = worths(found, weights)
-            own = worth[OWN].score.value
+        for policy, colour in zip(WEIGHTS.values(), (GROUP_COLOURS["CACE"], "#2E86D1"), strict=True):
+            mine = [point for point in shown if point.policy == policy]
+            own = next(point.score.value for point in mine if point.name == OWN)
             axes.axhline(own, color=colour, linestyle="--", linewidth=0.9, label=f"{policy}, its own window")
-            for at, name in enumerate((*ALL, TRUTH)):
-                x, (y, low, high) = 1.0 - mean_quality(found, name, SHOWN).auc, worth[name].score
-                axes.plot([x, x], [low, high], color=colour, linewidth=1, alpha=0.5)
-                axes.plot(x, y, "o", color=colour, label=f"{policy}, other forecasts" if at == 0 else None)
-                axes.annotate(name, (x, y), (4, 3), textcoords="offset points", fontsize=7)
+            places: dict[tuple[float, float], list[Point]] = {}  # several may stand at one
+            for point in mine:
+                if point.name != OWN:
+                    error = 1.0 - point.auc
+                    axes.plot([error, error], [point.score.low, point.score.high], color=colour, linewidth=1, alpha=0.4)
+                    axes.plot(error, point.score.value, "o", color=colour, markersize=5)
+                    places.setdefault((round(error, 2), point.score.value // 2), []).append(point)
+            for there in places.values():
+                at = (1.0 - there[0].auc, there[0].score.value)
+                named = ", ".join(point.name for point in there)
+                axes.annotate(named, at, (6, 0), textcoords="offset points", fontsize=7, va="center")
         axes.invert_xaxis()
         axes.set(
             xlabel=f"error of the forecast: 1 - AUC of 'used within {SHOWN} s' (better to the right)",
             ylabel="score: 0 = LRU, 100 = reference",
         )
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(frameon=False, fontsize=7, loc="lower right")
         save_figure(figure, path, dpi=120)
         plt.close(figure)
