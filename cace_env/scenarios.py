@@ -81,6 +81,12 @@ class Accelerators(Frozen):
     gpu: Annotated[str, _known(GPUS, "GPU")] = Field(description="name in the catalogue")
     count: int = Field(default=1, ge=1, le=64, description="how many")
     memory_gb: float | None = Field(default=None, gt=0, le=MOST_GB, description="memory of each [GB]; default: its own")
+    load_slowdown: float = Field(
+        default=1.0, ge=1, le=1000, description="how many times longer a round takes beside a load"
+    )
+    busy_slowdown: float = Field(
+        default=1.0, ge=0.5, le=1000, description="the same with several busy models, over taking turns"
+    )
 
 
 ModelName = Annotated[str, _known(MODELS, "model")]
@@ -171,6 +177,9 @@ class Rules(Frozen):
         le=1e9,
         description="Swap-v0: no prefetch while a request for a pending model has waited this long [s]",
     )
+    whole_rounds: bool = Field(
+        default=False, description="a prompt that arrives during a round joins at the next one, as in real engines"
+    )
     max_slots: int = Field(
         default=0, ge=0, le=MOST_SLOTS, description="slots of the observation; 0 = as many as can be used"
     )
@@ -247,6 +256,7 @@ class Scenario(Frozen):
             drain_after_us=math.ceil(self.rules.drain_after_s * 1e6),
             prefetch_limit=self.rules.prefetch_limit,
             prefetch_max_wait_us=math.ceil(self.rules.prefetch_max_wait_s * 1e6),
+            whole_rounds=self.rules.whole_rounds,
             max_slots=self.rules.max_slots,
             max_decisions=FOREVER if self.rules.max_decisions is None else self.rules.max_decisions,
             label=self.name,
@@ -316,7 +326,13 @@ class Scenario(Frozen):
                 needs[hosted.pinned_on is not None] += weights_bytes(hosted.model) + hosted.reserve_bytes
             scale = (needs[False] / self.pressure + needs[True]) / (math.fsum(memory_gb) * GB)
         return [
-            Accelerator(f"{group.gpu}-{index}", gpu, math.ceil(size_gb * GB * scale))
+            Accelerator(
+                f"{group.gpu}-{index}",
+                gpu,
+                math.ceil(size_gb * GB * scale),
+                load_slowdown=group.load_slowdown,
+                busy_slowdown=group.busy_slowdown,
+            )
             for index, ((group, gpu), size_gb) in enumerate(zip(gpus, memory_gb, strict=True))
         ]
 

@@ -29,6 +29,10 @@ MAX_DURATION_US: Final = 1 << 50  # 35 years: of an arrival, a pause to think, a
 MAX_PREFETCHES: Final = 1_000_000  # the event trace needs room for all of them
 MAX_ROUND_NS: Final = 1 << 43  # the clock shifts a remainder below one round by 20 bits in int64
 MAX_SERVICE_NS: Final = 1 << 62  # the longest request must end within int64 nanoseconds
+MAX_PREFILL_NS: Final = 1 << 42  # with `whole_rounds` the work of a prompt is shifted by 20 bits
+AS_ALONE: Final = 1000  # thousandths: no slowdown
+MAX_SLOWDOWN: Final = 1_000_000  # thousandths
+LEAST_BUSY_SLOWDOWN: Final = 500  # thousandths: two engines that do not slow each other at all
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -110,7 +114,19 @@ class FleetTables:
     max_slots: int = 0  # 0 = as many as can be used; more adds rows that stay empty
     max_decisions: int = FOREVER
     unlimited_memory: bool = False  # "no swapping": every accelerator holds everything, nothing is evicted
+    # what is measured on real servers, where it is; the defaults change nothing
+    batch_ns: Int64Array = None  # type: ignore[assignment]  # (A, M, B + 1) added with 0 to B decoding requests, then
+    # decode_ns for each more; default: zeros for B = 0
+    request_ns: Int64Array = None  # type: ignore[assignment]  # (A, M) work per request, beside that of its prompt
+    load_slowdown: Int64Array = None  # type: ignore[assignment]  # (A,) of rounds beside a load, thousandths
+    busy_slowdown: Int64Array = None  # type: ignore[assignment]  # (A,) of rounds of several busy engines, thousandths
+    whole_rounds: bool = False  # a prefill that begins during a round joins at the next one
     label: str = field(default="tables", compare=False)
+
+    def __post_init__(self) -> None:
+        for name, default in unmeasured(self.num_accelerators, self.num_models).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
 
     @property
     def num_accelerators(self) -> int:
@@ -122,12 +138,22 @@ class FleetTables:
 
     @cached_property
     def longest_round_ns(self) -> FloatArray:
-        """An upper bound on a round of each model, `(M,)` [ns]: on its slowest accelerator, busy alone."""
+        """An upper bound on a round of each model, `(M,)` [ns]: its share of its slowest accelerator."""
         seats = np.minimum(self.max_num_seqs, self.kv_tokens).astype(np.float64)
         chunk = np.minimum(self.chunk_tokens, self.kv_tokens).astype(np.float64)
         attention = (self.kv_ps + self.attention_ps * chunk) * self.kv_tokens / 1e3
-        longest: FloatArray = self.round_ns + seats * self.decode_ns + chunk * self.prefill_ns + attention
-        return longest.max(axis=0)  # type: ignore[no-any-return]
+        most = self.batch_ns.shape[-1] - 1  # the last entry is the largest
+        decoding = self.batch_ns[:, :, most] + np.maximum(seats - most, 0) * self.decode_ns
+        longest: FloatArray = self.round_ns + decoding + chunk * self.prefill_ns + self.request_ns + attention
+        slowdown = np.maximum(self.busy_slowdown, AS_ALONE) * self.load_slowdown / AS_ALONE**2
+        return (longest * slowdown[:, None]).max(axis=0)  # type: ignore[no-any-return]
+
+    @property
+    def token_ns(self) -> Int64Array:
+        """A round with one decoding request, without its context, `(A, M)`."""
+        if self.batch_ns.shape[-1] > 1:
+            return self.round_ns + self.batch_ns[:, :, 1]
+        return self.round_ns + self.batch_ns[:, :, 0] + self.decode_ns
 
     @cached_property
     def longest_swap_us(self) -> float:
@@ -160,6 +186,16 @@ class FleetTables:
                 f"max_slots is {self.max_slots}, but up to {slots} models can be resident at once; "
                 f"give at least {slots}, or 0 for as many as can be used"
             )
+
+
+def unmeasured(num_accelerators: int, num_models: int) -> dict[str, Int64Array]:
+    """Defaults of the columns that only measurements fill: they change nothing."""
+    return {
+        "batch_ns": np.zeros((num_accelerators, num_models, 1), dtype=np.int64),
+        "request_ns": np.zeros((num_accelerators, num_models), dtype=np.int64),
+        "load_slowdown": np.full(num_accelerators, AS_ALONE, dtype=np.int64),
+        "busy_slowdown": np.full(num_accelerators, AS_ALONE, dtype=np.int64),
+    }
 
 
 def slots_per_accelerator(tables: FleetTables) -> Int64Array:
@@ -199,8 +235,11 @@ def _check_shapes(tables: FleetTables) -> None:
         if repeated:
             raise TableError(f"{what} has {repeated[0]!r} more than once; give each its own name")
     by_model = ("need_bytes", "weights_bytes", "residual_bytes", "kv_tokens", "max_num_seqs", "chunk_tokens")
-    by_pair = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps")
-    wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {"memory_bytes": ((num_a,), np.int64)}
+    by_pair = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "request_ns")
+    by_accelerator = ("memory_bytes", "load_slowdown", "busy_slowdown")
+    batches = max(1, tables.batch_ns.shape[-1]) if getattr(tables.batch_ns, "ndim", 0) == 3 else 1
+    wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {"batch_ns": ((num_a, num_m, batches), np.int64)}
+    wanted |= {name: ((num_a,), np.int64) for name in by_accelerator}
     wanted |= {name: ((num_m,), np.int64) for name in (*by_model, "pinned_on", "resident_on", "asleep_on")}
     wanted |= {name: ((num_a, num_m), np.int64) for name in by_pair}
     wanted |= {"load_us": ((num_a, num_m, len(TIERS)), np.int64), "host_cached": ((num_m,), np.bool_)}
@@ -225,12 +264,18 @@ def _check_ranges(tables: FleetTables) -> None:
         "cost.slo_us": 1,
     }
     lowest |= dict.fromkeys(("residual_bytes", "kv_tokens", "unload_us"), 0)
-    lowest |= dict.fromkeys(("round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps"), 0)
+    lowest |= dict.fromkeys(("round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "request_ns"), 0)
     for name, least in lowest.items():
         array = _entry(tables, name)
         most = MAX_DURATION_US if name in ("load_us", "unload_us") else FOREVER
         _require(tables, name, (array >= least) & (array <= most), f"{least} to {most}")
     _require(tables, "need_bytes", tables.need_bytes >= tables.weights_bytes, "at least the model's weights_bytes")
+    steps = np.diff(tables.batch_ns, axis=-1, prepend=0)
+    limit = f"0 to {FOREVER}, and no less than that of fewer requests"
+    _require(tables, "batch_ns", (tables.batch_ns >= 0) & (tables.batch_ns <= FOREVER) & (steps >= 0), limit)
+    for name, least in (("load_slowdown", AS_ALONE), ("busy_slowdown", LEAST_BUSY_SLOWDOWN)):
+        array = _entry(tables, name)
+        _require(tables, name, (array >= least) & (array <= MAX_SLOWDOWN), f"{least} to {MAX_SLOWDOWN} thousandths")
     _require(
         tables, "need_bytes", tables.need_bytes <= FOREVER // tables.num_models, "a size; the sum would overflow int64"
     )
@@ -273,10 +318,15 @@ def _check_arithmetic(tables: FleetTables) -> None:
         seats = min(seats, kv_tokens)  # every admitted request holds at least one token
         for a in range(tables.num_accelerators):
             attention_ps, kv_ps = int(tables.attention_ps[a, m]), int(tables.kv_ps[a, m])
-            decode_ns = seats * int(tables.decode_ns[a, m]) + kv_ps * kv_tokens // 1000
+            most = min(seats, tables.batch_ns.shape[-1] - 1)
+            decode_ns = int(tables.batch_ns[a, m, most]) + (seats - most) * int(tables.decode_ns[a, m])
+            decode_ns += kv_ps * kv_tokens // 1000
             # W / n of a chunk at the end of the longest prompt: d(context^2)/2 <= context * chunk
             chunk_ns = chunk * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens * min(chunk, kv_tokens) // 1000
-            longest_ns = (int(tables.round_ns[a, m]) + decode_ns + chunk_ns) * tables.num_models
+            request_ns = int(tables.request_ns[a, m])
+            longest_ns = (int(tables.round_ns[a, m]) + decode_ns + chunk_ns + request_ns) * tables.num_models
+            slowdown = max(AS_ALONE, int(tables.busy_slowdown[a])) * int(tables.load_slowdown[a])
+            longest_ns = longest_ns * slowdown // AS_ALONE**2
             where = f"model {tables.model_names[m]!r} on accelerator {tables.accelerator_names[a]!r}"
             advice = "check the units of its coefficients (ns, ps), or lower kv_tokens, max_num_seqs or chunk_tokens"
             if longest_ns >= MAX_ROUND_NS:
@@ -286,6 +336,12 @@ def _check_arithmetic(tables: FleetTables) -> None:
             if longest_ns * kv_tokens >= MAX_SERVICE_NS or attention_ps * kv_tokens**2 >= MAX_SERVICE_NS:
                 raise TableError(
                     f"{where}: a request of kv_tokens = {kv_tokens} would overflow int64 nanoseconds; {advice}"
+                )
+            prefill_ns = kv_tokens * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens**2 // 2000 + request_ns
+            if tables.whole_rounds and prefill_ns >= MAX_PREFILL_NS:
+                raise TableError(
+                    f"{where}: the prompt of a request could take {prefill_ns} ns, the limit with whole_rounds is "
+                    f"{MAX_PREFILL_NS} ns; {advice}"
                 )
 
 
@@ -365,10 +421,11 @@ def _require(tables: FleetTables, name: str, holds: npt.NDArray[np.bool_], limit
         return
     array = _entry(tables, name)
     index = tuple(int(i) for i in np.argwhere(~holds)[0])
-    axes: tuple[tuple[str, ...], ...] = (tables.accelerator_names, tables.model_names, TIERS)
+    last = TIERS if name == "load_us" else tuple(str(batch) for batch in range(array.shape[-1]))
+    axes: tuple[tuple[str, ...], ...] = (tables.accelerator_names, tables.model_names, last)
     if name.startswith("cost."):
         axes = (TASKS,)
-    elif array.ndim == 1 and name != "memory_bytes":
+    elif array.ndim == 1 and name not in ("memory_bytes", "load_slowdown", "busy_slowdown"):
         axes = (tables.model_names,)
     where = ", ".join(str(axis[i]) for axis, i in zip(axes, index, strict=False))
     raise TableError(f"{name}[{where}] is {array[index]}; it has to be {limit}")

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, Frozen, did_you_mean, load, parse, shown
 from cace_env.scenarios import Scenario, load_scenario
-from cace_env.tables import NONE, CostTable, FleetTables, Protocol
+from cace_env.tables import NONE, CostTable, FleetTables, Protocol, unmeasured
 
 PROSE: Final = ("name", "description", "question")  # keys of a scenario that change no result
 TINY: Final = "tiny-v1"  # the suite of the scenario for debugging, whose reference is the optimum
@@ -238,9 +238,10 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 def _numbers(tables: FleetTables | CostTable) -> dict[str, Any]:
     """Values that the kernel reads, as plain numbers; without defaults, so that new fields change nothing."""
     numbers: dict[str, Any] = {}
+    filled = unmeasured(tables.num_accelerators, tables.num_models) if isinstance(tables, FleetTables) else {}
     for column in dataclasses.fields(tables):
-        value = getattr(tables, column.name)
-        if column.name == "label" or (column.default is not dataclasses.MISSING and value == column.default):
+        value, default = getattr(tables, column.name), filled.get(column.name, column.default)
+        if column.name == "label" or (default is not dataclasses.MISSING and np.array_equal(value, default)):
             continue
         if isinstance(value, CostTable):
             value = _numbers(value)

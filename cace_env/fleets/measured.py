@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Final
+
 from pydantic import Field
 
 from cace_env.config import Frozen
 from cace_env.fleets.catalogue import Figure
 from cace_env.tables import FOREVER, MAX_DURATION_US
+
+MOST_BATCHES: Final = 257  # entries of batch_ns
 
 
 class Measured(Frozen):
@@ -24,6 +28,24 @@ class Measured(Frozen):
     kv_ps: int = Field(ge=0, le=FOREVER, description="added per token of context [ps]")
     prefill_ns: int = Field(ge=0, le=FOREVER, description="per prompt token [ns]")
     attention_ps: int = Field(ge=0, le=FOREVER, description="per pair of prompt tokens [ps]")
+    batch_ns: tuple[Annotated[int, Field(ge=0, le=FOREVER)], ...] = Field(
+        default=(0,),
+        min_length=1,
+        max_length=MOST_BATCHES,
+        description="added to a round with 0, 1, 2, ... decoding requests, then decode_ns for each more [ns]",
+    )
+    request_ns: int = Field(default=0, ge=0, le=FOREVER, description="per request, beside its prompt [ns]")
+
+    @property
+    def token_ns(self) -> int:
+        """A round with one decoding request, without its context."""
+        return self.round_ns + self.batches_ns(1)[1]
+
+    def batches_ns(self, most: int) -> tuple[int, ...]:
+        """`batch_ns` for 0 to `most` decoding requests at least."""
+        last = len(self.batch_ns) - 1
+        more = range(1, most - last + 1)
+        return (*self.batch_ns, *(self.batch_ns[-1] + each * self.decode_ns for each in more))
 
     @property
     def weights_gb(self) -> Figure:

@@ -16,6 +16,7 @@ from cace_env.fleets.catalogue import CHUNK_TOKENS, KV_TOKENS, MAX_NUM_SEQS, RUN
 from cace_env.fleets.hardware import Engine, Gpu
 from cace_env.fleets.measured import Measured
 from cace_env.tables import (
+    AS_ALONE,
     DRAIN_AFTER_US,
     FOREVER,
     NONE,
@@ -37,6 +38,8 @@ class Accelerator:
     name: str
     gpu: Gpu
     memory_bytes: int
+    load_slowdown: float = 1.0  # of rounds beside a load
+    busy_slowdown: float = 1.0  # of rounds of several busy engines
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def paces_ns(hosted: HostedModel, gpu: Gpu) -> tuple[int, int]:
     """Time for a prompt token, and for a token of a request alone (without attention), as they are in the tables."""
     own, model = hosted.measured, hosted.model
     if own is not None:
-        return own.prefill_ns, own.round_ns + own.decode_ns
+        return own.prefill_ns, own.token_ns
     return prefill_ns(model, gpu), round_ns(model, gpu) + decode_ns(model, gpu)
 
 
@@ -164,6 +167,7 @@ def tabulate(
     prefetch_max_wait_us: int = PREFETCH_MAX_WAIT_US,
     max_slots: int = 0,
     max_decisions: int = FOREVER,
+    whole_rounds: bool = False,
     label: str = "tables",
 ) -> FleetTables:
     """Make the integer tables of a fleet, validated.
@@ -180,6 +184,7 @@ def tabulate(
         prefetch_max_wait_us: longest wait of a pending request at which other models are still prefetched.
         max_slots: 0 = as many as can be used.
         max_decisions: the episode is truncated when one more decision would be asked.
+        whole_rounds: a prefill that begins during a round joins at the next one.
         label: name for error messages and reports.
 
     Raises:
@@ -195,6 +200,13 @@ def tabulate(
             for a in accelerators
         ]
         return np.array(rows, dtype=np.int64)
+
+    most_batches = max([0, *(len(m.measured.batch_ns) - 1 for m in models if m.measured is not None)])
+
+    def batches(hosted: HostedModel, gpu: Gpu) -> tuple[int, ...]:
+        if hosted.measured is not None:
+            return hosted.measured.batches_ns(most_batches)
+        return tuple(batch * decode_ns(hosted.model, gpu) for batch in range(most_batches + 1))
 
     def loads(model: CodeModel, gpu: Gpu) -> tuple[int, ...]:
         return tuple(load_us(model, gpu, engine, tier) for tier in range(len(TIERS)))
@@ -229,6 +241,11 @@ def tabulate(
         prefetch_max_wait_us=prefetch_max_wait_us,
         max_slots=max_slots,
         max_decisions=max_decisions,
+        whole_rounds=whole_rounds,
+        batch_ns=np.array([[batches(m, a.gpu) for m in models] for a in accelerators], dtype=np.int64),
+        request_ns=each("request_ns", lambda model, gpu: 0),
+        load_slowdown=_column(round(AS_ALONE * a.load_slowdown) for a in accelerators),
+        busy_slowdown=_column(round(AS_ALONE * a.busy_slowdown) for a in accelerators),
         label=label,
     )
     tables.validate()
