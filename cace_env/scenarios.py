@@ -23,9 +23,10 @@ from cace_env.config import ConfigError, Frozen, Line, Name, did_you_mean, parse
 from cace_env.fleets import ENGINES, GPUS, MODELS, REWARDS, Reward, tabulate
 from cace_env.fleets.catalogue import CHUNK_TOKENS, MAX_NUM_SEQS, RUNTIME_GB, CodeModel
 from cace_env.fleets.measured import Measured
+from cace_env.fleets.rules import Rules
 from cace_env.fleets.tabulation import GB, Accelerator, HostedModel, paces_ns, reserve, weights_bytes
 from cace_env.generator import ServedModel, WorkloadConfig, generate
-from cace_env.tables import DRAIN_AFTER_US, FOREVER, MAX_PREFETCHES, PREFETCH_MAX_WAIT_US, FleetTables, TableError
+from cace_env.tables import FOREVER, FleetTables, TableError
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import Workload
 
@@ -43,7 +44,6 @@ FOR_DEBUGGING: Final = ("tiny",)
 
 MOST_GB: Final = 1e6  # of anything
 MOST_TOKENS: Final = 1 << 31
-MOST_SLOTS: Final = 1 << 16
 MOST_MODELS: Final = 4096
 
 Task = Literal["completion", "chat", "reasoning", "agent"]
@@ -151,39 +151,6 @@ class Hosted(Frozen):
             if place is not None and place >= num_accelerators:
                 last = num_accelerators - 1
                 raise ConfigError(f"model {self.model!r}: {key} is {place}; the fleet has accelerators 0 to {last}")
-
-
-class Rules(Frozen):
-    """Rules of the simulator that a scenario may set."""
-
-    placement: Literal["spread", "pack"] = Field(
-        default="spread", description="which accelerator that fits: most or least memory left over"
-    )
-    drain_after_s: float = Field(
-        default=DRAIN_AFTER_US / 1e6,
-        ge=0,
-        le=1e9,
-        description="pending time after which busy models may be evicted [s]; Eviction-v0 only",
-    )
-    prefetch_limit: int = Field(
-        default=0,
-        ge=0,
-        le=MAX_PREFETCHES,
-        description="Swap-v0: most loads per episode of models without waiting requests; 0 = no prefetch",
-    )
-    prefetch_max_wait_s: float = Field(
-        default=PREFETCH_MAX_WAIT_US / 1e6,
-        ge=0,
-        le=1e9,
-        description="Swap-v0: no prefetch while a request for a pending model has waited this long [s]",
-    )
-    whole_rounds: bool = Field(
-        default=False, description="a prompt that arrives during a round joins at the next one, as in real engines"
-    )
-    max_slots: int = Field(
-        default=0, ge=0, le=MOST_SLOTS, description="slots of the observation; 0 = as many as can be used"
-    )
-    max_decisions: int | None = Field(default=None, ge=1, le=FOREVER, description="truncates the episode; none = never")
 
 
 class Scenario(Frozen):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -32,7 +33,7 @@ MAX_SERVICE_NS: Final = 1 << 62  # the longest request must end within int64 nan
 MAX_PREFILL_NS: Final = 1 << 42  # with `whole_rounds` the work of a prompt is shifted by 20 bits
 AS_ALONE: Final = 1000  # thousandths: no slowdown
 MAX_SLOWDOWN: Final = 1_000_000  # thousandths
-LEAST_BUSY_SLOWDOWN: Final = 500  # thousandths: two engines that do not slow each other at all
+LEAST_BUSY_SLOWDOWN: Final = 500  # thousandths: two busy engines do not slow each other
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -148,13 +149,6 @@ class FleetTables:
         slowdown = np.maximum(self.busy_slowdown, AS_ALONE) * self.load_slowdown / AS_ALONE**2
         return (longest * slowdown[:, None]).max(axis=0)  # type: ignore[no-any-return]
 
-    @property
-    def token_ns(self) -> Int64Array:
-        """A round with one decoding request, without its context, `(A, M)`."""
-        if self.batch_ns.shape[-1] > 1:
-            return self.round_ns + self.batch_ns[:, :, 1]
-        return self.round_ns + self.batch_ns[:, :, 0] + self.decode_ns
-
     @cached_property
     def longest_swap_us(self) -> float:
         """The longest load plus the longest unload [us]."""
@@ -255,56 +249,39 @@ def _check_shapes(tables: FleetTables) -> None:
 def _check_ranges(tables: FleetTables) -> None:
     """Every number lies in its range."""
     last = tables.num_accelerators - 1
-    lowest = {
-        "memory_bytes": 1,
-        "weights_bytes": 1,
-        "max_num_seqs": 1,
-        "chunk_tokens": 1,
-        "load_us": 1,
-        "cost.slo_us": 1,
-    }
-    lowest |= dict.fromkeys(("residual_bytes", "kv_tokens", "unload_us"), 0)
-    lowest |= dict.fromkeys(("round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "request_ns"), 0)
-    for name, least in lowest.items():
-        array = _entry(tables, name)
-        most = MAX_DURATION_US if name in ("load_us", "unload_us") else FOREVER
-        _require(tables, name, (array >= least) & (array <= most), f"{least} to {most}")
-    _require(tables, "need_bytes", tables.need_bytes >= tables.weights_bytes, "at least the model's weights_bytes")
-    steps = np.diff(tables.batch_ns, axis=-1, prepend=0)
-    limit = f"0 to {FOREVER}, and no less than that of fewer requests"
-    _require(tables, "batch_ns", (tables.batch_ns >= 0) & (tables.batch_ns <= FOREVER) & (steps >= 0), limit)
-    for name, least in (("load_slowdown", AS_ALONE), ("busy_slowdown", LEAST_BUSY_SLOWDOWN)):
-        array = _entry(tables, name)
-        _require(tables, name, (array >= least) & (array <= MAX_SLOWDOWN), f"{least} to {MAX_SLOWDOWN} thousandths")
-    _require(
-        tables, "need_bytes", tables.need_bytes <= FOREVER // tables.num_models, "a size; the sum would overflow int64"
+    at_least_1 = ("memory_bytes", "weights_bytes", "max_num_seqs", "chunk_tokens", "cost.slo_us")
+    at_least_0 = ("residual_bytes", "kv_tokens", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps")
+    ranges = dict.fromkeys(at_least_1, (1, FOREVER)) | dict.fromkeys(
+        (*at_least_0, "batch_ns", "request_ns"), (0, FOREVER)
     )
+    ranges |= {"load_us": (1, MAX_DURATION_US), "unload_us": (0, MAX_DURATION_US)}
+    ranges |= {"load_slowdown": (AS_ALONE, MAX_SLOWDOWN), "busy_slowdown": (LEAST_BUSY_SLOWDOWN, MAX_SLOWDOWN)}
+    for name, (least, most) in ranges.items():
+        array = _entry(tables, name)
+        _require(tables, name, (array >= least) & (array <= most), f"{least} to {most}")
+    _require(tables, "batch_ns", np.diff(tables.batch_ns, prepend=0) >= 0, "no less than that of fewer requests")
+    _require(tables, "need_bytes", tables.need_bytes >= tables.weights_bytes, "at least the model's weights_bytes")
+    most = FOREVER // tables.num_models
+    _require(tables, "need_bytes", tables.need_bytes <= most, "a size; the sum would overflow int64")
     _require(tables, "residual_bytes", tables.residual_bytes < tables.need_bytes, "less than the model's need_bytes")
     for name in ("pinned_on", "resident_on", "asleep_on"):
         array = _entry(tables, name)
         _require(tables, name, (array >= NONE) & (array <= last), f"an accelerator, 0 to {last}, or {NONE}")
     for name in ("cost.w_ttft", "cost.w_e2e"):
-        array = _entry(tables, name)
-        _require(tables, name, np.isfinite(array) & (array >= 0), "a finite weight of at least 0")
+        weights = _entry(tables, name)
+        _require(tables, name, np.isfinite(weights) & (weights >= 0), "a finite weight of at least 0")
     for weight in ("w_load", "w_slo", "w_refused"):
         value = getattr(tables.cost, weight)
         if not (np.isfinite(value) and value >= 0):
             raise TableError(f"cost.{weight} is {value}; it has to be finite and at least 0")
-    for name, least in (
-        ("host_cache_bytes", 0),
-        ("drain_after_us", 0),
-        ("prefetch_limit", 0),
-        ("prefetch_max_wait_us", 0),
-        ("max_slots", 0),
-        ("max_decisions", 1),
-    ):
-        value = getattr(tables, name)
+    amounts = ("host_cache_bytes", "drain_after_us", "prefetch_limit", "prefetch_max_wait_us", "max_slots")
+    for name in (*amounts, "max_decisions"):
+        value, least = getattr(tables, name), int(name not in amounts)
         if not least <= value <= FOREVER:
             raise TableError(f"{name} is {value}; it has to be {least} to {FOREVER}")
-    if tables.placement not in PLACEMENTS:
-        raise TableError(f"placement is {tables.placement!r}; it has to be one of {', '.join(PLACEMENTS)}")
-    if tables.protocol not in tuple(Protocol):
-        raise TableError(f"protocol is {tables.protocol!r}; it has to be one of {', '.join(Protocol)}")
+    for name, words in (("placement", PLACEMENTS), ("protocol", tuple(Protocol))):
+        if getattr(tables, name) not in words:
+            raise TableError(f"{name} is {getattr(tables, name)!r}; it has to be one of {', '.join(words)}")
     if tables.unlimited_memory and tables.protocol == Protocol.SWAP:
         raise TableError("protocol is 'swap', but with unlimited_memory nothing is asked; it has to be 'eviction'")
     if tables.prefetch_limit > MAX_PREFETCHES:
@@ -319,30 +296,26 @@ def _check_arithmetic(tables: FleetTables) -> None:
         for a in range(tables.num_accelerators):
             attention_ps, kv_ps = int(tables.attention_ps[a, m]), int(tables.kv_ps[a, m])
             most = min(seats, tables.batch_ns.shape[-1] - 1)
-            decode_ns = int(tables.batch_ns[a, m, most]) + (seats - most) * int(tables.decode_ns[a, m])
-            decode_ns += kv_ps * kv_tokens // 1000
+            batch_ns = int(tables.batch_ns[a, m, most]) + (seats - most) * int(tables.decode_ns[a, m])
+            decode_ns = batch_ns + kv_ps * kv_tokens // 1000
             # W / n of a chunk at the end of the longest prompt: d(context^2)/2 <= context * chunk
             chunk_ns = chunk * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens * min(chunk, kv_tokens) // 1000
-            request_ns = int(tables.request_ns[a, m])
-            longest_ns = (int(tables.round_ns[a, m]) + decode_ns + chunk_ns + request_ns) * tables.num_models
+            chunk_ns += (request_ns := int(tables.request_ns[a, m]))
             slowdown = max(AS_ALONE, int(tables.busy_slowdown[a])) * int(tables.load_slowdown[a])
-            longest_ns = longest_ns * slowdown // AS_ALONE**2
+            longest_ns = (int(tables.round_ns[a, m]) + decode_ns + chunk_ns) * tables.num_models * slowdown
+            longest_ns //= AS_ALONE**2
             where = f"model {tables.model_names[m]!r} on accelerator {tables.accelerator_names[a]!r}"
             advice = "check the units of its coefficients (ns, ps), or lower kv_tokens, max_num_seqs or chunk_tokens"
-            if longest_ns >= MAX_ROUND_NS:
-                raise TableError(
-                    f"{where}: a round could last {longest_ns} ns, the limit is {MAX_ROUND_NS} ns; {advice}"
-                )
-            if longest_ns * kv_tokens >= MAX_SERVICE_NS or attention_ps * kv_tokens**2 >= MAX_SERVICE_NS:
-                raise TableError(
-                    f"{where}: a request of kv_tokens = {kv_tokens} would overflow int64 nanoseconds; {advice}"
-                )
-            prefill_ns = kv_tokens * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens**2 // 2000 + request_ns
-            if tables.whole_rounds and prefill_ns >= MAX_PREFILL_NS:
-                raise TableError(
-                    f"{where}: the prompt of a request could take {prefill_ns} ns, the limit with whole_rounds is "
-                    f"{MAX_PREFILL_NS} ns; {advice}"
-                )
+            whole_ns = kv_tokens * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens**2 // 2000 + request_ns
+            whole_ns *= tables.whole_rounds
+            request, service_ns = f"a request of kv_tokens = {kv_tokens}", max(longest_ns, attention_ps * kv_tokens)
+            for what, most_ns, limit_ns in (
+                ("a round", longest_ns, MAX_ROUND_NS),
+                (request, kv_tokens * service_ns, MAX_SERVICE_NS),
+                ("a prompt with whole_rounds", whole_ns, MAX_PREFILL_NS),
+            ):
+                if most_ns >= limit_ns:
+                    raise TableError(f"{where}: {what} could last {most_ns} ns, the limit is {limit_ns} ns; {advice}")
 
 
 def _check_room(tables: FleetTables) -> None:
@@ -375,12 +348,8 @@ def _check_start(tables: FleetTables) -> None:
     pinned, resident, asleep = (array != NONE for array in (tables.pinned_on, tables.resident_on, tables.asleep_on))
     _require(tables, "resident_on", ~(pinned & resident), f"{NONE}: the model is pinned, and so resident already")
     _require(tables, "asleep_on", ~(asleep & (pinned | resident)), f"{NONE}: the model is resident at time 0")
-    _require(
-        tables,
-        "asleep_on",
-        ~asleep | (tables.residual_bytes > 0),
-        f"{NONE}: the model leaves no residual (residual_bytes is 0)",
-    )
+    sleeps = tables.residual_bytes > 0
+    _require(tables, "asleep_on", ~asleep | sleeps, f"{NONE}: the model leaves no residual (residual_bytes is 0)")
     num_a = tables.num_accelerators
     used_bytes = pinned_bytes(tables) + _bytes_on(tables.resident_on, tables.need_bytes, num_a)
     used_bytes += _bytes_on(tables.asleep_on, tables.residual_bytes, num_a)
@@ -421,9 +390,10 @@ def _require(tables: FleetTables, name: str, holds: npt.NDArray[np.bool_], limit
         return
     array = _entry(tables, name)
     index = tuple(int(i) for i in np.argwhere(~holds)[0])
-    last = TIERS if name == "load_us" else tuple(str(batch) for batch in range(array.shape[-1]))
-    axes: tuple[tuple[str, ...], ...] = (tables.accelerator_names, tables.model_names, last)
-    if name.startswith("cost."):
+    axes: tuple[Sequence[object], ...] = (tables.accelerator_names, tables.model_names, TIERS)
+    if name == "batch_ns":
+        axes = (*axes[:2], range(array.shape[-1]))
+    elif name.startswith("cost."):
         axes = (TASKS,)
     elif array.ndim == 1 and name not in ("memory_bytes", "load_slowdown", "busy_slowdown"):
         axes = (tables.model_names,)

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from cace_env.compilation import inlined
+from cace_env import tables as plain
+from cace_env.compilation import inlined, outlined
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -24,6 +25,7 @@ from cace_env.kernel.state import (
     ENDED,
     FOREVER,
     HEAP,
+    LOAD,
     LOG,
     LOGGED,
     MODEL,
@@ -32,8 +34,10 @@ from cace_env.kernel.state import (
     PAIR,
     PENDING_MODELS,
     PREFIX_LOST,
+    R_BATCH,
     R_DRAIN_AFTER,
     R_SWAP,
+    R_WHOLE_ROUNDS,
     REFUSED,
     REQUEST,
     RESIDENT,
@@ -62,6 +66,7 @@ from cace_env.kernel.state import (
 ROUND: Final = 1 << 20  # one round in the units of a target
 FRACTION: Final = ROUND - 1
 SHORTEST_ROUND_NS: Final = 1000
+AS_ALONE: Final = int64(plain.AS_ALONE)
 MOVING_AVERAGE: Final = 0.1  # weight of the newest gap, output and latency weight
 PREFIX_HALF_LIFE_US: Final = 600e6
 
@@ -165,7 +170,10 @@ def push_token_end(s: State, f: Fleet, m: int, target: int, r: int) -> None:
 
 @inlined
 def begin_prefill(s: State, f: Fleet, w: Requests, m: int) -> None:
-    """The head of the prefill FIFO starts: n rounds that carry W / n each."""
+    """The head of the prefill FIFO starts: n rounds that carry W / n each.
+
+    With whole rounds it waits for the end of the round in progress, and W is spread over what is left of that as well.
+    """
     r = s.models[m, MODEL.prefill_head]
     am = s.models[m, MODEL.place] * len(f.models) + m
     tokens = s.requests[r, REQUEST.prefill_tokens]
@@ -175,10 +183,17 @@ def begin_prefill(s: State, f: Fleet, w: Requests, m: int) -> None:
     work = (
         f.speeds[am, SPEED.prefill_ns] * tokens
         + f.speeds[am, SPEED.attention_ps] * (context * context - cached * cached) // 2000
+        + f.speeds[am, SPEED.request_ns]
     )
+    start = rounds_now(s, m)
     s.models[m, MODEL.prefilling] = 1
-    s.models[m, MODEL.prefill_ns] = work // rounds
-    push_token_end(s, f, m, rounds_now(s, m) + (rounds << 20), r)
+    if f.rules[R_WHOLE_ROUNDS] == 1:
+        last = ((start + FRACTION) & ~FRACTION) + (rounds << 20)
+        s.models[m, MODEL.prefill_ns] = ((work << 20) + last - start - 1) // (last - start)
+    else:
+        last = start + (rounds << 20)
+        s.models[m, MODEL.prefill_ns] = work // rounds
+    push_token_end(s, f, m, last, r)
 
 
 @inlined
@@ -241,9 +256,11 @@ def settle(s: State, f: Fleet, m: int) -> None:
     is_busy = s.models[m, MODEL.running] > 0
     if is_busy:
         am = a * len(f.models) + m
+        decoding = s.models[m, MODEL.decoding]
+        known = min(decoding, f.rules[R_BATCH])
         round_ns = (
-            f.speeds[am, SPEED.round_ns]
-            + s.models[m, MODEL.decoding] * f.speeds[am, SPEED.decode_ns]
+            f.rounds[am * (f.rules[R_BATCH] + 1) + known]
+            + (decoding - known) * f.speeds[am, SPEED.decode_ns]
             + f.speeds[am, SPEED.kv_ps] * s.models[m, MODEL.kv_halves] // 2000
             + s.models[m, MODEL.prefill_ns]
         )
@@ -251,7 +268,7 @@ def settle(s: State, f: Fleet, m: int) -> None:
     shares_change = was_busy != is_busy
     if not shares_change:
         if is_busy:
-            stretch(s, m, s.accelerators[a, ACCELERATOR.busy])
+            stretch(s, m, share_of(s, f, a))
             s.models[m, MODEL.due_us] = due_time(s, m, s.tokens[f.models[m, SPEC.heap_start], HEAP.key])
     elif is_busy:
         if s.accelerators[a, ACCELERATOR.busy] == 0:
@@ -259,13 +276,19 @@ def settle(s: State, f: Fleet, m: int) -> None:
         s.accelerators[a, ACCELERATOR.busy] += 1
         s.models[m, MODEL.anchor_us] = now
         s.models[m, MODEL.anchor_rounds] = 0
-        s.models[m, MODEL.length_ns] = s.accelerators[a, ACCELERATOR.busy] * s.models[m, MODEL.round_ns]
+        s.models[m, MODEL.length_ns] = share_of(s, f, a) * s.models[m, MODEL.round_ns] // AS_ALONE
     else:
         s.accelerators[a, ACCELERATOR.busy] -= 1
         if s.accelerators[a, ACCELERATOR.busy] == 0:
             s.accelerators[a, ACCELERATOR.busy_us] += now
         s.models[m, MODEL.length_ns] = 0
         s.models[m, MODEL.due_us] = FOREVER
+    settle_others(s, f, a, shares_change)
+
+
+@inlined
+def settle_others(s: State, f: Fleet, a: int, shares_change: bool) -> None:
+    """Finds the next token end on accelerator a; gives busy engines their lengths first if their shares change."""
     due = FOREVER
     first = NONE
     for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
@@ -273,7 +296,7 @@ def settle(s: State, f: Fleet, m: int) -> None:
         if other == NONE:
             continue
         if shares_change and s.models[other, MODEL.length_ns] != 0:
-            stretch(s, other, s.accelerators[a, ACCELERATOR.busy])
+            stretch(s, other, share_of(s, f, a))
             s.models[other, MODEL.due_us] = due_time(s, other, s.tokens[f.models[other, SPEC.heap_start], HEAP.key])
         other_due = s.models[other, MODEL.due_us]
         if other_due < due or (other_due == due and other < first):
@@ -283,10 +306,27 @@ def settle(s: State, f: Fleet, m: int) -> None:
     s.accelerators[a, ACCELERATOR.token_model] = first
 
 
+@outlined
+def settle_load(s: State, f: Fleet, a: int) -> None:
+    """A load has started or ended on accelerator a: the rounds of its busy engines last longer, or no more."""
+    if f.accelerators[a, SITE.load_slowdown] != AS_ALONE:
+        settle_others(s, f, a, True)
+
+
 @inlined
-def stretch(s: State, m: int, busy: int) -> None:
-    """Gives a busy engine its round length among `busy` engines; the anchor moves only if it changed."""
-    length = busy * s.models[m, MODEL.round_ns]
+def share_of(s: State, f: Fleet, a: int) -> int:
+    """How many thousandths of its time alone a round lasts on accelerator a now."""
+    busy = s.accelerators[a, ACCELERATOR.busy]
+    share = busy * (f.accelerators[a, SITE.busy_slowdown] if busy > 1 else AS_ALONE)
+    if s.accelerators[a, ACCELERATOR.channel] == LOAD:
+        share = share * f.accelerators[a, SITE.load_slowdown] // AS_ALONE
+    return share
+
+
+@inlined
+def stretch(s: State, m: int, share: int) -> None:
+    """Gives a busy engine its round length; the anchor moves only if it changed."""
+    length = share * s.models[m, MODEL.round_ns] // AS_ALONE
     if length != s.models[m, MODEL.length_ns]:
         s.models[m, MODEL.anchor_rounds] = rounds_now(s, m)
         s.models[m, MODEL.anchor_us] = s.scalars[CLOCK]
@@ -304,6 +344,9 @@ def token_end(s: State, f: Fleet, w: Requests, trace: Array, m: int) -> None:
     target, r = s.tokens[base, HEAP.key], s.tokens[base, HEAP.request]
     s.models[m, MODEL.heap_size] -= 1
     heap_pop(s.tokens, base, s.models[m, MODEL.heap_size])
+    if f.rules[R_WHOLE_ROUNDS] == 1:  # times are whole microseconds, so the clock has run past the end of the round
+        s.models[m, MODEL.anchor_us] = s.scalars[CLOCK]
+        s.models[m, MODEL.anchor_rounds] = target
     halves = 2 * int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output]
     decode_rounds = (int64(w.columns[r, COLUMN.output]) - 1) << 20
     finished = True

@@ -110,7 +110,7 @@ def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> N
     out[SLOT.freed_gb] = (f.models[m, SPEC.need] - f.models[m, SPEC.residual]) * GB
     out[SLOT.weights_gb] = f.models[m, SPEC.weights] * GB
     out[SLOT.reload_s] = f.speeds[am, SPEED.load_host + tier_after_eviction(s, f, m)] * SECONDS
-    out[SLOT.decode_ms] = (f.speeds[am, SPEED.round_ns] + f.speeds[am, SPEED.decode_ns]) * 1e-6
+    out[SLOT.decode_ms] = f.speeds[am, SPEED.token_ns] * 1e-6
     out[SLOT.running] = running
     out[SLOT.waiting] = s.models[m, MODEL.waiting]
     out[SLOT.running_age_s] = (now - s.models[m, MODEL.running_arrivals] / running) * SECONDS if running > 0 else 0.0
@@ -176,7 +176,7 @@ def target_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> 
     if target != NONE:
         at = a * len(f.models) + target
         out[SLOT.target_load_s] = f.speeds[at, SPEED.load_host + tier_of(s, f, target, a)] * SECONDS
-        out[SLOT.target_decode_ms] = (f.speeds[at, SPEED.round_ns] + f.speeds[at, SPEED.decode_ns]) * 1e-6
+        out[SLOT.target_decode_ms] = f.speeds[at, SPEED.token_ns] * 1e-6
     else:
         out[SLOT.target_load_s] = 0.0
         out[SLOT.target_decode_ms] = 0.0

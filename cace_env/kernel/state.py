@@ -69,9 +69,9 @@ NUM_SCALARS: Final = 32  # whole cache lines of 8
 # Indices into `Fleet.rules`.
 (
     R_SPREAD, R_DRAIN_AFTER, R_MAX_DECISIONS, R_UNLIMITED, R_CACHE_BYTES, R_UNLOAD_COPIES, R_MAX_SLOTS,
-    R_SWAP, R_PREFETCH_LIMIT, R_PREFETCH_MAX_WAIT,
-) = range(10)  # fmt: skip
-NUM_RULES: Final = 10
+    R_SWAP, R_PREFETCH_LIMIT, R_PREFETCH_MAX_WAIT, R_BATCH, R_WHOLE_ROUNDS,
+) = range(12)  # fmt: skip
+NUM_RULES: Final = 12
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class ModelColumns(NamedTuple):
     waiting: int
     running: int  # admitted requests
     queue_head: int  # waiting requests, oldest first
-    length_ns: int  # L = k * T, 0 = idle
+    length_ns: int  # L, 0 = idle
     due_us: int  # when the first of its heap is due
 
     round_ns: int  # T, of this engine alone
@@ -234,11 +234,12 @@ class SpeedColumns(NamedTuple):
     load_host: int  # us; the column of a tier is load_host + tier
     load_disk: int
     unload_us: int
-    round_ns: int
+    token_ns: int  # a round with one decoding request, without its context
     decode_ns: int
     kv_ps: int
     prefill_ns: int
     attention_ps: int
+    request_ns: int
 
 
 class SiteColumns(NamedTuple):
@@ -247,6 +248,8 @@ class SiteColumns(NamedTuple):
     memory: int  # bytes
     first_slot: int
     end_slot: int  # one past its last slot
+    load_slowdown: int  # thousandths
+    busy_slowdown: int  # thousandths
 
 
 class SloColumns(NamedTuple):
@@ -329,6 +332,7 @@ class Fleet(NamedTuple):
     accelerators: Array  # (A, SITE)
     models: Array  # (M, SPEC)
     speeds: Array  # (A * M, SPEED)
+    rounds: Array  # (A * M, R_BATCH + 1) ns, flat: a round with 0, 1, ... R_BATCH decoding requests
     slos: Array  # (T, SLO)
     weights: Array  # (T, WEIGHT) float
     prices: Array  # (3,) float: per load second, SLO missed, refusal
@@ -369,7 +373,7 @@ WORDS: Final = types.int64[::1]
 TABLE: Final = types.int64[:, ::1]
 FLOATS: Final = types.float64[::1]
 FLOAT_TABLE: Final = types.float64[:, ::1]
-FLEET: Final = Held.of(Fleet, WORDS, TABLE, TABLE, TABLE, TABLE, FLOAT_TABLE, FLOATS)
+FLEET: Final = Held.of(Fleet, WORDS, TABLE, TABLE, TABLE, WORDS, TABLE, FLOAT_TABLE, FLOATS)
 REQUESTS: Final = Held.of(Requests, TABLE, types.int32[:, ::1], types.int32[::1])
 STATE: Final = Held.of(
     State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, TABLE, TABLE, TABLE, TABLE, TABLE, WORDS
@@ -425,9 +429,10 @@ def fleet_views(row: Array, at: Array) -> Fleet:
         table(row, at[1], at[2], SITE),
         table(row, at[2], at[3], SPEC),
         table(row, at[3], at[4], SPEED),
-        table(row, at[4], at[5], SLO),
-        float_table(row, at[5], at[6], WEIGHT),
-        row[at[6] : at[7]].view(np.float64),
+        row[at[4] : at[5]],
+        table(row, at[5], at[6], SLO),
+        float_table(row, at[6], at[7], WEIGHT),
+        row[at[7] : at[8]].view(np.float64),
     )
 
 
@@ -502,7 +507,9 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
     rules[R_SWAP] = tables.protocol == Protocol.SWAP
     rules[R_PREFETCH_LIMIT] = tables.prefetch_limit
     rules[R_PREFETCH_MAX_WAIT] = tables.prefetch_max_wait_us
-    cost = tables.cost
+    rules[R_BATCH] = tables.batch_ns.shape[-1] - 1
+    rules[R_WHOLE_ROUNDS] = tables.whole_rounds
+    cost, rounds = tables.cost, tables.round_ns[:, :, None] + tables.batch_ns
     pieces = Fleet(
         rules=rules,
         accelerators=_stacked(
@@ -510,6 +517,8 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
             memory=tables.memory_bytes,
             first_slot=np.concatenate([[0], slot_ends[:-1]]),
             end_slot=slot_ends,
+            load_slowdown=tables.load_slowdown,
+            busy_slowdown=tables.busy_slowdown,
         ),
         models=_stacked(
             SpecColumns,
@@ -530,12 +539,14 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
             load_host=tables.load_us[:, :, HOST],
             load_disk=tables.load_us[:, :, DISK],
             unload_us=tables.unload_us,
-            round_ns=tables.round_ns,
+            token_ns=rounds[:, :, 1] if rounds.shape[-1] > 1 else rounds[:, :, 0] + tables.decode_ns,
             decode_ns=tables.decode_ns,
             kv_ps=tables.kv_ps,
             prefill_ns=tables.prefill_ns,
             attention_ps=tables.attention_ps,
+            request_ns=tables.request_ns,
         ),
+        rounds=rounds,
         slos=_stacked(SloColumns, limit_us=cost.slo_us, on_e2e=cost.slo_on_e2e),
         weights=_stacked(WeightColumns, ttft=cost.w_ttft, e2e=cost.w_e2e).astype(np.float64).view(np.int64),
         prices=np.array([cost.w_load, cost.w_slo, cost.w_refused], dtype=np.float64).view(np.int64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cace_env.compilation import inlined, outlined
-from cace_env.kernel.events import admit, record, settle, turn_pending
+from cace_env.kernel.events import admit, record, settle, settle_load, turn_pending
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -214,6 +214,7 @@ def start_load(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
     if now - s.models[m, MODEL.evicted_at] < REGRET_US:
         s.scalars[REGRETS] += 1
     record(s, trace, T_LOAD_START, m, a)
+    settle_load(s, f, a)
 
 
 @inlined
@@ -251,6 +252,7 @@ def load_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
     s.models[m, MODEL.idle_since] = now
     admit(s, f, w, trace, m)
     settle(s, f, m)
+    settle_load(s, f, a)
     s.scalars[DIRTY] = 1
 
 

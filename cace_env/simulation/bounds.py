@@ -53,8 +53,12 @@ def lower_bound(tables: FleetTables, workload: Workload) -> LowerBound:
     chunks = -(-new // tables.chunk_tokens[m])
     # Each (A, R): rounds of the simulator (`docs/design.md`, section 2) with no other request in them.
     work_ns = tables.prefill_ns[:, m] * new + tables.attention_ps[:, m] * (context**2 - (context - new) ** 2) // 2000
-    prefill_round_ns = np.maximum(SHORTEST_ROUND_NS, tables.round_ns[:, m] + work_ns // chunks)
-    decode_round_ns = tables.round_ns[:, m] + tables.decode_ns[:, m]
+    work_ns += tables.request_ns[:, m]
+    round_ns = tables.round_ns + tables.batch_ns[:, :, 0]
+    prefill_round_ns = np.maximum(SHORTEST_ROUND_NS, round_ns[:, m] + work_ns // chunks)
+    straight = tables.batch_ns.shape[-1] == 1
+    token_ns = round_ns + tables.decode_ns if straight else tables.round_ns + tables.batch_ns[:, :, 1]
+    decode_round_ns = token_ns[:, m]
     decode_round_ns = np.maximum(
         SHORTEST_ROUND_NS, decode_round_ns + tables.kv_ps[:, m] * (2 * context + output) // 2000
     )

@@ -15,7 +15,8 @@ from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.evaluation.suite import TINY
 from cace_env.fleets import REWARDS, Reward, TaskCost
 from cace_env.fleets.measured import Measured
-from cace_env.scenarios import SEEDS, Accelerators, Hosted, Rules, Scenario, Split, load_scenario, scenario_names, seeds
+from cace_env.fleets.rules import Rules
+from cace_env.scenarios import SEEDS, Accelerators, Hosted, Scenario, Split, load_scenario, scenario_names, seeds
 from experiments.reading.markdown import table
 
 SECTIONS: Final[tuple[type[Frozen], ...]] = (Scenario, Accelerators, Hosted, Measured, Reward, TaskCost, Rules)

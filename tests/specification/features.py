@@ -197,7 +197,9 @@ class _Fleet:
         }
 
     def decode_ms(self, a: int, m: int) -> float:
-        return float(self.tables.round_ns[a, m] + self.tables.decode_ns[a, m]) / 1e6
+        batch_ns = self.tables.batch_ns[a, m].tolist()
+        alone_ns = batch_ns[1] if len(batch_ns) > 1 else batch_ns[0] + int(self.tables.decode_ns[a, m])
+        return (int(self.tables.round_ns[a, m]) + alone_ns) / 1e6
 
     def load_s(self, model: Model, a: int) -> float:
         return int(self.tables.load_us[a, model.index, self.simulation.tier(model, a)]) / 1e6

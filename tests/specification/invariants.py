@@ -219,8 +219,11 @@ def alone_us(tables: FleetTables, workload: Workload, r: int) -> tuple[int, int]
     for a in range(tables.num_accelerators):
         work_ns = int(tables.prefill_ns[a, m]) * new
         work_ns += int(tables.attention_ps[a, m]) * (context**2 - (context - new) ** 2) // 2000
-        prefill_round_ns = max(1000, int(tables.round_ns[a, m]) + work_ns // chunks)
-        decode_round_ns = int(tables.round_ns[a, m]) + int(tables.decode_ns[a, m])
+        work_ns += int(tables.request_ns[a, m])
+        batch_ns = tables.batch_ns[a, m].tolist()
+        alone_ns = batch_ns[1] if len(batch_ns) > 1 else batch_ns[0] + int(tables.decode_ns[a, m])
+        prefill_round_ns = max(1000, int(tables.round_ns[a, m]) + batch_ns[0] + work_ns // chunks)
+        decode_round_ns = int(tables.round_ns[a, m]) + alone_ns
         decode_round_ns = max(1000, decode_round_ns + int(tables.kv_ps[a, m]) * (2 * context + output) // 2000)
         ttft.append(-(-chunks * prefill_round_ns // 1000))
         e2e.append(-(-(chunks * prefill_round_ns + (output - 1) * decode_round_ns) // 1000))

@@ -375,13 +375,21 @@ class Simulation:
         rounds = -(-tokens // int(self.tables.chunk_tokens[model.index]))
         work_ns = int(self.tables.prefill_ns[where]) * tokens
         work_ns += int(self.tables.attention_ps[where]) * (context**2 - cached**2) // 2000
+        work_ns += int(self.tables.request_ns[where])
+        start = self.clock(model)
         model.prefilling = r
-        model.prefill_ns_per_round = work_ns // rounds
-        model.targets[r] = self.clock(model) + rounds * ROUND
+        if self.tables.whole_rounds:  # the clock rounded up; the work is spread over all that is left until the end
+            model.targets[r] = (-(-start // ROUND) + rounds) * ROUND
+            model.prefill_ns_per_round = -(-work_ns * ROUND // (model.targets[r] - start))
+        else:
+            model.targets[r] = start + rounds * ROUND
+            model.prefill_ns_per_round = work_ns // rounds
 
     def _end_of_tokens(self, model: Model, r: int) -> None:
         """The end of a prefill is the first token (2.5); the end of decoding is the finish (2.6)."""
-        del model.targets[r]
+        target = model.targets.pop(r)
+        if self.tables.whole_rounds:
+            model.anchor_us, model.anchor_rounds = self.now, target
         if r == model.prefilling:
             model.prefilling, model.prefill_ns_per_round = NONE, 0
             self.result.first_token_us[r] = self.now
@@ -423,7 +431,10 @@ class Simulation:
     def _round_ns(self, model: Model) -> int:
         where = model.accelerator, model.index
         tokens_twice = sum(2 * self.context[r] + self.output[r] for r in model.decoding)
-        round_ns = int(self.tables.round_ns[where]) + len(model.decoding) * int(self.tables.decode_ns[where])
+        batch_ns = self.tables.batch_ns[where].tolist()
+        known = min(len(model.decoding), len(batch_ns) - 1)
+        round_ns = int(self.tables.round_ns[where]) + batch_ns[known]
+        round_ns += (len(model.decoding) - known) * int(self.tables.decode_ns[where])
         round_ns += int(self.tables.kv_ps[where]) * tokens_twice // 2000
         return max(round_ns + model.prefill_ns_per_round, MIN_ROUND_NS)
 
@@ -437,11 +448,19 @@ class Simulation:
         ahead_us = -(-(target - model.anchor_rounds) * model.round_length_ns // (1000 * ROUND))  # rounded up
         return model.anchor_us + max(0, ahead_us)
 
+    def _share(self, accelerator: int, busy: int) -> int:
+        """How many thousandths of its time alone a round lasts there."""
+        share = busy * (int(self.tables.busy_slowdown[accelerator]) if busy > 1 else 1000)
+        if self.channels[accelerator].tier != NONE:  # a load is in progress
+            share = share * int(self.tables.load_slowdown[accelerator]) // 1000
+        return share
+
     def _settle_clocks(self) -> None:
-        """Moves the anchors of the engines whose round length this event has changed."""
+        """Moves the anchors of the engines whose round length has changed: by this event, by a load that starts."""
         for model in self.models:
             busy = [other for other in self.models if other.accelerator == model.accelerator and other.admitted]
-            length_ns = len(busy) * self._round_ns(model) if model.admitted else 0
+            length_ns = self._share(model.accelerator, len(busy)) * self._round_ns(model) // 1000 if busy else 0
+            length_ns = length_ns if model.admitted else 0
             if length_ns != model.round_length_ns:
                 model.anchor_us, model.anchor_rounds = self.now, self.clock(model)
                 model.round_length_ns = length_ns
@@ -537,6 +556,7 @@ class Simulation:
             self._renew_in_host_cache(model.index)
 
     def _start_load(self, model: Model, accelerator: int) -> None:
+        self._settle_clocks()
         channel = self.channels[accelerator]
         channel.target = model.index
         if model.reserved_on == NONE:
@@ -554,6 +574,7 @@ class Simulation:
         if model.evicted_us is not None and self.now - model.evicted_us < REGRET_US:
             self.result.regret_loads += 1
         self._note("LOAD_START", model.index, accelerator)
+        self._settle_clocks()
 
     def tier(self, model: Model, accelerator: int) -> int:
         """(4.4) Where an absent model would be loaded from now."""

@@ -131,6 +131,7 @@ def fleets(draw: st.DrawFn, *, scale_us: int | None = None) -> FleetTables:
         max_slots=draw(st.sampled_from([0, 0, 20])),
         max_decisions=draw(st.sampled_from([FOREVER] * 12 + [1, 2, 4])),
         unlimited_memory=draw(st.sampled_from([False] * 19 + [True])),
+        **(draw(_measured(accelerators, models, round_ns)) if draw(st.booleans()) else {}),
         label=f"scale {scale_us} us",
     )
     tables.validate()
@@ -233,6 +234,27 @@ def leaves_every_model_a_place(tables: FleetTables, max_resident: int | None) ->
         if places == 0:
             return False
     return True
+
+
+@st.composite
+def _measured(draw: st.DrawFn, accelerators: int, models: int, round_ns: int) -> dict[str, np.ndarray | bool]:
+    """What only measurements fill: latency by batch, work per request, slowdowns, whole rounds; some left out."""
+
+    def array(values: st.SearchStrategy[int], *shape: int) -> np.ndarray:
+        size = int(np.prod(shape))
+        return np.array(draw(st.lists(values, min_size=size, max_size=size)), dtype=np.int64).reshape(shape)
+
+    batches = draw(st.sampled_from([1, 2, 3, 5]))
+    steps = st.sampled_from([0, 0, 1, round_ns // 10, round_ns])
+    columns = {
+        "batch_ns": np.cumsum(array(steps, accelerators, models, batches), axis=-1),
+        "request_ns": array(st.sampled_from([0, 1, round_ns // 3, 7 * round_ns]), accelerators, models),
+        "load_slowdown": array(st.sampled_from([1000, 1001, 1500, 2000]), accelerators),
+        "busy_slowdown": array(st.sampled_from([500, 750, 1000, 1100, 1333]), accelerators),
+        "whole_rounds": True,
+    }
+    kept = draw(st.lists(st.sampled_from(sorted(columns)), unique=True, min_size=1))
+    return {name: columns[name] for name in kept}
 
 
 def _near(value: int) -> st.SearchStrategy[int]:
