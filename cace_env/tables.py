@@ -261,8 +261,7 @@ def _check_ranges(tables: FleetTables) -> None:
         _require(tables, name, (array >= least) & (array <= most), f"{least} to {most}")
     _require(tables, "batch_ns", np.diff(tables.batch_ns, prepend=0) >= 0, "no less than that of fewer requests")
     _require(tables, "need_bytes", tables.need_bytes >= tables.weights_bytes, "at least the model's weights_bytes")
-    most = FOREVER // tables.num_models
-    _require(tables, "need_bytes", tables.need_bytes <= most, "a size; the sum would overflow int64")
+    _require(tables, "need_bytes", tables.need_bytes <= FOREVER // tables.num_models, "less: the sum overflows int64")
     _require(tables, "residual_bytes", tables.residual_bytes < tables.need_bytes, "less than the model's need_bytes")
     for name in ("pinned_on", "resident_on", "asleep_on"):
         array = _entry(tables, name)

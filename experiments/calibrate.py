@@ -116,7 +116,8 @@ def _say(found: Sequence[Calibration], session: Session, boxes: Sequence[str]) -
         loads = " / ".join(f"{us / 1e6:.3g}" for us in one.load_us)
         session.console.print(
             f"{one_line(one.model)}: load {loads} s (warm / cold), unload {one.unload_us / 1e6:.3g} s, round "
-            f"{one.gap_s(1, 0, 0) * 1e3:.3g} ms, prompt {one.prefill_ns / 1e6:.3g} ms a token; median errors: tokens "
+            f"{one.gap_s(1, 0, 0) * 1e3:.3g} ms, prompt {one.prefill_ns / 1e6:.3g} ms a token, request "
+            f"{one.request_ns / 1e6:.3g} ms{_beside(one)}; median errors: tokens "
             f"{one.fits[0].error_percent:.1f} %, first tokens {one.fits[1].error_percent:.1f} %",
             soft_wrap=True,
         )
@@ -124,6 +125,12 @@ def _say(found: Sequence[Calibration], session: Session, boxes: Sequence[str]) -
             session.console.print(f"    {line}", soft_wrap=True)
     for box in boxes:
         session.console.print(box, style="yellow", soft_wrap=True)
+
+
+def _beside(one: Calibration) -> str:
+    """How many times longer a token takes beside what else goes on."""
+    beside = (("a load", one.beside_load), ("another busy model", one.two_busy))
+    return "".join(f", beside {what} x{times:.2f}" for what, times in beside if times is not None)
 
 
 def _with_torch(options: Options) -> tuple[list[Sample], dict[str, Sizes]]:

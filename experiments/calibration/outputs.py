@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -74,12 +75,21 @@ def scenario_of(
     content = {
         "name": name,
         "description": "Models measured on a real server; gpu and model stand for tasks and contexts alone.",
-        "fleet": [{"gpu": GPU, "memory_gb": memory / 1e9}],
+        "fleet": [{"gpu": GPU, "memory_gb": memory / 1e9, **_slowdowns(found)}],
+        "rules": {"whole_rounds": True},
         "host_ram_gb": sum(sizes[one.model].weights_bytes for one in found) / 1e9,
         "start": "cached",
         "catalogue": [_entry(one, sizes[one.model]) for one in found],
     }
     return parse(Scenario, content, "scenario of the measured models")
+
+
+def _slowdowns(found: Sequence[Calibration]) -> dict[str, float]:
+    """Of rounds beside a load and of several busy models: medians over the models, within what the rules allow."""
+    beside = [one.beside_load for one in found if one.beside_load is not None]
+    busy = [one.two_busy / 2 for one in found if one.two_busy is not None]
+    slow = {} if not beside else {"load_slowdown": round(max(1.0, statistics.median(beside)), 3)}
+    return slow | ({} if not busy else {"busy_slowdown": round(max(0.5, statistics.median(busy)), 3)})
 
 
 def _entry(one: Calibration, size: Sizes) -> dict[str, Any]:
@@ -91,7 +101,7 @@ def _entry(one: Calibration, size: Sizes) -> dict[str, Any]:
         "kv_tokens": size.kv_tokens,
         "max_num_seqs": size.seats,
         "chunk_tokens": size.chunk_tokens,
-        "measured": {**measured, "load_us": tuple(measured["load_us"])},
+        "measured": {**measured, **{name: tuple(measured[name]) for name in ("load_us", "batch_ns")}},
     }
 
 

@@ -45,12 +45,22 @@ def _list(one: Calibration) -> str:
 
 
 def _coefficients(found: Sequence[Calibration]) -> Table:
-    names = ("load_us", "unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "constant_us")
-    header = ("model", "load warm [us]", "load cold [us]", *names[1:])
+    names = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "request_ns")
+    header = ("model", "load warm [us]", "load cold [us]", *names, "batch_ns", "beside a load", "two busy")
     rows: list[tuple[Cell, ...]] = [
-        (one.model, one.load_us[0], one.load_us[1], *(getattr(one, name) for name in names[1:])) for one in found
+        (
+            one.model,
+            *one.load_us,
+            *(getattr(one, name) for name in names),
+            str(list(one.batch_ns)),
+            one.beside_load,
+            one.two_busy,
+        )
+        for one in found
     ]
-    return Table("Columns of the integer tables", header, rows, "constant_us is in no table: the rules lack it.")
+    return Table(
+        "Columns of the integer tables", header, rows, "The last two become those of the fleet: their medians."
+    )
 
 
 def _residuals(found: Sequence[Calibration]) -> Table:
@@ -61,7 +71,7 @@ def _residuals(found: Sequence[Calibration]) -> Table:
         for fit in one.fits
         for point, error in zip(fit.points, fit.errors, strict=True)
     ]
-    note = "Measured: median. The time to the first token has the constant per request in it."
+    note = "Measured: median. Its time to the first token has `request_ns` in it."
     return Table("What is left over", header, rows, note, filters=("model", "what"))
 
 

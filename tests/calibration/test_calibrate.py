@@ -92,6 +92,18 @@ def test_names_from_a_server_are_escaped_on_the_page(tmp_path: Path):
     assert "&lt;script&gt;x" in text
 
 
+def test_all_that_was_measured_stands_in_the_tables_of_the_scenario():
+    delays = Delays(batch_two=2.0, decode=0.0, kv=0.0, beside=1.5, two_busy=2.4)
+    samples = measured(VirtualServer({"one": delays, "two": delays}), Plan(repeats=1))
+    found = [fit_model(samples, name, 2048) for name in ("one", "two")]
+    tables = scenario_of(found, {"one": SIZE, "two": SIZE}, None, "mine").tables()
+    assert tables.batch_ns.tolist() == [[list(one.batch_ns) for one in found]]
+    assert tables.request_ns.tolist() == [[one.request_ns for one in found]]
+    assert tables.load_slowdown / 1000 == pytest.approx([1.5], rel=0.02)
+    assert tables.busy_slowdown / 1000 == pytest.approx([1.2], rel=0.02)
+    assert tables.whole_rounds
+
+
 def test_memory_is_enough_for_the_largest_model_where_none_is_given():
     samples = measured(VirtualServer({"one": Delays(), "two": Delays()}), Plan(repeats=1, pairs=False))
     found = [fit_model(samples, name, 2048) for name in ("one", "two")]

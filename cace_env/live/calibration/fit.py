@@ -1,8 +1,8 @@
 """The coefficients of the rules from measurements, with what is left over, and what the rules have no word for.
 
-A round takes `round_ns + batch * decode_ns + kv_ps * batch * (context + output / 2)`; a first token
-`rounds * round_ns + prefill_ns * new + attention_ps * (context^2 - cached^2) / 2` (docs/design.md, section 2). All
-coefficients are at least 0. What a request takes besides is fitted too, and left out of the rules.
+A round takes `round_ns + batch_ns[batch] + kv_ps * batch * (context + output / 2)`; a first token
+`rounds * round_ns + prefill_ns * new + attention_ps * (context^2 - cached^2) / 2 + request_ns` (docs/design.md, section
+2). All coefficients are at least 0, and a round with more requests is never shorter.
 """
 
 from __future__ import annotations
@@ -57,9 +57,12 @@ class Calibration:
     Attributes:
         load_us: warm (weights in the page cache) and cold; the slow first request after a load is part of it.
         cold: whether cold loads were measured; if not, `load_us` has the warm one twice.
-        constant_us: what every request takes besides; the rules do not know it.
+        round_ns: a round in which nobody decodes, by the straight line through all batches.
+        decode_ns: what one more adds beyond the largest batch that was measured.
+        batch_ns: what 0, 1, 2, ... decoding requests add to a round; straight between those that were measured.
+        request_ns: what every request takes besides its prompt.
         beside_load: how many times longer a token takes while another model loads; None: not measured.
-        two_busy: the same while another model writes; the rules say 2.
+        two_busy: the same while another model writes; taking turns would be 2.
         cached_percent: error of the rule for prompts of which the server has the beginning; None: it did not say how
             many tokens it had.
     """
@@ -73,7 +76,8 @@ class Calibration:
     kv_ps: int
     prefill_ns: int
     attention_ps: int
-    constant_us: int
+    batch_ns: tuple[int, ...]
+    request_ns: int
     fits: tuple[Fit, ...]
     spread: dict[str, tuple[int, float, float, float]]  # of loads, unloads, first requests: points, median, p10, p90
     beside_load: float | None
@@ -83,18 +87,20 @@ class Calibration:
     def gap_s(self, batch: int, context: int, output: int) -> float:
         """Time between tokens by the rules."""
         kv_ns = self.kv_ps * batch * (context + output / 2) / 1000
-        return (self.round_ns + batch * self.decode_ns + kv_ns) * 1e-9
+        known = min(batch, len(self.batch_ns) - 1)
+        return (self.round_ns + self.batch_ns[known] + (batch - known) * self.decode_ns + kv_ns) * 1e-9
 
     def first_s(self, context: int, cached: int, chunk_tokens: int) -> float:
-        """Time to the first token by the rules, and the constant."""
+        """Time to the first token by the rules."""
         new = context - cached
         work_ns = self.prefill_ns * new + self.attention_ps * (context**2 - cached**2) / 2000
-        return (math.ceil(new / chunk_tokens) * self.round_ns + work_ns) * 1e-9 + self.constant_us * 1e-6
+        return (math.ceil(new / chunk_tokens) * self.round_ns + work_ns + self.request_ns) * 1e-9
 
     def coefficients(self) -> dict[str, Any]:
         """The columns of the integer tables."""
-        names = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps")
-        return {"load_us": list(self.load_us), **{name: getattr(self, name) for name in names}}
+        names = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "request_ns")
+        lists = {"load_us": list(self.load_us), "batch_ns": list(self.batch_ns)}
+        return lists | {name: getattr(self, name) for name in names}
 
 
 def fit_model(samples: Sequence[Sample], model: str, chunk_tokens: int) -> Calibration:
@@ -116,9 +122,7 @@ def fit_model(samples: Sequence[Sample], model: str, chunk_tokens: int) -> Calib
     for what in ("load warm", "unload", "first", "again", "prefill", "token"):
         if not len(times(what)):
             raise ConfigError(f"model {model!r}: no sample of {what!r}; the rules cannot be fitted without")
-    gaps = _grouped(mine, "token")
-    columns = np.array([(1.0, batch, batch * (context + tokens / 2)) for (batch, context, _, tokens), _ in gaps])
-    round_s, decode_s, kv_s = _least_squares(columns, np.array([np.median(values) for _, values in gaps]))
+    round_s, batch_s, decode_s, kv_s = _rounds(_grouped(mine, "token"))
     prompts = _grouped(mine, "prefill")
     firsts = np.array([np.median(values) for _, values in prompts])
     rounds = np.array([math.ceil((context - cached) / chunk_tokens) for (_, context, cached, _), _ in prompts])
@@ -142,7 +146,8 @@ def fit_model(samples: Sequence[Sample], model: str, chunk_tokens: int) -> Calib
         kv_ps=round(kv_s * 1e12),
         prefill_ns=round(prefill_s * 1e9),
         attention_ps=round(attention_s * 1e12),
-        constant_us=round(constant_s * 1e6),
+        batch_ns=tuple(round(seconds * 1e9) for seconds in batch_s),
+        request_ns=round(constant_s * 1e9),
         fits=(),
         spread={what: _spread(times(what)) for what in ("load warm", "load cold", "unload", "first", "again")},
         beside_load=_ratio(times("token beside load"), alone_s),
@@ -193,6 +198,21 @@ def _grouped(samples: Sequence[Sample], what: What) -> list[tuple[tuple[int, int
         )
         for group in groups
     ]
+
+
+def _rounds(gaps: Sequence[tuple[tuple[int, int, int, int], FloatArray]]) -> tuple[float, FloatArray, float, float]:
+    """A round in which nobody decodes; what 0, 1, ... requests add, one more beyond, and a token of context [s]."""
+    medians = np.array([np.median(values) for _, values in gaps])
+    sizes = np.array([batch for (batch, _, _, _), _ in gaps])
+    tokens = np.array([batch * (context + written / 2) for (batch, context, _, written), _ in gaps])
+    alone_s = _least_squares(np.stack([np.ones(len(gaps)), sizes, tokens], axis=1), medians)[0]
+    known = np.unique(sizes)
+    # A step up at each batch that was measured, so that a round with more requests is never shorter.
+    *steps, kv_s = _least_squares(np.stack([*(sizes >= size for size in known), tokens], axis=1).astype(float), medians)
+    rounds_s = np.cumsum(steps)
+    round_s = min(alone_s, rounds_s[0])
+    table_s = np.interp(np.arange(known[-1] + 1), [0, *known], [round_s, *rounds_s])
+    return round_s, table_s - round_s, table_s[-1] - table_s[-2], kv_s
 
 
 def _least_squares(columns: FloatArray, values: FloatArray, scale: FloatArray | None = None) -> FloatArray:
@@ -247,19 +267,16 @@ def findings(calibration: Calibration) -> list[str]:
     off = [point for point in tokens.points if abs(point[5] / point[2] - 1) * 100 > OFF_PERCENT]
     for batch, context, measured, _, _, predicted in off:
         said.append(
-            f"{batch} at once at {context} tokens take {1e3 * measured:.3g} ms a round, the line of the rules says "
+            f"{batch} at once at {context} tokens take {1e3 * measured:.3g} ms a round, the rules say "
             f"{1e3 * predicted:.3g} ({100 * (predicted / measured - 1):+.0f} %)"
         )
     if off:
-        said.append("a round is no straight line over batch and context here")
+        said.append("the context does not lengthen a round alike in every batch")
     if abs(prompts.worst_percent) > OFF_PERCENT:
         said.append(f"first tokens are off by up to {prompts.worst_percent:+.0f} %")
-    if calibration.constant_us:
-        said.append(f"every request takes {calibration.constant_us / 1e3:.3g} ms more than the rules know")
-    if calibration.beside_load is not None:
-        said.append(f"tokens take {calibration.beside_load:.2f} times as long beside a load; the rules say 1")
-    if calibration.two_busy is not None:
-        said.append(f"tokens take {calibration.two_busy:.2f} times as long beside another busy model; the rules say 2")
+    for beside, times in (("a load", calibration.beside_load), ("another busy model", calibration.two_busy)):
+        if times is not None and times < 1 - OFF_PERCENT / 100:
+            said.append(f"tokens take {times:.2f} times as long beside {beside}; the rules say at least 1")
     if calibration.cached_percent is None:
         said.append("the server did not say what it had of prompts whose beginning it knew")
     else:
