@@ -23,7 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.tables import FleetTables
+from cace_env.tables import FleetTables, TableError, unmeasured
 from cace_env.workload import Workload, WorkloadError
 
 SLICE_US: Final = 2000  # [us] assumed; docs/serving.md says how little it matters
@@ -64,7 +64,11 @@ def run_iterations(
 
     Raises:
         WorkloadError: closed loop or shared prefixes, which this loop does not know.
+        TableError: latency by batch, work per request, or slowdowns, which it does not know either.
     """
+    for name, default in unmeasured(tables.num_accelerators, tables.num_models).items():
+        if not np.array_equal(getattr(tables, name), default):
+            raise TableError(f"{name} is given; this loop knows the straight line alone: leave it out")
     if (workload.after >= 0).any():
         row = int(np.flatnonzero(workload.after >= 0)[0])
         raise WorkloadError(f"workload column 'after', row {row}: {workload.after[row]} is not -1; use an open loop")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cace_env.simulation import simulate
-from cace_env.tables import FleetTables
+from cace_env.tables import FleetTables, TableError
 from cace_env.workload import Workload, WorkloadError
 from experiments.yardsticks.iteration_level import Batch, IterationRun, run_iterations
 from experiments.yardsticks.serving import (
@@ -116,6 +116,8 @@ def test_the_loop_refuses_what_it_does_not_know() -> None:
     shared = Workload.from_columns(model=[0], context_tokens=[5], output_tokens=[1], new_tokens=[2])
     with pytest.raises(WorkloadError, match="new_tokens"):
         run_iterations(resident(), shared)
+    with pytest.raises(TableError, match="request_ns is given"):
+        run_iterations(resident(request_ns=np.array([[1]])), shared)
 
 
 @SOURCES
@@ -136,6 +138,18 @@ def test_on_generated_traffic_the_fluid_stays_within_bounds_of_a_vllm_like_loop(
 ) -> None:
     case = compare(fleet(names), generated(source, len(names), 4_000), load, source.name, batch="budget")
     assert case.within(BOUND), case.errors
+
+
+@SOURCES
+@FLEETS
+@pytest.mark.parametrize("load", [0.3, 0.6])
+def test_with_whole_rounds_the_fluid_is_within_the_tolerance_of_a_vllm_like_loop(
+    source: TraceSource, names: tuple[str, ...], load: float
+) -> None:
+    tables, workload = fleet(names).replace(whole_rounds=True), generated(source, len(names), 4_000)
+    assert compare(tables, workload, load, source.name, batch="budget").holds
+    same_rule = compare(tables, workload, load, source.name, batch="head")
+    assert abs(same_rule.errors[0]) < 0.005
 
 
 @SOURCES

@@ -130,6 +130,53 @@ def test_an_slo_is_missed_only_when_the_latency_exceeds_it() -> None:
         assert run.slo_missed[0] == missed
 
 
+# ---- what measurements may add ----
+
+
+def test_a_round_takes_what_the_table_says_for_its_batch_and_a_straight_line_beyond() -> None:
+    # Rounds of 1 ms with one decoding request, 1.5 ms with two, 1.6 ms with three; prompts take a round and no work.
+    tables = fleet(resident_on=(0, NONE), prefill_ns=0, decode_ns=100_000, batch_ns=np.array([[[0, 0, 500_000]] * 2]))
+    run = checked(tables, requests({"output_tokens": 4}, {"output_tokens": 11}))
+    assert run.first_token_us == [1 * MS, 2 * MS]
+    assert run.finish_us[0] == 5 * MS  # two rounds of 1.5 ms are left at 2 ms
+    three = checked(tables, requests({"output_tokens": 5}, {"output_tokens": 11}, {"output_tokens": 11}))
+    assert three.first_token_us[2] == 3500
+    assert three.finish_us[0] == 3500 + 2 * 1600
+
+
+def test_a_request_is_work_beside_its_prompt() -> None:
+    run = checked(fleet(resident_on=(0, NONE), request_ns=np.array([[500_000, 0]])), requests({}))
+    assert run.first_token_us == [2500]
+
+
+def test_rounds_last_longer_beside_a_load() -> None:
+    # Six rounds of request 0 are left when the load starts at 5 ms; it ends at 105 ms.
+    tables = fleet(memory=(12,), resident_on=(0, NONE), prefill_ns=0, load_slowdown=np.array([2000]))
+    late = {"arrival_us": 104 * MS, "output_tokens": 3}
+    run = checked(tables, requests({"output_tokens": 11}, {"model": 1, "arrival_us": 5 * MS}, late))
+    assert run.finish_us[0] == 17 * MS
+    # Half a round by 105 ms; then two engines take turns, at full speed: one round each by 107 ms, and 1.5 ms alone.
+    assert run.first_token_us[1:] == [107 * MS, 106 * MS]
+    assert run.finish_us[2] == 108_500
+
+
+def test_several_busy_models_may_cost_more_or_less_than_taking_turns() -> None:
+    for slowdown, first_us in ((1500, 8 * MS), (500, 6 * MS)):
+        tables = fleet(memory=(12,), resident_on=0, prefill_ns=0, busy_slowdown=np.array([slowdown]))
+        run = checked(tables, requests({"output_tokens": 11}, {"model": 1, "arrival_us": 5 * MS}))
+        assert run.first_token_us[1] == first_us
+        assert run.finish_us[0] == first_us + 5 * MS  # one round of its eleven meanwhile, five before, five after
+
+
+def test_with_whole_rounds_a_prompt_joins_at_the_next_round() -> None:
+    # Work of 1.5 ms. Request 0 has 4.5 rounds at 6 ms. Request 1 ends with round 6: 1.5 rounds that carry 1 ms each.
+    tables = fleet(resident_on=(0, NONE), prefill_ns=15_000, whole_rounds=True)
+    run = checked(tables, requests({"output_tokens": 11}, {"arrival_us": 6 * MS}, {"arrival_us": 6 * MS}))
+    assert run.first_token_us[:2] == [2500, 9 * MS]
+    assert run.first_token_us[2] == 11_500  # the next prompt begins at the end of that round
+    assert run.finish_us[0] == 15_500
+
+
 # ---- prefix cache ----
 
 

@@ -42,6 +42,24 @@ def test_measured_rows_stand_in_the_tables_as_they_are():
     assert tables.residual_bytes.tolist() == [0, 0, 0]
 
 
+def test_batches_of_one_model_go_on_straight_where_another_has_more():
+    rows = [ROW, {**ROW, "batch_ns": [0, 5, 6, 6], "request_ns": 7}]
+    hosted = {"model": "qwen2.5-coder-7b", "kv_tokens": 4096}
+    catalogue = [{"name": f"mine-{i}", **hosted, "measured": row} for i, row in enumerate(rows)]
+    tables = scenario(
+        catalogue=[*catalogue, {"name": "plain", **hosted, "reserve_gb": None}],
+        fleet=[{"gpu": "h100", "load_slowdown": 1.25, "busy_slowdown": 0.6}],
+        rules={"whole_rounds": True},
+    ).tables()
+    decode_ns = tables.decode_ns[0].tolist()
+    assert tables.batch_ns.tolist() == [
+        [[0, 10**6, 2 * 10**6, 3 * 10**6], [0, 5, 6, 6], [batch * decode_ns[2] for batch in range(4)]]
+    ]
+    assert tables.request_ns.tolist() == [[0, 7, 0]]
+    assert (tables.load_slowdown.tolist(), tables.busy_slowdown.tolist()) == ([1250], [600])
+    assert tables.whole_rounds
+
+
 def test_measured_speeds_pace_the_workload():
     served = scenario().workload_models()[0]
     assert served.prefill_us_per_token == 400.0
