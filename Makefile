@@ -29,7 +29,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live bench agents docs lint clean FORCE
+.PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench agents docs lint clean FORCE
 .PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -108,6 +108,9 @@ $(VERSIONS:%=test-version-%): test-version-%: .venvs/%/.ready
 # Numba's cache belongs to one version of Numba at a time.
 test-version-lowest: export CACE_ENV_CACHE_DIR := $(CURDIR)/.venvs/lowest/compiled
 test-version-gymnasium-1.1: MORE_TESTS := tests/sb3/test_sb3.py
+
+soak: $(VENV)/.test  ## 200 clients for 13 minutes before the router while everything goes wrong (Linux)
+	@$(PY) -m tests.live.soak $(ARGS)
 
 bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about ten minutes)
 	@$(PY) -m experiments.benchmark $(ARGS)

@@ -32,7 +32,8 @@ from cace_env.workload import Workload
 FloatArray = npt.NDArray[np.float64]
 Answer = tuple[int, Policy | None, FloatArray | None, str, str]  # the first fields of a `Choice`
 
-LIMIT_S: Final = 0.05  # longest time that a policy in Python has
+LIMIT_S: Final = 0.05  # longest time to an answer where the policy is in Python
+LRU_S: Final = 0.004  # of it are left to LRU, and to an event loop that rounds its timers up
 NO_REQUESTS: Final = Workload.from_columns(model=[0], context_tokens=[1], output_tokens=[1])
 
 
@@ -54,7 +55,7 @@ class Decider:
         contestant: the policy, from `cace_env.policies.contestant_of`.
         tables: the fleet, as `live_tables` gives it.
         training: for policies that learn from training requests.
-        limit_s: longest time for a policy in Python [s].
+        limit_s: longest time to an answer where the policy is in Python, that of LRU in its place included [s].
         stage: who decides when; by default always the policy.
 
     Attributes:
@@ -116,7 +117,8 @@ class Decider:
         seen = mirror.copy()
         try:
             asked = self._thread.call(lambda: self._ask(seen))
-            answer = await asyncio.wait_for(asked, max(self._limit_s - (time.perf_counter() - began), 0.001))
+            left_s = self._limit_s - LRU_S - (time.perf_counter() - began)
+            answer = await asyncio.wait_for(asked, max(left_s, 0.001))
         except TimeoutError:
             return self._fall_back(mirror, "late", f"no answer within {self._limit_s * 1e3:g} ms", began)
         except Failed as failure:

@@ -1,0 +1,1 @@
+"""Many clients for many minutes while everything goes wrong: `python -m tests.live.soak`."""
