@@ -249,7 +249,9 @@ async def serve(options: Serve, session: Session) -> int:
         tables = await resident_now(tables, backends, names)
         session.console.print(f"preparing {contestant.name} (the first time compiles for half a minute)")
         decider = Decider(contestant, tables, training=training, limit_s=options.decide_ms * 1e-3, stage=stage)
-        log = DecisionLog(options.decision_log, clock="utc") if options.decision_log is not None else None
+        log = None
+        if options.decision_log is not None:
+            log = DecisionLog(options.decision_log, clock="utc", background=True)
         routing = Options(most_waiting=options.most_waiting, scenario=tables.label, names=names)
         router = Router(tables, backends, decider, routing, log=log)
         for kind in sorted({backend.kind for backend in backends if not backend.verified}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any, Final, Literal, NamedTuple, Self, get_args
 from cace_env.config import ConfigError
 from cace_env.decision_log.record import FORMAT, Decision, row_of, schema, writable
 from cace_env.files import replace_file
+
+logger = logging.getLogger(__name__)
 
 Clock = Literal["episode", "utc"]
 NAME: Final = re.compile(r"decisions-(\d{5,})\.parquet")
@@ -39,7 +42,7 @@ class DecisionLog:
 
     Decisions wait in memory until there are `rows` of them, until the first has waited for `flush_s`, or until `flush`
     or `close`: so many are lost if the process is killed. Files can be read by nobody but their owner (0600). One
-    process at a time writes to a folder; threads may share a log.
+    process at a time writes to a folder; threads may share a log, and none waits in `add` while another one writes.
 
     Args:
         folder: is made if it does not exist (0700); a log that is there is continued.
@@ -49,6 +52,7 @@ class DecisionLog:
         rows: decisions in a file, at most.
         flush_s: longest time that a decision waits [s].
         clock: of `Decision.time_us`: "episode" (since its beginning) or "utc" (since 1970), for a live system.
+        background: `add` never writes: a thread of the log's own does, which says errors to the logger.
         now: function that returns seconds since 1970.
 
     Attributes:
@@ -70,6 +74,7 @@ class DecisionLog:
         rows: int = MOST_ROWS,
         flush_s: float = 60.0,
         clock: Clock = "episode",
+        background: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         import_parquet()
@@ -83,9 +88,11 @@ class DecisionLog:
         self.written = self.failed = self.lost = 0
         self._most_bytes, self._keep_s = int(max_mb * 1e6), None if keep_days is None else keep_days * DAY_S
         self._rows, self._flush_s, self._clock, self._now = rows, flush_s, clock, now
+        self._background = background
         self._waiting: list[Decision] = []
         self._timer: threading.Timer | None = None
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # of the two above: held for a moment
+        self._writing = threading.Lock()  # of the files: held for as long as the disk takes
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for draft in self.folder.glob(".decisions-*.parquet.*"):  # of a process that was killed
             draft.unlink()
@@ -100,27 +107,34 @@ class DecisionLog:
         """Adds a decision; it may be written later."""
         with self._lock:
             self._waiting.append(decision)
-            if len(self._waiting) % self._rows == 0:  # not at each one more while the disk takes nothing
-                self.flush()
-            elif self._timer is None:
-                self._timer = threading.Timer(self._flush_s, self._flush_late)
-                self._timer.daemon = True
-                self._timer.start()
+            full = len(self._waiting) % self._rows == 0  # not at each one more while the disk takes nothing
+            if full and self._background:
+                self._start_timer(0.0)
+            elif not full and self._timer is None:
+                self._start_timer(self._flush_s)
+        if full and not self._background:
+            self.flush()
 
     def flush(self) -> None:
         """Writes what waits; when this returns it is on disk."""
-        with self._lock:
-            self._stop_timer()
+        with self._writing:
+            with self._lock:
+                self._stop_timer()
+                left = len(self._waiting)
             try:
-                while self._waiting:
-                    some = self._waiting[: self._rows]
+                while left > 0:
+                    with self._lock:
+                        some = self._waiting[: min(left, self._rows)]
                     self._write(some)
-                    del self._waiting[: len(some)]
+                    with self._lock:
+                        del self._waiting[: len(some)]
                     self.written += len(some)
+                    left -= len(some)
             except OSError:
+                with self._lock:
+                    excess = max(0, len(self._waiting) - self._rows - MOST_ROWS)
+                    del self._waiting[:excess]
                 self.failed += 1
-                excess = max(0, len(self._waiting) - self._rows - MOST_ROWS)
-                del self._waiting[:excess]
                 self.lost += excess
                 raise
 
@@ -138,12 +152,16 @@ class DecisionLog:
 
     def _flush_late(self) -> None:
         """The timer's flush. Where the disk does not take it, the decisions wait, and the next `add` tries again."""
-        with self._lock:
-            self._timer = None
-            try:
-                self.flush()
-            except OSError:
-                return
+        try:
+            self.flush()
+        except OSError as error:
+            logger.error("the decision log cannot be written: %s", error.strerror)
+
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = threading.Timer(seconds, self._flush_late)
+        self._timer.daemon = True
+        self._timer.start()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,27 @@ def test_a_decision_waits_no_longer_than_it_may(tmp_path: Path):
     assert timer is not None
     timer.join(timeout=30)
     assert files(tmp_path) == ["decisions-00001.parquet"]
+
+
+def test_nobody_waits_in_add_while_a_thread_of_the_log_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begun, go_on, replace = threading.Event(), threading.Event(), writer.replace_file
+
+    def slow(*arguments: Any, **named: Any) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        replace(*arguments, **named)
+
+    monkeypatch.setattr(writer, "replace_file", slow)
+    log = DecisionLog(tmp_path, rows=2, background=True)
+    for number in range(2):
+        log.add(decision(number))
+    assert begun.wait(30)
+    for number in range(2, 7):
+        log.add(decision(number))  # the disk has not answered yet
+    assert files(tmp_path) == [] and log.written == 0
+    go_on.set()
+    log.close()
+    assert [one.decision for one in read_decisions(tmp_path)] == list(range(7))
 
 
 def test_a_log_that_is_there_is_continued(tmp_path: Path):

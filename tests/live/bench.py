@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import multiprocessing
 import random
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -22,6 +23,7 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 
+from cace_env.decision_log import DecisionLog, read_decisions
 from cace_env.live.backends.base import BackendModel
 from cace_env.live.backends.http import Http
 from cace_env.live.decider import Decider
@@ -33,6 +35,7 @@ from cace_env.policies import contestant_of
 from tests.live.serving import CHAT, event, fleet_of
 
 TOKENS, TOKEN_S = 20, 0.01
+LOG_S = 2.0  # decisions are written far more often than `serve` does, once in a minute
 FITS = {"a": 1.0, "b": 1.0, "c": 1.0}  # all at once: no request waits for a load
 
 
@@ -106,13 +109,21 @@ async def bare_proxy(pipe: Connection, url: str) -> None:
     await listen(generate, pipe)
 
 
-async def router(pipe: Connection, url: str, policy: str, needs: dict[str, float]) -> None:
-    """The router before it."""
+async def router(
+    pipe: Connection, url: str, policy: str, needs: dict[str, float], memory_gb: float = 3.0, pinned: str = "",
+    folder: str = "",
+) -> None:  # fmt: skip
+    """The router before it, with a decision log if there is a folder for one."""
     backends = [Remote(url, needs)]
-    models = [{"name": name, "need_gb": gb, "load_s": 0.05, "seats": 256} for name, gb in needs.items()]
-    fleet = fleet_of(needs, [3.0], models=models, drain_after_s=0.5)
+    models = [
+        {"name": name, "need_gb": gb, "load_s": 0.05, "seats": 256, "pinned_on": "gpu-0" if name in pinned else None}
+        for name, gb in needs.items()
+    ]
+    fleet = fleet_of(needs, [memory_gb], models=models, drain_after_s=0.1)
     tables = await resident_now(fleet.tables(), backends)
-    await Proxy(Router(tables, backends, Decider(contestant_of(policy), tables)), Serving(port=0)).run(pipe.send)
+    log = DecisionLog(folder, clock="utc", flush_s=LOG_S, background=True) if folder else None
+    driven = Router(tables, backends, Decider(contestant_of(policy), tables), log=log)
+    await Proxy(driven, Serving(port=0)).run(pipe.send)
 
 
 def started(target: Any, *arguments: Any) -> tuple[Any, str]:
@@ -194,7 +205,35 @@ def main() -> None:
         print(f"  {line}")
     process.terminate()
     process.join()
+    print(f"time to first token of loaded models while others are loaded and evicted, written every {LOG_S:g} s [ms]:")
+    with_log(straight, given.rate, given.seconds)
     server.terminate()
+
+
+def with_log(straight: str, rate: float, seconds: float) -> None:
+    """With and without a decision log, in turn: three models are always there, five others make the decisions."""
+    needs = dict.fromkeys("abcdefgh", 1.0)
+    firsts: dict[str, list[float]] = {"without a log": [], "with a log": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(3):
+            for name, where in zip(firsts, ("", folder), strict=True):
+                process, routed = started(router, straight, "cace", needs, 5.0, "abc", where)
+                firsts[name] += asyncio.run(beside_evictions(routed, rate, seconds))
+                process.terminate()
+                process.join()
+        made = len(read_decisions(folder))
+    for name, times in firsts.items():
+        ms = np.array(times) * 1e3
+        print(f"  {name:20} {ms.mean():6.2f} {np.median(ms):6.2f} {np.quantile(ms, 0.99):6.2f}  longest {ms.max():.1f}")
+    print(f"  {made:,} decisions were logged")
+
+
+async def beside_evictions(url: str, rate: float, seconds: float) -> list[float]:
+    """Times to the first token of models that are there, while requests for others make a load each."""
+    others = asyncio.create_task(at_rate(url, "defgh", rate / 5, seconds))
+    firsts = await at_rate(url, "abc", rate, seconds)
+    await others
+    return firsts
 
 
 async def metrics(url: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import sys
@@ -31,6 +32,7 @@ from cace_env.policies import contestant_of
 MOST_WAITING: Final = 150
 LOAD_S: Final = 3.0  # longer than any load but those that never end
 DRAIN_S: Final = 30.0
+MOVES: Final = ("cace_loads_total", "cace_evictions_total", "cace_move_failures_total")
 FAULTS: Final = ("raises", "hangs", "wrong shape", "no number")
 
 
@@ -78,15 +80,24 @@ async def route(pipe: Connection, fleet: Mapping[str, Any], folder: Path, seed: 
     tables = await resident_now(given.tables(), backends, given.server_names)
     policy = Faulty(seed)
     decider = Timed(contestant_of(policy), tables)
-    log = DecisionLog(folder / "decisions", clock="utc", rows=200, flush_s=1.0)
+    log = DecisionLog(folder / "decisions", clock="utc", flush_s=1.0, background=True)
     options = Options(most_waiting=MOST_WAITING, scenario="soak", names=given.server_names)
     router = Router(tables, backends, decider, options, log=log)
     proxy = Proxy(router, Serving(port=0, drain_s=DRAIN_S))
-    least_free = [0]
+    seen = {"least_free": 0, "longest_still_s": 0.0}
 
     async def watch() -> None:
-        while True:
-            least_free[0] = min(least_free[0], int(router.mirror.state.accelerators[:, ACCELERATOR.free].min()))
+        """Memory, and for how long nothing moves while requests wait for models."""
+        still_since, moved = time.monotonic(), 0.0
+        for k in itertools.count():
+            seen["least_free"] = min(
+                seen["least_free"], int(router.mirror.state.accelerators[:, ACCELERATOR.free].min())
+            )
+            if k % 20 == 0:
+                now = sum(map(router.metrics.total, MOVES))
+                if now != moved or router.queued == 0:
+                    still_since, moved = time.monotonic(), now
+                seen["longest_still_s"] = max(seen["longest_still_s"], time.monotonic() - still_since)
             await asyncio.sleep(0.01)
 
     async def tell(request: web.Request) -> web.Response:
@@ -96,21 +107,17 @@ async def route(pipe: Connection, fleet: Mapping[str, Any], folder: Path, seed: 
             for sample in next(iter(metric.collect())).samples:
                 if sample.name.endswith("_total"):
                     outcomes[sample.labels.get("outcome", "refused")] += int(sample.value)
-        taken = tables.memory_bytes - router.mirror.state.accelerators[:, ACCELERATOR.free]
         return web.json_response(
             {
                 "tasks": len(asyncio.all_tasks()),
                 "open": router.open,
                 "waiting": router.queued,
-                "least_free": least_free[0],
-                "taken": taken.tolist(),
+                **seen,
                 "times": decider.times,
                 "faults": policy.faults,
                 "log": {"failed": log.failed, "lost": log.lost},
                 "outcomes": outcomes,
-                "loads": router.metrics.total("cace_loads_total"),
-                "evictions": router.metrics.total("cace_evictions_total"),
-                "failures": router.metrics.total("cace_move_failures_total"),
+                "moves": [router.metrics.total(name) for name in MOVES],
             }
         )
 

@@ -32,7 +32,7 @@ MB: Final = 1e6
 MORE_MB: Final = 48.0  # that the router's process may have grown by since it was warm: an hour of requests is kept
 FALL_BACK_S: Final = 0.05  # the limit of the policy, within which LRU has to have decided ...
 LAG_S: Final = 0.025  # ... but for the time that the event loop is behind
-MOVES: Final = ("loads", "evictions", "failures")
+STILL_S: Final = 20.0  # a server that is down, an unload tried again after 5 s, a load that never ends
 MODELS: Final = dict.fromkeys("abcdefgh", 1.0)  # GB
 DESCRIPTORS_OF_A_CHILD: Final = 4  # of the process of a model that is loaded
 BROKEN: Final = "broken"  # a model whose file is half as long as it should be
@@ -194,8 +194,10 @@ class Soak:
             *((what, f"{count[what]:,}") for what in (WHOLE, TOLD, DROPPED, LOST)),
             ("answers by status", ", ".join(f"{n:,} of {status}" for status, n in sorted(clients.statuses.items()))),
             ("by the router's count", ", ".join(f"{n:,} {name}" for name, n in sorted(outcomes.items()))),
-            ("loads, unloads, failures of both", ", ".join(f"{told[n]:,.0f}" for n in MOVES)),
+            ("loads, unloads, failures of both", ", ".join(f"{n:,.0f}" for n in told["moves"])),
         ]  # fmt: skip
+        self.rows.append(("longest time without a move", f"{told['longest_still_s']:.1f} s while requests wait"))
+        self._claim("models move while requests wait", told["longest_still_s"] < STILL_S)
         self.rows.append(("faults from outside", ", ".join(f"{n} {what}" for what, n in sorted(self.faults.items()))))
         self.rows.append(("faults of the policy", ", ".join(f"{n:,} {x}" for x, n in sorted(told["faults"].items()))))
         self._claim("every request is whole, refused, or dropped", clients.sent == sum(count.values()))
@@ -269,9 +271,10 @@ async def fake_server(soak: Soak) -> AsyncIterator[dict[str, Any]]:
     memory = 5.0
 
     async def start() -> tuple[Any, Any]:
-        return await asyncio.to_thread(_server, port, memory, soak.seed)
+        return await asyncio.to_thread(_server, port, memory, 1000 * soak.seed + len(running))
 
-    running = [await start()]
+    running: list[tuple[Any, Any]] = []
+    running.append(await start())
 
     def hear() -> None:
         pipe = running[-1][1]
