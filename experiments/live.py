@@ -176,7 +176,7 @@ async def check(options: Check, session: Session) -> int:
             session.console.print(line, soft_wrap=True)
     finally:
         await backend.close()
-    session.console.print("everything holds" if failed == 0 else f"{failed} do not hold")
+    session.console.print("everything holds" if failed == 0 else f"claims that do not hold: {failed}")
     return 1 if failed else 0
 
 
@@ -186,9 +186,7 @@ async def demo(options: Demo, session: Session) -> int:
         from cace_env.live.demo import CLIENTS, try_policies
     except ImportError as error:
         raise ConfigError(f"the demo needs {error.name}; run: pip install 'cace-env[servers]'") from error
-    session.console.print(
-        f"{CLIENTS} clients, llama.cpp on this CPU, five models of which some fit (the first time compiles)"
-    )
+    session.console.print(f"{CLIENTS} clients, llama.cpp on this CPU, five models of which some fit")
     with tempfile.TemporaryDirectory(prefix="cace-live-") as folder:
         outcomes = await try_policies(
             options.policies,
@@ -247,7 +245,7 @@ async def serve(options: Serve, session: Session) -> int:
             one = make_backend(spec, memory=memory, key=server_key, load_s=options.load_s, log=options.log)
             backends.append(one)
         tables = await resident_now(tables, backends, names)
-        session.console.print(f"preparing {contestant.name} (the first time compiles for half a minute)")
+        session.console.print(f"preparing {contestant.name}")
         decider = Decider(contestant, tables, training=training, limit_s=options.decide_ms * 1e-3, stage=stage)
         log = None
         if options.decision_log is not None:

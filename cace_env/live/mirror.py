@@ -8,12 +8,15 @@ the kernel's code (`cace_env.live.events`); whatever reads a simulator reads `Mi
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Hashable
 from typing import Final, NamedTuple
 
 import numpy as np
+from numba.core import event as numba_event
 
+from cace_env import compilation
 from cace_env.kernel import state as layout
 from cace_env.kernel.state import (
     ASKED,
@@ -37,11 +40,30 @@ from cace_env.simulation import Limits, Simulator
 from cace_env.simulation.outcome import TraceRow
 from cace_env.tables import FOREVER, NONE, FleetTables
 
+announcer = logging.getLogger(compilation.__name__)
+
 TOKEN: Final = 1 << 20  # the unit of `Mirror.received`: 2^-20 tokens, as the kernel counts rounds
 NOTHING: Final = np.zeros(0, dtype=np.int32)  # all requests arrive when `arrive` says so
 ROWS: Final = 1024  # requests there is room for at first
 TRACE_ROWS: Final = 4096  # between two looks at the trace
 FORGET_US: Final = 3_600_000_000  # a session without a request for an hour; its prefix counts 1/64 by then
+
+
+class Announcement(numba_event.Listener):  # type: ignore[misc]  # mypy skips numba
+    """A line before `events.happen` is compiled: a router that starts would seem to hang."""
+
+    def on_start(self, event: numba_event.Event) -> None:
+        if event.data["dispatcher"] is events.happen:
+            announcer.warning(
+                "compiling what happens to real model servers, once per version: 10 to 20 s of one core, twice that "
+                "where the simulator is not compiled either; python -m cace_env.compile does both beforehand"
+            )
+
+    def on_end(self, event: numba_event.Event) -> None:
+        del event
+
+
+numba_event.register("numba:compile", Announcement())
 
 
 class Alone:

@@ -91,6 +91,9 @@ def unanswered(contestant: Contestant, protocol: Protocol) -> str | None:
 
     An agent of Eviction-v0 says nothing of which model is loaded next, so in Swap-v0 it needs an order before it.
     """
+    trained = getattr(contestant.policy, "protocol", None) if contestant.built_in is None else None
+    if isinstance(trained, Protocol) and trained != protocol:
+        return f"{contestant.name!r} was trained for {trained.env_name}, and is asked what {protocol.env_name} asks"
     policy = contestant.built_in
     if protocol != Protocol.SWAP or policy is None or policy.network is None or policy.order is not None:
         return None

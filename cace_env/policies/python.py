@@ -41,7 +41,8 @@ class Acting(typing.Protocol):
     as the environment of the scenario gives them. A policy that does not use masks may return any action with
     `illegal="replace"` (`cace_env.evaluate`). An attribute `layout` (an `ObservationLayout`) asks for more rows than
     the fleet needs, like `max_slots` and `max_pending` of an environment: so a network with a fixed number of inputs
-    plays fleets of several sizes.
+    plays fleets of several sizes. An attribute `protocol` (a `cace_env.tables.Protocol`) says which environment it was
+    made for; in the other one it is refused.
     """
 
     def act(self, observation: Float32Array, action_mask: Int8Array, /) -> SupportsIndex: ...

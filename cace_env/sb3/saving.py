@@ -158,11 +158,14 @@ class ModelContestant:
 
     Attributes:
         layout: layout that it was trained with; smaller fleets are padded to it.
+        protocol: the environment that it was trained in.
     """
 
     def __init__(self, model: BaseAlgorithm, name: str | None = None) -> None:
         self.model = model
-        self.layout: ObservationLayout = layout_of(model.observation_space, model.action_space)[0]
+        self.layout: ObservationLayout
+        self.protocol: Protocol
+        self.layout, self.protocol = layout_of(model.observation_space, model.action_space)
         self.__name__ = name or algorithm_name(model)
         self._masked = takes_masks(model)
         self._state: Any = None

@@ -179,7 +179,7 @@ def test_no_error_repeats_what_was_asked():
 def test_a_server_that_is_gone_or_another_one_is_said_to_be():
     async def claims(backend: Backend, fake: Fake) -> None:
         gone = make_backend("ollama:http://127.0.0.1:9")
-        with pytest.raises(BackendError, match=r"the server at http://127\.0\.0\.1:9 is gone"):
+        with pytest.raises(BackendError, match=r"the server at http://127\.0\.0\.1:9 cannot be reached"):
             await gone.models()
         await gone.close()
         url = backend._http.url  # type: ignore[attr-defined]

@@ -64,6 +64,9 @@ class Http:
             raise BackendError(504, f"{self.kind}: {method} {path} took longer than {limit_s:g} s") from error
         except aiohttp.ClientError as error:
             raise self._gone(error) from error
+        if response.status in (401, 403):
+            problem = f"status {response.status}: the server wants an API key, or another one than it was given"
+            raise BackendError(response.status, f"{self.kind}: {method} {path}: {problem}")
         if response.status != 200:
             said = one_line(answer.decode("utf-8", "replace"))
             raise BackendError(response.status, f"{self.kind}: {method} {path}: status {response.status}: {said}")
@@ -132,7 +135,10 @@ class Http:
         return self._session
 
     def _gone(self, error: Exception) -> BackendError:
-        return BackendError(502, f"{self.kind}: the server at {self.url} is gone ({type(error).__name__})")
+        import aiohttp
+
+        what = "cannot be reached" if isinstance(error, aiohttp.ClientConnectorError) else "is gone"
+        return BackendError(502, f"{self.kind}: the server at {self.url} {what} ({type(error).__name__})")
 
     def _refused(self, path: str, status: int, content: bytes) -> BackendError:
         try:

@@ -100,6 +100,8 @@ def start_llama_server(
     models = Path(models)
     if not models.exists():
         raise ConfigError(f"{models}: there is no such folder of GGUF files, nor preset file")
+    if models.is_dir() and next(models.rglob("*.gguf"), None) is None:
+        raise ConfigError(f"{models}: there is no GGUF file in this folder")
     source = ("--models-dir" if models.is_dir() else "--models-preset", str(models))
     port = free_port()
     command = [str(binary or find_llama_server()), "--host", HOST, "--port", str(port), *source, *ROUTER, *options]
