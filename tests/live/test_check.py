@@ -111,7 +111,30 @@ def test_without_two_models_there_is_nothing_to_try(
 
 def test_a_server_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]):
     assert live.main(["check", f"ollama:http://{HOST}:9"]) == 1
-    assert f"FAILS  it lists its models: ollama: the server at http://{HOST}:9 cannot be reached" in capsys.readouterr().out
+    assert (
+        f"FAILS  it lists its models: ollama: the server at http://{HOST}:9 cannot be reached"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_wrong_key_is_said_without_the_servers_words(capsys: pytest.CaptureFixture[str]):
+    async def refusing(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "Invalid API Key"}}, status=401)
+
+    app = web.Application()
+    app.router.add_get("/api/ps", refusing)
+    with served(app) as url:
+        assert live.main(["check", f"ollama:{url}"]) == 1
+    said = capsys.readouterr().out
+    assert "status 401: the server wants an API key, or another one than it was given" in said
+    assert "Invalid" not in said
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "xllamacpp"])
+def test_a_folder_without_models_is_said(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    need(kind)
+    assert live.main(["check", f"{kind}:{tmp_path}"]) == 2
+    assert f"{tmp_path}: there is no GGUF file in this folder" in capsys.readouterr().err
 
 
 def test_names_of_models_are_escaped(capsys: pytest.CaptureFixture[str]):

@@ -29,7 +29,9 @@ from tests.live.soak.clients import CLOSED, DROPPED, LOST, TOLD, WHOLE, Clients
 from tests.live.soak.router import route
 
 MB: Final = 1e6
-MORE_MB: Final = 48.0  # that the router's process may have grown by since it was warm: an hour of requests is kept
+MORE_MB: Final = (
+    48.0  # that the router's process may have grown by since it was warm: five minutes of requests are kept
+)
 FALL_BACK_S: Final = 0.05  # the limit of the policy, within which LRU has to have decided ...
 LAG_S: Final = 0.025  # ... but for the time that the event loop is behind
 STILL_S: Final = 20.0  # a server that is down, an unload tried again after 5 s, a load that never ends
@@ -248,11 +250,10 @@ class Soak:
         self._claim("no decision is missing in the log", kept >= made and log["lost"] == 0)
 
     def table(self) -> str:
-        """What was measured, and the claims that failed."""
-        width = max(len(what) for what, _ in self.rows)
-        lines = [f"{self.title}: {self.clients} clients, {self.seconds:.0f} s, seed {self.seed}"]
-        lines += [f"  {what:{width}}  {value}" for what, value in self.rows]
-        lines += [f"FAILS: {claim}" for claim in (*self.failed, *self.late)] or ["every claim holds"]
+        """What was measured, in Markdown, and the claims that failed."""
+        lines = [f"| {self.title}: {self.clients} clients, {self.seconds:.0f} s, seed {self.seed} | |", "|---|---|"]
+        lines += [f"| {what} | {value} |" for what, value in self.rows]
+        lines += ["", *([f"FAILS: {claim}" for claim in (*self.failed, *self.late)] or ["every claim holds"]), ""]
         return "\n".join(lines)
 
 
