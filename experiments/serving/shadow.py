@@ -183,8 +183,8 @@ async def forward(
             tables = await found_now(tables, backends, given.names)
         elif backends:
             raise ConfigError("give an address for every accelerator's backend, or for none (backend: none)")
-        log = DecisionLog(decision_log, clock="utc") if decision_log is not None else None
-        session.console.print(f"preparing {policy} (the first time compiles for half a minute)")
+        log = DecisionLog(decision_log, clock="utc", background=True) if decision_log is not None else None
+        session.console.print(f"preparing {policy}")
         began_us = round(time.time() * 1e6)
         watcher = watcher_of(given, policy, deployed, tables, began_us, FOLLOWED_US, log)
         try:
