@@ -92,7 +92,7 @@ def shadow_log(options: Shadow, session: Session) -> int:
     window_us = FOLLOWED_US if options.follow else max(span_us // WINDOWS, 1_000_000)
     clock: Clock = "episode" if trace.began_us is None else "utc"
     log = DecisionLog(options.decision_log, clock=clock) if options.decision_log is not None else None
-    session.console.print(f"preparing {options.policy} (the first time compiles for half a minute)")
+    session.console.print(f"preparing {options.policy}")
     watcher = watcher_of(given, options.policy, options.deployed, tables, trace.began_us or 0, window_us, log)
     replay = Replay(numbers)
     try:
