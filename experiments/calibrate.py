@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import tyro
 from pydantic import Field
@@ -29,8 +29,7 @@ from cace_env.fleets import MODELS
 from cace_env.fleets.catalogue import RUNTIME_GB
 from cace_env.live.backends import Backend, BackendError, make_backend, read_memory
 from cace_env.live.calibration import Calibration, Plan, Sample, drift_percent, findings, fit_model, measure
-from cace_env.live.calibration.gguf_files import kv_bytes_per_token
-from experiments.calibration.outputs import Sizes, scenario_of, write_fits, write_samples, write_scenario
+from experiments.calibration.outputs import Sizes, scenario_of, size_of, write_fits, write_samples, write_scenario
 from experiments.calibration.page import page_of
 from experiments.calibration.torch_form import decoders_of, measure_torch
 from experiments.reports.page import write_page
@@ -163,7 +162,8 @@ async def _with_server(options: Options, session: Session) -> tuple[list[Sample]
             if missing or not names:
                 raise ConfigError(f"the server has no model {one_line(missing[0]) if missing else 'at all'}")
             files = _files(spec, options, names)
-            sizes = {name: _size_of(name, known[name], files.get(name), options) for name in names}
+            rest = (options.kv_tokens, options.seats, options.chunk_tokens)
+            sizes = {name: size_of(name, known[name], files.get(name), *rest) for name in names}
             samples = await _measured(backend, names, options, files, session)
             return samples, sizes, backend.verified
         finally:
@@ -213,13 +213,6 @@ def _files(spec: str, options: Options, names: Sequence[str]) -> dict[str, Path]
     if folder is None:
         return {}
     return {name: path for name in names if (path := folder / f"{name}{GGUF}").is_file()}
-
-
-def _size_of(name: str, weights_bytes: int | None, file: Path | None, options: Options) -> Sizes:
-    if weights_bytes is None:
-        raise ConfigError(f"nobody says how much memory {one_line(name)} takes; name it in --memory FILE.yaml")
-    room: Any = options.kv_tokens * kv_bytes_per_token(file) if file is not None else 0
-    return _sizes(options, weights_bytes, room)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,6 +39,14 @@ TINY_MODELS: Final = {
     "tiny-9m": Shape(5, 192, 6, 2),
     "tiny-13m": Shape(4, 256, 8, 2),
 }
+# 70 to 908 MB as f32: large enough that on one core loads, prompts and tokens take long beside all else.
+LARGER_MODELS: Final = {
+    "llama-70m": Shape(10, 384, 6, 2),
+    "llama-134m": Shape(11, 512, 8, 2),
+    "llama-274m": Shape(10, 768, 12, 3),
+    "llama-534m": Shape(11, 1024, 16, 4),
+    "llama-908m": Shape(12, 1280, 20, 5),
+}
 
 
 def write_tiny_models(folder: str | Path, shapes: dict[str, Shape] | None = None) -> dict[str, Path]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from cace_env.config import dump, parse
+from cace_env.config import ConfigError, dump, one_line, parse
 from cace_env.files import csv_text, json_text, replace_file
 from cace_env.fleets import MODELS
 from cace_env.live.calibration import Calibration, Sample, findings
+from cace_env.live.calibration.gguf_files import kv_bytes_per_token
 from cace_env.scenarios import Scenario
 
 SAMPLES: Final = "samples.csv"
@@ -29,6 +30,20 @@ class Sizes(NamedTuple):
     kv_tokens: int
     seats: int
     chunk_tokens: int
+
+
+def size_of(
+    name: str, weights_bytes: int | None, file: Path | None, kv_tokens: int, seats: int, chunk_tokens: int
+) -> Sizes:
+    """The memory of a model: its weights, and the KV cache where its GGUF file is known.
+
+    Raises:
+        ConfigError: nobody says how large it is.
+    """
+    if weights_bytes is None:
+        raise ConfigError(f"nobody says how much memory {one_line(name)} takes; name it in --memory FILE.yaml")
+    room = kv_tokens * kv_bytes_per_token(file) if file is not None else 0
+    return Sizes(weights_bytes, weights_bytes + room, kv_tokens, seats, chunk_tokens)
 
 
 def write_samples(samples: Sequence[Sample], folder: Path) -> None:

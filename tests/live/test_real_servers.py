@@ -19,6 +19,7 @@ from cace_env.live.backends import (
     Backend,
     BackendError,
     Server,
+    Start,
     find_llama_server,
     make_backend,
     start_llama_server,
@@ -207,8 +208,27 @@ def test_a_model_of_llama_cpp_that_fell_asleep_is_woken_by_load(models: Path, tm
         await backend.close()
 
     options = ["--threads", "1", "--ctx-size", "512", "--sleep-idle-seconds", "1"]
-    with start_llama_server(models, tmp_path / "log", options) as server:
+    with start_llama_server(models, tmp_path / "log", Start(options)) as server:
         asyncio.run(claims(server.url))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core alone")
+def test_models_serve_on_the_core_that_is_named_and_everything_else_runs_on_the_other(models: Path, tmp_path: Path):
+    need("llama.cpp")
+    serving, loading = sorted(os.sched_getaffinity(0))[:2]
+    before = descendants()
+    backend = make_backend(f"llama.cpp:{models}", log=tmp_path / "log", start=Start(cores=(serving, loading)))
+
+    async def load() -> tuple[set[int], set[int]]:
+        try:
+            (server,) = descendants() - before
+            await backend.load(SMALLEST)
+            (child,) = children_of(server)
+            return os.sched_getaffinity(server), os.sched_getaffinity(child)
+        finally:
+            await backend.close()
+
+    assert asyncio.run(load()) == ({loading}, {serving})
 
 
 def test_a_router_takes_its_children_with_it_even_if_it_was_killed(models: Path, tmp_path: Path):
@@ -246,7 +266,7 @@ def test_a_backend_over_a_folder_ends_the_server_that_it_has_started(models: Pat
 def test_a_server_that_cannot_start_says_where_its_log_is(models: Path, tmp_path: Path):
     need("llama.cpp")
     with pytest.raises(BackendError, match=r"ended with status 1: see .*router\.log"):
-        start_llama_server(models, tmp_path / "router.log", ["--no-such-option"])
+        start_llama_server(models, tmp_path / "router.log", Start(["--no-such-option"]))
     assert "no-such-option" in (tmp_path / "router.log").read_text(errors="replace")
 
 

@@ -23,7 +23,7 @@ from cace_env.live.backends.lm_studio import LMStudio
 from cace_env.live.backends.local_ai import LocalAI
 from cace_env.live.backends.memory import read_memory
 from cace_env.live.backends.ollama import Ollama
-from cace_env.live.backends.processes import Server, find_llama_server, start_llama_server
+from cace_env.live.backends.processes import Server, Start, find_llama_server, start_llama_server
 from cace_env.live.backends.vllm import VLLM
 from cace_env.live.backends.xllamacpp import XLlamaCpp
 
@@ -33,6 +33,7 @@ __all__ = [
     "BackendError",
     "BackendModel",
     "Server",
+    "Start",
     "State",
     "find_llama_server",
     "make_backend",
@@ -51,12 +52,13 @@ class _Given:
     key: str | None
     load_s: float
     log: Path
+    start: Start
 
 
 def _llama_cpp(given: _Given) -> Backend:
     if given.where.startswith(("http://", "https://")):
         return LlamaCpp(Http("llama.cpp", given.where, given.key), given.memory, given.load_s)
-    server = start_llama_server(given.where, given.log)
+    server = start_llama_server(given.where, given.log, given.start)
     return LlamaCpp(Http("llama.cpp", server.url), given.memory, given.load_s, server)
 
 
@@ -88,6 +90,7 @@ def make_backend(
     key: str | None = None,
     load_s: float = 600.0,
     log: str | Path = os.devnull,
+    start: Start | None = None,
 ) -> Backend:
     """A backend from a short description.
 
@@ -99,6 +102,7 @@ def make_backend(
         key: sent to the server as a bearer token.
         load_s: a load may take so long.
         log: file that gets what a server writes that is started here.
+        start: how `llama.cpp:FOLDER` is started.
 
     Raises:
         ConfigError: no such kind, an address that is none, a server that cannot be started, or aiohttp is missing.
@@ -111,4 +115,4 @@ def make_backend(
             f"backend {shown(spec)} has to be KIND:WHERE, such as llama.cpp:http://127.0.0.1:8080, with a kind of "
             f"{', '.join(BACKENDS)}"
         )
-    return BACKENDS[kind](_Given(where, {} if memory is None else memory, key, load_s, Path(log)))
+    return BACKENDS[kind](_Given(where, {} if memory is None else memory, key, load_s, Path(log), start or Start()))

@@ -87,6 +87,8 @@ class LlamaCpp:
                 return _state(model) == "resident"
 
             await until(loaded, self._load_s, "llama.cpp: loading")
+            if self._server is not None:
+                self._server.loaded(name)
 
     async def unload(self, name: str) -> None:
         async with self._moves.turn(name, "leaving"):

