@@ -7,6 +7,7 @@
     python -m experiments.live serve fleet.yaml --policy agent:eviction --decision-log decisions
     python -m experiments.live serve fleet.yaml --shadow http://127.0.0.1:8080      pass on, ask, change nothing
     python -m experiments.live shadow fleet.yaml --log-file gateway.jsonl           the same by a gateway's log
+    python -m experiments.live validate llama.cpp:models --out validated
 
 `check` tries on the real server what the router takes for granted, and says what holds: load, unload, streams,
 cancelling, error paths. It loads and unloads two models and writes a few hundred tokens; nobody else should use the
@@ -16,6 +17,9 @@ server meanwhile. The exit status is 0 where everything holds. `docs/live.md` li
 `docs/live-router.md` has the fleet file, the rules, and how a policy sees real servers. SIGTERM lets requests end.
 
 `shadow`, and `serve --shadow`, ask a policy beside a system that decides for itself; see `docs/shadow.md`.
+
+`validate` serves the same requests by the real server and by the simulator, with coefficients that it measures, and
+says how far they are apart (`docs/validation.md`).
 
 `demo` starts llama.cpp over the tiny models and serves made-up clients under several policies, one after another.
 """
@@ -43,12 +47,13 @@ from cace_env.live.decider import LIMIT_S, Decider
 from cace_env.live.fleet import resident_now
 from cace_env.live.stage import Stage, Turns
 from cace_env.live.tickets import Options, Serving
-from cace_env.live.tiny_models import write_tiny_models
+from cace_env.live.tiny_models import LARGER_MODELS, TINY_MODELS, write_tiny_models
 from cace_env.policies import contestant_of
 from cace_env.tables import Protocol
 from experiments.running.command_line import Session, metavar, run_command, screen_table
 from experiments.serving.fleets import read_fleet
 from experiments.serving.shadow import DEPLOYED, Shadow, forward, shadow_log
+from experiments.validation.options import Validate
 
 KEY_VARIABLE = "CACE_LIVE_KEY"
 SIGNS = {True: ("holds", "green"), False: ("FAILS", "red"), None: ("note", "yellow")}
@@ -88,6 +93,7 @@ class Tiny(Frozen):
     """Write five models of 2 to 13 MB with random weights: noise, but real files for a real server."""
 
     folder: tyro.conf.Positional[Path] = Field(description="is made where it is missing")
+    larger: bool = Field(default=False, description="five of 70 to 908 MB instead, which take as long as real work")
 
 
 class Serve(Frozen):
@@ -138,7 +144,7 @@ class Serve(Frozen):
     log: Path = Field(default=Path("/dev/null"), description="gets what a server writes that is started here")
 
 
-def live(options: Check | Demo | Serve | Shadow | Tiny, session: Session) -> int:
+def live(options: Check | Demo | Serve | Shadow | Tiny | Validate, session: Session) -> int:
     """Runs a sub-command."""
     if isinstance(options, Demo):
         return asyncio.run(demo(options, session))
@@ -147,10 +153,16 @@ def live(options: Check | Demo | Serve | Shadow | Tiny, session: Session) -> int
     if isinstance(options, Serve):
         return asyncio.run(serve(options, session))
     if isinstance(options, Tiny):
-        paths = write_tiny_models(options.folder)
+        paths = write_tiny_models(options.folder, LARGER_MODELS if options.larger else TINY_MODELS)
         size = sum(path.stat().st_size for path in paths.values())
         session.console.print(f"{options.folder} has {len(paths)} models of {size / 1e6:.0f} MB together")
         return 0
+    if isinstance(options, Validate):
+        try:
+            from experiments.validation.validate import validate
+        except ImportError as error:
+            raise ConfigError(f"validating needs {error.name}; run: pip install 'cace-env[live]'") from error
+        return validate(options, session)
     return asyncio.run(check(options, session))
 
 
@@ -270,7 +282,7 @@ async def serve(options: Serve, session: Session) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command("live", Check | Demo | Serve | Shadow | Tiny, live, arguments, __doc__)
+    return run_command("live", Check | Demo | Serve | Shadow | Tiny | Validate, live, arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ ORDER = ("experiments", "agents", "cace_env")
 # The house, from the ground floor up. A wing is a folder of a package, or a module beside the folders. Each may import
 # the wings named here, all of which stand above it in this list; commands of experiments may import everything but
 # each other. Every wing may name `cace_env` itself, which has the ids and the version.
+READ = "cace_env experiments/running experiments/reading"
 COMMON = "config files tables compilation workload observation"
 WINGS = {
     "cace_env/config": "",
@@ -65,11 +66,10 @@ WINGS = {
     "experiments/calibration": "cace_env experiments/reports",
     "experiments/training": "cace_env agents experiments/running experiments/reading experiments/reports",
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
-    "experiments/logs": "cace_env agents experiments/running experiments/reading experiments/reports "
-    "experiments/tuning experiments/yardsticks",
+    "experiments/logs": f"{READ} agents experiments/reports experiments/tuning experiments/yardsticks",
     "experiments/serving": "cace_env experiments/running experiments/logs",
-    "experiments/pages": "cace_env experiments/running experiments/reading experiments/reports experiments/training "
-    "experiments/yardsticks",
+    "experiments/pages": f"{READ} experiments/reports experiments/training experiments/yardsticks",
+    "experiments/validation": f"{READ} experiments/reports experiments/calibration experiments/pages",
 }
 MOST_MODULES = 17  # in a folder; more want a folder of their own
 MOST_LINES = 400  # of a file outside the kernel; the reference, one class, may be longer, too

@@ -1,0 +1,169 @@
+"""Claims about `live validate` from end to end, over a server with known delays and the real router."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("aiohttp")
+
+from cace_env.config import ConfigError
+from cace_env.live.calibration import Sample
+from experiments import live
+from experiments.calibration.outputs import Sizes
+from experiments.validation import validate as machinery
+from experiments.validation.evaluating import AFTER, evaluate
+from experiments.validation.playing import play
+from experiments.validation.records import read_runs, write_run
+from experiments.validation.simulating import BUSIEST, pace_for, simulate, tables_of
+from experiments.validation.workloads import make
+from tests.calibration.test_calibration import measured
+from tests.calibration.virtual_server import VirtualServer
+from tests.validation.fake_server import DELAYS, PromptServer
+
+QUICK = ["--requests", "16", "--repeats", "1", "--simulations", "3", "--memory-gb", "2.5", "--pace", "0.05"]
+QUICK += ["--workloads", "agents", "--policies", "lru", "gdsf"]
+
+
+@cache
+def calibrated() -> list[Sample]:
+    """Of that server, in time that jumps: no waiting, and no drift."""
+    return measured(VirtualServer(DELAYS))
+
+
+async def measured_before(*_: Any) -> AsyncIterator[Sample]:
+    """In place of a calibration that takes half a minute."""
+    for sample in calibrated():
+        yield sample
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole validation."""
+    out = tmp_path_factory.mktemp("validation") / "out"
+    server = PromptServer()
+    calibrated()  # not inside the loop of the command
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machinery, "make_backend", lambda *_, **__: server)
+        patch.setattr(machinery, "measure", measured_before)
+        assert live.main(["validate", "fake:server", "--out", str(out), *QUICK]) == 0
+    assert server.closed
+    return out
+
+
+def test_a_validation_leaves_everything_in_its_folder(folder: Path):
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "plan.json", "agents.csv", "before/samples.csv", "after/samples.csv", "runs/agents-1-lru.json",
+        "runs/agents-1-gdsf.json", "requests.csv", "validation.json", "report.html",
+    } <= names  # fmt: skip
+    result = json.loads((folder / "validation.json").read_text())
+    assert result["counts"]
+    assert {row["policy"] for row in result["rows"]} == {"lru", "gdsf"}
+    assert {one["fitted_on"] for one in result["crossed"]} == {"lru", "gdsf"}
+    assert len((folder / "requests.csv").read_text().splitlines()) == 1 + 2 * 2 * 16
+
+
+def test_the_real_runs_kept_the_memory_and_gave_what_was_asked_for(folder: Path):
+    for run in read_runs(folder):
+        assert len(run.asked) == 16
+        assert all(one.sent <= one.admitted <= one.first <= one.finish for one in run.asked)
+        assert run.count("load") >= 3 or run.count("unload") == 0
+        there: set[int] = set()
+        for move in sorted(run.moves, key=lambda move: move.end):
+            assert move.begin <= move.end
+            there = there | {move.model} if move.what == "load" else there - {move.model}
+            assert len(there) <= 2  # of three models of a GB
+
+
+def test_a_report_can_be_made_again_without_a_server(folder: Path, capsys: pytest.CaptureFixture[str]):
+    before = (folder / "validation.json").read_text()
+    assert live.main(["validate", "--from", str(folder)]) == 0
+    assert (folder / "validation.json").read_text() == before
+    assert "agents, gdsf" in capsys.readouterr().out
+
+
+def copied(folder: Path, to: Path) -> Path:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            (to / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+            (to / path.relative_to(folder)).write_bytes(path.read_bytes())
+    return to
+
+
+def test_a_machine_that_drifted_is_refused_and_everything_is_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    there = copied(folder, tmp_path)
+    header, *rows = (there / AFTER / "samples.csv").read_text().splitlines()
+    slower = []
+    for row in rows:
+        cells = row.split(",")
+        slower.append(",".join([*cells[:3], f"{1.12 * float(cells[3]):.9f}", *cells[4:]]))
+    (there / AFTER / "samples.csv").write_text("\n".join([header, *slower]) + "\n")
+    assert live.main(["validate", "--from", str(there)]) == 1
+    said = capsys.readouterr().out
+    assert "do not count" in said
+    assert "+12.0 % between the two calibrations" in said
+    assert not json.loads((there / "validation.json").read_text())["counts"]
+    assert "do not count" in (there / "report.html").read_text()
+
+
+def test_one_that_was_broken_off_has_a_report_of_what_is_there_and_says_so(folder: Path, tmp_path: Path):
+    there = copied(folder, tmp_path)
+    (there / AFTER / "samples.csv").unlink()
+    (there / "runs" / "agents-1-gdsf.json").unlink()
+    found = evaluate(there)
+    assert {row.policy for row in found.rows} == {"lru"}
+    assert any("broken off" in problem for problem in found.problems)
+    assert any("1 of 2 runs" in problem for problem in found.problems)
+    (there / "runs" / "agents-1-lru.json").unlink()
+    with pytest.raises(ConfigError, match="0 runs"):
+        evaluate(there)
+
+
+def test_the_tables_of_the_documentation_are_filled(folder: Path, tmp_path: Path):
+    page = tmp_path / "page.md"
+    names = ("measured", "compared", "spread", "orders", "crossed", "variants", "limits")
+    page.write_text("\n\n".join(f"<!-- generated: {name} -->\n<!-- end -->" for name in names))
+    assert live.main(["validate", "--from", str(folder), "--write", str(page)]) == 0
+    text = page.read_text()
+    assert "| agents | `lru` |" in text
+    assert "as fitted" in text
+
+
+def test_a_folder_with_something_in_it_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert live.main(["validate", "fake:server", "--out", str(folder)]) == 2
+    assert "new folder" in capsys.readouterr().err
+
+
+def test_an_answer_of_another_length_is_an_error(tmp_path: Path):
+    sizes = {name: Sizes(10**9, 10**9, 4096, 4, 256) for name in ("small", "middle", "large")}
+    tables = tables_of(calibrated(), sizes, 2_500_000_000, 5.0)
+    workload = make("completions", [0, 1, 2], 10, 0, longest=300, pace=0.01)
+    with pytest.raises(ConfigError, match="another length"):
+        asyncio.run(play(workload, tables, PromptServer(short=True), "lru", 1))
+
+
+def test_what_is_written_of_a_run_is_read_again(folder: Path, tmp_path: Path):
+    for run in read_runs(folder):
+        write_run(run, tmp_path)
+    assert read_runs(tmp_path) == read_runs(folder)
+
+
+def test_the_pace_leaves_queues_and_no_overload():
+    sizes = {name: Sizes(10**9, 10**9, 4096, 4, 256) for name in ("small", "middle", "large")}
+    tables = tables_of(calibrated(), sizes, 2_500_000_000, 5.0)
+
+    def draw(pace: float) -> Any:
+        return make("agents", [0, 1, 2], 60, 0, longest=300, pace=pace)
+
+    pace = pace_for(draw, tables, ("lru", "gdsf"))
+    assert max(simulate(draw(pace), tables, policy).busy for policy in ("lru", "gdsf")) <= BUSIEST
+    assert max(simulate(draw(pace / 2), tables, policy).busy for policy in ("lru", "gdsf")) > BUSIEST
