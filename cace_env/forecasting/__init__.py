@@ -1,6 +1,25 @@
-"""Forecasts of arrivals from what an orchestrator has seen: forecasters behind one interface."""
+"""What may come, from what an orchestrator has seen: forecasters behind one interface, and sampled futures."""
 
+from cace_env.forecasting.fitting import fit_habits, played
 from cace_env.forecasting.forecasters import FORECASTERS, Forecaster, Rates
+from cace_env.forecasting.habits import Habits, HabitsCard, load_habits, save_habits
+from cace_env.forecasting.sampler import SampledFuture, Sampler
 from cace_env.forecasting.survival import Survival, Survivors, fit_survival, load_survival
 
-__all__ = ["FORECASTERS", "Forecaster", "Rates", "Survival", "Survivors", "fit_survival", "load_survival"]
+__all__ = [
+    "FORECASTERS",
+    "Forecaster",
+    "Habits",
+    "HabitsCard",
+    "Rates",
+    "SampledFuture",
+    "Sampler",
+    "Survival",
+    "Survivors",
+    "fit_habits",
+    "fit_survival",
+    "load_habits",
+    "load_survival",
+    "played",
+    "save_habits",
+]

@@ -1,0 +1,174 @@
+"""Fits habits: counts, in episodes that were played, what people did after each answer.
+
+Times of finishes are those of the episode, so gaps are what an orchestrator would have seen. A session's last request
+says nothing about its end if the episode ended soon after: those of the last `CENSORED_S` are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cace_env.forecasting.habits import POINTS, Habits
+from cace_env.forecasting.history import MOST_STEPS
+from cace_env.kernel.state import NONE, NUM_TASKS, REQUEST
+from cace_env.simulation import Simulator
+from cace_env.workload import Workload
+
+CENSORED_S: Final = 1800.0
+PRIOR: Final = 2.0  # cases of the mean of all steps that are added to those of each
+LEAST_RATE: Final = 1e-9  # [1/s]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Played(NamedTuple):
+    """One episode, sorted by (session, arrival). `R` requests that were served."""
+
+    task: Any  # (R,)
+    model: Any
+    user: Any
+    session: Any
+    context: Any
+    new: Any
+    output: Any
+    arrival_s: Any
+    finish_s: Any
+    end_s: float
+
+
+def played(workload: Workload, simulator: Simulator) -> Played:
+    """What happened in an episode at its end."""
+    requests = simulator.state.requests
+    arrival, finish = requests[:, REQUEST.arrival_us], requests[:, REQUEST.finish_us]
+    served = np.flatnonzero(finish != NONE)
+    rows = served[np.lexsort((arrival[served], workload.session[served]))]
+    return Played(
+        *(
+            np.asarray(column[rows])
+            for column in (
+                workload.task, workload.model, workload.user, workload.session,
+                workload.context_tokens, workload.new_tokens, workload.output_tokens,
+            )
+        ),
+        arrival[rows] * 1e-6,
+        finish[rows] * 1e-6,
+        float(arrival[rows].max()) * 1e-6,
+    )  # fmt: skip
+
+
+def fit_habits(episodes: Iterable[Played]) -> Habits:
+    """Count the habits of all episodes together; a task without cases has those of all tasks.
+
+    Raises:
+        ValueError: no request was served.
+    """
+    parts = [_counted(episode) for episode in episodes if len(episode.task)]
+    if not parts:
+        raise ValueError("no request was served, so there are no habits; give episodes with requests")
+    tables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Habits(
+        gaps_s=_by_task(tables["gaps"], lambda cases: _spread(cases[:, 0])),
+        proceed=_by_task(tables["steps"], _proceed),
+        same_model=_by_task(tables["gaps"], lambda cases: _share(cases[:, 1])),
+        loyal=_by_task(tables["starts"], lambda cases: _share(cases[:, 1])),
+        rate=_by_task(tables["users"], _gamma),
+        first_tokens=_by_task(tables["starts"], lambda cases: _spread(cases[:, 0])),
+        grown_tokens=_by_task(tables["gaps"], lambda cases: _some(cases[:, 2:4])),
+        output_tokens=_by_task(tables["outputs"], lambda cases: _spread(cases[:, 0])),
+    )
+
+
+def _counted(e: Played) -> dict[str, FloatArray]:
+    """The cases of one episode, each table with the task in its first column."""
+    first = np.concatenate([[True], e.session[1:] != e.session[:-1]])
+    at = np.arange(len(first))
+    step = at - np.maximum.accumulate(np.where(first, at, 0)) + 1
+    later = np.flatnonzero(~first)
+    before = later - 1
+    gaps = np.column_stack(
+        [
+            e.task[later],
+            np.maximum(e.arrival_s[later] - e.finish_s[before], 0.0),
+            e.model[later] == e.model[before],
+            e.context[later].astype(np.int64) - e.context[before],
+            e.new[later],
+        ]
+    )
+    goes_on = np.concatenate([~first[1:], [False]])
+    told = goes_on | (e.finish_s < e.end_s - CENSORED_S)
+    steps = np.column_stack([e.task, np.minimum(step, MOST_STEPS), goes_on])[told]
+    starts = np.flatnonzero(first)
+    starts = starts[np.lexsort((e.arrival_s[starts], e.task[starts], e.user[starts]))]
+    again = np.concatenate(
+        [[False], (e.user[starts][1:] == e.user[starts][:-1]) & (e.task[starts][1:] == e.task[starts][:-1])]
+    )
+    same = np.concatenate([[False], e.model[starts][1:] == e.model[starts][:-1]])
+    loyal = np.where(again, same, np.nan)
+    everybody = np.unique(e.user)
+    counts = np.zeros((len(everybody), NUM_TASKS))
+    np.add.at(counts, (np.searchsorted(everybody, e.user[starts]), e.task[starts]), 1.0)
+    users = np.column_stack(
+        [
+            np.tile(np.arange(NUM_TASKS), len(everybody)),
+            counts.ravel(),
+            np.full(counts.size, max(e.end_s, 1.0)),
+        ]
+    )
+    return {
+        "gaps": gaps.astype(np.float64),
+        "steps": steps.astype(np.float64),
+        "starts": np.column_stack([e.task[starts], e.context[starts], loyal]).astype(np.float64),
+        "users": users,
+        "outputs": np.column_stack([e.task, e.output]).astype(np.float64),
+    }
+
+
+def _by_task(table: FloatArray, summary: Any) -> FloatArray:
+    """A summary of each task's cases; of all where it has none."""
+    rows = []
+    for task in range(NUM_TASKS):
+        mine = table[table[:, 0] == task]
+        rows.append(summary((mine if len(mine) else table)[:, 1:]))
+    return np.ascontiguousarray(rows, dtype=np.float64)
+
+
+def _spread(values: FloatArray) -> FloatArray:
+    """`POINTS` values that stand for all, ascending; zeros without any."""
+    if not len(values):
+        return np.zeros(POINTS)
+    return np.asarray(np.quantile(values, (np.arange(POINTS) + 0.5) / POINTS), dtype=np.float64)
+
+
+def _some(rows: FloatArray) -> FloatArray:
+    """`POINTS` of the rows, evenly taken."""
+    if not len(rows):
+        return np.zeros((POINTS, rows.shape[1]))
+    return rows[np.linspace(0, len(rows) - 1, POINTS).astype(np.int64)]
+
+
+def _share(values: FloatArray) -> float:
+    """Mean of what is known, of which one more case each is added for yes and no."""
+    known = values[~np.isnan(values)]
+    return float((known.sum() + 1.0) / (len(known) + 2.0))
+
+
+def _proceed(cases: FloatArray) -> FloatArray:
+    """Chance of another request after each number of them, drawn a little to the mean of all."""
+    step = cases[:, 0].astype(np.int64)
+    everywhere = _share(cases[:, 1])
+    total = np.bincount(step, minlength=MOST_STEPS + 1) + PRIOR
+    on = np.bincount(step, weights=cases[:, 1], minlength=MOST_STEPS + 1) + PRIOR * everywhere
+    return np.asarray(on / total, dtype=np.float64)
+
+
+def _gamma(cases: FloatArray) -> Sequence[float]:
+    """Shape and rate [s] of a gamma law over users whose sessions are Poisson, by moments."""
+    counts, spans = cases[:, 0], cases[:, 1]
+    rates = counts / spans
+    mean = max(float(rates.mean()), LEAST_RATE)
+    variance = max(float(rates.var()) - mean / float(spans.mean()), (0.1 * mean) ** 2)
+    return mean * mean / variance, mean / variance
