@@ -18,7 +18,7 @@ from cace_env.decision_log.writer import DecisionLog
 from cace_env.kernel import rules
 from cace_env.kernel.state import FIXED, MODEL, T_UNLOAD_START, T_VICTIM, TRACED
 from cace_env.observation import PENDING, SLOT, SLOT_FEATURES
-from cace_env.policies import Guarded, Player, PythonPolicy, explain
+from cace_env.policies import Guarded, Planner, Player, PythonPolicy, explain
 from cace_env.policies.built_in import Policy
 from cace_env.policies.explanations import BEFORE, Contribution, Explanation
 from cace_env.simulation import Simulator
@@ -52,7 +52,7 @@ class Recorder:
         self,
         log: DecisionLog,
         policy: str,
-        who: Policy | PythonPolicy | Guarded | None,
+        who: Policy | PythonPolicy | Guarded | Planner | None,
         *,
         scenario: str = "",
         seed: int = -1,
@@ -70,11 +70,11 @@ class Recorder:
         self._open, self._seen, self._chosen, self._leaving = None, 0, NONE, set()
         self.settle(simulator)
 
-    def answer(self, who: Player | Guarded, simulator: Simulator) -> tuple[int, float]:
+    def answer(self, who: Player | Guarded | Planner, simulator: Simulator) -> tuple[int, float]:
         """Like `who.answer(simulator)`, and notes the decision."""
         action, thought_s = who.answer(simulator)
-        guarded = who if isinstance(who, Guarded) else None
-        player = who.decider if isinstance(who, Guarded) else who
+        guarded = who if isinstance(who, Guarded | Planner) else None
+        player = who.decider if isinstance(who, Guarded | Planner) else who
         reason = (guarded.reason or "") if guarded is not None else ""
         detail = guarded.last.get(reason, "") if guarded is not None else ""
         decider = player.policy if isinstance(player.policy, Policy) else None
@@ -216,10 +216,10 @@ def _used(policy: Policy | None) -> list[str]:
     return [feature.name for feature, weight in zip(SLOT_FEATURES, policy.weights, strict=True) if weight]
 
 
-def version_of(who: Policy | PythonPolicy | Guarded | None) -> str:
+def version_of(who: Policy | PythonPolicy | Guarded | Planner | None) -> str:
     """What a policy was: version of the package, and a fingerprint of all that decides."""
     package = f"cace-env {cace_env.__version__}"
-    fingerprint = fingerprint_of(who.policy if isinstance(who, Guarded) else who)
+    fingerprint = fingerprint_of(who.policy if isinstance(who, Guarded | Planner) else who)
     return f"{package}, fingerprint {fingerprint}" if fingerprint else package
 
 

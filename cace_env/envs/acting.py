@@ -13,7 +13,7 @@ from cace_env.cases import case_of
 from cace_env.config import ConfigError
 from cace_env.envs.fleet_env import FleetEnv
 from cace_env.kernel.state import LEGAL
-from cace_env.policies import Agent, Guarded, PythonPolicy, contestant_of
+from cace_env.policies import Agent, Guarded, Planner, PythonPolicy, contestant_of
 from cace_env.policies.built_in import Policy
 from cace_env.policies.player import Player
 from cace_env.tables import FOREVER, Protocol
@@ -55,6 +55,8 @@ class Actor:
             raise ConfigError(f"{contestant.name!r} stands for a fleet with room for everything; it cannot act")
         if isinstance(contestant.policy, Guarded):
             raise ConfigError(f"{contestant.name!r} is guarded, and a guard needs whole episodes; leave it out")
+        if isinstance(contestant.policy, Planner):
+            raise ConfigError(f"{contestant.name!r} plans, and a planner needs whole episodes; name its policy alone")
         self.name = contestant.name
         self.policy: Policy | PythonPolicy = contestant.policy
         self._env = env.unwrapped

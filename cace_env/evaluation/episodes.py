@@ -23,7 +23,7 @@ from cace_env.decision_log import DecisionLog, Recorder
 from cace_env.evaluation import short_form
 from cace_env.evaluation.intervals import Gain, block_of, mean, paired_gain
 from cace_env.fleets import nothing_to_decide as undecided
-from cace_env.policies import Agent, Contestant, Future, Guarded, Player, PythonPolicy, contestant_of
+from cace_env.policies import Agent, Contestant, Future, Guarded, Planner, Player, PythonPolicy, contestant_of
 from cace_env.policies import PolicyError as PolicyError
 from cace_env.policies.built_in import Policy, rule_of
 from cace_env.policies.clairvoyant import without_swapping
@@ -152,7 +152,7 @@ def metric_gain(metric: str, baseline: FloatArray, policy: FloatArray, block: in
 
 
 def evaluate(
-    policy: str | Policy | Agent | PythonPolicy | Guarded,
+    policy: str | Policy | Agent | PythonPolicy | Guarded | Planner,
     scenario: str | Path | Mapping[str, Any] | Scenario | Case = "default",
     seeds: str | Iterable[int] = "test",
     *,
@@ -173,7 +173,7 @@ def evaluate(
             before every episode. `cace_env.observation.SLOT` finds the features' columns by name. Or an object with a
             method `act(observation (layout.size,), action_mask (actions,)) -> action`, which gets what an agent sees in
             the environment of the scenario (`cace_env.policies.python.Acting`). "guarded:NAME" puts any of them under
-            the guard of `cace_env.policies.guard`.
+            the guard of `cace_env.policies.guard`, "planner:NAME" has a built-in one plan by sampled futures.
         scenario: anything `load_scenario` takes, or a `Case`.
         seeds: seeds, or the name of a split: "train" (its first 100), "validation", "test".
         protocol: "eviction" or "swap", as for `case_of`. In Swap-v0 a built-in policy goes with an order ("wsjf+cace";
@@ -364,7 +364,7 @@ def _play(
         recorder = Recorder(decision_log, contestant.name, policy, scenario=case.name, seed=seed)
         trace = True  # evictions in which nobody chose are in there
     with contestant.lock:
-        if isinstance(policy, Guarded):
+        if isinstance(policy, Guarded | Planner):
             limits = policy.begin(tables, workload, seed, future=future, training=case.training)
             simulator, thought_s = _asked(policy, Simulator(tables, limits, trace), workload, recorder)
             return simulator, thought_s, policy.columns()
@@ -384,7 +384,7 @@ def _play(
 
 
 def _asked(
-    player: Player | Guarded, simulator: Simulator, workload: Workload, recorder: Recorder | None
+    player: Player | Guarded | Planner, simulator: Simulator, workload: Workload, recorder: Recorder | None
 ) -> tuple[Simulator, float]:
     """Play an episode question by question."""
     thought_s = 0.0

@@ -13,7 +13,7 @@ from cace_env.config import ConfigError
 from cace_env.kernel import rules
 from cace_env.kernel.network import NUM_SLOT_INPUTS
 from cace_env.observation import BLOCKS, CONTEXT, PENDING, SLOT, Feature
-from cace_env.policies import Agent, Contestant, Guarded, Policy, PythonPolicy, contestant_of
+from cace_env.policies import Agent, Contestant, Guarded, Planner, Policy, PythonPolicy, contestant_of
 from cace_env.policies.agent import PREFIX, AgentCard, features_hash, load_agent
 from cace_env.policies.network import Network
 from cace_env.tables import Protocol
@@ -76,6 +76,8 @@ def form_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contestant, 
             f"{name!r} is guarded, and a guard watches whole episodes; export the policy behind it, and keep the "
             "guard where the features are made"
         )
+    if isinstance(chosen, Planner):
+        raise ConfigError(f"{name!r} plans by simulation, and there is no formula of that; export the policy alone")
     if not isinstance(chosen, Policy) or not found.swaps:
         raise ConfigError(f"{name!r} is not a built-in rule or an agent, so there is no formula to export")
     _check_rule(chosen)

@@ -47,17 +47,17 @@ def played(workload: Workload, simulator: Simulator) -> Played:
     served = np.flatnonzero(finish != NONE)
     rows = served[np.lexsort((arrival[served], workload.session[served]))]
     return Played(
-        *(
-            np.asarray(column[rows])
-            for column in (
-                workload.task, workload.model, workload.user, workload.session,
-                workload.context_tokens, workload.new_tokens, workload.output_tokens,
-            )
-        ),
-        arrival[rows] * 1e-6,
-        finish[rows] * 1e-6,
-        float(arrival[rows].max()) * 1e-6,
-    )  # fmt: skip
+        task=workload.task[rows],
+        model=workload.model[rows],
+        user=workload.user[rows],
+        session=workload.session[rows],
+        context=workload.context_tokens[rows],
+        new=workload.new_tokens[rows],
+        output=workload.output_tokens[rows],
+        arrival_s=arrival[rows] * 1e-6,
+        finish_s=finish[rows] * 1e-6,
+        end_s=float(arrival[rows].max(initial=0)) * 1e-6,
+    )
 
 
 def fit_habits(episodes: Iterable[Played]) -> Habits:

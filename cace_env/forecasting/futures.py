@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from cace_env.compilation import compiled, inlined, inner
 from cace_env.forecasting.draws import ENDS, GAPS, MODELS, STARTS, TOKENS, above, drawn, level_of, uniform
 from cace_env.forecasting.habits import POINTS, Habits
-from cace_env.forecasting.history import COUNT, LEVEL, MOST_STEPS, SESSION, SLOW_S, FAST_S, History
+from cace_env.forecasting.history import COUNT, FAST_S, LEVEL, MOST_STEPS, SESSION, SLOW_S, History
 from cace_env.forecasting.present import Maps, redraw_answers
 from cace_env.held import held
 from cace_env.kernel.plan import Game
@@ -96,7 +96,7 @@ def read_rates(row: Array, at: Array, history: History, habits: Habits, rates: R
 
 
 @inlined
-def first_above(cumulative: Array, size: int, value: float) -> int:
+def first_above(cumulative: Array, size: int, value: float) -> Any:
     """The first index whose cumulative share exceeds a value."""
     low, high = int64(0), int64(size - 1)
     while low < high:
@@ -157,9 +157,17 @@ def go_on(
         child = going.free[0]
         if child >= len(w.times) - 1:
             return False
-        model, pair, user = int64(w.columns[r, COLUMN.model]), w.columns[r, COLUMN.session_pair], w.columns[r, COLUMN.user_pair]
+        model, pair, user = (
+            int64(w.columns[r, COLUMN.model]),
+            w.columns[r, COLUMN.session_pair],
+            w.columns[r, COLUMN.user_pair],
+        )
         if uniform(states, MODELS) >= habits.same_model[task]:
-            model, pair, user = int64(first_above(popular[task], popular.shape[1], uniform(states, MODELS))), going.free[1], going.free[2]
+            model, pair, user = (
+                int64(first_above(popular[task], popular.shape[1], uniform(states, MODELS))),
+                going.free[1],
+                going.free[2],
+            )
             going.free[1] += 1
             going.free[2] += 1
         write_request(w, f, habits, states, child, model, task, int64(w.columns[r, COLUMN.context]), pair, user)
@@ -217,9 +225,16 @@ def continue_session(
     r = going.free[0]
     if r >= len(w.times) - 1:
         return False
-    pair, user = int64(maps.pairs[known.columns[last, COLUMN.session_pair]]), int64(maps.users[known.columns[last, COLUMN.user_pair]])
+    pair, user = (
+        int64(maps.pairs[known.columns[last, COLUMN.session_pair]]),
+        int64(maps.users[known.columns[last, COLUMN.user_pair]]),
+    )
     if uniform(states, MODELS) >= habits.same_model[task]:
-        model, pair, user = int64(first_above(popular[task], popular.shape[1], uniform(states, MODELS))), going.free[1], int64(NONE)
+        model, pair, user = (
+            int64(first_above(popular[task], popular.shape[1], uniform(states, MODELS))),
+            going.free[1],
+            int64(NONE),
+        )
         going.free[1] += 1
     if user == NONE:
         user = going.free[2]
@@ -293,9 +308,7 @@ def imagine(
     until = now + horizon_us
     for place in range(history.counts[COUNT.live]):
         i = int64(history.live[place])
-        if not continue_session(
-            s, w, known, f, habits, states, going, history, maps, rates.popular, i, until
-        ):
+        if not continue_session(s, w, known, f, habits, states, going, history, maps, rates.popular, i, until):
             return False
     arrival = now
     while True:

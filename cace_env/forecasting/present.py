@@ -84,7 +84,7 @@ def mark_in_flight(s: State, f: Fleet, rows: Array) -> None:
 
 
 @inlined
-def keep_pair(s: State, c: State, maps: Maps, pair: int) -> int:
+def keep_pair(s: State, c: State, maps: Maps, pair: int) -> Any:
     """Where a pair of session and model is in the copy, which takes it if it is new there."""
     if maps.pairs[pair] == NONE:
         mine = maps.used[1]
@@ -198,10 +198,12 @@ def copy_requests(s: State, c: State, w: Requests, to: Requests, maps: Maps) -> 
 
 
 @inlined
-def drawn_output(habits: Habits, states: Array, f: Fleet, w: Requests, r: int, emitted: int) -> int:
+def drawn_output(habits: Habits, states: Array, f: Fleet, w: Requests, r: int, emitted: int) -> Any:
     """Length of an answer that has more than `emitted` tokens."""
     most = f.models[w.columns[r, COLUMN.model], SPEC.kv_tokens] - w.columns[r, COLUMN.context]
-    tokens = int64(above(habits.output_tokens[w.columns[r, COLUMN.task]], float(emitted), uniform(states, TOKENS)) + 0.5)
+    tokens = int64(
+        above(habits.output_tokens[w.columns[r, COLUMN.task]], float(emitted), uniform(states, TOKENS)) + 0.5
+    )
     return max(min(tokens, most), emitted + 1)
 
 

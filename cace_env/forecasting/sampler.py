@@ -84,7 +84,8 @@ class Sampler:
         self._rates = Rates(np.zeros((users + 1) * NUM_TASKS), np.zeros(1), np.zeros((NUM_TASKS, tables.num_models)))
         self._draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SAMPLER_STREAM,)))
         self._present: Room | None = None
-        self._maps = Maps(*[np.zeros(0, dtype=np.int32)] * 3, np.zeros(3, dtype=np.int64))
+        nothing = np.zeros(0, dtype=np.int32)
+        self._maps = Maps(nothing, nothing, nothing, np.zeros(3, dtype=np.int64))
         self._rooms: dict[int, Room] = {}
         self._full = False  # some future did not fit
 
@@ -107,7 +108,9 @@ class Sampler:
         elif self._full:
             self._present = Room(at, 2 * self._present.rows)
         self._full = False
-        while not copy_present(row, self._present.row, self._game, self._copied(self._present), self._history, self._maps):
+        while not copy_present(
+            row, self._present.row, self._game, self._copied(self._present), self._history, self._maps
+        ):
             self._present = Room(at, 2 * self._present.rows)
 
     def seeds(self, count: int) -> States:

@@ -20,7 +20,7 @@ from cace_env.config import ConfigError
 from cace_env.decision_log import Recorder
 from cace_env.live.mirror import Arrival, Mirror, live_tables
 from cace_env.live.stage import Stage
-from cace_env.policies import Contestant, Guarded, Player, policy
+from cace_env.policies import Contestant, Guarded, Planner, Player, policy
 from cace_env.policies.built_in import Policy, Training
 from cace_env.policies.contestants import NO_SWAPPING, unanswered
 from cace_env.policies.guard import FALLBACK
@@ -78,6 +78,8 @@ class Decider:
         built_in = contestant.built_in
         if contestant.name == NO_SWAPPING or (built_in is not None and built_in.clairvoyant):
             raise ConfigError(f"policy {contestant.name!r} cannot decide here: the future of real requests is unknown")
+        if isinstance(contestant.policy, Planner):
+            raise ConfigError(f"policy {contestant.name!r} plans, and cannot decide here yet; name its policy alone")
         if (problem := unanswered(contestant, tables.protocol)) is not None:
             raise ConfigError(problem)
         self.name, self.who, self.inline = contestant.name, contestant.policy, built_in is not None

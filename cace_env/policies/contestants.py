@@ -1,7 +1,7 @@
 """Policies in a comparison: any form that users give, and the name of its results.
 
 The forms: a name (with an order before it, weights after it, or a guard), the address of a Python object, a trained
-agent, a function, and an object with a method `act`.
+agent, a function, an object with a method `act`, and a planner around a name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from cace_env.policies.agent import PREFIX, Agent
 from cace_env.policies.built_in import Policy
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.guard import GUARDED, Guarded
+from cace_env.policies.lookahead import PLANNER, Planner, planner_of
 from cace_env.policies.orders import JOINT, Order, split_order
 from cace_env.policies.python import Illegal, PythonPolicy, acts, problem_of
 from cace_env.policies.quoted import is_quoted
@@ -32,7 +33,7 @@ class Contestant:
     """A policy and the name of its results."""
 
     name: str
-    policy: Policy | PythonPolicy | Guarded
+    policy: Policy | PythonPolicy | Guarded | Planner
     order: Order | None = None  # in Swap-v0, for a Python policy without one of its own; None = fifo
     illegal: Illegal = "error"  # handling of illegal actions of a Python policy
     swaps: bool = True  # False: a fleet with room for everything, where no policy is asked ("no-swapping")
@@ -41,12 +42,12 @@ class Contestant:
 
     @property
     def built_in(self) -> Policy | None:
-        """The built-in policy, guarded or not; None for a Python policy."""
-        inner = self.policy.policy if isinstance(self.policy, Guarded) else self.policy
+        """The built-in policy, also behind a guard or a planner; None for a Python policy."""
+        inner = self.policy.policy if isinstance(self.policy, Guarded | Planner) else self.policy
         return inner if isinstance(inner, Policy) else None
 
 
-def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contestant) -> Contestant:
+def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Planner | Contestant) -> Contestant:
     """Pair a policy with a name: its own, the function's, or that of the object's class.
 
     Raises:
@@ -54,16 +55,18 @@ def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Contes
     """
     if isinstance(policy, Contestant):
         return policy
-    if isinstance(policy, Guarded):
+    if isinstance(policy, Guarded | Planner):
         return Contestant(policy.name, policy, policy.order)
     if isinstance(policy, str):
         if policy == NO_SWAPPING:
             return Contestant(NO_SWAPPING, find_policy("lru"), swaps=False)
+        if policy.startswith(PLANNER):
+            return contestant_of(planner_of(policy))
         if policy.startswith(GUARDED + PREFIX):
             return contestant_of(Guarded(policy.removeprefix(GUARDED)))  # ranges come from the agent's card
         if policy.startswith(GUARDED):
             inner = contestant_of(policy.removeprefix(GUARDED))
-            if not inner.swaps or isinstance(inner.policy, Guarded):
+            if not inner.swaps or isinstance(inner.policy, Guarded | Planner):
                 raise ConfigError(f"{policy!r}: a guard cannot wrap {inner.name!r}; name another policy")
             return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)

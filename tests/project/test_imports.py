@@ -40,8 +40,8 @@ WINGS = {
     "cace_env/scenarios": "config tables workload fleets generator traces",
     "cace_env/cases": "config tables workload scenarios",
     "cace_env/simulation": f"{COMMON} kernel fleets",
-    "cace_env/forecasting": f"{COMMON} kernel simulation",
-    "cace_env/policies": f"{COMMON} kernel forecasting simulation scenarios cases",
+    "cace_env/forecasting": f"{COMMON} held kernel generator simulation",
+    "cace_env/policies": f"{COMMON} kernel simulation scenarios cases forecasting",
     "cace_env/export": f"{COMMON} kernel simulation cases policies",
     "cace_env/decision_log": f"{COMMON} kernel simulation policies",
     "cace_env/rendering": f"{COMMON} kernel simulation",
@@ -68,6 +68,7 @@ WINGS = {
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
     "experiments/logs": f"{READ} agents experiments/reports experiments/tuning experiments/yardsticks",
     "experiments/serving": "cace_env experiments/running experiments/logs",
+    "experiments/futures": f"{READ} experiments/logs",
     "experiments/pages": f"{READ} experiments/reports experiments/training experiments/yardsticks",
     "experiments/validation": f"{READ} experiments/reports experiments/calibration experiments/pages",
 }

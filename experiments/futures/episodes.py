@@ -1,0 +1,60 @@
+"""Episodes to fit habits on, or to compare futures with: scenarios, entries of a suite, or public logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import Field
+
+from cace_env.cases import Case, case_of
+from cace_env.config import ConfigError, Frozen
+from cace_env.scenarios import Split, seeds
+from cace_env.tables import Protocol
+from cace_env.traces.config import Part
+from experiments.logs.public import scenarios as public_logs
+from experiments.running.cases import chosen
+from experiments.running.command_line import split_names
+
+
+class Episodes(Frozen):
+    """Which episodes."""
+
+    scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+        default=(),
+        description="scenarios, entries of suite v1, or YAML files; by default all entries of the environment",
+    )
+    env: Protocol = Field(default=Protocol.EVICTION, description="what is decided")
+    logs: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = Field(
+        default=None, description="public logs in a folder instead of generated requests; see docs/traces.md"
+    )
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
+        default=(), description="of the logs, only these"
+    )
+    seeds: int = Field(default=8, ge=1, description="episodes of each; of a log always one")
+    split: Split = Field(default="validation", description="where the seeds come from")
+
+    def cases(self, part: Part) -> list[tuple[Case, int]]:
+        """Every case with every seed.
+
+        Args:
+            part: of a log: habits are fitted on its first half, and judged on the second.
+
+        Raises:
+            ConfigError: no such scenario or log.
+        """
+        if self.logs is None:
+            found = [case_of(each.scenario, each.protocol) for each in chosen(split_names(self.scenarios), (self.env,))]
+            return [(case, seed) for case in found for seed in seeds(self.split, self.seeds)]
+        logs = public_logs(self.logs, self.env)
+        names = split_names(self.only) or tuple(logs)
+        unknown = [name for name in names if name not in logs]
+        if unknown:
+            raise ConfigError(f"no log called {unknown[0]!r} in {self.logs}; there are {', '.join(logs)}")
+        cases = []
+        for name in names:
+            log = logs[name]
+            trace = log.trace.model_copy(update={"part": part}) if log.trace is not None else None
+            cases.append((case_of(log.model_copy(update={"name": name, "trace": trace}), self.env), 0))
+        return cases

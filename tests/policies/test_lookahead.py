@@ -1,0 +1,172 @@
+"""The planner: sees nothing of the true future, keeps its policy's choice if in doubt, thinks no more than it may."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cace_env.cases import Case, case_of
+from cace_env.config import ConfigError
+from cace_env.evaluation import evaluate
+from cace_env.kernel.state import CLOCK, COLUMN, REQUEST
+from cace_env.policies import Guarded, Planner, contestant_of, policy
+from cace_env.policies.lookahead import Budget
+from cace_env.simulation import Simulator
+from cace_env.workload import Workload
+from tests.support.small import SMALL
+
+FEW = Budget(futures=8, horizons=(20.0, 60.0))
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return case_of(SMALL)
+
+
+def decisions(case: Case, planner: Planner, workload: Workload) -> tuple[list[tuple[int, int]], Simulator]:
+    """Every decision of an episode, with its time; the simulator at the end."""
+    simulator = Simulator(case.tables, planner.begin(case.tables, workload, seed=5))
+    asked, made = simulator.reset(workload), []
+    while asked:
+        action, _ = planner.answer(simulator)
+        made.append((int(simulator.state.scalars[CLOCK]), action))
+        asked = simulator.answer(action)
+    return made, simulator
+
+
+def with_another_future(case: Case, workload: Workload, first: int) -> Workload:
+    """The same requests before row `first`, others from there on: models, users, sessions, tokens, times, number."""
+    rows = len(workload) - 40
+    later = np.arange(first, rows)
+    rng = np.random.default_rng(3)
+    changed = {
+        "model": rng.integers(0, case.tables.num_models, len(later)),
+        "user": rng.integers(0, 3, len(later)),
+        "session": 5_000 + later // 2,
+        "context_tokens": rng.integers(200, 900, len(later)),
+        "new_tokens": np.full(len(later), 150),
+        "output_tokens": rng.integers(1, 300, len(later)),
+        "after": np.full(len(later), -1),
+        "think_us": np.zeros(len(later)),
+        "arrival_us": workload.arrival_us[later] + 1_000_000,
+    }
+    columns = {}
+    for name in changed:
+        column = getattr(workload, name)[:rows].copy()
+        column[first:] = changed[name]
+        columns[name] = column
+    return replace(workload, task=workload.task[:rows], **columns)
+
+
+@pytest.mark.parametrize("protocol", ["eviction", "swap"])
+def test_two_futures_after_the_same_past_make_no_difference(protocol: str) -> None:
+    case = case_of(SMALL, protocol)
+    workload = case.workload(4)
+    first = 150
+    other = with_another_future(case, workload, first)
+    planner = Planner(policy("cace"), FEW)
+    mine, played = decisions(case, planner, workload)
+    changed = planner.changed
+    theirs, played_again = decisions(case, planner, other)
+    # until the first of those requests comes in one of the episodes
+    until = min(int(simulator.state.requests[first:, REQUEST.arrival_us].min()) for simulator in (played, played_again))
+    before = [row for row in mine if row[0] < until]
+    assert before == [row for row in theirs if row[0] < until]
+    assert len(before) > 20
+    assert changed > 0
+    assert mine != theirs
+
+
+def test_lengths_of_answers_that_are_not_finished_make_no_difference(case: Case) -> None:
+    workload = case.workload(4)
+    planner = Planner(policy("cace"), FEW)
+    simulator = Simulator(case.tables, planner.begin(case.tables, workload, seed=5))
+    asked = simulator.reset(workload)
+    for _ in range(40):
+        asked = asked and simulator.answer(planner.answer(simulator)[0])
+    assert asked
+    planner.answer(simulator)
+    state, now = simulator.state, int(simulator.state.scalars[CLOCK])
+    columns = simulator.arguments[4].columns
+    unfinished = (state.requests[:, REQUEST.arrival_us] > now) | (state.requests[:, REQUEST.finish_us] < 0)
+    seeds = planner._sampler.seeds(1)[0]
+    before = planner._sampler.draw(seeds, 60.0)
+    drawn = before.game.w.columns.copy(), before.row.copy()
+    waits = state.requests[:, REQUEST.first_us] < 0
+    columns[unfinished & waits, COLUMN.output] += 17  # of what runs, the token heap says more
+    planner._sampler.look(simulator)
+    after = planner._sampler.draw(seeds, 60.0)
+    np.testing.assert_array_equal(after.game.w.columns[: after.end], drawn[0][: after.end])
+
+
+def test_a_planner_that_is_never_sure_decides_as_its_policy(case: Case) -> None:
+    wary = Planner(policy("gdsf"), FEW.model_copy(update={"sure": 1e9}))
+    found, plain = evaluate(wary, case, [1, 2]), evaluate("gdsf", case, [1, 2])
+    assert found.column("cost").tolist() == plain.column("cost").tolist()
+    assert wary.changed == 0
+    assert wary.decisions > 0
+
+
+def test_threads_change_no_decision(case: Case) -> None:
+    alone, together = (
+        decisions(case, Planner(policy("lru"), FEW.model_copy(update={"threads": threads})), case.workload(6))[0]
+        for threads in (1, 3)
+    )
+    assert alone == together
+
+
+def test_the_same_seed_makes_the_same_decisions(case: Case) -> None:
+    planner = Planner(policy("lru"), FEW)
+    assert decisions(case, planner, case.workload(6))[0] == decisions(case, planner, case.workload(6))[0]
+
+
+def test_where_time_is_short_fewer_futures_are_sampled(case: Case) -> None:
+    hasty = Planner(policy("lru"), Budget(futures=512, horizons=(60.0,), ms=0.001))
+    evaluate(hasty, case, [1])
+    assert hasty.futures == 8 * hasty.decisions
+
+
+def test_its_extra_cost_is_that_of_the_same_futures(case: Case) -> None:
+    workload = case.workload(4)
+    planner = Planner(policy("lru"), FEW)
+    simulator = Simulator(case.tables, planner.begin(case.tables, workload, seed=5))
+    asked = simulator.reset(workload)
+    while asked and simulator.state.legal.sum() < 2:
+        asked = simulator.answer(planner.answer(simulator)[0])
+    own, _ = planner.answer(simulator)
+    extra = planner.extra_costs(simulator, own)
+    assert extra.shape == (FEW.futures, len(simulator.state.legal))
+    assert (extra[:, own] == 0).all()
+    assert np.isinf(extra[:, simulator.state.legal == 0]).all()
+
+
+def test_a_planner_goes_by_name_with_its_options() -> None:
+    found = contestant_of("planner:eviction@futures=64@horizons=30+120@sure=2")
+    assert isinstance(found.policy, Planner)
+    assert found.name == "planner:eviction@futures=64@horizons=30+120@sure=2"
+    assert found.policy.policy.name == "agent:eviction"
+    assert found.policy.budget == Budget(futures=64, horizons=(30.0, 120.0), sure=2.0)
+    assert found.built_in is found.policy.policy
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("planner:belady", "knows the future"),
+        ("planner:nobody", "nobody"),
+        ("planner:lru@future=64", "future"),
+        ("planner:lru@futures=1", "futures"),
+        ("planner:lru@horizons=300+60", "ascend"),
+        ("guarded:planner:lru", "cannot wrap"),
+    ],
+)
+def test_a_planner_that_cannot_be_is_refused(name: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        contestant_of(name)
+
+
+def test_a_guard_takes_no_planner() -> None:
+    with pytest.raises(ConfigError):
+        contestant_of(Guarded("planner:lru"))
