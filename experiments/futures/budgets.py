@@ -14,6 +14,7 @@ from rich.console import Console
 from cace_env.evaluation.episodes import evaluate
 from cace_env.evaluation.intervals import paired_gain
 from cace_env.policies import Planner, contestant_of
+from cace_env.policies.lookahead import CHANGED
 from cace_env.tables import FloatArray
 from experiments.futures.episodes import Episodes
 from experiments.reading.markdown import table
@@ -52,7 +53,7 @@ class Budgets(Episodes):
                 began = time.thread_time()
                 row = evaluate(name, case, [seed]).rows[0]
                 spent_ms = (time.thread_time() - began) * 1e3 / max(row["decisions"], 1)
-                changed = row.get("planner_changed", 0.0)
+                changed = row.get(CHANGED, 0.0)
                 played.setdefault(name, []).append((case.name, row["cost"], spent_ms, changed, row["decisions"]))
         console.print(budget_table(played), soft_wrap=True)
         return 0

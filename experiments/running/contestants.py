@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.evaluation.held_out import problems_of
 from cace_env.observation import PENDING, SLOT
-from cace_env.policies import ORDERS, POLICIES, READINGS, Contestant, Guarded, Order, contestant_of, load_agent
+from cace_env.policies import ORDERS, POLICIES, READINGS, Contestant, Guarded, Order, Planner, contestant_of, load_agent
 from cace_env.policies.agent import LEARNED, PREFIX, AgentCard, shipped_agents
 from cace_env.policies.built_in import CLAIRVOYANT, GROUPS
 from cace_env.policies.cace import load_cace
@@ -183,6 +183,9 @@ def about_policy(contestant: Contestant) -> dict[str, Any]:
     if isinstance(contestant.policy, Guarded):
         inner = about_policy(Contestant(contestant.name, contestant.policy.policy, contestant.order))
         return {**inner, "description": f"under guard: {inner['description']}"}
+    if isinstance(contestant.policy, Planner):
+        inner = about_policy(Contestant(contestant.name, contestant.policy.policy, contestant.order))
+        return {**inner, "description": f"plans by sampled futures: {inner['description']}"}
     if built_in is not None:
         group, evicts, tuned = built_in.group, built_in.description, about_tuning(contestant)
         group = group if group in (*GROUPS, LEARNED) else OWN

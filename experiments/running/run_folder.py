@@ -36,6 +36,7 @@ from cace_env.evaluation.episodes import metric_gain
 from cace_env.evaluation.scores import pooled_gain
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.policies.guard import REASONS
+from cace_env.policies.lookahead import CHANGED
 from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
 from cace_env.simulation.metrics import TTFT_EDGES_S
@@ -44,7 +45,7 @@ from cace_env.tables import TASKS, FloatArray, Protocol
 from experiments.running.run_files import damaged, read_about, read_rows, whole_lines
 
 FALLBACKS: Final = {f"fallback_{reason}": reason for reason in REASONS}  # decisions that a guard took over
-BESIDE: Final = ("decision_us", "lower_bound", ILLEGAL_ACTIONS, *FALLBACKS)  # columns that are no metrics
+BESIDE: Final = ("decision_us", "lower_bound", ILLEGAL_ACTIONS, CHANGED, *FALLBACKS)  # columns that are no metrics
 KEYS: Final = ("scenario", "policy", "label", "seed", *BESIDE)
 ROWS_HEADER: Final = (*KEYS, *METRICS)
 TTFT_HEADER: Final = ("scenario", "policy", "seed", "task", "requests")

@@ -11,6 +11,6 @@ the differences.
 """
 
 from cace_env.policies.lookahead.budget import Budget
-from cace_env.policies.lookahead.planner import PLANNER, Planner, planner_of
+from cace_env.policies.lookahead.planner import CHANGED, PLANNER, Planner, planner_of
 
-__all__ = ["PLANNER", "Budget", "Planner", "planner_of"]
+__all__ = ["CHANGED", "PLANNER", "Budget", "Planner", "planner_of"]

@@ -26,6 +26,7 @@ from cace_env.tables import FleetTables, FloatArray, Int64Array
 from cace_env.workload import Workload
 
 PLANNER: Final = "planner:"  # in front of a policy's name
+CHANGED: Final = "planner_changed"  # name of a column: share of the decisions that are not the policy's
 LEAST_GAIN: Final = 1e-9  # of cost: less is rounding
 
 
@@ -199,7 +200,7 @@ class Planner:
 
     def columns(self) -> dict[str, float]:
         """The share of decisions that were changed in this episode, as a column of a row of results."""
-        return {"planner_changed": self._episode[1] / max(self._episode[0], 1)}
+        return {CHANGED: self._episode[1] / max(self._episode[0], 1)}
 
 
 def planner_of(name: str) -> Planner:
