@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
+from cace_env.decision_log import DecisionLog, read_decisions
+from cace_env.envs import Actor, EvictionEnv
 from cace_env.evaluation import evaluate
+from cace_env.export import form_of
 from cace_env.kernel.state import CLOCK, COLUMN, REQUEST
 from cace_env.policies import Guarded, Planner, contestant_of, policy
-from cace_env.policies.lookahead import Budget
+from cace_env.policies.lookahead import CHANGED, Budget
 from cace_env.simulation import Simulator
 from cace_env.workload import Workload
 from tests.support.small import SMALL
@@ -170,3 +176,26 @@ def test_a_planner_that_cannot_be_is_refused(name: str, problem: str) -> None:
 def test_a_guard_takes_no_planner() -> None:
     with pytest.raises(ConfigError):
         contestant_of(Guarded("planner:lru"))
+
+
+def test_a_decision_log_says_what_was_changed_and_how_sure_that_was(case: Case, tmp_path: Path) -> None:
+    planner = Planner(policy("cace"), FEW)
+    with DecisionLog(tmp_path) as log:
+        evaluate(planner, case, [4], decision_log=log)
+    changed = [decision for decision in read_decisions(tmp_path) if decision.fallback == "planner"]
+    assert len(changed) == planner.changed > 0
+    assert all("less in 8 sampled futures" in decision.detail for decision in changed)
+    assert {decision.policy for decision in changed} == {"planner:cace"}
+
+
+def test_the_share_of_changed_decisions_is_a_column(case: Case) -> None:
+    planner = Planner(policy("cace"), FEW)
+    found = evaluate(planner, case, [4])
+    assert found.column(CHANGED)[0] == pytest.approx(planner.changed / planner.decisions)
+
+
+@pytest.mark.parametrize("use", [lambda it, env: Actor(it, env), lambda it, env: form_of(it)])
+def test_where_no_whole_episode_is_played_a_planner_is_refused(use: Callable[..., Any]) -> None:
+    env = EvictionEnv(SMALL)
+    with pytest.raises(ConfigError, match="plan"):
+        use("planner:lru", env)
