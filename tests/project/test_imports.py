@@ -19,9 +19,8 @@ CORE = {"numpy", "numba", "llvmlite", "gymnasium", "pydantic", "yaml"}  # llvmli
 HEAVY = ("torch", "wandb", "pandas", "pyarrow", "matplotlib", "stable_baselines3", "scipy", "numba")
 # Each package may import itself and what stands to its right.
 ORDER = ("experiments", "agents", "cace_env")
-# The house, from the ground floor up. A wing is a folder of a package, or a module beside the folders. Each may import
-# the wings named here, all of which stand above it in this list; commands of experiments may import everything but
-# each other. Every wing may name `cace_env` itself, which has the ids and the version.
+# The house, from the ground floor up: a wing (folder, or module beside the folders) may import those named here, which
+# stand above it, and `cace_env` itself; commands of experiments may import everything but each other.
 READ = "cace_env experiments/running experiments/reading"
 COMMON = "config files tables compilation workload observation"
 WINGS = {
