@@ -27,12 +27,12 @@ LINEAR_LIMIT: Final = 1e9  # so does any number of GB over its scale
 # Features of one group say similar things; `experiments.ablate features` takes a group away at a time.
 Group = Literal[
     "states and legality", "sizes", "room", "load time", "speed", "work in progress", "recency", "demand", "users",
-    "prefix", "latency and outputs", "scores of known rules", "queue",
+    "prefix", "latency and outputs", "scores of known rules", "queue", "sessions",
 ]  # fmt: skip
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 # What computes a feature: `place_features` and so on in `cace_env/kernel/features.py`. Those of a slot read the results
 # of the ones before them; demand costs exponentials, so rules that do not need it leave it out.
-Part = Literal["place", "demand", "target", "pending", "context"]
+Part = Literal["place", "demand", "target", "sessions", "pending", "context"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
@@ -42,7 +42,7 @@ class Feature:
 
     Attributes:
         name: unique within its block; carries the unit where there is one.
-        unit: physical unit, "flag" for 0 or 1, or what is counted.
+        unit: physical unit, "flag" for 0 or 1, "chance" for a probability, or what is counted.
         scale: in `unit`; what one unit of the observation stands for.
         log: True = `sign(x) * log1p(|x| / scale)`, so that seconds and hours fit one range; False = `x / scale`.
         doc: its meaning in one line.
@@ -65,7 +65,7 @@ class Feature:
     @property
     def limit(self) -> float:
         """Bound of the scaled value."""
-        return 1.0 if self.unit == "flag" else LOG_LIMIT if self.log else LINEAR_LIMIT
+        return 1.0 if self.unit in ("flag", "chance") else LOG_LIMIT if self.log else LINEAR_LIMIT
 
 
 def _log(
@@ -87,6 +87,11 @@ def _size(name: str, group: Group, doc: str, scale_gb: float = 20.0, *, phrase: 
 
 def _flag(name: str, group: Group, doc: str) -> Feature:
     return replace(_log(name, group, "flag", doc), log=False)
+
+
+def _chance(name: str, within: str) -> Feature:
+    doc = f"probability that a session which pauses at the model asks it again within {within}, if none is new"
+    return replace(_log(name, "sessions", "chance", doc, phrase=f"asked again within {within}"), log=False)
 
 
 def _part(part: Part, *features: Feature) -> tuple[Feature, ...]:
@@ -169,6 +174,12 @@ SLOT_FEATURES: Final[tuple[Feature, ...]] = (
         _time("target_load_s", "load time", "load time of the target on this accelerator; 0 without a target"),
         _log("target_decode_ms", "speed", "ms", "the target's time per output token here; 0 without a target"),
     ),
+    *_part(
+        "sessions",
+        _chance("again_1m", "1 min"),
+        _chance("again_5m", "5 min"),
+        _chance("again_15m", "15 min"),
+    ),
 )
 
 PENDING_FEATURES: Final[tuple[Feature, ...]] = _part(
@@ -203,6 +214,9 @@ PENDING_FEATURES: Final[tuple[Feature, ...]] = _part(
     _flag("fits", "room", "free memory suffices for it on an accelerator whose channel is idle"),
     _flag("idle_suffices", "room",
          "free memory and that of idle models suffice for it on an accelerator whose channel is idle"),
+    _chance("again_1m", "1 min"),
+    _chance("again_5m", "5 min"),
+    _chance("again_15m", "15 min"),
 )
 
 CONTEXT_FEATURES: Final[tuple[Feature, ...]] = _part(

@@ -26,6 +26,7 @@ from cace_env.fleets.measured import Measured
 from cace_env.fleets.rules import Rules
 from cace_env.fleets.tabulation import GB, Accelerator, HostedModel, paces_ns, reserve, weights_bytes
 from cace_env.generator import ServedModel, WorkloadConfig, generate
+from cace_env.sessions import read_table
 from cace_env.tables import FOREVER, FleetTables, TableError
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import Workload
@@ -193,6 +194,7 @@ class Scenario(Frozen):
         Annotated[RewardName, Tag("preset")] | Annotated[Reward, Tag("weights")], _by_type("preset", "weights")
     ] = Field(default="balanced", description="a preset (ttft, e2e, balanced) or explicit weights")
     rules: Rules = Field(default=Rules(), description="rules of the simulator")
+    sessions: Line | None = Field(default=None, description="file of `experiments.sessions`; default: that which ships")
 
     @model_validator(mode="after")
     def _can_be_simulated(self) -> Self:
@@ -218,7 +220,7 @@ class Scenario(Frozen):
             models,
             ENGINES[self.engine],
             self.costs().table(),
-            host_ram_bytes=self._host_ram_bytes,
+            host_ram_bytes=round(self.host_ram_gb * GB),
             placement=self.rules.placement,
             drain_after_us=math.ceil(self.rules.drain_after_s * 1e6),
             prefetch_limit=self.rules.prefetch_limit,
@@ -226,6 +228,7 @@ class Scenario(Frozen):
             whole_rounds=self.rules.whole_rounds,
             max_slots=self.rules.max_slots,
             max_decisions=FOREVER if self.rules.max_decisions is None else self.rules.max_decisions,
+            again=None if self.sessions is None else read_table(self.sessions),
             label=self.name,
         )
 
@@ -278,10 +281,6 @@ class Scenario(Frozen):
         """
         return parse(Scenario, {**self.model_dump(mode="json"), **changes}, f"scenario {self.name!r}")
 
-    @property
-    def _host_ram_bytes(self) -> int:
-        return round(self.host_ram_gb * GB)
-
     def _accelerators(self, models: list[HostedModel]) -> list[Accelerator]:
         """The fleet, with its memory scaled to the pressure."""
         gpus = [(group, GPUS[group.gpu]) for group in self.fleet for _ in range(group.count)]
@@ -306,7 +305,7 @@ class Scenario(Frozen):
     def _hosted_models(self) -> list[HostedModel]:
         """The catalogue with reserves and places at time 0."""
         gpus = sum(group.count for group in self.fleet)
-        room_bytes = self._host_ram_bytes - sum(weights_bytes(e.row) for e in self.entries if e.in_host_ram)
+        room_bytes = round(self.host_ram_gb * GB) - sum(weights_bytes(e.row) for e in self.entries if e.in_host_ram)
         sleepers = 0
         models = []
         for entry in self.entries:

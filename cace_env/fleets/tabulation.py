@@ -24,6 +24,7 @@ from cace_env.tables import (
     TIERS,
     CostTable,
     FleetTables,
+    FloatArray,
     Int64Array,
     TableError,
 )
@@ -168,6 +169,7 @@ def tabulate(
     max_slots: int = 0,
     max_decisions: int = FOREVER,
     whole_rounds: bool = False,
+    again: FloatArray | None = None,
     label: str = "tables",
 ) -> FleetTables:
     """Make the integer tables of a fleet, validated.
@@ -185,6 +187,7 @@ def tabulate(
         max_slots: 0 = as many as can be used.
         max_decisions: the episode is truncated when one more decision would be asked.
         whole_rounds: a prefill that begins during a round joins at the next one.
+        again: how likely sessions that pause ask again, `FleetTables.again`; None = the table that ships.
         label: name for error messages and reports.
 
     Raises:
@@ -246,6 +249,7 @@ def tabulate(
         request_ns=each("request_ns", lambda model, gpu: 0),
         load_slowdown=_column(round(AS_ALONE * a.load_slowdown) for a in accelerators),
         busy_slowdown=_column(round(AS_ALONE * a.busy_slowdown) for a in accelerators),
+        again=again,
         label=label,
     )
     tables.validate()

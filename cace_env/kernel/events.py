@@ -12,6 +12,7 @@ import numpy as np
 
 from cace_env import tables as plain
 from cace_env.compilation import inlined, outlined
+from cace_env.kernel.pauses import ask, pause
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -407,6 +408,7 @@ def finish(s: State, f: Fleet, w: Requests, trace: Array, m: int, r: int) -> Non
             w.columns[r, COLUMN.output] - s.demand[m, DEMAND.mean_output]
         )
     record(s, trace, T_FINISH, r, s.models[m, MODEL.place])
+    pause(s, w, m, r)
     schedule_followers(s, w, r)
     if s.models[m, MODEL.phase] == RESIDENT and s.models[m, MODEL.waiting] > 0:
         admit(s, f, w, trace, m)
@@ -528,6 +530,7 @@ def note_demand(s: State, f: Fleet, w: Requests, m: int, r: int) -> None:
     s.scalars[LOGGED] += 1
     s.models[m, MODEL.window_requests] += 1
     session, user = w.columns[r, COLUMN.session_pair], w.columns[r, COLUMN.user_pair]
+    ask(s, m, session, task)
     if s.pairs[session, PAIR.window] == 0:
         s.models[m, MODEL.window_sessions] += 1
     s.pairs[session, PAIR.window] += 1

@@ -14,6 +14,7 @@ from numba import types
 from cace_env.compilation import inlined, inner, linked
 from cace_env.held import Held
 from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
+from cace_env.kernel.pauses import chances
 from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, is_pending, next_pending, room_without
 from cace_env.kernel.processor import ln
 from cace_env.kernel.state import (
@@ -92,6 +93,7 @@ def slot_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> No
     place_features(s, f, slot, missing, out)
     demand_features(s, s.slots[slot], out)
     target_features(s, f, slot, missing, out)
+    session_features(s, f, s.slots[slot], out)
 
 
 @inlined
@@ -183,6 +185,12 @@ def target_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> 
 
 
 @inlined
+def session_features(s: State, f: Fleet, m: int, out: Array) -> None:
+    """The part of a slot's features that tells how soon its sessions come back."""
+    out[SLOT.again_1m], out[SLOT.again_5m], out[SLOT.again_15m] = chances(s, f, m)
+
+
+@inlined
 def fastest_load_us(s: State, f: Fleet, m: int) -> int:
     """The shortest load of absent model m over the accelerators, by the tier each would use now."""
     best = f.speeds[m, SPEED.load_host + tier_of(s, f, m, 0)]
@@ -225,6 +233,7 @@ def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
             idle_suffices = idle_suffices or room >= missing
     out[PENDING.fits] = fits
     out[PENDING.idle_suffices] = idle_suffices
+    out[PENDING.again_1m], out[PENDING.again_5m], out[PENDING.again_15m] = chances(s, f, m)
 
 
 @inlined

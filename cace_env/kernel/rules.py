@@ -14,7 +14,7 @@ from numba import types
 from cace_env.compilation import inlined, inner
 from cace_env.held import Held
 from cace_env.kernel.events import slide_window
-from cace_env.kernel.features import SECONDS, demand_features, missing_bytes, place_features, target_features
+from cace_env.kernel.features import SECONDS, demand_features, missing_bytes, place_features, session_features, target_features
 from cace_env.kernel.network import THOUGHT, WEIGHTS, Thought, Weights
 from cace_env.kernel.state import (
     CLOCK,
@@ -54,7 +54,7 @@ Array = Any
 ) = range(13)
 
 # The parts of a slot's features that a rule reads: each needs those before it.
-OF_PLACE, OF_DEMAND, OF_TARGET = (PARTS.index(part) for part in ("place", "demand", "target"))
+OF_PLACE, OF_DEMAND, OF_TARGET, OF_SESSIONS = (PARTS.index(part) for part in PARTS[:4])
 
 
 class Term(NamedTuple):
@@ -87,7 +87,7 @@ class Rule(NamedTuple):
     """A built-in policy as the kernel reads it. `M` models, `R` requests."""
 
     kind: int  # FEATURES ... QUOTED
-    reads: int  # OF_PLACE, OF_DEMAND or OF_TARGET, from `parts_read`
+    reads: int  # OF_PLACE, OF_DEMAND, OF_TARGET or OF_SESSIONS, from `parts_read`
     # float: (len(SLOT),) for FEATURES, (len(CACE_TERMS),) for TERMS, (1,) seconds for CHURN_GUARD, (6,) for QUOTED
     weights: Array
     values: Array  # float: (M,) for VALUES; uniform draws for RANDOM
@@ -139,6 +139,8 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
                     demand_features(s, s.slots[slot], rows[slot])
                 if rule.reads >= OF_TARGET:
                     target_features(s, f, slot, missing, rows[slot])
+                if rule.reads >= OF_SESSIONS:
+                    session_features(s, f, s.slots[slot], rows[slot])
     score_slots(s, f, rule, candidates, next_pointer, rows, scores)
     best = NONE
     for slot in range(len(s.slots)):

@@ -131,6 +131,7 @@ def reset_state(s: State, f: Fleet) -> None:
         model[MODEL.second_use] = NONE
         model[MODEL.queue_head] = NONE
         model[MODEL.prefill_head] = NONE
+        s.paused[m] = NONE
         s.demand[m, DEMAND.mean_output] = np.nan
         if f.models[m, SPEC.asleep_on] != NONE:
             s.accelerators[f.models[m, SPEC.asleep_on], ACCELERATOR.free] -= f.models[m, SPEC.residual]

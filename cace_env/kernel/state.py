@@ -17,6 +17,7 @@ from cace_env import tables as plain
 from cace_env.compilation import inlined
 from cace_env.held import Held
 from cace_env.kernel.processor import float_table, table
+from cace_env.sessions import shipped_table
 from cace_env.tables import DISK, HOST, PLACEMENTS, TASKS, FleetTables, Protocol, slots_per_accelerator
 from cace_env.workload import Workload
 
@@ -197,12 +198,16 @@ class LogColumns(NamedTuple):
 
 
 class PairColumns(NamedTuple):
-    """`State.pairs`: a session's last admitted request to a model."""
+    """`State.pairs`: a session at a model: its last admitted request, and its pauses; one cache line."""
 
     epoch: int  # the model's loads then, NONE = never
     context: int  # tokens
     time_us: int
     window: int  # arrivals in the window
+    paused_at: int  # when its last request finished; minus the requests in flight, 0 = none yet
+    kind: int  # task of its last arrival times AGAIN_STEPS, plus its number, the first being 0
+    older: int  # the pair whose pause at this model began before this one's, or NONE; while it pauses
+    newer: int  # the same, after it
 
 
 class ClockColumns(NamedTuple):
@@ -280,6 +285,14 @@ class WorkloadColumns(NamedTuple):
     user_pair: int  # user and model
 
 
+class AgainColumns(NamedTuple):
+    """`Fleet.silent`, one column for each of `AGAIN_WITHIN_S`."""
+
+    soon: int
+    later: int
+    much_later: int
+
+
 class TimeColumns(NamedTuple):
     """`Requests.times`."""
 
@@ -318,6 +331,7 @@ WEIGHT: Final[WeightColumns] = _columns(WeightColumns)
 COLUMN: Final[WorkloadColumns] = _columns(WorkloadColumns)
 TIME: Final[TimeColumns] = _columns(TimeColumns)
 LIMIT: Final[LimitColumns] = _columns(LimitColumns)
+AGAIN: Final[AgainColumns] = _columns(AgainColumns)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -336,6 +350,7 @@ class Fleet(NamedTuple):
     slos: Array  # (T, SLO)
     weights: Array  # (T, WEIGHT) float
     prices: Array  # (3,) float: per load second, SLO missed, refusal
+    silent: Array  # (kinds of pauses * ages, AGAIN) float: probability that it does not end within each horizon
 
 
 class Requests(NamedTuple):
@@ -360,6 +375,7 @@ class State(NamedTuple):
     legal: Array  # (actions,) 0 or 1: each slot; in Swap-v0 then each row of models, and wait
     tasks: Array  # (T, TASK)
     clocks: Array  # (CLOCKS,) float
+    paused: Array  # (M,) the session pair whose pause at the model began last, or NONE
     tokens: Array  # (sum of seats, HEAP) the token heaps of all engines, one after the other
     closed: Array  # (R, HEAP) closed-loop requests that will arrive
     log: Array  # (R, LOG)
@@ -373,10 +389,10 @@ WORDS: Final = types.int64[::1]
 TABLE: Final = types.int64[:, ::1]
 FLOATS: Final = types.float64[::1]
 FLOAT_TABLE: Final = types.float64[:, ::1]
-FLEET: Final = Held.of(Fleet, WORDS, TABLE, TABLE, TABLE, WORDS, TABLE, FLOAT_TABLE, FLOATS)
+FLEET: Final = Held.of(Fleet, WORDS, TABLE, TABLE, TABLE, WORDS, TABLE, FLOAT_TABLE, FLOATS, FLOAT_TABLE)
 REQUESTS: Final = Held.of(Requests, TABLE, types.int32[:, ::1], types.int32[::1])
 STATE: Final = Held.of(
-    State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, TABLE, TABLE, TABLE, TABLE, TABLE, WORDS
+    State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, WORDS, TABLE, TABLE, TABLE, TABLE, TABLE, WORDS
 )
 
 
@@ -391,12 +407,13 @@ def cut_state(row: Array, at: Array) -> State:
         row[at[5] : at[6]],
         row[at[6] : at[7]].reshape((-1, len(TASK))),
         row[at[7] : at[8]].view(np.float64),
-        row[at[8] : at[9]].reshape((-1, len(HEAP))),
+        row[at[8] : at[9]],
         row[at[9] : at[10]].reshape((-1, len(HEAP))),
-        row[at[10] : at[11]].reshape((-1, len(LOG))),
-        row[at[11] : at[12]].reshape((-1, len(REQUEST))),
-        row[at[12] : at[13]].reshape((-1, len(PAIR))),
-        row[at[13] : at[14]],
+        row[at[10] : at[11]].reshape((-1, len(HEAP))),
+        row[at[11] : at[12]].reshape((-1, len(LOG))),
+        row[at[12] : at[13]].reshape((-1, len(REQUEST))),
+        row[at[13] : at[14]].reshape((-1, len(PAIR))),
+        row[at[14] : at[15]],
     )
 
 
@@ -412,12 +429,13 @@ def state_views(row: Array, at: Array) -> State:
         row[at[5] : at[6]],
         table(row, at[6], at[7], TASK),
         row[at[7] : at[8]].view(np.float64),
-        table(row, at[8], at[9], HEAP),
+        row[at[8] : at[9]],
         table(row, at[9], at[10], HEAP),
-        table(row, at[10], at[11], LOG),
-        table(row, at[11], at[12], REQUEST),
-        table(row, at[12], at[13], PAIR),
-        row[at[13] : at[14]],
+        table(row, at[10], at[11], HEAP),
+        table(row, at[11], at[12], LOG),
+        table(row, at[12], at[13], REQUEST),
+        table(row, at[13], at[14], PAIR),
+        row[at[14] : at[15]],
     )
 
 
@@ -433,6 +451,7 @@ def fleet_views(row: Array, at: Array) -> Fleet:
         table(row, at[5], at[6], SLO),
         float_table(row, at[6], at[7], WEIGHT),
         row[at[7] : at[8]].view(np.float64),
+        float_table(row, at[8], at[9], AGAIN),
     )
 
 
@@ -470,6 +489,7 @@ def state_offsets(
         legal=num_actions(tables, slots, model_rows),
         tasks=NUM_TASKS * len(TASK),
         clocks=len(CLOCKS),
+        paused=models,
         tokens=int(heap_starts(tables, most_seats)[-1]) * len(HEAP),
         closed=requests * len(HEAP),
         log=requests * len(LOG),
@@ -550,6 +570,7 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
         slos=_stacked(SloColumns, limit_us=cost.slo_us, on_e2e=cost.slo_on_e2e),
         weights=_stacked(WeightColumns, ttft=cost.w_ttft, e2e=cost.w_e2e).astype(np.float64).view(np.int64),
         prices=np.array([cost.w_load, cost.w_slo, cost.w_refused], dtype=np.float64).view(np.int64),
+        silent=(1.0 - (shipped_table() if tables.again is None else tables.again)).view(np.int64),
     )
     flat = [np.asarray(piece).ravel().astype(np.int64) for piece in pieces]
     return np.concatenate(flat), np.concatenate([[0], np.cumsum([len(piece) for piece in flat])]).astype(np.int64)

@@ -18,6 +18,7 @@ from cace_env.compilation import compiled, inlined, outlined
 from cace_env.held import held
 from cace_env.kernel.events import admit, arrive, finish, slide_window
 from cace_env.kernel.events import first_token as serve_first_token
+from cace_env.kernel.pauses import pause
 from cace_env.kernel.placement import place
 from cace_env.kernel.run import answer, reset_state
 from cace_env.kernel.state import (
@@ -156,6 +157,7 @@ def leave(s: State, f: Fleet, w: Requests, trace: Array, r: int, whole: bool) ->
         s.tasks[task, TASK.system_sum] += now
         s.tasks[task, TASK.system_count] -= 1
         s.requests[r, REQUEST.finish_us] = now
+        pause(s, w, m, r)
         if s.models[m, MODEL.waiting] == 0 and s.models[m, MODEL.phase] == ABSENT:
             s.scalars[PENDING_MODELS] -= 1
         if s.models[m, MODEL.phase] == RESIDENT:

@@ -292,9 +292,25 @@ class Mirror:
             for key, pair in self._sessions.items()
             if (unseen if isinstance(key[0], Alone) else silent)[pair] and pair not in in_use
         ]
-        self._free_sessions.extend(self._sessions.pop(key) for key in gone)
+        for key in gone:
+            pair = self._sessions.pop(key)
+            self._forget_pause(pair, key[1])
+            self._free_sessions.append(pair)
         if not self._free_sessions:
             self._make_room(2 * len(self.state.requests))
+
+    def _forget_pause(self, pair: int, model: int) -> None:
+        """Takes a session that is forgotten out of the pauses at its model (`cace_env.kernel.pauses`)."""
+        pairs, paused = self.state.pairs, self.state.paused
+        if pairs[pair, PAIR.paused_at] <= 0:
+            return
+        older, newer = pairs[pair, PAIR.older], pairs[pair, PAIR.newer]
+        if newer == NONE:
+            paused[model] = older
+        else:
+            pairs[newer, PAIR.older] = older
+        if older != NONE:
+            pairs[older, PAIR.newer] = newer
 
     def _make_room(self, rows: int) -> None:
         """Room for so many requests, sessions and users; what is there stays."""

@@ -81,6 +81,9 @@ class AgentCard(Frozen):
     limits: dict[str, tuple[float, float]] = Field(
         default={}, description="least and greatest value of features in training, by name, in physical units"
     )
+    newer_features: tuple[str, ...] = Field(
+        default=(), description="features that came after its training: its weights for them are 0, so it ignores them"
+    )
     features: str = Field(default_factory=features_hash, description="hash of the features it was trained on")
     weights_sha256: str = Field(default="", description="hash of the file of weights")
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature
-from cace_env.tables import NONE
+from cace_env.sessions import shipped_table
+from cace_env.tables import AGAIN_AGES_S, AGAIN_STEPS, NONE
 from tests.specification import swap as reference_swap
 from tests.specification.reference import ROUND, Model, Question, Simulation
 
@@ -73,6 +74,15 @@ class _Demand:
         task_weight = cost.w_ttft + cost.w_e2e
         self.weights = [float(task_weight[simulation.task_of[r]]) for _, r in arrived]
         self.outputs = [float(simulation.output[r]) for _, kind, r, _ in rows if kind == "FINISH"]
+        # Of each session: its requests in the order of their arrival, and how many have left.
+        self.asked: dict[int, list[int]] = {}
+        self.left: dict[int, list[int]] = {}
+        for time, kind, r, _ in rows:
+            session = simulation.session_of[r] if kind in ("ARRIVAL", "FINISH") else NONE
+            if kind == "ARRIVAL" and not result.refused[r]:
+                self.asked.setdefault(session, []).append(r)
+            elif kind == "FINISH":
+                self.left.setdefault(session, []).append(time)
         # Prompts cached since it came: the last one of each session.
         self.cached: dict[int, tuple[int, int]] = {}  # session -> (admitted at, tokens)
         for time, kind, r, _ in rows:
@@ -86,11 +96,30 @@ class _Demand:
         count = sum(0.5 ** ((self.now - time) / 60e6 / half_life_min) for time in self.arrivals_us)
         return count * math.log(2.0) / half_life_min
 
+    def asked_again(self) -> list[float]:
+        """Probability that some session which pauses asks again, within each horizon."""
+        table = shipped_table() if self.simulation.tables.again is None else self.simulation.tables.again
+        silent = np.ones(table.shape[-1])
+        for session, requests in self.asked.items():
+            finishes = self.left.get(session, [])
+            if len(finishes) < len(requests):
+                continue  # one is in flight
+            age_s = (self.now - max(finishes)) / 1e6
+            ages = [age for age, start_s in enumerate(AGAIN_AGES_S) if start_s <= age_s]
+            if age_s < AGAIN_AGES_S[-1]:
+                step = min(len(requests), AGAIN_STEPS) - 1
+                silent *= 1.0 - table[self.simulation.task_of[requests[-1]], step, ages[-1]]
+        return list(1.0 - silent)
+
     def common(self) -> dict[str, float]:
         """What is shown of a resident model and of a pending one alike."""
         users = {int(self.simulation.workload.user[r]) for r in self.recent}
         sessions = {self.simulation.session_of[r] for r in self.recent}
+        again = self.asked_again()
         return {
+            "again_1m": again[0],
+            "again_5m": again[1],
+            "again_15m": again[2],
             "rate_1m": self._per_minute(1.0),
             "rate_10m": self._per_minute(10.0),
             "rate_60m": self._per_minute(60.0),
