@@ -37,7 +37,7 @@ class AgainTable(Frozen):
     again: tuple[tuple[Chance, Chance, Chance], ...] = Field(
         min_length=ROWS,
         max_length=ROWS,
-        description="a row for each task, then number of the last request (the first ... the fifth and all later ones), "
+        description="a row for each task, then number of the last request (`AGAIN_STEPS`), "
         "then range of ages (`AGAIN_AGES_S`)",
     )
 

@@ -11,7 +11,8 @@ of a resident model, with those features and without, on other seeds than it was
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from pydantic import Field
@@ -27,10 +28,10 @@ from experiments.running.command_line import Session, run_command
 from experiments.running.options import Folder, Logged, Names
 from experiments.yardsticks.sessions import Uses, fitted, foretold, joined, pauses_of, uses_of
 
-GROUP = "sessions"
-SETS = {
+GROUP: Final = "sessions"
+SETS: Final[Mapping[str, Sequence[str]]] = {
     "all features but those of sessions": [group for group in GROUPS if group != GROUP],
-    "all features": list(GROUPS),
+    "all features": GROUPS,
     "those of sessions alone": [GROUP],
     "recency alone": ["recency"],
 }

@@ -18,13 +18,14 @@ FIRST_AGE_US: Final = int64(1_000_000)  # end of the first range of ages; each i
 LONGEST_US: Final = int64(AGAIN_AGES_S[-1] * 1_000_000)
 AGES: Final = int64(AGAIN_SHAPE[2])
 STEPS: Final = int64(AGAIN_STEPS)
+LAST_STEP: Final = STEPS - 1  # STEPS is a power of two, so that this takes no division
 
 
 @inlined
 def ask(s: State, m: int, pair: int, task: int) -> None:
     """A request of a session arrives at model m: a pause, if there is one, is over."""
     at = s.pairs[pair, PAIR.paused_at]
-    step = min(s.pairs[pair, PAIR.kind] % STEPS + 1, STEPS - 1) if at != 0 else int64(0)
+    step = min((s.pairs[pair, PAIR.kind] & LAST_STEP) + 1, LAST_STEP) if at != 0 else int64(0)
     s.pairs[pair, PAIR.kind] = task * STEPS + step
     s.pairs[pair, PAIR.paused_at] = min(at, 0) - 1
     if at > 0:

@@ -14,7 +14,14 @@ from numba import types
 from cace_env.compilation import inlined, inner
 from cace_env.held import Held
 from cace_env.kernel.events import slide_window
-from cace_env.kernel.features import SECONDS, demand_features, missing_bytes, place_features, session_features, target_features
+from cace_env.kernel.features import (
+    SECONDS,
+    demand_features,
+    missing_bytes,
+    place_features,
+    session_features,
+    target_features,
+)
 from cace_env.kernel.network import THOUGHT, WEIGHTS, Thought, Weights
 from cace_env.kernel.state import (
     CLOCK,

@@ -392,8 +392,9 @@ FLOAT_TABLE: Final = types.float64[:, ::1]
 FLEET: Final = Held.of(Fleet, WORDS, TABLE, TABLE, TABLE, WORDS, TABLE, FLOAT_TABLE, FLOATS, FLOAT_TABLE)
 REQUESTS: Final = Held.of(Requests, TABLE, types.int32[:, ::1], types.int32[::1])
 STATE: Final = Held.of(
-    State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, WORDS, TABLE, TABLE, TABLE, TABLE, TABLE, WORDS
-)
+    State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, WORDS, TABLE, TABLE, TABLE, TABLE, TABLE,
+    WORDS,
+)  # fmt: skip
 
 
 def cut_state(row: Array, at: Array) -> State:

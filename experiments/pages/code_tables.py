@@ -161,6 +161,7 @@ def card(agent: Agent) -> str:
         ("does well", about.works),
         ("fails", about.fails),
         ("on real logs", about.logs),
+        ("ignores", ", ".join(f"`{name}`" for name in about.newer_features)),
     ]
     parts = [f"### {about.name}", table(("", ""), [row for row in rows if row[1]])]
     if about.hidden == 0:

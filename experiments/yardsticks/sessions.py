@@ -1,4 +1,4 @@
-"""How pauses of sessions end: fitted to simulated episodes, and judged by how well it foretells the next use of a model.
+"""How pauses of sessions end: fitted to simulated episodes, and judged by how well that foretells the next use.
 
 Lengths of pauses are estimated by Kaplan and Meier (1958): a pause that the end of the episode cuts off counts as long
 as it is seen. Rows with few pauses lean on the row of their task, and that on all pauses together.
@@ -7,6 +7,7 @@ as it is seen. Rows with few pauses lean on the row of their task, and that on a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -90,7 +91,7 @@ def fitted(pauses: Pauses, source: str) -> AgainTable:
         for step in range(AGAIN_STEPS):
             again[task, step] = _leaning(pauses, (pauses.task == task) & (pauses.step == step), of_task)
     rows = np.round(again, DIGITS).reshape(-1, len(AGAIN_WITHIN_S)).tolist()
-    return AgainTable(source=source, pauses=len(pauses.task), again=tuple(tuple(row) for row in rows))
+    return AgainTable(source=source, pauses=len(pauses.task), again=tuple((a, b, c) for a, b, c in rows))
 
 
 def _leaning(pauses: Pauses, which: Flags, parent: FloatArray) -> FloatArray:
@@ -99,7 +100,7 @@ def _leaning(pauses: Pauses, which: Flags, parent: FloatArray) -> FloatArray:
         return parent
     seen_s, ended = pauses.seen_s[which], pauses.ended[which]
     found = np.zeros_like(parent)
-    for age, (least_s, most_s) in enumerate(zip(AGAIN_AGES_S, AGAIN_AGES_S[1:], strict=False)):
+    for age, (least_s, most_s) in enumerate(pairwise(AGAIN_AGES_S)):
         at_s = least_s + (np.arange(POINTS) + 0.5) / POINTS * (most_s - least_s)
         reached = max(_survival(seen_s, ended, at_s).sum(), 1e-12)
         for column, within_s in enumerate(AGAIN_WITHIN_S):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from importlib import resources
@@ -14,6 +15,7 @@ from agents.objective import Objective
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import problems_of, training_cases, validation_seeds
 from cace_env.evaluation.scores import relative_cost
+from cace_env.observation import PENDING, SLOT, ObservationLayout
 from cace_env.policies import load_agent, policy, write_agent
 from cace_env.policies.agent import shipped_agents
 from cace_env.scenarios import seeds
@@ -41,6 +43,38 @@ def test_the_card_says_how_it_was_made_and_where_it_fails(name: str) -> None:
 def test_they_are_small() -> None:
     folder = Path(str(resources.files("cace_env") / "data" / "agents"))
     assert sum(file.stat().st_size for file in folder.rglob("*")) < LARGEST_BYTES
+
+
+@pytest.mark.parametrize(("name", "trained"), [("eviction", "16c76763c6a8237f"), ("swap", "1c7a6a0743e80618")])
+def test_they_ignore_features_that_came_after_their_training(name: str, trained: str) -> None:
+    """Without the columns of those features, which are 0, the weights are those that were trained, to the bit."""
+    agent = AGENTS[name]
+    newer = {
+        block: [features.index(key.partition(".")[2]) for key in agent.card.newer_features if key.startswith(block)]
+        for block, features in (("slot", SLOT._fields), ("pending", PENDING._fields))
+    }
+    beside_slots = [*newer["slot"], *(len(SLOT) + column for column in newer["pending"])]
+    columns = {"slot_linear": newer["slot"], "slot_in": beside_slots}
+    columns |= {"pending_linear": newer["pending"], "pending_in": newer["pending"]}
+    digest = hashlib.sha256()
+    for key, weight in sorted(agent.network.weights.items()):
+        added = columns.get(key, [])
+        assert not weight[..., added].any()
+        digest.update(np.ascontiguousarray(np.delete(weight, added, axis=-1)).tobytes())
+    assert digest.hexdigest()[:16] == trained
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_features_that_came_after_their_training_change_no_score(name: str) -> None:
+    agent = AGENTS[name]
+    layout = ObservationLayout(6, 5)
+    seen = np.random.default_rng(0).random((20, layout.size)).astype(np.float32)
+    changed = seen.copy()
+    blocks = layout.split(changed)
+    for rows, names in ((blocks.slots, SLOT), (blocks.pending, PENDING)):
+        rows[..., [names.again_1m, names.again_5m, names.again_15m]] = 0
+    assert not np.array_equal(seen, changed)
+    assert np.array_equal(agent.network.logits(seen, layout), agent.network.logits(changed, layout))
 
 
 @pytest.mark.integration

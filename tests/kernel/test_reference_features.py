@@ -23,7 +23,7 @@ from cace_env.observation import (
 )
 from cace_env.scenarios import load_scenario, scenario_names
 from cace_env.simulation import Question, Simulator, simulate
-from cace_env.tables import NONE, FleetTables
+from cace_env.tables import AGAIN_SHAPE, AGAIN_WITHIN_S, NONE, FleetTables
 from cace_env.workload import COLUMNS, Workload
 from tests.specification import reference
 from tests.specification.comparing import POLICIES, as_reference, limits_of, pick
@@ -254,6 +254,45 @@ def test_requests_in_progress_by_hand() -> None:
     assert pending[0, PENDING.load_s] == pytest.approx(0.1)
     assert pending[0, PENDING.waiting_weight] == pytest.approx(2.0)  # w_ttft + w_e2e of one request
     assert pending[0, PENDING.since_eviction_s] == pytest.approx(1e6)
+
+
+def any_table(seed: int) -> npt.NDArray[np.float64]:
+    """Probabilities of which no two are equal."""
+    return np.random.default_rng(seed).random(AGAIN_SHAPE)
+
+
+@pytest.mark.nojit
+@pytest.mark.parametrize("seed", range(3))
+def test_pauses_of_sessions_are_what_the_trace_says_whatever_the_table(seed: int) -> None:
+    tables, workload = crowded(seed)
+    assert compare(tables.replace(again=any_table(seed)), workload, partial(pick, "hashed"), NO_RULES, 10) > 20
+
+
+@pytest.mark.nojit
+@pytest.mark.parametrize(
+    ("asked_s", "ages"), [(20.0, (4, 3)), (515.0, (9, 8)), (524.1, (None, 9)), (600.0, (None,) * 2)]
+)
+def test_sessions_that_pause_by_hand(asked_s: float, ages: tuple[int | None, int | None]) -> None:
+    """At model 0, session 7 has finished its first request at 2 ms, session 8 its second at 12.002 s; session 9 waits.
+
+    At 20 s they have paused for 20 and 8 s, which are the ranges of ages from 16 and from 8 ... 512 s and more counts
+    no longer. A request of task 1 came last from session 8.
+    """
+    again = any_table(0)
+    tables = fleet((6, 6, 12), (12,), resident_on=(0, 0, NONE), drain_after_us=0, again=again)
+    workload = requests(
+        {"session": 7},
+        {"session": 8},
+        {"arrival_us": 12_000 * MS, "session": 8, "task": 1},
+        {"arrival_us": round(asked_s * 1e6), "model": 2, "session": 9},
+    )
+    _, slots, pending = first_question(tables, workload)
+    silent = np.ones(len(AGAIN_WITHIN_S))
+    for age, of_kind in zip(ages, (again[0, 0], again[1, 1]), strict=True):
+        silent *= 1.0 if age is None else 1.0 - of_kind[age]
+    shown = [SLOT.again_1m, SLOT.again_5m, SLOT.again_15m]
+    assert slots[0, shown] == pytest.approx(1.0 - silent)
+    assert not slots[1, shown].any() and not pending[0, [PENDING.again_1m, PENDING.again_5m, PENDING.again_15m]].any()
 
 
 @pytest.mark.nojit

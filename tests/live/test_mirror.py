@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cace_env.kernel.state import ACCELERATOR, CLOCK, HEAP, IDLE, MODEL, SPEC, TRACE_KINDS, TRACED
+from cace_env.kernel.state import ACCELERATOR, CLOCK, HEAP, IDLE, MODEL, NONE, PAIR, SPEC, TRACE_KINDS, TRACED
 from cace_env.live import mirror
 from cace_env.live.mirror import TOKEN, Arrival, Mirror, live_tables
 from cace_env.observation import SLOT, ObservationLayout
@@ -196,6 +196,27 @@ def test_rows_that_are_used_again_change_nothing(monkeypatch: pytest.MonkeyPatch
     replay = Replay(tables, workload, "cace")
     assert check(replay, "cace") > 20
     assert len(replay.mirror.state.requests) < len(workload) / 2
+
+
+def test_a_session_that_is_forgotten_pauses_no_more(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mirror, "ROWS", 4)
+    seen = two_models()
+    hour_us = 3_600_000_000
+    for at in range(9):
+        row = ask(seen, 1 + at * hour_us, 0, session=at)
+        if at == 0:
+            seen.channel_done(2, 0)
+            seen.end_instant()
+        seen.first_token(3 + at * hour_us, row)
+        seen.finish(4 + at * hour_us, row, 1)
+    assert len(seen.state.pairs) == 4
+    pauses = []
+    pair = int(seen.state.paused[0])
+    while pair != NONE:
+        pauses.append(int(seen.state.pairs[pair, PAIR.paused_at]))
+        pair = int(seen.state.pairs[pair, PAIR.older])
+    assert pauses == sorted(pauses, reverse=True) and pauses[0] == 4 + 8 * hour_us
+    assert len(pauses) == len(seen._sessions) <= 4
 
 
 @settings(max_examples=30, deadline=None)

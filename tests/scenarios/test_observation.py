@@ -81,7 +81,7 @@ def test_the_kernel_computes_a_feature_in_the_function_that_the_table_names(part
 
 def test_every_feature_is_of_a_part_of_its_block() -> None:
     parts = {block: {feature.part for feature in features} for block, features in BLOCKS.items()}
-    assert parts == {"slot": {"place", "demand", "target"}, "pending": {"pending"}, "context": {"context"}}
+    assert parts == {"slot": {"place", "demand", "target", "sessions"}, "pending": {"pending"}, "context": {"context"}}
 
 
 def test_every_feature_has_a_group_and_every_group_features() -> None:
@@ -111,8 +111,8 @@ def test_a_rule_reads_no_further_than_its_features() -> None:
     def reads(name: str) -> int:
         return parts_read(rules.FEATURES, weigh(**{name: 1.0}))
 
-    assert [reads(name) for name in ("greedy_dual", "rate_1m", "worth")] == [
-        rules.OF_PLACE, rules.OF_DEMAND, rules.OF_TARGET,
+    assert [reads(name) for name in ("greedy_dual", "rate_1m", "worth", "again_5m")] == [
+        rules.OF_PLACE, rules.OF_DEMAND, rules.OF_TARGET, rules.OF_SESSIONS,
     ]  # fmt: skip
     assert parts_read(rules.TERMS, ()) == rules.OF_DEMAND and parts_read(rules.BELADY, ()) == rules.OF_PLACE
 
