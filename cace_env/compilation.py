@@ -42,6 +42,7 @@ SOURCES: Final = (
     "kernel",
     "linking.py",
     "observation.py",
+    "sessions.py",
     "tables.py",
     "workload.py",
 )

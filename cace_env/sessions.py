@@ -19,8 +19,12 @@ from pydantic import Field
 
 from cace_env.config import Frozen, Line, parse, read_json
 from cace_env.files import replace_file
-from cace_env.tables import AGAIN_SHAPE, FloatArray
+from cace_env.tables import TASKS, FloatArray, TableError
 
+AGAIN_WITHIN_S: Final = (60, 300, 900)
+AGAIN_STEPS: Final = 4  # the first request of a session at a model, its second, its third, and all later ones
+AGAIN_AGES_S: Final = (0, *(1 << age for age in range(10)))  # ages of a pause begin at each but the last
+AGAIN_SHAPE: Final = (len(TASKS), AGAIN_STEPS, len(AGAIN_AGES_S) - 1, len(AGAIN_WITHIN_S))
 ROWS: Final = AGAIN_SHAPE[0] * AGAIN_SHAPE[1] * AGAIN_SHAPE[2]
 DIGITS: Final = 4  # of a probability in a file
 SHIPPED: Final = "sessions.json"  # in the folder `data` of the package
@@ -65,6 +69,23 @@ def write_table(table: AgainTable, path: str | Path) -> None:
     head = json.dumps(table.model_dump(mode="json", exclude={"again"}), indent=1)[:-2]
     rows = ",\n".join(f"  {json.dumps([round(chance, DIGITS) for chance in row])}" for row in table.again)
     replace_file(Path(path), f'{head},\n "again": [\n{rows}\n ]\n}}\n')
+
+
+def checked_table(again: FloatArray | None) -> FloatArray:
+    """`FleetTables.again`; None stands for the table that ships.
+
+    Raises:
+        TableError: it has another shape or type, or an entry is no probability.
+    """
+    if again is None:
+        return shipped_table()
+    if again.shape != AGAIN_SHAPE or again.dtype != np.float64:
+        raise TableError(
+            f"again is {again.dtype} {again.shape}; it has to be an array of float64 of shape {AGAIN_SHAPE}"
+        )
+    if not ((again >= 0) & (again <= 1)).all():
+        raise TableError("again: every entry is a probability; it has to be 0 to 1")
+    return again
 
 
 @cache

@@ -26,10 +26,6 @@ FOREVER: Final = 1 << 60  # [us] a time that never comes
 DRAIN_AFTER_US: Final = 30_000_000  # the default of a scenario
 PREFETCH_MAX_WAIT_US: Final = 30_000_000  # the same
 NONE: Final = -1
-AGAIN_WITHIN_S: Final = (60, 300, 900)
-AGAIN_STEPS: Final = 4  # the first request of a session at a model, its second, its third, and all later ones
-AGAIN_AGES_S: Final = (0, *(1 << age for age in range(10)))  # ages of a pause begin at each but the last
-AGAIN_SHAPE: Final = (len(TASKS), AGAIN_STEPS, len(AGAIN_AGES_S) - 1, len(AGAIN_WITHIN_S))
 MAX_DURATION_US: Final = 1 << 50  # 35 years: of an arrival, a pause to think, a load, an unload
 MAX_PREFETCHES: Final = 1_000_000  # the event trace needs room for all of them
 MAX_ROUND_NS: Final = 1 << 43  # the clock shifts a remainder below one round by 20 bits in int64
@@ -126,7 +122,7 @@ class FleetTables:
     load_slowdown: Int64Array = None  # type: ignore[assignment]  # (A,) of rounds beside a load, thousandths
     busy_slowdown: Int64Array = None  # type: ignore[assignment]  # (A,) of rounds of several busy engines, thousandths
     whole_rounds: bool = False  # a prefill that begins during a round joins at the next one
-    again: FloatArray | None = None  # AGAIN_SHAPE, see `cace_env.sessions`; None = the table that ships
+    again: FloatArray | None = None  # see `cace_env.sessions`; None = the table that ships
     label: str = field(default="tables", compare=False)
 
     def __post_init__(self) -> None:
@@ -244,8 +240,6 @@ def _check_shapes(tables: FleetTables) -> None:
     wanted |= {"load_us": ((num_a, num_m, len(TIERS)), np.int64), "host_cached": ((num_m,), np.bool_)}
     wanted |= {"cost.w_ttft": ((num_t,), np.float64), "cost.w_e2e": ((num_t,), np.float64)}
     wanted |= {"cost.slo_us": ((num_t,), np.int64), "cost.slo_on_e2e": ((num_t,), np.bool_)}
-    if tables.again is not None:
-        wanted["again"] = (AGAIN_SHAPE, np.float64)
     for name, (shape, dtype) in wanted.items():
         array: object = _entry(tables, name)
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
@@ -258,9 +252,8 @@ def _check_ranges(tables: FleetTables) -> None:
     last = tables.num_accelerators - 1
     at_least_1 = ("memory_bytes", "weights_bytes", "max_num_seqs", "chunk_tokens", "cost.slo_us")
     at_least_0 = ("residual_bytes", "kv_tokens", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps")
-    ranges = dict.fromkeys(at_least_1, (1, FOREVER)) | dict.fromkeys(
-        (*at_least_0, "batch_ns", "request_ns"), (0, FOREVER)
-    )
+    ranges = dict.fromkeys(at_least_1, (1, FOREVER))
+    ranges |= dict.fromkeys((*at_least_0, "batch_ns", "request_ns"), (0, FOREVER))
     ranges |= {"load_us": (1, MAX_DURATION_US), "unload_us": (0, MAX_DURATION_US)}
     ranges |= {"load_slowdown": (AS_ALONE, MAX_SLOWDOWN), "busy_slowdown": (LEAST_BUSY_SLOWDOWN, MAX_SLOWDOWN)}
     for name, (least, most) in ranges.items():
@@ -276,8 +269,6 @@ def _check_ranges(tables: FleetTables) -> None:
     for name in ("cost.w_ttft", "cost.w_e2e"):
         weights = _entry(tables, name)
         _require(tables, name, np.isfinite(weights) & (weights >= 0), "a finite weight of at least 0")
-    if tables.again is not None and not (np.isfinite(tables.again) & (tables.again >= 0) & (tables.again <= 1)).all():
-        raise TableError("again: every entry is a probability; it has to be 0 to 1")
     for weight in ("w_load", "w_slo", "w_refused"):
         value = getattr(tables.cost, weight)
         if not (np.isfinite(value) and value >= 0):

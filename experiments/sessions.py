@@ -21,8 +21,8 @@ from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
 from cace_env.observation import GROUPS
 from cace_env.scenarios import compared_scenarios, load_scenario, seeds
-from cace_env.sessions import write_table
-from cace_env.tables import AGAIN_WITHIN_S, FloatArray
+from cace_env.sessions import AGAIN_WITHIN_S, write_table
+from cace_env.tables import FloatArray
 from experiments.reading.markdown import table
 from experiments.running.command_line import Session, run_command
 from experiments.running.options import Folder, Logged, Names

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cace_env.compilation import inlined
 from cace_env.kernel.state import AGAIN, CLOCK, COLUMN, NONE, PAIR, Fleet, Requests, State, int64
-from cace_env.tables import AGAIN_AGES_S, AGAIN_SHAPE, AGAIN_STEPS
+from cace_env.sessions import AGAIN_AGES_S, AGAIN_SHAPE, AGAIN_STEPS
 
 Array = Any
 FIRST_AGE_US: Final = int64(1_000_000)  # end of the first range of ages; each is as long as all before it

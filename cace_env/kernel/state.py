@@ -17,7 +17,7 @@ from cace_env import tables as plain
 from cace_env.compilation import inlined
 from cace_env.held import Held
 from cace_env.kernel.processor import float_table, table
-from cace_env.sessions import shipped_table
+from cace_env.sessions import checked_table
 from cace_env.tables import DISK, HOST, PLACEMENTS, TASKS, FleetTables, Protocol, slots_per_accelerator
 from cace_env.workload import Workload
 
@@ -571,7 +571,7 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
         slos=_stacked(SloColumns, limit_us=cost.slo_us, on_e2e=cost.slo_on_e2e),
         weights=_stacked(WeightColumns, ttft=cost.w_ttft, e2e=cost.w_e2e).astype(np.float64).view(np.int64),
         prices=np.array([cost.w_load, cost.w_slo, cost.w_refused], dtype=np.float64).view(np.int64),
-        silent=(1.0 - (shipped_table() if tables.again is None else tables.again)).view(np.int64),
+        silent=(1.0 - checked_table(tables.again)).view(np.int64),
     )
     flat = [np.asarray(piece).ravel().astype(np.int64) for piece in pieces]
     return np.concatenate(flat), np.concatenate([[0], np.cumsum([len(piece) for piece in flat])]).astype(np.int64)

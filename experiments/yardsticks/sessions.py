@@ -17,9 +17,9 @@ from cace_env.cases import Case
 from cace_env.kernel.state import CLOCK, COLUMN, NONE, REQUEST, requests_of
 from cace_env.observation import SLOT, SLOT_FEATURES, ObservationLayout
 from cace_env.policies import policy, rule_of
-from cace_env.sessions import DIGITS, AgainTable
+from cace_env.sessions import AGAIN_AGES_S, AGAIN_SHAPE, AGAIN_STEPS, AGAIN_WITHIN_S, DIGITS, AgainTable
 from cace_env.simulation import Simulator
-from cace_env.tables import AGAIN_AGES_S, AGAIN_SHAPE, AGAIN_STEPS, AGAIN_WITHIN_S, TASKS, FloatArray, Int64Array
+from cace_env.tables import TASKS, FloatArray, Int64Array
 
 PLAYED: Final = "lru"  # under which requests finish; how long a pause lasts hardly depends on it
 LEAN: Final = 20.0  # pauses that the row above counts for

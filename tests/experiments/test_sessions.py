@@ -14,8 +14,17 @@ from cace_env.config import ConfigError
 from cace_env.evaluation.suite import fingerprint_of
 from cace_env.observation import GROUPS
 from cace_env.scenarios import load_scenario
-from cace_env.sessions import AgainTable, read_table, shipped_table, write_table
-from cace_env.tables import AGAIN_AGES_S, AGAIN_SHAPE, AGAIN_WITHIN_S, Protocol, TableError
+from cace_env.sessions import (
+    AGAIN_AGES_S,
+    AGAIN_SHAPE,
+    AGAIN_WITHIN_S,
+    AgainTable,
+    read_table,
+    shipped_table,
+    write_table,
+)
+from cace_env.simulation import Simulator
+from cace_env.tables import Protocol, TableError
 from experiments.sessions import main
 from experiments.yardsticks.sessions import Pauses, fitted, foretold, pauses_of, uses_of
 from tests.specification.examples import MS, fleet, requests
@@ -77,7 +86,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"missing\.json"):
         load_scenario("tiny").replace(sessions=str(tmp_path / "missing.json"))
     with pytest.raises(TableError, match="again: every entry"):
-        fleet((6, 6), (12,), again=np.full(AGAIN_SHAPE, 1.5)).validate()
+        Simulator(fleet((6, 6), (12,), again=np.full(AGAIN_SHAPE, 1.5))).reset(requests({}))
 
 
 def test_the_table_that_ships_says_that_pauses_end_the_less_the_longer_they_last():

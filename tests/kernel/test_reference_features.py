@@ -22,8 +22,9 @@ from cace_env.observation import (
     ObservationLayout,
 )
 from cace_env.scenarios import load_scenario, scenario_names
+from cace_env.sessions import AGAIN_SHAPE, AGAIN_WITHIN_S
 from cace_env.simulation import Question, Simulator, simulate
-from cace_env.tables import AGAIN_SHAPE, AGAIN_WITHIN_S, NONE, FleetTables
+from cace_env.tables import NONE, FleetTables
 from cace_env.workload import COLUMNS, Workload
 from tests.specification import reference
 from tests.specification.comparing import POLICIES, as_reference, limits_of, pick

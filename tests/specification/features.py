@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature
-from cace_env.sessions import shipped_table
-from cace_env.tables import AGAIN_AGES_S, AGAIN_STEPS, NONE
+from cace_env.sessions import AGAIN_AGES_S, AGAIN_STEPS, shipped_table
+from cace_env.tables import NONE
 from tests.specification import swap as reference_swap
 from tests.specification.reference import ROUND, Model, Question, Simulation
 
