@@ -52,16 +52,16 @@ def test_where_little_is_known_the_table_says_what_holds_of_all():
 
 def test_a_pause_lasts_from_the_last_finish_of_a_session_at_a_model_to_its_next_request():
     tables = fleet((6, 6), (12,), resident_on=(0, 0))
-    rows = [  # arrival [s], model, session, output tokens: a round takes 1 ms, so the second finishes at 12 s and more
-        (0, 0, 7, 1), (2, 0, 7, 10_000), (3, 0, 7, 1), (100, 0, 7, 1), (110, 1, 7, 1), (130, 0, 8, 1),
+    rows = [  # arrival [s], model, session, output tokens: a round takes 1 ms, so the second finishes after the third
+        (0, 0, 7, 1), (2, 0, 7, 800), (2.5, 0, 7, 1), (100, 0, 7, 1), (110, 1, 7, 1), (130, 0, 8, 1),
     ]  # fmt: skip
     workload = requests(
-        *({"arrival_us": at * 1000 * MS, "model": m, "session": key, "output_tokens": n} for at, m, key, n in rows)
+        *({"arrival_us": round(at * 1000 * MS), "model": m, "session": key, "output_tokens": n} for at, m, key, n in rows)
     )
     case = case_of("tiny")
     pauses = pauses_of(type(case)("by hand", tables, lambda seed: workload), [0])
     ended = np.flatnonzero(pauses.ended)
-    assert pauses.seen_s[ended] == pytest.approx([2.0, 100.0 - 12.0], abs=0.1)
+    assert pauses.seen_s[ended] == pytest.approx([1.998, 100.0 - 2.8], abs=0.01)
     assert pauses.step[ended].tolist() == [0, 2]
     # Session 7 at model 0 from 100 s on, at model 1 from 110 s on, session 8: as long as they were seen, until 130 s.
     assert sorted(pauses.seen_s[~pauses.ended]) == pytest.approx([0.0, 20.0, 30.0], abs=0.1)
