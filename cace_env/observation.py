@@ -32,7 +32,7 @@ Group = Literal[
 GROUPS: Final[tuple[Group, ...]] = get_args(Group)
 # What computes a feature: `place_features` and so on in `cace_env/kernel/features.py`. Those of a slot read the results
 # of the ones before them; demand costs exponentials, so rules that do not need it leave it out.
-Part = Literal["place", "demand", "target", "sessions", "pending", "context"]
+Part = Literal["place", "demand", "target", "session", "pending", "context"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
@@ -175,7 +175,7 @@ SLOT_FEATURES: Final[tuple[Feature, ...]] = (
         _log("target_decode_ms", "speed", "ms", "the target's time per output token here; 0 without a target"),
     ),
     *_part(
-        "sessions",
+        "session",
         _chance("again_1m", "1 min"),
         _chance("again_5m", "5 min"),
         _chance("again_15m", "15 min"),

@@ -81,7 +81,7 @@ def test_the_kernel_computes_a_feature_in_the_function_that_the_table_names(part
 
 def test_every_feature_is_of_a_part_of_its_block() -> None:
     parts = {block: {feature.part for feature in features} for block, features in BLOCKS.items()}
-    assert parts == {"slot": {"place", "demand", "target", "sessions"}, "pending": {"pending"}, "context": {"context"}}
+    assert parts == {"slot": {"place", "demand", "target", "session"}, "pending": {"pending"}, "context": {"context"}}
 
 
 def test_every_feature_has_a_group_and_every_group_features() -> None:
