@@ -52,11 +52,14 @@ def test_where_little_is_known_the_table_says_what_holds_of_all():
 
 def test_a_pause_lasts_from_the_last_finish_of_a_session_at_a_model_to_its_next_request():
     tables = fleet((6, 6), (12,), resident_on=(0, 0))
-    rows = [  # arrival [s], model, session, output tokens: a round takes 1 ms, so the second finishes after the third
+    rows = [  # arrival [s], model, session, output tokens; a round takes 1 ms: the second finishes last
         (0, 0, 7, 1), (2, 0, 7, 800), (2.5, 0, 7, 1), (100, 0, 7, 1), (110, 1, 7, 1), (130, 0, 8, 1),
     ]  # fmt: skip
     workload = requests(
-        *({"arrival_us": round(at * 1000 * MS), "model": m, "session": key, "output_tokens": n} for at, m, key, n in rows)
+        *(
+            {"arrival_us": round(at * 1000 * MS), "model": m, "session": key, "output_tokens": n}
+            for at, m, key, n in rows
+        )
     )
     case = case_of("tiny")
     pauses = pauses_of(type(case)("by hand", tables, lambda seed: workload), [0])

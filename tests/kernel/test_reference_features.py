@@ -282,10 +282,10 @@ def test_sessions_that_pause_by_hand(asked_s: float, ages: tuple[int | None, int
     again = any_table(0)
     tables = fleet((6, 6, 12), (12,), resident_on=(0, 0, NONE), drain_after_us=0, again=again)
     workload = requests(
-        {"session": 7},
-        {"session": 8},
-        {"arrival_us": 12_000 * MS, "session": 8, "task": 1},
-        {"arrival_us": round(asked_s * 1e6), "model": 2, "session": 9},
+        {"session": 7, "task": 0},
+        {"session": 8, "task": 0},
+        {"session": 8, "task": 1, "arrival_us": 12_000 * MS},
+        {"session": 9, "task": 0, "arrival_us": round(asked_s * 1e6), "model": 2},
     )
     _, slots, pending = first_question(tables, workload)
     silent = np.ones(len(AGAIN_WITHIN_S))
