@@ -3,7 +3,7 @@
 A session at a model *pauses* from the moment when its last request there has finished until it asks the model again.
 `AgainTable` says how likely that is within the next 1, 5 and 15 minutes. One that was fitted on training workloads
 ships; `python -m experiments.sessions` fits another, on a log of one's own for example, and a scenario's key `sessions`
-names its file. Observations sum the table up for each model (`cace_env.kernel.pauses`).
+names its file. Observations sum the table up for each model (`cace_env.kernel.features`).
 """
 
 from __future__ import annotations

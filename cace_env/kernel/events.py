@@ -12,7 +12,6 @@ import numpy as np
 
 from cace_env import tables as plain
 from cace_env.compilation import inlined, outlined
-from cace_env.kernel.pauses import ask, pause
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -63,9 +62,12 @@ from cace_env.kernel.state import (
     State,
     int64,
 )
+from cace_env.sessions import AGAIN_STEPS
 
 ROUND: Final = 1 << 20  # one round in the units of a target
 FRACTION: Final = ROUND - 1
+STEPS: Final = int64(AGAIN_STEPS)
+LAST_STEP: Final = STEPS - 1  # STEPS is a power of two, so that this takes no division
 SHORTEST_ROUND_NS: Final = 1000
 AS_ALONE: Final = int64(plain.AS_ALONE)
 MOVING_AVERAGE: Final = 0.1  # weight of the newest gap, output and latency weight
@@ -537,6 +539,48 @@ def note_demand(s: State, f: Fleet, w: Requests, m: int, r: int) -> None:
     if s.users[user] == 0:
         s.models[m, MODEL.window_users] += 1
     s.users[user] += 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pauses of sessions: from the finish of a session's last request at a model until it asks that model again. Those at a
+# model are a list from the newest to the oldest, linked through `State.pairs`: finishes come in the order of time, so a
+# pause begins at the front, and it ends wherever it is. Those too old to count stay at the back, where nobody looks.
+
+
+@inlined
+def ask(s: State, m: int, pair: int, task: int) -> None:
+    """A request of a session arrives at model m: a pause, if there is one, is over."""
+    at = s.pairs[pair, PAIR.paused_at]
+    step = min((s.pairs[pair, PAIR.kind] & LAST_STEP) + 1, LAST_STEP) if at != 0 else int64(0)
+    s.pairs[pair, PAIR.kind] = task * STEPS + step
+    s.pairs[pair, PAIR.paused_at] = min(at, 0) - 1
+    if at > 0:
+        older, newer = s.pairs[pair, PAIR.older], s.pairs[pair, PAIR.newer]
+        if newer == NONE:
+            s.paused[m] = older
+        else:
+            s.pairs[newer, PAIR.older] = older
+        if older != NONE:
+            s.pairs[older, PAIR.newer] = newer
+
+
+@inlined
+def pause(s: State, w: Requests, m: int, r: int) -> None:
+    """Request r has left model m: if it was its session's last one in flight there, the session pauses."""
+    pair = int64(w.columns[r, COLUMN.session_pair])
+    s.pairs[pair, PAIR.paused_at] += 1
+    if s.pairs[pair, PAIR.paused_at] == 0:
+        newest = s.paused[m]
+        s.pairs[pair, PAIR.paused_at] = max(s.scalars[CLOCK], 1)  # 0 = none yet
+        s.pairs[pair, PAIR.older] = newest
+        s.pairs[pair, PAIR.newer] = NONE
+        if newest != NONE:
+            s.pairs[newest, PAIR.newer] = pair
+        s.paused[m] = pair
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The window of the demand features
 
 
 @inlined

@@ -14,11 +14,11 @@ from numba import types
 from cace_env.compilation import inlined, inner, linked
 from cace_env.held import Held
 from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
-from cace_env.kernel.pauses import chances
 from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, is_pending, next_pending, room_without
 from cace_env.kernel.processor import ln
 from cace_env.kernel.state import (
     ACCELERATOR,
+    AGAIN,
     CLOCK,
     CLOCKS,
     DEMAND,
@@ -32,6 +32,7 @@ from cace_env.kernel.state import (
     LOADING,
     MODEL,
     NONE,
+    PAIR,
     PENDING_MODELS,
     R_CACHE_BYTES,
     R_SWAP,
@@ -49,12 +50,16 @@ from cace_env.kernel.state import (
 )
 from cace_env.kernel.swaps import channel_idle, greedy_dual, own_residual, tier_after_eviction, tier_of
 from cace_env.observation import CONTEXT, PENDING, SLOT, Scaling
+from cace_env.sessions import AGAIN_AGES_S, AGAIN_SHAPE
 
 Array = Any
 GB: Final = 1e-9
 SECONDS: Final = 1e-6
 NEVER_S: Final = 1e6  # [s] stands for a time since something that never happened
 LEAST_LEFT: Final = 0.1  # of an expected output: what a request that runs is thought to have left at least
+FIRST_AGE_US: Final = int64(1_000_000)  # end of the first range of ages; each is as long as all before it
+LONGEST_US: Final = int64(AGAIN_AGES_S[-1] * 1_000_000)
+AGES: Final = int64(AGAIN_SHAPE[2])
 PER_MINUTE_1: Final = np.log(2.0)  # a count halved every minute, to requests per minute
 PER_MINUTE_10: Final = np.log(2.0) / 10.0
 PER_MINUTE_60: Final = np.log(2.0) / 60.0
@@ -182,6 +187,28 @@ def target_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> 
     else:
         out[SLOT.target_load_s] = 0.0
         out[SLOT.target_decode_ms] = 0.0
+
+
+@inlined
+def chances(s: State, f: Fleet, m: int) -> tuple[float, float, float]:
+    """Probability that a session which pauses at model m ends that within each of `AGAIN_WITHIN_S`."""
+    now = s.scalars[CLOCK]
+    soon, later, much_later = 1.0, 1.0, 1.0
+    age, end = int64(0), FIRST_AGE_US
+    pair = s.paused[m]
+    while pair != NONE:
+        passed = now - s.pairs[pair, PAIR.paused_at]
+        if passed >= LONGEST_US:
+            break
+        while passed >= end:  # none is younger than the one before it
+            end <<= 1
+            age += 1
+        row = s.pairs[pair, PAIR.kind] * AGES + age
+        soon *= f.silent[row, AGAIN.soon]
+        later *= f.silent[row, AGAIN.later]
+        much_later *= f.silent[row, AGAIN.much_later]
+        pair = s.pairs[pair, PAIR.older]
+    return 1.0 - soon, 1.0 - later, 1.0 - much_later
 
 
 @inlined

@@ -16,9 +16,8 @@ from typing import Any, Final
 
 from cace_env.compilation import compiled, inlined, outlined
 from cace_env.held import held
-from cace_env.kernel.events import admit, arrive, finish, slide_window
+from cace_env.kernel.events import admit, arrive, finish, pause, slide_window
 from cace_env.kernel.events import first_token as serve_first_token
-from cace_env.kernel.pauses import pause
 from cace_env.kernel.placement import place
 from cace_env.kernel.run import answer, reset_state
 from cace_env.kernel.state import (

@@ -300,7 +300,7 @@ class Mirror:
             self._make_room(2 * len(self.state.requests))
 
     def _forget_pause(self, pair: int, model: int) -> None:
-        """Takes a session that is forgotten out of the pauses at its model (`cace_env.kernel.pauses`)."""
+        """Takes a session that is forgotten out of the pauses at its model (`pause` of `cace_env.kernel.events`)."""
         pairs, paused = self.state.pairs, self.state.paused
         if pairs[pair, PAIR.paused_at] <= 0:
             return
