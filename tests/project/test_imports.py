@@ -17,8 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = {"numpy", "numba", "llvmlite", "gymnasium", "pydantic", "yaml"}  # llvmlite is a part of Numba
 HEAVY = ("torch", "wandb", "pandas", "pyarrow", "matplotlib", "stable_baselines3", "scipy", "numba")
-# Each package may import itself and what stands to its right.
-ORDER = ("experiments", "agents", "cace_env")
+ORDER = ("experiments", "agents", "cace_env")  # each package may import itself and what stands to its right
 # The house, from the ground floor up: a wing (folder, or module beside the folders) may import those named here, which
 # stand above it, and `cace_env` itself; commands of experiments may import everything but each other.
 READ = "cace_env experiments/running experiments/reading"
