@@ -29,7 +29,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench agents docs lint clean FORCE
+.PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench agents board docs lint clean FORCE
 .PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -121,6 +121,9 @@ agents: $(VENV)/.test  ## train the agents that ship again and put them into the
 	  $(PY) -m experiments.train configs/agent/shipped-$$env.yaml --out runs/shipped-$$env --wandb off --resume $(ARGS) && \
 	  $(PY) -m experiments.ship_agent runs/shipped-$$env --name $$env --command "make agents" || exit 1; \
 	done
+
+board: $(VENV)/.test  ## play everything on the board again and write its page (some ten minutes)
+	@$(PY) -m experiments.submission board $(ARGS)
 
 docs: .venvs/docs/.ready  ## build the documentation with its API pages into site/, in an environment of its own
 	@echo "==> building site/"

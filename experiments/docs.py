@@ -28,8 +28,12 @@ from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen
 from cace_env.envs import EvictionEnv, SwapEnv
+from cace_env.evaluation.held_out import SUITE
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES
 from cace_env.policies.agent import shipped_agents
+from experiments.board import page as board_page
+from experiments.board.boarding import FOLDER
+from experiments.board.records import read_board
 from experiments.pages import catalogue, code_tables, scenarios
 from experiments.pages.regions import DOCS, fill, read
 from experiments.reading import horizons
@@ -61,6 +65,7 @@ CODE: Final[dict[str, Callable[[], Regions]]] = {
         "left-out": code_tables.dropped_table("v1"),
         "header": code_tables.results_header_table(),
     },
+    "leaderboard.md": lambda: board_page.regions(read_board(DOCS / FOLDER / f"{SUITE}.json", SUITE)),
     "agents.md": lambda: {"cards": "\n\n".join(code_tables.card(agent) for agent in shipped_agents().values())},
     "learning-curves.md": lambda: {"hyperparameters": code_tables.hyperparameters_table()},
 }

@@ -1,12 +1,14 @@
-"""Results on the suite that others can check: writes such a file, checks one and prints its scores, or ships costs.
+"""The board: makes what can be handed in, plays again what was, and writes the board; and ships costs of a suite.
 
-    python -m experiments.submission make --policy cace --out cace.csv
-    python -m experiments.submission make --agent runs/ppo/best --out ppo.csv
-    python -m experiments.submission make --policy my_module:my_policy --trained-on "train seeds 0-999" --out mine.csv
-    python -m experiments.submission check mine.csv
+    python -m experiments.submission make --policy lfu --order patient-wsjf --env swap --contact "Me" --out mine
+    python -m experiments.submission make --weights mine.yaml --trained-on "train seeds 0-9" --contact "Me" --out mine
+    python -m experiments.submission make --agent runs/ppo/best --contact "Me, me@example.org" --out mine
+    python -m experiments.submission check mine
+    python -m experiments.submission board mine
+    python -m experiments.submission board                     all that is on it, once more
     python -m experiments.submission ship runs/suite-v1 --out cace_env/data/suites/v1-costs.csv
 
-`docs/suite.md` describes the file, `cace_env/evaluation/results.py` reads and writes it.
+`docs/leaderboard.md` is the board and says how it judges, `docs/suite.md` describes the files.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from tyro.conf import subcommand
 
 from cace_env.config import Frozen
 from cace_env.evaluation.results import write_results
+from experiments.board.boarding import Boarded
+from experiments.board.checking import Checked
+from experiments.board.making import Made
 from experiments.reading.suite_scores import SuiteRun
 from experiments.running.command_line import run_command
-from experiments.running.submissions import Checked, Made
 
 
 class Shipped(Frozen):
@@ -50,6 +54,7 @@ class Shipped(Frozen):
 Command = (
     Annotated[Made, subcommand("make")]
     | Annotated[Checked, subcommand("check")]
+    | Annotated[Boarded, subcommand("board")]
     | Annotated[Shipped, subcommand("ship")]
 )
 

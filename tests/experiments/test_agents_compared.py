@@ -131,13 +131,13 @@ def test_agents_stand_in_runs_of_the_suite_and_of_shifted_regimes(small: Path, e
 def test_results_of_an_agent_say_what_it_was_trained_on(
     evicting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("experiments.running.submissions.seed_list", lambda split: [2_000_000])
-    out = tmp_path / "results.csv"
+    monkeypatch.setattr("experiments.board.playing.seed_list", lambda split: [2_000_000])
+    out = tmp_path / "mine"
     tiny = tmp_path / "tiny.yaml"
     entry = "{id: desk, env: eviction, scenario: {base: workstation, workload: {requests: 300}}, question: Why}"
     tiny.write_text(f"version: tiny\ndescription: One.\nentries: [{entry}]\n")
     assert submission(["make", "--agent", str(evicting), "--suite", str(tiny), "--out", str(out)]) == 0
-    text = out.read_text()
+    text = (out / "results.csv").read_text()
     assert "# trained_on: small, seeds 0-9" in text and "# simulated_requests: 1234" in text
     rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
-    assert {row["policy"] for row in rows} == {"lru", f"agent:{evicting}"}
+    assert {row["policy"] for row in rows} == {"lru", "mine"}

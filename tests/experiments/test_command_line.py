@@ -55,7 +55,7 @@ def test_a_bug_is_not_hidden():
         (compare, "experiments.compare.compare", []),
         (findings, "experiments.findings.find", []),
         (report, "experiments.report.write_report", ["."]),
-        (submission, "experiments.running.submissions.check", ["check", "mine.csv"]),
+        (submission, "experiments.board.checking.check", ["check", "mine"]),
         (suite, "experiments.suite.run_suite", []),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

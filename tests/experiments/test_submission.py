@@ -1,7 +1,9 @@
-"""A results file is checked by running parts of it again; what is wrong with it is said with row, value and limit."""
+"""What is handed in is played again; what is wrong with its results is said with row, value and limit."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.evaluation import load_suite
 from cace_env.evaluation import results as results_module
-from cace_env.evaluation.results import Results, read_results, write_results
+from cace_env.evaluation.results import Results, Row, read_results, write_results
 from cace_env.simulation import lower_bound
-from experiments.running import submissions
+from experiments.board import checking
 from experiments.submission import main
 
 SUITE: dict[str, Any] = {
@@ -52,15 +54,23 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(suite: Path) -> Path:
     """CACE on the suite, a hundred seeds."""
-    path = suite.parent / "cace.csv"
+    path = suite.parent / "cace"
     assert main(["make", "--policy", "cace", "--suite", str(suite), "--out", str(path)]) == 0
     return path
 
 
-def changed(made: Path, target: Path, old: str, new: str, count: int = 1) -> Path:
-    text = made.read_text()
+def with_rows(made: Path, target: Path, rows: Iterable[Row]) -> Path:
+    """The folder with other results in it."""
+    shutil.copytree(made, target, dirs_exist_ok=True)
+    write_results(target / "results.csv", Results(read_results(made / "results.csv").header, tuple(rows)))
+    return target
+
+
+def changed(made: Path, target: Path, old: str, new: str) -> Path:
+    shutil.copytree(made, target)
+    text = (made / "results.csv").read_text()
     assert old in text
-    target.write_text(text.replace(old, new, count))
+    (target / "results.csv").write_text(text.replace(old, new, 1))
     return target
 
 
@@ -73,9 +83,9 @@ def refused(path: Path, suite: Path, capsys: pytest.CaptureFixture[str], *more: 
 
 
 def test_what_make_writes_check_accepts(made: Path, suite: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["check", str(made), "--suite", str(suite), "--spots", "3"]) == 0
+    assert main(["check", str(made), "--suite", str(suite), "--seeds", "3"]) == 0
     assert "trained on: nothing; simulated requests: 0; code: cace-env" in capsys.readouterr().out
-    results = read_results(made)
+    results = read_results(made / "results.csv")
     assert {row[:2] for row in results.rows} == {("desk", "lru"), ("desk", "cace")}
     assert len(results.rows) == 200
 
@@ -83,12 +93,12 @@ def test_what_make_writes_check_accepts(made: Path, suite: Path, capsys: pytest.
 def test_scores_are_printed_where_reference_costs_ship(
     made: Path, suite: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    results = read_results(made)
+    results = read_results(made / "results.csv")
     halved = [row._replace(policy="reference", cost=row.cost / 2) for row in results.rows if row.policy == "lru"]
     shipped = Results(results.header, (*(row for row in results.rows if row.policy == "lru"), *halved), "shipped")
-    for module in (submissions, results_module):
+    for module in (checking, results_module):
         monkeypatch.setattr(module, "published", lambda version: shipped)
-    assert main(["check", str(made), "--suite", str(suite), "--spots", "1"]) == 0
+    assert main(["check", str(made), "--suite", str(suite), "--seeds", "1"]) == 0
     seeds = range(2_000_000, 2_000_100)
     lru, cace = (results.column("desk", policy, seeds).sum() for policy in ("lru", "cace"))
     said = capsys.readouterr().out
@@ -101,20 +111,20 @@ def test_scores_are_printed_where_reference_costs_ship(
 def test_lru_that_is_not_this_lru_is_noticed(
     made: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    results = read_results(made)
+    results = read_results(made / "results.csv")
     other = [row._replace(cost=row.cost * (1 + 1e-12)) if row.policy == "lru" else row for row in results.rows]
-    write_results(tmp_path / "other.csv", Results(results.header, tuple(other)))
-    said = refused(tmp_path / "other.csv", suite, capsys, "--spots", "2")
+    with_rows(made, tmp_path / "other", other)
+    said = refused(tmp_path / "other", suite, capsys, "--seeds", "2")
     assert "lru on desk, seed 20000" in said and "cost is" in said and ", here " in said
 
 
 def test_a_built_in_policy_is_run_again_too(
     made: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    results = read_results(made)
+    results = read_results(made / "results.csv")
     better = [row._replace(cost=row.cost * 0.9) if row.policy == "cace" else row for row in results.rows]
-    write_results(tmp_path / "better.csv", Results(results.header, tuple(better)))
-    assert "cace on desk, seed 20000" in refused(tmp_path / "better.csv", suite, capsys, "--spots", "1")
+    with_rows(made, tmp_path / "better", better)
+    assert "cace on desk, seed 20000" in refused(tmp_path / "better", suite, capsys, "--seeds", "1")
 
 
 @pytest.mark.parametrize(
@@ -130,20 +140,20 @@ def test_a_built_in_policy_is_run_again_too(
 def test_a_file_that_does_not_fit_the_suite_is_refused(
     old: str, new: str, said: str, made: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert said in refused(changed(made, tmp_path / "other.csv", old, new), suite, capsys)
+    assert said in refused(changed(made, tmp_path / "other", old, new), suite, capsys)
 
 
 def test_numbers_that_cannot_be_are_refused(
     made: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    results = read_results(made)
+    results = read_results(made / "results.csv")
     rows = list(results.rows)
     rows[1] = rows[1]._replace(e2e_mean_s=0.1)
     rows[3] = rows[3]._replace(longest_wait_s=0.0)
-    write_results(tmp_path / "odd.csv", Results(results.header, tuple(rows)))
-    said = refused(tmp_path / "odd.csv", suite, capsys)
-    assert "seed 2000000: e2e_mean_s is 0.1, which cannot be below ttft_mean_s" in said
-    assert "seed 2000001: longest_wait_s is 0.0, which cannot be below ttft_mean_s" in said
+    with_rows(made, tmp_path / "odd", rows)
+    said = refused(tmp_path / "odd", suite, capsys)
+    assert "seed 2000001: e2e_mean_s is 0.1, which cannot be below ttft_mean_s" in said
+    assert "seed 2000003: longest_wait_s is 0.0, which cannot be below ttft_mean_s" in said
 
 
 def test_a_cost_that_no_policy_can_reach_is_refused(
@@ -151,17 +161,17 @@ def test_a_cost_that_no_policy_can_reach_is_refused(
 ):
     case = load_suite(suite).entry("desk").case()
     least = lower_bound(case.tables, case.workload(2_000_003)).cost
-    results = read_results(made)
+    results = read_results(made / "results.csv")
 
     def costing(cost: float) -> Path:
         cheap = [row._replace(cost=cost) if row[:3] == ("desk", "cace", 2_000_003) else row for row in results.rows]
-        write_results(tmp_path / "cheap.csv", Results(results.header, tuple(cheap)))
-        return tmp_path / "cheap.csv"
+        with_rows(made, tmp_path / "cheap", cheap)
+        return tmp_path / "cheap"
 
     said = refused(costing(0.999 * least), suite, capsys)
     assert f"cace on desk, seed 2000003: cost is {0.999 * least!r}, which cannot be below {least:.7g}" in said
     assert "run it with cace-env" in said
-    assert "cannot be below" not in refused(costing(least), suite, capsys, "--spots", "100")  # but it is another one
+    assert "cannot be below" not in refused(costing(least), suite, capsys, "--seeds", "100")  # but it is another one
 
 
 def test_results_of_a_changed_scenario_are_refused(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -174,41 +184,41 @@ def test_results_of_a_changed_scenario_are_refused(made: Path, tmp_path: Path, c
 def test_of_many_problems_the_first_are_shown(
     made: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    results = read_results(made)
+    results = read_results(made / "results.csv")
     rows = tuple(row._replace(e2e_mean_s=0.0) for row in results.rows)
-    write_results(tmp_path / "odd.csv", Results(results.header, rows))
-    assert "and 192 more" in refused(tmp_path / "odd.csv", suite, capsys)
+    with_rows(made, tmp_path / "odd", rows)
+    assert "and 192 more" in refused(tmp_path / "odd", suite, capsys)
 
 
 def test_ones_own_policy_says_where_it_comes_from(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    own, out = f"{__name__}:mru", tmp_path / "mru.csv"
+    own, out = f"{__name__}:mru", tmp_path / "mru"
     arguments = ["make", "--policy", own, "--suite", str(suite), "--out", str(out)]
     assert main(arguments) == 2
-    assert "--trained-on is needed for a policy of your own" in capsys.readouterr().err and not out.exists()
+    assert "--trained-on is needed for a policy or weights of your own" in capsys.readouterr().err and not out.exists()
     assert main([*arguments, "--trained-on", "nothing", "--code", "tests", "--simulated-requests", "5"]) == 0
-    header = read_results(out).header
+    header = read_results(out / "results.csv").header
     assert (header.description, header.simulated_requests) == ("Evicts what was used last.", 5)
     assert header.fingerprints == {"desk": load_suite(suite).entry("desk").fingerprint()}
-    assert main(["check", str(out), "--suite", str(suite), "--spots", "2", "--policy", own]) == 0
+    assert main(["check", str(out), "--suite", str(suite), "--seeds", "2", "--policy", own]) == 0
     capsys.readouterr()
     assert main(["check", str(out), "--suite", str(suite), "--policy", "lru"]) == 2
-    assert "--policy lru is 'lru'; the file holds results of 'mru'" in capsys.readouterr().err
+    assert "--policy lru is 'lru'; the folder holds results of 'mru'" in capsys.readouterr().err
 
 
 def test_results_may_be_of_one_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     both = yaml.safe_load(yaml.safe_dump(SUITE))
     both["entries"].append(both["entries"][0] | {"id": "desk-swap", "env": "swap"})
-    suite, out = tmp_path / "tiny.yaml", tmp_path / "wsjf.csv"
+    suite, out = tmp_path / "tiny.yaml", tmp_path / "wsjf"
     suite.write_text(yaml.safe_dump(both))
     arguments = ["make", "--policy", "wsjf+cace", "--suite", str(suite), "--out", str(out)]
     assert main(arguments) == 2
     assert "make results of --env swap" in capsys.readouterr().err
     assert main([*arguments, "--env", "swap"]) == 0
-    assert {row.entry for row in read_results(out).rows} == {"desk-swap"}
-    assert main(["check", str(out), "--suite", str(suite), "--spots", "2"]) == 0
+    assert {row.entry for row in read_results(out / "results.csv").rows} == {"desk-swap"}
+    assert main(["check", str(out), "--suite", str(suite), "--seeds", "2"]) == 0
 
 
 def test_results_are_never_overwritten(made: Path, suite: Path, capsys: pytest.CaptureFixture[str]):
-    before = made.read_text()
+    before = (made / "results.csv").read_text()
     assert main(["make", "--policy", "lru", "--suite", str(suite), "--out", str(made)]) == 2
-    assert "results are never overwritten" in capsys.readouterr().err and made.read_text() == before
+    assert "results are never overwritten" in capsys.readouterr().err and (made / "results.csv").read_text() == before

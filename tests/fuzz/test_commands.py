@@ -34,9 +34,9 @@ BEGINS: Final = {
         "experiments.characterize.open_log",
     ),
     "recommend": ("experiments.logs.advice.options.open_log",),
-    "submission": ("experiments.running.submissions.run_seed", "experiments.running.submissions.in_order"),
+    "submission": ("experiments.board.playing.run_seed", "experiments.board.playing.in_order"),
 }
-FIRST: Final = {"submission": ("make", "check", "ship", "x"), "tune": ("cace", "configs/sweep.yaml", "x")}
+FIRST: Final = {"submission": ("make", "check", "board", "ship", "x"), "tune": ("cace", "configs/sweep.yaml", "x")}
 PLAUSIBLE: Final = """
 tiny default v1 tiny-v1 eviction swap both lru cace lru,cace test train 1 shipped compute none error replace azure
 users=3 starts=2 x=[ a=b=c = =x x= tests.support.comparisons:broken gain=.nan starts=-1 starts=1000000000000

@@ -70,6 +70,7 @@ WINGS = {
     "experiments/futures": f"{READ} experiments/logs",
     "experiments/pages": f"{READ} experiments/reports experiments/training experiments/yardsticks",
     "experiments/validation": f"{READ} experiments/reports experiments/calibration experiments/pages",
+    "experiments/board": f"{READ} experiments/pages",
 }
 MOST_MODULES = 17  # in a folder; more want a folder of their own
 MOST_LINES = 400  # of a file outside the kernel; the reference, one class, may be longer, too

@@ -20,7 +20,11 @@ from cace_env.config import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(path for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text("utf-8"))
-SUBCOMMANDS = {"submission": ("make", "check", "ship"), "reference": (), "live": ("check", "demo", "serve", "tiny")}
+SUBCOMMANDS = {
+    "submission": ("make", "check", "board", "ship"),
+    "reference": (),
+    "live": ("check", "demo", "serve", "tiny"),
+}
 OTHERS = ("--porcelain", "--logdir")  # of git and of TensorBoard
 OPTION = re.compile(r"python -m (?:experiments\.(\w+)|(\S+))|(?<![\w-])(--[a-z][a-z-]*[a-z])")
 

@@ -1,0 +1,254 @@
+"""Folders that are handed in and policies that ship, played and put on record."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Final
+
+import tyro
+from pydantic import Field
+from rich.console import Console
+
+import cace_env
+from cace_env.config import ConfigError, Frozen, printable
+from cace_env.evaluation import Suite, load_suite
+from cace_env.evaluation.episodes import seed_list
+from cace_env.evaluation.scores import BASELINE, REFERENCE
+from cace_env.files import replace_file
+from cace_env.policies import POLICIES, READINGS, Contestant, contestant_of
+from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.tables import Protocol
+from experiments.board.checking import differs, not_reproduced, unlike_shipped, wrong_with
+from experiments.board.folder import Handed, read_folder
+from experiments.board.page import PAGE, board_table, regions
+from experiments.board.playing import Played, decision_us, first_seeds, play
+from experiments.board.records import Board, Record, judged, merged, read_board, changed_since, write_board
+from experiments.pages.regions import DOCS, fill
+from experiments.running.command_line import metavar
+from experiments.running.contestants import about_policy, about_tuning, can_answer, card_of, default_names
+from experiments.running.options import Count
+from experiments.running.run_folder import PATIENT
+from experiments.running.runner import workers_of
+
+FOLDER: Final = "leaderboard"  # of the documentation: what is on record, and what was handed in
+PARTNERS: Final = (BASELINE, "cace", "gdsf", "omlx", "belady-cost")  # whose victims every order of Swap-v0 goes with
+TUNED: Final = ("cace:tuned-eviction", "very-patient-wsjf+cace:tuned-swap")
+SHIPS: Final = re.compile(r"([a-z0-9-]+\+)?((cace|agent|planner):)?[a-z0-9-]+")  # no path, no address of code
+WHO: Final = "cace-env"
+
+
+class Boarded(Frozen):
+    """Play folders that are handed in, or all that is on the board, and write the board and its page."""
+
+    what: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER|NAME")]] = Field(
+        default=(),
+        description="folders that are handed in, or names of policies that ship; all on the board by default",
+    )
+    suite: Annotated[str, metavar("VERSION")] = Field(
+        default="v1", description="version (v1 by default), or a YAML file"
+    )
+    seeds: Count = Field(
+        default=None, description="only so many test seeds of each entry: a dry run; nothing is written"
+    )
+    docs: Annotated[Path, metavar("FOLDER")] = Field(default=DOCS, description="where the pages are")
+    workers: Count = Field(default=None, description="threads; as many as there are cores by default")
+
+    def run(self, console: Console) -> int:
+        """See `board`."""
+        return board(self, console)
+
+
+def board(options: Boarded, console: Console) -> int:
+    """Plays, judges and writes; returns the exit status: 1 where something does not reproduce, and nothing is written.
+
+    Raises:
+        ConfigError: a folder is refused before anything is played, or a name is that of no policy that ships.
+        PolicyError, SimulationError: an episode failed; nothing has been written.
+    """
+    suite, seeds, workers = load_suite(options.suite), first_seeds(options.seeds), workers_of(options.workers)
+    home = options.docs / FOLDER
+    known = read_board(home / f"{suite.version}.json", suite.version)
+    handed, names = asked_for(options.what, home)
+    ours = [contestant_of(name) for name in dict.fromkeys((BASELINE, PATIENT, *names))]
+    problems = [problem for one in handed for problem in wrong_with(one, suite)]
+    problems += names_taken(handed, known, ours, home)
+    if problems:
+        return refused(problems)
+    contestants = {env: [c for c in ours if can_answer(c, env)] + theirs(handed, suite, env) for env in Protocol}
+    played = play(contestants, suite.entries, seeds, workers, console)
+    problems = [differs("costs that ship with the suite", *pair) for pair in unlike_shipped(played, suite)]
+    problems += [problem for one in handed for problem in not_reproduced(one.results, suite, played)]
+    if problems:
+        return refused(problems)
+    with console.status("scores, and how long decisions take"):
+        new = records(suite, played, contestants, handed, names)
+    problems = twice(new, known, handed)
+    if problems:
+        return refused(problems)
+    for said in changed_since(known, new) if options.seeds is None else []:
+        console.print(said, style="yellow")
+    if options.seeds is not None:
+        for env in Protocol:
+            console.print(board_table([record for record in new if record.env == env], env))
+        every = len(seed_list("test"))
+        console.print(f"A dry run: {len(seeds)} of {every} test seeds of each entry. Nothing has been written.")
+        return 0
+    for one in handed:
+        kept(one, home / one.about.name)
+    found = merged(known, new, keep=bool(options.what))
+    write_board(home / f"{suite.version}.json", found)
+    fill(options.docs / PAGE, regions(found))
+    console.print(f"{len(new)} played; wrote {home / f'{suite.version}.json'} and {options.docs / PAGE}")
+    return 0
+
+
+def refused(problems: Sequence[str]) -> int:
+    """Says what is wrong; returns the exit status."""
+    for problem in problems:
+        print(f"error: {printable(problem)}", file=sys.stderr)
+    print("error: nothing has been written", file=sys.stderr)
+    return 1
+
+
+def asked_for(what: Sequence[str], home: Path) -> tuple[list[Handed], list[str]]:
+    """Folders and names; without any, all folders of the board and all policies that ship.
+
+    Raises:
+        ConfigError: a folder is refused, or a name is that of no policy that ships.
+    """
+    names = [name for name in what if not Path(name).is_dir()]
+    folders = [Path(name) for name in what if Path(name).is_dir()]
+    if not what:
+        names = [name for name in (*default_names(Protocol, PARTNERS), *TUNED) if name != NO_SWAPPING]
+        folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
+    for name in names:
+        if not SHIPS.fullmatch(name):
+            raise ConfigError(f"{name!r} is no folder, and no policy that ships with cace-env has such a name")
+    handed = [read_folder(folder) for folder in folders]
+    for one in handed:
+        where = one.folder / "submission.yaml"
+        if one.contestant is None:
+            raise ConfigError(
+                f"{where}: the policy {one.about.policy!r} is code. The board never runs code that is handed in: "
+                "hand in a trained agent (cace_env.evaluation.save_agent writes one of any network of "
+                "cace_env.networks), weights of CACE or a rule that has a name"
+            )
+        if not one.about.contact:
+            raise ConfigError(f"{where}: contact is empty; say who hands it in (make --contact)")
+    return handed, names
+
+
+def theirs(handed: Sequence[Handed], suite: Suite, env: Protocol) -> list[Contestant]:
+    """Policies that were handed in with results of an environment."""
+    entries = {entry.id for entry in suite.entries if entry.env == env}
+    return [
+        one.contestant
+        for one in handed
+        if one.contestant is not None and any(row.entry in entries for row in one.results.rows)
+    ]
+
+
+def names_taken(handed: Sequence[Handed], known: Board, ours: Sequence[Contestant], home: Path) -> list[str]:
+    """Folders whose name is somebody else's."""
+    shipped = {record.name for record in known.records if record.by == WHO} | {contestant.name for contestant in ours}
+    shipped |= {*POLICIES, *READINGS, *default_names(Protocol, PARTNERS), REFERENCE, NO_SWAPPING}
+    names = [one.about.name for one in handed]
+    problems = []
+    for one in handed:
+        name = one.about.name
+        there = home / name
+        if name in shipped or names.count(name) > 1 or (there.exists() and there.resolve() != one.folder.resolve()):
+            problems.append(f"{one.folder}: the board has a policy called {name!r} already; give it another name")
+    return problems
+
+
+def records(
+    suite: Suite,
+    played: Played,
+    contestants: dict[Protocol, list[Contestant]],
+    handed: Sequence[Handed],
+    names: Sequence[str],
+) -> list[Record]:
+    """Records of those that were asked for."""
+    by_name = {one.about.name: one for one in handed}
+    found = []
+    for env, playing in contestants.items():
+        wanted = [contestant for contestant in playing if contestant.name in (*names, *by_name)]
+        if not wanted or not any(entry.env == env for entry in suite.entries):
+            continue
+        numbers = judged(suite, env, played, [contestant.name for contestant in wanted])
+        entries = sorted(
+            (entry for entry in suite.entries if entry.env == env), key=lambda entry: entry.id != f"{env}-default"
+        )
+        case = entries[0].case()
+        for contestant in wanted:
+            one = by_name.get(contestant.name)
+            found.append(
+                Record.model_validate(
+                    about(contestant, one)
+                    | numbers[contestant.name]
+                    | {
+                        "name": contestant.name,
+                        "env": env,
+                        "version": cace_env.__version__,
+                        "date": f"{date.today()}",
+                        "seeds": len(played.seeds),
+                        "decision_us": tuple(round(us, 1) for us in decision_us(contestant, case, played.seeds[0])),
+                    }
+                )
+            )
+    return found
+
+
+def about(contestant: Contestant, handed: Handed | None) -> dict[str, object]:
+    """What a record says besides numbers."""
+    policy = contestant.built_in
+    clairvoyant = policy is not None and policy.clairvoyant
+    if handed is not None:
+        kinds = {"agent.json": "agent", "cace.yaml": "CACE, other weights"}
+        return {
+            "kind": kinds.get(handed.about.policy, "rule"),
+            "by": handed.about.contact,
+            "link": handed.about.link,
+            "learned_from": handed.learned_from,
+            "clairvoyant": clairvoyant,
+            "content": handed.content,
+        }
+    card, tuned = card_of(contestant), about_tuning(contestant).get("tuned")
+    seeds = card.train_seeds if card is not None else tuned["train_seeds"] if tuned is not None else ""
+    said = f"{contestant.name} {policy.weights if policy else ''} {card.weights_sha256 if card else ''}"
+    group = about_policy(contestant)["group"].lower().replace("cace", "CACE")
+    fitted = f"training seeds {seeds}" if seeds else "training seeds" if policy and policy.trained else "nothing"
+    return {
+        "kind": group if tuned is None else "CACE, tuned",
+        "by": WHO,
+        "learned_from": fitted,
+        "clairvoyant": clairvoyant,
+        "content": hashlib.sha256(said.encode()).hexdigest()[:16],
+    }
+
+
+def twice(new: Sequence[Record], known: Board, handed: Sequence[Handed]) -> list[str]:
+    """Policies that were handed in and decide as another one does, in every episode."""
+    folders = {one.about.name: one.folder for one in handed}
+    rest = [record for record in (*known.records, *new) if record.name not in folders]
+    others = {(record.env, record.costs): record.name for record in rest}
+    return [
+        f"{folders[record.name]}: costs what {others[record.env, record.costs]!r} costs in every episode of "
+        f"{record.env.env_name}, to the last bit: it is on the board already"
+        for record in new
+        if record.name in folders and (record.env, record.costs) in others
+    ]
+
+
+def kept(handed: Handed, home: Path) -> None:
+    """Copies a folder to where the board keeps it, so that it can be played again."""
+    if handed.folder.resolve() == home.resolve():
+        return
+    for path in sorted(handed.folder.iterdir()):
+        replace_file(home / path.name, path.read_bytes())
