@@ -27,7 +27,7 @@ from experiments.board.checking import differs, not_reproduced, unlike_shipped, 
 from experiments.board.folder import Handed, read_folder
 from experiments.board.page import PAGE, board_table, regions
 from experiments.board.playing import Played, decision_us, first_seeds, play
-from experiments.board.records import Board, Record, judged, merged, read_board, changed_since, write_board
+from experiments.board.records import Board, Record, changed_since, judged, merged, read_board, write_board
 from experiments.pages.regions import DOCS, fill
 from experiments.running.command_line import metavar
 from experiments.running.contestants import about_policy, about_tuning, can_answer, card_of, default_names
@@ -73,7 +73,7 @@ def board(options: Boarded, console: Console) -> int:
     suite, seeds, workers = load_suite(options.suite), first_seeds(options.seeds), workers_of(options.workers)
     home = options.docs / FOLDER
     known = read_board(home / f"{suite.version}.json", suite.version)
-    handed, names = asked_for(options.what, home)
+    handed, names = asked_for(options.what, known, home)
     ours = [contestant_of(name) for name in dict.fromkeys((BASELINE, PATIENT, *names))]
     problems = [problem for one in handed for problem in wrong_with(one, suite)]
     problems += names_taken(handed, known, ours, home)
@@ -90,14 +90,14 @@ def board(options: Boarded, console: Console) -> int:
     problems = twice(new, known, handed)
     if problems:
         return refused(problems)
-    for said in changed_since(known, new) if options.seeds is None else []:
-        console.print(said, style="yellow")
     if options.seeds is not None:
         for env in Protocol:
             console.print(board_table([record for record in new if record.env == env], env))
         every = len(seed_list("test"))
         console.print(f"A dry run: {len(seeds)} of {every} test seeds of each entry. Nothing has been written.")
         return 0
+    for said in changed_since(known, new):
+        console.print(said, style="yellow")
     for one in handed:
         kept(one, home / one.about.name)
     found = merged(known, new, keep=bool(options.what))
@@ -115,8 +115,8 @@ def refused(problems: Sequence[str]) -> int:
     return 1
 
 
-def asked_for(what: Sequence[str], home: Path) -> tuple[list[Handed], list[str]]:
-    """Folders and names; without any, all folders of the board and all policies that ship.
+def asked_for(what: Sequence[str], known: Board, home: Path) -> tuple[list[Handed], list[str]]:
+    """Folders and names; without any, all that is on the board and all policies that ship.
 
     Raises:
         ConfigError: a folder is refused, or a name is that of no policy that ships.
@@ -124,7 +124,7 @@ def asked_for(what: Sequence[str], home: Path) -> tuple[list[Handed], list[str]]
     names = [name for name in what if not Path(name).is_dir()]
     folders = [Path(name) for name in what if Path(name).is_dir()]
     if not what:
-        names = [name for name in (*default_names(Protocol, PARTNERS), *TUNED) if name != NO_SWAPPING]
+        names = [*default_names(Protocol, PARTNERS), *TUNED, *(r.name for r in known.records if r.by == WHO)]
         folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
     for name in names:
         if not SHIPS.fullmatch(name):

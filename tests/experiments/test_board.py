@@ -148,7 +148,7 @@ def test_all_of_it_is_played_again_with_what_was_handed_in(
     ]
     path.write_text(json.dumps(content))
     assert onto_board(docs, suite) == 0
-    assert set(records_of(docs)) == {("swap", "mine"), ("eviction", "fifo"), ("swap", "fifo")}
+    assert {name for _, name in records_of(docs)} == {"mine", "random", "fifo"}
     assert "mine in Swap-v0: the same policy has other costs than on" in capsys.readouterr().out
 
 
