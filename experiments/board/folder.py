@@ -45,6 +45,7 @@ LARGEST: Final = {
     WEIGHTS_FILE: MOST_BYTES,
 }
 OF_POLICY: Final[Mapping[str, tuple[str, ...]]] = {CACE_FILE: (CACE_FILE,), CARD_FILE: (CARD_FILE, WEIGHTS_FILE)}
+LONGEST: Final = 60  # letters of what a policy was fitted to, on the board
 _MARKUP: Final = re.compile(r"[<>\[\]|`\\]")
 _LINK: Final = re.compile(r"https://[A-Za-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9._~/%+=?#-]*)?")
 
@@ -114,7 +115,7 @@ class Handed:
     def learned_from(self) -> str:
         """What the policy was fitted to, in a few words: its own record's, or those of who hands it in."""
         seeds = self.card.train_seeds if self.card is not None else self.tuned.train_seeds if self.tuned else ""
-        return f"training seeds {seeds}" if seeds else one_line(self.results.header.trained_on, 60)
+        return one_line(f"training seeds {seeds}" if seeds else self.results.header.trained_on, LONGEST)
 
 
 def read_folder(folder: Path) -> Handed:

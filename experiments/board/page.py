@@ -16,6 +16,7 @@ from experiments.running.command_line import screen_table
 
 PAGE: Final = "leaderboard.md"
 TOP: Final = 10  # policies whose scores are shown entry by entry
+STARVING: Final = 1.5  # times the longest wait of patient FIFO: bold
 UNRANKED: Final = "-"  # in place of a place: it knows the future
 HEADER: Final = (
     "place", "policy", "kind", "score", "cost / LRU's", "longest wait / patient FIFO's", "a decision [us]: median, p99",
@@ -52,7 +53,7 @@ def _rows(records: Sequence[Record]) -> list[list[str]]:
             _text(record.kind),
             f"**{_interval(record.score, 1)}**",
             _interval(record.cost, 3),
-            f"{number(ratio)} ({entry.removeprefix(f'{record.env}-')})",
+            f"{_emphasised(number(ratio), ratio > STARVING)} ({entry.removeprefix(f'{record.env}-')})",
             ", ".join(f"{us:.0f}" for us in record.decision_us),
             _text(record.learned_from),
             by,
@@ -67,6 +68,10 @@ def _entries(records: Sequence[Record], env: Protocol) -> str:
     names = list(best[0].entries) if best else []
     rows = [[f"`{record.name}`", *(_interval(record.entries[name].score, 1) for name in names)] for record in best]
     return table(["policy", *(name.removeprefix(f"{env}-") for name in names)], rows, numbers="right")
+
+
+def _emphasised(text: str, strong: bool) -> str:
+    return f"**{text}**" if strong else text
 
 
 def _interval(interval: Interval, digits: int) -> str:
