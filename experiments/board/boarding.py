@@ -79,8 +79,12 @@ def board(options: Boarded, console: Console) -> int:
     problems += names_taken(handed, known, ours, home)
     if problems:
         return refused(problems)
-    contestants = {env: [c for c in ours if can_answer(c, env)] + theirs(handed, suite, env) for env in Protocol}
-    played = play(contestants, suite.entries, seeds, workers, console)
+    envs = dict.fromkeys(entry.env for entry in suite.entries)
+    asked = {*names, *(one.about.name for one in handed)}
+    playing = {env: [c for c in ours if can_answer(c, env)] + theirs(handed, suite, env) for env in envs}
+    contestants = {env: each for env, each in playing.items() if any(one.name in asked for one in each)}
+    entries = [entry for entry in suite.entries if entry.env in contestants]
+    played = play(contestants, entries, seeds, workers, console)
     problems = [differs("costs that ship with the suite", *pair) for pair in unlike_shipped(played, suite)]
     problems += [problem for one in handed for problem in not_reproduced(one.results, suite, played)]
     if problems:
@@ -91,7 +95,7 @@ def board(options: Boarded, console: Console) -> int:
     if problems:
         return refused(problems)
     if options.seeds is not None:
-        for env in Protocol:
+        for env in contestants:
             console.print(board_table([record for record in new if record.env == env], env))
         every = len(seed_list("test"))
         console.print(f"A dry run: {len(seeds)} of {every} test seeds of each entry. Nothing has been written.")
@@ -179,8 +183,6 @@ def records(
     found = []
     for env, playing in contestants.items():
         wanted = [contestant for contestant in playing if contestant.name in (*names, *by_name)]
-        if not wanted or not any(entry.env == env for entry in suite.entries):
-            continue
         numbers = judged(suite, env, played, [contestant.name for contestant in wanted])
         entries = sorted(
             (entry for entry in suite.entries if entry.env == env), key=lambda entry: entry.id != f"{env}-default"
