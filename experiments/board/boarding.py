@@ -26,18 +26,16 @@ from cace_env.tables import Protocol
 from experiments.board.checking import differs, not_reproduced, unlike_shipped, wrong_with
 from experiments.board.folder import Handed, read_folder
 from experiments.board.page import PAGE, board_table, regions
-from experiments.board.playing import Played, decision_us, first_seeds, play
+from experiments.board.playing import Played, decision_us, first_seeds, play, shipped_names
 from experiments.board.records import Board, Record, changed_since, judged, merged, read_board, write_board
 from experiments.pages.regions import DOCS, fill
 from experiments.running.command_line import metavar
-from experiments.running.contestants import about_policy, about_tuning, can_answer, card_of, default_names
+from experiments.running.contestants import about_policy, about_tuning, can_answer, card_of
 from experiments.running.options import Count
 from experiments.running.run_folder import PATIENT
 from experiments.running.runner import workers_of
 
 FOLDER: Final = "leaderboard"  # of the documentation: what is on record, and what was handed in
-PARTNERS: Final = (BASELINE, "cace", "gdsf", "omlx", "belady-cost")  # whose victims every order of Swap-v0 goes with
-TUNED: Final = ("cace:tuned-eviction", "very-patient-wsjf+cace:tuned-swap")
 SHIPS: Final = re.compile(r"([a-z0-9-]+\+)?((cace|agent|planner):)?[a-z0-9-]+")  # no path, no address of code
 WHO: Final = "cace-env"
 
@@ -128,7 +126,7 @@ def asked_for(what: Sequence[str], known: Board, home: Path) -> tuple[list[Hande
     names = [name for name in what if not Path(name).is_dir()]
     folders = [Path(name) for name in what if Path(name).is_dir()]
     if not what:
-        names = [*default_names(Protocol, PARTNERS), *TUNED, *(r.name for r in known.records if r.by == WHO)]
+        names = [*shipped_names(), *(record.name for record in known.records if record.by == WHO)]
         folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
     for name in names:
         if not SHIPS.fullmatch(name):
@@ -160,7 +158,7 @@ def theirs(handed: Sequence[Handed], suite: Suite, env: Protocol) -> list[Contes
 def names_taken(handed: Sequence[Handed], known: Board, ours: Sequence[Contestant], home: Path) -> list[str]:
     """Folders whose name is somebody else's."""
     shipped = {record.name for record in known.records if record.by == WHO} | {contestant.name for contestant in ours}
-    shipped |= {*POLICIES, *READINGS, *default_names(Protocol, PARTNERS), REFERENCE, NO_SWAPPING}
+    shipped |= {*POLICIES, *READINGS, *shipped_names(), REFERENCE, NO_SWAPPING}
     names = [one.about.name for one in handed]
     problems = []
     for one in handed:

@@ -10,6 +10,7 @@ from typing import Final
 from rich.table import Table
 
 from cace_env.tables import Protocol
+from experiments.board.playing import shipped_names
 from experiments.board.records import Board, Interval, Record
 from experiments.reading.markdown import number, table
 from experiments.running.command_line import screen_table
@@ -26,7 +27,10 @@ HEADER: Final = (
 
 def regions(board: Board) -> dict[str, str]:
     """Regions of the page."""
-    found = {}
+    played = {record.name for record in board.records}
+    rest = [f"`{name}`" for name in shipped_names() if name not in played]
+    waiting = f"Of the policies that ship these have not been played yet: {', '.join(rest)}." if rest else ""
+    found = {"rest": waiting or "Every policy that ships has been played."}
     for env in Protocol:
         records = [record for record in board.records if record.env == env]
         found[str(env)] = table(HEADER, _rows(records)) if records else "Nobody yet."

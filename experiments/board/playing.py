@@ -15,13 +15,17 @@ from cace_env.config import ConfigError
 from cace_env.evaluation import run_seed
 from cace_env.evaluation.episodes import in_order, seed_list
 from cace_env.evaluation.results import Row, row_of
+from cace_env.evaluation.scores import BASELINE
 from cace_env.evaluation.suite import Entry
 from cace_env.policies import Contestant, Guarded, Player
 from cace_env.simulation import Simulator
 from cace_env.tables import FloatArray, Protocol
+from experiments.running.contestants import default_names
 from experiments.running.progress import progress_bar
 
 WARM_UP: Final = 20  # decisions that are not timed
+PARTNERS: Final = (BASELINE, "cace", "gdsf", "omlx", "belady-cost")  # whose victims every order of Swap-v0 goes with
+TUNED: Final = ("cace:tuned-eviction", "very-patient-wsjf+cace:tuned-swap")
 TIMED: Final = 1_000  # decisions at most
 
 
@@ -34,6 +38,11 @@ class Played(NamedTuple):
     def column(self, entry: str, policy: str, name: str = "cost") -> FloatArray:
         """A column of one policy on one entry, `(seeds,)`."""
         return np.array([getattr(row, name) for row in self.rows[entry, policy]], dtype=np.float64)
+
+
+def shipped_names() -> list[str]:
+    """Policies that ship and belong on the board, by name."""
+    return [*default_names(Protocol, PARTNERS), *TUNED]
 
 
 def first_seeds(count: int | None) -> tuple[int, ...]:

@@ -138,8 +138,7 @@ def test_the_page_says_what_the_records_say(rule: Path, suite: Path, docs: Path)
 def test_all_of_it_is_played_again_with_what_was_handed_in(
     rule: Path, suite: Path, docs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("experiments.board.boarding.default_names", lambda *_: ["fifo"])
-    monkeypatch.setattr("experiments.board.boarding.TUNED", ())
+    monkeypatch.setattr("experiments.board.boarding.shipped_names", lambda: ["fifo"])
     assert onto_board(docs, suite, rule, "random") == 0
     path = docs / FOLDER / "tiny.json"
     content = json.loads(path.read_text())
