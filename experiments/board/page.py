@@ -58,7 +58,7 @@ def _rows(records: Sequence[Record]) -> list[list[str]]:
             f"**{_interval(record.score, 1)}**",
             _interval(record.cost, 3),
             f"{_emphasised(number(ratio), ratio > STARVING)} ({entry.removeprefix(f'{record.env}-')})",
-            ", ".join(f"{us:.0f}" for us in record.decision_us),
+            ", ".join(f"{us:.0f}" for us in record.decision_us) if any(record.decision_us) else "-",
             _text(record.learned_from),
             by,
             f"{record.date}, {record.version}" + (f", {record.seeds} seeds" if record.seeds != 100 else ""),
