@@ -97,7 +97,7 @@ def play(
 
 
 def decision_us(contestant: Contestant, case: Case, seed: int) -> tuple[float, float]:
-    """Median and 99th percentile of the time of a decision in an episode, asked from Python [us]; 0 if it is never asked.
+    """Median and 99th percentile of the time of a decision in an episode, asked from Python [us]; 0: never asked.
 
     Raises:
         PolicyError: the policy failed.
