@@ -17,7 +17,7 @@ from cace_env.evaluation.episodes import in_order, seed_list
 from cace_env.evaluation.results import Row, row_of
 from cace_env.evaluation.scores import BASELINE
 from cace_env.evaluation.suite import Entry
-from cace_env.policies import Contestant, Guarded, Player
+from cace_env.policies import Contestant, Guarded, Planner, Player
 from cace_env.simulation import Simulator
 from cace_env.tables import FloatArray, Protocol
 from experiments.running.contestants import default_names
@@ -102,12 +102,16 @@ def decision_us(contestant: Contestant, case: Case, seed: int) -> tuple[float, f
     Raises:
         PolicyError: the policy failed.
     """
-    assert not isinstance(contestant.policy, Guarded)  # nobody hands one in
-    workload = case.workload(seed)
-    player = Player(
-        contestant.name, contestant.policy, case.tables, workload, seed, order=contestant.order, training=case.training
-    )
-    simulator = Simulator(case.tables, player.limits)
+    workload, policy = case.workload(seed), contestant.policy
+    player: Player | Guarded | Planner
+    if isinstance(policy, Guarded | Planner):
+        player, limits = policy, policy.begin(case.tables, workload, seed, training=case.training)
+    else:
+        player = Player(
+            contestant.name, policy, case.tables, workload, seed, order=contestant.order, training=case.training
+        )
+        limits = player.limits
+    simulator = Simulator(case.tables, limits)
     asked, times = simulator.reset(workload), list[int]()
     while asked and len(times) < TIMED:
         began = time.perf_counter_ns()

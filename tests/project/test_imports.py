@@ -74,8 +74,7 @@ WINGS = {
 }
 MOST_MODULES = 17  # in a folder; more want a folder of their own
 MOST_LINES = 400  # of a file outside the kernel; the reference, one class, may be longer, too
-# Where the name to import differs from the name to install.
-INSTALLED_AS = {"PIL": "pillow", "pygame": "pygame-ce", "sb3_contrib": "sb3-contrib", "yaml": "pyyaml"}
+INSTALLED_AS = {"PIL": "pillow", "pygame": "pygame-ce", "sb3_contrib": "sb3-contrib", "yaml": "pyyaml"}  # by import
 
 
 class Import(NamedTuple):
