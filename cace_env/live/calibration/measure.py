@@ -146,16 +146,16 @@ class _Measuring:
         self._tokens_of: dict[str, int] = {}  # written where their times are measured
 
     async def drift(self, name: str, prompt: What, token: What) -> AsyncIterator[Sample]:
-        """The same short measurement at both ends."""
-        await self._loaded(name)
+        """The same short measurement at both ends; loaded anew each time, for where its memory lies counts, too."""
         longest = max(self._plan.lengths)
-        await self._ask(name, self._prompt(name, longest), self._tokens_of[name])  # caches and clocks are warm
         for _ in range(self._plan.repeats):
+            await self._loaded(name)
+            await self._ask(name, self._prompt(name, longest), self._tokens_of[name])  # caches and clocks are warm
             answer = await self._ask(name, self._prompt(name, longest), 1)
             yield self._sample(name, prompt, answer.first_s, answer)
             async for sample in self._tokens(name, token, 1, longest):
                 yield sample
-        await self._backend.unload(name)
+            await self._backend.unload(name)
 
     async def moves(self, name: str) -> AsyncIterator[Sample]:
         """Loads and unloads: warm, and cold where the files are known."""
