@@ -126,7 +126,7 @@ async def resident_now(
         ConfigError: a server lacks a model, has one loaded that is not of this fleet, or the fleet does not fit.
         BackendError: a server does not answer, or a pinned model does not load.
     """
-    found = await found_now(tables, backends, names)
+    found = await _found(tables, backends, names)
     called, resident = [(names or {}).get(name, name) for name in tables.model_names], found.resident_on.copy()
     for m in np.flatnonzero(tables.pinned_on != NONE).tolist():
         if resident[m] not in (NONE, tables.pinned_on[m]):
@@ -139,11 +139,19 @@ async def resident_now(
 async def found_now(
     tables: FleetTables, backends: Sequence[Backend], names: Mapping[str, str] | None = None
 ) -> FleetTables:
-    """As `resident_now`, but the servers are only asked: pinned models are taken as they are found.
+    """As `resident_now`, but the servers are only asked: pinned models are taken to be where they are pinned.
 
     Raises:
         ConfigError, BackendError: see there.
     """
+    found = await _found(tables, backends, names)
+    return _checked(found.replace(resident_on=np.where(tables.pinned_on != NONE, NONE, found.resident_on)))
+
+
+async def _found(
+    tables: FleetTables, backends: Sequence[Backend], names: Mapping[str, str] | None
+) -> FleetTables:
+    """What the servers have loaded, pinned or not: not checked yet."""
     if len(backends) != tables.num_accelerators:
         raise ConfigError(
             f"the fleet has {tables.num_accelerators} accelerators, and {len(backends)} backends are given; give one "

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from cace_env.config import ConfigError, parse, parse_yaml
+from cace_env.kernel.state import ABSENT, MODEL, RESIDENT
 from cace_env.live.decider import Decider
-from cace_env.live.fleet import LiveFleet, resident_now
+from cace_env.live.fleet import LiveFleet, found_now, resident_now
+from cace_env.live.mirror import Mirror
 from cace_env.policies import contestant_of
 from cace_env.tables import NONE, Protocol
 from experiments.live import main
@@ -35,6 +37,19 @@ def test_what_is_loaded_is_resident_and_what_is_pinned_is_loaded():
     fleet = fleet_of({}, [5.0], models=models)
     tables = asyncio.run(resident_now(fleet.tables(), [backend], fleet.server_names))
     assert tables.resident_on.tolist() == [NONE, 0] and backend.states == {"A": "resident", "b": "resident"}
+
+
+def test_a_fleet_that_is_only_watched_is_found_as_it_is():
+    models = [{"name": name, "need_gb": 2, "load_s": 1} for name in "abc"]
+    models[0]["pinned_on"] = "gpu-0"
+    backend = FakeBackend(dict.fromkeys("abc", 2.0), 5.0, states={"a": "resident", "b": "resident"})
+    tables = asyncio.run(found_now(fleet_of({}, [5.0], models=models).tables(), [backend]))
+    assert tables.resident_on.tolist() == [NONE, 0, NONE] and not backend.started
+    mirror = Mirror(tables, Decider(contestant_of("lru"), tables).limits)
+    assert mirror.state.models[:, MODEL.phase].tolist() == [RESIDENT, RESIDENT, ABSENT]
+    backend.states["c"] = "resident"
+    with pytest.raises(ConfigError):  # 6 GB of 5
+        asyncio.run(found_now(fleet_of({}, [5.0], models=models).tables(), [backend]))
 
 
 @pytest.mark.parametrize(
