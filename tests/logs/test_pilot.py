@@ -188,15 +188,24 @@ def test_logs_too_short_to_tell_are_refused():
         change_between(measured(0, requests=100), measured(1))
 
 
+def test_a_short_pilot_in_turns_has_as_many_windows_as_it_has_requests_for():
+    log = replace(measured(3, requests=1000), began_us=1_760_000_000_000_000)
+    parts, in_turns = turns_apart(log, Turns(0.4, 40.0))
+    assert change_between(*parts, in_turns=in_turns).windows == min(map(len, parts)) // 25 < min(in_turns.blocks, 20)
+
+
 def test_a_pilot_in_turns_is_read_from_one_log():
     turns = Turns(0.4, 120.0)
     log = replace(measured(3), began_us=1_760_000_000_000_000)
     policy = turns.policy_decides((1_760_000_000_000_000 + log.time_us) * 1e-6)
     assert log.ttft_us is not None
     faster = replace(log, ttft_us=np.where(policy & (log.ttft_us != NONE), log.ttft_us * 8 // 10, log.ttft_us))
-    (lru, ours), blocks = turns_apart(faster, turns)
+    (lru, ours), in_turns = turns_apart(faster, turns)
     assert 0.7 < (len(lru) + len(ours)) / len(log) < 0.9  # without the first fifth of each block
-    change = change_between(lru, ours, min(blocks, 20), in_turns=True)
+    change = change_between(lru, ours, in_turns=in_turns)
+    rates = next(row for row in change.traffic if row.what == "requests an hour")
+    assert all(isinstance(rate, float) and 1600 < rate < 2000 for rate in rates[1:])  # 2 s apart, whosever turn it is
+    assert change_between(lru, ours, 1000, in_turns).windows == in_turns.blocks
     kpi = change.kpi("TTFT", "mean of the same mix")
     assert kpi is not None and kpi.change.low < -20 < kpi.change.high < 0
     assert "under the policy than under LRU" in sentence(change) and "took turns" in warnings_of(change)[0]

@@ -25,7 +25,7 @@ from experiments.logs.advice.decision import Economy
 from experiments.logs.advice.measured import Measured, measured_of
 from experiments.logs.advice.outputs import Told, show
 from experiments.logs.advice.page import write_all
-from experiments.logs.advice.parts import WINDOWS, parts_of
+from experiments.logs.advice.parts import parts_of
 from experiments.logs.advice.pilot import change_between, turns_apart
 from experiments.logs.advice.pilot_outputs import show_pilot, write_pilot
 from experiments.logs.advice.playing import Promise
@@ -212,9 +212,9 @@ def pilot(options: Options, session: Session) -> int:
     with session.console.status("reading the logs"):
         if options.pilot:
             log = options.read(options.pilot)
-            traces, blocks = turns_apart(log.trace, Turns(options.share, 60 * options.block_min))
+            traces, in_turns = turns_apart(log.trace, Turns(options.share, 60 * options.block_min))
             logs = [OwnLog(trace, log.section) for trace in traces]
-            change = change_between(*traces, min(blocks, options.windows or WINDOWS), in_turns=True)
+            change = change_between(*traces, options.windows, in_turns)
         else:
             logs = [options.read(path) for path in (options.before, options.after) if path]
             change = change_between(logs[0].trace, logs[1].trace, options.windows)

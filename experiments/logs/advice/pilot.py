@@ -84,14 +84,21 @@ class _Log(NamedTuple):
     tokens: Int64Array
     latencies: Mapping[str, FloatArray]  # [s], NaN where unknown
     window: Int64Array  # number of each row's window
-    span_s: float
+    span_s: float  # that the requests are of
 
     def measured(self, latency: str) -> FloatArray:
         return self.latencies.get(latency, np.full(len(self.window), np.nan))
 
 
-def turns_apart(log: Trace, turns: Turns) -> tuple[tuple[Trace, Trace], int]:
-    """The requests of a log while LRU decided, and while the policy did, and how many blocks the fewer have.
+class InTurns(NamedTuple):
+    """How the two parts of one log share its time."""
+
+    blocks: int  # with requests, of the part that has fewer
+    span_s: tuple[float, float]  # what the parts have of the log, from its first request to its last
+
+
+def turns_apart(log: Trace, turns: Turns) -> tuple[tuple[Trace, Trace], InTurns]:
+    """The requests of a log while LRU decided, and while the policy did.
 
     The first fifth of each block is left out: what the other one had loaded is still there.
 
@@ -111,31 +118,45 @@ def turns_apart(log: Trace, turns: Turns) -> tuple[tuple[Trace, Trace], int]:
             f"policy and LRU need {FEWEST_WINDOWS} blocks with requests each to be told apart, and one has {blocks}; "
             "let the pilot go on, or check --share and --block-min"
         )
-    return (some_requests(log, parts[0]), some_requests(log, parts[1])), blocks
+    spans_s = _settled_s(turns, time_s[0], time_s[-1])
+    return (some_requests(log, parts[0]), some_requests(log, parts[1])), InTurns(blocks, spans_s)
 
 
-def change_between(before: Trace, after: Trace, windows: int | None = None, *, in_turns: bool = False) -> Change:
+def _settled_s(turns: Turns, first_s: float, last_s: float) -> tuple[float, float]:
+    """How long LRU and the policy decided between two times, without the first fifth of each block."""
+    begins_s = np.arange(first_s // turns.block_s, last_s // turns.block_s + 1) * turns.block_s
+    from_s = np.maximum(begins_s + SETTLES * turns.block_s, first_s)
+    lasted_s = np.maximum(np.minimum(begins_s + turns.block_s, last_s) - from_s, 0)
+    policy = turns.policy_decides(begins_s + turns.block_s / 2)
+    return float(lasted_s[~policy].sum()), float(lasted_s[policy].sum())
+
+
+def change_between(before: Trace, after: Trace, windows: int | None = None, in_turns: InTurns | None = None) -> Change:
     """The change of every KPI from one log to another.
 
     Args:
         before: a log with measured times.
         after: another one, of the same users under the new policy.
-        windows: that each log is cut into; as many as have enough requests by default.
-        in_turns: the two are parts of one log, as `turns_apart` gives them.
+        windows: that each log is cut into; as many as have enough requests by default. At most one for each block of a
+            log in turns.
+        in_turns: the two are parts of one log, and this is what `turns_apart` says of them.
 
     Raises:
         ConfigError: the logs are the same, overlap in time, have no measured latency in common, or too few requests.
     """
-    if not in_turns:
+    if in_turns is None:
         _refuse_overlap(before, after)
+    elif windows is not None:
+        windows = min(windows, in_turns.blocks)
     rows = min(len(before), len(after))
     if rows < (windows or FEWEST_WINDOWS) * LEAST_ROWS:
         raise ConfigError(
             f"the shorter log has {rows} requests; {windows or FEWEST_WINDOWS} windows of at least {LEAST_ROWS} are "
             "needed to tell a change from chance"
         )
-    count = windows or min(WINDOWS, rows // LEAST_ROWS)
-    logs = _log(before, count), _log(after, count)
+    count = windows or min(WINDOWS, rows // LEAST_ROWS, *([] if in_turns is None else [in_turns.blocks]))
+    spans_s = (None, None) if in_turns is None else in_turns.span_s
+    logs = _log(before, count, spans_s[0]), _log(after, count, spans_s[1])
     shared = [name for name in ("TTFT", "E2E") if all(np.isfinite(log.measured(name)).sum() >= FEWEST for log in logs)]
     if not shared:
         raise ConfigError(
@@ -150,7 +171,7 @@ def change_between(before: Trace, after: Trace, windows: int | None = None, *, i
             adjusted = _same_mix(latency, logs, draws) if group == ALL else None
             kpis += [adjusted] if adjusted is not None else []
     cautions = (*([] if in_turns else _order(before, after)), *_units(logs, shared))
-    return Change(tuple(kpis), _traffic(before, after, logs), _mix_shift(logs), count, cautions, in_turns)
+    return Change(tuple(kpis), _traffic(before, after, logs), _mix_shift(logs), count, cautions, in_turns is not None)
 
 
 def _refuse_overlap(before: Trace, after: Trace) -> None:
@@ -211,8 +232,8 @@ def _units(logs: tuple[_Log, _Log], latencies: Sequence[str]) -> list[str]:
     return said
 
 
-def _log(trace: Trace, windows: int) -> _Log:
-    """The columns of a trace; rows without a task or model get a word for it."""
+def _log(trace: Trace, windows: int, span_s: float | None) -> _Log:
+    """The columns of a trace, of the whole time by default; rows without a task or model get a word for it."""
     rows = len(trace)
     tasks = np.array([*TASKS, UNTOLD])
     names = np.array([*trace.model_ids, UNTOLD])
@@ -227,7 +248,7 @@ def _log(trace: Trace, windows: int) -> _Log:
         trace.context_tokens if trace.context_tokens is not None else np.ones(rows, np.int64),
         latencies,
         np.arange(rows) * windows // rows,
-        float(trace.time_us[-1]) / 1e6,
+        float(trace.time_us[-1]) / 1e6 if span_s is None else span_s,
     )
 
 
