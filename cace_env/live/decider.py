@@ -128,11 +128,12 @@ class Decider:
         return self._answered(answer, began)
 
     def _closed(self, mirror: Mirror, began: float) -> Choice | None:
-        """LRU's answer where the policy is not to be asked; a guard goes on watching."""
+        """LRU's answer where the policy is not to be asked; a guard goes on watching, unless it still thinks."""
         reason, detail = self.stage.closed()
         if not reason:
             return None
-        if isinstance(self._player, Guarded):
+        thinking = self._thread is not None and self._thread.busy  # in its thread, over the same objects
+        if isinstance(self._player, Guarded) and not thinking:
             self._player.watch(mirror.simulator)
         return self._fall_back(mirror, reason, detail, began)
 

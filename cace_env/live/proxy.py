@@ -11,8 +11,8 @@ import json
 import logging
 import signal
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from importlib.resources import files
 from typing import Any, Final
@@ -91,14 +91,10 @@ class Proxy:
     @web.middleware
     async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Asks for the key, and says in the API's form what is wrong."""
-        key = self.serving.key
-        if key is None:
-            if host_of(request) not in LOOPBACK and self.serving.host in LOOPBACK:
-                return _error(403, "this server is for its own machine only")  # a page that has bent its own name here
-        elif request.path not in OPEN:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "replace")
-            if not hmac.compare_digest(given, key.encode()):
-                return _error(401, "the API key is missing or wrong; send Authorization: Bearer KEY")
+        if is_foreign(request, self.serving):
+            return _error(403, "this server is for its own machine only")
+        if request.path not in OPEN and not has_key(request, self.serving):
+            return _error(401, "the API key is missing or wrong; send Authorization: Bearer KEY")
         try:
             return await handler(request)
         except web.HTTPRequestEntityTooLarge:
@@ -220,12 +216,21 @@ class Proxy:
 
 @asynccontextmanager
 async def listening(
-    app: web.Application, serving: Serving, signals: Mapping[int, Callable[[], None]]
+    app: web.Application, serving: Serving, signals: Mapping[int, Callable[[], None]], *, unpacks: bool = True
 ) -> AsyncGenerator[str, None]:
-    """Serves an application, and gives its address; signals call functions meanwhile."""
+    """Serves an application, and gives its address.
+
+    Args:
+        app: is served.
+        serving: how.
+        signals: call these functions meanwhile, and do afterwards what they did before.
+        unpacks: bodies of requests that are compressed.
+    """
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in signals}
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0, auto_decompress=unpacks
+    )
     try:
         await runner.setup()
         await web.TCPSite(runner, serving.host, serving.port).start()
@@ -244,6 +249,30 @@ def host_of(request: web.Request) -> str:
     """The name that a request calls this server by, without its port."""
     host = request.headers.get("Host", "")
     return host if host.endswith("]") else host.rpartition(":")[0] or host
+
+
+def is_foreign(request: web.Request, serving: Serving) -> bool:
+    """Whether a page has bent its own name here, where no key is asked for (DNS rebinding)."""
+    return serving.key is None and serving.host in LOOPBACK and host_of(request) not in LOOPBACK
+
+
+def has_key(request: web.Request, serving: Serving) -> bool:
+    """Whether a request carries the key, if one is asked for."""
+    if serving.key is None:
+        return True
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "replace")
+    return hmac.compare_digest(given, serving.key.encode())
+
+
+@contextmanager
+def ignoring(*numbers: int) -> Generator[None, None, None]:
+    """Signals that would end the process do nothing, but where `listening` gives them something to do."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _body(request: web.Request) -> dict[str, Any] | web.Response:

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
 
 from cace_env.config import ConfigError
+from cace_env.live.decider import PolicyThread
+from cace_env.live.proxy import ignoring, listening
 from cace_env.live.stage import Stage, Turns
+from cace_env.live.tickets import Serving
 from cace_env.policies import Guarded
 from tests.live.serving import Live, serving
 from tests.live.test_router import in_loop, raises, storm
@@ -112,3 +116,23 @@ async def test_a_guard_goes_on_watching_while_lru_decides():
         await storm(live, 60)
         asked = [one for one in live.router.decisions if one.kind == "evict"]
         assert seen and {one.fallback for one in asked} == {"by hand"} and guard.decisions == 1  # to be warm
+        seen.clear()
+        live.router.decider._thread = PolicyThread()
+        live.router.decider._thread.busy = True  # with an earlier question, over the same objects
+        await storm(live, 30)
+        assert not seen
+
+
+@in_loop
+async def test_a_signal_to_hand_over_that_comes_early_or_late_does_not_end_the_process():
+    before, heard = signal.getsignal(signal.SIGUSR1), list[int]()
+    with ignoring(signal.SIGUSR1):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        async with listening(web.Application(), Serving(port=0), {signal.SIGUSR1: lambda: heard.append(1)}):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            async with asyncio.timeout(5.0):
+                while not heard:
+                    await asyncio.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.sleep(0.01)
+    assert heard == [1] and signal.getsignal(signal.SIGUSR1) == before
