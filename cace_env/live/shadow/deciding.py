@@ -30,20 +30,21 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED: Final = 50  # last decisions that differ
 OPEN_DUELS: Final = 1000  # the oldest are given up
-SEEN_US: Final = 30_000_000  # a server has evicted until then, or it is not known what
+SEEN_US: Final = 30_000_000  # a server has evicted until then, or it is not known what; `Forwarder.behind_s` is shorter
 MOST_LOOKS: Final = 20_000
 
 
 class Looks:
-    """What a server held, by time: the models that it listed as loaded or loading."""
+    """What a server held, by time: the models that it listed as loaded or loading. Nobody asks back in time."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[int, frozenset[int]]] = deque(maxlen=MOST_LOOKS)
-        self._compared = -1  # time of the last look that was compared
+        self._looks: deque[tuple[int, frozenset[int]]] = deque(maxlen=MOST_LOOKS)  # from the last one before a question
+        self._fresh: deque[tuple[int, frozenset[int]]] = deque(maxlen=MOST_LOOKS)  # not compared yet
 
     def add(self, time_us: int, held: frozenset[int]) -> None:
         """The server holds these models at this time."""
         self._looks.append((time_us, held))
+        self._fresh.append((time_us, held))
 
     def gone(self, time_us: int, target: int, candidates: Sequence[int]) -> tuple[int, bool] | None:
         """Which candidate had left when the target was there, or as soon as one had; None: not seen.
@@ -52,6 +53,8 @@ class Looks:
             The model, and whether it was there at the last look before the question: if not, it had left earlier.
             Such a model comes first.
         """
+        while len(self._looks) > 1 and self._looks[1][0] < time_us:
+            self._looks.popleft()
         before: frozenset[int] | None = None
         for at_us, held in self._looks:
             if at_us < time_us:
@@ -69,11 +72,7 @@ class Looks:
 
     def next(self, until_us: int) -> tuple[int, frozenset[int]] | None:
         """The next look that has not been compared, up to a time."""
-        for look in self._looks:
-            if self._compared < look[0] <= until_us:
-                self._compared = look[0]
-                return look
-        return None
+        return self._fresh.popleft() if self._fresh and self._fresh[0][0] <= until_us else None
 
 
 @dataclass
@@ -91,6 +90,7 @@ class Tally:
     matches: int = 0  # looks at which the mirror held what the server did
     requests: int = 0
     unknown: int = 0  # requests for models that are not of the fleet
+    unread: int = 0  # requests that are compressed or no JSON: nobody looks into them
 
 
 class Watcher:
@@ -142,6 +142,7 @@ class Watcher:
 
     def arrive(self, now_us: int, key: Hashable, model: int, *about: Any) -> None:
         """As `Follower.arrive`."""
+        self.advance(now_us)  # questions that were due before are judged by this request, too
         self.tally.requests += 1
         self._judge(model)
         self._both(now_us, lambda each: each.arrive(now_us, key, model, *about))

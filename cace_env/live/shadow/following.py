@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from cace_env.decision_log import Recorder
-from cace_env.kernel.state import ACCELERATOR, DEMAND, LOADING, MODEL, RESIDENT
+from cace_env.kernel.state import ACCELERATOR, DEMAND, DRAINING, LOADING, MODEL, RESIDENT
 from cace_env.live.mirror import Arrival, Mirror
 from cace_env.simulation import Limits
 from cace_env.tables import FOREVER, NONE, FleetTables
@@ -145,9 +145,9 @@ class Follower:
             self._settle()
 
     def held(self) -> frozenset[int]:
-        """Models that are loaded."""
+        """Models that a server would list as loaded or loading: one that drains is there until its unload begins."""
         phases = self.mirror.state.models[:, MODEL.phase]
-        return frozenset(np.flatnonzero(phases == RESIDENT).tolist())
+        return frozenset(np.flatnonzero(np.isin(phases, (LOADING, RESIDENT, DRAINING))).tolist())
 
     @property
     def evicted(self) -> int:

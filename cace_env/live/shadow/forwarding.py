@@ -8,13 +8,13 @@ requests go through as before. The server is asked for its list of models and fo
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from typing import Any, Final
@@ -26,13 +26,13 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from cace_env.config import one_line
 from cace_env.live.answers import Answer, most_tokens, prompt_tokens
 from cace_env.live.backends.base import Backend, BackendError
-from cace_env.live.decider import PolicyThread
+from cace_env.live.decider import Failed, PolicyThread
 from cace_env.live.mirror import Alone
-from cace_env.live.proxy import LONGEST_ID, PATHS, SESSION, TASK, host_of, listening
+from cace_env.live.proxy import LONGEST_ID, PATHS, SESSION, TASK, has_key, is_foreign, listening
 from cace_env.live.shadow.deciding import Watcher
 from cace_env.live.shadow.report import summary
 from cace_env.live.status import said_of
-from cace_env.live.tickets import LOOPBACK, Serving
+from cace_env.live.tickets import Serving
 from cace_env.tables import TASKS
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ HOP_BY_HOP: Final = frozenset(
 )  # fmt: skip
 MOST_EVENTS: Final = 200_000  # that wait to be looked at
 SILENCE_S: Final = 3600.0  # between two pieces of an answer
+LAST_S: Final = 10.0  # for what happened last before the end
+PAGE_S: Final = 5.0  # a page waits so long for what the thread says; then it shows what there was before
 UNTOUCHED: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")  # not to be added by the client
 
 Event = tuple[int, str, tuple[Any, ...]]
@@ -59,7 +61,8 @@ class Forwarder:
         names: what the servers call each model.
         serving: how.
         look_s: pause between two looks.
-        behind_s: what happened is looked at so much later; a server has evicted by then.
+        behind_s: what happened is looked at so much later; what a server evicts later than that is not seen.
+        patience_s: the thread may take so long for what happened between two looks; then watching ends.
     """
 
     def __init__(
@@ -72,17 +75,19 @@ class Forwarder:
         *,
         look_s: float = 1.0,
         behind_s: float = 10.0,
+        patience_s: float = 60.0,
     ) -> None:
         serving.check()
         self.watcher, self.serving = watcher, serving
         self.stopping = asyncio.Event()
         self.problem = ""  # why nothing is watched any more
         self._url, self._backends = url.rstrip("/"), backends
-        self._look_s, self._behind_us = look_s, round(behind_s * 1e6)
+        self._look_s, self._behind_us, self._patience_s = look_s, round(behind_s * 1e6), patience_s
         called = [names.get(name, name) for name in watcher.tables.model_names]
         self._models = {name: m for m, name in enumerate(called)}
         self._events: deque[Event] = deque()
         self._status: dict[str, Any] = {}
+        self._said: list[str] = []
         self._session: aiohttp.ClientSession | None = None
         self._open = 0  # requests on their way
         self._thread = PolicyThread()
@@ -91,7 +96,7 @@ class Forwarder:
         self.app.router.add_route("*", "/{path:.*}", self._pass)
 
     async def run(self, started: Callable[[str], None] = lambda _: None) -> None:
-        """Serves until SIGTERM, SIGINT or `stopping`; then lets requests end.
+        """Serves until SIGTERM, SIGINT or `stopping`; then lets requests end, and tells the watcher of the last ones.
 
         Args:
             started: is told the address.
@@ -99,12 +104,16 @@ class Forwarder:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=SILENCE_S)
         async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False, skip_auto_headers=UNTOUCHED
+            connector=connector,
+            timeout=timeout,
+            auto_decompress=False,
+            skip_auto_headers=UNTOUCHED,
+            cookie_jar=aiohttp.DummyCookieJar(),  # cookies are between each client and the server
         ) as self._session:
             watching = asyncio.get_running_loop().create_task(self._watch())
-            stop = self.stopping.set
+            signals = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self.stopping.set)
             try:
-                async with listening(self.app, self.serving, {signal.SIGTERM: stop, signal.SIGINT: stop}) as address:
+                async with listening(self.app, self.serving, signals, unpacks=False) as address:
                     started(address)
                     await self.stopping.wait()
                     end = time.monotonic() + self.serving.drain_s
@@ -113,6 +122,8 @@ class Forwarder:
             finally:
                 watching.cancel()
                 await asyncio.wait([watching])
+                if not self.problem:
+                    await self._in_thread(partial(self._tell, self._now_us()), min(LAST_S, self._patience_s))
 
     # -----------------------------------------------------------------------------------------------------------------
     # Requests
@@ -120,8 +131,8 @@ class Forwarder:
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         """Sends a request on and its answer back, as they are."""
         assert self._session is not None
-        if self.serving.key is None and self.serving.host in LOOPBACK and host_of(request) not in LOOPBACK:
-            return web.Response(status=403)  # a page that has bent its own name here
+        if is_foreign(request, self.serving):
+            return web.Response(status=403)
         if self.stopping.is_set():
             return web.Response(status=503, headers={"Retry-After": "5"})
         self._open += 1
@@ -172,6 +183,7 @@ class Forwarder:
         try:
             asked = json.loads(body)
         except (ValueError, RecursionError):
+            self.watcher.tally.unread += 1
             return _Seen(None, False)
         name = asked.get("model") if isinstance(asked, dict) else None
         model = self._models.get(name) if isinstance(name, str) else None
@@ -207,13 +219,22 @@ class Forwarder:
             began_us = self._now_us()
             try:
                 held = await self._look()
-                if held is not None:
-                    self.watcher.looks.add(began_us, held)
-                await self._thread.call(partial(self._tell, began_us - self._behind_us))
-            except Exception as error:  # of any kind: requests go through all the same
+            except Exception as error:  # a bug of a backend: requests go through all the same
                 self._stop_watching(f"{type(error).__name__}: {one_line(str(error))}")
                 return
+            if held is not None:
+                self.watcher.looks.add(began_us, held)
+            await self._in_thread(partial(self._tell, began_us - self._behind_us), self._patience_s)
             await asyncio.sleep(self._look_s)
+
+    async def _in_thread(self, do: Callable[[], None], limit_s: float) -> None:
+        """Looks at what happened, in the thread; where that fails or hangs, watching ends."""
+        try:
+            await asyncio.wait_for(self._thread.call(do), limit_s)
+        except TimeoutError:
+            self._stop_watching(f"the policy has not come to an end for {limit_s:g} s")
+        except Failed as failure:
+            self._stop_watching(one_line(str(failure)))
 
     async def _look(self) -> frozenset[int] | None:
         """The models that the servers list as loaded or loading; None where one does not answer."""
@@ -229,10 +250,11 @@ class Forwarder:
 
     def _tell(self, until_us: int) -> None:
         """Tells the watcher what happened until then."""
-        while self._events and self._events[0][0] <= until_us:
-            at_us, what, about = self._events.popleft()
+        events = self._events
+        while events and events[0][0] <= until_us and not self.problem:
+            at_us, what, about = events.popleft()
             getattr(self.watcher, what)(at_us, *about)
-        if until_us > 0:
+        if until_us > 0 and not self.problem:
             self.watcher.advance(until_us)
         watcher, tally = self.watcher, self.watcher.tally
         held, own = watcher.server.held(), watcher.own.held()
@@ -241,7 +263,6 @@ class Forwarder:
             "system": watcher.deployed.name,
             "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
             "behind_s": self._behind_us * 1e-6,
-            "said": summary(watcher),
             "counts": {name: value for name, value in vars(tally).items() if isinstance(value, int)},
             "evictions": {"server": watcher.server.evicted, "policy": watcher.own.evicted},
             "models": [
@@ -252,30 +273,39 @@ class Forwarder:
         }  # fmt: skip
 
     def _stop_watching(self, problem: str) -> None:
-        logger.error("nothing is watched any more: %s", problem)
-        self.problem = problem
-        self._events.clear()
+        """The first problem stays. Events are left to the thread, which may still read them."""
+        if not self.problem:
+            logger.error("nothing is watched any more: %s", problem)
+            self.problem, self._events = problem, deque()
+
+    async def _summary(self) -> list[str]:
+        """The findings now. Their interval takes a while to draw: that is done in the thread, and only if asked for."""
+        if not self.problem:
+            with suppress(TimeoutError, Failed):  # `_watch` says what is wrong with the thread
+                self._said = await asyncio.wait_for(self._thread.call(partial(summary, self.watcher)), PAGE_S)
+        return self._said
 
     # -----------------------------------------------------------------------------------------------------------------
     # Pages
 
     async def _own(self, request: web.Request) -> web.StreamResponse:
         """The page, its numbers, and metrics."""
-        what, key = request.match_info["what"], self.serving.key
+        what = request.match_info["what"]
         if what == "":
             policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
             page = (files("cace_env.live.shadow") / "page.html").read_text(encoding="utf-8")
             return web.Response(text=page, content_type="text/html", headers={"Content-Security-Policy": policy})
-        if key is None and host_of(request) not in LOOPBACK:
+        if is_foreign(request, self.serving):
             return web.Response(status=403)
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "replace")
-        if key is not None and not hmac.compare_digest(given, key.encode()):
+        if not has_key(request, self.serving):
             return web.Response(status=401)
-        status = {**self._status, "problem": self.problem}
         if what == "status.json":
+            said = await self._summary()
+            status = {**self._status, "said": said, "problem": self.problem}
             return web.json_response(status, headers={"Cache-Control": "no-store"})
         if what == "metrics":
-            return web.Response(body=_metrics(status), headers={"Content-Type": "text/plain; version=0.0.4"})
+            text = _metrics(self._status, not self.problem)
+            return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
         return web.Response(status=404)
 
 
@@ -312,10 +342,10 @@ class _Seen:
         self._note(what, self, *about)
 
 
-def _metrics(status: Mapping[str, Any]) -> bytes:
+def _metrics(status: Mapping[str, Any], watching: bool) -> bytes:
     """The counts in the format that Prometheus reads."""
     registry = CollectorRegistry()
-    Gauge("cace_shadow_watching", "1 while requests are watched", registry=registry).set(not status["problem"])
+    Gauge("cace_shadow_watching", "1 while requests are watched", registry=registry).set(watching)
     counts = Gauge("cace_shadow", "Counts since the start (docs/shadow.md)", ("what",), registry=registry)
     for name, value in status.get("counts", {}).items():
         counts.labels(name).set(value)

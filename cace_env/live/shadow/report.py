@@ -1,4 +1,4 @@
-"""What watcher mode has found, in sentences."""
+"""What shadow mode has found, in sentences."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from cace_env.config import one_line
 from cace_env.evaluation.intervals import Gain, block_of, paired_gain
 from cace_env.live.shadow.deciding import Watcher
 
+MOST_WINDOWS: Final = 48  # that an interval is drawn of; of a long run, neighbours are put together
 FEW: Final = 20  # differing decisions that have been judged: fewer say nothing
-TRUSTED: Final = 0.8  # of the looks; a load that is under way makes a few differ
+TRUSTED: Final = 0.8  # of the looks; one that falls between what a server does and what the mirror does differs
 MANY: Final = 0.05  # of the first tokens; loads that end a little before the tables say make a few
 
 
@@ -23,8 +24,14 @@ def evictions_saved(watcher: Watcher) -> Gain:
     system, policy = watcher.server.evictions, watcher.own.evictions
     there = [*system, *policy]
     windows = range(min(there, default=0), max(there, default=-1) + 1)
-    counts = [np.array([each[window] for window in windows], dtype=np.float64) for each in (system, policy)]
-    return paired_gain(*counts, block=block_of(max(len(windows), 1)))
+    if not windows:
+        return paired_gain([], [])
+    together = np.arange(0, len(windows), -(-len(windows) // MOST_WINDOWS))
+    counts = [
+        np.add.reduceat(np.array([each[window] for window in windows], dtype=np.float64), together)
+        for each in (system, policy)
+    ]
+    return paired_gain(*counts, block=block_of(len(together)))
 
 
 def summary(watcher: Watcher) -> list[str]:
@@ -33,7 +40,11 @@ def summary(watcher: Watcher) -> list[str]:
     said = [f"{tally.requests:,} requests, {tally.asked:,} questions whom to evict."]
     if tally.unknown:
         said.append(
-            f"{tally.unknown:,} requests more were for models that are not of this fleet; nobody knows of them."
+            f"{tally.unknown:,} requests more were for models that are not of this fleet; they are in neither mirror."
+        )
+    if tally.unread:
+        said.append(
+            f"{tally.unread:,} requests more were compressed or no JSON; they went through, and are in neither mirror."
         )
     if not tally.asked:
         return [

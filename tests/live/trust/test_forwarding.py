@@ -22,6 +22,7 @@ from cace_env.kernel.state import MODEL
 from cace_env.live.backends.base import BackendModel
 from cace_env.live.mirror import live_tables
 from cace_env.live.proxy import listening
+from cace_env.live.shadow import forwarding
 from cace_env.live.shadow.forwarding import Forwarder
 from cace_env.live.tickets import Serving
 from cace_env.observation import SLOT
@@ -47,7 +48,8 @@ class Swapping:
         body = await request.read()
         self.got.append((request.method, request.raw_path, dict(request.headers), body))
         if request.path != CHAT:
-            return web.Response(body=gzip.compress(b"whatever"), headers={"Content-Encoding": "gzip", "X-Its": "own"})
+            headers = {"Content-Encoding": "gzip", "X-Its": "own", "Set-Cookie": "who=first"}
+            return web.Response(body=gzip.compress(b"whatever"), headers=headers)
         asked = json.loads(body)
         if asked["model"] in self.held:
             self.held.remove(asked["model"])
@@ -108,15 +110,19 @@ class Passing:
 
 
 @asynccontextmanager
-async def passing(policy: Any = "lfu", **how: Any) -> AsyncIterator[Passing]:
+async def passing(
+    policy: Any = "lfu", *, behind_s: float = 0.2, patience_s: float = 10.0, **how: Any
+) -> AsyncIterator[Passing]:
     server = Swapping()
     upstream = web.Application()
     upstream.router.add_route("*", "/{path:.*}", server.answer)
     tables = live_tables(fleet_of(NEEDS, [4.5]).tables())
     watched = watcher(tables, policy, began_us=round(time.time() * 1e6), log=how.pop("log", None))
-    async with listening(upstream, Serving(port=0), {}) as at:
+    async with listening(upstream, Serving(port=0), {}, unpacks=False) as at:
         serving = Serving(port=0, drain_s=5.0, **how)
-        forwarder = Forwarder(watched, at, [server], {}, serving, look_s=0.02, behind_s=0.2)
+        forwarder = Forwarder(
+            watched, at, [server], {}, serving, look_s=0.02, behind_s=behind_s, patience_s=patience_s
+        )
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(forwarder.run(address.set_result))
         async with aiohttp.ClientSession() as client:
@@ -141,6 +147,58 @@ async def test_requests_and_answers_go_through_as_they_are():
         assert status == 200 and text.endswith("data: [DONE]\n\n") and text.count("content") == 3
         async with live.client.get(live.url + "/metrics") as response:
             assert response.headers["X-Its"] == "own"  # the server's metrics, not ours
+
+
+@in_loop
+async def test_a_cookie_of_one_client_is_not_sent_for_another():
+    async with passing() as live:
+        live.forwarder._url = live.forwarder._url.replace("127.0.0.1", "localhost")  # of numbers no cookies are kept
+        async with live.client.get(live.url + "/login") as response:
+            assert response.headers["Set-Cookie"] == "who=first"
+        async with aiohttp.ClientSession() as other:
+            await other.get(live.url + "/inbox")
+            await other.get(live.url + "/inbox", headers={"Cookie": "who=second"})
+        assert [headers.get("Cookie") for _, _, headers, _ in live.server.got] == [None, None, "who=second"]
+
+
+@in_loop
+async def test_a_compressed_request_goes_through_as_it_is_and_is_counted():
+    async with passing() as live:
+        body = gzip.compress(json.dumps({"model": "a", "prompt": "zebra" * 100}).encode())
+        headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        async with live.client.post(live.url + "/v1/completions", data=body, headers=headers) as response:
+            assert response.status == 200
+        _, _, got, sent = live.server.got[0]
+        assert sent == body and got["Content-Encoding"] == "gzip" and got["Content-Length"] == str(len(body))
+        assert live.forwarder.watcher.tally.unread == 1
+
+
+@in_loop
+async def test_findings_are_only_drawn_up_for_who_asks(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[Any] = []
+
+    def summary(watched: Any) -> list[str]:
+        drawn.append(watched)
+        return ["found"]
+
+    monkeypatch.setattr(forwarding, "summary", summary)
+    async with passing() as live:
+        assert (await live.say("a"))[0] == 200
+        async with asyncio.timeout(5.0):
+            while not live.forwarder.watcher.tally.requests:
+                await asyncio.sleep(0.02)
+        assert not drawn
+        assert (await live.status())["said"] == ["found"] and len(drawn) == 1
+
+
+@in_loop
+async def test_what_happened_last_is_told_before_the_end():
+    async with passing(behind_s=60.0) as live:
+        for model in "abc":
+            assert (await live.say(model))[0] == 200
+        tally = live.forwarder.watcher.tally
+        assert tally.requests == 0
+    assert tally.requests == 3 and not live.forwarder.problem
 
 
 @in_loop
@@ -209,6 +267,17 @@ async def test_a_policy_that_fails_or_hangs_holds_up_no_request(policy: Any):
         async with asyncio.timeout(10.0):
             while not (policy is exits and live.forwarder.problem) and live.forwarder.watcher.tally.asked < 4:
                 await asyncio.sleep(0.02)
+
+
+@in_loop
+async def test_a_policy_that_hangs_ends_the_watching_and_the_first_problem_stays():
+    async with passing(hangs, patience_s=0.2) as live:
+        async with asyncio.timeout(10.0):
+            while not live.forwarder.problem:
+                assert (await live.say("abc"[len(live.server.got) % 3]))[0] == 200
+        live.forwarder._stop_watching("another one")
+        assert (await live.say("a"))[0] == 200
+        assert (await live.status())["problem"] == "the policy has not come to an end for 0.2 s"
 
 
 @in_loop

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cace_env.decision_log import DecisionLog, in_words, read_decisions
+from cace_env.evaluation.intervals import RESAMPLES, block_of, seed_draws
 from cace_env.kernel.state import MODEL, TRACE_KINDS, TRACED
 from cace_env.live.decider import Decider
 from cace_env.live.mirror import Alone, live_tables
@@ -103,6 +104,19 @@ def test_what_the_policy_alone_would_have_evicted_is_what_the_simulator_says():
     assert "What lies in memory was not seen" in text and "asked for again first" in text
 
 
+def test_the_windows_of_a_long_run_are_put_together():
+    watched = watcher(live_tables(fleet_of(NEEDS, [4.5]).tables()))
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(20, 1000)
+    watched.server.evictions.update(dict(enumerate(counts.tolist())))
+    watched.own.evictions.update(dict(enumerate((counts - counts // 5).tolist())))
+    seed_draws.cache_clear()
+    saved = evictions_saved(watched)
+    assert abs(saved.percent - 100 * (counts // 5).sum() / counts.sum()) < 1e-9 and 10 < saved.low < saved.high < 30
+    seed_draws(48, RESAMPLES, 0, block_of(48))
+    assert (seed_draws.cache_info().hits, seed_draws.cache_info().currsize) == (1, 1)  # 48 windows, and no others
+
+
 def test_whoever_would_have_kept_the_model_that_is_asked_for_first_was_right():
     watched = watcher(live_tables(fleet_of(NEEDS, [4.5]).tables()), "lfu")
     replay = Replay({"a": 0, "b": 1, "c": 2})
@@ -110,6 +124,34 @@ def test_whoever_would_have_kept_the_model_that_is_asked_for_first_was_right():
     replay.tell(log_of("aaaabca"), watched, 1 << 62)
     assert watched.tally.asked == 2 and watched.tally.agreed == 1
     assert (watched.tally.sooner, watched.tally.later) == (1, 0)
+
+
+def test_a_decision_that_was_due_before_a_request_is_judged_by_it():
+    watched = watcher(live_tables(fleet_of(dict.fromkeys("abcde", 2.0), [6.5]).tables()), "lfu")
+    second = 1_000_000
+    for at, model in enumerate((0, 0, 0, 1, 1, 2)):
+        watched.arrive(at * second, at, model, 1, 10, 10, Alone(), "")
+        watched.finish(at * second + second // 2, at, 10)
+    watched.arrive(6 * second, 6, 3, 1, 10, 10, Alone(), "")  # LRU evicts a for d, LFU would have evicted c
+    watched.arrive(6 * second + 1, 7, 4, 1, 10, 10, Alone(), "")  # e waits for the load of d; then b, and c
+    watched.arrive(7 * second, 8, 1, 1, 10, 10, Alone(), "")
+    assert (watched.tally.asked, watched.tally.sooner, watched.tally.later) == (2, 1, 0)
+
+
+def test_a_model_that_drains_is_held_until_its_unload_begins():
+    watched = watcher(live_tables(fleet_of(NEEDS, [4.5], drain_after_s=1.0).tables()), "lru")
+    second = 1_000_000
+    for key in range(2):
+        watched.arrive(key * second, key, key, 1, 10, 10, Alone(), "")
+        watched.first_token(key * second + second // 2, key)
+    assert watched.server.held() == {0, 1}
+    watched.arrive(2 * second, 2, 2, 1, 10, 10, Alone(), "")
+    watched.advance(5 * second)  # c has waited for more than a second: a drains
+    assert watched.tally.asked == 1 and watched.server.held() == {0, 1}
+    watched.finish(6 * second, 0, 10)
+    assert watched.server.held() == {1}
+    watched.advance(6 * second + 10)
+    assert watched.server.held() == {1, 2}
 
 
 def test_what_the_server_was_seen_to_evict_is_the_answer():
@@ -175,6 +217,22 @@ def test_a_growing_log_is_told_of_once_and_what_comes_late_is_counted():
     assert watched.tally.requests == 6 and replay.late == 1
     replay.tell(whole, watched, began + 200_000_000)
     assert watched.tally.requests == 8 and watched.server.firsts == 8
+
+
+def test_a_log_that_is_rotated_goes_on_and_nothing_is_late():
+    whole, watched = log_of("abcabcabc"), watcher(live_tables(fleet_of(NEEDS, [4.5]).tables()))
+    began = watched.began_us = 1_760_000_000_000_000
+    replay = Replay({"a": 0, "b": 1, "c": 2})
+    replay.tell(some_requests(whole, np.arange(9) < 6), watched, began + 35_000_000)
+    for kept in (3, 5):  # the first rows are gone; of some that stay, it has been told
+        replay.tell(some_requests(whole, np.arange(9) >= kept), watched, began + 45_000_000)
+    assert (watched.tally.requests, replay.late) == (5, 0)
+    fresh = some_requests(whole, np.arange(9) >= 7)
+    fresh.time_us = np.zeros(2, np.int64)  # at the same time
+    replay.tell(fresh, watched, began + 90_000_000)
+    assert (watched.tally.requests, replay.late) == (7, 0)
+    replay.tell(fresh, watched, began + 80_000_000)  # a shorter log ends earlier
+    assert (watched.tally.requests, watched.server.firsts, replay.late) == (7, 7, 0)
 
 
 def test_times_that_a_log_lacks_are_made_up_and_counted():
