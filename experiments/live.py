@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -56,6 +57,7 @@ from experiments.serving.shadow import DEPLOYED, Shadow, forward, shadow_log
 from experiments.validation.options import Validate
 
 KEY_VARIABLE = "CACE_LIVE_KEY"
+NOT_IN_BETWEEN = ("env", "backend", "share", "block_min", "decide_ms", "most_waiting", "load_s", "log")  # --shadow
 SIGNS = {True: ("holds", "green"), False: ("FAILS", "red"), None: ("note", "yellow")}
 
 
@@ -161,7 +163,8 @@ def live(options: Check | Demo | Serve | Shadow | Tiny | Validate, session: Sess
         try:
             from experiments.validation.validate import validate
         except ImportError as error:
-            raise ConfigError(f"validating needs {error.name}; run: pip install 'cace-env[live]'") from error
+            install = "pip install 'cace-env[experiments,live]'"
+            raise ConfigError(f"validating needs {error.name}; run: {install}") from error
         return validate(options, session)
     return asyncio.run(check(options, session))
 
@@ -233,20 +236,30 @@ async def demo(options: Demo, session: Session) -> int:
 async def serve(options: Serve, session: Session) -> int:
     """Serves until SIGTERM or Ctrl-C."""
     try:
-        from cace_env.live.proxy import Proxy
-        from cace_env.live.router import Router
+        from cace_env.live.proxy import ignoring
     except ImportError as error:
         raise ConfigError(f"serving needs {error.name}; run: pip install 'cace-env[live]'") from error
     key = os.environ.get(KEY_VARIABLE) if options.key_file is None else read_text(options.key_file).strip()
     serving = Serving(options.host, options.port, key, round(options.most_mb * 1e6), options.drain_s)
     serving.check()
     if options.shadow is not None:
-        if options.env != Protocol.EVICTION or options.backend or options.share != 1:
-            raise ConfigError("--shadow only watches whom to evict: leave --env, --backend and --share out")
+        if given := [f"--{name.replace('_', '-')}" for name in NOT_IN_BETWEEN if _changed(options, name)]:
+            raise ConfigError(f"--shadow only watches whom to evict: leave {', '.join(given)} out")
         return await forward(
             options.shadow, options.fleet, options.policy, options.deployed, serving, session,
             decision_log=options.decision_log, memory=options.memory, server_key_file=options.server_key_file,
         )  # fmt: skip
+    if _changed(options, "deployed"):
+        raise ConfigError("--deployed says what decides behind --shadow URL; give that, or leave it out")
+    with ignoring(signal.SIGUSR1, signal.SIGUSR2):  # they hand over; too early or too late they would end the process
+        return await _serve(options, serving, session)
+
+
+async def _serve(options: Serve, serving: Serving, session: Session) -> int:
+    """Serves under a policy."""
+    from cace_env.live.proxy import Proxy
+    from cace_env.live.router import Router
+
     tables, names, specs, training = read_fleet(options.fleet, options.env, options.backend)
     contestant, stage = contestant_of(options.policy), Stage(Turns(options.share, 60 * options.block_min))
     memory = read_memory(options.memory) if options.memory is not None else {}
@@ -278,6 +291,11 @@ async def serve(options: Serve, session: Session) -> int:
         for backend in backends:
             await backend.close()
     return 0
+
+
+def _changed(options: Serve, name: str) -> bool:
+    """Whether an option is not at its default."""
+    return bool(getattr(options, name) != Serve.model_fields[name].default)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,9 @@
-"""A gateway's log in watcher mode: its rows become arrivals, first tokens and ends, in the order of their times."""
+"""A gateway's log in shadow mode: its rows become arrivals, first tokens and ends, in the order of their times."""
 
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -63,14 +64,16 @@ class Replay:
     def __init__(self, numbers: dict[str, int]) -> None:
         self.late = self.made_up = 0
         self._numbers = numbers
-        self._told_us, self._taken = -(1 << 62), 0
+        self._told_us = -(1 << 62)
+        self._known = np.zeros(0, np.int64)  # arrivals of the rows that have been looked at
+        self._numbered = itertools.count()  # events at the same time are told as the log has them
         self._due: list[tuple[int, int, int, tuple[Any, ...]]] = []  # heap: time, number, kind, what about
 
     def tell(self, trace: Trace, watcher: Watcher, until_us: int) -> None:
         """Tells of everything in a log up to a time, but not twice.
 
         Args:
-            trace: the whole log as it is now.
+            trace: the whole log as it is now. One that has been rotated begins later than before.
             watcher: is told.
             until_us: by the clock of the log.
 
@@ -83,10 +86,11 @@ class Replay:
         model = to_fleet[trace.model]
         token_us = np.maximum(watcher.tables.round_ns.max(axis=0)[model] // 1000, 1)
         times = times_of(trace, token_us)
+        until_us = max(until_us, self._told_us)
         before = int((times.arrived <= self._told_us).sum())
-        self.late += before - self._taken
+        self.late += max(0, before - int((self._known >= times.arrived.min()).sum()))
         rows = np.flatnonzero((times.arrived > self._told_us) & (times.arrived <= until_us))
-        self._told_us, self._taken = until_us, before + len(rows)
+        self._told_us, self._known = until_us, times.arrived[times.arrived <= until_us]
         for row in rows.tolist():
             if model[row] == NONE:
                 watcher.tally.unknown += 1
@@ -109,7 +113,9 @@ class Replay:
             Alone() if trace.session is None else int(trace.session[row]),
             "" if trace.user is None else int(trace.user[row]),
         )  # fmt: skip
-        number = 3 * (self._taken + row)  # of rows at the same time, the one above comes first
-        heapq.heappush(self._due, (int(times.arrived[row]), number, ARRIVE, about))
-        heapq.heappush(self._due, (int(times.first[row]), number + 1, FIRST, (key,)))
-        heapq.heappush(self._due, (int(times.finished[row]), number + 2, FINISH, (key, tokens)))
+        for at_us, kind, what in (
+            (int(times.arrived[row]), ARRIVE, about),
+            (int(times.first[row]), FIRST, (key,)),
+            (int(times.finished[row]), FINISH, (key, tokens)),
+        ):
+            heapq.heappush(self._due, (at_us, next(self._numbered), kind, what))

@@ -21,7 +21,7 @@ from cace_env.live.fleet import found_now
 from cace_env.live.mirror import live_tables
 from cace_env.live.shadow.deciding import Watcher
 from cace_env.live.shadow.report import summary
-from cace_env.live.tickets import Serving
+from cace_env.live.tickets import LOOPBACK, Serving
 from cace_env.policies import contestant_of
 from cace_env.tables import FleetTables, Protocol
 from cace_env.traces import Trace, TraceError
@@ -70,7 +70,7 @@ def watcher_of(
 ) -> Watcher:
     """A shadow; the policy is made twice, since some remember what they saw."""
     deciders = [
-        Decider(contestant_of(name), tables, training=given.training, limit_s=60.0)
+        Decider(contestant_of(name), tables, training=given.training)
         for name in (policy, policy, deployed_name(deployed, Protocol.EVICTION))
     ]
     return Watcher(
@@ -85,7 +85,7 @@ def shadow_log(options: Shadow, session: Session) -> int:
     tables = live_tables(given.tables)
     numbers = {given.names.get(name, name): m for m, name in enumerate(tables.model_names)}
     numbers |= {name: m for m, name in enumerate(tables.model_names)}
-    trace = read(options, session)
+    trace = open_log(options.log_file, options.format).trace
     if options.follow and trace.began_us is None:
         raise ConfigError("--follow needs a log with times since 1970 or dates")
     span_us = int(trace.time_us[-1])
@@ -102,7 +102,7 @@ def shadow_log(options: Shadow, session: Session) -> int:
             replay.tell(trace, watcher, (trace.began_us or 0) + int(trace.time_us[-1]) - round(1e6 * options.lag_s))
             say(watcher, replay, session, short=True)
             time.sleep(options.every_s)
-            trace = read(options, session)
+            trace = read_again(options, session)
     except KeyboardInterrupt:
         session.console.print("")
     finally:
@@ -112,18 +112,12 @@ def shadow_log(options: Shadow, session: Session) -> int:
     return 0
 
 
-def read(options: Shadow, session: Session) -> Trace:
-    """The log as it is now. The last row of one that grows may be half written: it is read again then.
-
-    Raises:
-        TraceError: it cannot be read, and it does not grow.
-    """
+def read_again(options: Shadow, session: Session) -> Trace:
+    """A log that grows, as it is now. Its last row may be half written: it is read once more then."""
     while True:
         try:
             return open_log(options.log_file, options.format).trace
         except TraceError as error:
-            if not options.follow:
-                raise
             session.console.print(f"{error}; it is read again in {options.every_s:g} s", style="yellow", soft_wrap=True)
             time.sleep(options.every_s)
 
@@ -175,6 +169,12 @@ async def forward(
     given = read_fleet(fleet, Protocol.EVICTION)
     known = read_memory(memory) if memory is not None else {}
     key = read_text(server_key_file).strip() if server_key_file is not None else None
+    if serving.host not in LOOPBACK:
+        session.console.print(
+            f"Whoever reaches {serving.host} reaches {url}: the key guards the pages below /shadow/ alone.",
+            style="yellow",
+            soft_wrap=True,
+        )
     looked_at = [spec for spec in given.backends if "://" in spec]  # a folder would start a server
     backends: list[Backend] = [make_backend(spec, memory=known, key=key) for spec in looked_at]
     try:

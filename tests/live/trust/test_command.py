@@ -44,13 +44,26 @@ def test_a_log_is_replayed_and_the_answer_is_said(
     assert asked and all(one.done >= 0 and one.policy == "gdsf" for one in asked)
 
 
+def test_who_passes_on_for_the_world_is_told_that_no_key_guards_the_server(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    key = tmp_path / "key"
+    key.write_text("correct horse")
+    shadow = ["serve", files[0], "--shadow", "http://127.0.0.1:1", "--host", "0.0.0.0", "--key-file", str(key)]
+    assert main([*shadow, "--policy", "belady"]) == 2  # which ends it before it serves
+    assert "Whoever reaches 0.0.0.0 reaches http://127.0.0.1:1" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_what_shadow_mode_cannot_do_is_said(files: tuple[str, str], capsys: pytest.CaptureFixture[str]):
     fleet, log = files
     for arguments, problem in (
         (["serve", fleet, "--shadow", "http://127.0.0.1:1", "--share", "0.5"], "only watches"),
         (["serve", fleet, "--shadow", "nowhere"], "address of a server"),
         (["serve", fleet, "--share", "0.33"], "0.05"),
+        (["serve", fleet, "--shadow", "http://127.0.0.1:1", "--decide-ms", "5", "--load-s", "9"], "--load-s out"),
+        (["serve", fleet, "--deployed", "ollama"], "--shadow"),
         (["shadow", fleet, "--log-file", log, "--deployed", "lruu"], "lru"),
+        (["shadow", fleet, "--log-file", log + "x", "--follow"], "log.csvx"),
         (["shadow", fleet, "--log-file", log, "--policy", "belady"], "future"),
     ):
         assert main(arguments) == 2
