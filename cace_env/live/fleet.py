@@ -148,9 +148,7 @@ async def found_now(
     return _checked(found.replace(resident_on=np.where(tables.pinned_on != NONE, NONE, found.resident_on)))
 
 
-async def _found(
-    tables: FleetTables, backends: Sequence[Backend], names: Mapping[str, str] | None
-) -> FleetTables:
+async def _found(tables: FleetTables, backends: Sequence[Backend], names: Mapping[str, str] | None) -> FleetTables:
     """What the servers have loaded, pinned or not: not checked yet."""
     if len(backends) != tables.num_accelerators:
         raise ConfigError(

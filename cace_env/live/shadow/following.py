@@ -105,7 +105,7 @@ class Follower:
             self.early += 1
             self._believe(now_us, one.model)
         if one.admitted != NONE and one.began == NONE:
-            self._begin(one)
+            self._begin(one, self._at(now_us))
 
     def finish(self, now_us: int, key: Hashable, tokens: int) -> None:
         """Its last token has come."""
@@ -161,10 +161,10 @@ class Follower:
             self.mirror.channel_done(self._at(now_us), int(state[MODEL.place]))
             self._settle()
 
-    def _begin(self, one: Watched) -> None:
-        """Its first token comes in the mirror, now."""
-        one.began = self.mirror.now_us
-        self.mirror.first_token(one.began, one.row)
+    def _begin(self, one: Watched, at_us: int) -> None:
+        """Its first token comes in the mirror."""
+        one.began = at_us
+        self.mirror.first_token(at_us, one.row)
         self._settle()
 
     def _end_later(self, one: Watched) -> None:
@@ -183,7 +183,7 @@ class Follower:
             self._act()
         while self._late:
             one = self._late.pop()
-            self._begin(one)
+            self._begin(one, self.mirror.now_us)
             if one.lasted != NONE:
                 self._end_later(one)
 

@@ -111,7 +111,8 @@ class Forwarder:
             cookie_jar=aiohttp.DummyCookieJar(),  # cookies are between each client and the server
         ) as self._session:
             watching = asyncio.get_running_loop().create_task(self._watch())
-            signals = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self.stopping.set)
+            stop = self.stopping.set
+            signals: dict[int, Callable[[], None]] = {signal.SIGTERM: stop, signal.SIGINT: stop}
             try:
                 async with listening(self.app, self.serving, signals, unpacks=False) as address:
                     started(address)

@@ -120,9 +120,7 @@ async def passing(
     watched = watcher(tables, policy, began_us=round(time.time() * 1e6), log=how.pop("log", None))
     async with listening(upstream, Serving(port=0), {}, unpacks=False) as at:
         serving = Serving(port=0, drain_s=5.0, **how)
-        forwarder = Forwarder(
-            watched, at, [server], {}, serving, look_s=0.02, behind_s=behind_s, patience_s=patience_s
-        )
+        forwarder = Forwarder(watched, at, [server], {}, serving, look_s=0.02, behind_s=behind_s, patience_s=patience_s)
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(forwarder.run(address.set_result))
         async with aiohttp.ClientSession() as client:
