@@ -9,10 +9,11 @@ from typing import Final
 
 from rich.table import Table
 
+from cace_env.evaluation.scores import Estimate
 from cace_env.tables import Protocol
 from experiments.board.playing import shipped_names
-from experiments.board.records import Board, Interval, Record
-from experiments.reading.markdown import number, table
+from experiments.board.records import Board, Record
+from experiments.reading.markdown import number, score_text, table
 from experiments.running.command_line import screen_table
 
 PAGE: Final = "leaderboard.md"
@@ -55,8 +56,8 @@ def _rows(records: Sequence[Record]) -> list[list[str]]:
             UNRANKED if record.clairvoyant else str(next(places)),
             f"`{record.name}`",
             _text(record.kind),
-            f"**{_interval(record.score, 1)}**",
-            _interval(record.cost, 3),
+            f"**{score_text(Estimate(*record.score))}**",
+            score_text(Estimate(*record.cost), digits=3),
             f"{_emphasised(number(ratio), ratio > STARVING)} ({entry.removeprefix(f'{record.env}-')})",
             ", ".join(f"{us:.0f}" for us in record.decision_us) if any(record.decision_us) else "-",
             _text(record.learned_from),
@@ -70,18 +71,14 @@ def _entries(records: Sequence[Record], env: Protocol) -> str:
     """Scores of the best, entry by entry."""
     best = [record for record in records if not record.clairvoyant][:TOP]
     names = list(best[0].entries) if best else []
-    rows = [[f"`{record.name}`", *(_interval(record.entries[name].score, 1) for name in names)] for record in best]
+    rows = [
+        [f"`{record.name}`", *(score_text(Estimate(*record.entries[name].score)) for name in names)] for record in best
+    ]
     return table(["policy", *(name.removeprefix(f"{env}-") for name in names)], rows, numbers="right")
 
 
 def _emphasised(text: str, strong: bool) -> str:
     return f"**{text}**" if strong else text
-
-
-def _interval(interval: Interval, digits: int) -> str:
-    value, low, high = interval
-    digits = 0 if value < -100 else digits
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _text(text: str) -> str:

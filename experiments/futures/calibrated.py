@@ -24,6 +24,7 @@ from cace_env.simulation import Simulator, new_scratch
 from cace_env.tables import FloatArray, Int64Array
 from experiments.futures.episodes import Episodes
 from experiments.reading.markdown import table
+from experiments.reading.roc import auc
 from experiments.running.progress import progress_bar
 
 BINS: Final = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -144,17 +145,6 @@ def calibration_table(found: dict[str, list[Seen]], h: int) -> str:
             ]
         )  # fmt: skip
     return table(header, rows, numbers="right")
-
-
-def auc(score: FloatArray, outcome: FloatArray) -> float:
-    """Chance that a case that happened has a higher score than one that did not; ties count half."""
-    happened = outcome > 0
-    positive, negative = int(happened.sum()), int((~happened).sum())
-    if not positive or not negative:
-        return math.nan
-    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
-    return float((rank[happened].sum() - positive * (positive + 1) / 2) / (positive * negative))
 
 
 def reliability(chance: FloatArray, outcome: FloatArray) -> list[str]:

@@ -52,10 +52,10 @@ def percent(gain: Gain) -> str:
     return f"**{text}**" if gain.low > 0 or gain.high < 0 else text
 
 
-def score_text(score: Estimate, *, interval: bool = True) -> str:
-    """A score with its interval, without decimals where it is far below 0; `-` where there is none."""
+def score_text(score: Estimate, *, interval: bool = True, digits: int = 1) -> str:
+    """A score with its interval, in so many decimals; without any where it is far below 0; `-` where there is none."""
     if np.isnan(score.value):
         return "-"
-    digits = 0 if score.value < -100 else 1
+    digits = 0 if score.value < -100 else digits
     bounds = "" if np.isnan(score.low) or not interval else f" [{score.low:.{digits}f}, {score.high:.{digits}f}]"
     return f"{score.value:.{digits}f}{bounds}"

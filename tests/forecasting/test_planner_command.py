@@ -11,8 +11,9 @@ import yaml
 pytest.importorskip("tyro", reason="needs the extra experiments")
 
 from cace_env.forecasting import load_habits
-from experiments.futures.calibrated import auc, reliability
+from experiments.futures.calibrated import reliability
 from experiments.planner import main
+from experiments.reading.roc import auc
 from tests.support.small import SMALL
 
 
