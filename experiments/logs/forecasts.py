@@ -36,7 +36,7 @@ ANSCOMBE: Final = 3 / 8  # makes the variance of small Poisson counts more even
 
 
 # By name: from the number of models and the bins of a day.
-FORECASTERS: Final[Mapping[str, Callable[[int, int], Binned]]] = {
+BINNED: Final[Mapping[str, Callable[[int, int], Binned]]] = {
     "mean rate so far": lambda models, _: MeanSoFar(models),
     "sliding window": lambda models, _: SlidingWindow(models),
     "EWMA": lambda models, _: Ewma(models),
@@ -75,7 +75,7 @@ def predictability(workload: Workload) -> dict[str, Any]:
         All forecasts of a horizon are scored on the same bins: from the second day on where the log has two days.
     """
     noise: list[float | None] = []
-    scores: dict[str, list[float | None]] = {name: [] for name in FORECASTERS if name != YARDSTICK}
+    scores: dict[str, list[float | None]] = {name: [] for name in BINNED if name != YARDSTICK}
     for horizon_s in HORIZONS_S:
         counts = counts_by_model(workload, horizon_s)
         bins_per_day, bins = DAY_S // horizon_s, counts.shape[1]
@@ -84,7 +84,7 @@ def predictability(workload: Workload) -> dict[str, Any]:
         enough = bins - first >= FEWEST_BINS
         errors = {
             name: root_error(counts[:, first:], over_bins(made(len(counts), bins_per_day), counts)[:, first:])
-            for name, made in FORECASTERS.items()
+            for name, made in BINNED.items()
             if enough and (has_days or name != "day profile")
         }
         yardstick = errors.get(YARDSTICK)

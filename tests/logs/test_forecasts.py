@@ -8,13 +8,13 @@ import pytest
 from cace_env.forecasting.forecasters import ALPHA, BETA, DAMPING, over_bins
 from cace_env.workload import Workload
 from experiments.logs import forecasts
-from experiments.logs.forecasts import FORECASTERS, counts_by_model, predictability, root_error
+from experiments.logs.forecasts import BINNED, counts_by_model, predictability, root_error
 
 COUNTS = np.array([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]])
 
 
 def forecast(name: str, counts: np.ndarray, bins_per_day: int) -> np.ndarray:
-    return over_bins(FORECASTERS[name](len(counts), bins_per_day), counts)
+    return over_bins(BINNED[name](len(counts), bins_per_day), counts)
 
 
 def arriving(times_s: np.ndarray, model: np.ndarray | None = None) -> Workload:
@@ -24,7 +24,7 @@ def arriving(times_s: np.ndarray, model: np.ndarray | None = None) -> Workload:
     return Workload.from_columns(arrival_us=np.rint(times_s * 1e6), **columns)
 
 
-@pytest.mark.parametrize("name", FORECASTERS)
+@pytest.mark.parametrize("name", BINNED)
 def test_no_forecast_knows_the_future(name: str):
     rng = np.random.default_rng(0)
     counts = rng.poisson(3.0, (2, 40)).astype(float)
