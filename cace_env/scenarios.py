@@ -26,7 +26,7 @@ from cace_env.fleets.measured import Measured
 from cace_env.fleets.rules import Rules
 from cace_env.fleets.tabulation import GB, Accelerator, HostedModel, paces_ns, reserve, weights_bytes
 from cace_env.generator import ServedModel, WorkloadConfig, generate
-from cace_env.sessions import read_table
+from cace_env.sessions import again_of, load_survival
 from cace_env.tables import FOREVER, FleetTables, TableError
 from cace_env.traces import TraceConfig, load_config
 from cace_env.workload import Workload
@@ -228,7 +228,7 @@ class Scenario(Frozen):
             whole_rounds=self.rules.whole_rounds,
             max_slots=self.rules.max_slots,
             max_decisions=FOREVER if self.rules.max_decisions is None else self.rules.max_decisions,
-            again=None if self.sessions is None else read_table(self.sessions),
+            again=None if self.sessions is None else again_of(load_survival(self.sessions)),
             label=self.name,
         )
 

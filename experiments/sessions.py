@@ -1,95 +1,139 @@
-"""Fits how likely a session that pauses asks again soon: the table behind the features `again_1m`, `_5m` and `_15m`.
+"""Fits how pauses of sessions end: what is behind `again_1m`, `_5m` and `_15m` and behind the forecaster `survival`.
 
-    python -m experiments.sessions                                  the table that ships, fitted again and judged
-    python -m experiments.sessions --out cace_env/data/sessions.json            the same, in its place
-    python -m experiments.sessions --trace requests.csv --scenarios default --out mine.json       one of your own log
+    python -m experiments.sessions                                    the curves that ship, fitted again and judged
+    python -m experiments.sessions --out cace_env/data/sessions.json               the same, in their place
+    python -m experiments.sessions --trace requests.csv --scenarios default --out mine.json     some of your own log
 
-A scenario takes such a file with its key `sessions`. Judging says how well a linear regression foretells the next use
-of a resident model, with those features and without, on other seeds than it was fitted on.
+A scenario takes such a file with its key `sessions`, CACE as `cace:demand=survival@mine.json`. Judging says how well a
+linear regression foretells the next use of a resident model, with those features and without, on other seeds than it
+was fitted on; of a log, on its second half, because the first is what is fitted by default.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Final
 
 import numpy as np
 from pydantic import Field
+from rich.console import Console
 
 from cace_env.cases import Case, case_of
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, parse
+from cace_env.forecasting import fit_survival
 from cace_env.observation import GROUPS
-from cace_env.scenarios import compared_scenarios, load_scenario, seeds
-from cace_env.sessions import AGAIN_WITHIN_S, write_table
-from cace_env.tables import FloatArray
+from cace_env.scenarios import seeds
+from cace_env.sessions import AGAIN_WITHIN_S, again_of, write_survival
+from cace_env.tables import FloatArray, Protocol
+from cace_env.traces import Part, TraceConfig
 from experiments.reading.markdown import table
-from experiments.running.command_line import Session, run_command
+from experiments.running.cases import chosen
+from experiments.running.command_line import Session, metavar, run_command, split_names
 from experiments.running.options import Folder, Logged, Names
-from experiments.yardsticks.sessions import Uses, fitted, foretold, joined, pauses_of, uses_of
+from experiments.running.progress import progress_bar
+from experiments.yardsticks.sessions import POLICY, Uses, foretold, seen_under, uses_of
 
 GROUP: Final = "sessions"
+SUITE: Final = "v1"
 SETS: Final[Mapping[str, Sequence[str]]] = {
     "all features but those of sessions": [group for group in GROUPS if group != GROUP],
     "all features": GROUPS,
     "those of sessions alone": [GROUP],
     "recency alone": ["recency"],
 }
+Episodes = list[tuple[Case, int]]
 
 
 class Options(Logged):
-    """What it is fitted on, and where the table goes."""
+    """What it is fitted on, and where the curves go."""
 
-    scenarios: Names = Field(default=compared_scenarios(), description="whose training seeds; with --trace their fleet")
+    scenarios: Names = Field(
+        default=(),
+        description=f"whose training seeds; all entries of suite {SUITE} in Eviction-v0 by default; with --trace the "
+        "one whose fleet serves the log",
+    )
     seeds: int = Field(default=8, ge=1, le=1000, description="training seeds; as many more to judge by")
-    out: Folder = Field(default=None, description="file for the table; without it, it is only judged")
-
-
-def cases_of(options: Options) -> dict[str, Case]:
-    """What is played, by name.
-
-    Raises:
-        ConfigError: no such scenario, or no such log.
-    """
-    section = options.section()
-    loaded = {name: load_scenario(name) for name in options.scenarios}
-    if section is not None:
-        loaded = {name: scenario.replace(trace=section) for name, scenario in loaded.items()}
-    return {name: case_of(scenario) for name, scenario in loaded.items()}
-
-
-def source_of(options: Options, count: int) -> str:
-    """What the table says of its origin; a log is not named."""
-    where = ", ".join(options.scenarios)
-    return f"a log, played on {where}" if options.trace else f"training seeds 0 to {count - 1} of {where}"
+    part: Annotated[Part | None, metavar("train|test|all")] = Field(
+        default=None, description="part of the log to fit: train (the first half, by default), test, or all of it"
+    )
+    out: Folder = Field(default=None, description="file for the curves; without it, they are only judged")
 
 
 def fit(options: Options, session: Session) -> None:
-    """Fits, writes, and judges where there are other seeds to judge by.
+    """Fits, writes, and judges where there are other episodes to judge by.
 
     Raises:
-        ConfigError: no such scenario or log, or a log without a session that ever pauses.
+        ConfigError: no such scenario or log, several fleets for one log, or no session ever pauses.
     """
-    cases = cases_of(options)
-    count = 1 if options.trace else options.seeds
-    learn, judge = seeds("train", 2 * count)[:count], seeds("train", 2 * count)[count:]
-    pauses = joined([pauses_of(case, learn) for case in cases.values()])
-    if not pauses.ended.any():
+    learn, judge, source = logged(options) if options.trace else generated(options)
+    survival = fit_survival((seen_under(case, seed) for case, seed in shown(learn, "pauses")), source)
+    if not np.diff(np.array(survival.lasts)).any():
         raise ConfigError("no session asks a model twice here, so there is nothing to fit; does the log name sessions?")
-    again = fitted(pauses, source_of(options, count))
-    session.console.print(f"{again.pauses:,} pauses, of which {np.mean(pauses.ended):.0%} ended: {again.source}")
+    session.console.print(f"{survival.pauses:,} pauses of {len(learn)} episodes: {source}", soft_wrap=True)
     if options.out is not None:
-        write_table(again, options.out)
+        write_survival(survival, options.out)
         session.console.print(f"wrote {options.out}", soft_wrap=True)
-    if options.trace is None:
-        fitting = {name: case_with(case, again.array) for name, case in cases.items()}
-        known, unknown = (together([uses_of(case, numbers) for case in fitting.values()]) for numbers in (learn, judge))
-        rows = []
-        for name, groups in SETS.items():
-            found = foretold(known, unknown, groups)
-            rows.append((name, f"{found.r2:.3f}", *(f"{area:.3f}" for area in found.auc)))
-        header = ("linear regression over", "R2", *(f"AUC, {within_s} s" for within_s in AGAIN_WITHIN_S))
-        session.console.print(table(header, rows), soft_wrap=True)
+    if judge:
+        session.console.print(judged(learn, judge, again_of(survival)), soft_wrap=True)
+
+
+def generated(options: Options) -> tuple[Episodes, Episodes, str]:
+    """Episodes to fit and to judge by, and their source in words.
+
+    Raises:
+        ConfigError: no such scenario, or an option of a log without one.
+    """
+    options.section()
+    names = split_names(options.scenarios)
+    cases = [case_of(each.scenario, each.protocol) for each in chosen(names, [Protocol.EVICTION], SUITE)]
+    numbers = seeds("train", 2 * options.seeds)
+    learn, judge = (
+        [(case, seed) for case in cases for seed in some]
+        for some in (numbers[: options.seeds], numbers[options.seeds :])
+    )
+    where = ", ".join(names) or f"all entries of suite {SUITE}"
+    return learn, judge, f"training seeds 0 to {options.seeds - 1} of {where}, in Eviction-v0 under {POLICY}"
+
+
+def logged(options: Options) -> tuple[Episodes, Episodes, str]:
+    """As `generated`, of a log, which is not named.
+
+    Raises:
+        ConfigError: not one fleet, no such scenario, or no such log.
+    """
+    names = split_names(options.scenarios)
+    if len(names) != 1:
+        raise ConfigError(f"--scenarios names {len(names)} fleets, and a log is served by one; name it, as in default")
+    (fleet,) = chosen(names, [Protocol.EVICTION], SUITE)
+    part = options.part or "train"
+
+    def case(part: Part) -> Case:
+        log = parse(TraceConfig, {**(options.section() or {}), "part": part}, "--trace")
+        return case_of(fleet.scenario.model_copy(update={"trace": log}), fleet.protocol)
+
+    judge: Episodes = [(case("test"), 0)] if part == "train" else []
+    return [(case(part), 0)], judge, f"a log (part: {part}) on the fleet of {names[0]}, in Eviction-v0 under {POLICY}"
+
+
+def judged(learn: Episodes, judge: Episodes, again: FloatArray) -> str:
+    """How well the next use is foretold, as Markdown; a regression is fitted to some episodes and judged by others."""
+    known, unknown = (
+        together(uses_of(case_with(case, again), [seed]) for case, seed in shown(episodes, "uses"))
+        for episodes in (learn, judge)
+    )
+    rows = []
+    for name, groups in SETS.items():
+        found = foretold(known, unknown, groups)
+        rows.append((name, f"{found.r2:.3f}", *(f"{area:.3f}" for area in found.auc)))
+    header = ("linear regression over", "R2", *(f"AUC, {within_s} s" for within_s in AGAIN_WITHIN_S))
+    return table(header, rows, numbers="right")
+
+
+def shown(episodes: Episodes, what: str) -> Iterator[tuple[Case, int]]:
+    """The same, with a bar of progress."""
+    with progress_bar(Console(stderr=True)) as progress:
+        yield from progress.track(episodes, description=what)
 
 
 def case_with(case: Case, again: FloatArray) -> Case:
@@ -97,7 +141,7 @@ def case_with(case: Case, again: FloatArray) -> Case:
     return Case(case.name, case.tables.replace(again=again), case.workload, case.training)
 
 
-def together(some: Sequence[Uses]) -> Uses:
+def together(some: Iterable[Uses]) -> Uses:
     """All of them."""
     return Uses(*(np.concatenate(columns) for columns in zip(*some, strict=True)))
 

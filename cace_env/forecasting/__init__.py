@@ -1,17 +1,18 @@
 """What may come, from what an orchestrator has seen: forecasters behind one interface, and sampled futures."""
 
 from cace_env.forecasting.fitting import fit_habits, played
-from cace_env.forecasting.forecasters import FORECASTERS, Forecaster, Rates
+from cace_env.forecasting.forecasters import FORECASTERS, BinnedRates, Forecaster
 from cace_env.forecasting.habits import Habits, HabitsCard, load_habits, save_habits
 from cace_env.forecasting.sampler import SampledFuture, Sampler
-from cace_env.forecasting.survival import Survival, Survivors, fit_survival, load_survival
+from cace_env.forecasting.survival import Survivors, fit_survival
+from cace_env.sessions import Survival, load_survival
 
 __all__ = [
     "FORECASTERS",
+    "BinnedRates",
     "Forecaster",
     "Habits",
     "HabitsCard",
-    "Rates",
     "SampledFuture",
     "Sampler",
     "Survival",

@@ -12,15 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.config import ConfigError, did_you_mean
-from cace_env.forecasting.forecasters import FORECASTERS as RATES
-from cace_env.forecasting.forecasters import Forecaster
+from cace_env.forecasting.forecasters import FORECASTERS, Forecaster
 from cace_env.forecasting.survival import Survivors
 from cace_env.kernel.rules import CACE_TERMS, TERM_COLUMNS, TERM_FALLS
+from cace_env.sessions import load_survival
 from cace_env.tables import NONE, FloatArray, Int64Array
 
 WITHIN_S: Final = 300.0  # CACE counts the last five minutes, so the next five are forecast
 DEMAND: Final = list(CACE_TERMS).index("future_demand")
-ALL: Final[dict[str, Callable[[int], Forecaster]]] = {**RATES, "survival": Survivors}
 
 
 class Arrived(NamedTuple):
@@ -109,14 +108,21 @@ def tell(forecaster: Forecaster, events: Sequence[Arrived | Finished]) -> None:
 
 
 def forecaster_of(name: str) -> Callable[[int], Forecaster]:
-    """The forecaster of a name.
+    """The forecaster of a name; `survival@FILE` has the curves in a file of `python -m experiments.sessions`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or no such file.
     """
-    if name not in ALL:
-        raise ConfigError(f"no forecaster called {name!r}{did_you_mean(name, ALL)}; known are {', '.join(ALL)}")
-    return ALL[name]
+    name, at, path = name.partition("@")
+    if name not in FORECASTERS:
+        known = ", ".join(FORECASTERS)
+        raise ConfigError(f"no forecaster called {name!r}{did_you_mean(name, FORECASTERS)}; known are {known}")
+    if not at:
+        return FORECASTERS[name]
+    if FORECASTERS[name] is not Survivors:
+        raise ConfigError(f"{name}: only survival reads a file; leave out what stands behind the @")
+    curves = load_survival(path)
+    return lambda models: Survivors(models, curves)
 
 
 assert NONE == -1  # `slots` as an index

@@ -1,7 +1,7 @@
 """Forecasters: told of arrivals and finishes as an orchestrator sees them, asked at any time for what comes next.
 
-All speak one interface, `Forecaster`. Those of this module know rates alone: time is cut into bins, and what a bin
-counts is the same per model whoever asked. `cace_env.forecasting.survival` knows sessions.
+All speak one interface, `Forecaster`; `FORECASTERS` names them. Those of this module know rates alone: time is cut
+into bins, and what a bin counts is the same per model whoever asked. `cace_env.forecasting.survival` knows sessions.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from cace_env.forecasting.survival import Survivors
 from cace_env.tables import FloatArray
 
 WINDOW: Final = 5  # bins of the sliding window
@@ -134,7 +135,7 @@ class DayProfile:
         return self._by_time[self._bins % len(self._by_time)] / days if days else self._mean.ahead()
 
 
-class Rates:
+class BinnedRates:
     """A forecast per bin as a forecaster: whole bins count, and what is expected spreads evenly over the time ahead.
 
     The chance is that of a Poisson stream, `1 - exp(-expected)`: too high where requests come in bursts.
@@ -195,11 +196,14 @@ def _weight(half_life_s: float) -> float:
     return float(-np.expm1(-np.log(2.0) * BIN_S / half_life_s))
 
 
-# The forecasters of rates by name, for so many models. Their numbers are plain ones, tuned to nothing.
+# By name, for so many models. The numbers of those of rates are plain ones, tuned to nothing.
 FORECASTERS: Final[Mapping[str, Callable[[int], Forecaster]]] = {
-    "mean": lambda models: Rates(models, MeanSoFar(models)),
-    "window": lambda models: Rates(models, SlidingWindow(models, round(WINDOW_S / BIN_S))),
-    "ewma": lambda models: Rates(models, Ewma(models, _weight(HALF_LIFE_S))),
-    "holt": lambda models: Rates(models, Holt(models, _weight(HALF_LIFE_S), _weight(TREND_S), 1.0 - _weight(TREND_S))),
-    "day": lambda models: Rates(models, DayProfile(models, round(DAY_S / BIN_S))),
+    "mean": lambda models: BinnedRates(models, MeanSoFar(models)),
+    "window": lambda models: BinnedRates(models, SlidingWindow(models, round(WINDOW_S / BIN_S))),
+    "ewma": lambda models: BinnedRates(models, Ewma(models, _weight(HALF_LIFE_S))),
+    "holt": lambda models: BinnedRates(
+        models, Holt(models, _weight(HALF_LIFE_S), _weight(TREND_S), 1.0 - _weight(TREND_S))
+    ),
+    "day": lambda models: BinnedRates(models, DayProfile(models, round(DAY_S / BIN_S))),
+    "survival": Survivors,
 }

@@ -11,8 +11,8 @@ from cace_env.simulation import Simulator
 class Gazette:
     """Tells what has happened since it was last asked, of one simulator from the beginning of an episode.
 
-    Sessions are numbered as they come, a session at another model as another one, so that not even a number depends on
-    what comes later.
+    Refused requests are served by nobody, and not told. Sessions are numbered as they come, a session at another model
+    as another one, so that not even a number depends on what comes later.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,7 @@ class Gazette:
             session = self._numbers.setdefault(int(row[COLUMN.session_pair]), len(self._numbers))
             model = int(row[COLUMN.model])
             events.append(Arrived(arrival_us * 1e-6, session, model, int(row[COLUMN.task])))
-            if int(row[COLUMN.context]) + int(row[COLUMN.output]) > simulator.tables.kv_tokens[model]:
-                events.append(Finished(arrival_us * 1e-6, session))  # refused
-            else:
-                self._open[request] = session
+            self._open[request] = session
         self._told = logged
         for request in list(self._open):
             finish_us = int(state.requests[request, REQUEST.finish_us])

@@ -1,114 +1,112 @@
 """Session survival: who asked a moment ago asks again, or has gone; which of the two, the silence since tells.
 
-A session *pauses* from the finish of its last answer until its next request. The survival curve of pauses, by task and
-by how many requests the session has made, says how many end within each time, and how many never do (Kaplan and Meier
-1958, https://doi.org/10.1080/01621459.1958.10501452: a pause that lasts when the record ends is only known to be
-longer). From it follows how likely a session that has been silent for so long asks again within the next minutes. What
-new sessions bring is an exponentially weighted rate.
+Curves of pauses (`cace_env.sessions.Survival`) are estimated as Kaplan and Meier do (1958,
+https://doi.org/10.1080/01621459.1958.10501452): a pause that lasts when the record ends is only known to be longer.
+From them follows how likely a session that has been silent for so long asks again within the next minutes. What new
+sessions bring is an exponentially weighted rate.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from functools import cache
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
+import numpy.typing as npt
 
-from cace_env.config import Frozen, Line, parse, read_json
-from cace_env.files import replace_file
+from cace_env.sessions import AGAIN_STEPS, GRID_S, Survival, load_survival
 from cace_env.tables import TASKS, FloatArray, Int64Array
 
-GRID_S: Final = np.concatenate([[0.0], np.geomspace(1.0, 7200.0, 40)])  # lengths of pauses
-STEPS: Final = (1, 2, 5)  # requests so far from which on a row of the curves holds
+LEAN: Final = 20.0  # pauses that a task's curve counts for in that of a step, and the curve of all in that of a task
 NEW_S: Final = 1200.0  # half-life of the rate of new sessions
 GONE: Final = 1e-3  # a session that is so unlikely to ask ever again is forgotten
 DIGITS: Final = 5
-SHIPPED: Final = "survival.json"  # in the folder `data` of the package
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Survival(Frozen):
-    """Curves of pauses; a file in JSON."""
-
-    format: Literal["cace-env survival 1"] = "cace-env survival 1"
-    source: Line = Field(min_length=1, description="what they were fitted on")
-    pauses: int = Field(ge=0, description="how many pauses they were fitted on")
-    lasts: tuple[tuple[tuple[Share, ...], ...], ...] = Field(
-        description="by task, by `STEPS`, by `GRID_S`: the share of pauses that last longer"
-    )
-    follow: tuple[tuple[Annotated[float, Field(ge=0)], ...], ...] = Field(
-        description="by task, by `GRID_S`: further requests of a session within that time after one of them"
-    )
-
-    @model_validator(mode="after")
-    def _shapes(self) -> Self:
-        for name, shape in (("lasts", (len(TASKS), len(STEPS), len(GRID_S))), ("follow", (len(TASKS), len(GRID_S)))):
-            rows = getattr(self, name)
-            if np.shape(rows) != shape:
-                raise ValueError(f"{name} has to have the shape {shape}")
-            if name == "lasts" and np.any(np.diff(np.asarray(rows), axis=-1) > 0):
-                raise ValueError("lasts rises somewhere; the share of pauses that last longer can only fall")
-        return self
 
 
 class Seen(NamedTuple):
-    """The requests of an episode in order of arrival, as an orchestrator saw them. `R` requests."""
+    """The requests of an episode as an orchestrator saw them, without those that it refused. `R` requests."""
 
     arrival_us: Int64Array  # (R,)
     finish_us: Int64Array  # (R,) NONE or later than `end_us` where the answer never came
     session: Int64Array  # (R,) a session at another model counts as another
     model: Int64Array  # (R,)
     task: Int64Array  # (R,)
-    end_us: int  # when the record ends
+    end_us: int  # when the record ends: nobody asks after that
+
+
+class Pauses(NamedTuple):
+    """`N` pauses of sessions at models."""
+
+    task: Int64Array  # (N,) of the last request before
+    step: Int64Array  # (N,) its number in the session at the model, 0 ... AGAIN_STEPS - 1
+    seen_s: FloatArray  # (N,) how long it lasted, or was seen to last
+    ended: npt.NDArray[np.bool_]  # (N,) whether it ended
+
+
+def pauses_of(seen: Seen) -> Pauses:
+    """The pauses of an episode: from the last finish of a session so far until its next request."""
+    order = np.lexsort((seen.arrival_us, seen.session))
+    task, arrival, finish = seen.task[order], seen.arrival_us[order], seen.finish_us[order]
+    session = np.unique(seen.session, return_inverse=True)[1][order]
+    first = np.diff(session, prepend=-1) > 0
+    at = np.arange(len(order))
+    step = np.minimum(at - np.maximum.accumulate(np.where(first, at, 0)), AGAIN_STEPS - 1)
+    ended = np.append(~first[1:], np.zeros(min(len(order), 1), dtype=np.bool_))
+    # A session whose answer never came is busy until the end. Sessions one after the other on one axis of time: the
+    # latest finish so far is that of the session.
+    finish = np.where(finish < arrival, seen.end_us, np.minimum(finish, seen.end_us))
+    axis = session * (seen.end_us + 1)
+    since = np.maximum.accumulate(finish + axis) - axis
+    until = np.where(ended, np.roll(arrival, -1), seen.end_us)
+    known = np.where(ended, until >= since, until > since)
+    seen_s = (until - since)[known].astype(np.float64) * 1e-6
+    return Pauses(task[known], step[known], seen_s, ended[known])
 
 
 def fit_survival(episodes: Iterable[Seen], source: str) -> Survival:
     """Fit curves to episodes.
 
+    A curve of few pauses leans on that of its task, and that on the curve of all: the share of pauses that end in each
+    step of the grid is drawn there as if it were `LEAN` pauses more.
+
     Args:
         episodes: what was seen; each is read once.
         source: in words, for the file.
     """
-    ends, at_risk = (np.zeros((len(TASKS), len(STEPS), len(GRID_S))) for _ in range(2))
+    ends, at_risk = (np.zeros((len(TASKS), AGAIN_STEPS, len(GRID_S))) for _ in range(2))
     after, watched = (np.zeros((len(TASKS), len(GRID_S))) for _ in range(2))
-    pauses = 0
+    count = 0
     for seen in episodes:
-        pauses += _count_pauses(seen, ends, at_risk)
+        pauses = pauses_of(seen)
+        count += len(pauses.task)
+        _count_pauses(pauses, ends, at_risk)
         _count_followers(seen, after, watched)
-    lasts = np.cumprod(1.0 - ends / np.maximum(at_risk, 1.0), axis=-1)
-    follow = np.maximum.accumulate(after / np.maximum(watched, 1.0), axis=-1)
+    of_all = ends.sum(axis=(0, 1)) / np.maximum(at_risk.sum(axis=(0, 1)), 1.0)
+    of_task = _leaning(ends.sum(axis=1), at_risk.sum(axis=1), of_all)
+    lasts = np.cumprod(1.0 - _leaning(ends, at_risk, of_task[:, None]), axis=-1)
+    everybody = after.sum(axis=0) / np.maximum(watched.sum(axis=0), 1.0)
+    follow = np.maximum.accumulate(_leaning(after, watched, everybody), axis=-1)
     return Survival(
-        source=source, pauses=pauses, lasts=np.round(lasts, DIGITS).tolist(), follow=np.round(follow, DIGITS).tolist()
+        source=source, pauses=count, lasts=np.round(lasts, DIGITS).tolist(), follow=np.round(follow, DIGITS).tolist()
     )
 
 
-def _count_pauses(seen: Seen, ends: FloatArray, at_risk: FloatArray) -> int:
-    """Adds pauses by the step of the grid in which they end, and how many lasted until then; returns their number."""
-    order = np.lexsort((seen.arrival_us, seen.session))
-    session, arrival, finish = seen.session[order], seen.arrival_us[order], seen.finish_us[order]
-    begins = np.flatnonzero(np.r_[True, session[1:] != session[:-1]]) if len(order) else np.zeros(0, dtype=np.int64)
-    number = np.arange(len(order)) - np.repeat(begins, np.diff(np.r_[begins, len(order)])) + 1
-    follows = np.r_[session[1:] == session[:-1], False] if len(order) else np.zeros(0, dtype=bool)
-    until = np.where(follows, np.r_[arrival[1:], 0], seen.end_us) if len(order) else arrival
-    known = (finish >= arrival) & (finish <= seen.end_us) & (until >= finish)
-    pause_s = (until - finish)[known] * 1e-6
-    step = np.searchsorted(STEPS, number[known], side="right") - 1
-    task = seen.task[order][known]
-    ended = follows[known]
-    bins = np.searchsorted(GRID_S, pause_s)  # the pause ends in (GRID_S[bin - 1], GRID_S[bin]]
-    inside = ended & (bins < len(GRID_S))
-    np.add.at(ends, (task[inside], step[inside], bins[inside]), 1.0)
+def _leaning(counts: FloatArray, cases: FloatArray, parent: FloatArray) -> FloatArray:
+    """Shares of cases, drawn to those of `parent` as if it were `LEAN` cases more."""
+    return np.asarray((counts + LEAN * parent) / (cases + LEAN))
+
+
+def _count_pauses(pauses: Pauses, ends: FloatArray, at_risk: FloatArray) -> None:
+    """Adds pauses by the step of the grid in which they end, and how many lasted until then."""
+    bins = np.searchsorted(GRID_S, pauses.seen_s)  # the pause ends in (GRID_S[bin - 1], GRID_S[bin]]
+    inside = pauses.ended & (bins < len(GRID_S))
+    np.add.at(ends, (pauses.task[inside], pauses.step[inside], bins[inside]), 1.0)
     # At risk in a bin: pauses that reach its end or end in it. One that is cut short inside a bin says nothing of it.
-    reached = np.where(ended, bins, bins - 1)
-    for t, s, last in zip(task.tolist(), step.tolist(), reached.tolist(), strict=True):
-        at_risk[t, s, : min(last, len(GRID_S) - 1) + 1] += 1.0
-    return int(known.sum())
+    reached = np.minimum(np.where(pauses.ended, bins, bins - 1), len(GRID_S) - 1)
+    some = reached >= 0
+    until = np.zeros_like(at_risk)
+    np.add.at(until, (pauses.task[some], pauses.step[some], reached[some]), 1.0)
+    at_risk += np.cumsum(until[..., ::-1], axis=-1)[..., ::-1]
 
 
 def _count_followers(seen: Seen, after: FloatArray, watched: FloatArray) -> None:
@@ -216,37 +214,5 @@ class _Session:
 
     def row(self, time_s: float) -> tuple[float, float, float, float]:
         """Model, task, row of the curves, seconds of silence: none while an answer is under way."""
-        step = sum(self.requests >= least for least in STEPS) - 1
+        step = min(self.requests, AGAIN_STEPS) - 1
         return self.model, self.task, step, 0.0 if self.in_flight else time_s - self.since_s
-
-
-def read_survival(path: str | Path) -> Survival:
-    """The curves in a file.
-
-    Raises:
-        ConfigError: there is no such file, or it holds no such curves.
-    """
-    return parse(Survival, read_json(path), str(path))
-
-
-def write_survival(survival: Survival, path: str | Path) -> None:
-    """Write curves as JSON, a curve to a line.
-
-    Raises:
-        OSError: it cannot be written; an old file stands.
-    """
-    content = survival.model_dump(mode="json")
-    text = ",\n".join(
-        f' "{key}": [\n  ' + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
-        if key in ("lasts", "follow")
-        else f' "{key}": {json.dumps(value)}'
-        for key, value in content.items()
-    )
-    replace_file(Path(path), f"{{\n{text}\n}}\n")
-
-
-@cache
-def load_survival() -> Survival:
-    """The curves that ship."""
-    with resources.as_file(resources.files("cace_env") / "data" / SHIPPED) as path:
-        return read_survival(path)

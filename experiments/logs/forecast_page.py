@@ -14,29 +14,40 @@ from rich.console import Console
 
 from cace_env.cases import Case, case_of
 from cace_env.config import MOST_THREADS, ConfigError, Frozen
-from cace_env.evaluation import Gain, block_of, load_suite, paired_gain, run_episode, suite_scores
-from cace_env.evaluation.episodes import in_order
+from cace_env.evaluation import Gain, load_suite, run_episode, suite_scores
+from cace_env.evaluation.episodes import collect, in_order, run_seed
 from cace_env.evaluation.results import published
 from cace_env.evaluation.scores import BASELINE, REFERENCE, Estimate, pooled_gain
 from cace_env.files import save_figure
-from cace_env.forecasting.demand import ALL
+from cace_env.forecasting import FORECASTERS
 from cace_env.policies import contestant_of
 from cace_env.scenarios import seeds
 from cace_env.tables import FloatArray, Protocol
 from experiments.logs import public
-from experiments.logs.forecast_scores import HORIZONS_S, TRUTH, WEIGHTS, Answers, Quality, answers, costs, quality
+from experiments.logs.forecast_scores import (
+    HORIZONS_S,
+    OWN,
+    TRUTH,
+    WEIGHTS,
+    Answers,
+    Quality,
+    answers,
+    contestants,
+    costs,
+    quality,
+)
 from experiments.reading.markdown import percent, score_text, table
 from experiments.running.command_line import split_names
 from experiments.running.progress import progress_bar
 
-OWN: Final = "CACE's own"
 LOGS: Final[tuple[str, ...]] = ("azure-code", "gentd26", "claude-code", "servegen-busy")
+BEST: Final = "survival"  # that the others are held against
 PICTURE: Final = "forecasts.png"
 SHOWN: Final = 300  # horizon of the picture [s], as far as CACE's factor looks ahead
 
 
 class Score(Frozen):
-    """Score every forecaster, and CACE with each of them, on test seeds of the suite and on windows of public logs."""
+    """Score every forecaster, and CACE with each of them, on test seeds of the suite and on public logs."""
 
     entries: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
         default=(), description="of Eviction-v0 in suite v1; all by default"
@@ -64,7 +75,7 @@ class Score(Frozen):
             cases = {name: case_of(found[name], Protocol.EVICTION) for name in LOGS if name in found}
             if not cases:
                 raise ConfigError(f"{self.logs}: none of {', '.join(LOGS)} is there; docs/traces.md has them")
-            regions["logs"] = logs_table(played(cases, list(range(public.WINDOWS)), self))
+            regions["logs"] = logs_table(cases)
         for text in regions.values():
             console.print(f"\n{text}", soft_wrap=True, highlight=False)
         return regions, generated
@@ -128,7 +139,7 @@ def mean_quality(found: Mapping[str, Played], name: str, horizon_s: int) -> Qual
 def errors_table(found: Mapping[str, Played]) -> str:
     """How good each forecaster is at each horizon, means over the entries."""
     rows = []
-    for name in (*ALL, TRUTH):
+    for name in (*FORECASTERS, TRUTH):
         each = [mean_quality(found, name, horizon_s) for horizon_s in HORIZONS_S]
         cells = [f"{q.auc:.3f}" for q in each] + [f"{q.log_score:+.2f}" for q in each]
         rows.append([_shown(name), *cells, *(f"{q.unreliable:.3f}" for q in each)])
@@ -143,6 +154,7 @@ class Worth(NamedTuple):
 
     score: Estimate
     saves: Gain  # of the cost with CACE's own window
+    best: Gain  # what `BEST` in its place saves of the cost with it
 
 
 def worths(found: Mapping[str, Played], weights: str) -> dict[str, Worth]:
@@ -150,7 +162,7 @@ def worths(found: Mapping[str, Played], weights: str) -> dict[str, Worth]:
     shipped = published("v1")
     if shipped is None:
         raise ConfigError("no costs of the reference ship with suite v1")
-    names = [OWN, *ALL, TRUTH]
+    names = [OWN, *FORECASTERS, TRUTH]
     by_entry = {
         entry: {name: played.costs[weights][name] for name in names}
         | {name: shipped.column(entry, name, played.seeds) for name in (BASELINE, REFERENCE)}
@@ -161,40 +173,59 @@ def worths(found: Mapping[str, Played], weights: str) -> dict[str, Worth]:
     def of(name: str) -> dict[str, FloatArray]:
         return {entry: some[name] for entry, some in by_entry.items()}
 
-    return {name: Worth(scores.means[name], pooled_gain(of(name), of(OWN), of(BASELINE))) for name in names}
+    return {
+        name: Worth(
+            scores.means[name],
+            pooled_gain(of(name), of(OWN), of(BASELINE)),
+            pooled_gain(of(BEST), of(name), of(BASELINE)),
+        )
+        for name in names
+    }
 
 
 def worth_table(found: Mapping[str, Played]) -> str:
-    """Score and saving of CACE with each forecaster, under both weights."""
+    """Score and saving of CACE with each forecaster, under both weights; all differences are of the same requests."""
     columns = {weights: worths(found, weights) for weights in WEIGHTS}
     rows = []
-    for name in (OWN, *ALL, TRUTH):
+    for name in (OWN, *FORECASTERS, TRUTH):
         cells = [f"{mean_quality(found, name, SHOWN).auc:.3f}" if name != OWN else "-"]
         for worth in columns.values():
-            cells += [score_text(worth[name].score), percent(worth[name].saves) if name != OWN else "-"]
+            cells.append(score_text(worth[name].score))
+            cells.append(percent(worth[name].saves) if name != OWN else "-")
+            cells.append(percent(worth[name].best) if name != BEST else "-")
         rows.append([_shown(name), *cells])
     header = ["demand factor", f"AUC {SHOWN} s"]
     for policy in WEIGHTS.values():
-        header += [f"`{policy}`: score", f"`{policy}`: saves"]
+        header += [f"`{policy}`: score", f"`{policy}`: saves", f"`{policy}`: `{BEST}` saves of it"]
     return table(header, rows, numbers="right")
 
 
-def logs_table(found: Mapping[str, Played]) -> str:
-    """On logs: AUC, and what CACE with tuned weights costs less than LRU, by forecaster."""
+def logs_table(cases: Mapping[str, Case]) -> str:
+    """On logs: how good each forecaster is, and what tuned CACE saves with it; intervals are over windows of the log.
+
+    A log is played whole, once: other seeds would draw what is attached to it again, and are no other time.
+    """
     rows = []
-    for log, played in found.items():
-        block = block_of(len(played.seeds))
-        for name in (OWN, *ALL, TRUTH):
-            gain = paired_gain(played.lru, played.costs["tuned"][name], block=block)
-            auc = "-" if name == OWN else f"{played.qualities[name][SHOWN].auc:.3f}"
-            bits = "-" if name == OWN else f"{played.qualities[name][SHOWN].log_score:+.2f}"
-            rows.append([log if name == OWN else "", _shown(name), auc, bits, percent(gain)])
-    header = ("log", "demand factor", f"AUC {SHOWN} s", f"log score {SHOWN} s", "saves of LRU's cost")
+    with progress_bar(Console(stderr=True)) as progress:
+        for log, case in progress.track(list(cases.items()), description="logs"):
+            workload = case.workload(0)
+            made = contestants(case, workload, "tuned")
+            lru, *each = (collect([result]) for result in run_seed(case, [contestant_of(BASELINE), *made.values()], 0))
+            found = dict(zip(made, each, strict=True))
+            said = answers(case, workload, 0)
+            for name, evaluation in found.items():
+                cells = ["-", "-"]
+                if name != OWN:
+                    known = quality(said[name][SHOWN])
+                    cells = [f"{known.auc:.3f}", f"{known.log_score:+.2f}"]
+                own = percent(evaluation.gain_over(found[OWN])) if name != OWN else "-"
+                rows.append([log if name == OWN else "", _shown(name), *cells, percent(evaluation.gain_over(lru)), own])
+    header = ("log", "demand factor", f"AUC {SHOWN} s", f"log score {SHOWN} s", "saves of LRU's cost", f"of {OWN}")
     return table(header, rows, numbers="right")
 
 
 def _shown(name: str) -> str:
-    return f"`{name}`" if name in ALL else name
+    return f"`{name}`" if name in FORECASTERS else name
 
 
 class Point(NamedTuple):

@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from cace_env.cases import Case
 from cace_env.evaluation import run_episode
-from cace_env.forecasting.demand import ALL, Arrived, DemandScorer, Finished, tell
-from cace_env.forecasting.forecasters import Forecaster
+from cace_env.forecasting.demand import Arrived, DemandScorer, Finished, tell
+from cace_env.forecasting.forecasters import FORECASTERS, Forecaster
 from cace_env.forecasting.survival import Seen
 from cace_env.policies import Contestant, Future, contestant_of, policy
 from cace_env.tables import NONE, FloatArray, Int64Array
 from cace_env.workload import Workload
-from experiments.yardsticks.foresight.fit import POLICY, seen_of
+from experiments.reading.roc import auc
+from experiments.yardsticks.sessions import POLICY, seen_of
 
 HORIZONS_S: Final = (60, 300, 900)
 EVERY_S: Final = 60.0  # between two questions to the forecasters, or longer:
@@ -29,6 +30,7 @@ MOST_QUESTIONS: Final = 300  # in an episode
 WARM_S: Final = 600.0  # before the first
 SURE: Final = 1e-3  # no forecast is called surer than that: a log score of a wrong certainty has no end
 BINS: Final = 10  # of the reliability
+OWN: Final = "CACE's own"
 TRUTH: Final = "true future"  # the forecaster that knows, as far as arrivals are known without knowing the policy
 WEIGHTS: Final[Mapping[str, str]] = {"cace": "cace", "tuned": "cace:tuned-eviction"}
 
@@ -72,7 +74,7 @@ class Knowing:
 def makers(case: Case, workload: Workload) -> dict[str, Making]:
     """All forecasters of an episode by name, and the one that knows."""
     known = Future.of(case.tables, workload)
-    return {**ALL, TRUTH: lambda _: Knowing(known, workload.model.astype(np.int64))}
+    return {**FORECASTERS, TRUTH: lambda _: Knowing(known, workload.model.astype(np.int64))}
 
 
 def answers(case: Case, workload: Workload, seed: int) -> Answers:
@@ -138,25 +140,13 @@ def quality(said: Sequence[tuple[FloatArray, npt.NDArray[np.bool_]]]) -> Quality
     place = np.minimum((chance * BINS).astype(np.int64), BINS - 1)
     counts = np.maximum(np.bincount(place, minlength=BINS), 1)
     off = np.abs(np.bincount(place, weights=chance - came, minlength=BINS)) / counts
-    return Quality(_auc(chance, came), float(plain - surprise), float((off * counts).sum() / len(chance)), used)
-
-
-def _auc(chance: FloatArray, came: npt.NDArray[np.bool_]) -> float:
-    """How often a model that is used was given the higher chance than one that is not; ties count half."""
-    values, inverse, counts = np.unique(chance, return_inverse=True, return_counts=True)
-    del values
-    ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
-    hits = int(came.sum())
-    misses = len(came) - hits
-    if not hits or not misses:
-        return float("nan")
-    return float((ranks[came].sum() - hits * (hits + 1) / 2.0) / (hits * misses))
+    return Quality(auc(chance, came), float(plain - surprise), float((off * counts).sum() / len(chance)), used)
 
 
 def contestants(case: Case, workload: Workload, weights: str) -> dict[str, Contestant]:
     """CACE with its own window, and with every forecaster in its place, by name of the forecaster."""
     row = policy(WEIGHTS[weights]).weights
-    found = {"CACE's own": contestant_of(WEIGHTS[weights])}
+    found = {OWN: contestant_of(WEIGHTS[weights])}
     for name, make in makers(case, workload).items():
         found[name] = contestant_of(DemandScorer(row, make))
     return found

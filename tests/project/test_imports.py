@@ -39,7 +39,7 @@ WINGS = {
     "cace_env/scenarios": "sessions config tables workload fleets generator traces",
     "cace_env/cases": "config tables workload scenarios",
     "cace_env/simulation": f"{COMMON} kernel fleets",
-    "cace_env/forecasting": f"{COMMON} held kernel generator simulation",
+    "cace_env/forecasting": f"{COMMON} sessions held kernel generator simulation",
     "cace_env/policies": f"{COMMON} kernel simulation scenarios cases forecasting",
     "cace_env/export": f"{COMMON} kernel simulation cases policies",
     "cace_env/decision_log": f"{COMMON} kernel simulation policies",
