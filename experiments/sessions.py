@@ -30,7 +30,7 @@ from cace_env.traces import Part, TraceConfig
 from experiments.reading.markdown import table
 from experiments.running.cases import chosen
 from experiments.running.command_line import Session, metavar, run_command, split_names
-from experiments.running.options import Folder, Logged, Names
+from experiments.running.options import Logged, Names
 from experiments.running.progress import progress_bar
 from experiments.yardsticks.sessions import POLICY, Uses, foretold, seen_under, uses_of
 
@@ -57,7 +57,9 @@ class Options(Logged):
     part: Annotated[Part | None, metavar("train|test|all")] = Field(
         default=None, description="part of the log to fit: train (the first half, by default), test, or all of it"
     )
-    out: Folder = Field(default=None, description="file for the curves; without it, they are only judged")
+    out: Annotated[str | None, metavar("FILE")] = Field(
+        default=None, description="file for the curves; without it, they are only judged"
+    )
 
 
 def fit(options: Options, session: Session) -> None:
