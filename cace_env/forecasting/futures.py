@@ -140,6 +140,7 @@ class Going(NamedTuple):
 
     free: Array  # (4,) the next free row, pair and user; and the number of open-loop requests
     open_at: Array  # (Q,) arrivals of open-loop requests
+    levels: Array  # (Q,) float, of the lengths of answers in flight
     paces: Paces
 
 
@@ -303,7 +304,7 @@ def imagine(
     for part in range(3):
         going.free[part] = maps.used[part]
     going.free[3] = 0
-    redraw_answers(c, f, w, habits, states)
+    redraw_answers(c, f, w, habits, states, going.levels, maps.used[0])
     now = float(s.scalars[CLOCK])
     until = now + horizon_us
     for place in range(history.counts[COUNT.live]):

@@ -14,11 +14,13 @@ import numpy as np
 from cace_env.compilation import compiled, inlined
 from cace_env.forecasting.draws import TOKENS, above, uniform
 from cace_env.forecasting.habits import Habits
-from cace_env.forecasting.history import COUNT, SESSION, History
+from cace_env.forecasting.history import COUNT, FORGET_S, SESSION, History
 from cace_env.held import held
 from cace_env.kernel.events import heap_push, rounds_now, settle, slide_window
+from cace_env.kernel.features import LONGEST_US
 from cace_env.kernel.plan import Game
 from cace_env.kernel.state import (
+    CLOCK,
     CLOSED_SIZE,
     COLUMN,
     ENDED,
@@ -43,6 +45,7 @@ from cace_env.kernel.state import (
 )
 
 Array = Any
+FORGET_US: Final = int64(FORGET_S * 1e6)
 CLOSED, LOGS, REQUESTS, PAIRS, USERS = (
     State._fields.index(name) for name in ("closed", "log", "requests", "pairs", "users")
 )
@@ -92,7 +95,45 @@ def keep_pair(s: State, c: State, maps: Maps, pair: int) -> Any:
         maps.used[1] += 1
         for column in range(len(PAIR)):
             c.pairs[mine, column] = s.pairs[pair, column]
+        c.pairs[mine, PAIR.older] = NONE  # pairs have other numbers in the copy: `link_pauses`
+        c.pairs[mine, PAIR.newer] = NONE
     return int64(maps.pairs[pair])
+
+
+@inlined
+def young_pauses(s: State, m: int) -> Any:
+    """How many pauses at a model are young enough to count."""
+    count = int64(0)
+    pair = s.paused[m]
+    while pair != NONE and s.scalars[CLOCK] - s.pairs[pair, PAIR.paused_at] < LONGEST_US:
+        count += 1
+        pair = s.pairs[pair, PAIR.older]
+    return count
+
+
+@inlined
+def link_pauses(s: State, c: State, maps: Maps, m: int) -> None:
+    """The pauses at a model, from the newest to the oldest: all that count, and those of pairs that are kept anyway.
+
+    Every kept pair that pauses is in the list, as `ask` and `pause` expect: none of them pauses for longer than
+    `FORGET_S`, after which its session is not kept.
+    """
+    newest = NONE  # and then the one before, in the copy
+    c.paused[m] = NONE
+    pair = s.paused[m]
+    while pair != NONE:
+        passed = s.scalars[CLOCK] - s.pairs[pair, PAIR.paused_at]
+        if passed > FORGET_US:
+            break
+        if passed < LONGEST_US or maps.pairs[pair] != NONE:
+            mine = keep_pair(s, c, maps, pair)
+            c.pairs[mine, PAIR.newer] = newest
+            if newest == NONE:
+                c.paused[m] = mine
+            else:
+                c.pairs[newest, PAIR.older] = mine
+            newest = mine
+        pair = s.pairs[pair, PAIR.older]
 
 
 @compiled
@@ -125,8 +166,12 @@ def copy_present(row: Array, other: Array, game: Game, copied: Game, history: Hi
             maps.rows[r] = count
             count += 1
     maps.used[0] = count
+    live, paused = history.counts[COUNT.live], int64(0)
+    for m in range(len(f.models)):
+        paused += young_pauses(s, m)
     room = len(c.requests)
-    if 2 * count + 16 > room or count + 2 * history.counts[COUNT.live] > room:
+    # There are twice as many pairs as rows: of requests that are kept or drawn at most as many as rows, and of others.
+    if 2 * count + 16 > room or count + 2 * live > room or live + paused > room:
         return False
 
     for i in range(game.at[CLOSED]):
@@ -147,9 +192,15 @@ def copy_present(row: Array, other: Array, game: Game, copied: Game, history: Hi
         for i in range(s.models[m, MODEL.heap_size]):
             place = f.models[m, SPEC.heap_start] + i
             c.tokens[place, HEAP.request] = maps.rows[s.tokens[place, HEAP.request]]
-    for place in range(history.counts[COUNT.live]):
+    for place in range(live):
         last = history.sessions[history.live[place], SESSION.last]
         keep_pair(s, c, maps, int64(game.w.columns[last, COLUMN.session_pair]))
+    for m in range(len(f.models)):
+        link_pauses(s, c, maps, m)
+    for pair in range(maps.used[1], len(c.pairs)):
+        for column in range(len(PAIR)):
+            c.pairs[pair, column] = 0
+        c.pairs[pair, PAIR.epoch] = NONE
     return True
 
 
@@ -192,32 +243,34 @@ def copy_requests(s: State, c: State, w: Requests, to: Requests, maps: Maps) -> 
         c.requests[mine, REQUEST.arrival_us] = FOREVER
         c.requests[mine, REQUEST.first_us] = NONE
         c.requests[mine, REQUEST.finish_us] = NONE
-    for pair in range(maps.used[1], len(c.pairs)):
-        c.pairs[pair, PAIR.epoch] = NONE
-        c.pairs[pair, PAIR.window] = 0
 
 
 @inlined
-def drawn_output(habits: Habits, states: Array, f: Fleet, w: Requests, r: int, emitted: int) -> Any:
-    """Length of an answer that has more than `emitted` tokens."""
+def drawn_output(habits: Habits, f: Fleet, w: Requests, r: int, emitted: int, level: float) -> Any:
+    """Length of an answer that has more than `emitted` tokens, at a level of those that are so long."""
     most = f.models[w.columns[r, COLUMN.model], SPEC.kv_tokens] - w.columns[r, COLUMN.context]
-    tokens = int64(
-        above(habits.output_tokens[w.columns[r, COLUMN.task]], float(emitted), uniform(states, TOKENS)) + 0.5
-    )
+    tokens = int64(above(habits.output_tokens[w.columns[r, COLUMN.task]], float(emitted), level) + 0.5)
     return max(min(tokens, most), emitted + 1)
 
 
 @inlined
-def redraw_answers(c: State, f: Fleet, w: Requests, habits: Habits, states: Array) -> None:
-    """Draws the lengths of all answers in flight, given what was emitted of them, and when they end by that."""
+def redraw_answers(c: State, f: Fleet, w: Requests, habits: Habits, states: Array, levels: Array, kept: int) -> None:
+    """Draws the lengths of all answers in flight, given what was emitted of them, and when they end by that.
+
+    A level is drawn for each of the `kept` rows in their order, into `levels`: the order in which answers end is that
+    of their true lengths, and would tell of these.
+    """
+    for r in range(kept):
+        if c.requests[r, REQUEST.finish_us] == NONE:
+            levels[r] = uniform(states, TOKENS)
     for m in range(len(f.models)):
         r = c.models[m, MODEL.queue_head]
         for _ in range(c.models[m, MODEL.waiting]):
-            w.columns[r, COLUMN.output] = drawn_output(habits, states, f, w, r, int64(0))
+            w.columns[r, COLUMN.output] = drawn_output(habits, f, w, r, int64(0), levels[r])
             r = c.requests[r, REQUEST.queue_next]
         r = c.models[m, MODEL.prefill_head]
         while r != NONE:
-            drawn = drawn_output(habits, states, f, w, r, int64(0))
+            drawn = drawn_output(habits, f, w, r, int64(0), levels[r])
             c.models[m, MODEL.kv_used] += drawn - w.columns[r, COLUMN.output]
             w.columns[r, COLUMN.output] = drawn
             r = c.requests[r, REQUEST.queue_next]
@@ -229,7 +282,7 @@ def redraw_answers(c: State, f: Fleet, w: Requests, habits: Habits, states: Arra
                 output = int64(w.columns[r, COLUMN.output])
                 began = key - ((output - 1) << 20)
                 emitted = 1 + max((now - began) >> 20, 0)
-                drawn = drawn_output(habits, states, f, w, r, emitted)
+                drawn = drawn_output(habits, f, w, r, emitted, levels[r])
                 c.models[m, MODEL.kv_used] += drawn - output
                 c.models[m, MODEL.kv_halves] += drawn - output
                 w.columns[r, COLUMN.output] = drawn

@@ -61,6 +61,7 @@ class Room:
         columns = np.zeros((rows, len(COLUMN)), dtype=np.int32)
         self.requests = Requests(np.zeros((rows, len(TIME)), dtype=np.int64), columns, np.zeros(rows, dtype=np.int32))
         self.free, self.open_at = np.zeros(4, dtype=np.int64), np.zeros(rows, dtype=np.int64)
+        self.levels = np.zeros(rows)
 
 
 class Sampler:
@@ -135,7 +136,7 @@ class Sampler:
         room.requests.times[:used] = present.requests.times[:used]
         room.requests.columns[:used] = present.requests.columns[:used]
         game = self._copied(room)
-        going = Going(room.free, room.open_at, self._paces)
+        going = Going(room.free, room.open_at, room.levels, self._paces)
         complete = imagine(
             self._row, self._game.at, self._game.w, room.row, game, self._history, self._maps, self._habits,
             self._rates, going, seeds.copy(), int(horizon_s * 1e6),

@@ -8,8 +8,8 @@ from cace_env.policies.clairvoyant import Future
 from cace_env.policies.contestants import Contestant, contestant_of
 from cace_env.policies.explanations import explain
 from cace_env.policies.guard import Guarded
-from cace_env.policies.lookahead import Planner
 from cace_env.policies.orders import ORDERS, Order, order, split_order
+from cace_env.policies.planner import Planner
 from cace_env.policies.player import Player
 from cace_env.policies.python import PolicyError, PythonPolicy
 

@@ -18,8 +18,8 @@ from cace_env.policies.agent import PREFIX, Agent
 from cace_env.policies.built_in import Policy
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.guard import GUARDED, Guarded
-from cace_env.policies.lookahead import PLANNER, Planner, planner_of
 from cace_env.policies.orders import JOINT, Order, split_order
+from cace_env.policies.planner import PLANNER, Planner, planner_of
 from cace_env.policies.python import Illegal, PythonPolicy, acts, problem_of
 from cace_env.policies.quoted import is_quoted
 from cace_env.tables import Protocol

@@ -36,7 +36,7 @@ from cace_env.evaluation.episodes import metric_gain
 from cace_env.evaluation.scores import pooled_gain
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.policies.guard import REASONS
-from cace_env.policies.lookahead import CHANGED
+from cace_env.policies.planner import CHANGED
 from cace_env.policies.player import ILLEGAL_ACTIONS
 from cace_env.simulation import METRICS
 from cace_env.simulation.metrics import TTFT_EDGES_S

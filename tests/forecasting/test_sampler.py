@@ -10,9 +10,11 @@ import pytest
 from cace_env.cases import Case, case_of
 from cace_env.forecasting import Habits, Sampler, fit_habits, load_habits, played
 from cace_env.forecasting.draws import NUM_STREAMS
+from cace_env.forecasting.sampler import LEAST_ROWS, NO_TRACE
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rollouts import try_actions
-from cace_env.kernel.state import CLOCK, CLOSED_SIZE, COLUMN, MODEL, NONE, REQUEST, cut_state
+from cace_env.kernel.state import CLOCK, CLOSED_SIZE, COLUMN, MODEL, NONE, PAIR, REQUEST, State, cut_state
+from cace_env.observation import SLOT
 from cace_env.planning import Rollouts
 from cace_env.policies import policy, rule_of
 from cace_env.simulation import Simulator, new_scratch
@@ -77,6 +79,48 @@ def test_a_copy_of_the_present_prices_actions_as_the_simulation_does(case: Case,
             np.testing.assert_allclose(found[legal], wanted[legal], rtol=1e-9)
             compared += 1
     assert compared > 3
+
+
+def check_pauses(state: State) -> int:
+    """Every pair that pauses stands once in the list of one model, the newest first; how many there are."""
+    listed: list[int] = []
+    for first in state.paused.tolist():
+        newer, pair = NONE, first
+        while pair != NONE:
+            assert len(listed) < len(state.pairs)
+            assert state.pairs[pair, PAIR.newer] == newer
+            assert newer == NONE or state.pairs[pair, PAIR.paused_at] <= state.pairs[newer, PAIR.paused_at]
+            listed.append(pair)
+            newer, pair = pair, int(state.pairs[pair, PAIR.older])
+    assert sorted(listed) == np.flatnonzero(state.pairs[:, PAIR.paused_at] > 0).tolist()
+    return len(listed)
+
+
+def test_sessions_pause_in_the_copy_as_in_the_simulator(shipped: Habits) -> None:
+    case = case_of(SMALL | {"workload": SMALL["workload"] | {"requests": 4000, "users": 60}})
+    workload, rule = case.workload(2), rule_of(policy("lru"), case.tables)
+    sampler = Sampler(case.tables, workload, shipped)
+    again = [SLOT.again_1m, SLOT.again_5m, SLOT.again_15m]
+    highest, paused = 0.0, 0
+    for number, simulator in enumerate(questions(case, workload)):
+        assert len(simulator.state.pairs) > 2 * LEAST_ROWS  # more than a copy has room for
+        sampler.look(simulator)
+        if number % 20:
+            continue
+        future = sampler.draw(sampler.seeds(1)[0], 300.0)
+        game = future.game
+        arguments = future.row, game.at, game.fleet, game.fleet_at, game.w
+        copy = Simulator.over(case.tables, arguments, simulator.limits, NO_TRACE)
+        np.testing.assert_array_equal(copy.features()[:, again], simulator.features()[:, again])
+        paused += check_pauses(copy.state)
+        highest = max(highest, copy.features()[:, again].max())
+        scratch = new_scratch(simulator.max_slots, case.tables.num_models, rule.network)
+        after = np.empty_like(future.row)
+        ends, costs = simulator.state.scalars[[CLOCK]] + 300_000_000, np.empty((len(simulator.state.legal), 1))
+        try_actions(future.row, after, game, rule, scratch, ends, costs)
+        check_pauses(cut_state(after, game.at))
+    assert highest > 0.5
+    assert paused > 100
 
 
 def test_nothing_that_is_to_come_is_in_the_copy(case: Case, shipped: Habits) -> None:

@@ -16,9 +16,9 @@ from cace_env.decision_log import DecisionLog, read_decisions
 from cace_env.envs import Actor, EvictionEnv
 from cace_env.evaluation import evaluate
 from cace_env.export import form_of
-from cace_env.kernel.state import CLOCK, COLUMN, REQUEST
+from cace_env.kernel.state import ACCELERATOR, CLOCK, COLUMN, HEAP, MODEL, NONE, REQUEST, cut_state, heap_starts
 from cace_env.policies import Guarded, Planner, contestant_of, policy
-from cace_env.policies.lookahead import CHANGED, Budget
+from cace_env.policies.planner import CHANGED, Budget
 from cace_env.simulation import Simulator
 from cace_env.workload import Workload
 from tests.support.small import SMALL
@@ -85,26 +85,63 @@ def test_two_futures_after_the_same_past_make_no_difference(protocol: str) -> No
     assert mine != theirs
 
 
+def change_lengths(simulator: Simulator, starts: np.ndarray) -> None:
+    """Makes all answers in flight longer, and those that were to end first the last ones; `starts` of token heaps."""
+    state, columns = simulator.state, simulator.arguments[4].columns
+    busy = state.accelerators[:, ACCELERATOR.busy] > 0
+    state.accelerators[busy, ACCELERATOR.token_due] += 1_000_000
+    for model, start in zip(state.models, starts, strict=False):
+        queued = [model[MODEL.queue_head]] if model[MODEL.waiting] else []
+        admitted = [model[MODEL.prefill_head]] if model[MODEL.prefill_head] != NONE else []
+        for rows in (queued, admitted):
+            while rows and state.requests[rows[-1], REQUEST.queue_next] != NONE:
+                rows.append(state.requests[rows[-1], REQUEST.queue_next])
+        columns[queued + admitted, COLUMN.output] += 17
+        model[MODEL.kv_used] += 17 * len(admitted)
+        model[MODEL.due_us] += 1_000_000 * (model[MODEL.running] > 0)
+        ends = state.tokens[start : start + model[MODEL.heap_size]]
+        decoding = ends[:, HEAP.request] != model[MODEL.prefill_head]
+        more = 2 * ((ends[:, HEAP.key].max(initial=0) - ends[decoding, HEAP.key]) >> 20) + 1
+        columns[ends[decoding, HEAP.request], COLUMN.output] += more.astype(np.int32)
+        ends[decoding, HEAP.key] += more << 20
+        model[[MODEL.kv_used, MODEL.kv_halves]] += more.sum()
+        ends[:] = ends[np.lexsort((ends[:, HEAP.request], ends[:, HEAP.key]))]  # in order, so it is a heap
+
+
+def with_sorted_ends(row: np.ndarray, at: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """A row whose token heaps are in order and have nothing behind them: one content has several heaps."""
+    row = row.copy()
+    state = cut_state(row, at)
+    for model, start, stop in zip(state.models, starts[:-1], starts[1:], strict=True):
+        ends = state.tokens[start : start + model[MODEL.heap_size]]
+        ends[:] = ends[np.lexsort((ends[:, HEAP.request], ends[:, HEAP.key]))]
+        state.tokens[start + len(ends) : stop] = 0
+    return row
+
+
 def test_lengths_of_answers_that_are_not_finished_make_no_difference(case: Case) -> None:
     workload = case.workload(4)
     planner = Planner(policy("cace"), FEW)
     simulator = Simulator(case.tables, planner.begin(case.tables, workload, seed=5))
-    asked = simulator.reset(workload)
-    for _ in range(40):
-        asked = asked and simulator.answer(planner.answer(simulator)[0])
-    assert asked
-    planner.answer(simulator)
-    state, now = simulator.state, int(simulator.state.scalars[CLOCK])
-    columns = simulator.arguments[4].columns
-    unfinished = (state.requests[:, REQUEST.arrival_us] > now) | (state.requests[:, REQUEST.finish_us] < 0)
+    starts = heap_starts(case.tables, len(workload))
+    asked, compared = simulator.reset(workload), 0
     seeds = planner._sampler.seeds(1)[0]
-    before = planner._sampler.draw(seeds, 60.0)
-    drawn = before.game.w.columns.copy(), before.row.copy()
-    waits = state.requests[:, REQUEST.first_us] < 0
-    columns[unfinished & waits, COLUMN.output] += 17  # of what runs, the token heap says more
-    planner._sampler.look(simulator)
-    after = planner._sampler.draw(seeds, 60.0)
-    np.testing.assert_array_equal(after.game.w.columns[: after.end], drawn[0][: after.end])
+    while asked:
+        action, _ = planner.answer(simulator)
+        if simulator.state.models[:, MODEL.decoding].max() > 1:
+            columns = simulator.arguments[4].columns
+            kept = simulator.row.copy(), columns.copy()
+            before = planner._sampler.draw(seeds, 60.0)
+            drawn = before.game.w.columns[: before.end].copy(), with_sorted_ends(before.row, before.game.at, starts)
+            change_lengths(simulator, starts)
+            planner._sampler.look(simulator)
+            after = planner._sampler.draw(seeds, 60.0)
+            np.testing.assert_array_equal(after.game.w.columns[: after.end], drawn[0])
+            np.testing.assert_array_equal(with_sorted_ends(after.row, after.game.at, starts), drawn[1])
+            simulator.row[:], columns[:] = kept
+            compared += 1
+        asked = simulator.answer(action)
+    assert compared > 2
 
 
 def test_a_planner_that_is_never_sure_decides_as_its_policy(case: Case) -> None:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from cace_env.config import ConfigError
-from cace_env.forecasting import Habits, Sampler, load_habits
+from cace_env.forecasting import Habits, HabitsCard, Sampler, load_habits
 from cace_env.kernel.rollouts import try_actions
 from cace_env.kernel.rules import Scratch
 from cace_env.kernel.state import CLOCK, arena
@@ -18,8 +18,8 @@ from cace_env.policies.agent import PREFIX, Agent, shipped_agents
 from cace_env.policies.base import Policy, Training, rule_of
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.clairvoyant import Future
-from cace_env.policies.lookahead.budget import BETWEEN, FEWEST, Budget, budget_of
 from cace_env.policies.orders import Order
+from cace_env.policies.planner.budget import BETWEEN, FEWEST, Budget, budget_of
 from cace_env.policies.player import Player
 from cace_env.simulation import Limits, Simulator, new_scratch
 from cace_env.tables import FleetTables, FloatArray, Int64Array
@@ -62,6 +62,7 @@ class Planner:
         name: its own by default.
 
     Attributes:
+        habits_card: where its habits come from; None where `habits` were given.
         decisions: all decisions with more than one legal action, over all episodes.
         changed: of those the ones that differ from the policy's.
         futures: sampled futures, over all episodes.
@@ -88,7 +89,10 @@ class Planner:
         self.budget = budget or Budget()
         self.decisions = self.changed = self.futures = 0
         self.last: dict[str, str] = {}
-        self._habits = habits or load_habits(self.budget.habits or None)[0]
+        card: HabitsCard | None = None
+        if habits is None:
+            habits, card = load_habits(self.budget.habits or None)
+        self._habits, self.habits_card = habits, card
         self._pool = ThreadPoolExecutor(self.budget.threads) if self.budget.threads > 1 else None
 
     def begin(

@@ -10,7 +10,7 @@ changed only if another one is cheaper, in the mean of the horizons and futures,
 the differences.
 """
 
-from cace_env.policies.lookahead.budget import Budget
-from cace_env.policies.lookahead.planner import CHANGED, PLANNER, Planner, planner_of
+from cace_env.policies.planner.budget import Budget
+from cace_env.policies.planner.planner import CHANGED, PLANNER, Planner, planner_of
 
 __all__ = ["CHANGED", "PLANNER", "Budget", "Planner", "planner_of"]
