@@ -63,7 +63,7 @@ class Decider:
         limits: keep-alive, count and patience of the policy.
 
     Raises:
-        ConfigError: the policy cannot play on this fleet, or needs the future.
+        ConfigError: the policy cannot play on this fleet, needs the future, or watches arrivals.
     """
 
     def __init__(
@@ -80,6 +80,12 @@ class Decider:
             raise ConfigError(f"policy {contestant.name!r} cannot decide here: the future of real requests is unknown")
         if isinstance(contestant.policy, Planner):
             raise ConfigError(f"policy {contestant.name!r} plans, and cannot decide here yet; name its policy alone")
+        inner = contestant.policy.policy if isinstance(contestant.policy, Guarded) else contestant.policy
+        if callable(getattr(inner, "watch", None)):
+            raise ConfigError(
+                f"policy {contestant.name!r} watches arrivals, which are forgotten here, so it cannot decide here yet; "
+                "name one without a method watch"
+            )
         if (problem := unanswered(contestant, tables.protocol)) is not None:
             raise ConfigError(problem)
         self.name, self.who, self.inline = contestant.name, contestant.policy, built_in is not None

@@ -70,7 +70,8 @@ def test_every_server_has_every_model(needs: dict[str, float], said: str | None)
 
 def test_policies_that_cannot_decide_live_are_refused():
     tables = fleet_of({"a": 1.0, "b": 1.0, "c": 1.0}, [2.0]).tables()
-    for name in ("belady", "no-swapping", "static-best"):
+    future = ("belady", "no-swapping", "static-best")
+    for name in (*future, "planner:lru", "cace:demand=survival", "guarded:cace:demand=mean"):
         with pytest.raises(ConfigError, match=name):
             Decider(contestant_of(name), tables)
 
