@@ -31,7 +31,7 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_command("planner", Command, lambda command, session: command.run(session.console), arguments, __doc__)
+    return run_command("planner", Command, lambda command, session: command.run(session), arguments, __doc__)
 
 
 if __name__ == "__main__":

@@ -183,20 +183,32 @@ def problems_of(card: AgentCard, judged_by: Iterable[int] = ()) -> list[str]:
         card: the agent's.
         judged_by: seeds of the comparison.
     """
-    if not card.train_seeds:
-        return ["its card does not say which seeds it was trained on"]
+    problems = problems_of_seeds(card.train_seeds, judged_by)
+    return problems + changed_since(card) if card.train_seeds else problems
+
+
+def problems_of_seeds(text: str, judged_by: Iterable[int] = (), who: str = "it was") -> list[str]:
+    """Reasons why results of what learned from some seeds are not held out; empty if there are none.
+
+    Args:
+        text: the seeds, as in a card.
+        judged_by: seeds of the comparison.
+        who: learned, with its verb.
+    """
+    if not text:
+        return [f"its card does not say which seeds {who} trained on"]
     problems = []
     try:
         for split in ("validation", "test"):
-            known = learned_from(card.train_seeds, SEEDS[split])
+            known = learned_from(text, SEEDS[split])
             if known:
-                problems.append(f"it was trained on {len(known)} {split} seeds (the first is {known[0]})")
-        seen = learned_from(card.train_seeds, judged_by)
+                problems.append(f"{who} trained on {len(known)} {split} seeds (the first is {known[0]})")
+        seen = learned_from(text, judged_by)
         if seen and not problems:
-            problems.append(f"it was trained on {len(seen)} of the seeds that it is judged by (the first is {seen[0]})")
+            problems.append(f"{who} trained on {len(seen)} of the seeds that it is judged by (the first is {seen[0]})")
     except ConfigError as error:
         problems.append(str(error))
-    return problems + changed_since(card)
+    return problems
 
 
 def changed_since(card: AgentCard) -> list[str]:

@@ -1,7 +1,8 @@
 """Fits habits: counts, in episodes that were played, what people did after each answer.
 
-Times of finishes are those of the episode, so gaps are what an orchestrator would have seen. A session's last request
-says nothing about its end if the episode ended soon after: those of the last `CENSORED_S` are left out.
+Times of finishes are those of the episode, so gaps are what an orchestrator would have seen. The last request of a
+session may be the last one for good, or only until the episode ended: gaps that last then are known to be longer, and
+no more (Kaplan and Meier 1958, https://doi.org/10.1080/01621459.1958.10501452).
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.forecasting.habits import POINTS, Habits
-from cace_env.forecasting.history import MOST_STEPS
+from cace_env.forecasting.history import FORGET_S, MOST_STEPS
 from cace_env.kernel.state import NONE, NUM_TASKS, REQUEST
 from cace_env.simulation import Simulator
 from cace_env.workload import Workload
 
-CENSORED_S: Final = 1800.0
 PRIOR: Final = 2.0  # cases of the mean of all steps that are added to those of each
 LEAST_RATE: Final = 1e-9  # [1/s]
 
@@ -37,7 +37,7 @@ class Played(NamedTuple):
     output: Any
     arrival_s: Any
     finish_s: Any
-    end_s: float
+    end_s: float  # what would have come later is not there
 
 
 def played(workload: Workload, simulator: Simulator) -> Played:
@@ -56,7 +56,8 @@ def played(workload: Workload, simulator: Simulator) -> Played:
         output=workload.output_tokens[rows],
         arrival_s=arrival[rows] * 1e-6,
         finish_s=finish[rows] * 1e-6,
-        end_s=float(arrival[rows].max(initial=0)) * 1e-6,
+        # Who waits in line comes later than nominally, so requests are missing from the last nominal arrival on.
+        end_s=float(workload.arrival_us.max(initial=0)) * 1e-6,
     )
 
 
@@ -71,13 +72,13 @@ def fit_habits(episodes: Iterable[Played]) -> Habits:
         raise ValueError("no request was served, so there are no habits; give episodes with requests")
     tables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Habits(
-        gaps_s=_by_task(tables["gaps"], lambda cases: _spread(cases[:, 0])),
-        proceed=_by_task(tables["steps"], _proceed),
-        same_model=_by_task(tables["gaps"], lambda cases: _share(cases[:, 1])),
+        gaps_s=_by_task(tables["gaps"], _gaps),
+        proceed=_by_task(tables["gaps"], _proceed),
+        same_model=_by_task(tables["later"], lambda cases: _share(cases[:, 0])),
         loyal=_by_task(tables["starts"], lambda cases: _share(cases[:, 1])),
         rate=_by_task(tables["users"], _gamma),
         first_tokens=_by_task(tables["starts"], lambda cases: _spread(cases[:, 0])),
-        grown_tokens=_by_task(tables["gaps"], lambda cases: _some(cases[:, 2:4])),
+        grown_tokens=_by_task(tables["later"], lambda cases: _some(cases[:, 1:3])),
         output_tokens=_by_task(tables["outputs"], lambda cases: _spread(cases[:, 0])),
     )
 
@@ -89,18 +90,15 @@ def _counted(e: Played) -> dict[str, FloatArray]:
     step = at - np.maximum.accumulate(np.where(first, at, 0)) + 1
     later = np.flatnonzero(~first)
     before = later - 1
-    gaps = np.column_stack(
+    follow = np.column_stack(
         [
             e.task[later],
-            np.maximum(e.arrival_s[later] - e.finish_s[before], 0.0),
             e.model[later] == e.model[before],
             e.context[later].astype(np.int64) - e.context[before],
             e.new[later],
         ]
     )
-    goes_on = np.concatenate([~first[1:], [False]])
-    told = goes_on | (e.finish_s < e.end_s - CENSORED_S)
-    steps = np.column_stack([e.task, np.minimum(step, MOST_STEPS), goes_on])[told]
+    gaps = _gaps_of(e, step, goes_on=np.concatenate([~first[1:], [False]]))
     starts = np.flatnonzero(first)
     starts = starts[np.lexsort((e.arrival_s[starts], e.task[starts], e.user[starts]))]
     again = np.concatenate(
@@ -110,7 +108,8 @@ def _counted(e: Played) -> dict[str, FloatArray]:
     loyal = np.where(again, same, np.nan)
     everybody = np.unique(e.user)
     counts = np.zeros((len(everybody), NUM_TASKS))
-    np.add.at(counts, (np.searchsorted(everybody, e.user[starts]), e.task[starts]), 1.0)
+    begun = starts[e.arrival_s[starts] <= e.end_s]
+    np.add.at(counts, (np.searchsorted(everybody, e.user[begun]), e.task[begun]), 1.0)
     users = np.column_stack(
         [
             np.tile(np.arange(NUM_TASKS), len(everybody)),
@@ -119,12 +118,60 @@ def _counted(e: Played) -> dict[str, FloatArray]:
         ]
     )
     return {
-        "gaps": gaps.astype(np.float64),
-        "steps": steps.astype(np.float64),
+        "gaps": gaps,
+        "later": follow.astype(np.float64),
         "starts": np.column_stack([e.task[starts], e.context[starts], loyal]).astype(np.float64),
         "users": users,
         "outputs": np.column_stack([e.task, e.output]).astype(np.float64),
     }
+
+
+def _gaps_of(e: Played, step: Any, goes_on: Any) -> FloatArray:
+    """Task, length [s], 1 = it ended with another request, and number of requests so far, of each gap after an answer.
+
+    One that lasts when the episode ends, or when its session is forgotten, did not end; nothing is known of those that
+    begin after the end.
+    """
+    until = np.where(goes_on, np.append(e.arrival_s[1:], 0.0), np.inf)
+    length = np.maximum(np.minimum(until, e.end_s) - e.finish_s, 0.0)
+    ended = (until <= e.end_s) & (length <= FORGET_S)
+    told = e.finish_s <= e.end_s
+    cases = np.column_stack([e.task, np.minimum(length, FORGET_S), ended, np.minimum(step, MOST_STEPS)])
+    return np.asarray(cases[told], dtype=np.float64)
+
+
+def _lasting(cases: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Lengths at which gaps ended, ascending, and the share of gaps that last longer than each (Kaplan and Meier)."""
+    lengths, ends = np.unique(cases[cases[:, 1] == 1.0, 0], return_counts=True)
+    at_risk = len(cases) - np.searchsorted(np.sort(cases[:, 0]), lengths)
+    return np.asarray(lengths, dtype=np.float64), np.asarray(np.cumprod(1.0 - ends / at_risk), dtype=np.float64)
+
+
+def _gaps(cases: FloatArray) -> FloatArray:
+    """`POINTS` lengths that stand for all gaps that end, ascending; zeros without any."""
+    lengths, lasts = _lasting(cases)
+    if not len(lengths):
+        return np.zeros(POINTS)
+    ends = -np.diff(lasts, prepend=1.0)
+    levels = (np.cumsum(ends) - ends / 2) / ends.sum()
+    return np.interp((np.arange(POINTS) + 0.5) / POINTS, levels, lengths)
+
+
+def _proceed(cases: FloatArray) -> FloatArray:
+    """Chance of another request after each number of them, drawn a little to the mean of all.
+
+    A gap that did not end counts as the share of gaps that end, of those that last as long.
+    """
+    lengths, lasts = _lasting(cases)
+    lasts = np.append(1.0, lasts)
+    lasting = lasts[np.searchsorted(lengths, cases[:, 0], side="right")]
+    still = 1.0 - np.divide(lasts[-1], lasting, out=np.ones_like(lasting), where=lasting > 0.0)
+    on = np.where(cases[:, 1] == 1.0, 1.0, still)
+    step = cases[:, 2].astype(np.int64)
+    everywhere = _share(on)
+    total = np.bincount(step, minlength=MOST_STEPS + 1) + PRIOR
+    further = np.bincount(step, weights=on, minlength=MOST_STEPS + 1) + PRIOR * everywhere
+    return np.asarray(further / total, dtype=np.float64)
 
 
 def _by_task(table: FloatArray, summary: Any) -> FloatArray:
@@ -154,15 +201,6 @@ def _share(values: FloatArray) -> float:
     """Mean of what is known, of which one more case each is added for yes and no."""
     known = values[~np.isnan(values)]
     return float((known.sum() + 1.0) / (len(known) + 2.0))
-
-
-def _proceed(cases: FloatArray) -> FloatArray:
-    """Chance of another request after each number of them, drawn a little to the mean of all."""
-    step = cases[:, 0].astype(np.int64)
-    everywhere = _share(cases[:, 1])
-    total = np.bincount(step, minlength=MOST_STEPS + 1) + PRIOR
-    on = np.bincount(step, weights=cases[:, 1], minlength=MOST_STEPS + 1) + PRIOR * everywhere
-    return np.asarray(on / total, dtype=np.float64)
 
 
 def _gamma(cases: FloatArray) -> Sequence[float]:

@@ -53,9 +53,10 @@ class HabitsCard(Frozen):
 
     format: Literal["cace-env habits 1"] = "cace-env habits 1"
     fitted_on: tuple[Line, ...] = Field(description="scenarios, or logs")
-    seeds: Line = Field(default="", description="of the episodes that were counted")
+    train_seeds: Line = Field(default="", description="of the episodes that were counted, such as 0-7; none of logs")
+    part: Line = Field(default="", description="of each log that was counted; empty where requests were generated")
     requests: int = Field(ge=0, description="requests that were counted")
-    command: Line = Field(default="", description="the command that fits them again")
+    command: str = Field(default="", description="the command that fits them again")
     arrays_sha256: str = Field(default="", description="hash of the file of arrays")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 import tyro
@@ -12,16 +13,18 @@ from pydantic import Field
 from rich.console import Console
 
 from cace_env.evaluation.episodes import evaluate
-from cace_env.evaluation.intervals import paired_gain
+from cace_env.evaluation.scores import pooled_gain
 from cace_env.policies import Planner, contestant_of
-from cace_env.policies.lookahead import CHANGED
-from cace_env.tables import FloatArray
-from experiments.futures.episodes import Episodes
-from experiments.reading.markdown import table
+from cace_env.policies.planner import CHANGED
+from experiments.futures.episodes import Judged
+from experiments.reading.markdown import percent, table
+from experiments.running.command_line import Session
 from experiments.running.progress import progress_bar
 
+ALL: Final = "all"  # cases, with as much weight for each
 
-class Budgets(Episodes):
+
+class Budgets(Judged):
     """Play a planner with several budgets, and its policy alone."""
 
     policy: Annotated[str, tyro.conf.arg(metavar="NAME")] = Field(
@@ -37,47 +40,56 @@ class Budgets(Episodes):
         default=(1.0,), description="standard errors by which another choice has to be cheaper"
     )
 
-    def run(self, console: Console) -> int:
+    def run(self, session: Session) -> int:
         """Plays and prints a table; the exit status."""
-        cases = self.cases("test")
+        cases = self.judged()
         names = [
             f"planner:{self.policy}@futures={futures}@horizons={horizons}@sure={sure}"
             for futures, horizons, sure in itertools.product(self.futures, self.horizons, self.sure)
         ]
         planner = contestant_of(names[0]).policy
         assert isinstance(planner, Planner)
-        played: dict[str, list[tuple[str, float, float, float, float]]] = {}
+        played: dict[str, list[PlannedEpisode]] = {}
         with progress_bar(Console(stderr=True)) as progress:
             jobs = list(itertools.product([planner.policy.name, *names], cases))
             for name, (case, seed) in progress.track(jobs, description="episodes"):
                 began = time.thread_time()
                 row = evaluate(name, case, [seed]).rows[0]
                 spent_ms = (time.thread_time() - began) * 1e3 / max(row["decisions"], 1)
-                changed = row.get(CHANGED, 0.0)
-                played.setdefault(name, []).append((case.name, row["cost"], spent_ms, changed, row["decisions"]))
-        console.print(budget_table(played), soft_wrap=True)
+                episode = PlannedEpisode(case.name, row["cost"], spent_ms, row.get(CHANGED, 0.0))
+                played.setdefault(name, []).append(episode)
+        session.console.print(budget_table(played), soft_wrap=True)
         return 0
 
 
-def budget_table(played: dict[str, list[tuple[str, float, float, float, float]]]) -> str:
-    """Gain of each planner over its policy [%], by case and over all of them, as Markdown.
+class PlannedEpisode(NamedTuple):
+    """One episode of a planner, or of its policy alone."""
 
-    Over all: costs are divided by what the policy costs in that case, so that every episode counts alike.
+    case: str
+    cost: float
+    ms: float  # for a decision, of the whole episode
+    changed: float  # share of the decisions
+
+
+def budget_table(played: Mapping[str, Sequence[PlannedEpisode]]) -> str:
+    """What each planner saves against its policy, by case and over all of them, as Markdown.
+
+    Args:
+        played: of the policy first, then of the planners: the same episodes of each.
     """
-    base, *planners = played
-    where = np.array([row[0] for row in played[base]])
-    mine = np.array([row[1] for row in played[base]])
-    names = list(dict.fromkeys(where.tolist()))
-    scale = np.array([mine[where == name].mean() for name in where])
+    alone, *planners = played
+    cases = list(dict.fromkeys(episode.case for episode in played[alone]))
+    costs = {
+        name: {case: [episode.cost for episode in episodes if episode.case == case] for case in cases}
+        for name, episodes in played.items()
+    }
     rows = []
     for name in planners:
-        costs = np.array([row[1] for row in played[name]])
-        gains = [_gain(mine[where == case], costs[where == case]) for case in names]
-        ms, changed = (np.mean([row[column] for row in played[name]]) for column in (2, 3))
-        rows.append([f"`{name}`", f"{ms:.1f}", f"{100 * changed:.0f} %", *gains, _gain(mine / scale, costs / scale)])
-    return table(["planner", "ms a decision", "changed", *names, "all"], rows, numbers="right")
-
-
-def _gain(base: FloatArray, costs: FloatArray) -> str:
-    gain = paired_gain(base, costs)
-    return f"{gain.percent:+.1f} % [{gain.low:+.1f}, {gain.high:+.1f}]"
+        for case in [*cases, ALL] if len(cases) > 1 else cases:
+            among = cases if case == ALL else [case]
+            mine, base = ({one: costs[policy][one] for one in among} for policy in (name, alone))
+            episodes = [episode for episode in played[name] if episode.case in among]
+            ms, changed = np.mean([[episode.ms, episode.changed] for episode in episodes], axis=0)
+            gain = percent(pooled_gain(mine, base, base))
+            rows.append([f"`{name}`", case, f"{ms:.1f}", f"{100 * changed:.0f} %", gain])
+    return table(["planner", "case", "ms a decision", "changed", f"saves against `{alone}`"], rows, numbers="right")

@@ -22,16 +22,17 @@ from cace_env.kernel.state import CLOCK, COLUMN, DEMAND, MODEL, REQUEST, cut_sta
 from cace_env.policies import policy, rule_of
 from cace_env.simulation import Simulator, new_scratch
 from cace_env.tables import FloatArray, Int64Array
-from experiments.futures.episodes import Episodes
+from experiments.futures.episodes import Judged
 from experiments.reading.markdown import table
 from experiments.reading.roc import auc
+from experiments.running.command_line import Session
 from experiments.running.progress import progress_bar
 
 BINS: Final = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 RATE_PER_S: Final = math.log(2.0) / 600.0  # from arrivals that halve every 10 minutes to a rate
 
 
-class Calibrate(Episodes):
+class Calibrate(Judged):
     """Hold the sampler against what happened in episodes that LRU plays."""
 
     habits: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = Field(
@@ -44,18 +45,18 @@ class Calibrate(Episodes):
         default=(60.0, 300.0), description="seconds after a question, ascending"
     )
 
-    def run(self, console: Console) -> int:
+    def run(self, session: Session) -> int:
         """Prints a table for each horizon; the exit status."""
         habits, _ = load_habits(self.habits)
-        cases = self.cases("test")
+        cases = self.judged()
         found: dict[str, list[Seen]] = {}
         with progress_bar(Console(stderr=True)) as progress:
             for case, seed in progress.track(cases, description="episodes"):
                 seen = list(looks(case, seed, habits, self.futures, self.questions, self.horizons))
                 found.setdefault(case.name, []).extend(seen)
         for h, horizon in enumerate(self.horizons):
-            console.print(f"\nthe next {horizon:g} s\n", soft_wrap=True)
-            console.print(calibration_table(found, h), soft_wrap=True)
+            session.console.print(f"\nthe next {horizon:g} s\n", soft_wrap=True)
+            session.console.print(calibration_table(found, h), soft_wrap=True)
         return 0
 
 

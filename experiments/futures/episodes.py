@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -33,20 +34,20 @@ class Episodes(Frozen):
         default=(), description="of the logs, only these"
     )
     seeds: int = Field(default=8, ge=1, description="episodes of each; of a log always one")
-    split: Split = Field(default="validation", description="where the seeds come from")
 
-    def cases(self, part: Part) -> list[tuple[Case, int]]:
+    def cases(self, part: Part, numbers: Iterable[int]) -> list[tuple[Case, int]]:
         """Every case with every seed.
 
         Args:
-            part: of a log: habits are fitted on its first half, and judged on the second.
+            part: of a log, which is played once: habits are fitted on its first half, and judged on the second.
+            numbers: seeds of all other cases.
 
         Raises:
             ConfigError: no such scenario or log.
         """
         if self.logs is None:
             found = [case_of(each.scenario, each.protocol) for each in chosen(split_names(self.scenarios), (self.env,))]
-            return [(case, seed) for case in found for seed in seeds(self.split, self.seeds)]
+            return [(case, seed) for case in found for seed in numbers]
         logs = public_logs(self.logs, self.env)
         names = split_names(self.only) or tuple(logs)
         unknown = [name for name in names if name not in logs]
@@ -58,3 +59,13 @@ class Episodes(Frozen):
             trace = log.trace.model_copy(update={"part": part}) if log.trace is not None else None
             cases.append((case_of(log.model_copy(update={"name": name, "trace": trace}), self.env), 0))
         return cases
+
+
+class Judged(Episodes):
+    """Which episodes that habits were not fitted on."""
+
+    split: Split = Field(default="validation", description="where the seeds come from")
+
+    def judged(self) -> list[tuple[Case, int]]:
+        """Every case with every seed; errors as for `cases`, or there are not so many seeds."""
+        return self.cases("test", seeds(self.split, self.seeds))

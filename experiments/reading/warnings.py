@@ -54,8 +54,8 @@ def _not_held_out(run: Run) -> list[str]:
     agents: dict[str, Any] = run.about.get("agents", {})
     return [
         f"**Results of `{name}` are not held out**: {'; '.join(about['problems'])}."
-        for name, about in agents.items()
-        if about["problems"] and any(name in run.policies(scenario) for scenario in run.scenarios)
+        for name, about in (*agents.items(), *run.about["policies"].items())
+        if about.get("problems") and any(name in run.policies(scenario) for scenario in run.scenarios)
     ]
 
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, NamedTuple
 
 from cace_env.config import ConfigError, did_you_mean
-from cace_env.evaluation.held_out import problems_of
+from cace_env.evaluation.held_out import problems_of, problems_of_seeds
 from cace_env.observation import PENDING, SLOT
 from cace_env.policies import ORDERS, POLICIES, READINGS, Contestant, Guarded, Order, Planner, contestant_of, load_agent
 from cace_env.policies.agent import LEARNED, PREFIX, AgentCard, shipped_agents
@@ -148,6 +148,20 @@ def about_agents(contestants: Iterable[Contestant], seeds: Sequence[int]) -> dic
         if card is not None:
             agents[contestant.name] = {"card": card.model_dump(mode="json"), "problems": problems_of(card, seeds)}
     return agents
+
+
+def about_habits(contestant: Contestant, seeds: Sequence[int]) -> dict[str, list[str]]:
+    """What run.json says of the habits of a planner: why its results would not be held out, if so.
+
+    Args:
+        contestant: any policy.
+        seeds: that it is judged by.
+    """
+    card = contestant.policy.habits_card if isinstance(contestant.policy, Planner) else None
+    if card is None or card.part:  # parts of a log are no seeds
+        return {}
+    problems = problems_of_seeds(card.train_seeds, seeds, "its habits were")
+    return {"problems": problems} if problems else {}
 
 
 def about_tuning(contestant: Contestant) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cace_env.policies import Contestant
 from cace_env.simulation import SimulationError
 from experiments.running.cases import PreparedCase
 from experiments.running.command_line import Session
-from experiments.running.contestants import about_agents, about_policy
+from experiments.running.contestants import about_agents, about_habits, about_policy
 from experiments.running.progress import progress_bar
 from experiments.running.reference_rows import Reference, reference_of, reference_result, shipped_result
 from experiments.running.run_folder import BASELINE, Run, surroundings
@@ -115,7 +115,8 @@ def play(plan: Plan, session: Session, title: str) -> Outcome:
         PolicyError, SimulationError: an episode failed; what had finished is in the folder.
     """
     about, console = about_run(plan, session.command), session.console
-    for name, problem in ((name, said) for name, row in about["agents"].items() for said in row["problems"]):
+    known = (*about["agents"].items(), *about["policies"].items())
+    for name, problem in ((name, said) for name, row in known for said in row.get("problems", [])):
         console.print(f"{name}: {problem}: its results are not held out", style="yellow")
     folder = RunFolder(plan.path, about, AGREE, by_task=plan.by_task)
     for name, text in {"config.yaml": dump(plan.options), **plan.files}.items():
@@ -218,10 +219,10 @@ class Clock:
 def about_run(plan: Plan, command: str) -> dict[str, Any]:
     """run.json at the beginning."""
     taking_part = {one.name: one for one in (*plan.contestants, *(c for case in plan.cases for c in case.contestants))}
-    policies = {name: about_policy(one) for name, one in taking_part.items()}
     reference = plan.reference
     # Seeds of a log are its windows, and no seeds that anything was trained on.
     seeds = sorted({seed for case in plan.cases if case.scenario.trace is None for seed in case.seeds})
+    policies = {name: about_policy(one) | about_habits(one, seeds) for name, one in taking_part.items()}
     return {
         "command": command,
         **surroundings(),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cace_env.config import ConfigError
+from cace_env.evaluation.held_out import problems_of_seeds
 from cace_env.forecasting import Habits, HabitsCard, fit_habits, load_habits, save_habits
 from cace_env.forecasting.fitting import Played
 from cace_env.forecasting.habits import ARRAYS_FILE, CARD_FILE
@@ -52,9 +53,46 @@ def test_sessions_that_ended_count_against_another_request(habits: Habits) -> No
     assert habits.proceed[CHAT, 1] > habits.proceed[CHAT, 2] > habits.proceed[CHAT, 3]
 
 
-def test_a_session_at_the_end_of_the_episode_has_not_ended_for_sure() -> None:
-    cut = fit_habits([two_users()._replace(end_s=2010.0)])
-    assert cut.proceed[CHAT, 1] > fit_habits([two_users()]).proceed[CHAT, 1]
+def sessions_cut_at(end_s: float) -> Played:
+    """Many sessions, of whose requests seven in ten are followed by another one, after 300 s on average; cut short."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for session in range(4000):
+        at = rng.uniform(0.0, 4000.0)
+        while at <= end_s:
+            rows.append((session, at))
+            if rng.random() > 0.7:
+                break
+            at += 2.0 + rng.exponential(300.0)  # an answer takes 2 s
+    session, arrival = np.array(rows).T
+    ones = np.ones(len(rows), dtype=np.int64)
+    return Played(
+        task=CHAT * ones,
+        model=ones,
+        user=session.astype(np.int64) % 100,
+        session=session.astype(np.int64),
+        context=100 * ones,
+        new=50 * ones,
+        output=30 * ones,
+        arrival_s=arrival,
+        finish_s=arrival + 2.0,
+        end_s=end_s,
+    )
+
+
+@pytest.mark.parametrize("end_s", [2000.0, 4000.0, 20_000.0])
+def test_where_an_episode_is_cut_makes_no_difference_to_gaps_and_chances_to_go_on(end_s: float) -> None:
+    cut = fit_habits([sessions_cut_at(end_s)])
+    np.testing.assert_allclose(cut.proceed[CHAT, 1:5], 0.7, atol=0.04)
+    assert np.median(cut.gaps_s[CHAT]) == pytest.approx(300.0 * np.log(2.0), rel=0.08)
+    assert cut.gaps_s[CHAT].mean() == pytest.approx(300.0, rel=0.1)
+
+
+def test_a_session_that_paused_for_a_moment_when_the_episode_ended_may_go_on() -> None:
+    cut = fit_habits([two_users()._replace(end_s=2010.0)])  # after 5 s, and three of five pauses end after 10 s
+    more, told = 2.6, 3.0
+    everywhere = (3.6 + 1.0) / (6.0 + 2.0)
+    assert cut.proceed[CHAT, 1] == pytest.approx((more + 2.0 * everywhere) / (told + 2.0))
 
 
 def test_a_user_who_comes_back_to_his_model_is_loyal(habits: Habits) -> None:
@@ -98,7 +136,7 @@ def test_a_folder_without_habits_is_refused(tmp_path: Path) -> None:
 
 def test_the_habits_that_ship_are_of_training_seeds() -> None:
     habits, card = load_habits()
-    assert "train" in card.seeds
+    assert problems_of_seeds(card.train_seeds) == []
     assert {name.removeprefix("eviction-") for name in card.fitted_on} >= {"default", "agents"}
     assert (habits.gaps_s >= 0).all()
     assert ((habits.proceed >= 0) & (habits.proceed <= 1)).all()

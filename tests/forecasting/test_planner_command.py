@@ -10,10 +10,13 @@ import yaml
 
 pytest.importorskip("tyro", reason="needs the extra experiments")
 
-from cace_env.forecasting import load_habits
+from cace_env.forecasting import HabitsCard, load_habits, save_habits
+from cace_env.policies import contestant_of
+from experiments.futures.budgets import PlannedEpisode, budget_table
 from experiments.futures.calibrated import reliability
 from experiments.planner import main
 from experiments.reading.roc import auc
+from experiments.running.contestants import about_habits
 from tests.support.small import SMALL
 
 
@@ -27,7 +30,9 @@ def small(tmp_path: Path) -> Path:
 def test_habits_are_fitted_and_calibrated(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     habits = tmp_path / "habits"
     assert main(["fit", "--scenarios", str(small), "--seeds", "2", "--out", str(habits)]) == 0
-    assert load_habits(habits)[1].requests == 600
+    card = load_habits(habits)[1]
+    assert (card.requests, card.train_seeds, card.part) == (600, "0-1", "")
+    assert card.command == f"python -m experiments.planner fit --scenarios {small} --seeds 2 --out {habits}"
     asked = ["--scenarios", str(small), "--seeds", "1", "--questions", "5", "--futures", "4", "--habits", str(habits)]
     assert main(["calibrate", *asked]) == 0
     shown = capsys.readouterr().out
@@ -35,12 +40,55 @@ def test_habits_are_fitted_and_calibrated(small: Path, tmp_path: Path, capsys: p
     assert shown.count("| small |") == 2
 
 
+def test_habits_are_fitted_on_training_seeds_alone(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--scenarios", str(small), "--split", "test", "--out", str(tmp_path / "habits")])
+
+
+@pytest.mark.parametrize(
+    ("learned", "said"),
+    [
+        ("0-3", []),
+        ("0-9", ["its habits were trained on 2 of the seeds that it is judged by (the first is 8)"]),
+        ("2000000", ["its habits were trained on 1 test seeds (the first is 2000000)"]),
+        ("", ["its card does not say which seeds its habits were trained on"]),
+    ],
+)
+def test_a_planner_whose_habits_saw_what_it_is_judged_by_is_found_out(
+    learned: str, said: list[str], tmp_path: Path
+) -> None:
+    save_habits(load_habits()[0], HabitsCard(fitted_on=("small",), train_seeds=learned, requests=1), tmp_path)
+    found = about_habits(contestant_of(f"planner:lru@habits={tmp_path}"), [8, 9])
+    assert found.get("problems", []) == said
+
+
+def test_habits_of_a_log_have_no_seeds(tmp_path: Path) -> None:
+    save_habits(load_habits()[0], HabitsCard(fitted_on=("log",), part="train", requests=1), tmp_path)
+    assert about_habits(contestant_of(f"planner:lru@habits={tmp_path}"), [0]) == {}
+
+
 def test_a_budget_is_priced_against_the_policy_alone(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--scenarios", str(small), "--seeds", "2", "--policy", "lru", "--futures", "2", "4", "--horizons", "30"]
     assert main(["budget", *asked]) == 0
     shown = capsys.readouterr().out
-    assert "`planner:lru@futures=2@horizons=30@sure=1.0`" in shown
-    assert "`planner:lru@futures=4@horizons=30@sure=1.0`" in shown
+    assert "| `planner:lru@futures=2@horizons=30@sure=1.0` | small |" in shown
+    assert "| `planner:lru@futures=4@horizons=30@sure=1.0` | small |" in shown
+    assert "saves against `lru`" in shown
+
+
+def test_over_all_cases_each_has_the_same_weight_and_its_own_seeds() -> None:
+    played = {
+        "lru": [PlannedEpisode("a", cost, 1.0, 0.0) for cost in (10.0, 20.0)]
+        + [PlannedEpisode("b", cost, 1.0, 0.0) for cost in (1000.0, 3000.0)],
+        "planner:lru": [PlannedEpisode("a", cost, 3.0, 0.1) for cost in (5.0, 10.0)]
+        + [PlannedEpisode("b", cost, 5.0, 0.3) for cost in (900.0, 2700.0)],
+    }
+    rows = [line.split(" | ") for line in budget_table(played).splitlines()[2:]]
+    assert [row[1] for row in rows] == ["a", "b", "all"]
+    assert rows[2][2:4] == ["4.0", "20 %"]
+    # every draw of seeds of a case saves the same there, so all together do as well
+    assert "+50.0 % [+50.0, +50.0]" in rows[0][4]
+    assert "+30.0 % [+30.0, +30.0]" in rows[2][4]
 
 
 def test_a_log_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
