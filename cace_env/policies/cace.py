@@ -76,16 +76,21 @@ class Cace(Frozen):
     tuned: Tuning | None = Field(default=None, description="how they were found; none = set by hand")
 
 
+def shipped_weights() -> list[str]:
+    """Names of the weights that ship."""
+    shipped = resources.files("cace_env") / "data" / "cace"
+    return sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml"))
+
+
 def load_cace(what: str | Path) -> Cace:
     """Load CACE weights by the name of a shipped file (without suffix), or from your own YAML file.
 
     Raises:
         ConfigError: there is no such name (the error lists the shipped ones) or file, or its content is not valid.
     """
-    shipped = resources.files("cace_env") / "data" / "cace"
-    names = sorted(item.name.removesuffix(".yaml") for item in shipped.iterdir() if item.name.endswith(".yaml"))
+    names = shipped_weights()
     if what in names:
-        with resources.as_file(shipped / f"{what}.yaml") as path:
+        with resources.as_file(resources.files("cace_env") / "data" / "cace" / f"{what}.yaml") as path:
             return load(Cace, path)
     if isinstance(what, str) and not what.endswith((".yaml", ".yml")) and not os.path.isfile(what):
         raise ConfigError(f"no CACE weights called {shown(what)}; shipped are {', '.join(names)}, or give a YAML file")

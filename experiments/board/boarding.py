@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -20,14 +19,14 @@ from cace_env.evaluation import Suite, load_suite
 from cace_env.evaluation.episodes import seed_list
 from cace_env.evaluation.scores import BASELINE, REFERENCE
 from cace_env.files import replace_file
-from cace_env.policies import POLICIES, READINGS, Contestant, contestant_of
+from cace_env.policies import POLICIES, READINGS, Contestant, Planner, contestant_of
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.tables import Protocol
 from experiments.board.checking import differs, not_reproduced, unlike_shipped, wrong_with
 from experiments.board.folder import Handed, read_folder
 from experiments.board.page import PAGE, board_table, regions
-from experiments.board.playing import Played, decision_us, first_seeds, play, shipped_names
-from experiments.board.records import Board, Record, changed_since, judged, merged, read_board, write_board
+from experiments.board.playing import Played, decision_us, first_seeds, play, shipped_names, ships
+from experiments.board.records import WHO, Board, Record, changed_since, judged, merged, read_board, write_board
 from experiments.pages.regions import DOCS, fill
 from experiments.running.command_line import metavar
 from experiments.running.contestants import about_policy, about_tuning, can_answer, card_of
@@ -36,8 +35,6 @@ from experiments.running.run_folder import PATIENT
 from experiments.running.runner import workers_of
 
 FOLDER: Final = "leaderboard"  # of the documentation: what is on record, and what was handed in
-SHIPS: Final = re.compile(r"([a-z0-9-]+\+)?((cace|agent|planner):)?[a-z0-9-]+")  # no path, no address of code
-WHO: Final = "cace-env"
 
 
 class Boarded(Frozen):
@@ -129,8 +126,10 @@ def asked_for(what: Sequence[str], known: Board, home: Path) -> tuple[list[Hande
         names = [*shipped_names(), *(record.name for record in known.records if record.by == WHO)]
         folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
     for name in names:
-        if not SHIPS.fullmatch(name):
+        if not ships(name):
             raise ConfigError(f"{name!r} is no folder, and no policy that ships with cace-env has such a name")
+        if (home / name).is_dir():
+            raise ConfigError(f"{name!r} was handed in; name its folder, {home / name}")
     handed = [read_folder(folder) for folder in folders]
     for one in handed:
         where = one.folder / "submission.yaml"
@@ -156,16 +155,18 @@ def theirs(handed: Sequence[Handed], suite: Suite, env: Protocol) -> list[Contes
 
 
 def names_taken(handed: Sequence[Handed], known: Board, ours: Sequence[Contestant], home: Path) -> list[str]:
-    """Folders whose name is somebody else's."""
+    """Folders whose name is somebody else's, in capitals or small letters: files are called by it."""
     shipped = {record.name for record in known.records if record.by == WHO} | {contestant.name for contestant in ours}
     shipped |= {*POLICIES, *READINGS, *shipped_names(), REFERENCE, NO_SWAPPING}
-    names = [one.about.name for one in handed]
+    taken = {name.casefold() for name in shipped}
+    kept_in = {path.name.casefold(): path.resolve() for path in home.iterdir()} if home.is_dir() else {}
+    names = [one.about.name.casefold() for one in handed]
     problems = []
-    for one in handed:
-        name = one.about.name
-        there = home / name
-        if name in shipped or names.count(name) > 1 or (there.exists() and there.resolve() != one.folder.resolve()):
-            problems.append(f"{one.folder}: the board has a policy called {name!r} already; give it another name")
+    for one, name in zip(handed, names, strict=True):
+        if name in taken or names.count(name) > 1 or kept_in.get(name) not in (None, one.folder.resolve()):
+            problems.append(
+                f"{one.folder}: the board has a policy called {one.about.name!r} already; give it another name"
+            )
     return problems
 
 
@@ -223,27 +224,34 @@ def about(contestant: Contestant, handed: Handed | None) -> dict[str, object]:
     seeds = card.train_seeds if card is not None else tuned["train_seeds"] if tuned is not None else ""
     said = f"{contestant.name} {policy.weights if policy else ''} {card.weights_sha256 if card else ''}"
     group = about_policy(contestant)["group"].lower().replace("cace", "CACE")
-    fitted = f"training seeds {seeds}" if seeds else "training seeds" if policy and policy.trained else "nothing"
+    plans = isinstance(contestant.policy, Planner)  # by habits, which were counted on training seeds
+    fitted = plans or (policy is not None and policy.trained)
     return {
-        "kind": group if tuned is None else "CACE, tuned",
+        "kind": "planner" if plans else group if tuned is None else "CACE, tuned",
         "by": WHO,
-        "learned_from": fitted,
+        "learned_from": f"training seeds {seeds}".strip() if seeds or fitted else "nothing",
         "clairvoyant": clairvoyant,
         "content": hashlib.sha256(said.encode()).hexdigest()[:16],
     }
 
 
 def twice(new: Sequence[Record], known: Board, handed: Sequence[Handed]) -> list[str]:
-    """Policies that were handed in and decide as another one does, in every episode."""
+    """Policies that were handed in and decide as another one does in every episode, on the board or among them."""
     folders = {one.about.name: one.folder for one in handed}
     rest = [record for record in (*known.records, *new) if record.name not in folders]
     others = {(record.env, record.costs): record.name for record in rest}
-    return [
-        f"{folders[record.name]}: costs what {others[record.env, record.costs]!r} costs in every episode of "
-        f"{record.env.env_name}, to the last bit: it is on the board already"
-        for record in new
-        if record.name in folders and (record.env, record.costs) in others
-    ]
+    before = {(record.env, record.name) for record in known.records}
+    problems = []
+    for record in sorted(new, key=lambda record: (record.env, record.name) not in before):  # the newcomer is refused
+        if record.name not in folders:
+            continue
+        other = others.setdefault((record.env, record.costs), record.name)
+        if other != record.name:
+            problems.append(
+                f"{folders[record.name]}: costs what {other!r} costs in every episode of {record.env.env_name}, to the "
+                "last bit, and the board has each policy once"
+            )
+    return problems
 
 
 def kept(handed: Handed, home: Path) -> None:

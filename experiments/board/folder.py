@@ -31,6 +31,7 @@ from cace_env.policies.agent import CARD_FILE, MOST_BYTES, PREFIX, WEIGHTS_FILE,
 from cace_env.policies.cace import Cace, Tuning, load_cace
 from cace_env.policies.orders import split_order
 from cace_env.scenarios import SEEDS
+from experiments.board.records import WHO
 from experiments.running.contestants import CACE_PREFIX
 
 ABOUT_FILE: Final = "submission.yaml"
@@ -88,9 +89,15 @@ class Submission(Frozen):
     date: str = Field(pattern=r"^\d{4}-\d\d-\d\d$", description="when the results were made, such as '2026-11-30'")
 
     @model_validator(mode="after")
-    def _its_own_name(self) -> Self:
-        if self.name == REFERENCE or (self.name == BASELINE and (self.policy, self.order) != (BASELINE, None)):
+    def _names_of_its_own(self) -> Self:
+        name = self.name.casefold()
+        is_lru = (self.name, self.policy, self.order) == (BASELINE, BASELINE, None)
+        if name == REFERENCE or (name == BASELINE and not is_lru):
             raise ValueError(f"name is {self.name!r}, which scores are measured by: give another one")
+        if name.endswith(".json"):
+            raise ValueError(f"name is {self.name!r}, and files of the board end in .json: give another one")
+        if self.contact.strip().casefold() == WHO:
+            raise ValueError(f"contact is {self.contact!r}, which stands for what ships: say who hands it in")
         return self
 
     @property

@@ -17,9 +17,13 @@ from cace_env.evaluation import Suite, load_suite
 from cace_env.evaluation.results import Header, Results
 from cace_env.evaluation.scores import BASELINE
 from cace_env.evaluation.suite import Entry
-from cace_env.policies import Contestant, Guarded, contestant_of
+from cace_env.policies import Contestant, contestant_of
 from cace_env.policies.agent import PREFIX
+from cace_env.policies.contestants import BY_FORECAST, NO_SWAPPING
+from cace_env.policies.guard import GUARDED
+from cace_env.policies.lookahead import PLANNER
 from cace_env.policies.orders import JOINT
+from cace_env.policies.quoted import is_quoted
 from cace_env.tables import Protocol
 from experiments.board.folder import submission_of, write_folder
 from experiments.board.playing import first_seeds, play
@@ -101,9 +105,8 @@ def make(options: Made, console: Console) -> int:
         PolicyError, SimulationError: an episode failed; nothing has been written.
     """
     suite, out = load_suite(options.suite), options.out
+    refuse_what_no_folder_holds(options.contestant)
     contestant, workers = contestant_of(options.contestant), workers_of(options.workers)
-    if isinstance(contestant.policy, Guarded) or not contestant.swaps:
-        raise ConfigError(f"{contestant.name!r} cannot be handed in: name the policy that decides")
     if out.exists():
         raise ConfigError(f"{out} exists; results are never overwritten: give another --out")
     card = card_of(contestant)
@@ -125,6 +128,22 @@ def make(options: Made, console: Console) -> int:
     write_folder(out, options.contestant, about, Results(header, rows, str(out)))
     console.print(f"wrote {out}; now: python -m experiments.submission check {out}")
     return 0
+
+
+def refuse_what_no_folder_holds(name: str) -> None:
+    """Refuses policies that are neither code, nor a bare name, nor a file of numbers.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    victims = name.rpartition(JOINT)[2]
+    wrapped = any(part.startswith((GUARDED, PLANNER, BY_FORECAST)) for part in (name, victims))
+    if wrapped or name == NO_SWAPPING or (is_quoted(victims) and ":" in victims):
+        raise ConfigError(
+            f"{name!r} cannot be handed in: a folder holds the name of a rule, weights of CACE or a trained agent, "
+            "without guard, planner, forecast or options: hand in the policy that decides (python -m "
+            "experiments.submission board planner:NAME plays a planner that ships)"
+        )
 
 
 def default_name(contestant: Contestant) -> str:

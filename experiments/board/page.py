@@ -9,9 +9,8 @@ from typing import Final
 
 from rich.table import Table
 
-from cace_env.evaluation.scores import Estimate
 from cace_env.tables import Protocol
-from experiments.board.playing import shipped_names
+from experiments.board.playing import PLANNERS, shipped_names
 from experiments.board.records import Board, Record
 from experiments.reading.markdown import number, score_text, table
 from experiments.running.command_line import screen_table
@@ -29,9 +28,18 @@ HEADER: Final = (
 def regions(board: Board) -> dict[str, str]:
     """Regions of the page."""
     played = {record.name for record in board.records}
-    rest = [f"`{name}`" for name in shipped_names() if name not in played]
-    waiting = f"Of the policies that ship these have not been played yet: {', '.join(rest)}." if rest else ""
-    found = {"rest": waiting or "Every policy that ships has been played."}
+    rest, planners = ([name for name in names if name not in played] for names in (shipped_names(), PLANNERS))
+    said = []
+    if planners:
+        said.append(
+            f"**Not played: {_names(planners, ' and ')}** ([what planners are](planner.md)), because all test "
+            f"seeds take them hours: `python -m experiments.submission board {' '.join(planners)}` plays them."
+        )
+    if rest:
+        said.append(f"Of the policies that ship these have not been played yet: {_names(rest, ', ')}.")
+    else:
+        said.append(f"Every {'other ' if planners else ''}policy that ships has been played.")
+    found = {"rest": " ".join(said)}
     for env in Protocol:
         records = [record for record in board.records if record.env == env]
         found[str(env)] = table(HEADER, _rows(records)) if records else "Nobody yet."
@@ -56,8 +64,8 @@ def _rows(records: Sequence[Record]) -> list[list[str]]:
             UNRANKED if record.clairvoyant else str(next(places)),
             f"`{record.name}`",
             _text(record.kind),
-            f"**{score_text(Estimate(*record.score))}**",
-            score_text(Estimate(*record.cost), digits=3),
+            f"**{score_text(record.score)}**",
+            score_text(record.cost, digits=3),
             f"{_emphasised(number(ratio), ratio > STARVING)} ({entry.removeprefix(f'{record.env}-')})",
             ", ".join(f"{us:.0f}" for us in record.decision_us) if any(record.decision_us) else "-",
             _text(record.learned_from),
@@ -71,10 +79,12 @@ def _entries(records: Sequence[Record], env: Protocol) -> str:
     """Scores of the best, entry by entry."""
     best = [record for record in records if not record.clairvoyant][:TOP]
     names = list(best[0].entries) if best else []
-    rows = [
-        [f"`{record.name}`", *(score_text(Estimate(*record.entries[name].score)) for name in names)] for record in best
-    ]
+    rows = [[f"`{record.name}`", *(score_text(record.entries[name].score) for name in names)] for record in best]
     return table(["policy", *(name.removeprefix(f"{env}-") for name in names)], rows, numbers="right")
+
+
+def _names(names: Sequence[str], between: str) -> str:
+    return between.join(f"`{name}`" for name in names)
 
 
 def _emphasised(text: str, strong: bool) -> str:

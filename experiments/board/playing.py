@@ -17,15 +17,20 @@ from cace_env.evaluation.episodes import in_order, seed_list
 from cace_env.evaluation.results import Row, row_of
 from cace_env.evaluation.scores import BASELINE
 from cace_env.evaluation.suite import Entry
-from cace_env.policies import Contestant, Guarded, Planner, Player
+from cace_env.policies import ORDERS, POLICIES, READINGS, Contestant, Guarded, Planner, Player
+from cace_env.policies.agent import PREFIX, shipped_agents
+from cace_env.policies.cace import shipped_weights
+from cace_env.policies.lookahead import PLANNER
+from cace_env.policies.orders import JOINT
 from cace_env.simulation import Simulator
 from cace_env.tables import FloatArray, Protocol
-from experiments.running.contestants import default_names
+from experiments.running.contestants import CACE_PREFIX, default_names
 from experiments.running.progress import progress_bar
 
 WARM_UP: Final = 20  # decisions that are not timed
 PARTNERS: Final = (BASELINE, "cace", "gdsf", "omlx", "belady-cost")  # whose victims every order of Swap-v0 goes with
 TUNED: Final = ("cace:tuned-eviction", "very-patient-wsjf+cace:tuned-swap")
+PLANNERS: Final = ("planner:eviction", "planner:swap")  # they ship, but play for hours: only where they are named
 TIMED: Final = 1_000  # decisions at most
 
 
@@ -41,8 +46,20 @@ class Played(NamedTuple):
 
 
 def shipped_names() -> list[str]:
-    """Policies that ship and belong on the board, by name."""
+    """Policies that ship and belong on the board, by name; without the planners."""
     return [*default_names(Protocol, PARTNERS), *TUNED]
+
+
+def ships(name: str) -> bool:
+    """Whether a policy of this name ships; folders, files and modules that are called so are not looked for."""
+    inner = name.removeprefix(PLANNER)
+    order, joint, victims = inner.rpartition(JOINT)
+    agents = shipped_agents()
+    known = {*POLICIES, *READINGS}
+    known |= {f"{PREFIX}{agent}" for agent in agents} | {f"{CACE_PREFIX}{weights}" for weights in shipped_weights()}
+    if inner != name:
+        known |= set(agents)  # a planner takes them without their prefix
+    return victims in known and (not joint or order in ORDERS)
 
 
 def first_seeds(count: int | None) -> tuple[int, ...]:

@@ -29,14 +29,13 @@ PATIENT_OF: Final = {
     Protocol.SWAP: PATIENT,
 }  # with LRU's victims
 DIGITS: Final = 6  # of numbers that are shown
-
-Interval = tuple[float, float, float]  # value, and the bounds of its 95 % interval
+WHO: Final = "cace-env"  # hands in what ships; nobody else may be called so
 
 
 class OnEntry(Frozen):
     """A policy on one entry."""
 
-    score: Interval = Field(description="0 = LRU, 100 = the clairvoyant reference")
+    score: Estimate = Field(description="0 = LRU, 100 = the clairvoyant reference")
     cost: float = Field(description="as a share of LRU's")
     wait: float = Field(description="longest wait, mean over seeds, as a share of patient FIFO's with LRU")
 
@@ -47,7 +46,7 @@ class Record(Frozen):
     name: Line
     env: Protocol
     kind: Line = Field(description="a group of policies, or what was handed in")
-    by: Line = Field(description="who handed it in; cace-env for what ships")
+    by: Line = Field(description=f"who handed it in; {WHO} for what ships")
     link: Line = ""
     learned_from: Line = Field(description="what it was fitted to")
     clairvoyant: bool = Field(description="whether it knows the future: then it is not ranked")
@@ -56,8 +55,8 @@ class Record(Frozen):
     version: Line = Field(description="of cace-env")
     date: Line = Field(description="on which it was played")
     seeds: int = Field(ge=1, description="test seeds of each entry")
-    score: Interval = Field(description="interquartile mean over the entries")
-    cost: Interval = Field(description="mean over the entries of cost / LRU's")
+    score: Estimate = Field(description="interquartile mean over the entries")
+    cost: Estimate = Field(description="mean over the entries of cost / LRU's")
     decision_us: tuple[float, float] = Field(description="median and 99th percentile of a decision [us]")
     entries: dict[str, OnEntry]
 
@@ -129,10 +128,10 @@ def _round(value: float) -> float:
     return float(f"{value:.{DIGITS}g}")
 
 
-def _rounded(estimate: Estimate) -> Interval:
+def _rounded(estimate: Estimate) -> Estimate:
     if np.isnan(estimate).any():
         raise ConfigError("a score is missing, because the reference saves too little on some entry; play more seeds")
-    return _round(estimate.value), _round(estimate.low), _round(estimate.high)
+    return Estimate(*map(_round, estimate))
 
 
 def read_board(path: Path, suite: str) -> Board:

@@ -24,7 +24,8 @@ from cace_env.policies.agent import write_agent
 from experiments.board import checking
 from experiments.board.boarding import FOLDER
 from experiments.board.page import PAGE, regions
-from experiments.board.records import Board, OnEntry, Record, read_board
+from experiments.board.playing import PLANNERS, shipped_names, ships
+from experiments.board.records import WHO, Board, OnEntry, Record, read_board
 from experiments.pages.regions import DOCS, read
 from experiments.submission import main
 from tests.support.agents import agent_of, lru_network, random_network
@@ -81,11 +82,11 @@ def onto_board(docs: Path, suite: Path, *what: str | Path) -> int:
     return main(["board", *map(str, what), "--suite", str(suite), "--docs", str(docs), "--workers", "1"])
 
 
-def refused(folder: Path, docs: Path, suite: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def refused(what: Path | str | list[Path], docs: Path, suite: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """What is said; nothing has been written."""
     before = {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()}
     capsys.readouterr()
-    assert onto_board(docs, suite, folder) in (1, 2)
+    assert onto_board(docs, suite, *(what if isinstance(what, list) else [what])) in (1, 2)
     assert {path: path.read_bytes() for path in docs.rglob("*") if path.is_file()} == before
     return capsys.readouterr().err
 
@@ -133,6 +134,14 @@ def test_the_page_says_what_the_records_say(rule: Path, suite: Path, docs: Path)
     rows = [line.split(" | ") for line in read(docs / PAGE)["swap"].splitlines()[2:]]
     assert {row[1]: row[0] for row in rows} == {"`mine`": "| 1", "`belady`": "| -"}  # who knows the future has no place
     assert [row[-1] for row in rows] == [f"{record.date}, {record.version} |" for record in board.records[-2:]]
+
+
+def test_the_page_that_ships_says_what_the_records_that_ship_say() -> None:
+    board = read_board(DOCS / FOLDER / "v1.json", "v1")
+    assert read(DOCS / PAGE) == {name: text.strip() for name, text in regions(board).items()}
+    said = regions(Board(suite="v1", records=()))["rest"]
+    assert "Not played: `planner:eviction` and `planner:swap`" in said
+    assert "`python -m experiments.submission board planner:eviction planner:swap` plays them." in said
 
 
 def test_all_of_it_is_played_again_with_what_was_handed_in(
@@ -257,13 +266,30 @@ def test_code_never_comes_onto_the_board(
     assert "no policy that ships with cace-env has such a name" in capsys.readouterr().err
 
 
+def test_a_name_is_never_taken_for_a_folder_a_file_or_a_module(
+    suite: Path, docs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    write_agent(agent_of(random_network(), train_seeds="2000000-2000099"), tmp_path / "net")
+    (tmp_path / "weights").write_text(yaml.safe_dump({"weights": WEIGHTS}))
+    (tmp_path / "planner.py").write_text("raise SystemExit")
+    for name in ("agent:net", "wsjf+agent:net", "cace:weights", "planner:net", "planner:agent:net", "wsjf+planner:lru"):
+        assert "no policy that ships with cace-env has such a name" in refused(name, docs, suite, capsys)
+    assert all(map(ships, (*shipped_names(), *PLANNERS, "planner:wsjf+gdsf", "planner:cace:tuned-eviction")))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"name": "<b>mine</b>"}, "a name has 1 to 80 letters"),
+        ({"name": "v2.JSON"}, "files of the board end in .json"),
+        ({"name": "Reference"}, "which scores are measured by"),
+        ({"name": "LRU"}, "which scores are measured by"),
         ({"contact": "[Jane](javascript:x)"}, "which is markup on a page"),
         ({"contact": "Jane\x1b[31m"}, "without control characters"),
         ({"contact": ""}, "contact is empty"),
+        ({"contact": f"{WHO.title()} "}, "which stands for what ships"),
         ({"link": "javascript:alert(1)"}, "a link is an address that begins with https://"),
         ({"policy": "../secret.yaml"}, "no rule called '../secret.yaml'"),
         ({"policy": "cace.yaml"}, "cace.yaml is missing"),
@@ -298,15 +324,27 @@ def test_a_folder_holds_nothing_else(
 
 
 def test_a_name_and_a_policy_come_onto_the_board_once(
-    rule: Path, suite: Path, docs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rule: Path,
+    suite: Path,
+    docs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr("experiments.board.boarding.shipped_names", lambda: ["fifo"])
+    lfu = ("--policy", "lfu", "--order", "wsjf", "--env", "swap", "--name")
+    again, capitals = (make(suite, tmp_path / name, *lfu, name) for name in ("again", "MINE"))
+    twice = "costs what 'mine' costs in every episode of Swap-v0"
+    assert twice in refused([rule, again], docs, suite, capsys)
     assert onto_board(docs, suite, rule) == 0
     assert "the board has a policy called 'mine' already" in refused(rule, docs, suite, capsys)
-    again = make(suite, tmp_path / "again", "--policy", "lfu", "--order", "wsjf", "--env", "swap", "--name", "again")
-    assert "costs what 'mine' costs in every episode of Swap-v0" in refused(again, docs, suite, capsys)
+    assert "the board has a policy called 'MINE' already" in refused(capitals, docs, suite, capsys)
+    assert twice in refused(again, docs, suite, capsys)
+    shutil.copytree(again, docs / FOLDER / "again")
+    assert "/again: costs what 'mine' costs" in refused([], docs, suite, capsys)  # all that is there, once more
     write_agent(agent_of(lru_network(), name="slow"), tmp_path / "lru-agent")
-    slow = make(suite, tmp_path / "slow", "--agent", str(tmp_path / "lru-agent"), "--name", "lru-2")
-    assert "the board has a policy called 'lru-2' already" in refused(slow, docs, suite, capsys)
+    slow = make(suite, tmp_path / "slow", "--agent", str(tmp_path / "lru-agent"), "--name", "LRU-2")
+    assert "the board has a policy called 'LRU-2' already" in refused(slow, docs, suite, capsys)
 
 
 def test_texts_of_others_are_shown_as_they_are(suite: Path) -> None:

@@ -19,7 +19,7 @@ from cace_env.evaluation import load_suite
 from cace_env.evaluation import results as results_module
 from cace_env.evaluation.results import Results, Row, read_results, write_results
 from cace_env.simulation import lower_bound
-from experiments.board import checking
+from experiments.board import checking, making
 from experiments.submission import main
 
 SUITE: dict[str, Any] = {
@@ -216,6 +216,21 @@ def test_results_may_be_of_one_environment(tmp_path: Path, capsys: pytest.Captur
     assert main([*arguments, "--env", "swap"]) == 0
     assert {row.entry for row in read_results(out / "results.csv").rows} == {"desk-swap"}
     assert main(["check", str(out), "--suite", str(suite), "--seeds", "2"]) == 0
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["cace:demand=survival", "wsjf+cace:demand=survival", "planner:cace", "planner:wsjf+cace", "guarded:lru",
+     "cace-quoted:window=20", "no-swapping"],
+)  # fmt: skip
+def test_what_no_folder_can_hold_is_refused_before_it_is_played(
+    policy: str, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(making, "play", lambda *_: pytest.fail("it was played"))
+    out = tmp_path / "out"
+    given = ["--policy", policy, "--trained-on", "nothing", "--code", "tests"]
+    assert main(["make", *given, "--suite", str(suite), "--out", str(out)]) == 2
+    assert f"{policy!r} cannot be handed in" in capsys.readouterr().err and not out.exists()
 
 
 def test_results_are_never_overwritten(made: Path, suite: Path, capsys: pytest.CaptureFixture[str]):
