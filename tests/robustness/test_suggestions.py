@@ -22,10 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(path for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text("utf-8"))
 SUBCOMMANDS = {
     "submission": ("make", "check", "board", "ship"),
-    "reference": (),
-    "live": ("check", "demo", "serve", "tiny"),
+    "forecasts": ("fit", "score"),
+    "live": ("check", "demo", "serve", "shadow", "tiny", "validate"),
+    "planner": ("fit", "calibrate", "budget"),
+    "reference": ("find", "curve", "gap", "prefetch", "horizon", "tiny"),
 }
-OTHERS = ("--porcelain", "--logdir")  # of git and of TensorBoard
+LLAMA_CPP = ("threads", "ctx-size", "parallel", "batch-size", "ubatch-size", "cache-ram", "no-mmap")
+OTHERS = ("--porcelain", "--logdir", *(f"--{option}" for option in LLAMA_CPP))  # of git, TensorBoard, a model server
 OPTION = re.compile(r"python -m (?:experiments\.(\w+)|(\S+))|(?<![\w-])(--[a-z][a-z-]*[a-z])")
 
 
