@@ -20,9 +20,10 @@ pytest.importorskip("matplotlib", reason="needs the extra experiments")
 from cace_env.evaluation import results as results_module
 from cace_env.evaluation import suite_scores
 from cace_env.evaluation.results import Results, read_results, write_results
+from cace_env.policies import contestant_of
 from cace_env.policies.agent import write_agent
 from experiments.board import checking
-from experiments.board.boarding import FOLDER
+from experiments.board.boarding import FOLDER, about
 from experiments.board.page import PAGE, regions
 from experiments.board.playing import PLANNERS, shipped_names, ships
 from experiments.board.records import WHO, Board, OnEntry, Record, read_board
@@ -277,6 +278,13 @@ def test_a_name_is_never_taken_for_a_folder_a_file_or_a_module(
     for name in ("agent:net", "wsjf+agent:net", "cace:weights", "planner:net", "planner:agent:net", "wsjf+planner:lru"):
         assert "no policy that ships with cace-env has such a name" in refused(name, docs, suite, capsys)
     assert all(map(ships, (*shipped_names(), *PLANNERS, "planner:wsjf+gdsf", "planner:cace:tuned-eviction")))
+
+
+def test_a_planner_is_played_where_it_is_named(suite: Path, docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert onto_board(docs, suite, "planner:gdsf", "--seeds", "3") == 0
+    assert "planner:gdsf" in capsys.readouterr().out
+    said = about(contestant_of("planner:gdsf"), None)
+    assert (said["kind"], said["learned_from"], said["by"]) == ("planner", "training seeds", WHO)
 
 
 @pytest.mark.parametrize(
