@@ -138,6 +138,12 @@ class FleetTables:
     def num_models(self) -> int:
         return len(self.model_names)
 
+    @property
+    def token_ns(self) -> Int64Array:
+        """A round with one decoding request, without its context, `(A, M)`."""
+        alone = self.batch_ns[:, :, 1] if self.batch_ns.shape[-1] > 1 else self.batch_ns[:, :, 0] + self.decode_ns
+        return self.round_ns + alone
+
     @cached_property
     def longest_round_ns(self) -> FloatArray:
         """An upper bound on a round of each model, `(M,)` [ns]: its share of its slowest accelerator."""
@@ -198,24 +204,23 @@ def slots_per_accelerator(tables: FleetTables) -> Int64Array:
 
     With `unlimited_memory` every accelerator holds every model. Models pinned elsewhere take no slot here, except then.
     """
-    num_accelerators, num_models = tables.num_accelerators, tables.num_models
     if tables.unlimited_memory:
-        return np.full(num_accelerators, num_models, dtype=np.int64)
+        return np.full(tables.num_accelerators, tables.num_models, dtype=np.int64)
     unpinned = tables.pinned_on == NONE
     stacked_bytes = np.cumsum(np.sort(tables.need_bytes[unpinned]))
     room_bytes = tables.memory_bytes - pinned_bytes(tables)
-    pinned_count = np.bincount(tables.pinned_on[~unpinned], minlength=num_accelerators)
+    pinned_count = np.bincount(tables.pinned_on[~unpinned], minlength=tables.num_accelerators)
     return (pinned_count + np.searchsorted(stacked_bytes, room_bytes, side="right")).astype(np.int64)
 
 
 def pinned_bytes(tables: FleetTables) -> Int64Array:
     """Memory that pinned models occupy for good, `(A,)`."""
-    return _bytes_on(tables.pinned_on, tables.need_bytes, tables.num_accelerators)
+    return _bytes_on(tables, tables.pinned_on, tables.need_bytes)
 
 
-def _bytes_on(place: Int64Array, size_bytes: Int64Array, num_accelerators: int) -> Int64Array:
+def _bytes_on(tables: FleetTables, place: Int64Array, size_bytes: Int64Array) -> Int64Array:
     """Sum of `size_bytes` per accelerator over the models that have a place, exact in int64."""
-    total = np.zeros(num_accelerators, dtype=np.int64)
+    total = np.zeros(tables.num_accelerators, dtype=np.int64)
     np.add.at(total, place[place != NONE], size_bytes[place != NONE])
     return total
 
@@ -296,22 +301,20 @@ def _check_arithmetic(tables: FleetTables) -> None:
             attention_ps, kv_ps = int(tables.attention_ps[a, m]), int(tables.kv_ps[a, m])
             most = min(seats, tables.batch_ns.shape[-1] - 1)
             batch_ns = int(tables.batch_ns[a, m, most]) + (seats - most) * int(tables.decode_ns[a, m])
-            decode_ns = batch_ns + kv_ps * kv_tokens // 1000
+            round_ns = int(tables.round_ns[a, m]) + batch_ns + kv_ps * kv_tokens // 1000
             # W / n of a chunk at the end of the longest prompt: d(context^2)/2 <= context * chunk
             chunk_ns = chunk * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens * min(chunk, kv_tokens) // 1000
             chunk_ns += (request_ns := int(tables.request_ns[a, m]))
             slowdown = max(AS_ALONE, int(tables.busy_slowdown[a])) * int(tables.load_slowdown[a])
-            longest_ns = (int(tables.round_ns[a, m]) + decode_ns + chunk_ns) * tables.num_models * slowdown
-            longest_ns //= AS_ALONE**2
+            longest_ns = (round_ns + chunk_ns) * tables.num_models * slowdown // AS_ALONE**2
             where = f"model {tables.model_names[m]!r} on accelerator {tables.accelerator_names[a]!r}"
             advice = "check the units of its coefficients (ns, ps), or lower kv_tokens, max_num_seqs or chunk_tokens"
             whole_ns = kv_tokens * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens**2 // 2000 + request_ns
-            whole_ns *= tables.whole_rounds
             request, service_ns = f"a request of kv_tokens = {kv_tokens}", max(longest_ns, attention_ps * kv_tokens)
             for what, most_ns, limit_ns in (
                 ("a round", longest_ns, MAX_ROUND_NS),
                 (request, kv_tokens * service_ns, MAX_SERVICE_NS),
-                ("a prompt with whole_rounds", whole_ns, MAX_PREFILL_NS),
+                ("a prompt with whole_rounds", tables.whole_rounds * whole_ns, MAX_PREFILL_NS),
             ):
                 if most_ns >= limit_ns:
                     raise TableError(f"{where}: {what} could last {most_ns} ns, the limit is {limit_ns} ns; {advice}")
@@ -349,15 +352,13 @@ def _check_start(tables: FleetTables) -> None:
     _require(tables, "asleep_on", ~(asleep & (pinned | resident)), f"{NONE}: the model is resident at time 0")
     sleeps = tables.residual_bytes > 0
     _require(tables, "asleep_on", ~asleep | sleeps, f"{NONE}: the model leaves no residual (residual_bytes is 0)")
-    num_a = tables.num_accelerators
-    used_bytes = pinned_bytes(tables) + _bytes_on(tables.resident_on, tables.need_bytes, num_a)
-    used_bytes += _bytes_on(tables.asleep_on, tables.residual_bytes, num_a)
+    used_bytes = pinned_bytes(tables) + _bytes_on(tables, tables.resident_on, tables.need_bytes)
+    used_bytes += _bytes_on(tables, tables.asleep_on, tables.residual_bytes)
     if not tables.unlimited_memory:
         for a in np.flatnonzero(used_bytes > tables.memory_bytes):
             raise TableError(
                 f"accelerator {tables.accelerator_names[a]!r}: pinned, resident and sleeping models take "
-                f"{_gb_up(used_bytes[a])} at time 0, its memory is {_gb(tables.memory_bytes[a])}; start fewer of "
-                "them there"
+                f"{_gb_up(used_bytes[a])} at time 0, its memory is {_gb(tables.memory_bytes[a])}; start fewer there"
             )
     cached_bytes = int(tables.weights_bytes[tables.host_cached].sum())
     if cached_bytes > tables.host_cache_bytes:
@@ -389,10 +390,9 @@ def _require(tables: FleetTables, name: str, holds: npt.NDArray[np.bool_], limit
         return
     array = _entry(tables, name)
     index = tuple(int(i) for i in np.argwhere(~holds)[0])
-    axes: tuple[Sequence[object], ...] = (tables.accelerator_names, tables.model_names, TIERS)
-    if name == "batch_ns":
-        axes = (*axes[:2], range(array.shape[-1]))
-    elif name.startswith("cost."):
+    last: Sequence[object] = range(array.shape[-1]) if name == "batch_ns" else TIERS
+    axes: tuple[Sequence[object], ...] = (tables.accelerator_names, tables.model_names, last)
+    if name.startswith("cost."):
         axes = (TASKS,)
     elif array.ndim == 1 and name not in ("memory_bytes", "load_slowdown", "busy_slowdown"):
         axes = (tables.model_names,)

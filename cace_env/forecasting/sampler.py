@@ -153,8 +153,7 @@ class Sampler:
 
 def _paces(tables: FleetTables) -> Paces:
     """Nominal times per token, alone on the fastest accelerator."""
-    rounds_us = tables.round_ns * 1e-3
     return Paces(
         prefill_us=np.ascontiguousarray((tables.prefill_ns * 1e-3).min(axis=0)),
-        decode_us=np.ascontiguousarray(rounds_us.min(axis=0)),
+        decode_us=np.ascontiguousarray((tables.token_ns * 1e-3).min(axis=0)),
     )

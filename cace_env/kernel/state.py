@@ -560,7 +560,7 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
             load_host=tables.load_us[:, :, HOST],
             load_disk=tables.load_us[:, :, DISK],
             unload_us=tables.unload_us,
-            token_ns=rounds[:, :, 1] if rounds.shape[-1] > 1 else rounds[:, :, 0] + tables.decode_ns,
+            token_ns=tables.token_ns,
             decode_ns=tables.decode_ns,
             kv_ps=tables.kv_ps,
             prefill_ns=tables.prefill_ns,

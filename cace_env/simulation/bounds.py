@@ -56,11 +56,8 @@ def lower_bound(tables: FleetTables, workload: Workload) -> LowerBound:
     work_ns += tables.request_ns[:, m]
     round_ns = tables.round_ns + tables.batch_ns[:, :, 0]
     prefill_round_ns = np.maximum(SHORTEST_ROUND_NS, round_ns[:, m] + work_ns // chunks)
-    straight = tables.batch_ns.shape[-1] == 1
-    token_ns = round_ns + tables.decode_ns if straight else tables.round_ns + tables.batch_ns[:, :, 1]
-    decode_round_ns = token_ns[:, m]
     decode_round_ns = np.maximum(
-        SHORTEST_ROUND_NS, decode_round_ns + tables.kv_ps[:, m] * (2 * context + output) // 2000
+        SHORTEST_ROUND_NS, tables.token_ns[:, m] + tables.kv_ps[:, m] * (2 * context + output) // 2000
     )
     prefill_ns = chunks * prefill_round_ns
     admitted = context + output <= tables.kv_tokens[m]

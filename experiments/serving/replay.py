@@ -84,7 +84,7 @@ class Replay:
             raise ConfigError("the log names no models, so that nobody can say what was asked for")
         to_fleet = np.array([self._numbers.get(name, NONE) for name in trace.model_ids], np.int64)
         model = to_fleet[trace.model]
-        token_us = np.maximum(watcher.tables.round_ns.max(axis=0)[model] // 1000, 1)
+        token_us = np.maximum(watcher.tables.token_ns.max(axis=0)[model] // 1000, 1)
         times = times_of(trace, token_us)
         until_us = max(until_us, self._told_us)
         before = int((times.arrived <= self._told_us).sum())

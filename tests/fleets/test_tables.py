@@ -49,6 +49,12 @@ def test_plain_tables_are_accepted() -> None:
     tiny().validate()
 
 
+def test_a_token_takes_a_round_with_one_request_in_it() -> None:
+    assert tiny().token_ns.tolist() == [[10_050_000] * 3]
+    assert tiny(batch_ns=np.full((1, 3, 1), 7)).token_ns.tolist() == [[10_050_007] * 3]  # then decode_ns for each more
+    assert tiny(batch_ns=np.array([[[7, 20, 30]] * 3])).token_ns.tolist() == [[10_000_020] * 3]
+
+
 def test_slots_are_the_most_models_that_fit_at_once() -> None:
     assert slots_per_accelerator(tiny()).tolist() == [2]  # 3 + 4 fit into 10 GB, 3 + 4 + 5 do not
     assert slots_per_accelerator(tiny(memory=(12 * GB, 6 * GB))).tolist() == [3, 1]
