@@ -7,14 +7,14 @@ number of writing requests constant; first tokens of requests that were alone fr
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cace_env.live.calibration import Calibration, Sample, fit_model
+from cace_env.live.calibration import Calibration, Sample, fit_model, spans
 from cace_env.tables import FloatArray, Int64Array
 from cace_env.workload import Workload
 from experiments.calibration.outputs import Sizes
@@ -22,7 +22,6 @@ from experiments.validation.records import Run
 
 Mask = npt.NDArray[np.bool_]
 
-SPAN_S: Final = 0.005  # gaps are averaged over at least this, as the calibration does it
 LEAST_POINTS: Final = {"load warm": 1, "unload": 1, "prefill": 4, "token": 10}  # of a model, else others stand in
 
 
@@ -73,7 +72,7 @@ def _of_requests(run: Run, workload: Workload, names: Sequence[str], found: Clea
                 found.fresh[name].append((sample, end - begin))
             else:
                 found.samples.append(sample)
-        for begin, end, count in _spans(one.tokens):
+        for begin, end, count in spans(one.tokens):
             there = beside(begin, end)
             if (model[there] != model[r]).any() or moving(begin, end):
                 continue
@@ -86,15 +85,6 @@ def _of_requests(run: Run, workload: Workload, names: Sequence[str], found: Clea
                     begin, name, "token", (end - begin) / count, len(contexts), round(np.mean(contexts)), 0, written
                 )
             )  # fmt: skip
-
-
-def _spans(times: Sequence[float]) -> Iterator[tuple[float, float, int]]:
-    """Begin, end and number of gaps."""
-    at = 0
-    for index in range(1, len(times)):
-        if times[index] - times[at] >= SPAN_S:
-            yield times[at], times[index], index - at
-            at = index
 
 
 def _is_fresh(run: Run, r: int, model: Int64Array, admitted: FloatArray) -> bool:

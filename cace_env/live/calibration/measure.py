@@ -10,7 +10,7 @@ import json
 import os
 import random
 import string
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -320,14 +320,16 @@ def _gaps(answer: _Answer, begin: float, end: float) -> list[float]:
     """Times between tokens from `begin` to `end`, averaged over spans; where some tokens brought no text, of all."""
     scale = min(1.0, answer.texts / answer.written) if answer.written else 1.0
     inside = [time for time in answer.times if begin <= time <= end]
-    found: list[float] = []
+    return [scale * (last - first) / count for first, last, count in spans(inside)]
+
+
+def spans(times: Sequence[float]) -> Iterator[tuple[float, float, int]]:
+    """Begin, end and number of gaps of the spans that times of tokens are averaged over, each of SPAN_S at least."""
     at = 0
-    for index in range(1, len(inside)):
-        passed = inside[index] - inside[at]
-        if passed >= SPAN_S:
-            found.append(scale * passed / (index - at))
+    for index in range(1, len(times)):
+        if times[index] - times[at] >= SPAN_S:
+            yield times[at], times[index], index - at
             at = index
-    return found
 
 
 def forget(files: Sequence[Path]) -> None:
