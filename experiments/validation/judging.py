@@ -19,7 +19,7 @@ FIGURES: Final = (
 )  # fmt: skip
 LIMITS: Final = {"mean": 15.0, "p50": 25.0, "p95": 25.0, "evictions": 15.0}  # of errors [%], by the end of the name
 CLEAR_PERCENT: Final = 20.0  # policies whose simulated costs differ by more have to stand in the same order
-KINDS: Final = {"load": ("load warm",), "unload": ("unload",), "prompt": ("prefill",), "token": ("token",)}
+MEASURED: Final = {"load": ("load warm",), "unload": ("unload",), "prompt": ("prefill",), "token": ("token",)}
 BY_CHANCE: Final = 2  # tokens at the beginning that another prompt may share
 JUDGED: Final = ("load", "prompt", "token")  # unloads are short, and are reported alone
 
@@ -186,7 +186,7 @@ def moved(before: Sequence[Sample], after: Sequence[Sample]) -> dict[str, FloatA
     """The logarithm of what changed between two calibrations: by kind, one for each model."""
     names = list(dict.fromkeys(one.model for one in before))
     found = {}
-    for kind, whats in KINDS.items():
+    for kind, whats in MEASURED.items():
         changes = []
         for name in names:
             points = [_points(samples, name, whats) for samples in (before, after)]
