@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 import random
 import sys
@@ -33,6 +34,7 @@ MOST_WAITING: Final = 150
 LOAD_S: Final = 3.0  # longer than any load but those that never end
 DRAIN_S: Final = 30.0
 MOVES: Final = ("cace_loads_total", "cace_evictions_total", "cace_move_failures_total")
+ENDED: Final = "ended.json"  # what the router says at its end: decisions, and what became of their log
 FAULTS: Final = ("raises", "hangs", "wrong shape", "no number")
 
 
@@ -115,7 +117,6 @@ async def route(pipe: Connection, fleet: Mapping[str, Any], folder: Path, seed: 
                 **seen,
                 "times": decider.times,
                 "faults": policy.faults,
-                "log": {"failed": log.failed, "lost": log.lost},
                 "outcomes": outcomes,
                 "moves": [router.metrics.total(name) for name in MOVES],
             }
@@ -126,5 +127,7 @@ async def route(pipe: Connection, fleet: Mapping[str, Any], folder: Path, seed: 
     await proxy.run(pipe.send)
     watcher.cancel()
     await asyncio.wait([watcher])
+    made = sum(len(times) for times in decider.times.values())
+    (folder / ENDED).write_text(json.dumps({"made": made, "failed": log.failed, "lost": log.lost}))
     if router.open or len(asyncio.all_tasks()) > 1:
         sys.exit(1)
