@@ -138,7 +138,7 @@ def evaluate(folder: Path, progress: Callable[[], None] = lambda: None) -> Valid
         progress: is called after each simulation with jitter.
 
     Raises:
-        ConfigError: there is not even one calibration and one run.
+        ConfigError: there is not even one calibration and one run, or a file is damaged.
     """
     plan = read_plan(folder)
     runs = sorted(read_runs(folder), key=lambda run: (*_places(plan, run.workload, run.policy), run.repeat))
@@ -149,6 +149,12 @@ def evaluate(folder: Path, progress: Callable[[], None] = lambda: None) -> Valid
     workloads = {
         name: read_workload(folder / f"{name}.csv", name) for name in dict.fromkeys(run.workload for run in runs)
     }
+    for run in runs:
+        if len(run.asked) != len(workloads[run.workload]):
+            raise ConfigError(
+                f"{folder}: run {run.repeat} of {run.policy} has {len(run.asked)} requests, and {run.workload}.csv "
+                f"{len(workloads[run.workload])}"
+            )
 
     def tables(found: Sequence[Calibration]) -> FleetTables:
         return fleet_of(found, sizes, plan["memory_bytes"], plan["drain_after_s"])

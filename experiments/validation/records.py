@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -13,10 +13,11 @@ from typing import Any, Final, NamedTuple
 from cace_env.config import ConfigError, read_text
 from cace_env.files import csv_text, json_text, replace_file
 from cace_env.live.calibration import Sample
-from cace_env.workload import COLUMNS, Workload
+from cace_env.workload import COLUMNS, Workload, WorkloadError
 
 PLAN: Final = "plan.json"
 RUNS: Final = "runs"
+WORDS: Final[dict[type, str]] = {int: "whole number", float: "number"}  # for types of cells
 
 
 class Asked(NamedTuple):
@@ -104,7 +105,7 @@ def read_runs(folder: Path) -> list[Run]:
             asked = [Asked(*row) for row in content.pop("asked")]
             moves = [Move(*row) for row in content.pop("moves")]
             found.append(Run(**content, asked=asked, moves=moves))
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: no run of a validation of this version") from error
     return found
 
@@ -120,16 +121,16 @@ def read_plan(folder: Path) -> dict[str, Any]:
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """What `write_samples` of the calibration wrote; empty where there is no such file."""
+    """What `write_samples` of the calibration wrote; empty where there is no such file.
+
+    Raises:
+        ConfigError: it is damaged; the message names row and column.
+    """
     if not path.exists():
         return []
-    rows = list(csv.reader(io.StringIO(read_text(path))))
-    if not rows or tuple(rows[0]) != Sample._fields:
-        raise ConfigError(f"{path}: no measurements of this version")
-    return [
-        Sample(float(row[0]), row[1], row[2], float(row[3]), *(int(cell) for cell in row[4:]))  # type: ignore[arg-type]
-        for row in rows[1:]
-    ]
+    columns: dict[str, type] = dict.fromkeys(Sample._fields, int)
+    columns |= {"at_s": float, "model": str, "what": str, "seconds": float}
+    return [Sample(*row) for row in _rows(path, columns)]
 
 
 def write_workload(workload: Workload, path: Path) -> None:
@@ -139,16 +140,44 @@ def write_workload(workload: Workload, path: Path) -> None:
 
 
 def read_workload(path: Path, label: str) -> Workload:
-    """What `write_workload` wrote."""
-    rows = list(csv.reader(io.StringIO(read_text(path))))
-    columns: dict[str, Any] = {name: [int(row[at]) for row in rows[1:]] for at, name in enumerate(rows[0])}
-    return Workload.from_columns(label=label, **columns)
+    """What `write_workload` wrote.
+
+    Raises:
+        ConfigError: it is damaged; the message names row and column.
+    """
+    rows = _rows(path, dict.fromkeys(COLUMNS, int))
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(COLUMNS)}
+    try:
+        return Workload.from_columns(label=label, **columns)
+    except WorkloadError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Rows with numbers to the microsecond."""
     shown = ([f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row] for row in rows)
     replace_file(path, csv_text(header, shown))
+
+
+def _rows(path: Path, columns: Mapping[str, type]) -> list[list[Any]]:
+    """The rows of a CSV file below its header, each cell of the type of its column."""
+    try:
+        header, *rows = list(csv.reader(io.StringIO(read_text(path)))) or [[]]
+    except csv.Error as error:
+        raise ConfigError(f"{path}: no CSV ({error})") from error
+    if header != list(columns):
+        raise ConfigError(f"{path}: other columns than those of a validation of this version")
+    found: list[list[Any]] = []
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise ConfigError(f"{path}: row {number} has {len(row)} cells, the header {len(header)}")
+        found.append([])
+        for (name, kind), cell in zip(columns.items(), row, strict=True):
+            try:
+                found[-1].append(kind(cell))
+            except ValueError as error:
+                raise ConfigError(f"{path}: row {number}, column {name!r} is no {WORDS[kind]}") from error
+    return found
 
 
 def _json(path: Path) -> Any:
