@@ -24,9 +24,9 @@ from cace_env.policies import Contestant, Guarded, Planner, Player, policy
 from cace_env.policies.built_in import Policy, Training
 from cace_env.policies.contestants import NO_SWAPPING, unanswered
 from cace_env.policies.guard import FALLBACK
-from cace_env.policies.python import PolicyError
+from cace_env.policies.python import PolicyError, PythonPolicy
 from cace_env.simulation import Simulator
-from cace_env.tables import FleetTables
+from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -75,20 +75,8 @@ class Decider:
         limit_s: float = LIMIT_S,
         stage: Stage | None = None,
     ) -> None:
-        built_in = contestant.built_in
-        if contestant.name == NO_SWAPPING or (built_in is not None and built_in.clairvoyant):
-            raise ConfigError(f"policy {contestant.name!r} cannot decide here: the future of real requests is unknown")
-        if isinstance(contestant.policy, Planner):
-            raise ConfigError(f"policy {contestant.name!r} plans, and cannot decide here yet; name its policy alone")
-        inner = contestant.policy.policy if isinstance(contestant.policy, Guarded) else contestant.policy
-        if callable(getattr(inner, "watch", None)):
-            raise ConfigError(
-                f"policy {contestant.name!r} watches arrivals, which are forgotten here, so it cannot decide here yet; "
-                "name one without a method watch"
-            )
-        if (problem := unanswered(contestant, tables.protocol)) is not None:
-            raise ConfigError(problem)
-        self.name, self.who, self.inline = contestant.name, contestant.policy, built_in is not None
+        self.who = decides(contestant, tables.protocol)
+        self.name, self.inline = contestant.name, contestant.built_in is not None
         self._limit_s, self.stage = limit_s, stage or Stage()
         self._player: Player | Guarded
         if isinstance(self.who, Guarded):
@@ -179,6 +167,28 @@ class Decider:
         Recorder(nowhere, self.name, self.who).note(mirror.simulator, action, decider, scores)
         if isinstance(self._player, Player) and callable(reset := getattr(self.who, "reset", None)):
             reset(0)
+
+
+def decides(contestant: Contestant, protocol: Protocol) -> Policy | PythonPolicy | Guarded:
+    """The policy, which can decide about real requests.
+
+    Raises:
+        ConfigError: it needs the future, plans, watches arrivals, or has no answer to what is asked.
+    """
+    built_in = contestant.built_in
+    if contestant.name == NO_SWAPPING or (built_in is not None and built_in.clairvoyant):
+        raise ConfigError(f"policy {contestant.name!r} cannot decide here: the future of real requests is unknown")
+    if isinstance(contestant.policy, Planner):
+        raise ConfigError(f"policy {contestant.name!r} plans, and cannot decide here yet; name its policy alone")
+    inner = contestant.policy.policy if isinstance(contestant.policy, Guarded) else contestant.policy
+    if callable(getattr(inner, "watch", None)):
+        raise ConfigError(
+            f"policy {contestant.name!r} watches arrivals, which are forgotten here, so it cannot decide here yet; "
+            "name one without a method watch"
+        )
+    if (problem := unanswered(contestant, protocol)) is not None:
+        raise ConfigError(problem)
+    return contestant.policy
 
 
 def first_question(tables: FleetTables, decider: Decider) -> Mirror | None:

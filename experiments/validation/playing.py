@@ -180,8 +180,11 @@ async def _ask_all(
             answered()
             return times
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(number)) for number in range(len(texts))]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(number)) for number in range(len(texts))]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
         return [task.result() for task in tasks]
 
 
@@ -202,11 +205,14 @@ async def _ask(
     }
     headers = {SESSION: f"{workload.session[number]}", TASK: TASKS[workload.task[number]]}
     sent, first, answer, tail = now(), None, Answer(streams=True), b""
-    async with client.post(url + PATH, json=body, headers=headers) as response:
-        async for piece in response.content.iter_any():
-            if answer.feed(piece) and first is None:
-                first = now()
-            tail = (tail + piece)[-32:]
+    try:
+        async with client.post(url + PATH, json=body, headers=headers) as response:
+            async for piece in response.content.iter_any():
+                if answer.feed(piece) and first is None:
+                    first = now()
+                tail = (tail + piece)[-32:]
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise ConfigError(f"request {number}: the answer is not whole ({type(error).__name__})") from error
     if response.status != 200 or first is None or not tail.rstrip().endswith(b"data: [DONE]"):
         raise ConfigError(f"request {number}: the answer is not whole (status {response.status})")
     return sent, first, now()

@@ -146,7 +146,7 @@ def read_workload(path: Path, label: str) -> Workload:
         ConfigError: it is damaged; the message names row and column.
     """
     rows = _rows(path, dict.fromkeys(COLUMNS, int))
-    columns = {name: [row[at] for row in rows] for at, name in enumerate(COLUMNS)}
+    columns: dict[str, Any] = {name: [row[at] for row in rows] for at, name in enumerate(COLUMNS)}
     try:
         return Workload.from_columns(label=label, **columns)
     except WorkloadError as error:

@@ -10,9 +10,12 @@ import numpy as np
 
 from cace_env.config import ConfigError
 from cace_env.live.calibration import Calibration, Sample, fit_model
-from cace_env.policies import Guarded, Player, contestant_of
+from cace_env.live.decider import decides
+from cace_env.policies import Contestant, Guarded, Player, contestant_of
+from cace_env.policies.built_in import Policy
+from cace_env.policies.python import PythonPolicy
 from cace_env.simulation import Simulator
-from cace_env.tables import FleetTables, FloatArray
+from cace_env.tables import FleetTables, FloatArray, Protocol
 from cace_env.workload import Workload
 from experiments.calibration.outputs import Sizes, scenario_of
 
@@ -57,6 +60,18 @@ def fleet_of(
     return tables.replace(drain_after_us=round(1e6 * drain_after_s))
 
 
+def unguarded(contestant: Contestant) -> Policy | PythonPolicy:
+    """The policy, which decides in the simulator and in the router.
+
+    Raises:
+        ConfigError: it is guarded, or cannot decide about real requests.
+    """
+    who = decides(contestant, Protocol.EVICTION)
+    if isinstance(who, Guarded):
+        raise ConfigError(f"policy {contestant.name!r}: validate it without its guard")
+    return who
+
+
 def simulate(workload: Workload, tables: FleetTables, name: str) -> Simulated:
     """The workload under a policy, nothing resident at the beginning.
 
@@ -64,9 +79,9 @@ def simulate(workload: Workload, tables: FleetTables, name: str) -> Simulated:
         ConfigError: the policy cannot play here.
     """
     contestant = contestant_of(name)
-    if isinstance(contestant.policy, Guarded):
-        raise ConfigError(f"policy {name!r}: validate it without its guard")
-    player = Player(name, contestant.policy, tables, workload, 0, order=contestant.order, illegal=contestant.illegal)
+    player = Player(
+        name, unguarded(contestant), tables, workload, 0, order=contestant.order, illegal=contestant.illegal
+    )
     simulator = Simulator(tables, player.limits)
     asked = simulator.reset(workload)
     while asked:

@@ -17,6 +17,7 @@ from cace_env.config import ConfigError, one_line, read_text
 from cace_env.files import json_text, replace_file
 from cace_env.live.backends import Backend, BackendError, Start, make_backend, read_memory
 from cace_env.live.calibration import Sample, drift_percent, measure
+from cace_env.policies import contestant_of
 from cace_env.tables import FleetTables
 from experiments.calibration.outputs import Sizes, size_of, write_samples
 from experiments.pages.regions import fill
@@ -28,9 +29,9 @@ from experiments.validation.options import Validate
 from experiments.validation.page import page_of
 from experiments.validation.playing import play
 from experiments.validation.records import read_plan, read_workload, write_plan, write_rows, write_run, write_workload
-from experiments.validation.simulating import pace_for, simulate, tables_of
+from experiments.validation.simulating import pace_for, simulate, tables_of, unguarded
 from experiments.validation.summary import document_of, regions_of, say
-from experiments.validation.workloads import make
+from experiments.validation.workloads import kind_of, make
 
 MEMORY_SHARE: Final = 0.65  # of what all models need together
 SLACK_TOKENS: Final = 16  # of a seat's room that no request uses
@@ -52,6 +53,7 @@ def validate(options: Validate, session: Session) -> int:
             raise ConfigError("name a server, such as llama.cpp:models, and a folder for what is found, --out FOLDER")
         if options.out.exists() and any(options.out.iterdir()):
             raise ConfigError(f"{options.out} has something in it; give --out a new folder, or report on it by --from")
+        _check_names(options)
         folder = options.out
         with progress_bar(session.console) as bar, _own_core(options):
             try:
@@ -70,6 +72,18 @@ def validate(options: Validate, session: Session) -> int:
     if options.write is not None:
         fill(options.write, regions_of(found))
     return 1 if found.problems else 0
+
+
+def _check_names(options: Validate) -> None:
+    """Everybody can decide and everything can be drawn: else it would be said after a calibration."""
+    for what, names in (("--policies", options.policies), ("--workloads", options.workloads)):
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ConfigError(f"{what} has {twice[0]!r} twice; name each once, --repeats says how often it runs")
+    for name in options.workloads:
+        kind_of(name)
+    for name in options.policies:
+        unguarded(contestant_of(name))
 
 
 def _write(found: Validation, folder: Path) -> None:

@@ -42,13 +42,24 @@ KINDS: Final[dict[str, Kind]] = {
 }
 
 
+def kind_of(name: str) -> Kind:
+    """What the workload of a name is like.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in KINDS:
+        raise ConfigError(f"there is no workload {name!r}; there are {', '.join(KINDS)}")
+    return KINDS[name]
+
+
 def make(
     name: str, by_size: list[int], requests: int, seed: int, *, longest: int, scale: float = 1.0, pace: float = 1.0
 ) -> Workload:
     """Draws a workload.
 
     Args:
-        name: a key of KINDS.
+        name: of its kind.
         by_size: numbers of the models, the smallest first.
         requests: how many.
         seed: of all that is drawn.
@@ -59,9 +70,7 @@ def make(
     Raises:
         ConfigError: there is no such kind.
     """
-    if name not in KINDS:
-        raise ConfigError(f"there is no workload {name!r}; there are {', '.join(KINDS)}")
-    kind, rng = KINDS[name], random.Random(f"{name}/{seed}")
+    kind, rng = kind_of(name), random.Random(f"{name}/{seed}")
     rows: list[dict[str, int]] = []
     lines = [_client(kind, by_size, rng, longest, scale) for _ in range(kind.clients)]
     last: list[int | None] = [None] * kind.clients

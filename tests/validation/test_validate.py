@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ import pytest
 pytest.importorskip("aiohttp")
 
 from cace_env.config import ConfigError
+from cace_env.live.backends import BackendError
 from cace_env.live.calibration import Sample
+from cace_env.tables import FleetTables
 from experiments import live
 from experiments.calibration.outputs import Sizes
+from experiments.validation import playing
 from experiments.validation import validate as machinery
 from experiments.validation.evaluating import AFTER, evaluate
 from experiments.validation.playing import play
-from experiments.validation.records import read_runs, write_run
+from experiments.validation.records import Run, read_runs, write_run
 from experiments.validation.simulating import BUSIEST, pace_for, simulate, tables_of
 from experiments.validation.workloads import make
 from tests.calibration.test_calibration import measured
@@ -138,17 +141,94 @@ def test_the_tables_of_the_documentation_are_filled(folder: Path, tmp_path: Path
     assert "as fitted" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--policies", "lru", "nobody"], "nobody"),
+        (["--policies", "lru", "lru"], "--policies has 'lru' twice"),
+        (["--policies", "lru", "guarded:lru"], "without its guard"),
+        (["--policies", "lru", "belady"], "the future of real requests is unknown"),
+        (["--workloads", "chats"], "completions, agents"),
+        (["--workloads", "agents", "agents"], "--workloads has 'agents' twice"),
+    ],
+)
+def test_who_cannot_decide_and_what_cannot_be_drawn_is_said_before_a_server_starts(
+    options: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert live.main(["validate", f"llama.cpp:{tmp_path}", "--out", str(tmp_path / "out"), *options]) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "value", "problem"),
+    [
+        ("before/samples.csv", (2, 3), "fast", "row 2, column 'seconds' is no number"),
+        ("before/samples.csv", (1, 4), "1.5", "row 1, column 'batch' is no whole number"),
+        ("before/samples.csv", (3, 7), "1,1", "row 3 has 9 cells, the header 8"),
+        ("after/samples.csv", (0, 0), "at_ms", "other columns"),
+        ("agents.csv", (1, 5), "", "row 1, column 'context_tokens' is no whole number"),
+        ("agents.csv", (1, 5), "0", "workload column 'context_tokens', row 0: 0 is not at least 1"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_row_and_column(
+    name: str, cell: tuple[int, int], value: str, problem: str, folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):  # fmt: skip
+    path = copied(folder, tmp_path) / name
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    rows[cell[0]][cell[1]] = value
+    path.write_text("".join(f"{','.join(row)}\n" for row in rows))
+    assert live.main(["validate", "--from", str(tmp_path)]) == 2
+    assert f"{path}: {problem}" in capsys.readouterr().err
+
+
+def test_a_workload_that_has_lost_its_last_request_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = copied(folder, tmp_path) / "agents.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert live.main(["validate", "--from", str(tmp_path)]) == 2
+    assert "has 16 requests, and agents.csv 15" in capsys.readouterr().err
+
+
 def test_a_folder_with_something_in_it_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
     assert live.main(["validate", "fake:server", "--out", str(folder)]) == 2
     assert "new folder" in capsys.readouterr().err
 
 
-def test_an_answer_of_another_length_is_an_error(tmp_path: Path):
+def fleet() -> FleetTables:
     sizes = {name: Sizes(10**9, 10**9, 4096, 4, 256) for name in ("small", "middle", "large")}
-    tables = tables_of(calibrated(), sizes, 2_500_000_000, 5.0)
+    return tables_of(calibrated(), sizes, 2_500_000_000, 5.0)
+
+
+def played(server: PromptServer) -> Run:
     workload = make("completions", [0, 1, 2], 10, 0, longest=300, pace=0.01)
+    return asyncio.run(play(workload, fleet(), server, "lru", 1))
+
+
+def test_an_answer_of_another_length_is_an_error():
     with pytest.raises(ConfigError, match="another length"):
-        asyncio.run(play(workload, tables, PromptServer(short=True), "lru", 1))
+        played(PromptServer(short=True))
+
+
+class Fails(PromptServer):
+    """Has no answers."""
+
+    async def generate(self, name: str, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
+        raise BackendError(500, "out of memory")
+        yield b""
+
+
+def test_a_server_that_fails_ends_the_run_with_the_request_and_its_status():
+    with pytest.raises(ConfigError, match=r"request \d+: the answer is not whole \(status 500\)"):
+        played(Fails())
+
+
+def test_an_answer_that_takes_too_long_ends_the_run_with_the_request(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(playing, "REQUEST_S", 0.001)
+    with pytest.raises(ConfigError, match=r"request \d+: the answer is not whole \(\w*Timeout"):
+        played(PromptServer())
 
 
 def test_what_is_written_of_a_run_is_read_again(folder: Path, tmp_path: Path):
@@ -158,8 +238,7 @@ def test_what_is_written_of_a_run_is_read_again(folder: Path, tmp_path: Path):
 
 
 def test_the_pace_leaves_queues_and_no_overload():
-    sizes = {name: Sizes(10**9, 10**9, 4096, 4, 256) for name in ("small", "middle", "large")}
-    tables = tables_of(calibrated(), sizes, 2_500_000_000, 5.0)
+    tables = fleet()
 
     def draw(pace: float) -> Any:
         return make("agents", [0, 1, 2], 60, 0, longest=300, pace=pace)
