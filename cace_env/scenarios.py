@@ -85,9 +85,6 @@ class Accelerators(Frozen):
     load_slowdown: float = Field(
         default=1.0, ge=1, le=1000, description="how many times longer a round takes beside a load"
     )
-    busy_slowdown: float = Field(
-        default=1.0, ge=0.5, le=1000, description="the same with several busy models, over taking turns"
-    )
 
 
 ModelName = Annotated[str, _known(MODELS, "model")]
@@ -297,7 +294,6 @@ class Scenario(Frozen):
                 gpu,
                 math.ceil(size_gb * GB * scale),
                 load_slowdown=group.load_slowdown,
-                busy_slowdown=group.busy_slowdown,
             )
             for index, ((group, gpu), size_gb) in enumerate(zip(gpus, memory_gb, strict=True))
         ]

@@ -33,7 +33,6 @@ MAX_SERVICE_NS: Final = 1 << 62  # the longest request must end within int64 nan
 MAX_PREFILL_NS: Final = 1 << 42  # with `whole_rounds` the work of a prompt is shifted by 20 bits
 AS_ALONE: Final = 1000  # thousandths: no slowdown
 MAX_SLOWDOWN: Final = 1_000_000  # thousandths
-LEAST_BUSY_SLOWDOWN: Final = 500  # thousandths: two busy engines do not slow each other
 
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -120,7 +119,6 @@ class FleetTables:
     # decode_ns for each more; default: zeros for B = 0
     request_ns: Int64Array = None  # type: ignore[assignment]  # (A, M) work per request, beside that of its prompt
     load_slowdown: Int64Array = None  # type: ignore[assignment]  # (A,) of rounds beside a load, thousandths
-    busy_slowdown: Int64Array = None  # type: ignore[assignment]  # (A,) of rounds of several busy engines, thousandths
     whole_rounds: bool = False  # a prefill that begins during a round joins at the next one
     again: FloatArray | None = None  # see `cace_env.sessions`; None = the table that ships
     label: str = field(default="tables", compare=False)
@@ -153,8 +151,7 @@ class FleetTables:
         most = self.batch_ns.shape[-1] - 1  # the last entry is the largest
         decoding = self.batch_ns[:, :, most] + np.maximum(seats - most, 0) * self.decode_ns
         longest: FloatArray = self.round_ns + decoding + chunk * self.prefill_ns + self.request_ns + attention
-        slowdown = np.maximum(self.busy_slowdown, AS_ALONE) * self.load_slowdown / AS_ALONE**2
-        return (longest * slowdown[:, None]).max(axis=0)  # type: ignore[no-any-return]
+        return (longest * (self.load_slowdown[:, None] / AS_ALONE)).max(axis=0)  # type: ignore[no-any-return]
 
     @cached_property
     def longest_swap_us(self) -> float:
@@ -195,7 +192,6 @@ def unmeasured(num_accelerators: int, num_models: int) -> dict[str, Int64Array]:
         "batch_ns": np.zeros((num_accelerators, num_models, 1), dtype=np.int64),
         "request_ns": np.zeros((num_accelerators, num_models), dtype=np.int64),
         "load_slowdown": np.full(num_accelerators, AS_ALONE, dtype=np.int64),
-        "busy_slowdown": np.full(num_accelerators, AS_ALONE, dtype=np.int64),
     }
 
 
@@ -236,7 +232,7 @@ def _check_shapes(tables: FleetTables) -> None:
             raise TableError(f"{what} has {repeated[0]!r} more than once; give each its own name")
     by_model = ("need_bytes", "weights_bytes", "residual_bytes", "kv_tokens", "max_num_seqs", "chunk_tokens")
     by_pair = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "request_ns")
-    by_accelerator = ("memory_bytes", "load_slowdown", "busy_slowdown")
+    by_accelerator = ("memory_bytes", "load_slowdown")
     batches = max(1, tables.batch_ns.shape[-1]) if getattr(tables.batch_ns, "ndim", 0) == 3 else 1
     wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {"batch_ns": ((num_a, num_m, batches), np.int64)}
     wanted |= {name: ((num_a,), np.int64) for name in by_accelerator}
@@ -260,7 +256,7 @@ def _check_ranges(tables: FleetTables) -> None:
     ranges = dict.fromkeys(at_least_1, (1, FOREVER))
     ranges |= dict.fromkeys((*at_least_0, "batch_ns", "request_ns"), (0, FOREVER))
     ranges |= {"load_us": (1, MAX_DURATION_US), "unload_us": (0, MAX_DURATION_US)}
-    ranges |= {"load_slowdown": (AS_ALONE, MAX_SLOWDOWN), "busy_slowdown": (LEAST_BUSY_SLOWDOWN, MAX_SLOWDOWN)}
+    ranges["load_slowdown"] = (AS_ALONE, MAX_SLOWDOWN)
     for name, (least, most) in ranges.items():
         array = _entry(tables, name)
         _require(tables, name, (array >= least) & (array <= most), f"{least} to {most}")
@@ -305,8 +301,8 @@ def _check_arithmetic(tables: FleetTables) -> None:
             # W / n of a chunk at the end of the longest prompt: d(context^2)/2 <= context * chunk
             chunk_ns = chunk * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens * min(chunk, kv_tokens) // 1000
             chunk_ns += (request_ns := int(tables.request_ns[a, m]))
-            slowdown = max(AS_ALONE, int(tables.busy_slowdown[a])) * int(tables.load_slowdown[a])
-            longest_ns = (round_ns + chunk_ns) * tables.num_models * slowdown // AS_ALONE**2
+            slowdown = int(tables.load_slowdown[a])
+            longest_ns = (round_ns + chunk_ns) * tables.num_models * slowdown // AS_ALONE
             where = f"model {tables.model_names[m]!r} on accelerator {tables.accelerator_names[a]!r}"
             advice = "check the units of its coefficients (ns, ps), or lower kv_tokens, max_num_seqs or chunk_tokens"
             whole_ns = kv_tokens * int(tables.prefill_ns[a, m]) + attention_ps * kv_tokens**2 // 2000 + request_ns
@@ -394,7 +390,7 @@ def _require(tables: FleetTables, name: str, holds: npt.NDArray[np.bool_], limit
     axes: tuple[Sequence[object], ...] = (tables.accelerator_names, tables.model_names, last)
     if name.startswith("cost."):
         axes = (TASKS,)
-    elif array.ndim == 1 and name not in ("memory_bytes", "load_slowdown", "busy_slowdown"):
+    elif array.ndim == 1 and name not in ("memory_bytes", "load_slowdown"):
         axes = (tables.model_names,)
     where = ", ".join(str(axis[i]) for axis, i in zip(axes, index, strict=False))
     raise TableError(f"{name}[{where}] is {array[index]}; it has to be {limit}")

@@ -40,7 +40,6 @@ class Accelerator:
     gpu: Gpu
     memory_bytes: int
     load_slowdown: float = 1.0  # of rounds beside a load
-    busy_slowdown: float = 1.0  # of rounds of several busy engines
 
 
 @dataclass(frozen=True)
@@ -248,7 +247,6 @@ def tabulate(
         batch_ns=np.array([[batches(m, a.gpu) for m in models] for a in accelerators], dtype=np.int64),
         request_ns=each("request_ns", lambda model, gpu: 0),
         load_slowdown=_column(round(AS_ALONE * a.load_slowdown) for a in accelerators),
-        busy_slowdown=_column(round(AS_ALONE * a.busy_slowdown) for a in accelerators),
         again=again,
         label=label,
     )

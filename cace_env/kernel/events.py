@@ -319,11 +319,8 @@ def settle_load(s: State, f: Fleet, a: int) -> None:
 @inlined
 def share_of(s: State, f: Fleet, a: int) -> int:
     """How many thousandths of its time alone a round lasts on accelerator a now."""
-    busy = s.accelerators[a, ACCELERATOR.busy]
-    share = busy * (f.accelerators[a, SITE.busy_slowdown] if busy > 1 else AS_ALONE)
-    if s.accelerators[a, ACCELERATOR.channel] == LOAD:
-        share = share * f.accelerators[a, SITE.load_slowdown] // AS_ALONE
-    return share
+    loads = s.accelerators[a, ACCELERATOR.channel] == LOAD
+    return s.accelerators[a, ACCELERATOR.busy] * (f.accelerators[a, SITE.load_slowdown] if loads else AS_ALONE)
 
 
 @inlined

@@ -254,7 +254,6 @@ class SiteColumns(NamedTuple):
     first_slot: int
     end_slot: int  # one past its last slot
     load_slowdown: int  # thousandths
-    busy_slowdown: int  # thousandths
 
 
 class SloColumns(NamedTuple):
@@ -539,7 +538,6 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
             first_slot=np.concatenate([[0], slot_ends[:-1]]),
             end_slot=slot_ends,
             load_slowdown=tables.load_slowdown,
-            busy_slowdown=tables.busy_slowdown,
         ),
         models=_stacked(
             SpecColumns,

@@ -90,7 +90,7 @@ def scenario_of(
     content = {
         "name": name,
         "description": "Models measured on a real server; gpu and model stand for tasks and contexts alone.",
-        "fleet": [{"gpu": GPU, "memory_gb": memory / 1e9, **_slowdowns(found)}],
+        "fleet": [{"gpu": GPU, "memory_gb": memory / 1e9, **_slowdown(found)}],
         "rules": {"whole_rounds": True},
         "host_ram_gb": sum(sizes[one.model].weights_bytes for one in found) / 1e9,
         "start": "cached",
@@ -99,12 +99,10 @@ def scenario_of(
     return parse(Scenario, content, "scenario of the measured models")
 
 
-def _slowdowns(found: Sequence[Calibration]) -> dict[str, float]:
-    """Of rounds beside a load and of several busy models: medians over the models, within what the rules allow."""
+def _slowdown(found: Sequence[Calibration]) -> dict[str, float]:
+    """Of rounds beside a load: the median over the models, within what the rules allow."""
     beside = [one.beside_load for one in found if one.beside_load is not None]
-    busy = [one.two_busy / 2 for one in found if one.two_busy is not None]
-    slow = {} if not beside else {"load_slowdown": round(max(1.0, statistics.median(beside)), 3)}
-    return slow | ({} if not busy else {"busy_slowdown": round(max(0.5, statistics.median(busy)), 3)})
+    return {"load_slowdown": round(max(1.0, statistics.median(beside)), 3)} if beside else {}
 
 
 def _entry(one: Calibration, size: Sizes) -> dict[str, Any]:

@@ -58,9 +58,8 @@ def _coefficients(found: Sequence[Calibration]) -> Table:
         )
         for one in found
     ]
-    return Table(
-        "Columns of the integer tables", header, rows, "The last two become those of the fleet: their medians."
-    )
+    note = "The median beside a load becomes that of the fleet; two busy models take turns by the rules, which is 2."
+    return Table("Columns of the integer tables", header, rows, note)
 
 
 def _residuals(found: Sequence[Calibration]) -> Table:

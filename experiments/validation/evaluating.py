@@ -254,7 +254,6 @@ def ablations(tables: FleetTables) -> dict[str, FleetTables]:
         "straight line over the batch": straight(tables),
         "no constant per request": {"request_ns": rest["request_ns"]},
         "no slowdown beside a load": {"load_slowdown": rest["load_slowdown"]},
-        "busy engines take turns for nothing": {"busy_slowdown": rest["busy_slowdown"]},
     }
     found = {
         name: tables.replace(**changes)

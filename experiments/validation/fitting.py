@@ -128,7 +128,7 @@ def fit_runs(
             ]
     # The slow first request after a load is a part of the load; here it is what the fit of the others leaves over.
     no_difference = [Sample(0.0, name, what, 1e-3) for name in sizes for what in ("first", "again")]  # type: ignore[arg-type]
-    beside = [one for one in calibrated if one.what in ("token beside load", "token of two busy")]
+    beside = [one for one in calibrated if one.what == "token beside load"]
     fits = []
     for name, size in sizes.items():
         one = fit_model([*samples, *no_difference, *beside], name, size.chunk_tokens)

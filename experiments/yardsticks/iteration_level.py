@@ -64,7 +64,7 @@ def run_iterations(
 
     Raises:
         WorkloadError: closed loop or shared prefixes, which this loop does not know.
-        TableError: latency by batch, work per request, or slowdowns, which it does not know either.
+        TableError: latency by batch, work per request, or a slowdown, which it does not know either.
     """
     for name, default in unmeasured(tables.num_accelerators, tables.num_models).items():
         if not np.array_equal(getattr(tables, name), default):

@@ -64,7 +64,8 @@ def test_the_rule_for_cached_prefixes_holds_where_the_server_obeys_it(samples: l
 def test_what_the_rules_cannot_express_is_said_with_numbers(samples: list[Sample]):
     said = " ".join(findings(found(samples, "large")))
     assert "cold loads were not measured" in said
-    assert "beside" not in said
+    assert "tokens take 2.30 times as long beside another busy model; the rules say 2" in said
+    assert "beside a load" not in said
     assert "at once" not in said
 
 
@@ -84,11 +85,12 @@ def test_a_context_that_counts_in_one_batch_alone_is_said():
     assert any("alike in every batch" in line for line in findings(found(bent, "bent")))
 
 
-def test_speed_beside_others_that_no_slowdown_expresses_is_said(samples: list[Sample]):
-    overlapping = replace(found(samples, "large"), beside_load=0.5, two_busy=0.7)
-    said = " ".join(findings(overlapping))
-    assert "0.50 times as long beside a load; the rules say at least 1" in said
-    assert "0.70 times as long beside another busy model; the rules say at least 1" in said
+def test_speed_beside_others_that_the_rules_do_not_express_is_said(samples: list[Sample]):
+    one = found(samples, "large")
+    overlapping = " ".join(findings(replace(one, beside_load=0.5, two_busy=0.7)))
+    assert "0.50 times as long beside a load; the rules say at least 1" in overlapping
+    assert "0.70 times as long beside another busy model; the rules say 2" in overlapping
+    assert "beside" not in " ".join(findings(replace(one, beside_load=1.5, two_busy=1.9)))  # within 10 %
 
 
 def test_a_steady_machine_does_not_drift_and_one_that_slows_down_does(samples: list[Sample]):

@@ -160,14 +160,6 @@ def test_rounds_last_longer_beside_a_load() -> None:
     assert run.finish_us[2] == 108_500
 
 
-def test_several_busy_models_may_cost_more_or_less_than_taking_turns() -> None:
-    for slowdown, first_us in ((1500, 8 * MS), (500, 6 * MS)):
-        tables = fleet(memory=(12,), resident_on=0, prefill_ns=0, busy_slowdown=np.array([slowdown]))
-        run = checked(tables, requests({"output_tokens": 11}, {"model": 1, "arrival_us": 5 * MS}))
-        assert run.first_token_us[1] == first_us
-        assert run.finish_us[0] == first_us + 5 * MS  # one round of its eleven meanwhile, five before, five after
-
-
 def test_with_whole_rounds_a_prompt_joins_at_the_next_round() -> None:
     # Work of 1.5 ms. Request 0 has 4.5 rounds at 6 ms. Request 1 ends with round 6: 1.5 rounds that carry 1 ms each.
     tables = fleet(resident_on=(0, NONE), prefill_ns=15_000, whole_rounds=True)

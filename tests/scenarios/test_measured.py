@@ -48,7 +48,7 @@ def test_batches_of_one_model_go_on_straight_where_another_has_more():
     catalogue = [{"name": f"mine-{i}", **hosted, "measured": row} for i, row in enumerate(rows)]
     tables = scenario(
         catalogue=[*catalogue, {"name": "plain", **hosted, "reserve_gb": None}],
-        fleet=[{"gpu": "h100", "load_slowdown": 1.25, "busy_slowdown": 0.6}],
+        fleet=[{"gpu": "h100", "load_slowdown": 1.25}],
         rules={"whole_rounds": True},
     ).tables()
     decode_ns = tables.decode_ns[0].tolist()
@@ -56,7 +56,7 @@ def test_batches_of_one_model_go_on_straight_where_another_has_more():
         [[0, 10**6, 2 * 10**6, 3 * 10**6], [0, 5, 6, 6], [batch * decode_ns[2] for batch in range(4)]]
     ]
     assert tables.request_ns.tolist() == [[0, 7, 0]]
-    assert (tables.load_slowdown.tolist(), tables.busy_slowdown.tolist()) == ([1250], [600])
+    assert tables.load_slowdown.tolist() == [1250]
     assert tables.whole_rounds
 
 

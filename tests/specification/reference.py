@@ -450,10 +450,8 @@ class Simulation:
 
     def _share(self, accelerator: int, busy: int) -> int:
         """How many thousandths of its time alone a round lasts there."""
-        share = busy * (int(self.tables.busy_slowdown[accelerator]) if busy > 1 else 1000)
-        if self.channels[accelerator].tier != NONE:  # a load is in progress
-            share = share * int(self.tables.load_slowdown[accelerator]) // 1000
-        return share
+        loads = self.channels[accelerator].tier != NONE
+        return busy * (int(self.tables.load_slowdown[accelerator]) if loads else 1000)
 
     def _settle_clocks(self) -> None:
         """Moves the anchors of the engines whose round length has changed: by this event, by a load that starts."""

@@ -238,7 +238,7 @@ def leaves_every_model_a_place(tables: FleetTables, max_resident: int | None) ->
 
 
 def _measured(seed: int, accelerators: int, models: int, round_ns: int) -> dict[str, np.ndarray | bool]:
-    """What only measurements fill, some of it: latency by batch, work per request, slowdowns, whole rounds.
+    """What only measurements fill, some of it: latency by batch, work per request, a slowdown, whole rounds.
 
     From a seed: so many draws would leave Hypothesis with small workloads, in which hardly anything is evicted.
     """
@@ -249,7 +249,6 @@ def _measured(seed: int, accelerators: int, models: int, round_ns: int) -> dict[
         "batch_ns": np.cumsum(steps, axis=-1),
         "request_ns": rng.choice([0, 1, round_ns // 3, 7 * round_ns], pairs),
         "load_slowdown": rng.choice([1000, 1001, 1500, 2000], accelerators),
-        "busy_slowdown": rng.choice([500, 750, 1000, 1100, 1333], accelerators),
         "whole_rounds": True,
     }
     return {name: column for name, column in columns.items() if rng.random() < 0.6}

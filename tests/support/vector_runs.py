@@ -32,13 +32,13 @@ def scenarios() -> dict[str, Scenario]:
 
 
 def measured() -> Scenario:
-    """What only measurements fill: latency by batch, work per request, slowdowns, whole rounds."""
+    """What only measurements fill: latency by batch, work per request, a slowdown, whole rounds."""
     row = {"weights_bytes": 7 * 10**9, "need_bytes": 9 * 10**9, "load_us": [10**6, 3 * 10**6], "unload_us": 10**5}
     row |= {"round_ns": 20 * 10**6, "decode_ns": 10**6, "kv_ps": 10**5, "prefill_ns": 10**5, "attention_ps": 10**3}
     row |= {"batch_ns": [0, 10**6, 2 * 10**7], "request_ns": 3 * 10**7}
     mine = {"model": "mellum-4b", "tasks": ["completion", "chat"], "measured": row}
     hosted = [{**mine, "name": f"mine-{i}"} for i in range(4)]
-    fleet = [{"gpu": "rtx-4090", "load_slowdown": 1.5, "busy_slowdown": 1.2}]
+    fleet = [{"gpu": "rtx-4090", "load_slowdown": 1.5}]
     return short(
         "workstation",
         40,
