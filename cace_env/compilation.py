@@ -37,6 +37,7 @@ PACKAGE = Path(__file__).parent
 # Folders and files with compiled functions, or with constants that those read.
 SOURCES: Final = (
     "compilation.py",
+    "forecasting",
     "generator",
     "held.py",
     "kernel",

@@ -21,8 +21,8 @@ from cace_env.policies import Contestant, contestant_of
 from cace_env.policies.agent import PREFIX
 from cace_env.policies.contestants import BY_FORECAST, NO_SWAPPING
 from cace_env.policies.guard import GUARDED
-from cace_env.policies.planner import PLANNER
 from cace_env.policies.orders import JOINT
+from cace_env.policies.planner import PLANNER
 from cace_env.policies.quoted import is_quoted
 from cace_env.tables import Protocol
 from experiments.board.folder import submission_of, write_folder

@@ -20,8 +20,8 @@ from cace_env.evaluation.suite import Entry
 from cace_env.policies import ORDERS, POLICIES, READINGS, Contestant, Guarded, Planner, Player
 from cace_env.policies.agent import PREFIX, shipped_agents
 from cace_env.policies.cace import shipped_weights
-from cace_env.policies.planner import PLANNER
 from cace_env.policies.orders import JOINT
+from cace_env.policies.planner import PLANNER
 from cace_env.simulation import Simulator
 from cace_env.tables import FloatArray, Protocol
 from experiments.running.contestants import CACE_PREFIX, default_names
