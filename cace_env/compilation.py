@@ -78,6 +78,10 @@ PARTS: Final = {
     "cace_env.kernel.rollouts.try_actions": "costs of actions, for imitation",
     "cace_env.kernel.optimum.branch_and_bound": "optima of tiny episodes",
     "cace_env.kernel.optimum.try_action": "optima of tiny episodes",
+    "cace_env.forecasting.history.catch_up": "planning by sampled futures",
+    "cace_env.forecasting.futures.imagine": "planning by sampled futures",
+    "cace_env.forecasting.present.copy_present": "planning by sampled futures",
+    "cace_env.forecasting.futures.read_rates": "planning by sampled futures",
 }
 
 

@@ -106,6 +106,10 @@ def _costs_of_actions(case: Case) -> None:
     Rollouts(simulator).costs(rule_of(policy("lru"), case.tables))
 
 
+def _planners(case: Case) -> None:
+    evaluate("planner:lru@futures=2", case, [SEED])
+
+
 def _real_servers(case: Case) -> None:
     """What `cace_env.live` needs, where that extra is installed; by name, because nothing here depends on it."""
     if importlib.util.find_spec("aiohttp") is not None:
@@ -127,6 +131,7 @@ USES: Final[tuple[Callable[[Case], None], ...]] = (
     _reference,
     _costs_of_actions,
     _optima,
+    _planners,
     _real_servers,
 )
 
