@@ -117,7 +117,9 @@ class Serve(Frozen):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 = any that is free")
     key_file: Annotated[Path | None, metavar("FILE")] = Field(
-        default=None, description=f"API key that clients have to send; default: the variable {KEY_VARIABLE}, else none"
+        default=None,
+        description=f"API key that clients have to send (with --shadow: for the pages alone); default: {KEY_VARIABLE}, "
+        "else none",
     )
     server_key_file: Annotated[Path | None, metavar("FILE")] = Field(
         default=None, description="API key that the servers ask for"

@@ -5,7 +5,6 @@ from cace_env.forecasting.forecasters import FORECASTERS, BinnedRates, Forecaste
 from cace_env.forecasting.habits import Habits, HabitsCard, load_habits, save_habits
 from cace_env.forecasting.sampler import SampledFuture, Sampler
 from cace_env.forecasting.survival import Survivors, fit_survival
-from cace_env.sessions import Survival, load_survival
 
 __all__ = [
     "FORECASTERS",
@@ -15,12 +14,10 @@ __all__ = [
     "HabitsCard",
     "SampledFuture",
     "Sampler",
-    "Survival",
     "Survivors",
     "fit_habits",
     "fit_survival",
     "load_habits",
-    "load_survival",
     "played",
     "save_habits",
 ]

@@ -121,6 +121,8 @@ def forecaster_of(name: str) -> Callable[[int], Forecaster]:
         return FORECASTERS[name]
     if FORECASTERS[name] is not Survivors:
         raise ConfigError(f"{name}: only survival reads a file; leave out what stands behind the @")
+    if not path:
+        raise ConfigError(f"{name}@ names no file; give {name}@FILE, or leave the @ out")
     curves = load_survival(path)
     return lambda models: Survivors(models, curves)
 

@@ -221,13 +221,15 @@ def about(contestant: Contestant, handed: Handed | None) -> dict[str, object]:
             "content": handed.content,
         }
     card, tuned = card_of(contestant), about_tuning(contestant).get("tuned")
-    seeds = card.train_seeds if card is not None else tuned["train_seeds"] if tuned is not None else ""
+    habits = contestant.policy.habits_card if isinstance(contestant.policy, Planner) else None
+    learned = card or habits
+    seeds = learned.train_seeds if learned is not None else tuned["train_seeds"] if tuned is not None else ""
     said = f"{contestant.name} {policy.weights if policy else ''} {card.weights_sha256 if card else ''}"
+    said += f" {habits.arrays_sha256}" if habits is not None else ""
     group = about_policy(contestant)["group"].lower().replace("cace", "CACE")
-    plans = isinstance(contestant.policy, Planner)  # by habits, which were counted on training seeds
-    fitted = plans or (policy is not None and policy.trained)
+    fitted = habits is not None or (policy is not None and policy.trained)
     return {
-        "kind": "planner" if plans else group if tuned is None else "CACE, tuned",
+        "kind": "planner" if habits is not None else group if tuned is None else "CACE, tuned",
         "by": WHO,
         "learned_from": f"training seeds {seeds}".strip() if seeds or fitted else "nothing",
         "clairvoyant": clairvoyant,

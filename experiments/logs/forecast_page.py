@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cace_env.cases import Case, case_of
 from cace_env.config import MOST_THREADS, ConfigError, Frozen
-from cace_env.evaluation import Gain, load_suite, run_episode, suite_scores
+from cace_env.evaluation import Gain, load_suite, suite_scores
 from cace_env.evaluation.episodes import collect, in_order, run_seed
 from cace_env.evaluation.results import published
 from cace_env.evaluation.scores import BASELINE, REFERENCE, Estimate, pooled_gain
@@ -87,14 +87,12 @@ class Played:
 
     qualities: Mapping[str, Mapping[int, Quality]]  # by forecaster and horizon, of all episodes together
     costs: Mapping[str, Mapping[str, FloatArray]]  # by weights and forecaster, (episodes,)
-    lru: FloatArray  # (episodes,)
     seeds: list[int]
 
 
 class _Episode(NamedTuple):
     said: Answers
     costs: dict[str, dict[str, float]]
-    lru: float
 
 
 def played(cases: Mapping[str, Case], numbers: list[int], options: Score) -> dict[str, Played]:
@@ -111,8 +109,7 @@ def played(cases: Mapping[str, Case], numbers: list[int], options: Score) -> dic
 def _episode(case: Case, seed: int) -> _Episode:
     workload = case.workload(seed)
     by_weights = {name: costs(case, workload, seed, name) for name in WEIGHTS}
-    lru = run_episode(contestant_of(BASELINE), case, workload, seed)[0].cost()
-    return _Episode(answers(case, workload, seed), by_weights, lru)
+    return _Episode(answers(case, workload, seed), by_weights)
 
 
 def _together(episodes: Sequence[_Episode], numbers: list[int]) -> Played:
@@ -128,7 +125,7 @@ def _together(episodes: Sequence[_Episode], numbers: list[int]) -> Played:
         weights: {name: np.array([episode.costs[weights][name] for episode in episodes]) for name in [OWN, *names]}
         for weights in WEIGHTS
     }
-    return Played(qualities, by_weights, np.array([episode.lru for episode in episodes]), numbers)
+    return Played(qualities, by_weights, numbers)
 
 
 def mean_quality(found: Mapping[str, Played], name: str, horizon_s: int) -> Quality:

@@ -61,7 +61,9 @@ class Validate(Frozen):
     lengths: tuple[int, ...] = Field(default=(16, 48, 128, 256), min_length=2, description="of its prompts [tokens]")
     contexts: tuple[int, ...] = Field(default=(16, 128), min_length=1, description="before its timed tokens [tokens]")
     tokens: int = Field(default=12, ge=4, le=100_000, description="written by each of its timed requests")
-    most_drift: float = Field(default=10.0, gt=0, le=1e6, description="of the machine [%]; above it nothing counts")
+    most_drift: float = Field(
+        default=10.0, gt=0, le=1e6, description="between the two calibrations [%]; above it nothing counts"
+    )
     key_file: Annotated[Path | None, metavar("FILE")] = Field(default=None, description="the server's API key")
     load_s: float = Field(default=600.0, gt=0.0, description="a load may take so many seconds")
     write: Annotated[Path | None, metavar("FILE.md")] = Field(

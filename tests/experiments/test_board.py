@@ -284,7 +284,7 @@ def test_a_planner_is_played_where_it_is_named(suite: Path, docs: Path, capsys: 
     assert onto_board(docs, suite, "planner:gdsf", "--seeds", "3") == 0
     assert "planner:gdsf" in capsys.readouterr().out
     said = about(contestant_of("planner:gdsf"), None)
-    assert (said["kind"], said["learned_from"], said["by"]) == ("planner", "training seeds", WHO)
+    assert (said["kind"], said["learned_from"], said["by"]) == ("planner", "training seeds 0-7", WHO)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 from cace_env.cases import case_of
 from cace_env.config import ConfigError
 from cace_env.evaluation import run_episode
-from cace_env.forecasting import FORECASTERS, Survivors, fit_survival, load_survival
+from cace_env.forecasting import FORECASTERS, Survivors, fit_survival
 from cace_env.forecasting.demand import Arrived, DemandScorer, News
 from cace_env.forecasting.survival import Seen
 from cace_env.policies import contestant_of, policy
-from cace_env.sessions import write_survival
+from cace_env.sessions import load_survival, write_survival
 from cace_env.tables import TASKS
 from cace_env.workload import Workload
 from tests.support.small import SEVEN

@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(path for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text("utf-8"))
 SUBCOMMANDS = {
     "submission": ("make", "check", "board", "ship"),
-    "forecasts": ("fit", "score"),
     "live": ("check", "demo", "serve", "shadow", "tiny", "validate"),
     "planner": ("fit", "calibrate", "budget"),
     "reference": ("find", "curve", "gap", "prefetch", "horizon", "tiny"),

@@ -53,8 +53,11 @@ def test_latencies_are_those_of_the_rules(case: tuple[FleetTables, Workload, obj
     least = lower_bound(tables, workload)
     for r in range(len(workload)):
         if workload.context_tokens[r] + workload.output_tokens[r] <= tables.kv_tokens[workload.model[r]]:
-            expected = [max(0, us - TOLERANCE_US) for us in alone_us(tables, workload, r)]
-            assert [least.ttft_us[r], least.e2e_us[r]] == expected
+            for bound_us, us in zip((least.ttft_us[r], least.e2e_us[r]), alone_us(tables, workload, r), strict=True):
+                if us <= 1 << 20:  # so is each of its rounds
+                    assert bound_us == max(0, us - TOLERANCE_US)
+                else:
+                    assert TOLERANCE_US <= us - bound_us <= TOLERANCE_US * (-(-us >> 20))
 
 
 def test_who_is_alone_reaches_it() -> None:
