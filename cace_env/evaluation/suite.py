@@ -141,7 +141,8 @@ class Suite(Frozen):
         """
         known = {entry.id: entry for entry in self.all_entries()}
         if name not in known:
-            raise ConfigError(f"suite {self.version} has no entry {name!r}{did_you_mean(name, known)}")
+            hint = did_you_mean(name, known) or f"; known are {', '.join(entry.id for entry in self.entries)}"
+            raise ConfigError(f"suite {self.version} has no entry {name!r}{hint}")
         return known[name]
 
     def all_entries(self) -> tuple[Entry, ...]:

@@ -32,7 +32,7 @@ def _order_lines(found: Validation) -> list[str]:
     return [
         f"{one.workload}: {one.worse} costs {one.simulated_percent:+.0f} % more than {one.better}, simulated, and "
         f"{one.real_percent:+.0f} %, measured; that order in {one.simulated_share:.0%} of the simulations and "
-        f"{one.real_share:.0%} of the real pairs"
+        f"{one.real_share:.0%} of the real pairs" + (", too close to claim one" if one.holds is None else "")
         for one in found.orders
     ]
 
@@ -43,7 +43,7 @@ def say(found: Validation, console: Console) -> None:
         [f"{name}, {policy}", *(_pair(rows[figure]) for figure in SHORT)]
         for (name, policy), rows in _by_policy(found).items()
     ]
-    console.print(screen_table(["real, simulated, error", *SHORT], rows, whole=len(SHORT) + 1))
+    console.print(screen_table(["real, simulated, error", *SHORT], rows))
     for line in _order_lines(found):
         console.print(line, soft_wrap=True)
     errors = [abs(one.error_percent) for one in found.crossed if one.figure.endswith("mean")]

@@ -137,3 +137,25 @@ def test_version_is_the_same_everywhere():
     version = re.escape(cace_env.__version__)
     assert re.search(rf"^## \[{version}\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert re.search(rf"^version: {version}$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+WITHOUT_TRAINING = """
+import importlib, importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"optuna", "sb3_contrib", "scipy", "stable_baselines3", "torch", "wandb"}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+for name in sys.argv[1:]:
+    importlib.import_module(f"experiments.{name}")
+"""
+
+
+def test_commands_of_the_extra_experiments_start_without_what_only_training_needs():
+    commands = ("characterize", "compare", "forecasts", "live", "planner", "recommend", "sessions", "submission")
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRAINING, *commands], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
