@@ -46,6 +46,8 @@ def summary(watcher: Watcher) -> list[str]:
         said.append(
             f"{tally.unread:,} requests more were compressed or no JSON; they went through, and are in neither mirror."
         )
+    if not tally.requests:
+        return [*said, "Nothing can be said of the policy: are the models of the requests named as in the fleet?"]
     if not tally.asked:
         return [
             *said,
@@ -80,7 +82,9 @@ def summary(watcher: Watcher) -> list[str]:
         )
     else:
         said.append(f"What lies in memory was not seen: it is what {rule} does under these rules.")
-    early = watcher.server.early / max(watcher.server.firsts, 1)
+    if not watcher.server.firsts:
+        return [*said, "No first token was seen: did every request fail?"]
+    early = watcher.server.early / watcher.server.firsts
     said.append(
         f"{early:.1%} of the first tokens were seen before the mirror could have any."
         + (" Load times are too long, the memory too small, or the rule is another one." if early > MANY else "")
