@@ -81,7 +81,7 @@ class Algorithm(NamedTuple):
 _PPO: Final = ("agents.sb3.config:PPOConfig", "agents.sb3.trainer:SB3Trainer", 1_000_000, "decisions")
 _DQN: Final = ("agents.sb3.config:DQNConfig", "agents.sb3.trainer:SB3Trainer", 300_000, "decisions")
 _IMITATION: Final = (
-    "agents.imitation.trainer:ImitationConfig",
+    "agents.imitation.config:ImitationConfig",
     "agents.imitation.trainer:ImitationTrainer",
     200_000,
     "decisions",

@@ -1,8 +1,7 @@
 """Labelled decisions: what an agent saw, and either what a teacher did or what every action would have cost.
 
-The future is known when labels are made, and hidden when they are learned from. To price the actions at a question,
-each is tried in a copy of the simulation, which is played on with the requests to come (`cace_env.planning.rollouts`).
-Such a label says of every action how dear it is, so that decisions between equals weigh nothing.
+The future is known when labels are made, and hidden when they are learned from. Prices of actions
+(`agents.imitation.pricing`) say of every action how dear it is, so that decisions between equals weigh nothing.
 
 What a copy costs until the end of its episode is exact, and mostly chance: after some minutes copies differ in all they
 do. So costs are read at horizons of minutes, and the label is their mean over the horizons and over who plays on.
@@ -23,7 +22,7 @@ from cace_env.evaluation.feature_ranges import Limits
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Rule
 from cace_env.observation import ObservationLayout
-from cace_env.planning import Rollouts, find_reference
+from cace_env.planning import find_reference
 from cace_env.planning.planner import plan_action
 from cace_env.policies import Future, policy
 from cace_env.policies.built_in import Policy, rule_of
@@ -34,7 +33,6 @@ from cace_env.workload import Workload
 
 PARTS: Final = 1000.0  # prices are thousandths of what LRU's whole episode costs, so that all scenarios weigh the same
 PRICE_SEEDS: Final = 4  # episodes of LRU that say how much that is
-SHARE_STREAM: Final = 9  # spawn key of the draws that say which decisions are labelled
 
 
 class Labelled(NamedTuple):
@@ -108,7 +106,7 @@ def show_reference(room: Classroom, seed: int, max_replays: int) -> tuple[Labell
 
 def show_rule(room: Classroom, seed: int, teacher: Policy) -> tuple[Labelled, int]:
     """Label an episode without timers, as agents play it, with the decisions of a rule; also the requests simulated."""
-    simulator, rule, asked = _begun(room, seed, teacher)
+    simulator, rule, asked = begun(room, seed, teacher)
     scratch = new_scratch(simulator.max_slots, room.case.tables.num_models, rule.network)
     seen, taken = [], []
     while asked:
@@ -119,49 +117,8 @@ def show_rule(room: Classroom, seed: int, teacher: Policy) -> tuple[Labelled, in
     return _labelled(room, seen, _ones(room, taken)), len(simulator.state.requests)
 
 
-def price_episode(
-    room: Classroom, seed: int, player: Policy, others: Sequence[Policy], horizons_s: Sequence[float], share: float
-) -> tuple[Labelled, int]:
-    """Price every action at decisions of an episode that `player` plays; also returns the requests simulated.
-
-    Args:
-        room: the classroom.
-        seed: of the workload.
-        player: policy that decides in the episode.
-        others: policies that continue the copies.
-        horizons_s: ascending times after the decision at which costs are read.
-        share: of the decisions that are labelled.
-    """
-    simulator, rule, asked = _begun(room, seed, player)
-    workload = room.case.workload(seed)
-    future = Future.of(room.case.tables, workload) if any(other.clairvoyant for other in others) else None
-    rules = [room.rule(other, workload, seed, future) for other in others]
-    scratch = new_scratch(simulator.max_slots, room.case.tables.num_models, rule.network)
-    rollouts = Rollouts(simulator)
-    draws = np.random.default_rng(np.random.SeedSequence([seed, room.number], spawn_key=(SHARE_STREAM,)))
-    seen, prices = [], []
-    while asked:
-        if draws.random() < share:
-            seen.append(simulator.observation(room.layout))
-            prices.append(prices_of(room, rollouts, rules, horizons_s))
-        asked = simulator.answer(int(pick(*simulator.arguments, rule, scratch)))
-    episodes = 1 if future is None else 2
-    return _labelled(room, seen, prices), episodes * len(workload) + rollouts.requests
-
-
-def prices_of(
-    room: Classroom, rollouts: Rollouts, rules: Sequence[Rule], horizons_s: Sequence[float]
-) -> npt.NDArray[np.float32]:
-    """What each action at the open question costs over the mean of the legal ones, `(actions,)` [PARTS]."""
-    costs = np.mean([rollouts.costs(rule, horizons_s).mean(axis=1) for rule in rules], axis=0)
-    legal = np.isfinite(costs)
-    prices = np.zeros(len(costs), dtype=np.float32)
-    prices[legal] = (costs[legal] - costs[legal].mean()) * (PARTS / room.lru_cost)
-    return prices
-
-
-def _begun(room: Classroom, seed: int, player: Policy) -> tuple[Simulator, Rule, bool]:
-    """An episode at its first question, if there is one, and the rule that will play it."""
+def begun(room: Classroom, seed: int, player: Policy) -> tuple[Simulator, Rule, bool]:
+    """Return an episode at its first question, if there is one, and the rule that will play it."""
     workload = room.case.workload(seed)
     future = Future.of(room.case.tables, workload) if player.clairvoyant else None
     simulator = Simulator(room.case.tables)
@@ -172,12 +129,17 @@ def _ones(room: Classroom, taken: Sequence[int]) -> npt.NDArray[np.float32]:
     return np.eye(room.actions, dtype=np.float32)[np.array(taken, dtype=np.int64)]
 
 
-def _labelled(room: Classroom, seen: Sequence[Any], labels: Any) -> Labelled:
-    """Decisions in the form of the memory; there may be none."""
+def seen_as(room: Classroom, seen: Sequence[Any]) -> tuple[npt.NDArray[np.float16], Limits]:
+    """Observations, there may be none, in the form of the memory; and their ranges before they are rounded to it."""
     observations = np.array(seen, dtype=np.float32).reshape(len(seen), room.layout.size)
     limits = feature_ranges(observations, room.layout) if len(seen) else {}
-    labels = np.array(labels, dtype=np.float32).reshape(len(seen), room.actions)
-    return Labelled(room.number, observations.astype(np.float16), labels, limits)
+    return observations.astype(np.float16), limits
+
+
+def _labelled(room: Classroom, seen: Sequence[Any], labels: npt.NDArray[np.float32]) -> Labelled:
+    """Decisions in the form of the memory; there may be none."""
+    observations, limits = seen_as(room, seen)
+    return Labelled(room.number, observations, labels.reshape(len(seen), room.actions), limits)
 
 
 class Memory:

@@ -1,10 +1,11 @@
 """Imitation: an agent learns what clairvoyant policies would do, finally in its own states.
 
 1. It is shown whole episodes, of the clairvoyant reference by default, and copies what was done (behaviour cloning).
-2. Then it plays itself, and at its own decisions every action is priced with the true future. A clone that sees nothing
-   but good episodes does not learn what follows from its own mistakes (DAgger: Ross et al., 2011); prices in place of
-   right answers let it spend its effort where decisions matter (AggreVaTe: Ross and Bagnell, 2014). Its loss is what
-   its own probabilities of the actions would cost, plus a share of the first loss.
+2. Then it plays itself, and at its own decisions every action is priced: with the true future, or in the mean of
+   futures sampled from what it has seen. A clone that sees nothing but good episodes does not learn what follows from
+   its own mistakes (DAgger: Ross et al., 2011); prices in place of right answers let it spend its effort where
+   decisions matter (AggreVaTe: Ross and Bagnell, 2014). Its loss is what its own probabilities of the actions would
+   cost, plus a share of the first loss.
 
 Who plays on in the copies that price an action is the agent itself, or a rule. With the agent alone, and no horizon,
 the gradient would be that of its expected cost (policy gradient theorem), with all actions tried on the same requests.
@@ -18,95 +19,41 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from agents.imitation.config import LEARNER, REFERENCE, ImitationConfig
 from agents.imitation.demonstrations import (
     PRICE_SEEDS,
     Classroom,
     Labelled,
     Memory,
-    price_episode,
     show_reference,
     show_rule,
 )
+from agents.imitation.pricing import Pricing, price_episode
 from agents.state_files import load_state, save_state
-from cace_env.config import MOST_SEED, MOST_STEPS, ConfigError, Frozen
+from cace_env.config import ConfigError
 from cace_env.evaluation.feature_ranges import Limits, widened
-from cace_env.evaluation.held_out import check_training, recorded, seeds_text, spent_before, training_cases
+from cace_env.evaluation.held_out import (
+    check_training,
+    problems_of_seeds,
+    recorded,
+    seeds_text,
+    spent_before,
+    training_cases,
+)
+from cace_env.forecasting import Habits, load_habits
 from cace_env.networks import ScoreNetwork
 from cace_env.policies import Agent, load_agent, policy
 from cace_env.policies.agent import AgentCard
-from cace_env.tables import Protocol
+from cace_env.policies.built_in import Policy
 
-LEARNER: Final = "learner"  # name of the learner among the policies that continue copies
-REFERENCE: Final = "reference"  # name of the reference as a teacher
-PLAY_ON: Final[dict[Protocol, tuple[str, ...]]] = {
-    Protocol.EVICTION: (LEARNER, "belady-cost"),
-    Protocol.SWAP: (LEARNER, "very-patient-wsjf+belady-cost"),
-}
 WEIGHT_DECAY: Final = 1e-4
 MAX_GRADIENT: Final = 1.0
-
-
-class ImitationConfig(Frozen):
-    """How an agent learns by imitation."""
-
-    algorithm: Literal["imitation"] = "imitation"
-    env: Protocol = Field(default=Protocol.EVICTION, description="environment: eviction or swap")
-    train_on: str | tuple[str, ...] = Field(
-        default="suite", description='"suite" (all its entries of the environment), or names of entries and scenarios'
-    )
-    seed: int = Field(
-        default=0, ge=0, le=MOST_SEED, description="of weights, and of the order in which labels are learned from"
-    )
-    init: str | None = Field(
-        default=None, description="an agent to begin from: the name of a shipped one, or its folder; none = at random"
-    )
-    hidden: int = Field(default=32, ge=0, le=256, description="hidden units per layer; 0 = linear")
-    first_seed: int = Field(default=0, ge=0, description="the first training seed; each is played once per scenario")
-    teacher: str = Field(default=REFERENCE, description='copied at first: "reference", or a policy by its name')
-    shown: int = Field(
-        default=5, ge=0, le=1_000_000, description="episodes per scenario that the teacher plays; 0 = none"
-    )
-    max_replays: int = Field(default=10_000, ge=0, le=1_000_000_000, description="of the search for a reference")
-    play_on: tuple[str, ...] | None = Field(
-        default=None,
-        min_length=1,
-        description=f'policies that continue after a priced action: names, or "{LEARNER}"; none = the learner '
-        "and a rule that knows the future",
-    )
-    horizons_s: tuple[float, ...] = Field(
-        default=(300.0, 900.0), min_length=1, description="ascending times after which costs are read [s]"
-    )
-    share: float = Field(default=1.0, gt=0, le=1, description="of the agent's own decisions, which are priced")
-    capacity: int = Field(default=100_000, ge=1, le=10_000_000, description="priced decisions that are remembered")
-    shown_passes: float = Field(
-        default=10.0, gt=0, le=1e6, description="times that a shown decision is learned from at first"
-    )
-    passes: float = Field(
-        default=2.0, gt=0, le=1e6, description="times that a priced decision is learned from, on the average"
-    )
-    copying: float = Field(
-        default=0.5, ge=0, le=1e6, description="weight of copying the teacher once decisions are priced"
-    )
-    batch_size: int = Field(default=256, ge=1, le=1_000_000, description="decisions per gradient step")
-    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="of Adam, at the beginning")
-    final_learning_rate: float = Field(default=2e-4, ge=0, le=1, description="after `decay_steps`, and from then on")
-    decay_steps: int = Field(
-        default=200_000, ge=1, le=MOST_STEPS, description="decisions over which it goes from one to the other"
-    )
-    averaging: float = Field(default=0.998, ge=0, lt=1, description="share of the mean that a gradient step leaves")
-    threads: int = Field(default=1, ge=1, le=64, description="of the simulation and of torch")
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate after so many decisions: a matter of the step alone, so a resumed run has the same."""
-        share = min(step / self.decay_steps, 1.0)
-        return self.learning_rate + share * (self.final_learning_rate - self.learning_rate)
 
 
 class ImitationTrainer:
@@ -129,7 +76,8 @@ class ImitationTrainer:
         self._names = tuple(cases)
         self._rooms = [Classroom.of(number, case, config.first_seed) for number, case in enumerate(cases.values())]
         self._teacher = None if config.teacher == REFERENCE else policy(config.teacher)
-        self._others = [None if name == LEARNER else policy(name) for name in config.play_on or PLAY_ON[config.env]]
+        self._others = _others(config)
+        self._habits = _habits(config.habits) if config.futures else None
         self._shown = Memory(self._rooms, capacity=1 << 60)
         self._priced = Memory(self._rooms, config.capacity)
         self._draws = np.random.default_rng(config.seed)
@@ -184,11 +132,13 @@ class ImitationTrainer:
         check_training([seed])
         self._seeds += 1
         learner = self.agent().policy()
-        others = [other or learner for other in self._others]
+        others = tuple(other or learner for other in self._others)
+        pricing = Pricing(others, config.horizons_s, config.share, config.futures, self._habits)
 
         def label(room: Classroom) -> tuple[Labelled, int]:
             if not showing:
-                return price_episode(room, seed, learner, others, config.horizons_s, config.share)
+                priced = price_episode(room, seed, learner, pricing)
+                return priced.labelled(range(len(config.horizons_s))), priced.requests
             if self._teacher is None:
                 return show_reference(room, seed, config.max_replays)
             return show_rule(room, seed, self._teacher)
@@ -308,6 +258,27 @@ def copy_loss(scores: Tensor, taken: Tensor) -> Tensor:
         taken: `(B, A)` 1 for the action that was taken, else 0.
     """
     return torch.nn.functional.cross_entropy(scores, taken.argmax(dim=1))
+
+
+def _others(config: ImitationConfig) -> list[Policy | None]:
+    """Who continues after a priced action; None is the learner."""
+    others = [None if name == LEARNER else policy(name) for name in config.continued_by]
+    knowing = [other.name for other in others if other is not None and other.clairvoyant]
+    if config.futures and knowing:
+        raise ConfigError(
+            f"play_on: {knowing[0]!r} knows the true future, and with futures: {config.futures} it has to continue in "
+            f"sampled ones; name policies that do not, or {LEARNER!r} alone"
+        )
+    return others
+
+
+def _habits(folder: str) -> Habits:
+    """What futures are sampled from: counted in what may be learned from."""
+    habits, card = load_habits(folder or None)
+    problems = [] if card.part else problems_of_seeds(card.train_seeds, who="they were")  # parts of a log are no seeds
+    if problems:
+        raise ConfigError(f"habits: {folder}: {problems[0]}; fit them on training seeds")
+    return habits
 
 
 def _first_network(config: ImitationConfig) -> ScoreNetwork:

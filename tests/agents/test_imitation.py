@@ -11,8 +11,10 @@ import pytest
 import torch
 import yaml
 
-from agents.imitation.demonstrations import PARTS, Classroom, Labelled, Memory, price_episode, show_reference, show_rule
-from agents.imitation.trainer import ImitationConfig, ImitationTrainer, copy_loss, price_loss
+from agents.imitation.config import ImitationConfig
+from agents.imitation.demonstrations import PARTS, Classroom, Memory, show_reference, show_rule
+from agents.imitation.pricing import Pricing, price_episode
+from agents.imitation.trainer import ImitationTrainer, copy_loss, price_loss
 from cace_env.cases import case_of
 from cace_env.config import ConfigError
 from cace_env.kernel.pick import pick
@@ -66,12 +68,14 @@ def weights(trainer: ImitationTrainer) -> dict[str, Any]:
 def test_a_label_is_what_acting_so_costs(protocol: str) -> None:
     room = room_of(protocol)
     lru = policy("lru")
-    priced, _ = price_episode(room, 7, lru, [lru], (math.inf,), share=1.0)
+    priced = price_episode(room, 7, lru, Pricing((lru,), (math.inf,)))
     rule = rule_of(lru, room.case.tables)
     simulator = Simulator(room.case.tables)
     scratch = new_scratch(room.layout.max_slots, room.case.tables.num_models)
     simulator.reset(room.case.workload(7))
-    for labels in priced.labels[:12]:
+    for labels in priced.prices[:12, :, 0]:
+        while simulator.state.legal.sum() == 1:  # nothing to learn from
+            simulator.answer(int(pick(*simulator.arguments, rule, scratch)))
         here = simulator.snapshot()
         legal = np.flatnonzero(simulator.state.legal)
         costs = []
@@ -204,6 +208,6 @@ def test_mistakes_are_named(scenarios: tuple[str, ...], tmp_path: Path) -> None:
 def test_an_episode_without_questions_teaches_nothing() -> None:
     room = room_of("eviction", {**SMALL, "pressure": 0.5})
     shown, _ = show_rule(room, 1, policy("lru"))
-    priced, _ = price_episode(room, 1, policy("lru"), [policy("lru")], (60.0,), share=1.0)
-    assert shown.labels.shape == priced.labels.shape == (0, room.actions)
-    assert Labelled(*priced).observations.shape == (0, room.layout.size)
+    priced = price_episode(room, 1, policy("lru"), Pricing((policy("lru"),), (60.0,)))
+    assert shown.labels.shape == priced.labelled([0]).labels.shape == (0, room.actions)
+    assert priced.observations.shape == (0, room.layout.size)

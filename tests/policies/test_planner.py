@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from cace_env.policies import Guarded, Planner, contestant_of, policy
 from cace_env.policies.planner import CHANGED, Budget
 from cace_env.simulation import Simulator
 from cace_env.workload import Workload
+from tests.support.other_futures import with_another_future
 from tests.support.small import SMALL
 
 FEW = Budget(futures=8, horizons=(20.0, 60.0))
@@ -40,30 +40,6 @@ def decisions(case: Case, planner: Planner, workload: Workload) -> tuple[list[tu
         made.append((int(simulator.state.scalars[CLOCK]), action))
         asked = simulator.answer(action)
     return made, simulator
-
-
-def with_another_future(case: Case, workload: Workload, first: int) -> Workload:
-    """The same requests before row `first`, others from there on: models, users, sessions, tokens, times, number."""
-    rows = len(workload) - 40
-    later = np.arange(first, rows)
-    rng = np.random.default_rng(3)
-    changed = {
-        "model": rng.integers(0, case.tables.num_models, len(later)),
-        "user": rng.integers(0, 3, len(later)),
-        "session": 5_000 + later // 2,
-        "context_tokens": rng.integers(200, 900, len(later)),
-        "new_tokens": np.full(len(later), 150),
-        "output_tokens": rng.integers(1, 300, len(later)),
-        "after": np.full(len(later), -1),
-        "think_us": np.zeros(len(later)),
-        "arrival_us": workload.arrival_us[later] + 1_000_000,
-    }
-    columns = {}
-    for name in changed:
-        column = getattr(workload, name)[:rows].copy()
-        column[first:] = changed[name]
-        columns[name] = column
-    return replace(workload, task=workload.task[:rows], **columns)
 
 
 @pytest.mark.parametrize("protocol", ["eviction", "swap"])
@@ -125,17 +101,17 @@ def test_lengths_of_answers_that_are_not_finished_make_no_difference(case: Case)
     simulator = Simulator(case.tables, planner.begin(case.tables, workload, seed=5))
     starts = heap_starts(case.tables, len(workload))
     asked, compared = simulator.reset(workload), 0
-    seeds = planner._sampler.seeds(1)[0]
+    seeds = planner.rollouts.sampler.seeds(1)[0]
     while asked:
         action, _ = planner.answer(simulator)
         if simulator.state.models[:, MODEL.decoding].max() > 1:
             columns = simulator.arguments[4].columns
             kept = simulator.row.copy(), columns.copy()
-            before = planner._sampler.draw(seeds, 60.0)
+            before = planner.rollouts.sampler.draw(seeds, 60.0)
             drawn = before.game.w.columns[: before.end].copy(), with_sorted_ends(before.row, before.game.at, starts)
             change_lengths(simulator, starts)
-            planner._sampler.look(simulator)
-            after = planner._sampler.draw(seeds, 60.0)
+            planner.rollouts.sampler.look(simulator)
+            after = planner.rollouts.sampler.draw(seeds, 60.0)
             np.testing.assert_array_equal(after.game.w.columns[: after.end], drawn[0])
             np.testing.assert_array_equal(with_sorted_ends(after.row, after.game.at, starts), drawn[1])
             simulator.row[:], columns[:] = kept

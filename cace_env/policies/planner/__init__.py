@@ -12,5 +12,6 @@ the differences.
 
 from cace_env.policies.planner.budget import Budget
 from cace_env.policies.planner.planner import CHANGED, PLANNER, Planner, planner_of
+from cace_env.policies.planner.sampled import SampledRollouts
 
-__all__ = ["CHANGED", "PLANNER", "Budget", "Planner", "planner_of"]
+__all__ = ["CHANGED", "PLANNER", "Budget", "Planner", "SampledRollouts", "planner_of"]

@@ -10,18 +10,16 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from cace_env.config import ConfigError
-from cace_env.forecasting import Habits, HabitsCard, Sampler, load_habits
-from cace_env.kernel.rollouts import try_actions
-from cace_env.kernel.rules import Scratch
-from cace_env.kernel.state import CLOCK, arena
+from cace_env.forecasting import Habits, HabitsCard, load_habits
 from cace_env.policies.agent import PREFIX, Agent, shipped_agents
 from cace_env.policies.base import Policy, Training, rule_of
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.clairvoyant import Future
 from cace_env.policies.orders import Order
 from cace_env.policies.planner.budget import BETWEEN, FEWEST, Budget, budget_of
+from cace_env.policies.planner.sampled import SampledRollouts
 from cace_env.policies.player import Player
-from cace_env.simulation import Limits, Simulator, new_scratch
+from cace_env.simulation import Limits, Simulator
 from cace_env.tables import FleetTables, FloatArray, Int64Array
 from cace_env.workload import Workload
 
@@ -42,14 +40,6 @@ class Priced(NamedTuple):
         return -self.extra
 
 
-class _Hands:
-    """What one thread works with."""
-
-    def __init__(self) -> None:
-        self.other: Int64Array = arena(1, 1)
-        self.scratch: Scratch | None = None
-
-
 class Planner:
     """A policy that plays its choices on in sampled futures; `cace_env.evaluate` takes it like any other.
 
@@ -66,6 +56,7 @@ class Planner:
         decisions: all decisions with more than one legal action, over all episodes.
         changed: of those the ones that differ from the policy's.
         futures: sampled futures, over all episodes.
+        rollouts: of the present episode.
 
     Raises:
         ConfigError: the policy knows the future or is no built-in one, or there are no such habits.
@@ -111,9 +102,8 @@ class Planner:
         """
         del future
         self._player = Player(self.name, self.policy, tables, workload, seed, training=training)
-        self._rule = rule_of(self.policy, tables, seed=seed, training=training)
-        self._sampler = Sampler(tables, workload, self._habits, seed)
-        self._hands = [_Hands() for _ in range(self.budget.threads)]
+        rule = rule_of(self.policy, tables, seed=seed, training=training)
+        self.rollouts = SampledRollouts(tables, workload, self._habits, [rule], seed, self.budget.threads)
         self._priced: Priced | None = None
         self._episode = [0, 0]  # decisions that could be changed, and that were
         return self._player.limits
@@ -124,8 +114,7 @@ class Planner:
         action, _ = self._player.answer(simulator)
         self._priced = None
         legal = np.flatnonzero(simulator.state.legal)
-        # The sampler looks at every question, so that its history is the same whatever there is to choose.
-        self._sampler.look(simulator)
+        self.rollouts.look(simulator)
         if len(legal) > 1:
             action = self._choose(simulator, legal, action, began)
         return action, time.perf_counter() - began
@@ -155,13 +144,12 @@ class Planner:
         `answer` has looked at the question.
         """
         budget = self.budget
-        ends = int(simulator.state.scalars[CLOCK]) + np.round(np.array(budget.horizons) * 1e6).astype(np.int64)
-        seeds = self._sampler.seeds(budget.futures)
+        seeds = self.rollouts.seeds(budget.futures)
         extra = np.empty((budget.futures, len(simulator.state.legal)))
 
         def price(place: int, numbers: range) -> None:
             for number in numbers:
-                costs = self._costs(simulator, seeds[number], ends, place).mean(axis=1)
+                costs = self.rollouts.costs(seeds[number], budget.horizons, place)[0].mean(axis=1)
                 extra[number] = costs - costs[own]
 
         done = 0
@@ -179,18 +167,6 @@ class Planner:
                 break
         self.futures += done
         return extra[:done]
-
-    def _costs(self, simulator: Simulator, seeds: np.ndarray, ends: Int64Array, place: int) -> FloatArray:
-        """Cost of each action in one future at each horizon, `(actions, horizons)`."""
-        future = self._sampler.draw(seeds, self.budget.horizons[-1], place)
-        hands = self._hands[place]
-        if hands.scratch is None:
-            hands.scratch = new_scratch(simulator.max_slots, simulator.tables.num_models, self._rule.network)
-        if hands.other.shape[1] != len(future.row):
-            hands.other = arena(1, len(future.row))
-        costs = np.empty((len(simulator.state.legal), len(ends)))
-        try_actions(future.row, hands.other[0], future.game, self._rule, hands.scratch, ends, costs)
-        return costs
 
     @property
     def reason(self) -> str | None:
