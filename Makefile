@@ -118,6 +118,9 @@ bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory
 agents: $(VENV)/.test  ## train the agents that ship again and put them into the package (about an hour)
 	@for env in eviction swap; do \
 	  echo "==> training the agent of $$env"; \
+	  if grep -q "^labels:" configs/agent/shipped-$$env.yaml; then \
+	    $(PY) -m experiments.label configs/agent/shipped-$$env.yaml --threads $(JOBS) || exit 1; \
+	  fi; \
 	  $(PY) -m experiments.train configs/agent/shipped-$$env.yaml --out runs/shipped-$$env --wandb off --resume $(ARGS) && \
 	  $(PY) -m experiments.ship_agent runs/shipped-$$env --name $$env --command "make agents" || exit 1; \
 	done

@@ -8,6 +8,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from cace_env.config import MOST_SEED, MOST_STEPS, Frozen, Line
+from cace_env.policies.agent import PREFIX
 from cace_env.tables import Protocol
 
 LEARNER: Final = "learner"  # name of the learner among the policies that continue copies
@@ -59,6 +60,23 @@ class ImitationConfig(Frozen):
         default=(300.0, 900.0), min_length=1, description="ascending times after which costs are read [s]"
     )
     share: float = Field(default=1.0, gt=0, le=1, description="of the agent's own decisions, which are priced")
+    labels: Line = Field(
+        default="",
+        description="folder of priced episodes to learn from, which `python -m experiments.label` fills; then `player` "
+        "plays, not the learner, and nothing is priced in training",
+    )
+    player: Line = Field(
+        default="",
+        description="policy that plays the episodes of `labels`, and continues there as the learner; by default `init`",
+    )
+    episodes: int = Field(default=20, ge=1, le=1_000_000, description="episodes per scenario in `labels`")
+    kept_horizons_s: tuple[float, ...] = Field(
+        default=(),
+        description="horizons that `labels` keeps, so that trainings choose `horizons_s` among them; by default those",
+    )
+    earlier_labels: tuple[str, ...] = Field(
+        default=(), description="folders of labels, of earlier players, to learn from besides"
+    )
     capacity: int = Field(default=100_000, ge=1, le=10_000_000, description="priced decisions that are remembered")
     shown_passes: float = Field(
         default=10.0, gt=0, le=1e6, description="times that a shown decision is learned from at first"
@@ -80,13 +98,38 @@ class ImitationConfig(Frozen):
 
     @model_validator(mode="after")
     def _can_be_priced(self) -> Self:
-        if not all(late > early for early, late in pairwise((0.0, *self.horizons_s))):
-            raise ValueError(f"horizons_s is {self.horizons_s}; horizons have to ascend from above 0")
-        if self.futures and self.horizons_s[-1] > LONGEST_S:
-            raise ValueError(f"horizons_s is {self.horizons_s}; a sampled future reaches {LONGEST_S:g} s at most")
+        for name, horizons in (("horizons_s", self.horizons_s), ("kept_horizons_s", self.kept_horizons_s)):
+            if not all(late > early for early, late in pairwise((0.0, *horizons))):
+                raise ValueError(f"{name} is {horizons}; horizons have to ascend from above 0")
+        if self.futures and self.priced_horizons_s[-1] > LONGEST_S:
+            raise ValueError(f"horizons are {self.priced_horizons_s}; a sampled future reaches {LONGEST_S:g} s at most")
         if self.habits and not self.futures:
             raise ValueError("habits are what futures are sampled from, and futures is 0; set it, to 16 for example")
         return self
+
+    @model_validator(mode="after")
+    def _labels_can_be_kept(self) -> Self:
+        if not self.labels:
+            given = [name for name in ("player", "kept_horizons_s", "earlier_labels") if getattr(self, name)]
+            if given:
+                raise ValueError(f"{given[0]} is about labels that are kept; name their folder: labels")
+            return self
+        if not self.player and self.init is None:
+            raise ValueError("labels: somebody has to play the episodes; name a policy: player, or an agent: init")
+        missing = [horizon for horizon in self.horizons_s if horizon not in self.priced_horizons_s]
+        if missing:
+            raise ValueError(f"horizons_s has {missing[0]:g} s, and kept_horizons_s is {self.kept_horizons_s}")
+        return self
+
+    @property
+    def priced_horizons_s(self) -> tuple[float, ...]:
+        """Horizons at which decisions are priced."""
+        return self.kept_horizons_s or self.horizons_s
+
+    @property
+    def played_by(self) -> str:
+        """Name of the policy that plays the episodes of `labels`."""
+        return self.player or f"{PREFIX}{self.init}"
 
     @property
     def continued_by(self) -> tuple[str, ...]:

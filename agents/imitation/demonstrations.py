@@ -17,8 +17,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from agents.imitation.config import ImitationConfig
 from cace_env.cases import Case
 from cace_env.evaluation.feature_ranges import Limits
+from cace_env.evaluation.held_out import check_training, training_cases
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Rule
 from cace_env.observation import ObservationLayout
@@ -30,6 +32,8 @@ from cace_env.policies.ranges import feature_ranges
 from cace_env.simulation import Simulator, new_scratch
 from cace_env.tables import Protocol
 from cace_env.workload import Workload
+
+Array = npt.NDArray[Any]
 
 PARTS: Final = 1000.0  # prices are thousandths of what LRU's whole episode costs, so that all scenarios weigh the same
 PRICE_SEEDS: Final = 4  # episodes of LRU that say how much that is
@@ -82,6 +86,17 @@ class Classroom:
         return rule_of(
             chosen, self.case.tables, seed=seed, workload=workload, future=known, training=self.case.training
         )
+
+
+def classrooms(config: ImitationConfig) -> dict[str, Classroom]:
+    """The classrooms of a configuration, by the names that it gives their scenarios.
+
+    Raises:
+        ConfigError: unknown scenarios, or seeds that are not for training.
+    """
+    check_training(range(config.first_seed, config.first_seed + PRICE_SEEDS))
+    cases = training_cases(config.train_on, config.env)
+    return {name: Classroom.of(number, case, config.first_seed) for number, (name, case) in enumerate(cases.items())}
 
 
 def show_reference(room: Classroom, seed: int, max_replays: int) -> tuple[Labelled, int]:
@@ -179,19 +194,28 @@ class Memory:
         observations = np.zeros((count, self.layout.size), dtype=np.float32)
         labels = np.zeros((count, slots + (models + 1 if swap else 0)), dtype=np.float32)
         blocks = self.layout.split(observations)
+        for number, found in self._of_each_case(picked, where, ends).items():
+            rows, seen, known = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            own = self._rooms[number].layout
+            theirs = own.split(seen.astype(np.float32))
+            blocks.slots[rows, : own.max_slots] = theirs.slots
+            blocks.pending[rows, : own.max_pending] = theirs.pending
+            blocks.context[rows] = theirs.context
+            labels[rows, : own.max_slots] = known[:, : own.max_slots]
+            if swap:
+                labels[rows, slots : slots + own.max_pending] = known[:, own.max_slots : -1]
+                labels[rows, -1] = known[:, -1]
+        return observations, labels
+
+    def _of_each_case(self, picked: Array, where: Array, ends: Array) -> dict[int, list[tuple[Array, Array, Array]]]:
+        """Rows of the batch, observations and labels of what was picked, by the number of its classroom."""
+        found: dict[int, list[tuple[Array, Array, Array]]] = {}
         for number, first, end in _runs(where):
             episode = self._episodes[number]
-            own = self._rooms[episode.case].layout
             rows = picked[first:end] - (ends[number] - len(episode.labels))
-            seen, known = own.split(episode.observations[rows].astype(np.float32)), episode.labels[rows]
-            blocks.slots[first:end, : own.max_slots] = seen.slots
-            blocks.pending[first:end, : own.max_pending] = seen.pending
-            blocks.context[first:end] = seen.context
-            labels[first:end, : own.max_slots] = known[:, : own.max_slots]
-            if swap:
-                labels[first:end, slots : slots + own.max_pending] = known[:, own.max_slots : -1]
-                labels[first:end, -1] = known[:, -1]
-        return observations, labels
+            taken = np.arange(first, end), episode.observations[rows], episode.labels[rows]
+            found.setdefault(episode.case, []).append(taken)
+        return found
 
     def state(self) -> list[dict[str, Any]]:
         """All that is remembered, for `agents.state_files`."""

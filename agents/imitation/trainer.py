@@ -25,42 +25,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.imitation.config import LEARNER, REFERENCE, ImitationConfig
+from agents.imitation.config import REFERENCE, ImitationConfig
 from agents.imitation.demonstrations import (
     PRICE_SEEDS,
     Classroom,
     Labelled,
     Memory,
+    classrooms,
     show_reference,
     show_rule,
 )
-from agents.imitation.pricing import Pricing, price_episode
+from agents.imitation.labels import KeptLabels
+from agents.imitation.pricing import price_episode, pricing_of
 from agents.state_files import load_state, save_state
 from cace_env.config import ConfigError
 from cace_env.evaluation.feature_ranges import Limits, widened
 from cace_env.evaluation.held_out import (
     check_training,
-    problems_of_seeds,
     recorded,
     seeds_text,
     spent_before,
-    training_cases,
 )
-from cace_env.forecasting import Habits, load_habits
 from cace_env.networks import ScoreNetwork
 from cace_env.policies import Agent, load_agent, policy
 from cace_env.policies.agent import AgentCard
-from cace_env.policies.built_in import Policy
 
 WEIGHT_DECAY: Final = 1e-4
 MAX_GRADIENT: Final = 1.0
+PORTION: Final = 1_000  # decisions of kept labels, after which the learning rate changes
 
 
 class ImitationTrainer:
     """Labels a training seed in every scenario, learns from what is remembered, and so on.
 
     Attributes:
-        step: decisions that were shown or priced so far.
+        step: decisions that were shown or priced so far; from labels that are kept, so many are learned from as if they
+            had been priced in this training.
         requests: simulated for them, in episodes, copies and searches; those of the agent it began from besides.
 
     Raises:
@@ -71,15 +71,12 @@ class ImitationTrainer:
         self.config = config
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
-        cases = training_cases(config.train_on, config.env)
-        check_training(range(config.first_seed, config.first_seed + PRICE_SEEDS))
-        self._names = tuple(cases)
-        self._rooms = [Classroom.of(number, case, config.first_seed) for number, case in enumerate(cases.values())]
+        rooms = classrooms(config)
+        self._names, self._rooms = tuple(rooms), list(rooms.values())
         self._teacher = None if config.teacher == REFERENCE else policy(config.teacher)
-        self._others = _others(config)
-        self._habits = _habits(config.habits) if config.futures else None
+        self._pricing = pricing_of(config)
         self._shown = Memory(self._rooms, capacity=1 << 60)
-        self._priced = Memory(self._rooms, config.capacity)
+        self._priced = Memory(self._rooms, 1 << 60 if config.labels else config.capacity)
         self._draws = np.random.default_rng(config.seed)
         self.network = _first_network(config)
         self._mean = ScoreNetwork.from_network(self.network.to_network())
@@ -89,10 +86,13 @@ class ImitationTrainer:
         self.step = 0
         self.requests = spent_before(config.init) + sum(room.requests for room in self._rooms)
         self._seeds = 0  # played so far, in every scenario
+        self._read_seeds: set[int] = set()  # of kept labels
         self._due = 0.0  # gradient steps
         self._updates = 0
         self._wall_s = 0.0
         self._limits: Limits = {}
+        if config.labels:
+            self._read(KeptLabels(config, self._rooms, self._pricing))
 
     @property
     def batch(self) -> int:
@@ -111,6 +111,10 @@ class ImitationTrainer:
         losses: dict[str, list[float]] = {"copy": [], "price": []}
         while self.step < end:
             showing = self._seeds < self.config.shown
+            if self.config.labels and not showing:
+                self._study(min(PORTION, end - self.step), losses)
+                tick(self.step)
+                continue
             memory, passes = (self._shown, self.config.shown_passes) if showing else (self._priced, self.config.passes)
             for episode, requests in self._play(showing):
                 memory.add(episode)
@@ -132,13 +136,11 @@ class ImitationTrainer:
         check_training([seed])
         self._seeds += 1
         learner = self.agent().policy()
-        others = tuple(other or learner for other in self._others)
-        pricing = Pricing(others, config.horizons_s, config.share, config.futures, self._habits)
 
         def label(room: Classroom) -> tuple[Labelled, int]:
             if not showing:
-                priced = price_episode(room, seed, learner, pricing)
-                return priced.labelled(range(len(config.horizons_s))), priced.requests
+                priced = price_episode(room, seed, learner, self._pricing)
+                return priced.labelled(room, range(len(config.horizons_s))), priced.requests
             if self._teacher is None:
                 return show_reference(room, seed, config.max_replays)
             return show_rule(room, seed, self._teacher)
@@ -147,6 +149,23 @@ class ImitationTrainer:
             return [label(room) for room in self._rooms]
         with ThreadPoolExecutor(config.threads) as pool:
             return list(pool.map(label, self._rooms))
+
+    def _read(self, kept: KeptLabels) -> None:
+        """Remembers labels that are kept."""
+        for episode, seed, requests in kept.read():
+            self._priced.add(episode)
+            self._limits = widened(self._limits, episode.limits)
+            self._read_seeds.add(seed)
+            self.requests += requests
+        if not self._priced.size:
+            raise ConfigError(f"labels: {self.config.labels}: nothing was decided in its episodes")
+        self.requests += kept.spent_before
+
+    def _study(self, steps: int, losses: dict[str, list[float]]) -> None:
+        """Learns from labels that are kept as if so many had been priced now."""
+        self.step += steps
+        self._due += steps * self.config.passes / self.config.batch_size
+        self._fit(losses)
 
     def _fit(self, losses: dict[str, list[float]]) -> None:
         """Takes the gradient steps that are due; adds their losses."""
@@ -185,7 +204,7 @@ class ImitationTrainer:
 
     def agent(self) -> Agent:
         """The current mean agent, acting greedily."""
-        config = self.config
+        config, seeds = self.config, max(self._seeds, PRICE_SEEDS)
         card = AgentCard(
             name=f"imitation-{config.env.lower()}",
             env=config.env,
@@ -193,15 +212,20 @@ class ImitationTrainer:
             hidden=config.hidden,
             description=f"imitation of those who know the future, {self.step:,} decisions",
             trained_on=self._names,
-            train_seeds=seeds_text(range(config.first_seed, config.first_seed + max(self._seeds, PRICE_SEEDS))),
+            train_seeds=seeds_text(sorted({*range(config.first_seed, config.first_seed + seeds), *self._read_seeds})),
             requests=self.requests,
             wall_s=round(self._wall_s, 1),
             limits=self._limits,
         )
         return Agent(recorded(card), self._mean.to_network())
 
+    @property
+    def _kept(self) -> int:
+        """Decisions that are read from labels anew, so that checkpoints need not hold them."""
+        return self._priced.size if self.config.labels else 0
+
     def save(self, folder: Path) -> None:
-        """Writes what a resumed training needs: weights, optimiser, counters, generator, and all labelled decisions."""
+        """Writes what a resumed training needs: weights, optimiser, counters, generator, and what it labelled."""
         save_state(
             {
                 "algorithm": self.config.algorithm,
@@ -209,7 +233,8 @@ class ImitationTrainer:
                 "mean": dict(self._mean.state_dict()),
                 "optimizer": self._optimizer.state_dict(),
                 "shown": self._shown.state(),
-                "priced": self._priced.state(),
+                "priced": [] if self.config.labels else self._priced.state(),
+                "kept": self._kept,
                 "draws": self._draws.bit_generator.state,
                 "limits": self._limits,
                 "counters": [self.step, self.requests, self._seeds, self._due, self._updates, self._wall_s],
@@ -231,7 +256,12 @@ class ImitationTrainer:
             self._mean.load_state_dict(state["mean"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._shown.restore(state["shown"])
-            self._priced.restore(state["priced"])
+            if state["kept"] != self._kept:
+                raise ValueError(
+                    f"it has learned from {state['kept']} labels that are kept, and now there are {self._kept}"
+                )
+            if not self.config.labels:
+                self._priced.restore(state["priced"])
             self._draws.bit_generator.state = state["draws"]
             self._limits = state["limits"]
             self.step, self.requests, self._seeds, self._due, self._updates, self._wall_s = state["counters"]
@@ -258,27 +288,6 @@ def copy_loss(scores: Tensor, taken: Tensor) -> Tensor:
         taken: `(B, A)` 1 for the action that was taken, else 0.
     """
     return torch.nn.functional.cross_entropy(scores, taken.argmax(dim=1))
-
-
-def _others(config: ImitationConfig) -> list[Policy | None]:
-    """Who continues after a priced action; None is the learner."""
-    others = [None if name == LEARNER else policy(name) for name in config.continued_by]
-    knowing = [other.name for other in others if other is not None and other.clairvoyant]
-    if config.futures and knowing:
-        raise ConfigError(
-            f"play_on: {knowing[0]!r} knows the true future, and with futures: {config.futures} it has to continue in "
-            f"sampled ones; name policies that do not, or {LEARNER!r} alone"
-        )
-    return others
-
-
-def _habits(folder: str) -> Habits:
-    """What futures are sampled from: counted in what may be learned from."""
-    habits, card = load_habits(folder or None)
-    problems = [] if card.part else problems_of_seeds(card.train_seeds, who="they were")  # parts of a log are no seeds
-    if problems:
-        raise ConfigError(f"habits: {folder}: {problems[0]}; fit them on training seeds")
-    return habits
 
 
 def _first_network(config: ImitationConfig) -> ScoreNetwork:

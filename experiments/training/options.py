@@ -103,7 +103,7 @@ class Resolved:
         return dump(self.options.model_copy(update={"out": None, "resume": False}))
 
 
-def read_options(arguments: Sequence[str], about: str) -> Options:
+def read_options(arguments: Sequence[str], about: str, command: str = "train") -> Options:
     """Options from the command line, over those of the YAML file that it begins with, over the defaults.
 
     With --resume and no file, the configuration is the one that the run folder keeps.
@@ -111,6 +111,7 @@ def read_options(arguments: Sequence[str], about: str) -> Options:
     Args:
         arguments: of the command line.
         about: what --help says first.
+        command: whose name stands there.
 
     Raises:
         ConfigError: the file is refused, one line per problem.
@@ -135,7 +136,7 @@ def read_options(arguments: Sequence[str], about: str) -> Options:
         f"{', '.join(ALGORITHMS)}; {DEFAULT_ALGORITHM} by default. The options are those of {name}: --algorithm NAME "
         "--help shows another one's."
     )
-    options: Options = command_line.read_options(section, rest, "train [FILE.yaml]", what, given)
+    options: Options = command_line.read_options(section, rest, f"{command} [FILE.yaml]", what, given)
     return options
 
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from agents.imitation.config import ImitationConfig
-from agents.imitation.demonstrations import PARTS, Classroom, Memory, show_reference, show_rule
+from agents.imitation.demonstrations import Classroom, Memory, show_reference, show_rule
 from agents.imitation.pricing import Pricing, price_episode
 from agents.imitation.trainer import ImitationTrainer, copy_loss, price_loss
 from cace_env.cases import case_of
@@ -73,7 +73,7 @@ def test_a_label_is_what_acting_so_costs(protocol: str) -> None:
     simulator = Simulator(room.case.tables)
     scratch = new_scratch(room.layout.max_slots, room.case.tables.num_models)
     simulator.reset(room.case.workload(7))
-    for labels in priced.prices[:12, :, 0]:
+    for labels in priced.extra[:12, :, 0]:
         while simulator.state.legal.sum() == 1:  # nothing to learn from
             simulator.answer(int(pick(*simulator.arguments, rule, scratch)))
         here = simulator.snapshot()
@@ -84,7 +84,7 @@ def test_a_label_is_what_acting_so_costs(protocol: str) -> None:
             while asked:
                 asked = simulator.answer(int(pick(*simulator.arguments, rule, scratch)))
             costs.append(simulator.cost())
-        expected = (np.array(costs) - np.mean(costs)) * PARTS / room.lru_cost
+        expected = np.array(costs) - np.mean(costs)
         assert labels[legal] == pytest.approx(expected, abs=1e-3)
         assert legal[np.argmin(costs)] in np.flatnonzero(labels == labels[legal].min())
         assert not np.delete(labels, legal).any()
@@ -209,5 +209,5 @@ def test_an_episode_without_questions_teaches_nothing() -> None:
     room = room_of("eviction", {**SMALL, "pressure": 0.5})
     shown, _ = show_rule(room, 1, policy("lru"))
     priced = price_episode(room, 1, policy("lru"), Pricing((policy("lru"),), (60.0,)))
-    assert shown.labels.shape == priced.labelled([0]).labels.shape == (0, room.actions)
+    assert shown.labels.shape == priced.labelled(room, [0]).labels.shape == (0, room.actions)
     assert priced.observations.shape == (0, room.layout.size)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from agents.imitation.config import ImitationConfig
-from agents.imitation.demonstrations import PARTS, Classroom
+from agents.imitation.demonstrations import Classroom
 from agents.imitation.pricing import Priced, Pricing, price_episode
 from agents.imitation.trainer import ImitationTrainer
 from cace_env.cases import case_of
@@ -65,15 +65,15 @@ def test_what_comes_after_a_question_is_in_no_label(protocol: str) -> None:
     before = sum(time < until for time in mine)
     assert before == sum(time < until for time in theirs) >= 20
     here, there = priced(room), priced(elsewhere)
-    assert len(here.prices) == len(mine)
-    np.testing.assert_array_equal(here.prices[:before], there.prices[:before])
-    known = [price_episode(each, 4, LRU, Pricing((LRU,), (math.inf,))).prices[:before] for each in (room, elsewhere)]
+    assert len(here.extra) == len(mine)
+    np.testing.assert_array_equal(here.extra[:before], there.extra[:before])
+    known = [price_episode(each, 4, LRU, Pricing((LRU,), (math.inf,))).extra[:before] for each in (room, elsewhere)]
     assert not np.array_equal(*known)  # with the true future they do differ
 
 
 def test_labels_of_more_futures_differ_less() -> None:
     room = room_of()
-    few, more, most = (priced(room, futures, share=0.2).prices for futures in (2, 32, 256))
+    few, more, most = (priced(room, futures, share=0.2).extra for futures in (2, 32, 256))
     assert np.abs(more - most).mean() < 0.5 * np.abs(few - most).mean()
 
 
@@ -85,8 +85,8 @@ def test_a_label_is_the_mean_over_futures_and_over_who_plays_on() -> None:
     rules = [rule_of(each, tables, seed=4) for each in (LRU, gdsf)]
     simulator, scratch = Simulator(tables), new_scratch(room.layout.max_slots, tables.num_models)
     rollouts = SampledRollouts(tables, workload, HABITS, rules, seed=4)
-    asked, labels = simulator.reset(workload), list(zip(found.observations, found.prices, strict=True))
-    assert 0 < len(labels) < 0.7 * len(priced(room, futures=1).prices)
+    asked, labels = simulator.reset(workload), list(zip(found.observations, found.extra, strict=True))
+    assert 0 < len(labels) < 0.7 * len(priced(room, futures=1).extra)
     while asked:
         rollouts.look(simulator)
         if labels and np.array_equal(simulator.observation(room.layout).astype(np.float16), labels[0][0]):
@@ -94,7 +94,7 @@ def test_a_label_is_the_mean_over_futures_and_over_who_plays_on() -> None:
             costs = np.array([rollouts.costs(seeds, NEAR) for seeds in rollouts.seeds(3)])
             legal = simulator.state.legal == 1
             mean = costs.mean(axis=(0, 1))[legal]
-            np.testing.assert_allclose(prices[legal], (mean - mean.mean(axis=0)) * PARTS / room.lru_cost, atol=1e-3)
+            np.testing.assert_allclose(prices[legal], (mean - mean.mean(axis=0)), atol=1e-3)
             assert not prices[~legal].any()
         asked = simulator.answer(int(pick(*simulator.arguments, rules[0], scratch)))
     assert not labels
