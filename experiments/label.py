@@ -33,7 +33,9 @@ def label(options: Options, session: Session) -> None:
     """
     config = resolved(options).agent
     if not isinstance(config, ImitationConfig) or not config.labels:
-        raise ConfigError("labels are for imitation, in a folder: --algorithm imitation --labels FOLDER")
+        raise ConfigError(
+            "labels are priced for imitation: name a file that has `algorithm: imitation` and `labels: FOLDER`"
+        )
     console = session.console
     with console.status("preparing: scenarios, compiled code"):
         kept = KeptLabels(config, list(classrooms(config).values()), pricing_of(config))

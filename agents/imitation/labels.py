@@ -60,7 +60,7 @@ class KeptLabels:
         agent = config.played_by.removeprefix(PREFIX) if trained else None
         self.spent_before = spent_before(agent) if agent != config.init else 0
         self.jobs = [(room, seed) for seed in training_seeds(config.episodes, config.first_seed) for room in rooms]
-        scenarios = training_scenarios(config.train_on, config.env).values()
+        scenarios = training_scenarios(config.train_on, config.env, with_logs=True).values()
         self._scenarios = [fingerprint_of_scenario(scenario, config.env) for scenario in scenarios]
         self._made_by = {
             "format": FORMAT,

@@ -7,6 +7,9 @@
 Code that trains or tunes takes its seeds from `training_seeds` and `validation_seeds`, or checks seeds from users with
 `check_training` and `check_choosing`. `recorded` stores the suite's state in an agent's card, so that `problems_of` can
 later tell that an agent was trained on another suite, or on seeds of the comparison.
+
+A log has one past, whatever the seed. It is split by time: training sees its first part alone (`part: train`), in
+windows. The first windows are its training seeds, the last ones its validation seeds; the rest of the log judges.
 """
 
 from __future__ import annotations
@@ -24,9 +27,14 @@ from cace_env.policies import load_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.scenarios import SEEDS, Scenario, Split, load_scenario, seeds
 from cace_env.tables import Protocol
+from cace_env.traces import windows_of
+from cace_env.workload import Workload
 
 WHOLE_SUITE: Final = "suite"
 Chosen = str | Path | Scenario  # an entry of the suite, or what `load_scenario` takes
+LOG_WINDOWS: Final = 12  # of the training part of a log, where its scenario does not say
+LEARNED_SHARE: Final = 0.75  # of these windows; the last ones choose
+FEWEST_WINDOWS: Final = 4
 SUITE: Final = "v1"  # default suite for training and comparisons
 
 
@@ -227,13 +235,16 @@ def changed_since(card: AgentCard) -> list[str]:
     return problems
 
 
-def training_scenarios(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[str, Scenario]:
+def training_scenarios(
+    what: Chosen | Sequence[Chosen], env: Protocol, *, with_logs: bool = False
+) -> dict[str, Scenario]:
     """The scenarios to train on, by the names that the user gave, which the card records.
 
     Args:
         what: "suite" for all its entries of the environment, or names of entries, scenarios or scenario files, or
             scenarios themselves; one or several.
         env: environment of the entries and actions.
+        with_logs: whether a scenario may take its requests from the training part of a log (`training_cases`).
 
     Raises:
         ConfigError: no name is given, one is unknown or given twice, an entry is for the other environment, or a
@@ -241,10 +252,10 @@ def training_scenarios(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[s
     """
     suite = load_suite(SUITE)
     entries = {entry.id: entry for entry in suite.all_entries()}
-    if what == WHOLE_SUITE:
-        what = [entry.id for entry in suite.entries if entry.env == env]
+    whole = [entry.id for entry in suite.entries if entry.env == env]
+    given = what if isinstance(what, Sequence) and not isinstance(what, str) else [what]
     scenarios: dict[str, Scenario] = {}
-    for name in what if isinstance(what, Sequence) and not isinstance(what, str) else [what]:
+    for name in [each for one in given for each in (whole if one == WHOLE_SUITE else [one])]:
         entry = entries.get(name) if isinstance(name, str) else None
         if entry is not None and entry.env != env:
             raise ConfigError(
@@ -253,7 +264,7 @@ def training_scenarios(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[s
         scenario = entry.load() if entry is not None else load_scenario(name)
         if scenario.name in {other.name for other in scenarios.values()}:
             raise ConfigError(f"{scenario.name!r} is given twice as a training scenario; give it once")
-        if scenario.trace is not None:
+        if scenario.trace is not None and not with_logs:
             raise ConfigError(
                 f"{scenario.name!r} takes its requests from a log, which are the same for every seed, so training on "
                 "them would train on the test; take a scenario whose requests are generated"
@@ -265,5 +276,46 @@ def training_scenarios(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[s
 
 
 def training_cases(what: Chosen | Sequence[Chosen], env: Protocol) -> dict[str, Case]:
-    """The training scenarios as cases, by name; arguments and errors as for `training_scenarios`."""
-    return {name: case_of(scenario, env) for name, scenario in training_scenarios(what, env).items()}
+    """The training scenarios as cases, by name; arguments and errors as for `training_scenarios`.
+
+    A scenario with a log has to have its training part, whose windows are the episodes.
+    """
+    scenarios = training_scenarios(what, env, with_logs=True)
+    return {
+        name: case_of(scenario, env) if scenario.trace is None else _windows_of_log(scenario, env)
+        for name, scenario in scenarios.items()
+    }
+
+
+def _windows_of_log(scenario: Scenario, env: Protocol) -> Case:
+    """The training part of a log as a case: training and validation seeds are different windows of it.
+
+    Seeds go through the windows of their split in order of time, and begin again; then what the log lacks is drawn
+    anew.
+    """
+    trace = scenario.trace
+    assert trace is not None
+    if trace.part != "train":
+        raise ConfigError(
+            f"{scenario.name!r} takes its requests from a log: training may see its first part alone, so that the rest "
+            "can judge; add `part: train` to its trace section"
+        )
+    count = trace.windows or LOG_WINDOWS
+    if count < FEWEST_WINDOWS:
+        raise ConfigError(f"{scenario.name!r}: windows is {count}; training takes {FEWEST_WINDOWS} or more of a log")
+    whole = scenario.model_copy(update={"trace": trace.model_copy(update={"windows": None})})
+    learned = round(LEARNED_SHARE * count)
+    places = {"train": range(learned), "validation": range(learned, count)}
+
+    @lru_cache(maxsize=2)
+    def windows(draw: int) -> list[Workload]:
+        return windows_of(whole.workload(draw), count)
+
+    def workload(seed: int) -> Workload:
+        split = split_of(seed)
+        if split is None or split not in places:
+            raise ConfigError(f"seed {seed} is not for training or choosing, and {scenario.name!r} is a log for these")
+        draw, number = divmod(SEEDS[split].index(seed), len(places[split]))
+        return windows(draw)[places[split][number]]
+
+    return Case(scenario.name, case_of(scenario, env).tables, workload)

@@ -76,15 +76,6 @@ def test_the_suite_is_what_agents_are_trained_on() -> None:
         training_cases(["agents", "agents"], Protocol.EVICTION)
 
 
-def test_a_log_has_no_training_split(tmp_path: Path) -> None:
-    log = tmp_path / "log.csv"
-    log.write_text("time,context_tokens,output_tokens\n" + "".join(f"{t},500,40\n" for t in range(30)))
-    file = tmp_path / "mine.yaml"
-    file.write_text(dump(SMALL.replace(trace={"path": str(log), "format": "cace"})))
-    with pytest.raises(ConfigError, match="from a log, which are the same for every seed"):
-        training_cases([str(file)], Protocol.EVICTION)
-
-
 @pytest.mark.parametrize("separable", [False, True])
 def test_a_search_finds_the_bottom_of_a_bowl_and_is_its_history(separable: bool) -> None:
     def search() -> Search:
