@@ -17,13 +17,14 @@ from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen
 from cace_env.policies import Agent, load_agent, write_agent
+from cace_env.policies.network import Urgency
 from experiments.running.command_line import Session, metavar, run_command
 
 SHIPPED: Final = Path(__file__).resolve().parents[1] / "cace_env" / "data" / "agents"
 DIGITS: Final = 4  # significant ones of feature ranges on a card: it is read by people, too
 
 
-def ship(run: Path, name: str, texts: dict[str, str], shipped: Path = SHIPPED) -> Path:
+def ship(run: Path, name: str, texts: dict[str, str], shipped: Path = SHIPPED, urgency: Urgency | None = None) -> Path:
     """Copies the best checkpoint of a training; returns its folder.
 
     Args:
@@ -31,6 +32,7 @@ def ship(run: Path, name: str, texts: dict[str, str], shipped: Path = SHIPPED) -
         name: what the agent is called from now on.
         texts: fields of the card, such as description, works, fails, logs and command; those that are missing stay.
         shipped: where the agents lie.
+        urgency: what it adds for long waits; None = what its card says.
 
     Raises:
         ConfigError: no such training, or a field that the card does not have.
@@ -40,6 +42,8 @@ def ship(run: Path, name: str, texts: dict[str, str], shipped: Path = SHIPPED) -
         raise ConfigError(f"a card is given description, works, fails, logs and command here, not {unknown[0]!r}")
     limits = {key: (_rounded(low), _rounded(high)) for key, (low, high) in agent.card.limits.items()}
     card = agent.card.model_copy(update={**texts, "name": name, "limits": limits})
+    if urgency is not None:
+        card = card.model_copy(update={"urgency": urgency})
     write_agent(Agent(card, agent.network), shipped / name)
     return shipped / name
 
@@ -64,12 +68,16 @@ class Options(Frozen):
     command: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description="what trains it again; as typed by default"
     )
+    urgency_of: Annotated[str | None, metavar("AGENT")] = Field(
+        default=None, description="the agent, by name or folder, whose urgency it gets, for Swap-v0; its own by default"
+    )
 
 
 def ship_agent(options: Options, session: Session) -> None:
     """Copies it, and says where it is."""
-    texts = options.model_dump(exclude={"run", "name"}, exclude_none=True)
-    session.console.print(f"wrote {ship(options.run, options.name, texts)}", soft_wrap=True)
+    texts = options.model_dump(exclude={"run", "name", "urgency_of"}, exclude_none=True)
+    urgency = None if options.urgency_of is None else load_agent(options.urgency_of).card.urgency
+    session.console.print(f"wrote {ship(options.run, options.name, texts, urgency=urgency)}", soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -244,6 +244,8 @@ def fingerprint_of(policy: Policy | PythonPolicy | None) -> str:
     content = [policy.kind, policy.weights, values, policy.keep_alive_s, policy.max_resident, order]
     digest.update(json.dumps(content, sort_keys=True, default=dict).encode())
     if policy.network is not None:
+        if policy.network.urgency is not None:
+            digest.update(policy.network.urgency.row().tobytes())
         for name, weight in sorted(policy.network.weights.items()):
             digest.update(name.encode() + weight.tobytes())
     return digest.hexdigest()[:16]

@@ -70,7 +70,8 @@ def agent_of(net: Trained | Network, *, played: Sequence[Chosen] | None = None, 
             "model (cace_env.sb3.save_agent)"
         )
     network = net if isinstance(net, Network) else net.to_network()
-    fields: dict[str, Any] = {"algorithm": "torch", "env": network.protocol, "hidden": network.hidden} | card
+    fields: dict[str, Any] = {"algorithm": "torch", "env": network.protocol, "hidden": network.hidden}
+    fields |= {"urgency": network.urgency} | card
     fields["name"] = card.get("name", f"{fields['algorithm']}-{network.protocol}")
     made = Agent(recorded(AgentCard(**fields)), network)
     played = made.card.trained_on if played is None else played

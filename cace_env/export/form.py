@@ -184,7 +184,9 @@ def _used_weights(policy: Policy) -> list[float]:
 def _score(policy: Policy) -> dict[str, Any]:
     """The formula by name, and what it is over."""
     if policy.network is not None:
-        return {"kind": "network", "hidden": policy.network.hidden}
+        urgency = policy.network.urgency
+        said = {} if urgency is None else {"urgency": urgency.model_dump()}
+        return {"kind": "network", "hidden": policy.network.hidden, **said}
     if policy.kind == rules.FEATURES:
         return {"kind": "sum", "features": [SLOT._fields[i] for i in _used_columns(policy)]}
     if policy.kind == rules.TERMS:
@@ -223,6 +225,10 @@ def _network_reads(network: Network) -> dict[str, list[str]]:
             used["context"] |= (w["wait_mix"][:, 2 * network.hidden :] != 0).any(axis=0)
         used["slot"][SLOT.occupied] = True
         used["pending"][[PENDING.present, PENDING.target]] = True
+    if network.urgency is not None:
+        used["slot"][[SLOT.occupied, SLOT.running_age_s]] = True
+        used["pending"][[PENDING.oldest_wait_s, PENDING.load_s, PENDING.idle_suffices]] = True
+        used["context"][CONTEXT.pending] = True
     return {
         block: [feature.name for feature, read in zip(BLOCKS[block], used[block].tolist(), strict=True) if read]
         for block in BLOCKS

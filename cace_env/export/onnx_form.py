@@ -264,4 +264,24 @@ def _network(add: _Graph, form: Form) -> str:
         loads = add("Add", loads, mixed("pending", of_pending, pooled))
         units = affine(add("Concat", pooled, context, axis=0), w["wait_mix"], w["wait_mix_bias"])
         wait = add("Add", wait, add("MatMul", add("Relu", units), weight(w["wait_out"][:, None])))
+    if "urgency" in form.about["score"]:
+        loads = add("Add", loads, add("Cast", _urgency(add, form.about["score"]["urgency"]), to=1))
     return add("Concat", scores, loads, wait, axis=0)
+
+
+def _urgency(add: _Graph, by: dict[str, float]) -> str:
+    """What each model gains because its oldest request has waited for longer than its limit."""
+    zero, one = add.constant(0.0), add.constant(1.0)
+    ages = add(
+        "Div",
+        add.total(add.column("slots", SLOT.running_age_s)),
+        add("Max", add.total(add.column("slots", THERE)), one),
+    )
+    others = add("Greater", add("Gather", "context", add.constant(CONTEXT.pending, np.int64)), add.constant(1.5))
+    limit = add("Mul", add.column("pending", PENDING.load_s), add.constant(by["loads"]))
+    limit = add("Add", limit, add("Mul", add("Where", others, ages, zero), add.constant(by["ages"])))
+    limit = add("Add", limit, add.constant(by["grace_s"]))
+    suffices = add("Greater", add.column("pending", PENDING.idle_suffices), zero)
+    limit = add("Mul", limit, add("Where", suffices, one, add.constant(by["busy"])))
+    over = add("Sub", add("Div", add.column("pending", PENDING.oldest_wait_s), limit), one)
+    return add("Mul", add("Max", over, zero), add.constant(by["price"]))

@@ -121,7 +121,10 @@ class Policy:
         with np.errstate(all="ignore"):  # what comes of a division by 0 is refused below
             if self._score["kind"] == "network":
                 blocks = [self._scaled(*one) for one in (("slot", slots), ("pending", pending), ("context", context))]
-                scores[mask] = self._network(*blocks)[mask]
+                network = self._network(*blocks)
+                if "urgency" in self._score:
+                    network[len(slots) : len(slots) + len(pending)] += self._urgency(slots, pending, context)
+                scores[mask] = network[mask]
             else:
                 scores[mask] = -self._keep(slots[mask])
             if not math.isfinite(scores[mask].sum()):
@@ -194,6 +197,17 @@ class Policy:
             units = w["wait_mix"] @ np.concatenate([pooled, context]) + w["wait_mix_bias"]
             scores[2] = scores[2] + np.maximum(units, 0) @ w["wait_out"]
         return np.concatenate(scores)
+
+    def _urgency(self, slots: FloatArray, pending: FloatArray, context: FloatArray) -> FloatArray:
+        """What each model gains because its oldest request has waited for longer than its limit."""
+        by, slot, column = self._score["urgency"], self._columns["slot"], self._columns["pending"]
+        age_s = 0.0
+        if context[self._columns["context"]["pending"]] > 1.5:
+            age_s = slots[:, slot["running_age_s"]].sum() / max(slots[:, THERE].sum(), 1.0)
+        limit_s = by["grace_s"] + by["loads"] * pending[:, column["load_s"]] + by["ages"] * age_s
+        limit_s = np.where(pending[:, column["idle_suffices"]] == 0, by["busy"] * limit_s, limit_s)
+        gains: FloatArray = by["price"] * np.maximum(pending[:, column["oldest_wait_s"]] / limit_s - 1.0, 0.0)
+        return gains
 
     def _encode(self, name: str, rows: FloatArray, common: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Hidden units of each row, 0 for empty rows, and their mean over the others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from numba import types
 
 from cace_env.compilation import inlined, inner, outlined
@@ -22,6 +23,19 @@ Array = Any
 
 NUM_SLOT_INPUTS: Final = len(SLOT) + len(PENDING) + len(CONTEXT)
 NUM_PENDING_INPUTS: Final = len(PENDING) + len(CONTEXT)
+
+
+class UrgencyColumns(NamedTuple):
+    """`Weights.urgency`, as `cace_env.policies.network.Urgency` names them."""
+
+    grace_s: int
+    loads: int
+    ages: int
+    busy: int
+    price: int  # 0 = no urgency
+
+
+URGENCY: Final = UrgencyColumns(*range(len(UrgencyColumns._fields)))
 
 
 class Weights(NamedTuple):
@@ -39,6 +53,7 @@ class Weights(NamedTuple):
     slot_out: Array  # (H,)
     pending_out: Array  # (H,)
     wait_out: Array  # (H,)
+    urgency: Array  # (len(URGENCY),)
 
 
 class Thought(NamedTuple):
@@ -119,6 +134,28 @@ def encode(
             mean[h] /= count
 
 
+@inlined
+def age_of_work(observation: Array, slots: int, context: Array) -> float:
+    """How old what runs is [s], mean over the resident models; 0 if at most one model is pending."""
+    if np.expm1(context[CONTEXT.pending]) < 1.5:
+        return 0.0
+    age, there = 0.0, 0.0
+    for i in range(slots):
+        age += np.expm1(observation[i * len(SLOT) + SLOT.running_age_s])
+        there += observation[i * len(SLOT) + THERE]
+    return age / max(there, 1.0)
+
+
+@inlined
+def urgency_of(urgency: Array, pending: Array, age_s: float) -> float:
+    """What a pending model gains for the wait of its oldest request; `pending` (len(PENDING),) is its row."""
+    limit_s = urgency[URGENCY.grace_s] + urgency[URGENCY.loads] * np.expm1(pending[PENDING.load_s])
+    limit_s += urgency[URGENCY.ages] * age_s
+    if pending[PENDING.idle_suffices] == 0.0:
+        limit_s *= urgency[URGENCY.busy]
+    return urgency[URGENCY.price] * max(np.expm1(pending[PENDING.oldest_wait_s]) / limit_s - 1.0, 0.0)
+
+
 @outlined
 def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, candidates: Array) -> int:
     """The legal action with the highest score, ties: the lowest; of the legal victims only `candidates` (S,).
@@ -153,6 +190,8 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
         mix = net.pending_mix if ordering else net.slot_mix
         copy(mix, 3 * hidden * hidden, shared)
         add_inputs(mix, hidden, pooled, hidden, shared)
+    hurried = ordering and net.urgency[URGENCY.price] > 0.0
+    age_s = age_of_work(observation, slots, context) if hurried else 0.0
     best = NONE
     best_score = 0.0
     first, end = (slots, slots + models) if ordering else (0, slots)
@@ -163,6 +202,8 @@ def choose(s: State, f: Fleet, w: Requests, net: Weights, thought: Thought, cand
         if ordering:
             row = pending_at + i * len(PENDING)
             score = weighted(net.pending_linear, observation[row : row + len(PENDING)])
+            if hurried:
+                score += urgency_of(net.urgency, observation[row : row + len(PENDING)], age_s)
         else:
             row = i * len(SLOT)
             score = weighted(net.slot_linear, observation[row : row + len(SLOT)])

@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -32,7 +32,7 @@ from cace_env.files import read_arrays, replace_file
 from cace_env.kernel import rules
 from cace_env.observation import BLOCKS, Feature, ObservationLayout
 from cace_env.policies.base import Policy
-from cace_env.policies.network import Network
+from cace_env.policies.network import Network, Urgency
 from cace_env.policies.orders import LEARNED_ORDER
 from cace_env.tables import Protocol
 
@@ -62,6 +62,9 @@ class AgentCard(Frozen):
     env: Protocol = Field(description="the environment that it is for")
     algorithm: Line = Field(min_length=1, description="what trained it")
     hidden: int = Field(ge=0, description="hidden units of each layer of its network; 0 = linear")
+    urgency: Urgency | None = Field(
+        default=None, description="what it adds to the scores of models whose requests wait for long (Swap-v0)"
+    )
     description: str = Field(default="", description="one line")
     trained_on: tuple[str, ...] = Field(default=(), description="scenarios or entries of a suite")
     suite: str = Field(default="", description="the version of that suite")
@@ -94,7 +97,7 @@ class Agent:
 
     Attributes:
         card: description and origin.
-        network: the network that decides.
+        network: the network that decides, with the card's `urgency`, whatever its own was.
 
     Raises:
         ConfigError: card and network do not match, or the agent was trained on other features.
@@ -115,6 +118,8 @@ class Agent:
                 f"agent {card.name!r} was trained on other features ({card.features}) than this version has "
                 f"({features_hash()}); train it again" + (f": {card.command}" if card.command else "")
             )
+        if network.urgency != card.urgency:
+            object.__setattr__(self, "network", replace(network, urgency=card.urgency))
 
     def policy(self) -> Policy:
         """The agent as a built-in policy, compiled like all others."""
@@ -210,4 +215,4 @@ def _read(folder: Path) -> Agent:
         weights = read_arrays(content, MOST_BYTES)
     except ValueError as error:
         raise ConfigError(f"{weights_file}: this is not a file of weights ({error})") from error
-    return Agent(card, Network(card.env, card.hidden, weights))
+    return Agent(card, Network(card.env, card.hidden, weights, card.urgency))

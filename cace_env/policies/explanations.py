@@ -14,6 +14,7 @@ The score of the chosen action is compared with the mean score of the legal alte
 - Networks are divided by integrated gradients (Sundararajan et al., ICML 2017) along the straight line from "all
   candidates are alike", where no candidate is better, to their actual features. For a linear network this equals the
   sum above. `residual` is the error of the numerical integral.
+- What an agent's `Urgency` adds for a long wait counts for `oldest_wait_s`.
 
 A candidate's features are compared with those of the other candidates; what all share (the context, the target, the
 slots when a model is chosen) contributes nothing. Waiting, in Swap-v0, has no features to compare. If it is the choice
@@ -32,7 +33,7 @@ import numpy.typing as npt
 from cace_env.config import ConfigError
 from cace_env.kernel import rules
 from cace_env.kernel.pick import pick, read_victims
-from cace_env.observation import PENDING_FEATURES, SLOT, SLOT_FEATURES, Feature, ObservationLayout
+from cace_env.observation import PENDING, PENDING_FEATURES, SLOT, SLOT_FEATURES, Feature, ObservationLayout
 from cace_env.policies.agent import Agent
 from cace_env.policies.built_in import Policy, rule_of
 from cace_env.policies.built_in import policy as find_policy
@@ -316,6 +317,9 @@ def _explain_network(
     weights, rival = _weights(legal, logits[legal], picked, against)
     line = ScoreLine(network, layout, at, legal, weights)
     amounts, residual = line.attribute()
+    if line.ordering and network.urgency is not None:
+        gains = network.urgency.scores(*layout.split(at))[line.candidates]
+        amounts[PENDING.oldest_wait_s] += weights[: len(line.candidates)] @ gains
     physical = layout.split(layout.physical(at).astype(np.float32))[1 if line.ordering else 0][line.candidates]
     return _explanation(
         name, picked, rival, labels, dict(zip(legal.tolist(), logits[legal].tolist(), strict=True)), against,

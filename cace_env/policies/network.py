@@ -12,7 +12,7 @@ model j, context], all as in an observation, and relu(z) = max(z, 0):
     wait:       wait_linear . context + wait_bias + wait_out . relu(wait_mix [p, q, context] + wait_mix_bias)
 
 This is the sum of a linear policy and of a Deep Sets network (Zaheer et al., NeurIPS 2017). With `hidden` 0 only the
-linear policy is left.
+linear policy is left. In Swap-v0, `Urgency` may add to the score of a pending model whose oldest request waits long.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from cace_env.config import ConfigError
-from cace_env.kernel.network import NUM_PENDING_INPUTS, NUM_SLOT_INPUTS, Weights
+from cace_env.config import ConfigError, Frozen
+from cace_env.kernel.network import NUM_PENDING_INPUTS, NUM_SLOT_INPUTS, URGENCY, Weights
 from cace_env.observation import CONTEXT, PENDING, SLOT, THERE, ObservationLayout
 from cace_env.tables import Protocol
 
@@ -34,6 +35,43 @@ Float32Array = npt.NDArray[np.float32]
 Weighting = Mapping[str, npt.NDArray[Any]]
 
 MAX_HIDDEN: Final = 256
+
+
+class Urgency(Frozen):
+    """A price on long waits, so that a single request does not wait forever for many others (Swap-v0).
+
+    A pending model may wait for a limit; each further limit adds `price` to its score, in the units of the network's:
+
+        limit = (grace_s + loads * load_s + ages * age_s) * (1 if idle_suffices else busy)
+        score + price * max(oldest_wait_s / limit - 1, 0)
+
+    `load_s`, `oldest_wait_s` and `idle_suffices` are the features of its row. `age_s` is the mean of `running_age_s`
+    over the resident models, if another model is pending, too, else 0: where all requests take long, a long wait is
+    nothing special. It follows from the observation alone. With a high price it is a constraint: what is over its limit
+    is loaded next.
+    """
+
+    grace_s: float = Field(gt=0, description="a wait that nothing is said about [s]")
+    loads: float = Field(default=0.0, ge=0, description="the same, in loads of the model")
+    ages: float = Field(default=0.0, ge=0, description="the same, in ages of what runs, if another model is pending")
+    busy: float = Field(
+        default=1.0, ge=1, description="factor of the limit if models in use would have to leave for it"
+    )
+    price: float = Field(gt=0, description="score for each further limit")
+
+    def row(self) -> Float32Array:
+        """In the form that the kernel reads."""
+        return np.array([getattr(self, name) for name in URGENCY._fields], dtype=np.float32)
+
+    def scores(self, slots: Float32Array, pending: Float32Array, context: Float32Array) -> Float32Array:
+        """What each pending model gains, `(..., K)`, from the blocks of an observation."""
+        ages = np.expm1(slots[..., SLOT.running_age_s]).sum(axis=-1)
+        age_s = ages / np.maximum(slots[..., THERE].sum(axis=-1), 1) * (np.expm1(context[..., CONTEXT.pending]) > 1.5)
+        limit_s = self.grace_s + self.loads * np.expm1(pending[..., PENDING.load_s]) + self.ages * age_s[..., None]
+        limit_s = np.where(pending[..., PENDING.idle_suffices] == 0, self.busy * limit_s, limit_s)
+        over = np.expm1(pending[..., PENDING.oldest_wait_s]) / limit_s - 1
+        gains: Float32Array = np.float32(self.price) * np.maximum(over, 0)
+        return gains
 
 
 def weight_shapes(protocol: Protocol, hidden: int) -> dict[str, tuple[int, ...]]:
@@ -78,16 +116,20 @@ class Network:
         protocol: "eviction" (actions: slots) or "swap" (slots, models, wait).
         hidden: hidden units of each layer; 0 = a linear policy.
         weights: float32, named and shaped as `weight_shapes` says.
+        urgency: what it adds to the scores of models whose requests wait for long, in Swap-v0.
 
     Raises:
-        ConfigError: a weight is missing, unknown, of another shape or not finite.
+        ConfigError: a weight is missing, unknown, of another shape or not finite; or urgency without loads to choose.
     """
 
     protocol: Protocol
     hidden: int
     weights: Mapping[str, Float32Array]
+    urgency: Urgency | None = None
 
     def __post_init__(self) -> None:
+        if self.urgency is not None and self.protocol != Protocol.SWAP:
+            raise ConfigError(f"urgency is about which model is loaded next, and {self.protocol.env_name} does not ask")
         if not 0 <= self.hidden <= MAX_HIDDEN:
             raise ConfigError(f"hidden is {self.hidden}; a network has 0 to {MAX_HIDDEN} hidden units per layer")
         shapes = weight_shapes(self.protocol, self.hidden)
@@ -131,6 +173,8 @@ class Network:
         if self.hidden:
             scores = scores + np.maximum(mix(w, "pending", of_pending.units, pooled), 0) @ w["pending_out"]
             wait = wait + np.maximum(mix_wait(w, pooled, context), 0) @ w["wait_out"]
+        if self.urgency is not None:
+            scores = scores + self.urgency.scores(slots, pending, context)
         scores = _masked(scores, pending[..., PENDING.legal])
         wait = _masked(wait, context[..., CONTEXT.wait_legal])
         return np.concatenate([slot_scores, scores, wait[..., None]], axis=-1)
@@ -163,6 +207,7 @@ class Network:
             slot_out=vector("slot_out", hidden),
             pending_out=vector("pending_out", hidden),
             wait_out=vector("wait_out", hidden),
+            urgency=np.zeros(len(URGENCY), dtype=np.float32) if self.urgency is None else self.urgency.row(),
         )
 
 

@@ -14,7 +14,7 @@ from cace_env.fleets import REWARD_TERMS
 from cace_env.observation import CONTEXT_FEATURES, PENDING_FEATURES, SLOT_FEATURES, Feature
 from cace_env.policies import ORDERS, POLICIES, READINGS, Agent
 from cace_env.policies.built_in import AS_QUOTED, GROUPS
-from cace_env.policies.network import Network
+from cace_env.policies.network import Network, Urgency
 from cace_env.policies.quoted import NAME as AS_IN_REVIEW
 from cace_env.policies.quoted import PARTS, Quoted
 from cace_env.simulation.metrics import METRICS, TASK_METRICS
@@ -158,6 +158,7 @@ def card(agent: Agent) -> str:
         ("time", f"{about.wall_s / 60:.0f} min"),
         ("command", f"`{about.command}`"),
         ("numbers in it", f"{sum(weight.size for weight in agent.network.weights.values()):,}"),
+        ("urgency of long waits", "" if about.urgency is None else _urgency(about.urgency)),
         ("does well", about.works),
         ("fails", about.fails),
         ("on real logs", about.logs),
@@ -167,6 +168,11 @@ def card(agent: Agent) -> str:
     if about.hidden == 0:
         parts += [HEAVIEST_WEIGHTS, weights_table(agent.network)]
     return "\n\n".join(parts)
+
+
+def _urgency(urgency: Urgency) -> str:
+    """Its numbers in a line."""
+    return ", ".join(f"`{name}` {value:g}" for name, value in urgency.model_dump().items())
 
 
 def weights_table(network: Network) -> str:

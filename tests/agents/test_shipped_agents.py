@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from agents.objective import Objective
+from cace_env import evaluate
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import problems_of, training_cases, validation_seeds
 from cace_env.evaluation.scores import relative_cost
+from cace_env.evaluation.suite import load_suite
 from cace_env.observation import PENDING, SLOT, ObservationLayout
 from cace_env.policies import load_agent, policy, write_agent
 from cace_env.policies.agent import shipped_agents
@@ -99,6 +101,15 @@ def test_they_cost_less_than_cace_on_workloads_they_never_saw(name: str) -> None
     mine, cace = objective.costs([policy(f"agent:{name}"), policy("cace")])
     share = relative_cost(dict(zip(cases, mine, strict=True)), dict(zip(cases, cace, strict=True)))
     assert share.high < 1.0
+
+
+def test_no_request_of_swap_v0_waits_half_longer_than_under_patient_fifo() -> None:
+    case = load_suite("v1").entry("swap-cold-crowded").case()  # without its urgency: three times as long
+    agent, fifo = (
+        evaluate(name, case, seeds("validation", 12)).column("longest_wait_s").mean()
+        for name in ("agent:swap", "patient-fifo+lru")
+    )
+    assert agent < 1.5 * fifo
 
 
 def test_they_take_part_by_default_where_they_can() -> None:

@@ -31,6 +31,7 @@ from cace_env.export import (
 from cace_env.observation import BLOCKS, CONTEXT, PENDING, SLOT
 from cace_env.policies import Agent, Guarded, Policy, contestant_of, policy, weigh
 from cace_env.policies.agent import features_hash
+from cace_env.policies.network import Urgency
 from cace_env.scenarios import seeds
 from tests.support.agents import agent_of, random_network
 from tests.support.small import SMALL, lru_in_python
@@ -107,7 +108,8 @@ def test_recorded_questions_leave_a_choice_and_show_what_the_simulator_shows():
 @pytest.mark.parametrize("protocol", ["eviction", "swap"])
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_any_network_is_exported(hidden: int, protocol: str, form: str, tmp_path: Path):
-    agent = agent_of(random_network(protocol, hidden))
+    urgency = Urgency(grace_s=1.0, loads=1.0, ages=0.5, busy=2.0, price=1.0) if protocol == "swap" else None
+    agent = agent_of(random_network(protocol, hidden), urgency=urgency)
     decide = exported(agent, form, tmp_path)
     case = case_of(SMALL, protocol)
     asked = list(islice(questions(agent.policy(), case, 1), 100))

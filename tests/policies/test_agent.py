@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 
 import cace_env
 from cace_env.config import ConfigError
+from cace_env.evaluation.agent_folders import agent_of as with_card
 from cace_env.policies import load_agent, write_agent
 from cace_env.policies.agent import CARD_FILE, WEIGHTS_FILE
+from cace_env.policies.network import Urgency
 from cace_env.tables import Protocol
 from tests.support.agents import agent_of, random_network
 
@@ -27,11 +30,20 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
-    original = agent_of(random_network(Protocol.SWAP), requests=12, limits={"slot.running": (0.0, 7.0)})
+    urgency = Urgency(grace_s=3.0, price=2.0)
+    known = {"requests": 12, "limits": {"slot.running": (0.0, 7.0)}, "urgency": urgency}
+    original = agent_of(random_network(Protocol.SWAP), **known)
     card = write_agent(original, tmp_path)
     loaded = load_agent(tmp_path)
     assert loaded.card == card == original.card.model_copy(update={"weights_sha256": card.weights_sha256})
     assert all(np.array_equal(loaded.network.weights[k], w) for k, w in original.network.weights.items())
+    assert loaded.network.urgency == original.network.urgency == urgency
+
+
+def test_the_card_decides_whether_long_waits_count() -> None:
+    network = replace(random_network(Protocol.SWAP), urgency=Urgency(grace_s=3.0, price=2.0))
+    assert agent_of(network).network.urgency is None
+    assert with_card(network).card.urgency == network.urgency
 
 
 def test_the_same_agent_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -50,7 +62,8 @@ def test_an_agent_is_a_policy_by_its_folder(saved: Path) -> None:
 @pytest.mark.parametrize("protocol", Protocol)
 def test_step_by_step_it_costs_what_it_costs_compiled(protocol: Protocol) -> None:
     # A large part in double precision would differ in a tie; the weights are drawn, so there is none.
-    player = agent_of(random_network(protocol))
+    urgency = Urgency(grace_s=3.0, loads=1.0, ages=1.0, price=2.0) if protocol == Protocol.SWAP else None
+    player = agent_of(random_network(protocol), urgency=urgency)
     env = gymnasium.make(protocol.env_id, scenario="fast-loader")
     layout = env.get_wrapper_attr("layout")
     observation, info = env.reset(seed=3)

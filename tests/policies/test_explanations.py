@@ -19,22 +19,26 @@ from cace_env.policies import ORDERS, Agent, explain, policy, write_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.policies.built_in import Policy, weigh
 from cace_env.policies.explanations import Contribution, Explanation, quantity
-from cace_env.policies.network import Network, weight_shapes
+from cace_env.policies.network import Network, Urgency, weight_shapes
 from tests.support.envs import roomy, short
 from tests.support.small import SMALL
 
 KINDS = (EvictionEnv, SwapEnv)
 
 
+URGENCY = Urgency(grace_s=0.5, loads=0.5, ages=0.2, busy=2.0, price=1.0)
+
+
 def agent(kind: type[FleetEnv], hidden: int, seed: int = 0) -> Agent:
-    """An agent with random weights, all of them."""
+    """An agent with random weights, all of them, which in Swap-v0 minds long waits."""
     draws = np.random.default_rng(seed)
     protocol: Any = kind.PROTOCOL
     weights = {
         name: (draws.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
         for name, shape in weight_shapes(protocol, hidden).items()
     }
-    card = AgentCard(name="dice", env=protocol, algorithm="none", hidden=hidden)
+    urgency = URGENCY if kind is SwapEnv else None
+    card = AgentCard(name="dice", env=protocol, algorithm="none", hidden=hidden, urgency=urgency)
     return Agent(card, Network(protocol, hidden, weights))
 
 
@@ -163,6 +167,7 @@ def test_against_waiting_a_model_is_measured_from_one_of_which_nothing_is_known(
         amounts = {c.feature: c.amount for c in load.contributions}
         expected = w["pending_linear"] * pending[legal[0]]
         expected[[PENDING.present, PENDING.legal]] = 0
+        expected[PENDING.oldest_wait_s] += URGENCY.scores(*env.layout.split(observation))[legal[0]]
         np.testing.assert_allclose([amounts[name] for name in PENDING._fields], expected, atol=1e-6)
         found += 1
     assert found > 5

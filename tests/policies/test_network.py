@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,17 @@ from cace_env.planning import find_reference
 from cace_env.policies import Agent, Future, policy, write_agent
 from cace_env.policies.agent import AgentCard
 from cace_env.policies.built_in import Policy, rule_of
-from cace_env.policies.network import MAX_HIDDEN, Network
+from cace_env.policies.network import MAX_HIDDEN, Network, Urgency
 from cace_env.policies.orders import LEARNED_ORDER
 from cace_env.scenarios import load_scenario
 from cace_env.simulation import Simulator, new_scratch
-from cace_env.tables import FleetTables, Protocol
+from cace_env.tables import NONE, FleetTables, Protocol
 from cace_env.workload import Workload
 from tests.specification.strategies import cases, swap_cases
 from tests.support.agents import random_network
 
 QUESTIONS = 60
+URGENCY = Urgency(grace_s=2.0, loads=1.5, ages=0.5, busy=2.0, price=3.0)
 PROTOCOLS = tuple(Protocol)
 
 
@@ -63,11 +65,50 @@ def test_the_kernel_and_numpy_choose_alike_in_eviction_v0(
 
 
 @settings(max_examples=40, deadline=None)
-@given(case=swap_cases(), hidden=st.sampled_from([0, 1, 5]), seed=st.integers(0, 99))
+@given(
+    case=swap_cases(),
+    hidden=st.sampled_from([0, 1, 5]),
+    seed=st.integers(0, 99),
+    urgency=st.sampled_from([None, URGENCY]),
+)
 def test_the_kernel_and_numpy_choose_alike_in_swap_v0(
-    case: tuple[FleetTables, Workload], hidden: int, seed: int
+    case: tuple[FleetTables, Workload], hidden: int, seed: int, urgency: Urgency | None
 ) -> None:
-    assert_same_choices(case[0], case[1], random_network("swap", hidden, seed))
+    assert_same_choices(case[0], case[1], replace(random_network("swap", hidden, seed), urgency=urgency))
+
+
+def test_with_a_high_price_a_model_over_its_limit_is_loaded_next() -> None:
+    case = case_of("fast-loader", "swap")
+    network = replace(random_network("swap", 0), urgency=URGENCY.model_copy(update={"price": 1e6}))
+    simulator, rule = Simulator(case.tables), rule_of(as_policy(network), case.tables)
+    asked, hurried = simulator.reset(case.workload(0)), 0
+    scratch = new_scratch(simulator.max_slots, case.tables.num_models, rule.network)
+    while asked and hurried < 20:
+        chosen = int(pick(*simulator.arguments, rule, scratch))
+        if simulator.question.target == NONE:
+            over = waits_over_limits(simulator)
+            loads = chosen - simulator.max_slots
+            if over.max() > 1.001:
+                hurried += 1
+                assert over[loads] == pytest.approx(over.max(), rel=1e-3)
+        asked = simulator.answer(chosen)
+    assert hurried == 20
+
+
+def waits_over_limits(simulator: Simulator) -> np.ndarray:
+    """Of each model that may be loaded, in units of the limit of `URGENCY`, from features in seconds; 0 for others."""
+    slots, models = simulator.features(), simulator.model_features()
+    there = slots[:, SLOT.occupied] == 1
+    pending = models[:, PENDING.waiting] > 0
+    age_s = slots[there, SLOT.running_age_s].mean() if pending.sum() > 1 else 0.0
+    limits_s = 2.0 + 1.5 * models[:, PENDING.load_s] + 0.5 * age_s
+    limits_s[models[:, PENDING.idle_suffices] == 0] *= 2.0
+    return models[:, PENDING.oldest_wait_s] / limits_s * models[:, PENDING.legal]
+
+
+def test_urgency_is_refused_where_no_load_is_chosen() -> None:
+    with pytest.raises(ConfigError, match="Eviction-v0 does not ask"):
+        replace(random_network(Protocol.EVICTION, 0), urgency=URGENCY)
 
 
 def test_a_weight_on_time_since_use_is_lru() -> None:
