@@ -3,8 +3,10 @@
 Its *bases* are all built-in rules, clairvoyant or not, in Swap-v0 each with every order. Plans start from the cheapest
 of them: record the decisions of an episode, replace one, replay the rest with the true future, and keep what lowers the
 cost of the whole episode (a rollout, Bertsekas and Castanon 1999, whose base policies are the rules and the plan
-itself). The reference is the cheapest of all plans and bases: never worse than any base by construction, but no proof
-that nothing is better (`cace_env.planning.optimum` proves that for tiny episodes).
+itself). Where models may be prefetched, which no base does by what is to come, plans of a look ahead
+(`cace_env.planning.horizon`) are tried besides. The reference is the cheapest of all plans and bases: never worse than
+any base by construction, but no proof that nothing is better (`cace_env.planning.optimum` proves that for tiny
+episodes).
 
 Like every other clairvoyant policy it reads the future through `cace_env.policies.Future` alone.
 """
@@ -27,6 +29,7 @@ from cace_env.kernel import state as layout
 from cace_env.kernel.plan import Game, Plan, Search
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import Int64Array
+from cace_env.planning.horizon import check_future, play_knowing
 from cace_env.policies import ORDERS, POLICIES, Future, policy
 from cace_env.policies.built_in import rule_of
 from cace_env.policies.orders import JOINT
@@ -46,6 +49,8 @@ SLACK_REQUESTS: Final = 20.0  # a replay is stopped when it costs more than the 
 CALM: Final = 4  # or when it repeats the plan this often in a row and is not cheaper
 DRAWS: Final = 65_521  # prime, so that repetitions do not line up
 DRAWS_STREAM: Final = 8  # spawn key of the draws
+LOOKING_AHEAD: Final = "patient-wsjf+belady-cost"  # around it the look ahead is, where models may be prefetched
+HORIZONS_S: Final = (60.0, 300.0)  # of the look ahead
 ROOM: Final = 4  # plans may have this many times the decisions of the longest base
 
 
@@ -57,10 +62,10 @@ class Reference:
     base: str  # name of the cheapest base
     base_cost: float
     costs: Mapping[str, float]  # cost of every base; inf if its episode was truncated
-    rounds: tuple[float, ...]  # least cost after each round of improvement
+    rounds: tuple[float, ...]  # least cost after each round of improvement, and after each look ahead
     replays: int
     plan: Int64Array  # (decisions,) evict model m: `m`; load model m: `M + m`; wait: `2 M`
-    start: str  # the base from which the plan was found: its keep-alives and count limits apply
+    start: str  # the base from, or around which the plan was found: its keep-alives and count limits apply
     wall_s: float
 
 
@@ -124,19 +129,25 @@ def find_reference(
 
     histories = _parallel(improve, chains, threads)
     best = min(chains, key=lambda chain: chain.cost)
+    cost, plan, start = best.cost, best.codes(), cheapest[chains.index(best)]
     longest = max(len(history) for history in histories)
     padded = [
         history + [chain.cost] * (longest - len(history)) for chain, history in zip(chains, histories, strict=True)
     ]
-    start = cheapest[chains.index(best)]
+    rounds = [min(each) for each in zip(*padded, strict=True)]
+    for horizon_s in HORIZONS_S if case.tables.prefetch_limit and bases is None else ():
+        ahead = play_knowing(case, workload, known, seed, horizon_s=horizon_s, base=policy(LOOKING_AHEAD))
+        if ahead.simulator.cost() < cost:
+            cost, plan, start = ahead.simulator.cost(), ahead.plan, LOOKING_AHEAD
+        rounds.append(cost)
     return Reference(
-        cost=best.cost,
+        cost=cost,
         base=base,
         base_cost=costs[base],
         costs=costs,
-        rounds=tuple(min(each) for each in zip(*padded, strict=True)),
+        rounds=tuple(rounds),
         replays=sum(chain.replays for chain in chains),
-        plan=best.codes(),
+        plan=plan,
         start=start,
         wall_s=time.perf_counter() - began,
     )
@@ -159,25 +170,6 @@ def replay(case: Case, workload: Workload, reference: Reference, *, trace: bool 
     if asked:
         raise ConfigError(f"the plan ends after {len(reference.plan)} decisions: it is for another episode")
     return simulator
-
-
-def check_future(case: Case, workload: Workload, future: Future | None) -> Future:
-    """The future, which has to be given, and to belong to the workload.
-
-    Raises:
-        ConfigError: it is missing, or is that of another workload.
-    """
-    if future is None:
-        raise ConfigError("what looks ahead needs the future; pass future=Future.of(case.tables, workload)")
-    known = len(future.nominal_us)
-    fits = known == len(workload) and len(future.start) == case.tables.num_models + 1
-    opened = workload.after == NONE
-    if not fits or not np.array_equal(future.nominal_us[opened], workload.arrival_us[opened]):
-        raise ConfigError(
-            f"the future, of {known} requests, belongs to another workload than this one of {len(workload)}; make it "
-            "from this one: Future.of(case.tables, workload)"
-        )
-    return future
 
 
 def plan_action(simulator: Simulator, code: int) -> int:

@@ -15,6 +15,7 @@ from cace_env.kernel import state as layout
 from cace_env.kernel.plan import Game
 from cace_env.kernel.rollouts import try_actions
 from cace_env.kernel.rules import Rule, Scratch
+from cace_env.policies.planner.prefetch import without_prefetch
 from cace_env.simulation import SimulationError, Simulator, new_scratch
 from cace_env.tables import FloatArray
 
@@ -35,7 +36,7 @@ class Rollouts:
         self._room = layout.arena(1, 1)
         self._scratches: dict[tuple[int, int, int], Scratch] = {}
 
-    def costs(self, rule: Rule, horizons_s: Sequence[float] = (math.inf,)) -> FloatArray:
+    def costs(self, rule: Rule, horizons_s: Sequence[float] = (math.inf,), *, prefetches: bool = True) -> FloatArray:
         """Compute the cost of the episode until some time after the question, for every action.
 
         Differences between actions are exact; costs before the question cancel out.
@@ -44,6 +45,7 @@ class Rollouts:
             rule: the rule that continues the copies, for the same fleet; its keep-alives and count limit do not apply,
                 those of the simulator do.
             horizons_s: ascending times after the question at which the cost is read; inf = at the end.
+            prefetches: False: the copies go on without, even where the scenario allows them.
 
         Returns:
             `(actions, horizons)`; inf for illegal actions.
@@ -69,6 +71,8 @@ class Rollouts:
         moments = np.array([now + round(min(time, 1e12) * 1e6) for time in horizons_s], dtype=np.int64)
         costs = np.empty((len(simulator.state.legal), len(moments)))
         game = Game(at, fleet, fleet_at, workload, simulator.limits, _NO_TRACE)
+        if not prefetches:
+            game = without_prefetch(game)
         self.requests += int(try_actions(row, self._room[0], game, rule, self._scratches[room_for], moments, costs))
         return costs
 

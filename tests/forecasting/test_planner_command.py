@@ -91,6 +91,26 @@ def test_over_all_cases_each_has_the_same_weight_and_its_own_seeds() -> None:
     assert "+30.0 % [+30.0, +30.0]" in rows[2][4]
 
 
+def test_prefetch_is_priced_against_the_same_without_it(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ahead = tmp_path / "ahead.yaml"
+    ahead.write_text(small.read_text() + "rules: {prefetch_limit: 50}\n")
+    asked = ["--scenarios", str(ahead), "--env", "swap", "--seeds", "2", "--futures", "2", "--horizons", "30"]
+    assert main(["budget", *asked, "--policy", "lru", "--prefetch-sure", "1", "--knowing", "30"]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    assert [row[0] for row in rows] == [
+        "| `planner:lru@futures=2@horizons=30@sure=1.0`",
+        "| `knows 30 s`",
+        "| `lru, prefetch`",
+        "| `planner:lru@futures=2@horizons=30@sure=1.0@prefetch_sure=1.0, prefetch`",
+        "| `knows 30 s, prefetch`",
+    ]
+    prefetches, saved = ([row[column].strip(" |") for row in rows] for column in (-2, -1))
+    assert prefetches[:3] == ["-", "-", "0.0"] and float(prefetches[3]) > 0 and float(prefetches[4]) > 0
+    assert saved[2].startswith("+0.0 %") and "[" in saved[4]
+
+
 def test_a_log_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "--logs", str(tmp_path)]) != 0
     assert "none of the public logs" in capsys.readouterr().err

@@ -39,6 +39,16 @@ def test_who_knows_nothing_to_come_plays_as_the_policy_alone(protocol: str) -> N
         assert played.simulator.cost() == alone(protocol, name)
 
 
+def test_who_knows_what_comes_prefetches_for_an_agent_that_has_not_learned_to() -> None:
+    case = case_of(SEVEN | {"rules": {"prefetch_limit": 100}}, "swap")
+    workload = case.workload(5)
+    future = Future.of(case.tables, workload)
+    seeing = play_knowing(case, workload, future, 5, horizon_s=60.0, base=policy("agent:swap")).simulator
+    assert seeing.totals().prefetches > 0
+    bare = case_of(SEVEN, "swap")
+    assert seeing.cost() < run_episode(contestant_of("agent:swap"), bare, workload, 5)[0].cost()
+
+
 def test_a_clairvoyant_policy_can_play_on() -> None:
     played = play_knowing(*episode("eviction"), 5, horizon_s=math.inf, base=policy("belady-cost"))
     assert played.simulator.cost() <= alone("eviction", "belady-cost")

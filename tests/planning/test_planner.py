@@ -11,9 +11,9 @@ import pytest
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
 from cace_env.evaluation import evaluate, run_episode
-from cace_env.planning import Reference, find_reference, replay
-from cace_env.planning.planner import base_names
-from cace_env.policies import ORDERS, POLICIES, Future, contestant_of
+from cace_env.planning import Reference, find_reference, play_knowing, replay
+from cace_env.planning.planner import HORIZONS_S, LOOKING_AHEAD, base_names
+from cace_env.policies import ORDERS, POLICIES, Future, contestant_of, policy
 from cace_env.workload import Workload
 from tests.specification.examples import fleet, requests
 from tests.specification.invariants import check_run
@@ -68,6 +68,18 @@ def test_costs_of_bases_are_those_of_the_comparison(protocol: str) -> None:
     for name in SOME_BASES[protocol]:
         simulator, _ = run_episode(contestant_of(name), case, workload, 5, future=future)
         assert found(protocol).costs[name] == simulator.cost()
+
+
+def test_where_models_may_be_prefetched_plans_of_a_look_ahead_are_tried() -> None:
+    case = case_of(SEVEN | {"rules": {"prefetch_limit": 100}}, "swap")
+    workload = case.workload(5)
+    future = Future.of(case.tables, workload)
+    reference = find_reference(case, workload, future, 5, max_rounds=0)
+    ahead = (play_knowing(case, workload, future, 5, horizon_s=h, base=policy(LOOKING_AHEAD)) for h in HORIZONS_S)
+    assert reference.cost == min(each.simulator.cost() for each in ahead) < reference.base_cost
+    assert (reference.start, reference.rounds[-1]) == (LOOKING_AHEAD, reference.cost)
+    simulator = replay(case, workload, reference)
+    assert (simulator.cost(), simulator.totals().prefetches > 0) == (reference.cost, True)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

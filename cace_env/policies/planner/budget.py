@@ -22,6 +22,11 @@ class Budget(Frozen):
     sure: float = Field(
         default=1.0, ge=0, description="standard errors by which another choice has to be cheaper than the policy's"
     )
+    prefetch_sure: float = Field(
+        default=2.0,
+        ge=0,
+        description="the same for a load that nobody waits for, where a scenario allows them; .inf = never",
+    )
     ms: float = Field(
         default=0.0,
         ge=0,

@@ -17,6 +17,13 @@ from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.clairvoyant import Future
 from cace_env.policies.orders import Order
 from cace_env.policies.planner.budget import BETWEEN, FEWEST, Budget, budget_of
+from cace_env.policies.planner.prefetch import (
+    NOTHING,
+    hidden,
+    prefetches,
+    prefetches_itself,
+    worth_pricing,
+)
 from cace_env.policies.planner.sampled import SampledRollouts
 from cace_env.policies.player import Player
 from cace_env.simulation import Limits, Simulator
@@ -80,6 +87,7 @@ class Planner:
         self.budget = budget or Budget()
         self.decisions = self.changed = self.futures = 0
         self.last: dict[str, str] = {}
+        self._prefetches = prefetches_itself(self.policy)
         card: HabitsCard | None = None
         if habits is None:
             habits, card = load_habits(self.budget.habits or None)
@@ -103,7 +111,9 @@ class Planner:
         del future
         self._player = Player(self.name, self.policy, tables, workload, seed, training=training)
         rule = rule_of(self.policy, tables, seed=seed, training=training)
-        self.rollouts = SampledRollouts(tables, workload, self._habits, [rule], seed, self.budget.threads)
+        self.rollouts = SampledRollouts(
+            tables, workload, self._habits, [rule], seed, self.budget.threads, prefetches=self._prefetches
+        )
         self._priced: Priced | None = None
         self._episode = [0, 0]  # decisions that could be changed, and that were
         return self._player.limits
@@ -111,20 +121,40 @@ class Planner:
     def answer(self, simulator: Simulator) -> tuple[int, float]:
         """The action at the open question, and the seconds it took to decide."""
         began = time.perf_counter()
-        action, _ = self._player.answer(simulator)
+        ahead = prefetches(simulator)
+        with hidden(simulator, NOTHING if self._prefetches else ahead):
+            action, _ = self._player.answer(simulator)
         self._priced = None
-        legal = np.flatnonzero(simulator.state.legal)
         self.rollouts.look(simulator)
-        if len(legal) > 1:
-            action = self._choose(simulator, legal, action, began)
+        wanted = self._wanted(simulator, ahead, began)
+        left_out = np.setdiff1d(ahead, [*wanted, action]) if len(ahead) else NOTHING
+        with hidden(simulator, left_out):
+            legal = np.flatnonzero(simulator.state.legal)
+            if len(legal) > 1:
+                action = self._choose(simulator, legal, action, began, wanted)
         return action, time.perf_counter() - began
 
-    def _choose(self, simulator: Simulator, legal: Int64Array, own: int, began: float) -> int:
-        """The policy's own choice, or one that is cheaper for sure."""
+    def _wanted(self, simulator: Simulator, ahead: Int64Array, began: float) -> Int64Array:
+        """Of these prefetches those that are priced."""
+        budget = self.budget
+        if not len(ahead) or math.isinf(budget.prefetch_sure):
+            return NOTHING
+        used, count = np.zeros(simulator.tables.num_models), 0
+        for seeds in self.rollouts.seeds(budget.futures):
+            used[np.unique(self.rollouts.sampler.draw(seeds, budget.horizons[-1]).models)] += 1
+            count += 1
+            # half of the time is for the prices
+            if budget.ms and count >= FEWEST and (time.perf_counter() - began) * 2e3 > budget.ms:
+                break
+        return worth_pricing(simulator, ahead, used / count)
+
+    def _choose(self, simulator: Simulator, legal: Int64Array, own: int, began: float, ahead: Int64Array) -> int:
+        """The policy's own choice, or one that is cheaper for sure; `ahead` are prefetches."""
         extra = self.extra_costs(simulator, own, began)[:, legal]
         means, count = extra.mean(axis=0), len(extra)
         errors = extra.std(axis=0, ddof=1) / math.sqrt(count)
-        means[means + self.budget.sure * errors >= -LEAST_GAIN] = 0.0
+        sure = np.where(np.isin(legal, ahead), self.budget.prefetch_sure, self.budget.sure)
+        means[means + sure * errors >= -LEAST_GAIN] = 0.0
         best = int(means.argmin())
         self.decisions += 1
         self._episode[0] += 1

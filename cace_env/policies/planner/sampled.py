@@ -12,7 +12,8 @@ import numpy as np
 from cace_env.forecasting import Habits, Sampler
 from cace_env.kernel.rollouts import try_actions
 from cace_env.kernel.rules import Rule, Scratch
-from cace_env.kernel.state import CLOCK, arena
+from cace_env.kernel.state import CLOCK, arena, cut_state
+from cace_env.policies.planner.prefetch import without_prefetch
 from cace_env.simulation import Simulator, new_scratch
 from cace_env.simulation.scratch import largest
 from cace_env.tables import FleetTables, FloatArray, Int64Array
@@ -38,6 +39,7 @@ class SampledRollouts:
         rules: that continue the copies, one at a time.
         seed: of the draws.
         threads: places at which futures are played side by side.
+        prefetches: False: the copies go on without, even where the scenario allows them.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class SampledRollouts:
         rules: Sequence[Rule],
         seed: int,
         threads: int = 1,
+        *,
+        prefetches: bool = True,
     ) -> None:
         self.sampler = Sampler(tables, workload, habits, seed)
-        self._rules, self._threads = tuple(rules), threads
+        self._rules, self._threads, self._prefetches = tuple(rules), threads, prefetches
         self._hands: list[_Hands] = []
 
     @property
@@ -89,9 +93,10 @@ class SampledRollouts:
         if hands.other.shape[1] != len(future.row):
             hands.other = arena(1, len(future.row))
         ends = int(state.scalars[CLOCK]) + np.round(np.array(horizons_s) * 1e6).astype(np.int64)
+        game = future.game if self._prefetches else without_prefetch(future.game)
+        if self._simulator.tables.prefetch_limit:  # some may be hidden since the present was copied
+            cut_state(future.row, game.at).legal[:] = state.legal
         costs = np.empty((len(self._rules), len(state.legal), len(ends)))
         for rule, found in zip(self._rules, costs, strict=True):
-            hands.requests += int(
-                try_actions(future.row, hands.other[0], future.game, rule, hands.scratch, ends, found)
-            )
+            hands.requests += int(try_actions(future.row, hands.other[0], game, rule, hands.scratch, ends, found))
         return costs
