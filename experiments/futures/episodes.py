@@ -24,7 +24,7 @@ class Episodes(Frozen):
 
     scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
         default=(),
-        description="scenarios, entries of suite v1, or YAML files; by default all entries",
+        description="scenarios, suites and entries of them, or YAML files; by default all entries of v1",
     )
     env: Protocol = Field(default=Protocol.EVICTION, description="what is decided")
     logs: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = Field(

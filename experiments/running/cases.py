@@ -36,15 +36,16 @@ def chosen(what: Sequence[str], protocols: Sequence[Protocol], suite: str = "v1"
     """Scenarios by the names that were typed.
 
     Args:
-        what: versions of suites (all entries without memory sweeps), ids of entries of `suite`, shipped scenarios by
-            name, or YAML files; none: all entries of `suite`. A scenario in Swap-v0 is called `NAME-swap`.
+        what: versions of suites (all entries without memory sweeps), ids of entries of `suite` or of another version,
+            shipped scenarios by name, or YAML files; none: all entries of `suite`. A scenario in Swap-v0 is called
+            `NAME-swap`.
         protocols: in which environments; an entry has its own, and is left out where that is not asked for.
-        suite: whose entries may be named.
+        suite: whose entry an id stands for, where several versions have it.
 
     Raises:
         ConfigError: no such thing, nothing is left, or two of one name.
     """
-    entries = {entry.id: entry for entry in load_suite(suite).all_entries()}
+    entries = {entry.id: entry for version in (*suite_versions(), suite) for entry in load_suite(version).all_entries()}
     found: list[Chosen] = []
     for name in what or [suite]:
         if name in suite_versions():

@@ -214,15 +214,15 @@ def test_reference_costs_that_ship_are_found(tmp_path: Path, monkeypatch: pytest
         reference_costs(suite, suite.entry("desk"), (1, 2, 3))
 
 
-@pytest.fixture(scope="module")
-def shipped() -> Results:
-    results = results_module.published("v1")
+@pytest.fixture(scope="module", params=["v1", "v2"])
+def shipped(request: pytest.FixtureRequest) -> Results:
+    results = results_module.published(request.param)
     assert results is not None
     return results
 
 
 def test_costs_ship_of_every_entry_and_test_seed(shipped: Results):
-    suite, seeds = load_suite("v1"), seed_list("test")
+    suite, seeds = load_suite(shipped.header.suite), seed_list("test")
     wanted = {(e.id, who, seed) for e in suite.all_entries() for who in ("lru", "reference") for seed in seeds}
     assert {row[:3] for row in shipped.rows} == wanted and len(shipped.rows) == len(wanted)
     for entry in suite.all_entries():
@@ -232,7 +232,7 @@ def test_costs_ship_of_every_entry_and_test_seed(shipped: Results):
 
 
 def test_no_cost_that_ships_is_below_its_bound(shipped: Results):
-    for entry in load_suite("v1").all_entries():
+    for entry in load_suite(shipped.header.suite).all_entries():
         case = entry.case()
         for seed in seed_list("test")[:5]:
             least = lower_bound(case.tables, case.workload(seed)).cost
@@ -241,7 +241,7 @@ def test_no_cost_that_ships_is_below_its_bound(shipped: Results):
 
 def test_the_costs_that_ship_of_lru_come_out_here(shipped: Results):
     rows = {row[:3]: row for row in shipped.rows}
-    for number, entry in enumerate(load_suite("v1").all_entries()):
+    for number, entry in enumerate(load_suite(shipped.header.suite).all_entries()):
         seed = seed_list("test")[number]
         (result,) = run_seed(entry.case(), [contestant_of("lru")], seed)
         assert row_of(entry.id, result.row) == rows[entry.id, "lru", seed]

@@ -133,6 +133,7 @@ def test_policies_can_be_told_the_weights_they_are_judged_by(small: Path, tmp_pa
 
 def test_scenarios_are_chosen_by_suite_entry_name_and_file(small: Path):
     assert len(chosen([], [Protocol.EVICTION])) == 12 and len(chosen(["shifted-v1"], [Protocol.SWAP])) == 10
+    assert [row.scenario.rules.prefetch_limit for row in chosen(["swap-prefetch-spare"], [Protocol.SWAP])] == [600]
     assert [row.name for row in chosen(["swap-agents", "light-pressure", str(small)], [Protocol.SWAP])] == [
         "swap-agents",
         "light-pressure-swap",

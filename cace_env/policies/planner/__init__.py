@@ -7,7 +7,7 @@ At a question it samples futures from what has happened so far (`cace_env.foreca
 one. In each of them it tries every legal action in a copy of the simulation, which the policy plays on, and reads the
 cost at several horizons. All actions meet the same futures, so their differences vary little. The policy's choice is
 changed only if another one is cheaper, in the mean of the horizons and futures, by more than `sure` standard errors of
-the differences.
+the differences. Loads that nobody waits for have a rule of their own (`cace_env.policies.planner.prefetch`).
 """
 
 from cace_env.policies.planner.budget import Budget
