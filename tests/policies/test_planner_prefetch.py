@@ -15,8 +15,9 @@ from cace_env.policies.planner import Budget
 from cace_env.policies.planner.prefetch import hidden, prefetches, worth_pricing
 from cace_env.simulation import Simulator
 from cace_env.tables import NONE
-from tests.policies.test_planner import decisions, with_another_future
+from tests.policies.test_planner import decisions
 from tests.specification.examples import fleet
+from tests.support.other_futures import with_another_future
 from tests.support.policy_runs import SECOND, ask
 from tests.support.small import SMALL
 
