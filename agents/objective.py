@@ -1,4 +1,4 @@
-"""Costs of many policies on workloads for training or choosing, by whole compiled episodes."""
+"""Costs of many policies on workloads for training or choosing, by whole episodes; compiled for built-in policies."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy.typing as npt
 
 from cace_env.cases import Case
 from cace_env.config import ConfigError
+from cace_env.evaluation import run_episode
 from cace_env.evaluation.held_out import split_of
 from cace_env.kernel import run
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import TRUNCATED
+from cace_env.policies import Contestant
 from cace_env.policies import policy as find_policy
 from cace_env.policies.built_in import Policy, rule_of
 from cace_env.simulation import Simulator, new_scratch
-from cace_env.simulation.scratch import largest
+from cace_env.simulation.scratch import NO_NETWORK, largest
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
@@ -50,14 +52,14 @@ class Objective:
 
     def costs(
         self,
-        policies: Sequence[Policy],
+        policies: Sequence[Policy | Contestant],
         seeds: Sequence[int] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> FloatArray:
         """Cost of every policy on every case and seed, `(policies, cases, seeds)`.
 
         Args:
-            policies: built-in ones, trained agents too.
+            policies: built-in ones, trained agents too, which play compiled; or any others, question by question.
             seeds: a subset of the objective's seeds; None = all.
             progress: called with the number of episodes played so far.
 
@@ -76,22 +78,30 @@ class Objective:
                     progress((column + 1) * len(policies))
         return costs.reshape(len(policies), len(self.cases), len(chosen))
 
-    def _play(self, policies: Sequence[Policy], name: str, seed: int) -> tuple[list[float], int]:
+    def _play(self, policies: Sequence[Policy | Contestant], name: str, seed: int) -> tuple[list[float], int]:
         """Cost of each policy on one workload, and the requests that were simulated."""
         case, workload = self.cases[name], self._workload(name, seed)
-        rules: list[Rule] = [
-            rule_of(policy, case.tables, seed=seed, workload=workload, training=case.training) for policy in policies
-        ]
+        rules: dict[int, Rule] = {
+            at: rule_of(policy, case.tables, seed=seed, workload=workload, training=case.training)
+            for at, policy in enumerate(policies)
+            if isinstance(policy, Policy)
+        }
         simulator = Simulator(case.tables)
         simulator.load(workload)
-        scratch = new_scratch(simulator.max_slots, case.tables.num_models, largest(rules))
+        network = largest(rules.values()) if rules else NO_NETWORK
+        scratch = new_scratch(simulator.max_slots, case.tables.num_models, network)
         costs = []
-        for policy, rule in zip(policies, rules, strict=True):
-            status = run.run_episode(*simulator.arguments, rule, simulator.trace, scratch)
-            simulator.check()
-            if status == TRUNCATED:
+        for at, policy in enumerate(policies):
+            if isinstance(policy, Policy):
+                played = simulator
+                cut = run.run_episode(*simulator.arguments, rules[at], simulator.trace, scratch) == TRUNCATED
+                simulator.check()
+            else:
+                played, _ = run_episode(policy, case, workload, seed)
+                cut = played.totals().truncated
+            if cut:
                 raise ConfigError(f"policy {policy.name!r} was cut short on {name!r}; allow more decisions there")
-            costs.append(simulator.cost())
+            costs.append(played.cost())
         return costs, len(policies) * len(workload)
 
     def _workload(self, name: str, seed: int) -> Workload:

@@ -15,6 +15,7 @@ from cmaes import CMA, SepCMA
 
 from agents.objective import Objective, baseline_costs, pooled
 from cace_env.config import ConfigError
+from cace_env.policies import Contestant
 from cace_env.policies.built_in import Policy
 
 FloatArray = npt.NDArray[np.float64]
@@ -83,7 +84,7 @@ class Evolution:
         self,
         objective: Objective,
         search: Search,
-        policy_of: Callable[[FloatArray], Policy],
+        policy_of: Callable[[FloatArray], Policy | Contestant],
         seeds_per_generation: int,
         seed: int,
     ) -> None:

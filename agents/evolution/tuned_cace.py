@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from agents.evolution.search import Evolution, Search
 from agents.objective import Objective
-from cace_env.policies import CaceWeights, policy
+from cace_env.forecasting.demand import DemandScorer, Making
+from cace_env.policies import CaceWeights, Contestant, policy
 from cace_env.policies.built_in import Policy
 from cace_env.policies.cace import TERMS, load_cace
 
@@ -22,6 +23,7 @@ def tune_cace(
     *,
     requests: int,
     order: str | None = None,
+    demand: Making | None = None,
     init: str = "cace",
     seeds_per_generation: int = 8,
     population: int = 16,
@@ -34,6 +36,7 @@ def tune_cace(
         objective: cases and training seeds.
         requests: budget; the last generation is the one that reaches it.
         order: in Swap-v0, the order that loads the models ("very-patient-wsjf"); None = the default one.
+        demand: the forecaster of the last term; None = CACE's own sliding window, which is compiled.
         init: weights to begin from, as for `load_cace`.
         seeds_per_generation: training seeds that a generation plays.
         population: candidates of a generation.
@@ -47,7 +50,9 @@ def tune_cace(
     scale = np.linalg.norm(weights)  # of no meaning for the choice of a victim, so the search may have its own
     before = policy("cace" if order is None else f"{order}+cace")
 
-    def policy_of(x: FloatArray) -> Policy:
+    def policy_of(x: FloatArray) -> Policy | Contestant:
+        if demand is not None:
+            return Contestant("candidate", DemandScorer(x.tolist(), demand), before.order)
         return replace(before, name="candidate", weights=tuple(x.tolist()))
 
     search = Search(weights / scale, 0.3, seed=seed, population=population, separable=False)

@@ -3,6 +3,7 @@
 from cace_env.forecasting.fitting import fit_habits, played
 from cace_env.forecasting.forecasters import FORECASTERS, BinnedRates, Forecaster
 from cace_env.forecasting.habits import Habits, HabitsCard, load_habits, save_habits
+from cace_env.forecasting.sampled import SampledCounts
 from cace_env.forecasting.sampler import SampledFuture, Sampler
 from cace_env.forecasting.survival import Survivors, fit_survival
 
@@ -12,6 +13,7 @@ __all__ = [
     "Forecaster",
     "Habits",
     "HabitsCard",
+    "SampledCounts",
     "SampledFuture",
     "Sampler",
     "Survivors",

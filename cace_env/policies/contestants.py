@@ -24,7 +24,7 @@ from cace_env.policies.python import Illegal, PythonPolicy, acts, problem_of
 from cace_env.policies.quoted import is_quoted
 from cace_env.tables import Protocol
 
-BY_FORECAST: Final = "cace:demand="  # and the name of a forecaster
+BY_FORECAST: Final = ":demand="  # behind CACE, or CACE with weights, and before the name of a forecaster
 NO_SWAPPING: Final = "no-swapping"  # shown beside the policies: the cost that remains when nothing has to be evicted
 
 
@@ -70,9 +70,9 @@ def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Planne
                 raise ConfigError(f"{policy!r}: a guard cannot wrap {inner.name!r}; name another policy")
             return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)
-        if victims.startswith(BY_FORECAST):
-            made = forecaster_of(victims.removeprefix(BY_FORECAST))
-            return Contestant(policy, DemandScorer(find_policy("cace").weights, made), order)
+        weights, by_forecast, forecaster = victims.partition(BY_FORECAST)
+        if by_forecast and (weights == "cace" or weights.startswith("cace:")):
+            return Contestant(policy, DemandScorer(find_policy(weights).weights, forecaster_of(forecaster)), order)
         if ":" not in victims or victims.startswith(("cace:", PREFIX)) or is_quoted(victims):
             return Contestant(policy, find_policy(policy))
         found = _imported(victims)

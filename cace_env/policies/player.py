@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from cace_env.config import ConfigError
-from cace_env.forecasting.demand import News
+from cace_env.forecasting.demand import DemandScorer, News
 from cace_env.forecasting.gazette import Gazette
 from cace_env.kernel.orders import LEARNED, ORDER
 from cace_env.kernel.pick import pick
@@ -89,6 +89,8 @@ class Player:
         self.limits = Limits(patience_us=int(self._rule.limits[LIMIT.patience_us]))
         if callable(reset := getattr(policy, "reset", None)):
             reset(seed)
+        if isinstance(policy, DemandScorer):
+            policy.begin(tables, workload, seed)
         if callable(watch := getattr(policy, "watch", None)):
             self._watch, self._gazette = watch, Gazette()
 
@@ -99,6 +101,8 @@ class Player:
             PolicyError: the Python policy failed, or its answer is not valid.
         """
         if not isinstance(self.policy, Policy):
+            if isinstance(self.policy, DemandScorer):
+                self.policy.look(simulator)
             if self._watch is not None:
                 self._watch(self._gazette.news(simulator))
             answer = python_action(

@@ -137,8 +137,8 @@ def refuse_what_no_folder_holds(name: str) -> None:
         ConfigError: it is one.
     """
     victims = name.rpartition(JOINT)[2]
-    wrapped = any(part.startswith((GUARDED, PLANNER, BY_FORECAST)) for part in (name, victims))
-    if wrapped or name == NO_SWAPPING or (is_quoted(victims) and ":" in victims):
+    wrapped = any(part.startswith((GUARDED, PLANNER)) for part in (name, victims))
+    if wrapped or BY_FORECAST in victims or name == NO_SWAPPING or (is_quoted(victims) and ":" in victims):
         raise ConfigError(
             f"{name!r} cannot be handed in: a folder holds the name of a rule, weights of CACE or a trained agent, "
             "without guard, planner, forecast or options: hand in the policy that decides (python -m "

@@ -2,12 +2,14 @@
 
 Forecasts are scored on the models that a policy could evict, those with no request in flight, once a minute or less:
 how well they tell which of these will be used within some time (AUC), whether what they call 30 % happens in 30 of 100
-cases (reliability), and both at once (log score). All see the same episodes, played by LRU.
+cases (reliability), and both at once (log score). All see the same episodes, played by LRU, and are asked where it is:
+when something has to leave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,11 +17,13 @@ import numpy.typing as npt
 
 from cace_env.cases import Case
 from cace_env.evaluation import run_episode
-from cace_env.forecasting.demand import Arrived, DemandScorer, Finished, tell
-from cace_env.forecasting.forecasters import FORECASTERS, Forecaster
+from cace_env.forecasting import SampledCounts
+from cace_env.forecasting.demand import MAKINGS, DemandScorer, Making, tell
+from cace_env.forecasting.gazette import Gazette
 from cace_env.forecasting.survival import Seen
-from cace_env.policies import Contestant, Future, contestant_of, policy
-from cace_env.tables import NONE, FloatArray, Int64Array
+from cace_env.policies import Contestant, Future, Player, contestant_of, policy
+from cace_env.simulation import Simulator
+from cace_env.tables import NONE, FleetTables, FloatArray, Int64Array
 from cace_env.workload import Workload
 from experiments.reading.roc import auc
 from experiments.yardsticks.sessions import POLICY, seen_of
@@ -32,9 +36,9 @@ SURE: Final = 1e-3  # no forecast is called surer than that: a log score of a wr
 BINS: Final = 10  # of the reliability
 OWN: Final = "CACE's own"
 TRUTH: Final = "true future"  # the forecaster that knows, as far as arrivals are known without knowing the policy
-WEIGHTS: Final[Mapping[str, str]] = {"cace": "cace", "tuned": "cace:tuned-eviction"}
+BY_HAND: Final = "cace"  # weights, by their name
+SHIPPED: Final = "tuned-eviction"
 
-Making = Callable[[int], Forecaster]
 Answers = dict[str, dict[int, list[tuple[FloatArray, npt.NDArray[np.bool_]]]]]  # by forecaster and horizon: said, came
 
 
@@ -71,31 +75,48 @@ class Knowing:
         return np.minimum(self.expected(time_s, within_s), 1.0)
 
 
-def makers(case: Case, workload: Workload) -> dict[str, Making]:
-    """All forecasters of an episode by name, and the one that knows."""
-    known = Future.of(case.tables, workload)
-    return {**FORECASTERS, TRUTH: lambda _: Knowing(known, workload.model.astype(np.int64))}
+def knowing(tables: FleetTables, workload: Workload, seed: int) -> Knowing:
+    """The forecaster that knows an episode."""
+    del seed
+    return Knowing(Future.of(tables, workload), workload.model.astype(np.int64))
+
+
+def makings() -> dict[str, Making]:
+    """All forecasters by name, and the one that knows."""
+    return {**MAKINGS, TRUTH: knowing}
+
+
+def far_sampler(tables: FleetTables, workload: Workload, seed: int) -> SampledCounts:
+    """The sampler whose futures reach the last horizon, so that all horizons share them."""
+    return SampledCounts(tables, workload, seed, reach_s=HORIZONS_S[-1])
+
+
+def readable(name: str) -> str:
+    """Of a forecaster, for a table."""
+    return f"`{name}`" if name in MAKINGS else name
 
 
 def answers(case: Case, workload: Workload, seed: int) -> Answers:
     """What every forecaster says of an episode, and what comes."""
     simulator, _ = run_episode(contestant_of(POLICY), case, workload, seed)
     seen = seen_of(simulator, workload)
-    models = case.tables.num_models
-    made = {name: make(models) for name, make in makers(case, workload).items()}
+    models, tables = case.tables.num_models, case.tables
+    sampler = far_sampler(tables, workload, seed)
+    made = {name: make(tables, workload, seed) for name, make in makings().items()} | {"sampler": sampler}
+    gazette = Gazette()
     said: Answers = {name: {horizon_s: [] for horizon_s in HORIZONS_S} for name in made}
-    events, told = _events(seen), 0
     arrivals_s = [np.sort(seen.arrival_us[seen.model == m]) * 1e-6 for m in range(models)]
     last_s = seen.end_us * 1e-6 - HORIZONS_S[-1]
-    for now_s in np.arange(WARM_S, last_s, max(EVERY_S, (last_s - WARM_S) / MOST_QUESTIONS)).tolist():
-        before = told
-        while told < len(events) and events[told].time_s <= now_s:
-            told += 1
+    every_s, next_question_s = max(EVERY_S, (last_s - WARM_S) / MOST_QUESTIONS), WARM_S
+    for asked in _questions(case, workload, seed):
+        sampler.look(asked)
+        news = gazette.news(asked)
         for forecaster in made.values():
-            tell(forecaster, events[before:told])
-        idle = _idle(seen, now_s, models)
-        if not idle.any():
+            tell(forecaster, news.events)
+        now_s, idle = news.now_s, _idle(seen, news.now_s, models)
+        if not next_question_s <= now_s < last_s or not idle.any():
             continue
+        next_question_s = now_s + every_s
         next_s = np.array([_next(times, now_s) for times in arrivals_s])
         for name, forecaster in made.items():
             for horizon_s in HORIZONS_S:
@@ -110,17 +131,14 @@ def _next(times_s: FloatArray, now_s: float) -> float:
     return float(times_s[at]) if at < len(times_s) else np.inf
 
 
-def _events(seen: Seen) -> list[Arrived | Finished]:
-    """All that is seen of an episode, in order of time."""
-    events: list[Arrived | Finished] = [
-        Arrived(time_us * 1e-6, *row)
-        for time_us, *row in zip(
-            seen.arrival_us.tolist(), seen.session.tolist(), seen.model.tolist(), seen.task.tolist(), strict=True
-        )
-    ]
-    finished = zip(seen.finish_us.tolist(), seen.session.tolist(), strict=True)
-    events += [Finished(time_us * 1e-6, session) for time_us, session in finished if time_us != NONE]
-    return sorted(events, key=lambda event: event.time_s)
+def _questions(case: Case, workload: Workload, seed: int) -> Iterator[Simulator]:
+    """The simulator at each question of an episode, which is then answered."""
+    player = Player(POLICY, policy(POLICY), case.tables, workload, seed)
+    simulator = Simulator(case.tables, player.limits)
+    asked = simulator.reset(workload)
+    while asked:
+        yield simulator
+        asked = simulator.answer(player.answer(simulator)[0])
 
 
 def _idle(seen: Seen, now_s: float, models: int) -> npt.NDArray[np.bool_]:
@@ -143,18 +161,8 @@ def quality(said: Sequence[tuple[FloatArray, npt.NDArray[np.bool_]]]) -> Quality
     return Quality(auc(chance, came), float(plain - surprise), float((off * counts).sum() / len(chance)), used)
 
 
-def contestants(case: Case, workload: Workload, weights: str) -> dict[str, Contestant]:
-    """CACE with its own window, and with every forecaster in its place, by name of the forecaster."""
-    row = policy(WEIGHTS[weights]).weights
-    found = {OWN: contestant_of(WEIGHTS[weights])}
-    for name, make in makers(case, workload).items():
-        found[name] = contestant_of(DemandScorer(row, make))
-    return found
-
-
-def costs(case: Case, workload: Workload, seed: int, weights: str) -> dict[str, float]:
-    """Cost of an episode under each of `contestants`."""
-    return {
-        name: run_episode(contestant, case, workload, seed)[0].cost()
-        for name, contestant in contestants(case, workload, weights).items()
-    }
+def with_demand(weights: Sequence[float], name: str) -> Contestant:
+    """CACE with some weights and a forecaster of its demand factor, or its own window."""
+    if name == OWN:
+        return contestant_of(replace(policy("cace"), name=name, weights=tuple(weights)))
+    return Contestant(name, DemandScorer(weights, makings()[name]))

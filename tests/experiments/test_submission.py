@@ -220,8 +220,8 @@ def test_results_may_be_of_one_environment(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     "policy",
-    ["cace:demand=survival", "wsjf+cace:demand=survival", "planner:cace", "planner:wsjf+cace", "guarded:lru",
-     "cace-quoted:window=20", "no-swapping"],
+    ["cace:demand=survival", "cace:tuned-eviction:demand=survival", "wsjf+cace:demand=survival", "planner:cace",
+     "planner:wsjf+cace", "guarded:lru", "cace-quoted:window=20", "no-swapping"],
 )  # fmt: skip
 def test_what_no_folder_can_hold_is_refused_before_it_is_played(
     policy: str, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cace_env.cases import case_of
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, dump
 from cace_env.evaluation import run_episode
-from cace_env.forecasting import FORECASTERS, Survivors, fit_survival
-from cace_env.forecasting.demand import Arrived, DemandScorer, News
+from cace_env.forecasting import FORECASTERS, SampledCounts, Sampler, Survivors, fit_survival, load_habits
+from cace_env.forecasting.demand import MAKINGS, Arrived, DemandScorer, News
 from cace_env.forecasting.survival import Seen
-from cace_env.policies import contestant_of, policy
+from cace_env.policies import CaceWeights, Player, contestant_of, policy
+from cace_env.policies.cace import Cace
 from cace_env.sessions import load_survival, write_survival
+from cace_env.simulation import Simulator
 from cace_env.tables import TASKS
 from cace_env.workload import Workload
 from tests.support.small import SEVEN
 
 SECOND = 1_000_000
+HABITS, _ = load_habits()
 
 
 def pauses(lengths_s: list[int], goes_on: list[bool]) -> Seen:
@@ -87,8 +91,10 @@ def test_cace_takes_curves_of_ones_own(tmp_path: Path) -> None:
     assert costs[0] != costs[1]
     with pytest.raises(ConfigError, match=r"none\.json"):
         contestant_of(f"cace:demand=survival@{tmp_path / 'none.json'}")
-    with pytest.raises(ConfigError, match="only survival reads a file"):
+    with pytest.raises(ConfigError, match="only survival and sampler read a file"):
         contestant_of("cace:demand=ewma@mine.json")
+    with pytest.raises(ConfigError, match=r"habits\.json"):
+        contestant_of(f"cace:demand=sampler@{tmp_path}")
 
 
 def test_sessions_of_a_task_without_pauses_come_back_as_those_of_the_others_do() -> None:
@@ -109,7 +115,7 @@ def test_the_scorer_without_a_forecaster_is_cace(protocol: str) -> None:
         assert mine == cace
 
 
-@pytest.mark.parametrize("name", FORECASTERS)
+@pytest.mark.parametrize("name", MAKINGS)
 def test_cace_with_a_forecaster_is_a_policy_by_name(name: str) -> None:
     case = case_of(SEVEN, "eviction")
     workload = case.workload(3)
@@ -117,6 +123,22 @@ def test_cace_with_a_forecaster_is_a_policy_by_name(name: str) -> None:
     assert contestant.name == f"cace:demand={name}"
     costs = {run_episode(contestant, case, workload, 3)[0].cost() for _ in range(2)}
     assert len(costs) == 1  # each episode begins anew
+
+
+def test_weights_stand_before_the_forecaster(tmp_path: Path) -> None:
+    case = case_of(SEVEN, "eviction")
+    workload = case.workload(3)
+
+    def cost(name: str) -> float:
+        return run_episode(contestant_of(name), case, workload, 3)[0].cost()
+
+    mine = CaceWeights(load_time=0, latency_sensitivity=0, output_length=0, recency=0, future_demand=-1)
+    (tmp_path / "mine.yaml").write_text(dump(Cace(weights=mine)), encoding="utf-8")
+    by_name = cost(f"cace:{tmp_path / 'mine.yaml'}:demand=ewma")
+    scorer = contestant_of(DemandScorer(mine.row(), MAKINGS["ewma"]))
+    assert by_name == run_episode(scorer, case, workload, 3)[0].cost() != cost("cace:demand=ewma")
+    with pytest.raises(ConfigError, match="no CACE weights called"):
+        contestant_of("cace:tuned:demand=ewma")
 
 
 def test_an_unknown_forecaster_is_refused() -> None:
@@ -176,3 +198,56 @@ def _first_difference(one: Workload, other: Workload) -> int:
     """The earliest that a request which differs can come: no request of a chain comes before its nominal arrival."""
     differs = one.model != other.model
     return int(one.arrival_us[differs].min())
+
+
+def test_the_sampler_counts_what_comes_in_its_futures() -> None:
+    case = case_of(SEVEN, "eviction")
+    workload = case.workload(3)
+    player = Player("lru", policy("lru"), case.tables, workload, 3)
+    simulator = Simulator(case.tables, player.limits)
+    counts = SampledCounts(case.tables, workload, 3, futures=8, reach_s=300.0)
+    same, sampler = SampledCounts(case.tables, workload, 3, futures=8), Sampler(case.tables, workload, HABITS, 3)
+    asked, questions = simulator.reset(workload), 0
+    while asked and questions < 20:
+        questions += 1
+        now_s = simulator.question.now_us * 1e-6
+        for one in (counts, same, sampler):
+            one.look(simulator)
+        near, far = (counts.expected(now_s, within_s) for within_s in (60.0, 300.0))
+        assert (near <= far).all() and far.sum() > 0.0
+        assert (same.expected(now_s, 300.0) == far).all()  # drawn as far, by the same seeds
+        futures = [sampler.draw(seeds, 300.0).models.copy() for seeds in sampler.seeds(8)]
+        assert far * 8 == pytest.approx(np.bincount(np.concatenate(futures), minlength=case.tables.num_models))
+        share = [sum(model in future for future in futures) / 8 for model in range(case.tables.num_models)]
+        assert counts.chance(now_s, 300.0) == pytest.approx((8 * np.array(share) + 0.5) / 9)
+        asked = simulator.answer(player.answer(simulator)[0])
+    assert questions == 20
+
+
+def test_a_decision_by_sampled_futures_sees_nothing_of_what_comes_later() -> None:
+    case = case_of(SEVEN, "eviction")
+    workload = case.workload(3)
+    half = len(workload) // 2
+    changed = replace(workload, output_tokens=workload.output_tokens.copy(), model=workload.model.copy())
+    changed.model[half:] = changed.model[half:][::-1]
+    first_changed_s = _first_difference(workload, changed) * 1e-6
+    said = []
+    for one in (workload, changed):
+        scorer = Noting(policy("cace").weights, MAKINGS["sampler"])
+        run_episode(contestant_of(scorer), case, one, 3)
+        said.append([asked for asked in scorer.asked if asked[0] < first_changed_s])
+    assert len(said[0]) > 3
+    assert said[0] == said[1]
+
+
+class Noting(DemandScorer):
+    """Notes when it is asked, and what each model is expected to have."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.asked: list[tuple[float, list[float]]] = []
+
+    def watch(self, news: News) -> None:
+        super().watch(news)
+        assert self._demand is not None
+        self.asked.append((news.now_s, self._demand.tolist()))

@@ -12,10 +12,14 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.cases import case_of
-from cace_env.forecasting import FORECASTERS
+from cace_env.config import ConfigError
+from cace_env.forecasting.demand import MAKINGS
+from cace_env.policies import policy
+from cace_env.policies.cace import load_cace
 from cace_env.workload import Workload
 from experiments import forecasts
-from experiments.logs import forecast_page
+from experiments.logs import demand_weights, forecast_page
+from experiments.logs.demand_weights import BY_HAND, SEARCHED, SHIPPED, chosen, write_costs
 from experiments.logs.forecast_scores import OWN, TRUTH, quality
 from tests.support.logs import AZURE, written
 from tests.support.small import SEVEN
@@ -47,12 +51,36 @@ def test_the_command_scores_every_forecaster_and_fills_the_page(
     page = "".join(f"<!-- generated: {name} -->\n<!-- end -->\n" for name in ("errors", "worth", "run"))
     (tmp_path / "forecasts.md").write_text(page, encoding="utf-8")
     monkeypatch.setattr(forecasts, "DOCS", tmp_path)
-    assert forecasts.main(["--entries", "eviction-light-pressure", "--seeds", "2", "--write"]) == 0
+    options = ["--entries", "eviction-light-pressure", "--seeds", "2", "--error-seeds", "1"]
+    assert forecasts.main(["score", *options, "--write"]) == 0
     printed, filled = capsys.readouterr().out, (tmp_path / "forecasts.md").read_text(encoding="utf-8")
     for text in (printed, filled):
-        assert all(f"| `{name}` |" in text for name in FORECASTERS)
+        assert all(f"| `{name}` |" in text for name in MAKINGS)
         assert f"| {TRUTH} |" in text
     assert (tmp_path / "images" / "forecasts.png").is_file()
+
+
+def test_weights_are_searched_once_for_each_forecaster_and_score_takes_the_best_of_three(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["tune", "--entries", "eviction-light-pressure", "--forecasters", f"{OWN},ewma", "--out", str(tmp_path)]
+    options += ["--requests", "20000", "--train-seeds", "1", "--validation-seeds", "2"]
+    assert forecasts.main(options) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"own.csv", "own.yaml", "ewma.csv", "ewma.yaml"}
+    searched = load_cace(tmp_path / "ewma.yaml").weights.row()
+    assert searched != load_cace(tmp_path / "own.yaml").weights.row() != policy(f"cace:{SHIPPED}").weights
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("what has been found is not searched again")
+
+    monkeypatch.setattr(demand_weights, "tune_cace", never)
+    assert forecasts.main(options) == 0
+    for best, weights in ((SEARCHED, searched), (BY_HAND, policy("cace").weights)):
+        costs = {source: {"a": np.array([2.0 - (source == best), 3.0])} for source in (BY_HAND, SHIPPED, SEARCHED)}
+        write_costs(tmp_path / "ewma.csv", costs, [1, 2])
+        assert chosen(tmp_path, "ewma") == (best, weights)
+    with pytest.raises(ConfigError, match="no weights for 'sampler'"):
+        chosen(tmp_path, "sampler")
 
 
 def test_a_log_is_played_once_and_its_intervals_are_over_windows_in_time(
@@ -67,10 +95,10 @@ def test_a_log_is_played_once_and_its_intervals_are_over_windows_in_time(
         played.append(seed)
         return case.workload(seed)
 
+    cases = {"small": replace(case, workload=workload)}
     lines = [
-        line.split(" | ")
-        for line in forecast_page.logs_table({"small": replace(case, workload=workload)}).splitlines()[2:]
+        line.split(" | ") for line in forecast_page.logs_table(cases, forecast_page.Score().weights()).splitlines()[2:]
     ]
     assert set(played) == {0}
-    assert [line[1].strip("`") for line in lines] == [OWN, *FORECASTERS, TRUTH]
+    assert [line[1].strip("`") for line in lines] == [OWN, *MAKINGS, TRUTH]
     assert all("[" in line[4] for line in lines)  # an interval, though there is one episode
