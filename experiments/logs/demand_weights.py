@@ -69,7 +69,7 @@ class Tune(Frozen):
                 weights = self.weights(cases, name, session.command)
                 path = self.out / f"{file_name(name)}.csv"
                 if not path.is_file():
-                    rows = {BY_HAND: policy("cace").weights, SHIPPED: policy(f"cace:{SHIPPED}").weights}
+                    rows = {BY_HAND: policy("cace").weights, SHIPPED: shipped()}
                     rows[SEARCHED] = weights.weights.row()
                     costs = by_entry(judge, [with_demand(row, name) for row in rows.values()])
                     write_costs(path, dict(zip(rows, costs, strict=True)), judge.seeds)
@@ -119,16 +119,30 @@ class Chosen(NamedTuple):
     weights: tuple[float, ...]  # in the order of TERMS
 
 
-def chosen(folder: Path, name: str) -> Chosen:
-    """The weights of a forecaster in the folder of a search.
+def all_chosen(folder: Path | None) -> dict[str, Chosen]:
+    """The weights for every forecaster: the shipped ones where no search was made for it in a folder.
 
     Raises:
-        ConfigError: it has none there.
+        ConfigError: the folder has no search at all.
     """
-    path = folder / f"{file_name(name)}.csv"
-    if not path.is_file():
-        raise ConfigError(f"{folder} has no weights for {name!r}; python -m experiments.forecasts tune searches them")
-    costs = read_costs(path)
+    names = (OWN, *makings())
+    searched = [name for name in names if folder is not None and (folder / f"{file_name(name)}.csv").is_file()]
+    if folder is not None and not searched:
+        raise ConfigError(f"{folder} has no weights; python -m experiments.forecasts tune --out {folder} searches them")
+    return {
+        name: chosen(folder, name) if folder is not None and name in searched else Chosen(SHIPPED, shipped())
+        for name in names
+    }
+
+
+def shipped() -> tuple[float, ...]:
+    """Those that all searches begin at."""
+    return policy(f"cace:{SHIPPED}").weights
+
+
+def chosen(folder: Path, name: str) -> Chosen:
+    """The best weights for a forecaster in the folder of its search."""
+    costs = read_costs(folder / f"{file_name(name)}.csv")
     # Entries count alike, each as a share of what the shipped weights cost.
     pooled = {source: relative_cost(each, costs[SHIPPED]).value for source, each in costs.items()}
     best = min(pooled, key=lambda source: pooled[source])

@@ -18,11 +18,11 @@ from cace_env.evaluation.episodes import collect, in_order, run_seed
 from cace_env.evaluation.results import published
 from cace_env.evaluation.scores import BASELINE, REFERENCE, Estimate, pooled_gain
 from cace_env.files import save_figure
-from cace_env.policies import contestant_of, policy
+from cace_env.policies import contestant_of
 from cace_env.scenarios import seeds
 from cace_env.tables import FloatArray, Protocol
 from experiments.logs import public
-from experiments.logs.demand_weights import SOURCES, Chosen, chosen
+from experiments.logs.demand_weights import SOURCES, Chosen, all_chosen
 from experiments.logs.forecast_scores import (
     HORIZONS_S,
     OWN,
@@ -57,7 +57,8 @@ class Score(Frozen):
     seeds: int = Field(default=8, ge=1, description="test seeds of each entry, to play")
     error_seeds: int = Field(default=5, ge=1, description="of these, how many to score forecasts on")
     tuned: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = Field(
-        default=None, description=f"what `tune` wrote: weights by forecaster; by default those of {TUNED} for all"
+        default=None,
+        description=f"what `tune` wrote; forecasters that it did not search weights for have those of {TUNED}",
     )
     logs: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = Field(
         default=None, description="where the public logs of docs/traces.md are; none by default"
@@ -74,7 +75,7 @@ class Score(Frozen):
         suite = load_suite("v1")
         names = split_names(self.entries) or list(suite.cases(Protocol.EVICTION))
         cases = {name: suite.entry(name).case() for name in names}
-        numbers, weights = list(seeds("test", self.seeds)), self.weights()
+        numbers, weights = list(seeds("test", self.seeds)), all_chosen(self.tuned)
         qualities = self.qualities(cases, numbers[: self.error_seeds])
         found = worths(self.costs(cases, numbers, weights), numbers)
         regions = {"errors": errors_table(qualities), "worth": worth_table(qualities, found, weights)}
@@ -86,13 +87,6 @@ class Score(Frozen):
         for text in regions.values():
             console.print(f"\n{text}", soft_wrap=True, highlight=False)
         return Scored(regions, qualities, found)
-
-    def weights(self) -> dict[str, Chosen]:
-        """Of CACE, by forecaster."""
-        names = (OWN, *makings())
-        if self.tuned is None:
-            return {name: Chosen(SHIPPED, policy(TUNED).weights) for name in names}
-        return {name: chosen(self.tuned, name) for name in names}
 
     def qualities(self, cases: Mapping[str, Case], numbers: Sequence[int]) -> list[Qualities]:
         """How good the forecasts are, of each entry."""

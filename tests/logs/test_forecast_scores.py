@@ -19,8 +19,8 @@ from cace_env.policies.cace import load_cace
 from cace_env.workload import Workload
 from experiments import forecasts
 from experiments.logs import demand_weights, forecast_page
-from experiments.logs.demand_weights import BY_HAND, SEARCHED, SHIPPED, chosen, write_costs
-from experiments.logs.forecast_scores import OWN, TRUTH, quality
+from experiments.logs.demand_weights import SEARCHED, all_chosen, write_costs
+from experiments.logs.forecast_scores import BY_HAND, OWN, SHIPPED, TRUTH, quality
 from tests.support.logs import AZURE, written
 from tests.support.small import SEVEN
 
@@ -78,9 +78,11 @@ def test_weights_are_searched_once_for_each_forecaster_and_score_takes_the_best_
     for best, weights in ((SEARCHED, searched), (BY_HAND, policy("cace").weights)):
         costs = {source: {"a": np.array([2.0 - (source == best), 3.0])} for source in (BY_HAND, SHIPPED, SEARCHED)}
         write_costs(tmp_path / "ewma.csv", costs, [1, 2])
-        assert chosen(tmp_path, "ewma") == (best, weights)
-    with pytest.raises(ConfigError, match="no weights for 'sampler'"):
-        chosen(tmp_path, "sampler")
+        found = all_chosen(tmp_path)
+        assert found["ewma"] == (best, weights)
+        assert found["sampler"] == (SHIPPED, policy(f"cace:{SHIPPED}").weights)  # not searched for
+    with pytest.raises(ConfigError, match="has no weights"):
+        all_chosen(tmp_path / "nothing")
 
 
 def test_a_log_is_played_once_and_its_intervals_are_over_windows_in_time(
@@ -96,9 +98,7 @@ def test_a_log_is_played_once_and_its_intervals_are_over_windows_in_time(
         return case.workload(seed)
 
     cases = {"small": replace(case, workload=workload)}
-    lines = [
-        line.split(" | ") for line in forecast_page.logs_table(cases, forecast_page.Score().weights()).splitlines()[2:]
-    ]
+    lines = [line.split(" | ") for line in forecast_page.logs_table(cases, all_chosen(None)).splitlines()[2:]]
     assert set(played) == {0}
     assert [line[1].strip("`") for line in lines] == [OWN, *MAKINGS, TRUTH]
     assert all("[" in line[4] for line in lines)  # an interval, though there is one episode
