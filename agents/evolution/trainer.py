@@ -63,7 +63,9 @@ class EvolutionConfig(Frozen):
     population: int = Field(default=32, ge=4, le=10_000, description="candidates of a generation")
     sigma: float = Field(default=0.3, gt=0, le=1e6, description="standard deviation of the first generation's weights")
     init: str | None = Field(
-        default=None, description="an agent to begin from: the name of a shipped one, or its folder; none = an old rule"
+        default=None,
+        description="an agent to begin from: the name of a shipped one, or its folder; its urgency for long waits "
+        "stays as it is; none = an old rule",
     )
     threads: int = Field(default=2, ge=1, le=64, description="episodes side by side")
 
@@ -95,7 +97,7 @@ class EvolutionTrainer:
         self._objective = Objective(cases, training_seeds(config.train_seeds), threads=config.threads)
         start, self._free = start_of(config)
         self._fixed = start.weights
-        self._hidden = start.hidden
+        self._hidden, self._urgency = start.hidden, start.urgency
         search = Search(
             flat(start.weights, self._free),
             config.sigma,
@@ -146,6 +148,7 @@ class EvolutionTrainer:
             env=config.env,
             algorithm=f"{config.algorithm} (evolution)",
             hidden=self._hidden,
+            urgency=self._urgency,
             description=_DESCRIPTIONS[config.algorithm],
             trained_on=self._trained_on,
             train_seeds=seeds_text(self._objective.seeds),
@@ -187,7 +190,7 @@ class EvolutionTrainer:
         self._objective.requests, self._wall_s = requests, wall_s
 
     def _network(self, x: FloatArray) -> Network:
-        return Network(self.config.env, self._hidden, unflat(x, self._fixed, self._free))
+        return Network(self.config.env, self._hidden, unflat(x, self._fixed, self._free), self._urgency)
 
 
 _DESCRIPTIONS: Final = {
@@ -203,6 +206,7 @@ def as_policy(network: Network) -> Policy:
         env=network.protocol,
         algorithm="evolution",
         hidden=network.hidden,
+        urgency=network.urgency,
     )
     return Agent(card, network).policy()
 
@@ -240,6 +244,7 @@ def start_of(config: LinearConfig | NetworkConfig) -> tuple[Network, Free]:
     weights = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()}
     if isinstance(config, NetworkConfig):
         _draw_hidden(weights, np.random.default_rng([config.seed, 1]))
+    urgency = None
     if config.init is None:
         _set(weights["slot_linear"], SLOT_FEATURES, START_SLOT_SWAP if protocol == Protocol.SWAP else START_SLOT)
         if protocol == Protocol.SWAP:
@@ -253,6 +258,7 @@ def start_of(config: LinearConfig | NetworkConfig) -> tuple[Network, Free]:
                 f"units; this training is for {config.env.env_name} with {hidden}; linear ones fit any number"
             )
         weights |= {name: weight.copy() for name, weight in first.network.weights.items()}
+        urgency = first.network.urgency
     free = {name: np.ones(shape, dtype=bool) for name, shape in shapes.items()}
     without = config.without if isinstance(config, LinearConfig) else ()
     known = {feature.name for features in BLOCKS.values() for feature in features}
@@ -262,7 +268,7 @@ def start_of(config: LinearConfig | NetworkConfig) -> tuple[Network, Free]:
         if name in free:
             free[name] = np.array([f.name not in (*SAME, *without) for f in features])
             weights[name][[f.name in without for f in features]] = 0.0
-    return Network(protocol, hidden, weights), free
+    return Network(protocol, hidden, weights, urgency), free
 
 
 def _set(weights: npt.NDArray[np.float32], features: Sequence[Feature], values: Mapping[str, float]) -> None:

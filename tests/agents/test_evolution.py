@@ -18,7 +18,7 @@ from cace_env.cases import case_of
 from cace_env.config import ConfigError, dump
 from cace_env.evaluation.held_out import training_cases, training_seeds
 from cace_env.observation import SLOT
-from cace_env.policies import CaceWeights, policy, write_agent
+from cace_env.policies import CaceWeights, load_agent, policy, write_agent
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
 from tests.support.agents import agent_of, random_network
@@ -144,6 +144,21 @@ def test_a_network_begins_as_the_linear_agent_it_is_given(scenario: str, tmp_pat
     assert np.array_equal(costs[0], costs[1])
     with pytest.raises(ConfigError, match="is for Eviction-v0"):
         EvolutionTrainer(linear(scenario, env=Protocol.SWAP, init=str(tmp_path)))
+
+
+def test_a_search_keeps_the_urgency_of_the_agent_that_it_begins_with(scenario: str) -> None:
+    trainer = EvolutionTrainer(linear(scenario, env=Protocol.SWAP, init="swap"))
+    urgency = load_agent("swap").card.urgency
+    learn(trainer, 8)
+    assert urgency is not None
+    assert trainer.agent().card.urgency == trainer.agent().network.urgency == urgency
+    judge = Objective({"small": case_of(SMALL, Protocol.SWAP)}, training_seeds(1))
+    hurried, calm = (
+        replace(trainer.agent().policy(), network=net)
+        for net in (trainer.agent().network, replace(trainer.agent().network, urgency=None))
+    )
+    played, with_urgency, without = judge.costs([trainer.agent().policy(), hurried, calm])
+    assert played == with_urgency != without
 
 
 def test_the_card_says_what_features_were_like(scenario: str) -> None:
