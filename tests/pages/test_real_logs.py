@@ -11,9 +11,10 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.config import ConfigError
+from cace_env.evaluation import Gain
 from cace_env.tables import Protocol
 from experiments.logs.public import LOGS, scenarios
-from experiments.pages.real_logs import judged, kept_text
+from experiments.pages.real_logs import judged, kept_text, verdict_text
 from experiments.running.run_folder import Run
 from experiments.shifted import main
 from tests.support.logs import AZURE
@@ -48,7 +49,8 @@ def test_the_report_has_a_row_per_log_and_the_line_for_the_card(env: str, folder
     asked = ["--logs", str(folder), "--env", env, "--seeds", "1", "--windows", "8", "--out", str(out), "--workers", "1"]
     assert main(asked) == 0
     report = (out / "report.md").read_text()
-    assert report.count("| azure-code (set here) |") == report.count("| azure-code-48 (set here) |") == 2
+    assert report.count("| azure-code (set here) |") == report.count("| azure-code-48 (set here) |") == 3
+    assert "| **all 2** |" in report.split(f"## {env}-target")[1].split("##")[0]
     assert "azure-code 0." in report.split(f"## {env}-card")[1] and "omlx" in report and "waits" in report
     who = judged(Run(out), Protocol(env))
     assert who is not None and (who.agent, who.guarded) == (f"agent:{env}", f"guarded:agent:{env}")
@@ -60,3 +62,11 @@ def test_what_is_kept_of_a_gain_has_an_interval_and_without_a_gain_nothing_is_sa
     half = kept_text(lru, lru - 20, lru - 10, block=3)
     assert half == "50 % [50, 50]"
     assert kept_text(lru, lru - draws.normal(0, 20, 24), lru, block=3) == "-"
+
+
+def test_an_agent_keeps_to_the_best_rule_in_the_mean_or_for_sure():
+    just_above, far_above = Gain(-0.5, -0.9, -0.2), Gain(-3.0, -4.0, -2.0)
+    assert verdict_text([(just_above, 1.0), (Gain(10.0, 5.0, 15.0), 2.0)]) == "yes, for sure"
+    assert verdict_text([(Gain(-0.5, -3.0, 2.0), 1.0)]) == "yes"
+    assert verdict_text([(Gain(-1.5, -3.0, 2.0), 1.0)]) == "no"
+    assert verdict_text([(just_above, 1.0), (far_above, 1.0)]) == "no, for sure"
