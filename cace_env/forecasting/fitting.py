@@ -14,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.forecasting.habits import POINTS, Habits
-from cace_env.forecasting.history import FORGET_S, MOST_STEPS
+from cace_env.forecasting.history import FIRST, FORGET_S, MOST_STEPS, NUM_PAUSES, QUICK, QUICK_S, SLOWLY
+from cace_env.forecasting.pace import Starts, fit_fresh, fit_pace, usual_pace
 from cace_env.kernel.state import NONE, NUM_TASKS, REQUEST
 from cace_env.simulation import Simulator
 from cace_env.workload import Workload
 
 PRIOR: Final = 2.0  # cases of the mean of all steps that are added to those of each
 LEAST_RATE: Final = 1e-9  # [1/s]
+LEAST_GAPS: Final = 20  # that end, to have a law of their own
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -61,26 +63,45 @@ def played(workload: Workload, simulator: Simulator) -> Played:
     )
 
 
-def fit_habits(episodes: Iterable[Played]) -> Habits:
+def fit_habits(episodes: Iterable[Played], *, bursts: bool = False) -> Habits:
     """Count the habits of all episodes together; a task without cases has those of all tasks.
+
+    Args:
+        episodes: sorted as `Played` says.
+        bursts: whether sessions begin in bursts and go on in bouts, as in logs of real requests: then the rate of new
+            ones goes by the last moments and minutes as well, and a gap by the one before it. In generated requests
+            nothing is like that, and what is fitted to it would be noise.
 
     Raises:
         ValueError: no request was served.
     """
-    parts = [_counted(episode) for episode in episodes if len(episode.task)]
+    served = [episode for episode in episodes if len(episode.task)]
+    parts = [_counted(episode) for episode in served]
     if not parts:
         raise ValueError("no request was served, so there are no habits; give episodes with requests")
     tables = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    loyal, rate = _by_task(tables["starts"], lambda cases: _share(cases[:, 1])), _by_task(tables["users"], _gamma)
+    begun = [_starts(episode) for episode in served]
     return Habits(
-        gaps_s=_by_task(tables["gaps"], _gaps),
+        gaps_s=_by_task(tables["gaps"], _gaps_after if bursts else _same_gaps),
         proceed=_by_task(tables["gaps"], _proceed),
         same_model=_by_task(tables["later"], lambda cases: _share(cases[:, 0])),
-        loyal=_by_task(tables["starts"], lambda cases: _share(cases[:, 1])),
-        rate=_by_task(tables["users"], _gamma),
+        loyal=loyal,
+        rate=rate,
         first_tokens=_by_task(tables["starts"], lambda cases: _spread(cases[:, 0])),
         grown_tokens=_by_task(tables["later"], lambda cases: _some(cases[:, 1:3])),
         output_tokens=_by_task(tables["outputs"], lambda cases: _spread(cases[:, 0])),
+        pace=fit_pace(begun, rate) if bursts else usual_pace(),
+        fresh=np.array([fit_fresh(begun, loyal) if bursts else 0.0]),
     )
+
+
+def _starts(e: Played) -> Starts:
+    """The sessions of an episode in the order in which they begin."""
+    first = np.flatnonzero(np.concatenate([[True], e.session[1:] != e.session[:-1]]))
+    first = first[np.argsort(e.arrival_s[first], kind="stable")]
+    asked_s = np.sort(e.arrival_s)
+    return Starts(e.arrival_s[first], e.task[first], e.model[first], e.user[first], asked_s, e.end_s)
 
 
 def _counted(e: Played) -> dict[str, FloatArray]:
@@ -127,7 +148,7 @@ def _counted(e: Played) -> dict[str, FloatArray]:
 
 
 def _gaps_of(e: Played, step: Any, goes_on: Any) -> FloatArray:
-    """Task, length [s], 1 = it ended with another request, and number of requests so far, of each gap after an answer.
+    """Each gap after an answer: task, length [s], 1 = it ended with another request, requests so far, and gap before.
 
     One that lasts when the episode ends, or when its session is forgotten, did not end; nothing is known of those that
     begin after the end.
@@ -136,7 +157,9 @@ def _gaps_of(e: Played, step: Any, goes_on: Any) -> FloatArray:
     length = np.maximum(np.minimum(until, e.end_s) - e.finish_s, 0.0)
     ended = (until <= e.end_s) & (length <= FORGET_S)
     told = e.finish_s <= e.end_s
-    cases = np.column_stack([e.task, np.minimum(length, FORGET_S), ended, np.minimum(step, MOST_STEPS)])
+    before = np.append(0.0, (e.arrival_s[1:] - e.finish_s[:-1]))
+    pause = np.where(step == 1, FIRST, np.where(before < QUICK_S, QUICK, SLOWLY))
+    cases = np.column_stack([e.task, np.minimum(length, FORGET_S), ended, np.minimum(step, MOST_STEPS), pause])
     return np.asarray(cases[told], dtype=np.float64)
 
 
@@ -155,6 +178,17 @@ def _gaps(cases: FloatArray) -> FloatArray:
     ends = -np.diff(lasts, prepend=1.0)
     levels = (np.cumsum(ends) - ends / 2) / ends.sum()
     return np.interp((np.arange(POINTS) + 0.5) / POINTS, levels, lengths)
+
+
+def _same_gaps(cases: FloatArray) -> FloatArray:
+    """`_gaps`, whatever was before, `(NUM_PAUSES, POINTS)`."""
+    return np.tile(_gaps(cases), (NUM_PAUSES, 1))
+
+
+def _gaps_after(cases: FloatArray) -> FloatArray:
+    """`_gaps` by the gap before, `(NUM_PAUSES, POINTS)`; of all where there are few."""
+    mine = [cases[cases[:, 3] == pause] for pause in range(NUM_PAUSES)]
+    return np.array([_gaps(each if each[:, 1].sum() >= LEAST_GAPS else cases) for each in mine])
 
 
 def _proceed(cases: FloatArray) -> FloatArray:

@@ -2,7 +2,9 @@
 
 Reading guide: `imagine` at the end is the whole. Open sessions go on or have ended, by the posterior of the gap given
 how long they have been silent; users begin new ones at rates given those that they have begun, times the level of
-demand now; models are sticky. A later request of a session waits for the answer before it, as people do.
+demand now; models are sticky. Where habits say so, a burst goes on: the rates of the last moments and minutes count
+besides, the less the later, and new sessions have the models of the last minutes. A later request of a session waits
+for the answer before it, as people do.
 """
 
 from __future__ import annotations
@@ -12,8 +14,24 @@ from typing import Any, Final, NamedTuple
 
 from cace_env.compilation import compiled, inlined, inner
 from cace_env.forecasting.draws import ENDS, GAPS, MODELS, STARTS, TOKENS, above, drawn, level_of, uniform
-from cace_env.forecasting.habits import POINTS, Habits
-from cace_env.forecasting.history import COUNT, FAST_S, LEVEL, MOST_STEPS, SESSION, SLOW_S, History
+from cace_env.forecasting.habits import PACE_ENDS_S, POINTS, Habits
+from cace_env.forecasting.history import (
+    BRISK_S,
+    COUNT,
+    FAST_S,
+    FIRST,
+    LEAST_RECENT,
+    LEVEL,
+    LEVEL_PRIOR,
+    LN_2,
+    MOST_STEPS,
+    SESSION,
+    SHORT_S,
+    SLOW_S,
+    STRANGE,
+    History,
+    pause_of,
+)
 from cace_env.forecasting.present import Maps, redraw_answers
 from cace_env.held import held
 from cace_env.kernel.plan import Game
@@ -33,9 +51,7 @@ from cace_env.kernel.state import (
 )
 
 Array = Any
-LEVEL_PRIOR: Final = 8.0  # starts of sessions at the usual level that are added to those seen of late
-STRANGE: Final = 0.05  # starts with each model that are added to those seen
-LN_2: Final = math.log(2.0)
+STRETCHES: Final = len(PACE_ENDS_S)
 
 
 class Paces(NamedTuple):
@@ -49,8 +65,15 @@ class Rates(NamedTuple):
     """Rates of new sessions at a question [1/s]."""
 
     cumulative: Array  # (users * tasks + tasks,) of users seen, by user and task, then of newcomers by task
-    total: Array  # (1,)
+    total: Array  # (stretches,) of everybody, in each stretch of time
     popular: Array  # (T, M) cumulative shares of models
+    recent: Array  # (T * M,) cumulative, of the starts of the last minutes by task and model
+
+
+@inlined
+def span_s(half_life_s: float, now_s: float) -> float:
+    """The time that a count which halves in so long stands for; shorter at the beginning of an episode."""
+    return half_life_s / LN_2 * (1.0 - math.exp(-now_s * LN_2 / half_life_s))
 
 
 @compiled
@@ -60,8 +83,7 @@ def read_rates(row: Array, at: Array, history: History, habits: Habits, rates: R
     history, habits, rates = held(history), held(habits), held(rates)
     now_s = max(s.scalars[CLOCK] * 1e-6, 1.0)
     users, tasks = history.counts[COUNT.users], history.starts.shape[1]
-    slow_s = SLOW_S / LN_2 * (1.0 - math.exp(-now_s * LN_2 / SLOW_S))
-    fast_s = FAST_S / LN_2 * (1.0 - math.exp(-now_s * LN_2 / FAST_S))
+    slow_s, fast_s = span_s(SLOW_S, now_s), span_s(FAST_S, now_s)
     usual = history.levels[LEVEL.slow] / slow_s
     level = (history.levels[LEVEL.fast] + LEVEL_PRIOR) / (usual * fast_s + LEVEL_PRIOR)
     total = 0.0
@@ -85,7 +107,16 @@ def read_rates(row: Array, at: Array, history: History, habits: Habits, rates: R
             mine += history.starts[user, task]
         total += newcomers * mine / max(begun, 1.0)
         rates.cumulative[users * tasks + task] = total
-    rates.total[0] = total
+    brisk = history.levels[LEVEL.brisk] / span_s(BRISK_S, now_s)
+    short = history.levels[LEVEL.short] / span_s(SHORT_S, now_s)
+    for stretch in range(STRETCHES):
+        pace = habits.pace[stretch]
+        rates.total[stretch] = pace[0] * total + pace[1] * brisk + pace[2] * short
+    lately = 0.0
+    for task in range(tasks):
+        for m in range(history.recent.shape[1]):
+            lately += history.recent[task, m]
+            rates.recent[task * history.recent.shape[1] + m] = lately
     for task in range(tasks):
         share = 0.0
         for m in range(history.popular.shape[1]):
@@ -147,12 +178,15 @@ class Going(NamedTuple):
 @inner
 def go_on(
     w: Requests, f: Fleet, habits: Habits, states: Array, going: Going, popular: Array, r: int, steps: int,
-    ends_at: float, until: float,
+    pause: int, ends_at: float, until: float,
 ) -> bool:  # fmt: skip
-    """The rest of a session after request r, whose answer is expected at `ends_at`; False if rows run out."""
+    """The rest of a session after request r, whose answer is expected at `ends_at`; False if rows run out.
+
+    `pause` is the kind of gap that was before r.
+    """
     task = int64(w.columns[r, COLUMN.task])
     while uniform(states, ENDS) < habits.proceed[task, min(steps, MOST_STEPS)]:
-        think = drawn(habits.gaps_s[task], uniform(states, GAPS)) * 1e6
+        think = drawn(habits.gaps_s[task, pause], uniform(states, GAPS)) * 1e6
         if ends_at + think > until:
             return True
         child = going.free[0]
@@ -180,6 +214,7 @@ def go_on(
         ends_at += w.columns[child, COLUMN.output] * going.paces.decode_us[model]
         r = child
         steps += 1
+        pause = pause_of(think * 1e-6)
     return True
 
 
@@ -208,14 +243,14 @@ def continue_session(
     """What a session that was seen does within the horizon; False if rows run out."""
     now = float(s.scalars[CLOCK])
     last, task = history.sessions[i, SESSION.last], history.sessions[i, SESSION.task]
-    steps = history.sessions[i, SESSION.steps]
+    steps, pause = history.sessions[i, SESSION.steps], history.sessions[i, SESSION.pause]
     finish = s.requests[last, REQUEST.finish_us]
     model = int64(known.columns[last, COLUMN.model])
     if finish == NONE:
         ends_at = now + w.columns[maps.rows[last], COLUMN.output] * 0.5 * going.paces.decode_us[model]
-        return go_on(w, f, habits, states, going, popular, int64(maps.rows[last]), steps, ends_at, until)
+        return go_on(w, f, habits, states, going, popular, int64(maps.rows[last]), steps, pause, ends_at, until)
     silent = (now - finish) * 1e-6
-    gaps = habits.gaps_s[task]
+    gaps = habits.gaps_s[task, pause]
     more = habits.proceed[task, min(steps, MOST_STEPS)]
     going_on = more * (1.0 - level_of(gaps, silent))
     if uniform(states, ENDS) * (going_on + 1.0 - more) >= going_on:
@@ -244,7 +279,8 @@ def continue_session(
     open_request(w, going, r, arrival)
     ends_at = arrival + w.columns[r, COLUMN.new] * going.paces.prefill_us[model]
     ends_at += w.columns[r, COLUMN.output] * going.paces.decode_us[model]
-    return go_on(w, f, habits, states, going, popular, r, steps + 1, ends_at, until)
+    pause = pause_of((arrival - finish) * 1e-6)
+    return go_on(w, f, habits, states, going, popular, r, steps + 1, pause, ends_at, until)
 
 
 @inner
@@ -255,10 +291,15 @@ def start_session(
     """A new session of somebody; False if rows run out."""
     tasks = history.starts.shape[1]
     users = history.counts[COUNT.users]
-    who = first_above(rates.cumulative, (users + 1) * tasks, uniform(states, STARTS) * rates.total[0])
+    everybody = rates.cumulative[(users + 1) * tasks - 1]
+    who = first_above(rates.cumulative, (users + 1) * tasks, uniform(states, STARTS) * everybody)
     user, task = who // tasks, who % tasks
     model = int64(NONE)
-    if user < users and uniform(states, MODELS) < habits.loyal[task]:
+    lately = rates.recent[len(rates.recent) - 1]
+    if habits.fresh[0] > 0.0 and lately > LEAST_RECENT and uniform(states, MODELS) < habits.fresh[0]:
+        which = first_above(rates.recent, len(rates.recent), uniform(states, MODELS) * lately)
+        task, model = which // rates.popular.shape[1], which % rates.popular.shape[1]
+    if model == NONE and user < users and uniform(states, MODELS) < habits.loyal[task]:
         model = int64(history.habit[user, task])
     if model == NONE:
         model = first_above(rates.popular[task], rates.popular.shape[1], uniform(states, MODELS))
@@ -271,7 +312,23 @@ def start_session(
     open_request(w, going, r, arrival)
     ends_at = arrival + w.columns[r, COLUMN.new] * going.paces.prefill_us[model]
     ends_at += w.columns[r, COLUMN.output] * going.paces.decode_us[model]
-    return go_on(w, f, habits, states, going, rates.popular, r, int64(1), ends_at, until)
+    return go_on(w, f, habits, states, going, rates.popular, r, int64(1), int64(FIRST), ends_at, until)
+
+
+@inner
+def next_start(total: Array, now: float, arrival: float, stretch: int, due: float) -> tuple[float, int]:
+    """When the next session begins [us], and in which stretch; `due` are the starts that are expected before it."""
+    while True:
+        while stretch < STRETCHES - 1 and total[stretch + 1] == total[stretch]:
+            stretch += 1
+        rate = max(total[stretch], 1e-12)
+        end = now + PACE_ENDS_S[stretch] * 1e6
+        expected = (end - arrival) * 1e-6 * rate
+        if due <= expected:
+            return arrival + due / rate * 1e6, stretch
+        due -= expected
+        arrival = end
+        stretch += 1
 
 
 @compiled
@@ -311,9 +368,9 @@ def imagine(
         i = int64(history.live[place])
         if not continue_session(s, w, known, f, habits, states, going, history, maps, rates.popular, i, until):
             return False
-    arrival = now
+    arrival, stretch = now, 0
     while True:
-        arrival -= math.log(1.0 - uniform(states, STARTS)) / max(rates.total[0], 1e-12) * 1e6
+        arrival, stretch = next_start(rates.total, now, arrival, stretch, -math.log(1.0 - uniform(states, STARTS)))
         if arrival > until:
             break
         if not start_session(w, f, habits, states, going, history, rates, arrival + 1.0, until):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -18,10 +19,11 @@ from pydantic import Field
 
 from cace_env.config import ConfigError, Frozen, Line, parse, read_json, shown
 from cace_env.files import read_arrays, replace_file
-from cace_env.forecasting.history import MOST_STEPS
+from cace_env.forecasting.history import MOST_STEPS, NUM_PAUSES
 from cace_env.kernel.state import NUM_TASKS
 
 POINTS: Final = 512  # values of each distribution, in ascending order: one for each 1 / POINTS of the cases
+PACE_ENDS_S: Final = (15.0, 60.0, math.inf)  # ends of the stretches of a future in which sessions begin at one rate
 CARD_FILE, ARRAYS_FILE = "habits.json", "habits.npz"
 MOST_BYTES: Final = 1 << 22
 SHIPPED: Final = "habits"  # a folder of the package's data
@@ -32,7 +34,7 @@ Array = Any
 class Habits(NamedTuple):
     """What the sampler draws from; `T` tasks. Float64."""
 
-    gaps_s: Array  # (T, POINTS) from a finish to the next request of the session
+    gaps_s: Array  # (T, NUM_PAUSES, POINTS) from a finish to the next request of the session, by the gap before
     proceed: Array  # (T, MOST_STEPS + 1) chance that a session with so many requests has another one
     same_model: Array  # (T,) chance that it is for the same model
     loyal: Array  # (T,) chance that a user's next session begins with the same model as his last one of that task
@@ -40,18 +42,20 @@ class Habits(NamedTuple):
     first_tokens: Array  # (T, POINTS) prompt of a session's first request
     grown_tokens: Array  # (T, POINTS, 2) prompt of a later one less that before it, and its new tokens; in any order
     output_tokens: Array  # (T, POINTS)
+    pace: Array  # (stretches, 3) new sessions in each: of the usual rate, and of those of the last moments and minutes
+    fresh: Array  # (1,) chance that a new session has task and model of one of the last minutes, whoever begins it
 
 
 SHAPES: Final = Habits(
-    (NUM_TASKS, POINTS), (NUM_TASKS, MOST_STEPS + 1), (NUM_TASKS,), (NUM_TASKS,), (NUM_TASKS, 2),
-    (NUM_TASKS, POINTS), (NUM_TASKS, POINTS, 2), (NUM_TASKS, POINTS),
+    (NUM_TASKS, NUM_PAUSES, POINTS), (NUM_TASKS, MOST_STEPS + 1), (NUM_TASKS,), (NUM_TASKS,), (NUM_TASKS, 2),
+    (NUM_TASKS, POINTS), (NUM_TASKS, POINTS, 2), (NUM_TASKS, POINTS), (len(PACE_ENDS_S), 3), (1,),
 )  # fmt: skip
 
 
 class HabitsCard(Frozen):
     """Where habits come from; the file `habits.json`."""
 
-    format: Literal["cace-env habits 1"] = "cace-env habits 1"
+    format: Literal["cace-env habits 2"] = "cace-env habits 2"
     fitted_on: tuple[Line, ...] = Field(description="scenarios, or logs")
     train_seeds: Line = Field(default="", description="of the episodes that were counted, such as 0-7; none of logs")
     part: Line = Field(default="", description="of each log that was counted; empty where requests were generated")

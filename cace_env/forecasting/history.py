@@ -5,6 +5,7 @@ Sessions and users are numbered in order of their first arrival, so that nothing
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from cace_env.kernel.state import (
     NUM_TASKS,
     REQUEST,
     Requests,
+    State,
     int64,
     state_views,
 )
@@ -28,9 +30,19 @@ from cace_env.workload import Workload
 Array = Any
 FAST_S: Final = 900.0  # half-life of the level of demand now: a burst
 SLOW_S: Final = 7200.0  # ... with which it is compared
+BRISK_S: Final = 20.0  # half-life of the rate of the last moments
+SHORT_S: Final = 120.0  # ... and of the last minutes
 POPULAR_S: Final = 3600.0  # half-life of a model's share of new sessions
 FORGET_S: Final = 3600.0  # a session that has been silent for so long has ended
+LEVEL_PRIOR: Final = 8.0  # starts of sessions at the usual level that are added to those seen of late
+STRANGE: Final = 0.05  # starts with each model that are added to those seen
+LEAST_RECENT: Final = 0.5  # starts of the last minutes: with fewer, none are copied
+LN_2: Final = math.log(2.0)
 MOST_STEPS: Final = 64  # requests of a session that are told apart
+# What a session did before its last request: the next gap goes by it. After a short gap another one is likely.
+FIRST, QUICK, SLOWLY = range(3)
+NUM_PAUSES: Final = 3
+QUICK_S: Final = 30.0  # a shorter gap is quick
 
 
 class SessionColumns(NamedTuple):
@@ -41,6 +53,7 @@ class SessionColumns(NamedTuple):
     steps: int  # requests so far
     last: int  # row of the last one
     live: int  # 1 = in the list of those that may go on
+    pause: int  # FIRST, QUICK or SLOWLY: the gap before the last one
 
 
 class CountColumns(NamedTuple):
@@ -58,6 +71,8 @@ class LevelColumns(NamedTuple):
     fast: int
     slow: int
     at_s: int
+    brisk: int
+    short: int
 
 
 SESSION: Final = SessionColumns(*range(len(SessionColumns._fields)))
@@ -79,6 +94,7 @@ class History(NamedTuple):
     starts: Array  # (U, T) float: sessions that each user has begun
     habit: Array  # (U, T) the model of the last of them, or NONE
     popular: Array  # (T, M) float: begun with each model, halved every POPULAR_S
+    recent: Array  # (T, M) float: the same, halved every SHORT_S
 
 
 def new_history(workload: Workload, models: int) -> History:
@@ -97,6 +113,7 @@ def new_history(workload: Workload, models: int) -> History:
         np.zeros((len(users), NUM_TASKS)),
         np.full((len(users), NUM_TASKS), NONE, np.int32),
         np.zeros((NUM_TASKS, models)),
+        np.zeros((NUM_TASKS, models)),
     )
 
 
@@ -108,15 +125,24 @@ def fade(history: History, now_s: float) -> None:
         return
     history.levels[LEVEL.fast] *= np.exp2(-passed / FAST_S)
     history.levels[LEVEL.slow] *= np.exp2(-passed / SLOW_S)
+    history.levels[LEVEL.brisk] *= np.exp2(-passed / BRISK_S)
+    history.levels[LEVEL.short] *= np.exp2(-passed / SHORT_S)
     history.levels[LEVEL.at_s] = now_s
-    share = np.exp2(-passed / POPULAR_S)
+    share, lately = np.exp2(-passed / POPULAR_S), np.exp2(-passed / SHORT_S)
     for task in range(history.popular.shape[0]):
         for m in range(history.popular.shape[1]):
             history.popular[task, m] *= share
+            history.recent[task, m] *= lately
 
 
 @inlined
-def note(history: History, w: Requests, r: int, now_s: float) -> None:
+def pause_of(gap_s: float) -> Any:
+    """What a gap counts as."""
+    return int64(QUICK) if gap_s < QUICK_S else int64(SLOWLY)
+
+
+@inlined
+def note(s: State, history: History, w: Requests, r: int, now_s: float) -> None:
     """One arrival."""
     task, model = int64(w.columns[r, COLUMN.task]), w.columns[r, COLUMN.model]
     user = history.user_at[history.user_of[r]]
@@ -132,11 +158,17 @@ def note(history: History, w: Requests, r: int, now_s: float) -> None:
         history.sessions[i, SESSION.user] = user
         history.sessions[i, SESSION.task] = task
         fade(history, now_s)
-        history.levels[LEVEL.fast] += 1.0
-        history.levels[LEVEL.slow] += 1.0
+        for count in (LEVEL.fast, LEVEL.slow, LEVEL.brisk, LEVEL.short):
+            history.levels[count] += 1.0
         history.starts[user, task] += 1.0
         history.habit[user, task] = model
         history.popular[task, model] += 1.0
+        history.recent[task, model] += 1.0
+        history.sessions[i, SESSION.pause] = FIRST
+    else:
+        # Who asks before the answer has ended is quick; its finish may be later than this arrival, or unknown.
+        finish = s.requests[history.sessions[i, SESSION.last], REQUEST.finish_us]
+        history.sessions[i, SESSION.pause] = QUICK if finish == NONE else pause_of(now_s - finish * 1e-6)
     history.sessions[i, SESSION.steps] += 1
     history.sessions[i, SESSION.last] = r
     if history.sessions[i, SESSION.live] == 0:
@@ -151,7 +183,7 @@ def catch_up(row: Array, at: Array, w: Requests, history: History) -> None:
     s = held(state_views(row, at))
     w, history = held(w), held(history)
     for entry in range(history.counts[COUNT.seen], s.scalars[LOGGED]):
-        note(history, w, s.log[entry, LOG.request], s.log[entry, LOG.arrival_us] * 1e-6)
+        note(s, history, w, s.log[entry, LOG.request], s.log[entry, LOG.arrival_us] * 1e-6)
     history.counts[COUNT.seen] = s.scalars[LOGGED]
     fade(history, s.scalars[CLOCK] * 1e-6)
     kept = int64(0)

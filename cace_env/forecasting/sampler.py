@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cace_env.forecasting.draws import NUM_STREAMS
 from cace_env.forecasting.futures import Going, Paces, Rates, imagine, read_rates
-from cace_env.forecasting.habits import Habits
+from cace_env.forecasting.habits import PACE_ENDS_S, Habits
 from cace_env.forecasting.history import catch_up, new_history
 from cace_env.forecasting.present import PAIRS, REQUESTS, USERS, Maps, copy_offsets, copy_present
 from cace_env.kernel.plan import Game
@@ -82,7 +82,12 @@ class Sampler:
         self._history = new_history(workload, tables.num_models)
         self._paces = _paces(tables)
         users = len(self._history.user_at)
-        self._rates = Rates(np.zeros((users + 1) * NUM_TASKS), np.zeros(1), np.zeros((NUM_TASKS, tables.num_models)))
+        self._rates = Rates(
+            cumulative=np.zeros((users + 1) * NUM_TASKS),
+            total=np.zeros(len(PACE_ENDS_S)),
+            popular=np.zeros((NUM_TASKS, tables.num_models)),
+            recent=np.zeros(NUM_TASKS * tables.num_models),
+        )
         self._draws = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(SAMPLER_STREAM,)))
         self._present: Room | None = None
         nothing = np.zeros(0, dtype=np.int32)

@@ -42,7 +42,7 @@ class Fit(Episodes):
             requests=sum(len(episode.task) for episode in episodes),
             command=session.command,
         )
-        save_habits(fit_habits(episodes), card, self.out)
+        save_habits(fit_habits(episodes, bursts=of_logs), card, self.out)
         session.console.print(f"{card.requests} requests of {len(episodes)} episodes; wrote {self.out}", soft_wrap=True)
         return 0
 
