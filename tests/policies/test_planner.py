@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from cace_env.decision_log import DecisionLog, read_decisions
 from cace_env.envs import Actor, EvictionEnv
 from cace_env.evaluation import evaluate
 from cace_env.export import form_of
+from cace_env.forecasting import load_habits
 from cace_env.kernel.state import ACCELERATOR, CLOCK, COLUMN, HEAP, MODEL, NONE, REQUEST, cut_state, heap_starts
 from cace_env.policies import Guarded, Planner, contestant_of, policy
 from cace_env.policies.planner import CHANGED, Budget
+from cace_env.policies.planner.track import LEAST_WINDOWS, Track
 from cace_env.simulation import Simulator
 from cace_env.workload import Workload
 from tests.support.other_futures import with_another_future
@@ -212,3 +215,26 @@ def test_where_no_whole_episode_is_played_a_planner_is_refused(use: Callable[...
     env = EvictionEnv(SMALL)
     with pytest.raises(ConfigError, match="plan"):
         use("planner:lru", env)
+
+
+def test_futures_that_were_off_for_five_windows_are_not_believed(case: Case) -> None:
+    crowded = load_habits()[0]
+    crowded = crowded._replace(pace=30.0 * crowded.pace)  # thirty times as many sessions as begin
+    workload = replace(case.workload(4), arrival_us=4 * case.workload(4).arrival_us)
+    believing, alone = Planner(policy("cace"), FEW), policy("cace")
+    planner = Planner(alone, FEW, habits=crowded)
+    decisions(case, planner, workload)
+    assert planner.track.windows >= LEAST_WINDOWS and planner.track.off
+    assert 0 < planner.aside < planner.decisions
+    decisions(case, believing, workload)
+    assert believing.track.windows >= LEAST_WINDOWS and not believing.track.off
+    assert believing.aside == 0
+
+
+@pytest.mark.parametrize(("sampled", "came", "off"), [(400, 100, True), (100, 400, True), (150, 100, False)])
+def test_futures_are_off_by_a_factor_of_two(sampled: int, came: int, off: bool) -> None:
+    track = Track()
+    track.sampled, track.came = float(sampled), float(came)
+    assert not track.off  # a few windows say little
+    track.windows = LEAST_WINDOWS
+    assert track.off == off

@@ -25,6 +25,7 @@ from cace_env.policies.planner.prefetch import (
     worth_pricing,
 )
 from cace_env.policies.planner.sampled import SampledRollouts
+from cace_env.policies.planner.track import Track
 from cace_env.policies.player import Player
 from cace_env.simulation import Limits, Simulator
 from cace_env.tables import FleetTables, FloatArray, Int64Array
@@ -50,7 +51,8 @@ class Priced(NamedTuple):
 class Planner:
     """A policy that plays its choices on in sampled futures; `cace_env.evaluate` takes it like any other.
 
-    It plays one episode at a time.
+    It plays one episode at a time. Where twice as many requests were sampled as came, or half as many, over the episode
+    so far, its policy decides alone.
 
     Args:
         policy: a built-in policy or an agent: it decides where the planner is in doubt, and plays on in the futures.
@@ -62,6 +64,7 @@ class Planner:
         habits_card: where its habits come from; None where `habits` were given.
         decisions: all decisions with more than one legal action, over all episodes.
         changed: of those the ones that differ from the policy's.
+        aside: of those the ones that were left to the policy because futures were off.
         futures: sampled futures, over all episodes.
         rollouts: of the present episode.
 
@@ -85,7 +88,7 @@ class Planner:
         self.name = name or f"{PLANNER}{self.policy.name}"
         self.order: Order | None = None  # the policy has its own
         self.budget = budget or Budget()
-        self.decisions = self.changed = self.futures = 0
+        self.decisions = self.changed = self.aside = self.futures = 0
         self.last: dict[str, str] = {}
         self._prefetches = prefetches_itself(self.policy)
         card: HabitsCard | None = None
@@ -114,6 +117,7 @@ class Planner:
         self.rollouts = SampledRollouts(
             tables, workload, self._habits, [rule], seed, self.budget.threads, prefetches=self._prefetches
         )
+        self.track = Track()
         self._priced: Priced | None = None
         self._episode = [0, 0]  # decisions that could be changed, and that were
         return self._player.limits
@@ -126,11 +130,16 @@ class Planner:
             action, _ = self._player.answer(simulator)
         self._priced = None
         self.rollouts.look(simulator)
-        wanted = self._wanted(simulator, ahead, began)
+        self.track.see(simulator, self.rollouts.sampler)
+        wanted = NOTHING if self.track.off else self._wanted(simulator, ahead, began)
         left_out = np.setdiff1d(ahead, [*wanted, action]) if len(ahead) else NOTHING
         with hidden(simulator, left_out):
             legal = np.flatnonzero(simulator.state.legal)
-            if len(legal) > 1:
+            if len(legal) > 1 and self.track.off:
+                self.decisions += 1
+                self.aside += 1
+                self._episode[0] += 1
+            elif len(legal) > 1:
                 action = self._choose(simulator, legal, action, began, wanted)
         return action, time.perf_counter() - began
 
