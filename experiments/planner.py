@@ -5,6 +5,7 @@
     python -m experiments.planner calibrate --scenarios default,agents          arrivals, models used again
     python -m experiments.planner calibrate --logs traces --only azure-code --habits runs/habits-code
     python -m experiments.planner budget --scenarios agents --futures 8 32 64      what thinking longer is worth
+    python -m experiments.planner logs --logs traces                               what it is worth on real logs
 
 `docs/planner.md` has what they found.
 """
@@ -20,12 +21,14 @@ from tyro.conf import subcommand
 from experiments.futures.budgets import Budgets
 from experiments.futures.calibrated import Calibrate
 from experiments.futures.fit import Fit
+from experiments.futures.on_logs import OnLogs
 from experiments.running.command_line import run_command
 
 Command = (
     Annotated[Fit, subcommand("fit")]
     | Annotated[Calibrate, subcommand("calibrate")]
     | Annotated[Budgets, subcommand("budget")]
+    | Annotated[OnLogs, subcommand("logs")]
 )
 
 
