@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,15 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 
 from cace_env.forecasting import HabitsCard, load_habits, save_habits
 from cace_env.policies import contestant_of
+from cace_env.tables import Protocol
 from experiments.futures.budgets import PlannedEpisode, budget_table
 from experiments.futures.calibrated import reliability
+from experiments.futures.on_logs import OWN, RULES, SHIPPED, OfLog, logs_table
+from experiments.logs.public import LOGS
 from experiments.planner import main
 from experiments.reading.roc import auc
 from experiments.running.contestants import about_habits
+from tests.support.logs import AZURE
 from tests.support.small import SMALL
 
 
@@ -74,6 +79,27 @@ def test_a_budget_is_priced_against_the_policy_alone(small: Path, capsys: pytest
     assert "| `planner:lru@futures=2@horizons=30@sure=1.0` | small |" in shown
     assert "| `planner:lru@futures=4@horizons=30@sure=1.0` | small |" in shown
     assert "saves against `lru`" in shown
+
+
+def test_on_a_log_planners_are_judged_on_its_second_half(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (f"2023-11-16 18:{i // 60:02}:{i % 60:02}.0,{500 + i},{9 + i % 7}\n" for i in range(0, 1500, 5))
+    (tmp_path / LOGS["azure-code"].file).write_text(AZURE + "".join(rows))
+    asked = ["--logs", str(tmp_path), "--only", "azure-code", "--policy", "lru", "--futures", "2", "--seeds", "2"]
+    assert main(["logs", *asked]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("| azure-code |") == 1
+    assert "own habits against policy" in shown and "shipped habits against policy" in shown
+
+
+def test_the_best_rule_of_a_log_is_the_one_that_costs_least_there() -> None:
+    def costs(each: float) -> OfLog:
+        return OfLog(np.full((2, 6), each), 10.0, 1.0, 0.25)
+
+    rules = dict(zip(RULES[Protocol.EVICTION], (costs(9.0), costs(8.0), costs(10.0)), strict=True))
+    played = {"log": {"agent": costs(10.0), OWN: costs(6.0), SHIPPED: costs(11.0), **rules}}
+    row = logs_table(played, Protocol.EVICTION).splitlines()[2]
+    assert "| `gdsf` |" in row and "25 % / 25 %" in row
+    assert re.findall(r"[+-]\d+\.\d %", row) == ["+40.0 %", "-10.0 %", "-25.0 %", "+25.0 %"]
 
 
 def test_over_all_cases_each_has_the_same_weight_and_its_own_seeds() -> None:
