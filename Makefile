@@ -30,7 +30,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench agents board docs lint clean FORCE
-.PHONY: test-integrations test-sb3 $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
+.PHONY: test-integrations test-sb3 test-ray $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,13 @@ test-video: .venvs/video/.ready  ## write videos and pictures in an environment 
 test-browser: .venvs/browser/.ready  ## use reports in a real browser (Chromium; CHROMIUM=... names another one)
 	@echo "==> testing reports in a browser"
 	@.venvs/browser/bin/python -m pytest -q integrations/test_browser.py $(ARGS)
+
+# Commands on Ray. The variable keeps two nodes of one machine on the loopback address; Ray names it after systems
+# where that is all there is.
+test-ray: .venvs/ray/.ready  ## run commands on a Ray cluster of two nodes, in an environment of its own (five minutes)
+	@echo "==> testing commands on Ray"
+	@RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 \
+	  .venvs/ray/bin/python -m pytest -q integrations/test_ray.py $(ARGS)
 
 test-live: $(VENV)/.test  ## drive real model servers over tiny models (Linux on x86-64)
 	@echo "==> testing with real servers"
@@ -193,6 +200,12 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@echo "==> installing Playwright into .venvs/browser"
 	@$(PY) -m venv --clear .venvs/browser
 	@.venvs/browser/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[browser]' pytest
+	@touch $@
+
+.venvs/ray/.ready: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "==> installing Ray into .venvs/ray"
+	@$(PY) -m venv --clear .venvs/ray
+	@.venvs/ray/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray]' pytest
 	@touch $@
 
 # MkDocs reads the docstrings without importing the package; ruff sets the signatures.

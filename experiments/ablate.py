@@ -35,11 +35,12 @@ from experiments.reports.ablation import draw_variants, draw_weighings, judged_c
 from experiments.running import runner
 from experiments.running.cases import Chosen, chosen, prepared
 from experiments.running.command_line import Session, metavar, run_command, split_names
-from experiments.running.options import Names, Running
+from experiments.running.options import Executed, Names, Running
 from experiments.running.run_folder import BASELINE, Run
-from experiments.running.runner import Plan, workers_of
+from experiments.running.runner import Plan
 
 DEFAULT_SEEDS: Final = 20
+NO_MATTER: Final = {"policies", "scenarios", "seeds", "out", "env", *Executed.model_fields}  # to what a row means
 JUDGED: Final = {
     Protocol.EVICTION: ("cace", "gdsf", "omlx", "belady-cost"),
     Protocol.SWAP: ("cace", "wsjf+cace", "patient-wsjf+gdsf"),
@@ -212,8 +213,8 @@ def play_on(
     with session.console.status("preparing: scenarios, requests, compiled code"):
         ready = prepared(cases, contestants, numbers)
     # What variants are called does not say what they are variants of.
-    agree = options.model_dump(mode="json", exclude={"policies", "scenarios", "seeds", "out", "workers", "env"})
-    plan = Plan(path, ready, options, options.split, workers_of(options.workers), agree=agree)
+    agree = options.model_dump(mode="json", exclude=NO_MATTER)
+    plan = Plan(path, ready, options, options.split, options.execution(), agree=agree)
     outcome = runner.play(plan, session, options.study)
     return outcome.run if outcome.status == runner.FINISHED else None
 

@@ -95,7 +95,7 @@ def compare(options: Comparison, session: Session) -> int:
         return 0
     count = options.seeds if options.seeds is not None else DEMO_SEEDS if options.demo else DEFAULT_SEEDS
     numbers = seed_list(seeds(options.split, count))
-    workers, section = workers_of(options.workers), options.section()
+    execution, workers, section = options.execution(), workers_of(options.workers), options.section()
     if section is not None and options.split != "test":
         raise ConfigError(f"--split {options.split} is for generated requests; --part train or test is a part of a log")
     scenarios = scenarios_of(options)
@@ -111,7 +111,7 @@ def compare(options: Comparison, session: Session) -> int:
         cases,
         options,
         options.split,
-        workers,
+        execution,
         referenced(choice, options.reference_option, cases, numbers),
         contestants,
     )

@@ -22,7 +22,7 @@ from experiments.running.command_line import Session, run_command
 from experiments.running.findings_grid import grid_cases, read_results
 from experiments.running.options import Folder, Running
 from experiments.running.run_folder import Run
-from experiments.running.runner import FINISHED, Plan, play, workers_of
+from experiments.running.runner import FINISHED, Plan, play
 
 DEFAULT_SEEDS: Final = 100
 
@@ -45,7 +45,7 @@ def find(options: Options, session: Session) -> int:
         with session.console.status("preparing: scenarios, requests, compiled code"):
             cases = grid_cases(numbers)
         path = options.folder("findings")
-        plan = Plan(path, cases, options, options.split, workers_of(options.workers), by_task=False)
+        plan = Plan(path, cases, options, options.split, options.execution(), by_task=False)
         if play(plan, session, "playing").status != FINISHED:
             return 130
         session.console.print(f"results are in {path}")

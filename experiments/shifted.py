@@ -33,7 +33,7 @@ from experiments.running.command_line import Session, metavar, run_command
 from experiments.running.contestants import able, protocols_of
 from experiments.running.options import ENV, Env, Logged, Running, TakingPart
 from experiments.running.run_folder import BASELINE
-from experiments.running.runner import FINISHED, Plan, play, workers_of
+from experiments.running.runner import FINISHED, Plan, play
 
 matplotlib.use("Agg")
 
@@ -100,7 +100,7 @@ def judge(options: Options, session: Session) -> int:
             if log is not None:
                 served = Chosen(f"{protocol}-{LOG}", load_scenario(options.trace_fleet), protocol)
                 cases += prepared([served], contestants, numbers, log, options.seeds or REDRAWS)
-    plan = Plan(options.folder("shifted"), cases, options, options.split, workers_of(options.workers))
+    plan = Plan(options.folder("shifted"), cases, options, options.split, options.execution())
     outcome = play(plan, session, "shifted")
     if outcome.status != FINISHED:
         return 130
@@ -124,7 +124,7 @@ def judge_on_logs(options: Options, folder: Path, session: Session) -> int:
             names = options.named or ON_LOGS[protocol]
             contestants = [contestant_of(name) for name in dict.fromkeys((BASELINE, *names))]
             cases += prepared(served, able(contestants, protocol), (), redraws=options.seeds or REDRAWS)
-    plan = Plan(options.folder("logs"), cases, options, options.split, workers_of(options.workers))
+    plan = Plan(options.folder("logs"), cases, options, options.split, options.execution())
     outcome = play(plan, session, "shifted")
     if outcome.status != FINISHED:
         return 130

@@ -29,7 +29,7 @@ from experiments.running.contestants import default_names
 from experiments.running.options import Referenced, Running, TakingPart
 from experiments.running.run_folder import BASELINE
 from experiments.running.run_writer import check_goes_on
-from experiments.running.runner import FINISHED, Plan, play, referenced, workers_of
+from experiments.running.runner import FINISHED, Plan, play, referenced
 
 ALL_SEEDS: Final = 100
 QUICK_SEEDS: Final = 10
@@ -58,7 +58,7 @@ def run_suite(options: Options, session: Session) -> int:
     suite = load_suite(options.suite)
     check_goes_on(path := Path(options.out or f"runs/suite-{suite.version}"))
     count = options.seeds if options.seeds is not None else QUICK_SEEDS if options.quick else ALL_SEEDS
-    numbers, workers = seed_list(seeds(options.split, count)), workers_of(options.workers)
+    numbers, execution = seed_list(seeds(options.split, count)), options.execution()
     entries = [of_entry(entry) for entry in suite.all_entries() if options.env in (None, entry.env)]
     protocols = list(dict.fromkeys(entry.protocol for entry in entries))
     contestants = options.contestants(protocols, default_names(protocols, PARTNERS))
@@ -70,7 +70,7 @@ def run_suite(options: Options, session: Session) -> int:
         cases,
         options,
         options.split,
-        workers,
+        execution,
         referenced(choice, options.reference_option, cases, numbers),
         contestants,
         by_task=False,  # a suite has many rows: numbers by task are left to comparisons

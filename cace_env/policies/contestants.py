@@ -40,6 +40,9 @@ class Contestant:
     # A Python policy may have state and holds the interpreter lock anyway, so it plays one episode at a time.
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:  # another process has a lock of its own
+        return Contestant, (self.name, self.policy, self.order, self.illegal, self.swaps)
+
     @property
     def built_in(self) -> Policy | None:
         """The built-in policy, also behind a guard or a planner; None for a Python policy."""

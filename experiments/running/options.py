@@ -20,8 +20,10 @@ from cace_env.traces import Part, guess_format
 from experiments.running.cases import REDRAWS
 from experiments.running.command_line import key_value, metavar, split_names
 from experiments.running.contestants import agent_names, contestants_of
+from experiments.running.executors.execution import Execution, Kind
 from experiments.running.reference_rows import Choice
 from experiments.running.run_writer import check_goes_on
+from experiments.running.runner import workers_of
 
 Names = Annotated[tuple[str, ...], metavar("A,B")]
 Folder = Annotated[str | None, metavar("FOLDER")]
@@ -39,7 +41,37 @@ def folder_of(out: str | None, kind: str) -> Path:
     return path if not path.exists() else path.with_name(f"{path.name}-{os.getpid()}")
 
 
-class Running(Frozen):
+class Executed(Frozen):
+    """Where it is played."""
+
+    workers: Count = Field(
+        default=None,
+        description="threads, or with --executor ray processes; as many as there are cores by default",
+    )
+    executor: Annotated[Kind, metavar("local|ray")] = Field(
+        default="local",
+        description="local (default): threads of this machine; ray: processes of a Ray cluster, see docs/scale.md. The "
+        "results are the same",
+    )
+    ray_address: Annotated[str | None, metavar("HOST:PORT|auto")] = Field(
+        default=None,
+        description="a Ray cluster that this machine is part of; by default that of RAY_ADDRESS, or one of this "
+        "machine that lasts as long as the command",
+    )
+
+    def execution(self) -> Execution:
+        """Which executor was asked for.
+
+        Raises:
+            ConfigError: no number of workers, or an address of no use.
+        """
+        if self.ray_address is not None and self.executor != "ray":
+            raise ConfigError("--ray-address is for --executor ray; give that, too")
+        workers = workers_of(self.workers)
+        return Execution(self.executor, None if self.workers is None else workers, self.ray_address)
+
+
+class Running(Executed):
     """How much is played, and where it is kept."""
 
     seeds: Count = Field(
@@ -51,7 +83,6 @@ class Running(Frozen):
     out: Folder = Field(
         default=None, description="run folder: new, empty, or to go on with; named after the time by default"
     )
-    workers: Count = Field(default=None, description="threads; as many as there are cores by default")
 
     def folder(self, kind: str) -> Path:
         """--out, or a new folder under runs/ named after the time.

@@ -92,15 +92,27 @@ def cached_reference(
         ConfigError: options out of range.
     """
     path = folder / f"{key_of(case, workload, seed, options)}.json"
-    if path.is_file():
-        return _read(path), True
+    kept = kept_reference(path)
+    if kept is not None:
+        return kept, True
     found = find_reference(case, workload, Future.of(case.tables, workload), seed, **options)
-    replace_file(path, json.dumps(asdict(found) | {"plan": found.plan.tolist()}))
+    keep_reference(path, found)
     return found, False
 
 
-def _read(path: Path) -> Reference:
-    """A reference as it was written; floats come back to the bit."""
+def keep_reference(path: Path, found: Reference) -> None:
+    """Writes a reference."""
+    replace_file(path, json.dumps(asdict(found) | {"plan": found.plan.tolist()}))
+
+
+def kept_reference(path: Path) -> Reference | None:
+    """A reference as it was written; floats come back to the bit. None where there is none.
+
+    Raises:
+        ConfigError: the file is no reference.
+    """
+    if not path.is_file():
+        return None
     content = read_json(path)
     try:
         content["plan"] = np.array(content["plan"], dtype=np.int64)

@@ -97,10 +97,8 @@ def _has(results: Results, entry: str, seeds: Sequence[int]) -> bool:
     return True
 
 
-def shipped_result(reference: Reference, fingerprint: str, case: Case, seed: int) -> SeedResult | None:
-    """The row of the reference on an episode as it ships with a suite; None where it does not."""
-    if fingerprint not in reference.shipped:
-        return None
+def shipped_result(reference: Reference, fingerprint: str, case: Case, seed: int) -> SeedResult:
+    """The row of the reference on an episode as it ships with a suite; `fingerprint` is one of `shipped`."""
     results, entry = reference.shipped[fingerprint]
     row = {name: float(results.column(entry, REFERENCE, [seed], name)[0]) for name in SHIPPED}
     label = {"scenario": case.name, "policy": REFERENCE, "seed": seed, "label": "shipped", "truncated": 0.0}

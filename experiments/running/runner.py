@@ -1,16 +1,17 @@
-"""Plays cases, contestants and seeds by several threads into a run folder, and goes on where a run was killed."""
+"""Plays cases, contestants and seeds side by side into a run folder, and goes on where a run was killed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
+from cace_env.cases import Case
 from cace_env.compilation import PACKAGE
 from cace_env.config import MOST_THREADS, ConfigError, Frozen, dump
 from cace_env.evaluation import SeedResult, run_seed
@@ -19,9 +20,12 @@ from cace_env.evaluation.scores import REFERENCE
 from cace_env.evaluation.suite import fingerprint_of
 from cace_env.policies import Contestant
 from cace_env.simulation import SimulationError
-from experiments.running.cases import PreparedCase
+from cace_env.workload import Workload
+from experiments.running.cases import PreparedCase, drawn
 from experiments.running.command_line import Session
 from experiments.running.contestants import about_agents, about_habits, about_policy
+from experiments.running.executors.execution import Execution
+from experiments.running.executors.executor import Executor, TaskLostError
 from experiments.running.progress import progress_bar
 from experiments.running.reference_rows import Reference, reference_of, reference_result, shipped_result
 from experiments.running.run_folder import BASELINE, Run, surroundings
@@ -30,8 +34,6 @@ from experiments.running.run_writer import RunFolder
 AGREE: Final = ("split", "code", "agree", "reference_options")  # keys of run.json: else rows do not belong together
 NOTED_S: Final = 10.0  # how often run.json says how long it has taken
 FINISHED: Final = "finished"
-Job = TypeVar("Job")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Plan:
     cases: Sequence[PreparedCase]
     options: Frozen  # of the command, kept as config.yaml
     split: str
-    workers: int
+    execution: Execution
     reference: Reference | None = None
     contestants: Sequence[Contestant] = ()  # in the order in which they are shown; by default those of the cases
     by_task: bool = True  # keep the metrics of each task, and histograms
@@ -52,12 +54,13 @@ class Plan:
 
 
 class Pair(NamedTuple):
-    """A case and a seed: what one thread plays at a time, on the same requests."""
+    """A case and a seed: what one task plays, on the same requests."""
 
     case: PreparedCase
     seed: int
     contestants: Sequence[Contestant]  # whose row is missing
-    reference: bool
+    searched: bool  # the reference is looked for
+    shipped: str  # the fingerprint under which its row ships; empty: none is wanted, or it is looked for
 
 
 class Outcome(NamedTuple):
@@ -111,8 +114,9 @@ def play(plan: Plan, session: Session, title: str) -> Outcome:
         title: beside the progress bar.
 
     Raises:
-        ConfigError: the folder holds something else; nothing was written.
+        ConfigError: the folder holds something else; nothing was written. Or there is no such cluster.
         PolicyError, SimulationError: an episode failed; what had finished is in the folder.
+        TaskLostError: what played an episode was lost again and again; what had finished is in the folder.
     """
     about, console = about_run(plan, session.command), session.console
     known = (*about["agents"].items(), *about["policies"].items())
@@ -128,18 +132,21 @@ def play(plan: Plan, session: Session, title: str) -> Outcome:
     done, status = asked_for - len(pairs), "interrupted"
     clock = Clock(folder)
     try:
-        with progress_bar(console) as progress:
+        with plan.execution.opened() as executor, progress_bar(console) as progress:
+            folder.describe(cores=executor.cores)
             bar = progress.add_task(title, total=asked_for, completed=done)
-            for pair, (results, searches) in as_finished(lambda pair: _played(plan, pair), pairs, plan.workers):
-                folder.append(results, searches)
-                done += 1
-                progress.update(bar, advance=1, description=f"{title}: {pair.case.name}")
-                clock.tick()
+            with closing(executor.run(play_pair, _tasks(plan, pairs, executor))) as finished:
+                for number, (results, searches) in finished:
+                    pair = pairs[number]
+                    folder.append([*results, *_shipped(plan, pair)], searches)
+                    done += 1
+                    progress.update(bar, advance=1, description=f"{title}: {pair.case.name}")
+                    clock.tick()
         folder.sort()
         status = FINISHED
     except KeyboardInterrupt:
         console.print(f"interrupted: {kept(done, asked_for, plan.path)}")
-    except (PolicyError, SimulationError):
+    except (PolicyError, SimulationError, TaskLostError):
         status = "failed"
         console.print(kept(done, asked_for, plan.path))
         raise
@@ -161,41 +168,65 @@ def missing(plan: Plan, folder: RunFolder) -> list[Pair]:
     """Pairs of case and seed of which a row is missing."""
     pairs = []
     for case in plan.cases:
+        fingerprint = fingerprint_of(case.scenario, case.case.tables.protocol)
+        ships = plan.reference is not None and fingerprint in plan.reference.shipped
         for place, seed in enumerate(case.seeds):
             rest = [c for c in case.contestants if (case.name, c.name, seed) not in folder.done]
             reference = plan.reference is not None and plan.reference.wants(place)
             reference = reference and (case.name, REFERENCE, seed) not in folder.done
             if rest or reference:
-                pairs.append(Pair(case, seed, rest, reference))
+                pairs.append(
+                    Pair(case, seed, rest, reference and not ships, fingerprint if reference and ships else "")
+                )
     return pairs
 
 
-def _played(plan: Plan, pair: Pair) -> tuple[list[SeedResult], list[dict[str, Any]]]:
-    """The rows of a pair, and how its reference was found."""
-    case, reference = pair.case.case, plan.reference
-    results = run_seed(case, pair.contestants, pair.seed) if pair.contestants else []
-    if not pair.reference or reference is None:
+def _shipped(plan: Plan, pair: Pair) -> list[SeedResult]:
+    """The row of the reference as it ships with a suite, if it does."""
+    if plan.reference is None or not pair.shipped:
+        return []
+    return [shipped_result(plan.reference, pair.shipped, pair.case.case, pair.seed)]
+
+
+def _tasks(plan: Plan, pairs: Sequence[Pair], executor: Executor) -> Iterator[tuple[Any, ...]]:
+    """The arguments of `play_pair`; every case and every policy is shared once."""
+    everybody = list({id(one): one for pair in pairs for one in pair.contestants}.values())
+    place = {id(one): at for at, one in enumerate(everybody)}
+    players, cases = executor.share(everybody), dict[str, Case]()
+    for case, seed, contestants, searched, _ in pairs:
+        on_file = executor.apart and case.scenario.trace is not None
+        if case.name not in cases:
+            cases[case.name] = executor.share(drawn(case.case) if on_file else case.case)
+        workload = executor.share(case.case.workload(seed)) if on_file else None
+        search = dict(plan.reference.search) if plan.reference is not None and searched else None
+        yield cases[case.name], seed, players, [place[id(one)] for one in contestants], search, workload
+
+
+def play_pair(
+    case: Case,
+    seed: int,
+    players: Sequence[Contestant],
+    places: Sequence[int],
+    search: Mapping[str, Any] | None,
+    workload: Workload | None,
+) -> tuple[list[SeedResult], list[dict[str, Any]]]:
+    """The rows of a pair, and how its reference was found.
+
+    Args:
+        case: the fleet.
+        seed: of the requests.
+        players: everybody.
+        places: of those who play, among `players`.
+        search: how hard the reference is looked for; None: it is not.
+        workload: the requests, where they cannot be drawn here.
+    """
+    if workload is not None:
+        case = replace(case, workload={seed: workload}.__getitem__)
+    results = run_seed(case, [players[place] for place in places], seed) if places else []
+    if search is None:
         return results, []
-    fingerprint = fingerprint_of(pair.case.scenario, case.tables.protocol)
-    shipped = shipped_result(reference, fingerprint, case, pair.seed)
-    if shipped is not None:
-        return [*results, shipped], []
-    found, search = reference_result(case, pair.seed, reference.search)
-    return [*results, found], [search]
-
-
-def as_finished(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Result]]:
-    """Every job and its result as soon as it is there, by so many threads; on an error no other job begins."""
-    if workers <= 1:
-        yield from ((job, work(job)) for job in jobs)
-        return
-    pool = ThreadPoolExecutor(workers)
-    try:
-        begun = {pool.submit(work, job): job for job in jobs}
-        for one in as_completed(begun):
-            yield begun[one], one.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    found, how = reference_result(case, seed, search)
+    return [*results, found], [how]
 
 
 class Clock:
@@ -231,7 +262,6 @@ def about_run(plan: Plan, command: str) -> dict[str, Any]:
         "code": package_hash(),
         "agree": dict(plan.agree),
         "baseline": BASELINE,
-        "cores": os.cpu_count(),
         "fingerprints": fingerprints_of(plan.cases),
         **({} if reference is None else {"reference_options": reference.settings}),
         "policies": policies | ({} if reference is None else {REFERENCE: reference.about()}),

@@ -6,6 +6,8 @@ suite's references are those of `python -m experiments.suite`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -15,22 +17,26 @@ from pydantic import Field
 from rich.console import Console
 
 from cace_env.cases import Case, case_of
-from cace_env.config import MOST_THREADS, ConfigError, Frozen
-from cace_env.evaluation.episodes import in_order
+from cace_env.config import ConfigError
 from cace_env.files import csv_text, replace_file
-from cace_env.planning import Reference
-from cace_env.scenarios import Split, compared_scenarios, seeds
+from cace_env.planning import Reference, find_reference
+from cace_env.policies import Future
+from cace_env.scenarios import Split, compared_scenarios, load_scenario, seeds
 from cace_env.simulation import lower_bound
+from cace_env.workload import Workload
 from experiments.reading.markdown import number, table
+from experiments.running.cases import drawn
 from experiments.running.command_line import split_names
+from experiments.running.executors.executor import Executor
+from experiments.running.options import Executed
 from experiments.running.progress import progress_bar
-from experiments.running.reference_cache import cached_reference, default_folder
+from experiments.running.reference_cache import default_folder, keep_reference, kept_reference, key_of
 from experiments.running.reference_rows import reference_options
 
 BASELINES: Final = {"eviction": "lru", "swap": "fifo+lru"}
 
 
-class Headroom(Frozen):
+class Headroom(Executed):
     """Look for the reference of scenarios, and print how much better than LRU it is possible to be."""
 
     scenarios: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
@@ -41,7 +47,6 @@ class Headroom(Frozen):
     )
     seeds: int = Field(default=10, ge=1, description="episodes of each scenario")
     split: Split = Field(default="train", description="where the seeds come from")
-    workers: int = Field(default=1, ge=1, le=MOST_THREADS, description="threads; an episode each")
     reference_option: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KEY=VALUE")]] = Field(
         default=(), description="how hard it is looked for: starts, max_rounds, max_replays, gain of find_reference"
     )
@@ -54,17 +59,20 @@ class Headroom(Frozen):
         """Looks for what is not kept yet; prints the table and writes the rows; the exit status.
 
         Raises:
-            ConfigError: options that cannot be used, or a file in the way.
+            ConfigError: options that cannot be used, a file in the way, or no such cluster.
+            TaskLostError: what looked for a reference was lost again and again.
         """
         if self.out is not None and self.out.exists():
             raise ConfigError(f"{self.out} is there already; name another file, or remove it")
         search = reference_options(split_names(self.reference_option))
         folder = self.cache if self.cache is not None else default_folder()
-        cases = [case_of(name, self.env) for name in split_names(self.scenarios) or compared_scenarios()]
-        jobs = [(case, seed) for case in cases for seed in seeds(self.split, self.seeds)]
-        with progress_bar(Console(stderr=True)) as progress:
-            found = in_order(lambda job: found_of(*job, search, folder), jobs, self.workers)
-            rows = list(progress.track(found, total=len(jobs), description="reference"))
+        execution, names = self.execution(), split_names(self.scenarios) or compared_scenarios()
+        cases = [(case_of(name, self.env), load_scenario(name).trace is not None) for name in names]
+        episodes = [Episode(*case, seed) for case in cases for seed in seeds(self.split, self.seeds)]
+        with execution.opened() as executor, progress_bar(Console(stderr=True)) as progress:
+            found = found_in(episodes, search, folder, executor)
+            by_number = dict(progress.track(found, total=len(episodes), description="reference"))
+        rows = [by_number[at] for at in range(len(episodes))]
         console.print(summary(rows), soft_wrap=True)
         if self.out is not None:
             replace_file(self.out, csv_text(Found._fields, rows))
@@ -88,15 +96,54 @@ class Found(NamedTuple):
     wall_s: float
 
 
-def found_of(case: Case, seed: int, options: dict[str, Any], folder: Path) -> Found:
-    """Looks for the reference of one episode, unless it is kept.
+class Episode(NamedTuple):
+    """What is looked at."""
+
+    case: Case
+    logged: bool  # its requests are those of a log
+    seed: int
+
+
+def found_in(
+    episodes: Sequence[Episode], options: dict[str, Any], folder: Path, executor: Executor
+) -> Iterator[tuple[int, Found]]:
+    """Looks for the references that are not kept; each is kept as soon as it is found.
+
+    Yields:
+        The number of an episode, and its row.
 
     Raises:
         ConfigError: options out of range.
     """
-    workload = case.workload(seed)
-    reference, _ = cached_reference(folder, case, workload, seed, options)
-    return _row(case, seed, reference, lower_bound(case.tables, workload).cost)
+    kept: list[tuple[int, Found]] = []
+    looked_for: list[tuple[int, Path]] = []
+
+    def tasks() -> Iterator[tuple[Any, ...]]:
+        shared: dict[str, Case] = {}
+        for number, (case, logged, seed) in enumerate(episodes):
+            workload = case.workload(seed)
+            path = folder / f"{key_of(case, workload, seed, options)}.json"
+            reference = kept_reference(path)
+            if reference is not None:
+                kept.append((number, _row(case, seed, reference, lower_bound(case.tables, workload).cost)))
+                continue
+            if case.name not in shared:
+                shared[case.name] = executor.share(drawn(case) if logged and executor.apart else case)
+            looked_for.append((number, path))
+            yield shared[case.name], executor.share(workload), seed, options
+
+    with closing(executor.run(look_for, tasks())) as finished:
+        for at, (reference, least) in finished:
+            number, path = looked_for[at]
+            keep_reference(path, reference)
+            yield number, _row(episodes[number].case, episodes[number].seed, reference, least)
+    yield from kept
+
+
+def look_for(case: Case, workload: Workload, seed: int, options: dict[str, Any]) -> tuple[Reference, float]:
+    """The reference of an episode, and what no policy costs less than."""
+    reference = find_reference(case, workload, Future.of(case.tables, workload), seed, **options)
+    return reference, lower_bound(case.tables, workload).cost
 
 
 def _row(case: Case, seed: int, reference: Reference, least: float) -> Found:

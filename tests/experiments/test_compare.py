@@ -22,9 +22,9 @@ from cace_env.simulation import METRICS
 from cace_env.tables import Protocol
 from experiments.compare import Comparison, main, scenarios_of
 from experiments.reading.markdown import percent
-from experiments.running import runner
 from experiments.running.command_line import read_options, split_names
 from experiments.running.contestants import about_policy, contestants_of
+from experiments.running.executors.executor import Threads
 from experiments.running.run_folder import Run
 from experiments.yardsticks import log_intervals
 from tests.support.comparisons import HOME, LOG, column, finished, refused, rows_of, small
@@ -306,12 +306,11 @@ def test_a_failure_before_anything_finished_leaves_the_folder_free(
 def test_an_interruption_keeps_and_reports_what_is_finished(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    def interrupted(work: Any, jobs: Any, workers: int) -> Any:
-        del workers
-        yield jobs[0], work(jobs[0])
+    def interrupted(self: Threads, work: Any, tasks: Any) -> Any:
+        yield 0, work(*next(tasks))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "as_finished", interrupted)
+    monkeypatch.setattr(Threads, "run", interrupted)
     out = tmp_path / "out"
     assert main(["--policies", "lru,cace", "--scenarios", str(small), "--seeds", "3", "--out", str(out)]) == 130
     assert "1 of 3 pairs" in capsys.readouterr().out

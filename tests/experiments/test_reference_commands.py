@@ -160,7 +160,8 @@ def test_a_horizon_curve_of_other_code_goes_on_only_if_it_costs_the_same(
         (["horizon", "--entries", "eviction-defualt"], "did you mean 'eviction-default'"),
         (["gap", "--episodes", "0"], "greater than or equal to 1"),
         (["curve", "--seeds", "0"], "greater than or equal to 1"),
-        (["find", "--workers", "0"], "greater than or equal to 1"),
+        (["find", "--workers", "0"], "0 workers were asked for"),
+        (["find", "--ray-address", "auto"], "--ray-address is for --executor ray"),
         (["find", "--reference-option", "start=1"], "did you mean 'starts'"),
     ],
 )

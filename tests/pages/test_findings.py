@@ -16,6 +16,7 @@ from experiments.pages import findings as findings_page
 from experiments.pages.regions import DOCS, read
 from experiments.running import findings_grid
 from experiments.running.command_line import Console, Session
+from experiments.running.executors.execution import Execution
 from experiments.running.findings_grid import (
     CELLS,
     CONTESTANTS,
@@ -87,6 +88,10 @@ def test_results_of_another_grid_are_refused(
         smaller.setattr(findings_grid, "CELLS", CELLS[:1])
         smaller.setattr(findings_grid, "CONTESTANTS", {Protocol.EVICTION: ("lru",)})
         cases = findings_grid.grid_cases([0])
-    play(Plan(tmp_path / "run", cases, Running(), "test", 1, by_task=False), Session(Console(), "test"), "playing")
+    play(
+        Plan(tmp_path / "run", cases, Running(), "test", Execution(workers=1), by_task=False),
+        Session(Console(), "test"),
+        "playing",
+    )
     with pytest.raises(ConfigError, match=r"has no cold-engine at 1\.5 / eviction / gdsf"):
         read_results(Run(tmp_path / "run"))

@@ -325,7 +325,7 @@ def test_the_networks_need_torch_alone():
     [
         ("cace_env", ("traces", "render", "human", "learn", "export", "servers")),
         ("agents", ("train",)),
-        ("experiments", ("train", "dev")),
+        ("experiments", ("train", "dev", "ray")),
         ("tests", ("train", "video", "dev")),
     ],
 )

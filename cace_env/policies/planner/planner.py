@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -95,6 +95,13 @@ class Planner:
         if habits is None:
             habits, card = load_habits(self.budget.habits or None)
         self._habits, self.habits_card = habits, card
+        self._pool = ThreadPoolExecutor(self.budget.threads) if self.budget.threads > 1 else None
+
+    def __getstate__(self) -> dict[str, Any]:  # another process has threads of its own
+        return {name: value for name, value in vars(self).items() if name != "_pool"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
         self._pool = ThreadPoolExecutor(self.budget.threads) if self.budget.threads > 1 else None
 
     def begin(

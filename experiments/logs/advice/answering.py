@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.progress import Progress
 
@@ -26,8 +27,9 @@ from experiments.logs.advice.robustness import SITUATIONS, Held, held
 from experiments.running.cases import unable
 from experiments.running.command_line import Session
 from experiments.running.contestants import able
+from experiments.running.executors.execution import Execution
+from experiments.running.executors.executor import Executor
 from experiments.running.progress import progress_bar
-from experiments.running.runner import as_finished
 
 TUNED_FILE: Final = "cace.yaml"
 WINDOWS_FILE: Final = "windows.csv"
@@ -48,6 +50,7 @@ class Question:
     economy: Economy
     promises: Sequence[Promise]
     budget: Budget  # of tuning; 0 requests: none
+    execution: Execution  # of policies on fleets
     folder: Path
 
 
@@ -74,13 +77,14 @@ def results_of(question: Question, session: Session) -> Results:
     Raises:
         ConfigError: today's fleet or policy cannot play the log.
         PolicyError, SimulationError: an episode failed.
+        TaskLostError: what played an episode was lost again and again.
     """
     results = Results(Draws.of(question.parts.windows))
     try:
-        with progress_bar(session.console) as progress:
+        with question.execution.opened() as executor, progress_bar(session.console) as progress:
             cases = _cases(question, results)
             players = _players(question, results, cases[question.current], progress, session.command)
-            _play_all(question, results, cases, players, progress)
+            _play_all(question, results, cases, players, executor, progress)
             results.answer = _answer(question, results)
             _try_elsewhere(question, results, cases, players, progress)
     except KeyboardInterrupt:
@@ -135,6 +139,7 @@ def _play_all(
     results: Results,
     cases: Mapping[Fleet, Case],
     players: Sequence[Contestant],
+    executor: Executor,
     progress: Progress,
 ) -> None:
     """Every policy on every fleet: today's fleet first, and there what is deployed."""
@@ -150,15 +155,20 @@ def _play_all(
                 results.left_out.append(f"{player.name} on {fleet.name}: {reason}")
     bar = progress.add_task("playing", total=len(jobs))
 
-    def played(job: tuple[Fleet, Contestant]) -> Played:
-        fleet, player = job
+    def tasks() -> Iterator[tuple[Any, ...]]:
         parts = question.parts
-        return play(cases[fleet], player, parts.whole, parts.starts, parts.windows, question.promises)
+        fleets = {fleet: executor.share(case) for fleet, case in cases.items()}
+        by_name = {player.name: executor.share(player) for player in players}
+        workload, starts = executor.share(parts.whole), executor.share(parts.starts)
+        for fleet, player in jobs:
+            yield fleets[fleet], by_name[player.name], workload, starts, parts.windows, question.promises
 
-    for (fleet, player), found in as_finished(played, jobs, question.budget.threads):
-        results.grid[fleet, player.name] = found
-        _append(question.folder / WINDOWS_FILE, fleet, player.name, found)
-        progress.update(bar, advance=1, description=f"playing: {fleet.name}")
+    with closing(executor.run(play, tasks())) as finished:
+        for number, found in finished:
+            fleet, player = jobs[number]
+            results.grid[fleet, player.name] = found
+            _append(question.folder / WINDOWS_FILE, fleet, player.name, found)
+            progress.update(bar, advance=1, description=f"playing: {fleet.name}")
 
 
 def _answer(question: Question, results: Results) -> Answer:

@@ -42,7 +42,7 @@ from experiments.logs.advice.prices import (
 from experiments.logs.options import LogOnFleet
 from experiments.logs.own_log import OwnLog, served
 from experiments.running.command_line import Session, metavar, split_names
-from experiments.running.options import Names, folder_of
+from experiments.running.options import Executed, Names, folder_of
 from experiments.running.run_folder import check_new
 from experiments.running.runner import workers_of
 
@@ -60,7 +60,7 @@ Texts = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metav
 Slos = tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK:SHARE@SECONDS")]]
 
 
-class Options(LogOnFleet):
+class Options(LogOnFleet, Executed):
     """A log, today's fleet and policy, and what hours are worth; or two logs of a pilot."""
 
     fleets: Names = Field(
@@ -143,12 +143,13 @@ def ask(options: Options, session: Session) -> int:
     Raises:
         ConfigError, TraceError: options or a log that cannot be used; nothing has been written.
         PolicyError, SimulationError: an episode failed.
+        TaskLostError: what played an episode was lost again and again.
     """
     if options.log is None:
         raise ConfigError("name a log: python -m experiments.recommend LOG, or --before LOG --after LOG for a pilot")
     deployed = deployed_name(options.deployed, options.env)
     named = split_names(options.policies) or contender_names(options.env)
-    players = contestants([deployed, *named], options.env)
+    players, execution = contestants([deployed, *named], options.env), options.execution()
     with session.console.status("reading the log"):
         prices = price_table(options.price)
         log, scenario = options.served(options.read(options.log))
@@ -168,6 +169,7 @@ def ask(options: Options, session: Session) -> int:
         economy=economy_of(options, workload),
         promises=promises_of(options.slo, first, workload),
         budget=Budget(options.tuning, workers_of(options.workers)),
+        execution=execution,
         folder=options.folder("recommend"),
     )
     told = Told(question, prices, session.command, assumed_fleet=options.gpu is None, measured=None)

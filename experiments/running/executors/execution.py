@@ -1,0 +1,38 @@
+"""The choice between threads of this machine and Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from cace_env.config import ConfigError
+from experiments.running.executors.executor import Executor, Threads
+
+Kind = Literal["local", "ray"]
+
+
+class Execution(NamedTuple):
+    """Which executor was asked for."""
+
+    kind: Kind = "local"
+    workers: int | None = None  # None: as many as there are cores
+    address: str | None = None  # of a Ray cluster; None: that of RAY_ADDRESS, or one of this machine for this command
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[Executor]:
+        """The executor, as long as it is needed.
+
+        Raises:
+            ConfigError: Ray is not installed, or there is no such cluster.
+        """
+        if self.kind == "local":
+            yield Threads(self.workers or os.cpu_count() or 1)
+            return
+        try:
+            from experiments.running.executors import on_ray
+        except ImportError as error:
+            raise ConfigError(f"--executor ray: {error}; run: pip install 'cace-env[ray]'") from error
+        with on_ray.connected(self.address, self.workers) as cluster:
+            yield cluster

@@ -1,0 +1,259 @@
+"""Claims about commands on Ray, on two nodes of this machine; collected by `make test-ray` only, which installs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from cace_env.config import ConfigError
+from cace_env.scenarios import load_scenario
+from cace_env.simulation import SimulationError
+from experiments import ablate, compare, recommend, reference
+from experiments.running.executors import on_ray
+from experiments.running.executors.executor import TaskLostError
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # warnings of others are no failures
+
+ROOT = Path(__file__).resolve().parents[1]
+NODE = {"num_cpus": 1, "object_store_memory": 200 << 20}
+BESIDE = ("guarded:agent:eviction", "planner:lru", "cace:demand=ewma", "static-best")
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes need not find the functions of tests
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, head_node_args={**NODE, "node_ip_address": on_ray.LOOPBACK})
+    made.add_node(**NODE)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = load_scenario("default").tables().model_names
+    lines = [f"{3 * i},{100 + i},20,{names[i * i % 6]},chat,u{i % 3},s{i % 5}\n" for i in range(900)]
+    path = tmp_path_factory.mktemp("log") / "log.csv"
+    path.write_text("time,context_tokens,output_tokens,model,task,user,session\n" + "".join(lines))
+    return path
+
+
+def on(cluster: Cluster) -> list[str]:
+    return ["--executor", "ray", "--ray-address", str(cluster.address)]
+
+
+def table(path: Path, *without: str) -> list[dict[str, str]]:
+    """Rows of a CSV file without columns that say how long something took."""
+    with path.open(encoding="utf-8") as file:
+        return [{name: cell for name, cell in row.items() if name not in without} for row in csv.DictReader(file)]
+
+
+def same_rows(one: Path, other: Path) -> bool:
+    names = {"rows.csv": ["decision_us"], "ttft.csv": [], "windows.csv": [], "searches.csv": ["wall_s"]}
+    there = [name for name in names if (one / name).exists()]
+    assert "rows.csv" in there
+    return all(table(one / name, *names[name]) == table(other / name, *names[name]) for name in there)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same results
+
+
+def test_a_comparison_is_the_same_to_the_bit(cluster: Cluster, short: Path, tmp_path: Path) -> None:
+    names = ",".join([*BESIDE, "lru", "cace", "agent:eviction"])
+    asked = ["--scenarios", str(short), "--policies", names, "--policy", "tests.support.small:lru_in_python"]
+    asked += ["--seeds", "3", "--reference", "2", "--reference-option", "max_rounds=1", "--out"]
+    assert compare.main([*asked, str(tmp_path / "here")]) == 0
+    assert compare.main([*asked, str(tmp_path / "there"), *on(cluster)]) == 0
+    assert same_rows(tmp_path / "there", tmp_path / "here")
+    assert json.loads((tmp_path / "there" / "run.json").read_text())["cores"] == 2
+
+
+def test_a_log_is_played_the_same(cluster: Cluster, log: Path, short: Path, tmp_path: Path) -> None:
+    asked = ["--scenarios", str(short), "--policies", "lru,static-best", "--trace", str(log), "--format", "cace"]
+    asked += ["--part", "test", "--seeds", "2", "--trace-option", "users=5", "--out"]
+    assert compare.main([*asked, str(tmp_path / "here")]) == 0
+    assert compare.main([*asked, str(tmp_path / "there"), *on(cluster)]) == 0
+    assert same_rows(tmp_path / "there", tmp_path / "here")
+
+
+def test_references_are_the_same_and_kept_on_this_machine(cluster: Cluster, short: Path, tmp_path: Path) -> None:
+    asked = ["find", "--scenarios", str(short), "--seeds", "4", "--reference-option", "max_rounds=1"]
+    for name, more in {"here": [], "there": on(cluster)}.items():
+        files = ["--cache", str(tmp_path / name), "--out", str(tmp_path / f"{name}.csv")]
+        assert reference.main([*asked, *files, *more]) == 0
+    assert table(tmp_path / "there.csv", "wall_s") == table(tmp_path / "here.csv", "wall_s")
+    kept_here, kept_there = ({path.name for path in (tmp_path / name).iterdir()} for name in ("here", "there"))
+    assert kept_there == kept_here
+
+
+def test_ablations_and_advice_are_the_same(cluster: Cluster, log: Path, short: Path, tmp_path: Path) -> None:
+    asked = ["cace", "--scenarios", str(short), "--seeds", "2", "--out"]
+    assert ablate.main([*asked, str(tmp_path / "here")]) == 0
+    assert ablate.main([*asked, str(tmp_path / "there"), *on(cluster)]) == 0
+    assert same_rows(tmp_path / "there", tmp_path / "here")
+    asked = [str(log), "--gpu", "l40s", "--policies", "lru,gdsf,omlx", "--tuning", "0", "--out"]
+    assert recommend.main([*asked, str(tmp_path / "said-here")]) == 0
+    assert recommend.main([*asked, str(tmp_path / "said-there"), *on(cluster)]) == 0
+    here, there = (table(tmp_path / name / "windows.csv") for name in ("said-here", "said-there"))
+    assert len(there) == len(here) and all(row in there for row in here)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is moved
+
+
+def test_the_object_store_holds_each_thing_once(
+    cluster: Cluster, log: Path, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, keep = [], ray.put
+
+    def counted(value: bytes) -> ray.ObjectRef:
+        put.append(value)
+        return keep(value)
+
+    monkeypatch.setattr(ray, "put", counted)
+    asked = ["--scenarios", f"{short},default", "--policies", "lru,agent:eviction", "--seeds", "3", "--out"]
+    assert compare.main([*asked, str(tmp_path / "drawn"), *on(cluster)]) == 0
+    assert len(put) == 1 + 2  # everybody who plays; two fleets, whose requests are drawn where they are played
+    put.clear()
+    asked = ["--scenarios", str(short), "--policies", "lru,agent:eviction", "--trace", str(log), "--format", "cace"]
+    asked += ["--seeds", "3", "--trace-option", "users=5", "--out"]
+    assert compare.main([*asked, str(tmp_path / "logged"), *on(cluster)]) == 0
+    assert len(put) == 1 + 1 + 3  # three draws of what is attached to the log
+    assert len(set(put)) == len(put)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is lost
+
+
+def once_killed(flag: str, number: int) -> int:
+    """The third one ends its process when it runs first."""
+    if number == 3 and not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    with Path(f"{flag}-begun").open("a") as file:
+        file.write(f"{number}\n")
+    return number * number
+
+
+def killed(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def failing(number: int, wait_s: float = 0.05) -> int:
+    if number == 1:
+        raise SimulationError("the first one")
+    time.sleep(wait_s)
+    return number
+
+
+def test_a_killed_worker_loses_nothing_but_its_task(cluster: Cluster, tmp_path: Path) -> None:
+    flag = str(tmp_path / "flag")
+    with on_ray.connected(str(cluster.address), None) as executor:
+        found = dict(executor.run(once_killed, [(flag, number) for number in range(8)]))
+    assert found == {number: number * number for number in range(8)}
+    begun = Path(f"{flag}-begun").read_text().split()
+    assert sorted(begun) == [str(number) for number in range(8)], "nothing but the task that was killed ran twice"
+
+
+def test_a_task_that_kills_every_process_is_an_error(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "_task", on_ray._task.options(max_retries=0))
+    with (
+        on_ray.connected(str(cluster.address), None) as executor,
+        pytest.raises(TaskLostError, match="Ray lost a task"),
+    ):
+        list(executor.run(killed, [(1,)]))
+
+
+def test_an_error_in_a_task_is_that_error_and_the_rest_is_cancelled(cluster: Cluster) -> None:
+    with on_ray.connected(str(cluster.address), None) as executor:
+        began_s = time.monotonic()
+        with pytest.raises(SimulationError, match=r"^the first one$"):
+            list(executor.run(failing, [(number, 1.0) for number in range(400)]))
+        assert dict(executor.run(failing, [(0,)])) == {0: 0}
+        assert time.monotonic() - began_s < 400 * 1.0 / 2, "two nodes would have been at it for so long"
+
+
+def test_a_node_that_is_lost_loses_nothing(tmp_path: Path, cluster: Cluster) -> None:
+    more = cluster.add_node(**NODE)
+    with on_ray.connected(str(cluster.address), None) as executor:
+        assert executor.cores == 3
+        running = executor.run(failing, [(number,) for number in range(2, 60)])
+        found = [next(running)]
+        cluster.remove_node(more, allow_graceful=False)
+        found += running
+    assert dict(found) == {number - 2: number for number in range(2, 60)}
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_has_finished_is_kept_and_the_rest_is_cancelled(
+    cluster: Cluster, short: Path, tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
+    out = tmp_path / "out"
+    asked = ["--scenarios", str(short), "--policies", "lru,planner:lru", "--seeds", "12", "--out", str(out)]
+    command = [sys.executable, "-m", "experiments.compare", *asked, *on(cluster)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (out / "rows.csv").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(sent)
+    said, wrong = process.communicate(timeout=120)
+    assert process.returncode == status, said + wrong
+    about = json.loads((out / "run.json").read_text())
+    assert about["status"] == "interrupted" and 0 < about["finished"] < 12
+    kept = table(out / "rows.csv")
+    with on_ray.connected(str(cluster.address), None) as executor:  # both nodes are free again
+        assert dict(executor.run(failing, [(0,), (2,)])) == {0: 0, 1: 2}
+    assert compare.main([*asked, "--workers", "1"]) == 0  # goes on here
+    assert [row for row in table(out / "rows.csv") if row in kept] == sorted(kept, key=kept.index)
+    assert len(table(out / "rows.csv")) == 3 * 12  # no-swapping plays, too
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is refused
+
+
+def test_nodes_with_other_code_are_refused(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    with on_ray.connected(str(cluster.address), None) as executor:
+        monkeypatch.setattr(executor, "_versions", ("another",))
+        with pytest.raises(ConfigError, match=r"node 127\.0\.0\.1 has another cace-env"):
+            list(executor.run(failing, [(0,)]))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--ray-address", "ray://127.0.0.1:10001"], "Ray Client is not supported"),
+        (["--ray-address", "127.0.0.1:6"], "no Ray cluster at 127.0.0.1:6"),
+        (["--ray-address", "127.0.0.1:6", "--workers", "2"], "--workers is for a cluster of this command"),
+    ],
+)
+def test_addresses_of_no_use_are_a_line(
+    given: list[str], said: str, short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--scenarios", str(short), "--policies", "lru", "--seeds", "1", "--executor", "ray", *given]
+    assert compare.main([*asked, "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_command_starts_a_cluster_of_its_own_and_ends_it(short: Path, tmp_path: Path) -> None:
+    asked = ["--scenarios", str(short), "--policies", "lru,cace", "--seeds", "2", "--out"]
+    before = signal.getsignal(signal.SIGTERM)
+    assert compare.main([*asked, str(tmp_path / "here")]) == 0
+    assert compare.main([*asked, str(tmp_path / "there"), "--executor", "ray", "--workers", "1"]) == 0
+    assert same_rows(tmp_path / "there", tmp_path / "here")
+    assert not ray.is_initialized() and signal.getsignal(signal.SIGTERM) == before
