@@ -30,7 +30,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench agents board docs lint clean FORCE
-.PHONY: test-integrations test-sb3 test-ray $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
+.PHONY: test-integrations test-sb3 test-ray bench-ray $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -121,6 +121,9 @@ soak: $(VENV)/.test  ## 200 clients for 13 minutes before the router while every
 
 bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about ten minutes)
 	@$(PY) -m experiments.benchmark $(ARGS)
+
+bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (five minutes)
+	@RAY_USAGE_STATS_ENABLED=0 .venvs/ray/bin/python -m integrations.scale
 
 agents: $(VENV)/.test  ## train the agents that ship again and put them into the package (about an hour)
 	@for env in eviction swap; do \

@@ -43,9 +43,9 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = load_scenario("default").tables().model_names
-    lines = [f"{3 * i},{100 + i},20,{names[i * i % 6]},chat,u{i % 3},s{i % 5}\n" for i in range(900)]
+    lines = [f"{3 * i},{100 + i},20,{names[i * i % 6]},chat\n" for i in range(900)]
     path = tmp_path_factory.mktemp("log") / "log.csv"
-    path.write_text("time,context_tokens,output_tokens,model,task,user,session\n" + "".join(lines))
+    path.write_text("time,context_tokens,output_tokens,model,task\n" + "".join(lines))
     return path
 
 
@@ -124,7 +124,7 @@ def test_the_object_store_holds_each_thing_once(
         return keep(value)
 
     monkeypatch.setattr(ray, "put", counted)
-    asked = ["--scenarios", f"{short},default", "--policies", "lru,agent:eviction", "--seeds", "3", "--out"]
+    asked = ["--scenarios", f"{short},cold-start", "--policies", "lru,agent:eviction", "--seeds", "3", "--out"]
     assert compare.main([*asked, str(tmp_path / "drawn"), *on(cluster)]) == 0
     assert len(put) == 1 + 2  # everybody who plays; two fleets, whose requests are drawn where they are played
     put.clear()
