@@ -71,12 +71,13 @@ test-browser: .venvs/browser/.ready  ## use reports in a real browser (Chromium;
 	@echo "==> testing reports in a browser"
 	@.venvs/browser/bin/python -m pytest -q integrations/test_browser.py $(ARGS)
 
-# Commands on Ray. The variable keeps two nodes of one machine on the loopback address; Ray names it after systems
-# where that is all there is.
+# Commands on Ray. Two nodes of one machine stay on the loopback address by a variable that Ray names after systems where
+# that is all there is. Its processes would give way to everything else on the machine.
+RAY := RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_worker_niceness=0
+
 test-ray: .venvs/ray/.ready  ## run commands on a Ray cluster of two nodes, in an environment of its own (five minutes)
 	@echo "==> testing commands on Ray"
-	@RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 \
-	  .venvs/ray/bin/python -m pytest -q integrations/test_ray.py $(ARGS)
+	@$(RAY) .venvs/ray/bin/python -m pytest -q integrations/test_ray.py $(ARGS)
 
 test-live: $(VENV)/.test  ## drive real model servers over tiny models (Linux on x86-64)
 	@echo "==> testing with real servers"
@@ -123,7 +124,7 @@ bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory
 	@$(PY) -m experiments.benchmark $(ARGS)
 
 bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (five minutes)
-	@RAY_USAGE_STATS_ENABLED=0 .venvs/ray/bin/python -m integrations.scale
+	@$(RAY) .venvs/ray/bin/python -m integrations.scale
 
 agents: $(VENV)/.test  ## train the agents that ship again and put them into the package (about an hour)
 	@for env in eviction swap; do \
@@ -208,7 +209,7 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 .venvs/ray/.ready: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "==> installing Ray into .venvs/ray"
 	@$(PY) -m venv --clear .venvs/ray
-	@.venvs/ray/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray]' pytest
+	@.venvs/ray/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray]' psutil pytest
 	@touch $@
 
 # MkDocs reads the docstrings without importing the package; ruff sets the signatures.
