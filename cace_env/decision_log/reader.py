@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from cace_env.config import ConfigError, did_you_mean
 from cace_env.decision_log.record import EVICTIONS, Decision, decision_of
 from cace_env.decision_log.writer import Clock, files_of, import_parquet, read_header
@@ -208,7 +210,7 @@ def seconds_of(text: str, clock: Clock) -> float:
 def moment(time_us: int, clock: Clock) -> str:
     """A time for readers: `12.6 min (754.213 s)`, or a date and time in UTC."""
     if clock == "utc":
-        return f"{datetime.fromtimestamp(time_us / 1e6, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"
+        return f"{np.datetime64(time_us // 1000, 'ms')} UTC".replace("T", " ", 1)  # datetime knows no year 10000
     return f"{time_us / 6e7:.1f} min ({time_us / 1e6:.3f} s)"
 
 

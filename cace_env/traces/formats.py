@@ -62,7 +62,7 @@ def read_burstgpt(path: Path, config: TraceConfig) -> Trace:
 def read_mooncake(path: Path, config: TraceConfig) -> Trace:
     """Mooncake: `timestamp` in ms, ids of blocks of 512 prompt tokens; a count of 0 drops the row."""
     table = read_table(path, REQUIRED_COLUMNS["mooncake"], (), config.skip, config.limit)
-    time_us = np.rint(table.seconds("timestamp") * 1e3).astype(np.int64)
+    time_us = table.times_us("timestamp", "ms")
     trace, rows = _hashed(table, time_us, config)
     assert trace.context_tokens is not None
     blocks = _blocks(table, rows)

@@ -21,10 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.traces.config import REQUIRED_COLUMNS
+from cace_env.traces.gateways.columns import PER_SECOND, Unit
 from cace_env.traces.limits import DEFAULT_LIMITS, TraceError, opened, whole_rows
 
 PARQUET_MAGIC: Final = b"PAR1"
 MAX_TOKENS: Final = int(np.iinfo(np.int32).max)
+EARLIEST: Final = "1700"
+LATEST: Final = "2100"  # times have to lie before this year
+LATEST_S: Final = 4_102_444_800  # the same in seconds since 1970; as an origin of its own, 130 years
+OUTSIDE: Final = "is before 1700 or after 2099; correct or remove the row, or check the unit of the column"
 _STAMP: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d(?::\d\d(?::\d\d(?:\.\d+)?)?)?)?$")
 _ZONE: Final = re.compile(r"([+-]\d\d):?(\d\d)?$")
 
@@ -106,11 +111,11 @@ class Table:
         self._check(column, numbers >= least, f"is below {least:g} s; correct or remove the row")
         return numbers
 
-    def times_us(self, column: str) -> npt.NDArray[np.int64]:
-        """Time stamps in microseconds, from any origin: seconds as numbers, or ISO 8601 with or without a zone.
+    def times_us(self, column: str, unit: Unit = "s") -> npt.NDArray[np.int64]:
+        """Time stamps in microseconds, from any origin: numbers in `unit`, or ISO 8601 with or without a zone.
 
         Raises:
-            TraceError: an unreadable time, or stamps of different zones in one file.
+            TraceError: an unreadable time, one after 2099, or stamps of different zones in one file.
         """
         raw = self.columns[column]
         if len(raw) == 0:
@@ -119,8 +124,11 @@ class Table:
             return self._from_datetimes(column, raw)
         if _is_number(raw[0]):
             numbers = self.floats(column)
-            self._check(column, np.abs(numbers) < 9e12, "is too large for seconds; is the column in ms or us?")
-            return np.rint(numbers * 1e6).astype(np.int64)
+            far = np.abs(numbers) >= LATEST_S * PER_SECOND[unit]
+            if far.any():
+                row = int(np.argmax(far))
+                raise self.error(row, column, _too_far(float(abs(numbers[row])), unit))
+            return np.rint(numbers * (1e6 / PER_SECOND[unit])).astype(np.int64)
         texts = self.texts(column)
         stamps, zones = zip(*map(_split_zone, texts), strict=True)
         if len(set(zones)) > 1:
@@ -133,10 +141,12 @@ class Table:
         except ValueError:
             row = next(i for i, stamp in enumerate(stamps) if not (_STAMP.match(stamp) and _is_time(stamp)))
             raise self.error(row, column, "is not a time; use seconds or ISO 8601 (2023-11-16 18:17:03.98)") from None
+        self._check(column, np.array([EARLIEST <= stamp < LATEST for stamp in stamps]), OUTSIDE)  # ns would wrap around
         return self._from_datetimes(column, times)
 
     def _from_datetimes(self, column: str, times: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         self._check(column, ~np.isnat(times), "is not a time; correct or remove the row")
+        self._check(column, (times >= np.datetime64(EARLIEST)) & (times < np.datetime64(LATEST)), OUTSIDE)
         return times.astype("datetime64[us]").astype(np.int64)
 
     def _check(self, column: str, holds: npt.NDArray[np.bool_], problem: str) -> None:
@@ -265,7 +275,7 @@ def _values(column: Any) -> Any:
 
     kind = column.type
     if types.is_timestamp(kind) and column.null_count == 0:
-        return column.to_numpy().astype("datetime64[ns]")
+        return column.to_numpy()
     if types.is_floating(kind) or types.is_integer(kind):
         return column.to_numpy()
     if types.is_string(kind) or types.is_large_string(kind):
@@ -312,6 +322,15 @@ def missing_column(path: Path, name: str, there: Collection[str]) -> TraceError:
 def _plain_name(name: str) -> str:
     """A name without case, separators and plural."""
     return re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("s").replace("tokens", "token")
+
+
+def _too_far(number: float, unit: Unit) -> str:
+    """What is wrong with a time after 2099, and which unit it may have instead."""
+    limit = LATEST_S * PER_SECOND[unit]
+    times = {finer: per // PER_SECOND[unit] for finer, per in PER_SECOND.items() if per > PER_SECOND[unit]}
+    finer = next((finer for finer, factor in times.items() if number < limit * factor), None)
+    remedy = f"is it in {finer}? Divide the column by {times[finer]:,}" if finer else "correct or remove the row"
+    return f"is after 2099 as {unit} (below {limit:,} are allowed); {remedy}"
 
 
 def _is_number(value: Any) -> bool:

@@ -42,7 +42,7 @@ def read_servegen(path: Path, config: TraceConfig) -> Trace:
     shape, rate = table.floats("p1"), table.seconds("rate")
     if (shape <= 0).any():
         raise table.error(int(np.argmax(shape <= 0)), "p1", "is not above 0; a shape has to be")
-    window = (table.seconds("t") // WINDOW_S).astype(np.int64)
+    window = table.times_us("t") // (WINDOW_S * 1_000_000)
     in_knots, out_knots, borrowed = _client_tokens(table, client_ids, config)
     wanted = window >= window.min() + config.skip
     if not wanted.any():

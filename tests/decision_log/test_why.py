@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cace_env.config import ConfigError
-from cace_env.decision_log import Candidate, Decision, DecisionLog, Log, in_words, seconds_of, why
+from cace_env.decision_log import Candidate, Decision, DecisionLog, Log, in_words, moment, seconds_of, why
 from experiments.compare import main as compare
 from experiments.why import main
 from tests.decision_log.test_writer import decision
@@ -104,6 +104,10 @@ def test_a_live_system_logs_its_own_decisions_by_the_time_of_day(tmp_path: Path)
     assert read.why("b", "2026-03-01T13:30:00+01:00") == found
     with pytest.raises(ConfigError, match="not evicted until then"):
         read.why("b", "2026-03-01T12:29:59")
+
+
+def test_a_time_after_the_year_9999_is_said_too():
+    assert moment(1_700_000_000_000_000_000, "utc") == "55840-11-08 22:13:20.000 UTC"
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("754.2", 754.2), ("12.5min", 750.0), ("1.5 h", 5400.0), ("-3s", -3.0)])

@@ -85,7 +85,19 @@ def test_formats_and_their_names_agree() -> None:
         ),
         (AZURE + "2023-11-16 18:17:03,2,3\nyesterday,2,3\n", "row 2, column 'TIMESTAMP'.* is not a time"),
         (AZURE + "2023-11-16 18:17:03,2,3\n,2,3\n", "row 2, column 'TIMESTAMP'.* is not a time"),
-        (AZURE + "1700000000000000,2,3\n", "is too large for seconds; is the column in ms or us"),
+        (
+            AZURE + "1700000000,2,3\n1700000000000,2,3\n",
+            r"row 2, column 'TIMESTAMP' \(text of 13 characters\) is after 2099 as s "
+            r"\(below 4,102,444,800 are allowed\); is it in ms\? Divide the column by 1,000$",
+        ),
+        (AZURE + "1700000000000000,2,3\n", r"is it in us\? Divide the column by 1,000,000$"),
+        (AZURE + "1700000000000000000,2,3\n", r"is it in ns\? Divide the column by 1,000,000,000$"),
+        (AZURE + "1e25,2,3\n", "is after 2099 as s .*; correct or remove the row$"),
+        (AZURE + "-1700000000000,2,3\n", "is after 2099 as s"),
+        (
+            AZURE + "2023-11-16 18:17:03,2,3\n2999-01-01,2,3\n",
+            "row 2, column 'TIMESTAMP'.* is before 1700 or after 2099",
+        ),
         (
             AZURE + "2023-11-16 18:17:03,2,3\n2023-11-16 18:17:04+00:00,2,3\n",
             "row 2.*has another zone than the rows before it; convert all times to UTC",
@@ -108,6 +120,35 @@ def test_log_of_another_format_is_recognised(tmp_path: Path) -> None:
     )
     with pytest.raises(TraceError, match="it looks like format bailian"):  # it has all columns of mooncake too
         read_trace(written(tmp_path, bailian, "log.jsonl"), "azure")
+
+
+ONE_ROW = {
+    "cace": "time,context_tokens,output_tokens\n1700000000000,2,3\n",
+    "burstgpt": "Timestamp,Model,Request tokens,Response tokens,Log Type\n1700000000000,GPT-4,2,3,x\n",
+    "mooncake": '{"timestamp": 1700000000000000, "input_length": 5, "output_length": 1, "hash_ids": []}',
+    "bailian": '{"timestamp": 1700000000000, "input_length": 5, "output_length": 1, "hash_ids": [], "chat_id": 1, '
+    '"parent_chat_id": -1}',
+    "gentd26": "gmt_create,groupId,checkpoint_model_version_id\n1700000000000,g,m\n",
+    "claude-code": CLAUDE + "s1,main,1700000000000,opus,1,1,0,1,0\n",
+}
+
+
+@pytest.mark.parametrize("name", ONE_ROW)
+def test_times_in_a_finer_unit_than_the_format_has_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        TraceError, match=r"row 1, column .* is after 2099 as m?s .* Divide the column by 1,000"
+    ) as refused:
+        read_trace(written(tmp_path, ONE_ROW[name]), name)
+    assert "1700000000000" not in str(refused.value)
+
+
+def test_time_stamps_of_parquet_after_2099_are_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    times = pyarrow.array([1_700_000_000_000], pyarrow.timestamp("s"))  # ms that were written as seconds
+    table = pyarrow.table({"time": times, "context_tokens": [2], "output_tokens": [3]})
+    pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / "log.parquet")
+    with pytest.raises(TraceError, match=r"row 1, column 'time'.* is before 1700 or after 2099"):
+        read_trace(tmp_path / "log.parquet", "cace")
 
 
 def test_rows_are_numbered_as_in_the_file_after_a_skip(tmp_path: Path) -> None:
