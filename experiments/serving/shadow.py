@@ -162,10 +162,12 @@ async def forward(
     server_key_file: Path | None,
 ) -> int:
     """Passes requests on to a server that decides for itself, and asks the policy beside it, until SIGTERM."""
-    from cace_env.live.shadow.forwarding import Forwarder
+    from cace_env.live.shadow.forwarding import Forwarder, problem_of
 
     if not url.startswith(("http://", "https://")):
         raise ConfigError("--shadow needs the address of a server, such as http://127.0.0.1:8080")
+    if url.rstrip("/").endswith("/v1"):
+        raise ConfigError("--shadow: leave /v1 out of the address; the paths of requests begin with it")
     given = read_fleet(fleet, Protocol.EVICTION)
     known = read_memory(memory) if memory is not None else {}
     key = read_text(server_key_file).strip() if server_key_file is not None else None
@@ -175,6 +177,14 @@ async def forward(
             style="yellow",
             soft_wrap=True,
         )
+    if problem := await problem_of(url):
+        session.console.print(
+            f"{url} {problem}. Requests are passed on all the same, and fail until it serves them: is it the address?",
+            style="yellow",
+            soft_wrap=True,
+        )
+    else:
+        session.console.print(f"{url} answers", soft_wrap=True)
     looked_at = [spec for spec in given.backends if "://" in spec]  # a folder would start a server
     backends: list[Backend] = [make_backend(spec, memory=known, key=key) for spec in looked_at]
     try:

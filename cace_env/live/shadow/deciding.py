@@ -91,6 +91,9 @@ class Tally:
     requests: int = 0
     unknown: int = 0  # requests for models that are not of the fleet
     unread: int = 0  # requests that are compressed or no JSON: nobody looks into them
+    elsewhere: int = 0  # other things that were posted, such as embeddings
+    failed: int = 0  # requests that the server refused or broke off
+    given_up: int = 0  # requests whose client went before the end
 
 
 class Watcher:

@@ -169,17 +169,21 @@ class Forwarder:
         except ConnectionResetError:
             return response or web.Response(status=499)  # the client has gone; nobody reads this
         except (aiohttp.ClientError, TimeoutError):
+            seen.failed = True
             if response is None:
                 return web.json_response({"error": {"message": "the server is gone", "code": 502}}, status=502)
             if request.transport is not None:
                 request.transport.abort()  # the client has to see that the answer is broken
         finally:
-            seen.gone()
+            if seen.gone():
+                tally = self.watcher.tally
+                tally.failed, tally.given_up = tally.failed + seen.failed, tally.given_up + (not seen.failed)
         return response
 
     def _seen(self, request: web.Request, body: bytes) -> _Seen:
         """Notes down the arrival, if it is a request to a model."""
         if request.method != "POST" or request.path not in PATHS:
+            self.watcher.tally.elsewhere += request.method == "POST"
             return _Seen(None, False)
         try:
             asked = json.loads(body)
@@ -310,12 +314,26 @@ class Forwarder:
         return web.Response(status=404)
 
 
+async def problem_of(url: str) -> str:
+    """Why nothing can be passed on to a server as it is now; empty where it answers."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PAGE_S)) as session:
+        for path in ("/v1/models", "/health"):
+            try:
+                async with session.get(url.rstrip("/") + path, allow_redirects=False) as answer:
+                    if answer.status < 500 and answer.status != 404:  # 401 where it asks for a key
+                        return ""
+            except (aiohttp.ClientError, TimeoutError) as error:
+                return f"does not answer ({type(error).__name__})"
+    return f"answers /v1/models and /health with {answer.status}"
+
+
 class _Seen:
     """One request, as it is noted down."""
 
     def __init__(self, note: Callable[..., None] | None, streams: bool) -> None:
         self._note, self._answer, self._over = note, Answer(streams), note is None
         self._first = False
+        self.failed = False  # by the server, not by the client
 
     def piece(self, piece: bytes, status: int) -> None:
         """A piece of the answer has gone through."""
@@ -327,16 +345,19 @@ class _Seen:
             self._tell("first_token")
 
     def whole(self, status: int) -> None:
-        """The answer is complete."""
+        """The answer is complete; one that is none counts as a failure."""
+        self.failed = status != 200
         if not self._over and status == 200:
             self._over = True
             self._tell("finish", self._answer.total)
 
-    def gone(self) -> None:
-        """There will be no more of it."""
-        if not self._over:
-            self._over = True
-            self._tell("give_up")
+    def gone(self) -> bool:
+        """There will be no more of it; returns whether it ended before it was whole."""
+        if self._over:
+            return False
+        self._over = True
+        self._tell("give_up")
+        return True
 
     def _tell(self, what: str, *about: Any) -> None:
         assert self._note is not None

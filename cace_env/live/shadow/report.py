@@ -46,6 +46,16 @@ def summary(watcher: Watcher) -> list[str]:
         said.append(
             f"{tally.unread:,} requests more were compressed or no JSON; they went through, and are in neither mirror."
         )
+    if tally.elsewhere:
+        said.append(
+            f"{tally.elsewhere:,} requests more were posted to other paths, such as embeddings; they went through, and "
+            "are in neither mirror."
+        )
+    if tally.failed or tally.given_up:
+        said.append(
+            f"{tally.failed:,} requests were refused or broken off by the server, and {tally.given_up:,} given up by "
+            "their clients."
+        )
     if not tally.requests:
         return [*said, "Nothing can be said of the policy: are the models of the requests named as in the fleet?"]
     if not tally.asked:

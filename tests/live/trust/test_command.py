@@ -51,7 +51,9 @@ def test_who_passes_on_for_the_world_is_told_that_no_key_guards_the_server(
     key.write_text("correct horse")
     shadow = ["serve", files[0], "--shadow", "http://127.0.0.1:1", "--host", "0.0.0.0", "--key-file", str(key)]
     assert main([*shadow, "--policy", "belady"]) == 2  # which ends it before it serves
-    assert "Whoever reaches 0.0.0.0 reaches http://127.0.0.1:1" in capsys.readouterr().out.replace("\n", " ")
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "Whoever reaches 0.0.0.0 reaches http://127.0.0.1:1" in said
+    assert "http://127.0.0.1:1 does not answer" in said and "is it the address?" in said
 
 
 def test_what_shadow_mode_cannot_do_is_said(files: tuple[str, str], capsys: pytest.CaptureFixture[str]):
@@ -59,6 +61,7 @@ def test_what_shadow_mode_cannot_do_is_said(files: tuple[str, str], capsys: pyte
     for arguments, problem in (
         (["serve", fleet, "--shadow", "http://127.0.0.1:1", "--share", "0.5"], "only watches"),
         (["serve", fleet, "--shadow", "nowhere"], "address of a server"),
+        (["serve", fleet, "--shadow", "http://127.0.0.1:1/v1/"], "leave /v1 out"),
         (["serve", fleet, "--share", "0.33"], "0.05"),
         (["serve", fleet, "--shadow", "http://127.0.0.1:1", "--decide-ms", "5", "--load-s", "9"], "--load-s out"),
         (["serve", fleet, "--deployed", "ollama"], "--shadow"),

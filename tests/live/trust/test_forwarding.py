@@ -23,7 +23,8 @@ from cace_env.live.backends.base import BackendModel
 from cace_env.live.mirror import live_tables
 from cace_env.live.proxy import listening
 from cace_env.live.shadow import forwarding
-from cace_env.live.shadow.forwarding import Forwarder
+from cace_env.live.shadow.forwarding import Forwarder, problem_of
+from cace_env.live.shadow.report import summary
 from cace_env.live.tickets import Serving
 from cace_env.observation import SLOT
 from tests.live.serving import CHAT, event, fleet_of
@@ -54,6 +55,8 @@ class Swapping:
         if asked["model"] in self.held:
             self.held.remove(asked["model"])
         self.held = [*self.held[-1:], asked["model"]]
+        if "status" in asked:
+            return web.Response(status=asked["status"])
         if not asked.get("stream"):
             return web.json_response({"choices": [], "usage": {"completion_tokens": 7}})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -233,7 +236,14 @@ async def test_what_goes_wrong_is_passed_on_and_given_up():
         await response.content.readany()
         response.close()  # a client that goes
         assert (await live.say("c", stream=False))[0] == 200
-        await live.until_told(3)
+        assert (await live.say("b", status=503))[0] == 503
+        await live.until_told(4)
+        tally = live.forwarder.watcher.tally
+        assert (tally.failed, tally.given_up) == (2, 1)
+        assert any(
+            "2 requests were refused or broken off by the server, and 1 given up" in each
+            for each in summary(live.forwarder.watcher)
+        )
         async with asyncio.timeout(5.0):
             while live.forwarder.watcher.server.mirror.state.models[:, [MODEL.running, MODEL.waiting]].any():
                 await asyncio.sleep(0.02)
@@ -243,8 +253,31 @@ async def test_what_goes_wrong_is_passed_on_and_given_up():
 @in_loop
 async def test_a_server_that_is_gone_is_said():
     async with passing() as live:
+        assert await problem_of(live.forwarder._url) == ""
         live.forwarder._url = "http://127.0.0.1:9"
         assert (await live.say("a"))[0] == 502
+        assert live.forwarder.watcher.tally.failed == 1
+        assert await problem_of(live.forwarder._url) == "does not answer (ClientConnectorError)"
+
+
+@in_loop
+async def test_a_server_of_something_else_is_said():
+    async def missing(_: web.Request) -> web.Response:
+        return web.Response(status=404)
+
+    upstream = web.Application()
+    upstream.router.add_get("/{path:.*}", missing)
+    async with listening(upstream, Serving(port=0), {}) as at:
+        assert await problem_of(at) == "answers /v1/models and /health with 404"
+
+
+@in_loop
+async def test_what_is_posted_to_other_paths_is_counted():
+    async with passing() as live:
+        await live.client.post(live.url + "/v1/embeddings", json={"model": "a", "input": "zebra"})
+        await live.client.get(live.url + "/v1/models")
+        assert live.forwarder.watcher.tally.elsewhere == 1
+        assert "1 requests more were posted to other paths" in " ".join((await live.status())["said"])
 
 
 def exits(features: Any, legal: Any) -> Any:
