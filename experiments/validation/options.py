@@ -28,7 +28,7 @@ class Validate(Frozen):
         description="makes the report of what has been measured anew, whole or broken off; needs no server",
     )
     policies: Annotated[tuple[str, ...], metavar("POLICY ...")] = Field(
-        default=("lru", "agent:eviction"), min_length=2, description="who decides, in turn"
+        default=("lru", "agent:eviction"), description="who decides, in turn; two at least"
     )
     workloads: Annotated[tuple[str, ...], metavar("NAME ...")] = Field(
         default=tuple(KINDS), min_length=1, description=f"requests of which kind: {', '.join(KINDS)}"

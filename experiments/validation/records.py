@@ -116,7 +116,13 @@ def write_plan(plan: dict[str, Any], folder: Path) -> None:
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """What `write_plan` wrote."""
+    """What `write_plan` wrote.
+
+    Raises:
+        ConfigError: there is none: the folder is no validation's.
+    """
+    if not (folder / PLAN).is_file():
+        raise ConfigError(f"{folder}: no validation lies here ({PLAN} is missing); name the folder that --out got")
     return _json(folder / PLAN)
 
 
@@ -183,5 +189,5 @@ def _rows(path: Path, columns: Mapping[str, type]) -> list[list[Any]]:
 def _json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: no JSON ({error})") from error

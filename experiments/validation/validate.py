@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +76,8 @@ def validate(options: Validate, session: Session) -> int:
 
 def _check_names(options: Validate) -> None:
     """Everybody can decide and everything can be drawn: else it would be said after a calibration."""
+    if len(options.policies) < 2:
+        raise ConfigError("--policies: one policy is compared with nothing; name two at least, such as lru gdsf")
     for what, names in (("--policies", options.policies), ("--workloads", options.workloads)):
         twice = [name for name in names if names.count(name) > 1]
         if twice:
@@ -84,6 +86,19 @@ def _check_names(options: Validate) -> None:
         kind_of(name)
     for name in options.policies:
         unguarded(contestant_of(name))
+
+
+def _nothing_to_decide(needs: Sequence[int], memory: int) -> str:
+    """Why no policy can be asked by these models, whatever is asked for; empty where one can. Both in bytes."""
+    if memory >= sum(needs):
+        because = f"memory of {memory / 1e9:.3g} GB holds all models at once ({sum(needs) / 1e9:.3g} GB)"
+        change = "give less memory (--memory-gb)"
+    elif memory < sum(sorted(needs)[:2]):
+        because = f"memory of {memory / 1e9:.3g} GB holds one model at a time"
+        change = "give more memory (--memory-gb), or a server with more models"
+    else:
+        return ""
+    return f"No policy will be asked: {because}. All policies do the same then; to compare them, {change}."
 
 
 def _write(found: Validation, folder: Path) -> None:
@@ -140,13 +155,15 @@ class _Measuring:
             if not backend.verified:
                 self._say(f"The backend {backend.kind} is unverified against the real server.")
             sizes = await self._sizes(backend)
-            began = time.monotonic()
-            before = await self._calibrate(backend, list(sizes), BEFORE)
-            calibrating_s = time.monotonic() - began
             needs = [size.need_bytes for size in sizes.values()]
             memory = (
                 max(max(needs), round(MEMORY_SHARE * sum(needs))) if o.memory_gb is None else round(1e9 * o.memory_gb)
             )
+            if nothing := _nothing_to_decide(needs, memory):
+                self._session.console.print(nothing, style="yellow", soft_wrap=True)
+            began = time.monotonic()
+            before = await self._calibrate(backend, list(sizes), BEFORE)
+            calibrating_s = time.monotonic() - began
             tables = tables_of(before, sizes, memory, o.drain_after_s)
             paces = self._workloads(tables, sizes)
             write_plan(self._plan(sizes, memory, paces), self._folder)

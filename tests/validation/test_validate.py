@@ -144,6 +144,7 @@ def test_the_tables_of_the_documentation_are_filled(folder: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
+        (["--policies", "lru"], "one policy is compared with nothing; name two at least"),
         (["--policies", "lru", "nobody"], "nobody"),
         (["--policies", "lru", "lru"], "--policies has 'lru' twice"),
         (["--policies", "lru", "guarded:lru"], "without its guard"),
@@ -190,6 +191,31 @@ def test_a_workload_that_has_lost_its_last_request_is_refused(
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     assert live.main(["validate", "--from", str(tmp_path)]) == 2
     assert "has 16 requests, and agents.csv 15" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "."])
+def test_a_folder_without_a_validation_is_refused(missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert live.main(["validate", "--from", str(tmp_path / missing)]) == 2
+    said = capsys.readouterr().err
+    assert "no validation lies here" in said and "name the folder that --out got" in said
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "said"),
+    [("3", "3 GB holds all models at once (3 GB)"), ("1.9", "1.9 GB holds one model at a time"), ("2", "")],
+)
+def test_where_no_policy_can_be_asked_it_is_said_before_anything_is_measured(
+    memory_gb: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def not_measured(*_: Any) -> AsyncIterator[Sample]:
+        raise BackendError(500, "enough")
+
+    monkeypatch.setattr(machinery, "make_backend", lambda *_, **__: PromptServer())
+    monkeypatch.setattr(machinery, "measure", not_measured)
+    arguments = ["validate", "fake:server", "--out", str(tmp_path / "out"), *QUICK, "--memory-gb", memory_gb]
+    assert live.main(arguments) == 2
+    printed = capsys.readouterr().out
+    assert said in printed and ("No policy will be asked" in printed) == bool(said)
 
 
 def test_a_folder_with_something_in_it_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]):
