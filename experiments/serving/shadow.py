@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cace_env.config import ConfigError, Frozen, read_text
 from cace_env.decision_log import DecisionLog, moment
-from cace_env.decision_log.writer import Clock
+from cace_env.decision_log.writer import Clock, files_of
 from cace_env.live.backends import Backend, BackendError, make_backend, read_memory
 from cace_env.live.decider import Decider
 from cace_env.live.fleet import found_now
@@ -82,6 +82,11 @@ def watcher_of(
 def shadow_log(options: Shadow, session: Session) -> int:
     """Replays a log, and says what the policy would have done; returns the exit status."""
     given = read_fleet(options.fleet, Protocol.EVICTION)
+    folder = options.decision_log
+    if folder is not None and folder.is_dir() and files_of(folder):  # the same decisions would be there twice
+        raise ConfigError(
+            f"--decision-log: {folder} holds the decisions of another run; name a new folder, or remove it"
+        )
     tables = live_tables(given.tables)
     numbers = {given.names.get(name, name): m for m, name in enumerate(tables.model_names)}
     numbers |= {name: m for m, name in enumerate(tables.model_names)}
@@ -91,7 +96,7 @@ def shadow_log(options: Shadow, session: Session) -> int:
     span_us = int(trace.time_us[-1])
     window_us = FOLLOWED_US if options.follow else max(span_us // WINDOWS, 1_000_000)
     clock: Clock = "episode" if trace.began_us is None else "utc"
-    log = DecisionLog(options.decision_log, clock=clock) if options.decision_log is not None else None
+    log = DecisionLog(folder, clock=clock) if folder is not None else None
     session.console.print(f"preparing {options.policy}")
     watcher = watcher_of(given, options.policy, options.deployed, tables, trace.began_us or 0, window_us, log)
     replay = Replay(numbers)

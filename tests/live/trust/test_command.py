@@ -42,6 +42,9 @@ def test_a_log_is_replayed_and_the_answer_is_said(
     assert "400 requests" in said and "gdsf would have evicted the same model in" in said and "would have left" in said
     asked = read_decisions(decisions, kinds=["evict"])
     assert asked and all(one.done >= 0 and one.policy == "gdsf" for one in asked)
+    assert main(["shadow", fleet, "--log-file", log, "--policy", "lfu", "--decision-log", str(decisions)]) == 2
+    assert "holds the decisions of another run; name a new folder" in capsys.readouterr().err
+    assert read_decisions(decisions, kinds=["evict"]) == asked
 
 
 def test_who_passes_on_for_the_world_is_told_that_no_key_guards_the_server(
