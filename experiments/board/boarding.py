@@ -139,8 +139,6 @@ def asked_for(what: Sequence[str], known: Board, home: Path) -> tuple[list[Hande
                 "hand in a trained agent (cace_env.evaluation.save_agent writes one of any network of "
                 "cace_env.networks), weights of CACE or a rule that has a name"
             )
-        if not one.about.contact:
-            raise ConfigError(f"{where}: contact is empty; say who hands it in (make --contact)")
     return handed, names
 
 

@@ -96,6 +96,8 @@ class Submission(Frozen):
             raise ValueError(f"name is {self.name!r}, which scores are measured by: give another one")
         if name.endswith(".json"):
             raise ValueError(f"name is {self.name!r}, and files of the board end in .json: give another one")
+        if not self.contact.strip():
+            raise ValueError("contact is empty: say who hands it in (make --contact)")
         if self.contact.strip().casefold() == WHO:
             raise ValueError(f"contact is {self.contact!r}, which stands for what ships: say who hands it in")
         return self

@@ -75,7 +75,7 @@ class Made(Frozen):
     code: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description="where its code is: a release, a commit, an address"
     )
-    contact: str = Field(default="", description="who hands it in, and how to reach them; the board asks for it")
+    contact: str = Field(default="", description="who hands it in, and how to reach them; always needed")
     link: str = Field(default="", description="where to read more: an address that begins with https://")
     workers: Count = Field(default=None, description="threads; as many as there are cores by default")
 

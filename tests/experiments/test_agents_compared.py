@@ -136,7 +136,8 @@ def test_results_of_an_agent_say_what_it_was_trained_on(
     tiny = tmp_path / "tiny.yaml"
     entry = "{id: desk, env: eviction, scenario: {base: workstation, workload: {requests: 300}}, question: Why}"
     tiny.write_text(f"version: tiny\ndescription: One.\nentries: [{entry}]\n")
-    assert submission(["make", "--agent", str(evicting), "--suite", str(tiny), "--out", str(out)]) == 0
+    who = ["--contact", "Jane Doe"]
+    assert submission(["make", "--agent", str(evicting), *who, "--suite", str(tiny), "--out", str(out)]) == 0
     text = (out / "results.csv").read_text()
     assert "# trained_on: small, seeds 0-9" in text and "# simulated_requests: 1234" in text
     rows = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))

@@ -242,9 +242,10 @@ def test_weights_say_what_they_were_tuned_on(
     file, out = tmp_path / "weights.yaml", tmp_path / "cace"
     file.write_text(yaml.safe_dump({"weights": WEIGHTS}))
     arguments = ["make", "--weights", str(file), "--env", "eviction", "--suite", str(suite), "--out", str(out)]
+    arguments += ["--contact", "Jane Doe"]
     assert main(arguments) == 2
     assert "--trained-on is needed" in capsys.readouterr().err
-    assert main([*arguments, "--trained-on", "nothing", "--contact", "Jane Doe", "--name", "by-hand"]) == 0
+    assert main([*arguments, "--trained-on", "nothing", "--name", "by-hand"]) == 0
     assert onto_board(docs, suite, out) == 0
     assert records_of(docs)["eviction", "by-hand"].learned_from == "nothing"
     tuned = {"env": "eviction", "trained_on": ["default"], "train_seeds": "2000000-2000009", "requests": 1}

@@ -22,6 +22,8 @@ from cace_env.simulation import lower_bound
 from experiments.board import checking, making
 from experiments.submission import main
 
+WHO = ("--contact", "Jane Doe")
+
 SUITE: dict[str, Any] = {
     "version": "tiny",
     "description": "One scenario.",
@@ -55,7 +57,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(suite: Path) -> Path:
     """CACE on the suite, a hundred seeds."""
     path = suite.parent / "cace"
-    assert main(["make", "--policy", "cace", "--suite", str(suite), "--out", str(path)]) == 0
+    assert main(["make", "--policy", "cace", *WHO, "--suite", str(suite), "--out", str(path)]) == 0
     return path
 
 
@@ -192,7 +194,7 @@ def test_of_many_problems_the_first_are_shown(
 
 def test_ones_own_policy_says_where_it_comes_from(suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     own, out = f"{__name__}:mru", tmp_path / "mru"
-    arguments = ["make", "--policy", own, "--suite", str(suite), "--out", str(out)]
+    arguments = ["make", "--policy", own, *WHO, "--suite", str(suite), "--out", str(out)]
     assert main(arguments) == 2
     assert "--trained-on is needed for a policy or weights of your own" in capsys.readouterr().err and not out.exists()
     assert main([*arguments, "--trained-on", "nothing", "--code", "tests", "--simulated-requests", "5"]) == 0
@@ -210,7 +212,7 @@ def test_results_may_be_of_one_environment(tmp_path: Path, capsys: pytest.Captur
     both["entries"].append(both["entries"][0] | {"id": "desk-swap", "env": "swap"})
     suite, out = tmp_path / "tiny.yaml", tmp_path / "wsjf"
     suite.write_text(yaml.safe_dump(both))
-    arguments = ["make", "--policy", "wsjf+cace", "--suite", str(suite), "--out", str(out)]
+    arguments = ["make", "--policy", "wsjf+cace", *WHO, "--suite", str(suite), "--out", str(out)]
     assert main(arguments) == 2
     assert "make results of --env swap" in capsys.readouterr().err
     assert main([*arguments, "--env", "swap"]) == 0
@@ -231,6 +233,16 @@ def test_what_no_folder_can_hold_is_refused_before_it_is_played(
     given = ["--policy", policy, "--trained-on", "nothing", "--code", "tests"]
     assert main(["make", *given, "--suite", str(suite), "--out", str(out)]) == 2
     assert f"{policy!r} cannot be handed in" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("contact", [[], ["--contact", " "]])
+def test_who_hands_it_in_is_asked_for_before_anything_is_played(
+    contact: list[str], suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(making, "play", lambda *_: pytest.fail("it was played"))
+    out = tmp_path / "out"
+    assert main(["make", "--policy", "lfu", *contact, "--suite", str(suite), "--out", str(out)]) == 2
+    assert "contact is empty: say who hands it in (make --contact)" in capsys.readouterr().err and not out.exists()
 
 
 def test_results_are_never_overwritten(made: Path, suite: Path, capsys: pytest.CaptureFixture[str]):
