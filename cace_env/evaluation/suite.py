@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -39,6 +39,11 @@ class Entry(Frozen):
     env: Protocol = Field(description="environment: " + " or ".join(Protocol))
     scenario: ScenarioChoice = Field(description="a shipped scenario by name, or {base: NAME, key: value, ...}")
     question: str = Field(min_length=1, description="a question of someone who deploys such a fleet")
+
+    @property
+    def short(self) -> str:
+        """Its id without the environment, where it begins with that."""
+        return self.id.removeprefix(f"{self.env}-")
 
     def load(self) -> Scenario:
         """Load the scenario, named after the entry.
@@ -144,6 +149,28 @@ class Suite(Frozen):
             hint = did_you_mean(name, known) or f"; known are {', '.join(entry.id for entry in self.entries)}"
             raise ConfigError(f"suite {self.version} has no entry {name!r}{hint}")
         return known[name]
+
+    def named(self, names: Sequence[str], env: Protocol | None = None) -> list[Entry]:
+        """Find entries by id or by a short one, without the environment: "drift" is "eviction-drift" and "swap-drift".
+
+        Args:
+            names: in any order; none = all entries without memory sweeps.
+            env: only of this environment; None = of both.
+
+        Raises:
+            ConfigError: there is no such entry in the environment.
+        """
+        there = [entry for entry in self.all_entries() if env in (None, entry.env)]
+        found: dict[str, Entry] = {}
+        for name in names:
+            fitting = [entry for entry in there if name in (entry.id, entry.short)]
+            if not fitting:
+                known = [*(entry.id for entry in there), *(entry.short for entry in there)]
+                hint = did_you_mean(name, known) or f"; known are {', '.join(entry.id for entry in there)}"
+                where = f" in {env.env_name}" if env is not None else ""
+                raise ConfigError(f"suite {self.version} has no entry {name!r}{where}{hint}")
+            found |= {entry.id: entry for entry in fitting}
+        return list(found.values()) if names else [entry for entry in self.entries if env in (None, entry.env)]
 
     def all_entries(self) -> tuple[Entry, ...]:
         """The entries, then those of the memory sweeps."""

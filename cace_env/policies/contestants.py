@@ -118,7 +118,8 @@ def _imported(address: str) -> Any:
     try:
         found = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"policy {address!r}: {error}; is the module on Python's path?") from error
+        hint = did_you_mean(module_name, [prefix.rstrip(":") for prefix in (PLANNER, GUARDED, PREFIX)])
+        raise ConfigError(f"policy {address!r}: {error}{hint}; is the module on Python's path?") from error
     except Exception as error:
         raise ConfigError(f"policy {address!r}: while it was imported, {problem_of(error)}") from error
     for part in attribute.split("."):

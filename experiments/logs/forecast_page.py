@@ -73,14 +73,13 @@ class Score(Frozen):
             ConfigError: an unknown entry, no weights for a forecaster, or no public log in the folder.
         """
         suite = load_suite("v1")
-        names = split_names(self.entries) or list(suite.cases(Protocol.EVICTION))
-        cases = {name: suite.entry(name).case() for name in names}
+        cases = {each.id: each.case() for each in suite.named(split_names(self.entries), Protocol.EVICTION)}
         numbers, weights = list(seeds("test", self.seeds)), all_chosen(self.tuned)
         qualities = self.qualities(cases, numbers[: self.error_seeds])
         found = worths(self.costs(cases, numbers, weights), numbers)
         regions = {"errors": errors_table(qualities), "worth": worth_table(qualities, found, weights)}
         regions["run"] = (
-            f"Errors: {min(self.error_seeds, self.seeds)} test seeds of {len(names)} entries. Worth: {self.seeds}."
+            f"Errors: {min(self.error_seeds, self.seeds)} test seeds of {len(cases)} entries. Worth: {self.seeds}."
         )
         if self.logs is not None:
             regions["logs"] = logs_table(logs_in(self.logs), weights)

@@ -12,6 +12,7 @@ from rich.table import Table
 from cace_env.evaluation.scores import REFERENCE, Estimate, relative_cost
 from cace_env.policies.agent import LEARNED
 from cace_env.policies.contestants import NO_SWAPPING
+from cace_env.policies.planner import PLANNER
 from cace_env.tables import Protocol
 from experiments.reading.cautions import (
     BASELINES,
@@ -33,6 +34,7 @@ WAITS: Final = 4  # warnings of long waits
 AGAINST_PATIENCE: Final = "against patience"  # no metric, but a column: cost against patient FIFO
 METRICS: Final = {"cost": "cost", "ttft_mean_s": "mean TTFT", "e2e_mean_s": "mean E2E", "evictions": "evictions"}
 LEARNED_AGENT, TUNED, UNTUNED, FORESEEN = "learned", "CACE, tuned", "CACE, untuned", "knows the future"
+PLANS: Final = "planner"
 # Rows that every reader looks for, and what they are.
 NAMED: Final = {
     Protocol.EVICTION: {
@@ -98,10 +100,10 @@ def print_leaderboard(run: Run, console: Console) -> None:
 
 def leaderboard(run: Run, scenarios: Sequence[str], protocol: Protocol) -> list[Line]:
     """At most `MOST` policies, those that cost least on top; all of them where there are no more."""
-    names = {p: _what(run, p, protocol) for p in run.everywhere(scenarios) if p != NO_SWAPPING}
+    names = {p: what_is(run, p, protocol) for p in run.everywhere(scenarios) if p != NO_SWAPPING}
     lines = {policy: _line(run, scenarios, policy, what) for policy, what in names.items()}
     if len(lines) > MOST:
-        trained = [policy for policy, what in names.items() if what in (LEARNED_AGENT, TUNED)]
+        trained = [policy for policy, what in names.items() if what in (LEARNED_AGENT, PLANS, TUNED)]
         wanted = [*own_policies(run), *trained, *NAMED[protocol]]
         for group, what in BEST.items():
             best = min((line for line in lines.values() if run.group(line.policy) == group), key=_rank, default=None)
@@ -114,8 +116,10 @@ def leaderboard(run: Run, scenarios: Sequence[str], protocol: Protocol) -> list[
     return sorted(lines.values(), key=_rank)
 
 
-def _what(run: Run, policy: str, protocol: Protocol) -> str:
+def what_is(run: Run, policy: str, protocol: Protocol) -> str:
     """What a policy is, in a word or two."""
+    if policy.startswith(PLANNER):
+        return PLANS
     if run.group(policy) == LEARNED:
         return LEARNED_AGENT
     tuned = run.about["policies"][policy].get("tuned")
@@ -157,7 +161,7 @@ def _table(lines: Sequence[Line]) -> Table:
     for line in lines:
         zero = {PATIENT: (AGAINST_PATIENCE,), BASELINE: METRICS}.get(line.policy, ())
         cells = ["0" if metric in zero else change_text(line.changes[metric]) for metric in columns]
-        bold = line.what in (LEARNED_AGENT, TUNED, UNTUNED) or line.policy == BASELINE
+        bold = line.what in (LEARNED_AGENT, PLANS, TUNED, UNTUNED) or line.policy == BASELINE
         rows.append([f"**{line.policy}**" if bold else line.policy, line.what, *cells])
     header = ("policy", "", *columns.values())
     table = screen_table(header, rows, left=2, whole=len(header))
@@ -178,7 +182,7 @@ def meaning(lines: Sequence[Line]) -> str:
     first: dict[str, Line] = {}
     for line in lines:
         first.setdefault(line.what, line)
-    named = {LEARNED_AGENT: "the learned agent", TUNED: "tuned CACE", UNTUNED: "CACE"}
+    named = {LEARNED_AGENT: "the learned agent", PLANS: "the planner", TUNED: "tuned CACE", UNTUNED: "CACE"}
     found = [(name, first[what]) for what, name in named.items() if what in first]
     if not found:
         others = [(line.policy, line) for line in lines if line.policy not in (BASELINE, REFERENCE)]

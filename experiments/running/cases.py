@@ -39,8 +39,8 @@ def chosen(what: Sequence[str], protocols: Sequence[Protocol], suite: str = "v1"
 
     Args:
         what: versions of suites (all entries without memory sweeps), ids of entries of `suite` or of another version,
-            shipped scenarios by name, or YAML files; none: all entries of `suite`. A scenario in Swap-v0 is called
-            `NAME-swap`.
+            shipped scenarios by name, YAML files, or short ids of entries that no scenario has for a name; none: all
+            entries of `suite`. A scenario in Swap-v0 is called `NAME-swap`.
         protocols: in which environments; an entry has its own, and is left out where that is not asked for.
         suite: whose entry an id stands for, where several versions have it.
 
@@ -60,8 +60,10 @@ def chosen(what: Sequence[str], protocols: Sequence[Protocol], suite: str = "v1"
                 Chosen(scenario.name + ("-swap" if protocol == Protocol.SWAP else ""), scenario, protocol)
                 for protocol in protocols
             ]
+        elif short := [entry for entry in entries.values() if entry.short == name]:
+            found += map(of_entry, [entry for entry in short if entry.env in protocols] or short)
         else:
-            known = [*suite_versions(), *entries, *scenario_names()]
+            known = [*suite_versions(), *entries, *(entry.short for entry in entries.values()), *scenario_names()]
             raise ConfigError(
                 f"no suite, entry or scenario called {name!r}{did_you_mean(name, known)}; scenarios are "
                 f"{', '.join(scenario_names())}, suites {', '.join(suite_versions())}, or give a YAML file"

@@ -143,6 +143,21 @@ def test_unknown_suites_and_entries_are_named(tmp_path: Path):
         suite_of(tmp_path).entry("dsk")
 
 
+def test_entries_are_found_by_short_names_too():
+    suite = load_suite("v1")
+    assert [entry.id for entry in suite.named(["drift", "swap-agents"])] == [
+        "eviction-drift",
+        "swap-drift",
+        "swap-agents",
+    ]
+    assert [entry.id for entry in suite.named(["drift"], Protocol.SWAP)] == ["swap-drift"]
+    assert suite.named([]) == list(suite.entries) and len(suite.named([], Protocol.SWAP)) == 10
+    with pytest.raises(ConfigError, match="suite v1 has no entry 'drfit', did you mean 'drift'"):
+        suite.named(["drfit"])
+    with pytest.raises(ConfigError, match="no entry 'large-fleet' in Swap-v0; known are swap-agents"):
+        suite.named(["large-fleet"], Protocol.SWAP)
+
+
 def test_results_are_read_as_they_were_written_exactly(tmp_path: Path):
     results = results_of(suite_of(tmp_path), ROWS)
     write_results(tmp_path / "mine.csv", results)

@@ -141,6 +141,14 @@ def test_scenarios_are_chosen_by_suite_entry_name_and_file(small: Path):
     ]
     with pytest.raises(ConfigError, match="swap-agents is nothing of Eviction-v0"):
         chosen(["swap-agents"], [Protocol.EVICTION])
+    assert [row.name for row in chosen(["cold-crowded", "memory-25"], [Protocol.SWAP])] == [
+        "swap-cold-crowded",
+        "swap-memory-25",
+    ]
+    with pytest.raises(ConfigError, match="eviction-large-fleet is nothing of Swap-v0"):
+        chosen(["large-fleet"], [Protocol.SWAP])
+    with pytest.raises(ConfigError, match="called 'large-flet', did you mean 'large-fleet'"):
+        chosen(["large-flet"], [Protocol.EVICTION])
     with pytest.raises(ConfigError, match="called 'defualt', did you mean 'default'"):
         chosen(["defualt"], [Protocol.EVICTION])
 

@@ -178,6 +178,9 @@ def test_a_planner_goes_by_name_with_its_options() -> None:
     [
         ("planner:belady", "knows the future"),
         ("planner:nobody", "nobody"),
+        ("planner:evicton", "no policy or agent called 'evicton', did you mean 'eviction'"),
+        ("planner:eviction:ms=80", "options stand behind @, as in planner:eviction@ms=80"),
+        ("planer:eviction", "No module named 'planer', did you mean 'planner'"),
         ("planner:lru@future=64", "future"),
         ("planner:lru@futures=1", "futures"),
         ("planner:lru@horizons=300+60", "ascend"),

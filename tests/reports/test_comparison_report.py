@@ -17,17 +17,18 @@ pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.cases import case_of
 from cace_env.evaluation import paired_gain
-from cace_env.evaluation.scores import relative_cost
+from cace_env.evaluation.scores import Estimate, relative_cost
 from cace_env.policies import POLICIES
+from cace_env.policies.agent import LEARNED
 from cace_env.simulation import METRICS, lower_bound
 from cace_env.simulation.outcome import TraceRow
-from cace_env.tables import NONE, TASKS
+from cace_env.tables import NONE, TASKS, Protocol
 from experiments import report
 from experiments.compare import main
 from experiments.reading.markdown import number, percent
 from experiments.reading.verdicts import in_short
 from experiments.reports.comparison import COLUMNS
-from experiments.reports.leaderboard import MOST, change_text
+from experiments.reports.leaderboard import MOST, Line, change_text, meaning, what_is
 from experiments.reports.timelines import lanes_of, spans_of, thinned, waiting_of
 from experiments.running.run_folder import Run
 from experiments.running.timeline_rows import KEEP_ALIVE, Span, read_spans
@@ -353,3 +354,14 @@ def test_the_page_explains_every_metric_and_its_example_runs():
     example, of_another_library = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     compile(of_another_library, "docs/compare.md", "exec")  # to run, it needs a library and a trained model
     exec(compile(example, "docs/compare.md", "exec"), {"__name__": "example"})
+
+
+def test_a_planner_around_an_agent_is_not_called_an_agent(finished: Path):
+    run = Run(finished)
+    run.about["policies"]["planner:eviction"] = {"group": LEARNED}
+    share = Estimate(0.9, 0.88, 0.92)
+    lines = [
+        Line(policy, what_is(run, policy, Protocol.EVICTION), {"cost": share})
+        for policy in ("planner:eviction", "cace")
+    ]
+    assert meaning(lines).startswith("Against LRU, the planner ") and "agent" not in meaning(lines)

@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from cace_env.config import ConfigError
+from cace_env.config import ConfigError, did_you_mean
 from cace_env.forecasting import Habits, HabitsCard, load_habits
 from cace_env.policies.agent import PREFIX, Agent, shipped_agents
 from cace_env.policies.base import Policy, Training, rule_of
+from cace_env.policies.built_in import POLICIES
 from cace_env.policies.built_in import policy as find_policy
 from cace_env.policies.clairvoyant import Future
 from cace_env.policies.orders import Order
@@ -236,5 +237,11 @@ def planner_of(name: str) -> Planner:
         ConfigError: there is no such policy or option.
     """
     inner, *options = name.removeprefix(PLANNER).split(BETWEEN)
-    policy = find_policy(PREFIX + inner if inner in shipped_agents() else inner)
+    agents = shipped_agents()
+    first, colon, rest = inner.partition(":")
+    if colon and first in agents:
+        raise ConfigError(f"policy {name!r}: options stand behind {BETWEEN}, as in {PLANNER}{first}{BETWEEN}{rest}")
+    if not colon and inner not in (*agents, *POLICIES) and (hint := did_you_mean(inner, agents)):
+        raise ConfigError(f"policy {name!r}: no policy or agent called {inner!r}{hint}")
+    policy = find_policy(PREFIX + inner if inner in agents else inner)
     return Planner(policy, budget_of(options, f"policy {name!r}"), name=name)

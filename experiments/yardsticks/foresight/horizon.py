@@ -56,7 +56,7 @@ class Horizon(Frozen):
             ConfigError: an unknown entry, a file in the way, or one that this version does not go on with.
         """
         suite = load_suite(SUITE)
-        entries = [suite.entry(name) for name in split_names(self.entries)] or list(suite.entries)
+        entries = suite.named(split_names(self.entries))
         kept = self._kept()
         cases = {entry.id: entry.case() for entry in entries}
         jobs = [
