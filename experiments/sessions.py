@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
@@ -66,8 +67,10 @@ def fit(options: Options, session: Session) -> None:
     """Fits, writes, and judges where there are other episodes to judge by.
 
     Raises:
-        ConfigError: no such scenario or log, several fleets for one log, or no session ever pauses.
+        ConfigError: no such scenario or log, several fleets for one log, --out is a folder, or no session ever pauses.
     """
+    if options.out is not None and Path(options.out).is_dir():
+        raise ConfigError(f"{options.out} is a folder; --out names a file, such as sessions.json")
     learn, judge, source = logged(options) if options.trace else generated(options)
     survival = fit_survival((seen_under(case, seed) for case, seed in shown(learn, "pauses")), source)
     if not np.diff(np.array(survival.lasts)).any():
@@ -106,7 +109,9 @@ def logged(options: Options) -> tuple[Episodes, Episodes, str]:
     """
     names = split_names(options.scenarios)
     if len(names) != 1:
-        raise ConfigError(f"--scenarios names {len(names)} fleets, and a log is served by one; name it, as in default")
+        raise ConfigError(
+            f"a log is served by one fleet, and --scenarios names {len(names)}: add one, such as --scenarios default"
+        )
     (fleet,) = chosen(names, [Protocol.EVICTION], SUITE)
     part = options.part or "train"
 

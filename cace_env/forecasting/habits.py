@@ -88,7 +88,8 @@ def load_habits(folder: str | Path | None = None) -> tuple[Habits, HabitsCard]:
         content = (Path(folder) / ARRAYS_FILE).read_bytes()
         card = parse(HabitsCard, read_json(Path(folder) / CARD_FILE), str(folder))
     except OSError as error:
-        raise ConfigError(f"{where}: habits need {CARD_FILE} and {ARRAYS_FILE} ({error})") from error
+        problem = f"the second cannot be read ({error.strerror})"
+        raise ConfigError(f"{where}: habits need {CARD_FILE} and {ARRAYS_FILE}; {problem}") from error
     if hashlib.sha256(content).hexdigest() != card.arrays_sha256:
         raise ConfigError(f"{where}: {ARRAYS_FILE} was not saved with this card; copy both files again")
     try:

@@ -198,7 +198,8 @@ def _read(folder: Path) -> Agent:
         with weights_file.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{folder}: an agent needs {CARD_FILE} and {WEIGHTS_FILE} ({error})") from error
+        problem = f"the second cannot be read ({error.strerror})"
+        raise ConfigError(f"{folder}: an agent needs {CARD_FILE} and {WEIGHTS_FILE}; {problem}") from error
     if not card_file.is_file():
         raise ConfigError(f"{folder}: an agent needs {CARD_FILE} and {WEIGHTS_FILE}; the first is missing")
     try:

@@ -14,7 +14,7 @@ from pydantic import Field
 from rich.console import Console
 
 import cace_env
-from cace_env.config import ConfigError, Frozen, printable
+from cace_env.config import ConfigError, Frozen, did_you_mean, printable
 from cace_env.evaluation import Suite, load_suite
 from cace_env.evaluation.episodes import seed_list
 from cace_env.evaluation.scores import BASELINE, REFERENCE
@@ -25,7 +25,7 @@ from cace_env.tables import Protocol
 from experiments.board.checking import differs, not_reproduced, unlike_shipped, wrong_with
 from experiments.board.folder import Handed, read_folder
 from experiments.board.page import PAGE, board_table, regions
-from experiments.board.playing import Played, decision_us, first_seeds, play, shipped_names, ships
+from experiments.board.playing import PLANNERS, Played, decision_us, first_seeds, play, shipped_names, ships
 from experiments.board.records import WHO, Board, Record, changed_since, judged, merged, read_board, write_board
 from experiments.pages.regions import DOCS, fill
 from experiments.running.command_line import metavar
@@ -127,7 +127,8 @@ def asked_for(what: Sequence[str], known: Board, home: Path) -> tuple[list[Hande
         folders = sorted(path for path in home.iterdir() if path.is_dir()) if home.is_dir() else []
     for name in names:
         if not ships(name):
-            raise ConfigError(f"{name!r} is no folder, and no policy that ships with cace-env has such a name")
+            hint = did_you_mean(name, [*shipped_names(), *PLANNERS])
+            raise ConfigError(f"{name!r} is no folder, and no policy that ships with cace-env has such a name{hint}")
         if (home / name).is_dir():
             raise ConfigError(f"{name!r} was handed in; name its folder, {home / name}")
     handed = [read_folder(folder) for folder in folders]

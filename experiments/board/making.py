@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path, PurePath
 from typing import Annotated
 
+import tyro
 from pydantic import Field
 from rich.console import Console
 
@@ -71,12 +72,14 @@ class Made(Frozen):
     trained_on: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description='seeds, scenarios, logs it was fitted to, or "nothing"'
     )
-    simulated_requests: int = Field(default=0, ge=0, description="to fit it, all trials")
+    simulated_requests: int = Field(default=0, ge=0, description="to fit it, over all trials")
     code: Annotated[str | None, metavar("TEXT")] = Field(
         default=None, description="where its code is: a release, a commit, an address"
     )
-    contact: str = Field(default="", description="who hands it in, and how to reach them; always needed")
-    link: str = Field(default="", description="where to read more: an address that begins with https://")
+    contact: Annotated[str, tyro.conf.arg(metavar="TEXT")] = Field(description="who hands it in, and how to reach them")
+    link: Annotated[str, metavar("ADDRESS")] = Field(
+        default="", description="where to read more: an address that begins with https://"
+    )
     workers: Count = Field(default=None, description="threads; as many as there are cores by default")
 
     @property

@@ -21,7 +21,7 @@ from cace_env.policies import Future, Planner, Policy, contestant_of
 from cace_env.policies.planner import CHANGED
 from experiments.futures.episodes import Judged
 from experiments.reading.markdown import percent, table
-from experiments.running.command_line import Session
+from experiments.running.command_line import Session, metavar
 from experiments.running.progress import progress_bar
 
 ALL: Final = "all"  # cases, with as much weight for each
@@ -31,8 +31,8 @@ AHEAD: Final = ", prefetch"  # behind the name of a player that may load ahead
 class Budgets(Judged):
     """Play a planner with several budgets, and its policy alone."""
 
-    policy: Annotated[str, tyro.conf.arg(metavar="NAME")] = Field(
-        default="eviction", description="the policy or shipped agent that it plans around"
+    policy: Annotated[str | None, metavar("NAME")] = Field(
+        default=None, description="the policy or shipped agent that it plans around; by default the agent of --env"
     )
     futures: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N N")] = Field(
         default=(32,), description="sampled futures at each decision"
@@ -68,7 +68,7 @@ class Budgets(Judged):
     def players(self) -> Iterator[Player]:
         """Who plays: first the policy alone, without prefetch."""
         names = [
-            f"planner:{self.policy}@futures={futures}@horizons={horizons}@sure={sure}"
+            f"planner:{self.policy or self.env}@futures={futures}@horizons={horizons}@sure={sure}"
             for futures, horizons, sure in itertools.product(self.futures, self.horizons, self.sure)
         ]
         planner = contestant_of(names[0]).policy

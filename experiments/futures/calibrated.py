@@ -25,7 +25,7 @@ from cace_env.tables import FloatArray, Int64Array
 from experiments.futures.episodes import Judged
 from experiments.reading.markdown import table
 from experiments.reading.roc import auc
-from experiments.running.command_line import Session
+from experiments.running.command_line import Session, metavar
 from experiments.running.progress import progress_bar
 
 BINS: Final = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -35,7 +35,7 @@ RATE_PER_S: Final = math.log(2.0) / 600.0  # from arrivals that halve every 10 m
 class Calibrate(Judged):
     """Hold the sampler against what happened in episodes that LRU plays."""
 
-    habits: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = Field(
+    habits: Annotated[Path | None, metavar("FOLDER")] = Field(
         default=None, description="what it draws from; by default the habits that ship"
     )
     seeds: int = Field(default=4, ge=1, description="episodes of each; of a log always one")

@@ -19,6 +19,7 @@ from cace_env.simulation import Simulator
 from experiments.futures.episodes import Episodes
 from experiments.running.command_line import Session
 from experiments.running.progress import progress_bar
+from experiments.running.run_folder import check_new
 
 PART: Final = "train"  # of each log
 
@@ -27,10 +28,15 @@ class Fit(Episodes):
     """Count habits in episodes that LRU plays, and save them."""
 
     seeds: int = Field(default=2, ge=1, description="training seeds: episodes of each; of a log always one")
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Field(description="folder to write")
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Field(description="folder to write; it must not exist")
 
     def run(self, session: Session) -> int:
-        """Fits and saves; the exit status."""
+        """Fits and saves; the exit status.
+
+        Raises:
+            ConfigError: no such scenario or log, or the folder is not empty.
+        """
+        check_new(self.out)
         numbers, of_logs = training_seeds(self.seeds), self.logs is not None
         cases = self.cases(PART, numbers)
         with progress_bar(Console(stderr=True)) as progress:

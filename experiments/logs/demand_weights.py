@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
 import numpy as np
-import tyro
 from pydantic import Field
 from rich.console import Console
 
@@ -25,7 +24,8 @@ from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
 from cace_env.tables import FloatArray, Protocol
 from experiments.logs.forecast_scores import BY_HAND, OWN, SHIPPED, TRUTH, makings, readable, with_demand
 from experiments.reading.markdown import percent, table
-from experiments.running.command_line import Session, split_names
+from experiments.running.command_line import Session, metavar, split_names
+from experiments.running.options import Names
 from experiments.running.progress import progress_bar
 
 SEARCHED: Final = "searched"  # the weights that a search found; beside those by hand, and the shipped ones it began at
@@ -38,13 +38,9 @@ ByEntry = dict[str, FloatArray]  # (seeds,)
 class Tune(Frozen):
     """Search weights for every forecaster with equal budgets; what is in the folder is not searched again."""
 
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Field(description="gets weights and costs by forecaster")
-    entries: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
-        default=(), description="of Eviction-v0 in suite v1; all by default"
-    )
-    forecasters: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
-        default=(), description="only these; all by default"
-    )
+    out: Annotated[Path, metavar("FOLDER")] = Field(description="gets weights and costs by forecaster")
+    entries: Names = Field(default=(), description="of Eviction-v0 in suite v1; all by default")
+    forecasters: Names = Field(default=(), description="only these; all by default")
     requests: int = Field(default=1_900_000, ge=1, description="budget of each search, LRU's own included")
     train_seeds: int = Field(default=16, ge=1, description="of each entry; a generation plays one of them")
     validation_seeds: int = Field(default=8, ge=2, le=100, description="of each entry, to choose weights by")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
 import numpy as np
-import tyro
 from pydantic import Field
 from rich.console import Console
 
@@ -36,7 +35,8 @@ from experiments.logs.forecast_scores import (
     with_demand,
 )
 from experiments.reading.markdown import percent, score_text, table
-from experiments.running.command_line import split_names
+from experiments.running.command_line import metavar, split_names
+from experiments.running.options import Names
 from experiments.running.progress import progress_bar
 
 LOGS: Final[tuple[str, ...]] = ("azure-code", "gentd26", "claude-code", "servegen-busy")
@@ -51,16 +51,14 @@ Qualities = dict[str, dict[int, Quality]]  # by forecaster and horizon
 class Score(Frozen):
     """Score every forecaster, and CACE with each of them, on test seeds of the suite and on public logs."""
 
-    entries: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
-        default=(), description="of Eviction-v0 in suite v1; all by default"
-    )
+    entries: Names = Field(default=(), description="of Eviction-v0 in suite v1; all by default")
     seeds: int = Field(default=8, ge=1, description="test seeds of each entry, to play")
     error_seeds: int = Field(default=5, ge=1, description="of these, how many to score forecasts on")
-    tuned: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = Field(
+    tuned: Annotated[Path | None, metavar("FOLDER")] = Field(
         default=None,
         description=f"what `tune` wrote; forecasters that it did not search weights for have those of {TUNED}",
     )
-    logs: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = Field(
+    logs: Annotated[Path | None, metavar("FOLDER")] = Field(
         default=None, description="where the public logs of docs/traces.md are; none by default"
     )
     workers: int = Field(default=1, ge=1, le=MOST_THREADS, description="threads")
@@ -75,14 +73,15 @@ class Score(Frozen):
         suite = load_suite("v1")
         cases = {each.id: each.case() for each in suite.named(split_names(self.entries), Protocol.EVICTION)}
         numbers, weights = list(seeds("test", self.seeds)), all_chosen(self.tuned)
+        logs = {} if self.logs is None else logs_in(self.logs)
         qualities = self.qualities(cases, numbers[: self.error_seeds])
         found = worths(self.costs(cases, numbers, weights), numbers)
         regions = {"errors": errors_table(qualities), "worth": worth_table(qualities, found, weights)}
         regions["run"] = (
             f"Errors: {min(self.error_seeds, self.seeds)} test seeds of {len(cases)} entries. Worth: {self.seeds}."
         )
-        if self.logs is not None:
-            regions["logs"] = logs_table(logs_in(self.logs), weights)
+        if logs:
+            regions["logs"] = logs_table(logs, weights)
         for text in regions.values():
             console.print(f"\n{text}", soft_wrap=True, highlight=False)
         return Scored(regions, qualities, found)

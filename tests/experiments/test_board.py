@@ -266,6 +266,8 @@ def test_code_never_comes_onto_the_board(
     assert "Its scores are claimed, not checked" in capsys.readouterr().out
     assert onto_board(docs, suite, "os:abort") == 2
     assert "no policy that ships with cace-env has such a name" in capsys.readouterr().err
+    assert onto_board(docs, suite, "planner:evicton") == 2
+    assert "has such a name, did you mean 'planner:eviction'?" in capsys.readouterr().err
 
 
 def test_a_name_is_never_taken_for_a_folder_a_file_or_a_module(

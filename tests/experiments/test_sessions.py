@@ -159,6 +159,14 @@ def test_of_a_log_the_first_half_is_fitted_and_the_second_judges(tmp_path: Path,
     assert "| all features |" not in capsys.readouterr().out  # there is nothing else to judge by
 
 
+def test_a_folder_in_the_place_of_the_file_is_refused_before_anything_is_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["--scenarios", "tiny", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert f"{tmp_path} is a folder; --out names a file" in said.err and not said.out
+
+
 def test_a_log_is_fitted_on_one_fleet(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     log = str(written(tmp_path, CACE))
     assert main(["--trace", log]) == 2

@@ -230,22 +230,25 @@ def test_what_no_folder_can_hold_is_refused_before_it_is_played(
 ):
     monkeypatch.setattr(making, "play", lambda *_: pytest.fail("it was played"))
     out = tmp_path / "out"
-    given = ["--policy", policy, "--trained-on", "nothing", "--code", "tests"]
+    given = ["--policy", policy, *WHO, "--trained-on", "nothing", "--code", "tests"]
     assert main(["make", *given, "--suite", str(suite), "--out", str(out)]) == 2
     assert f"{policy!r} cannot be handed in" in capsys.readouterr().err and not out.exists()
 
 
-@pytest.mark.parametrize("contact", [[], ["--contact", " "]])
 def test_who_hands_it_in_is_asked_for_before_anything_is_played(
-    contact: list[str], suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(making, "play", lambda *_: pytest.fail("it was played"))
     out = tmp_path / "out"
-    assert main(["make", "--policy", "lfu", *contact, "--suite", str(suite), "--out", str(out)]) == 2
+    arguments = ["make", "--policy", "lfu", "--suite", str(suite), "--out", str(out)]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--contact TEXT" in capsys.readouterr().err
+    assert main([*arguments, "--contact", " "]) == 2
     assert "contact is empty: say who hands it in (make --contact)" in capsys.readouterr().err and not out.exists()
 
 
 def test_results_are_never_overwritten(made: Path, suite: Path, capsys: pytest.CaptureFixture[str]):
     before = (made / "results.csv").read_text()
-    assert main(["make", "--policy", "lru", "--suite", str(suite), "--out", str(made)]) == 2
+    assert main(["make", "--policy", "lru", *WHO, "--suite", str(suite), "--out", str(made)]) == 2
     assert "results are never overwritten" in capsys.readouterr().err and (made / "results.csv").read_text() == before

@@ -41,6 +41,8 @@ def test_habits_are_fitted_and_calibrated(small: Path, tmp_path: Path, capsys: p
     asked = ["--scenarios", str(small), "--seeds", "1", "--questions", "5", "--futures", "4", "--habits", str(habits)]
     assert main(["calibrate", *asked]) == 0
     shown = capsys.readouterr().out
+    assert main(["fit", "--scenarios", str(small), "--out", str(habits)]) == 2
+    assert "results are never overwritten" in capsys.readouterr().err
     assert "the next 60 s" in shown and "the next 300 s" in shown
     assert shown.count("| small |") == 2
 
@@ -70,6 +72,28 @@ def test_a_planner_whose_habits_saw_what_it_is_judged_by_is_found_out(
 def test_habits_of_a_log_have_no_seeds(tmp_path: Path) -> None:
     save_habits(load_habits()[0], HabitsCard(fitted_on=("log",), part="train", requests=1), tmp_path)
     assert about_habits(contestant_of(f"planner:lru@habits={tmp_path}"), [0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["calibrate", "--only", "azure-code"], "say where they are by --logs FOLDER"),
+        (["calibrate", "--habits", "nowhere"], "the second cannot be read (No such file or directory)"),
+        (["budget", "--policy", "evicton"], "no policy or agent called 'evicton', did you mean 'eviction'"),
+        (["budget", "--scenarios", "defualt"], "did you mean 'default'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_played(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_budget_is_that_of_the_agent_of_its_environment(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--scenarios", str(small), "--seeds", "1", "--env", "swap", "--futures", "2", "--horizons", "5"]
+    assert main(["budget", *asked]) == 0
+    assert "saves against `agent:swap`" in capsys.readouterr().out
 
 
 def test_a_budget_is_priced_against_the_policy_alone(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

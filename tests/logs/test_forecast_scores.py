@@ -102,3 +102,18 @@ def test_a_log_is_played_once_and_its_intervals_are_over_windows_in_time(
     assert set(played) == {0}
     assert [line[1].strip("`") for line in lines] == [OWN, *MAKINGS, TRUTH]
     assert all("[" in line[4] for line in lines)  # an interval, though there is one episode
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--logs", "nowhere"], "nowhere: none of the public logs is there"),
+        (["--entries", "swap-drift"], "suite v1 has no entry 'swap-drift' in Eviction-v0"),
+        (["--entries", "drfit"], "did you mean 'drift'?"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_is_played(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert forecasts.main(arguments) == 2
+    assert problem in capsys.readouterr().err

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
-import tyro
 from pydantic import Field
 from rich.console import Console
 
@@ -27,7 +26,8 @@ from cace_env.scenarios import seeds
 from cace_env.simulation import lower_bound
 from cace_env.tables import Protocol
 from experiments.reading.horizons import AGENT, HORIZONS_S, KNOWING, SHIPPED, curve, policies, policy_at, score_table
-from experiments.running.command_line import split_names
+from experiments.running.command_line import metavar, split_names
+from experiments.running.options import Names
 from experiments.running.progress import progress_bar
 from experiments.running.reference_cache import code_digest
 from experiments.running.run_folder import surroundings
@@ -39,12 +39,10 @@ EVERY_S: Final = 10.0  # the file is written so often
 class Horizon(Frozen):
     """Measure what the true future of the next 5 s to 1 h is worth to the shipped agents."""
 
-    entries: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
-        default=(), description="of the suite v1; all by default"
-    )
+    entries: Names = Field(default=(), description="of the suite v1; all by default")
     seeds: int = Field(default=100, ge=1, description="test seeds of each entry")
     workers: int = Field(default=1, ge=1, le=MOST_THREADS, description="threads; an episode each")
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Field(
+    out: Annotated[Path, metavar("FILE")] = Field(
         default=SHIPPED, description="file for the costs; the one that ships with the suite by default"
     )
     resume: bool = Field(default=False, description="go on with that file: play what it lacks, keep the rest")
@@ -86,6 +84,8 @@ class Horizon(Frozen):
 
     def _kept(self) -> dict[tuple[str, str, int], Row]:
         """Rows of the file that the command goes on with."""
+        if self.out.is_dir():
+            raise ConfigError(f"{self.out} is a folder; --out names a file")
         if not self.out.exists():
             return {}
         if not self.resume:
