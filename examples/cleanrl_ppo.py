@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> Gain:
     print(f"{args.scenario}: LRU costs {lru.column('cost').mean():.0f}")
     for policy in ("cace", "cace:tuned-eviction", f"agent:{args.folder}"):
         gain = evaluate(policy, args.scenario, split).gain_over(lru)
-        print(f"  {policy}: {gain.percent:+.1f} % saved [{gain.low:+.1f}, {gain.high:+.1f}]")
+        print(f"  {policy}: saves {gain} of the cost")
     return gain
 
 

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> Gain:
     for policy in ("cace", "cace:tuned-eviction", agent):
         result = evaluate(policy, options.scenario, VALIDATION, illegal="replace")
         gain = result.gain_over(lru)
-        print(f"  {result.policy}: {gain.percent:+.1f} % saved [{gain.low:+.1f}, {gain.high:+.1f}]")
+        print(f"  {result.policy}: saves {gain} of the cost")
     if options.policy == "MlpPolicy":
         print(f"  {result.column('illegal_actions').sum():,.0f} illegal actions were replaced")
     return gain

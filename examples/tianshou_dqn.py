@@ -125,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> Gain:
     print(f"{options.scenario}: LRU costs {lru.column('cost').mean():.0f}")
     for each in ("cace", "cace:tuned-eviction", f"agent:{options.folder}"):
         gain = evaluate(each, options.scenario, VALIDATION).gain_over(lru)
-        print(f"  {each}: {gain.percent:+.1f} % saved [{gain.low:+.1f}, {gain.high:+.1f}]")
+        print(f"  {each}: saves {gain} of the cost")
     return gain
 
 

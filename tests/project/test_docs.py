@@ -84,3 +84,10 @@ def test_every_library_of_the_page_has_a_section_and_a_test():
         assert anchor == library.lower().replace(" ", "-")
         assert snippets(library), library
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_intervals_in_sentences_are_written_as_the_library_prints_them():
+    interval = re.compile(r"[\d%] \[[-+]?\d[\d.]*, [-+]?\d[\d.]*\]")
+    lines = ((page, line) for page in PAGES for line in page.read_text(encoding="utf-8").splitlines())
+    wrong = [f"{page.name}: {line}" for page, line in lines if not line.startswith("|") and interval.search(line)]
+    assert not wrong, "write 4.0 % (2.1 to 5.9); brackets are for cells of tables"
