@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -22,9 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cace_env.config import ConfigError, Frozen, one_line
-from cace_env.decision_log import Log, in_words, moment
+from cace_env.decision_log import Log, in_words, moment, seconds_of
 from cace_env.files import json_text
 from experiments.running.command_line import Session, metavar, run_command, screen_table
+from experiments.running.run_files import read_about
 
 
 class Why(Frozen):
@@ -36,8 +38,8 @@ class Why(Frozen):
     model: Annotated[str | None, metavar("NAME")] = Field(default=None, description="the model that was evicted")
     at: Annotated[str | None, metavar("TIME")] = Field(
         default=None,
-        description="the last eviction at or before this time: seconds, 12.5min, 1.5h, or in the log of a live system "
-        "2026-03-01T12:30:00 (UTC without a zone); by default the last of all",
+        description="the last eviction at or before this time: seconds, 12.5min, 1.5h, or of a live system and of a "
+        "run on a log with dates 2026-03-01T12:30:00 (UTC without a zone); by default the last of all",
     )
     scenario: Annotated[str | None, metavar("NAME")] = Field(default=None, description="where the log has several")
     policy: Annotated[str | None, metavar("NAME")] = Field(default=None, description="where the log has several")
@@ -62,11 +64,34 @@ def why(options: Why, session: Session) -> None:
     if options.model is None:
         raise ConfigError("name the model with --model NAME, or show what the log holds with --list")
     which: dict[str, Any] = {"scenario": options.scenario, "policy": options.policy, "seed": options.seed}
-    decision = log.why(options.model, options.at, **which)
+    decision = log.why(options.model, when(options, log), **which)
     if options.as_json:
         print(json_text(asdict(decision)), end="")
         return
     session.console.print(Text(in_words(decision, log.clock, options.reasons)), soft_wrap=True)
+
+
+def when(options: Why, log: Log) -> str | float | None:
+    """The time that is asked for, by the clock of the log; a date in a run on a log of requests counts from that log.
+
+    Raises:
+        ConfigError: it is no time, or a date where there are none.
+    """
+    about = Path(options.folder) / "run.json"
+    if options.at is None or log.clock == "utc" or not about.is_file():
+        return options.at
+    try:
+        return seconds_of(options.at, log.clock)
+    except ConfigError:
+        date_s = seconds_of(options.at, "utc")  # or it is no time at all
+        logs = [
+            each["log"]
+            for name, each in read_about(about)["scenarios"].items()
+            if options.scenario in (None, name) and isinstance(each["log"].get("began_us"), int)
+        ]
+        if not logs or any(other != logs[0] for other in logs):
+            raise
+    return (date_s - logs[0]["began_us"] / 1e6) / logs[0]["time_compression"] - logs[0].get("from_s", 0.0)
 
 
 def episodes(log: Log) -> Table:

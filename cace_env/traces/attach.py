@@ -97,6 +97,7 @@ def attach(trace: Trace, config: TraceConfig, models: Sequence[ServedModel] | No
             "rows_read": trace.rows_read,
             "requests": len(trace),
             "dropped": dict(trace.dropped),
+            "began_us": trace.began_us,  # since 1970, UTC; None: the log's clock is not absolute
             "span_s": float(trace.time_us[-1]) / 1e6,  # before compression
             "time_compression": config.time_compression,
             "attach": how,

@@ -227,7 +227,10 @@ def describe(scenario: Scenario, tables: FleetTables, workload: Workload) -> dic
         }
         for t, task in enumerate(TASKS)
     }
-    kept = ("source", "format", "time_compression", "attached", "licence", "attribution", "rows_read", "dropped")
+    kept = (
+        "source", "format", "began_us", "from_s", "time_compression", "attached", "licence", "attribution", "rows_read",
+        "dropped",
+    )  # fmt: skip
     return {
         "question": scenario.question,
         "description": scenario.description,

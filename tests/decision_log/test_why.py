@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from cace_env.cases import case_of
 from cace_env.config import ConfigError
 from cace_env.decision_log import Candidate, Decision, DecisionLog, Log, in_words, moment, seconds_of, why
+from cace_env.decision_log.record import EVICTIONS
+from cace_env.scenarios import load_scenario
 from experiments.compare import main as compare
 from experiments.why import main
 from tests.decision_log.test_writer import decision
@@ -169,6 +173,27 @@ def test_a_comparison_leaves_a_log_that_says_why(small: Path, tmp_path: Path, ca
     assert main([str(run), "--model", model, "--policy", "cace", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["candidates"][found["choice"]]["model"] == model
+
+
+def test_of_a_run_on_a_log_with_dates_a_date_may_be_asked_for(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run, log = tmp_path / "run", tmp_path / "log.csv"
+    models = list(case_of(load_scenario(str(small))).tables.model_names)
+    rows = [f"{1_772_366_400 + 20 * i},500,50,{models[i % len(models)]}" for i in range(200)]  # 2026-03-01T12:00:00
+    log.write_text("\n".join(["time,context_tokens,output_tokens,model", *rows, ""]))
+    given = ["--scenarios", str(small), "--trace", str(log), "--trace-option", "time_compression=2"]
+    assert compare([*given, "--policies", "lru", "--out", str(run), "--decision-log"]) == 0
+    first = next(one for one in Log(run).decisions() if one.kind in EVICTIONS)
+    at = datetime(2026, 3, 1, 12, tzinfo=UTC) + 2 * timedelta(microseconds=first.time_us)
+    capsys.readouterr()
+    asked = [str(run), "--model", first.chosen.model, "--at"]
+    assert main([*asked, (at + timedelta(seconds=1)).isoformat()]) == 0
+    assert f"At {moment(first.time_us, 'episode')}" in capsys.readouterr().out
+    assert main([*asked, (at - timedelta(seconds=1)).isoformat()]) == 2
+    assert "not evicted until then" in capsys.readouterr().err
+    assert main([*asked, "noon"]) == 2
+    assert "is not understood" in capsys.readouterr().err
 
 
 def test_options_of_a_log_that_is_not_written_are_refused(
