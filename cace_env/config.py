@@ -241,7 +241,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     letter that was added, left out, changed or swapped with the next, and one more for every five letters over five.
     Capitals do not matter.
     """
-    names, wanted = list(known) if len(name) <= LONGEST_LINE else [], name.lower()
+    names, wanted = list(dict.fromkeys(known)) if len(name) <= LONGEST_LINE else [], name.lower()
     close = [one for one in names if len(name) >= 3 and one.lower().startswith(wanted)]
     if not 1 <= len(close) <= 3:
         slips = {one: _slips(wanted, one.lower()) for one in names if len(name) >= 3}

@@ -23,7 +23,8 @@ from cace_env.tables import FloatArray, Protocol
 from experiments.futures.episodes import Episodes
 from experiments.futures.fit import PART, lru_episode
 from experiments.reading.markdown import percent, table
-from experiments.running.command_line import Session
+from experiments.running.command_line import Session, metavar
+from experiments.running.options import Names
 from experiments.running.progress import progress_bar
 
 # The rules that a planner is held against, besides its policy.
@@ -40,12 +41,10 @@ class OnLogs(Frozen):
     logs: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Field(
         description="folder with public logs; see docs/traces.md"
     )
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="A,B")] = Field(
-        default=(), description="of the logs, only these"
-    )
+    only: Names = Field(default=(), description="of the logs, only these; all by default")
     env: Protocol = Field(default=Protocol.EVICTION, description="what is decided")
-    policy: Annotated[str, tyro.conf.arg(metavar="NAME")] = Field(
-        default="", description="the policy or shipped agent that it plans around; by default the agent that ships"
+    policy: Annotated[str | None, metavar("NAME")] = Field(
+        default=None, description="the policy or shipped agent that it plans around; by default the agent that ships"
     )
     futures: int = Field(default=32, ge=2, description="sampled futures at each decision")
     seeds: int = Field(default=1, ge=1, description="draws of what is attached to a log")

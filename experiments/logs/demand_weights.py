@@ -14,7 +14,7 @@ from rich.console import Console
 from agents.evolution.tuned_cace import tune_cace
 from agents.objective import Objective
 from cace_env.cases import Case
-from cace_env.config import MOST_SEED, ConfigError, Frozen, dump
+from cace_env.config import MOST_SEED, ConfigError, Frozen, did_you_mean, dump
 from cace_env.evaluation import load_suite, seeds_text
 from cace_env.evaluation.held_out import training_seeds, validation_seeds
 from cace_env.evaluation.scores import BASELINE, pooled_gain, relative_cost
@@ -54,9 +54,13 @@ class Tune(Frozen):
             ConfigError: an unknown entry or forecaster.
         """
         suite = load_suite("v1")
-        names = split_names(self.entries) or list(suite.cases(Protocol.EVICTION))
-        cases = {name: suite.entry(name).case() for name in names}
-        forecasters = split_names(self.forecasters) or [OWN, *makings()]
+        cases = {each.id: each.case() for each in suite.named(split_names(self.entries), Protocol.EVICTION)}
+        there = [OWN, *makings()]
+        forecasters = split_names(self.forecasters) or there
+        for name in forecasters:
+            if name not in there:
+                hint = did_you_mean(name, there)
+                raise ConfigError(f"no forecaster called {name!r}{hint}; known are {', '.join(there)}")
         judge = Objective(cases, validation_seeds(self.validation_seeds), threads=1)
         lru = by_entry(judge, [contestant_of(BASELINE)])[0]
         found: dict[str, dict[str, ByEntry]] = {}
@@ -72,7 +76,7 @@ class Tune(Frozen):
                 found[name] = read_costs(path)
         text = weights_table(self.out, found, lru)
         session.console.print(f"\n{text}", soft_wrap=True, highlight=False)
-        return {"tuned": text, "tuning": self.said(names)}
+        return {"tuned": text, "tuning": self.said(list(cases))}
 
     def weights(self, cases: Mapping[str, Case], name: str, command: str) -> Cace:
         """Those that a search finds, or has found, for a forecaster."""

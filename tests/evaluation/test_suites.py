@@ -154,6 +154,8 @@ def test_entries_are_found_by_short_names_too():
     assert suite.named([]) == list(suite.entries) and len(suite.named([], Protocol.SWAP)) == 10
     with pytest.raises(ConfigError, match="suite v1 has no entry 'drfit', did you mean 'drift'"):
         suite.named(["drfit"])
+    with pytest.raises(ConfigError, match=r"no entry 'workst', did you mean 'workstation'\?$"):
+        suite.named(["workst"])
     with pytest.raises(ConfigError, match="no entry 'large-fleet' in Swap-v0; known are swap-agents"):
         suite.named(["large-fleet"], Protocol.SWAP)
 

@@ -107,9 +107,10 @@ def test_a_log_is_played_once_and_its_intervals_are_over_windows_in_time(
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--logs", "nowhere"], "nowhere: none of the public logs is there"),
-        (["--entries", "swap-drift"], "suite v1 has no entry 'swap-drift' in Eviction-v0"),
-        (["--entries", "drfit"], "did you mean 'drift'?"),
+        (["score", "--logs", "nowhere"], "nowhere: none of the public logs is there"),
+        (["score", "--entries", "swap-drift"], "suite v1 has no entry 'swap-drift' in Eviction-v0"),
+        (["tune", "--out", "nowhere", "--entries", "drfit"], "did you mean 'drift'?"),
+        (["tune", "--out", "nowhere", "--forecasters", "survivla"], "did you mean 'survival'?"),
     ],
 )
 def test_what_is_not_there_is_said_before_anything_is_played(
