@@ -101,7 +101,7 @@ def ranked(run: Run, scenarios: Sequence[str]) -> list[str]:
     """Policies that ran on all of some scenarios, by mean cost."""
     ran = run.everywhere(scenarios)
     lru = costs_of(run, BASELINE, scenarios)
-    return sorted(ran, key=lambda policy: relative_cost(costs_of(run, policy, scenarios), lru).value)
+    return sorted(ran, key=lambda policy: relative_cost(costs_of(run, policy, scenarios), lru, blocks=run.blocks).value)
 
 
 def short(name: str) -> str:

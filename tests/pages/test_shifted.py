@@ -51,18 +51,27 @@ def test_the_table_has_a_row_per_policy_and_a_column_per_regime_and_a_log(small:
     log = tmp_path / "log.csv"
     log.write_text(AZURE + "".join(f"2023-11-16 18:{i // 60:02}:{i % 60:02}.0,{50 + i},9\n" for i in range(0, 900, 9)))
     out = tmp_path / "run"
-    asked = ["--suite", str(small), "--policies", "cace", "--seeds", "2", "--out", str(out), "--trace", str(log)]
-    asked += ["--format", "azure", "--trace-option", "users=5", "--trace-fleet", str(small)]
+    asked = ["--suite", str(small), "--policies", "cace", "--seeds", "3", "--out", str(out), "--trace", str(log)]
+    asked += [
+        "--format",
+        "azure",
+        "--trace-option",
+        "users=5",
+        "--trace-option",
+        "windows=8",
+        "--trace-fleet",
+        str(small),
+    ]
     assert main(asked) == 0
     run = Run(out)
     assert run.scenarios == ["small", "eviction-log", "small-swap", "swap-log"]
     report = (out / "report.md").read_text()
-    costs = {name: evaluate(name, small, range(2_000_000, 2_000_002)).column("cost") for name in ("lru", "cace")}
+    costs = {name: evaluate(name, small, range(2_000_000, 2_000_003)).column("cost") for name in ("lru", "cace")}
     share = costs["cace"].sum() / costs["lru"].sum()
     row = next(line for line in report.splitlines() if line.startswith("| `cace`"))
     assert row.count(f"| {share:.3f} [") == 3  # mean, interquartile mean and the regime itself: the log is in no mean
     assert "real requests (" in report and "composite azure: users drawn" in report
-    assert "2 seeds are too few" in report and (out / "shifted.png").is_file()
+    assert "3 seeds are too few" in report and (out / "shifted.png").is_file()
 
 
 def test_options_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
