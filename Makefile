@@ -126,15 +126,17 @@ bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory
 bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (five minutes)
 	@$(RAY) .venvs/ray/bin/python -m integrations.scale
 
-agents: $(VENV)/.test  ## train the agents that ship again and put them into the package (about an hour)
-	@for env in eviction swap; do \
-	  echo "==> training the agent of $$env"; \
-	  if grep -q "^labels:" configs/agent/shipped-$$env.yaml; then \
-	    $(PY) -m experiments.label configs/agent/shipped-$$env.yaml --threads $(JOBS) || exit 1; \
+agents: $(VENV)/.test  ## train the agents that ship again and put them into the package (about two hours)
+	@for name in eviction-1 eviction swap; do \
+	  echo "==> training shipped-$$name"; \
+	  if grep -q "^labels:" configs/agent/shipped-$$name.yaml; then \
+	    $(PY) -m experiments.label configs/agent/shipped-$$name.yaml --threads $(JOBS) || exit 1; \
 	  fi; \
-	  $(PY) -m experiments.train configs/agent/shipped-$$env.yaml --out runs/shipped-$$env --wandb off --resume $(ARGS) && \
-	  $(PY) -m experiments.ship_agent runs/shipped-$$env --name $$env --command "make agents" || exit 1; \
+	  $(PY) -m experiments.train configs/agent/shipped-$$name.yaml --out runs/shipped-$$name --wandb off --resume $(ARGS) \
+	    || exit 1; \
 	done
+	@$(PY) -m experiments.ship_agent runs/shipped-eviction --name eviction --command "make agents"
+	@$(PY) -m experiments.ship_agent runs/shipped-swap --name swap --command "make agents" --urgency-of swap
 
 board: $(VENV)/.test  ## play everything on the board again and write its page (some ten minutes)
 	@$(PY) -m experiments.submission board $(ARGS)
