@@ -15,6 +15,7 @@ import pytest
 
 from cace_env.config import ConfigError
 from cace_env.decision_log import Candidate, Decision, DecisionLog, read_decisions, writer
+from cace_env.files import replace_file
 from cace_env.policies.explanations import Contribution
 
 DAY_S = 86_400.0
@@ -82,7 +83,7 @@ def test_a_decision_waits_no_longer_than_it_may(tmp_path: Path):
 
 
 def test_nobody_waits_in_add_while_a_thread_of_the_log_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    begun, go_on, replace = threading.Event(), threading.Event(), writer.replace_file
+    begun, go_on, replace = threading.Event(), threading.Event(), replace_file
 
     def slow(*arguments: Any, **named: Any) -> None:
         begun.set()
