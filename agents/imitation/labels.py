@@ -138,7 +138,8 @@ class KeptLabels:
         other = [key for key, value in expected.items() if about.get(key) != value]
         if other:
             raise ConfigError(
-                f"{where}: was priced with another {', '.join(other)}; name another folder, or train with what it has"
+                f"{where}: was priced otherwise, with other {', '.join(other)}; name another folder, or train with what "
+                "it has"
             )
         shape = (len(seen), room.actions, len(known))
         if seen.shape != (len(seen), room.layout.size) or extra.shape != shape or not np.isfinite(extra).all():

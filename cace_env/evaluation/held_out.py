@@ -266,8 +266,8 @@ def training_scenarios(
             raise ConfigError(f"{scenario.name!r} is given twice as a training scenario; give it once")
         if scenario.trace is not None and not with_logs:
             raise ConfigError(
-                f"{scenario.name!r} takes its requests from a log, which are the same for every seed, so training on "
-                "them would train on the test; take a scenario whose requests are generated"
+                f"{scenario.name!r} takes its requests from a log, and this training needs requests that are drawn "
+                "anew; algorithms imitation, linear and network train on a log with part: train"
             )
         scenarios[scenario.name if isinstance(name, Scenario) else str(name)] = scenario
     if not scenarios:

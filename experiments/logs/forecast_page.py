@@ -170,7 +170,7 @@ def errors_table(qualities: Sequence[Qualities]) -> str:
     used = [f"{100 * mean_quality(qualities, TRUTH, horizon_s).used:.0f} %" for horizon_s in HORIZONS_S]
     header = ["forecaster", *(f"{what} {h} s" for what in ("AUC", "log score", "unreliable by") for h in HORIZONS_S)]
     said = ", ".join(f"{share} within {horizon_s} s" for share, horizon_s in zip(used, HORIZONS_S, strict=True))
-    return f"{table(header, rows, numbers='right')}\n\nOf the idle models are used: {said}."
+    return f"{table(header, rows, numbers='right')}\n\nIdle models that are used again: {said}."
 
 
 def worths(played: Mapping[str, Mapping[str, FloatArray]], numbers: Sequence[int]) -> dict[str, Worth]:

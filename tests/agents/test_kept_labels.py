@@ -129,10 +129,10 @@ def test_what_earlier_players_met_is_learned_from_besides(scenarios: tuple[str, 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"player": "gdsf"}, "another player, play_on"),
-        ({"futures": 3}, "another futures"),
-        ({"share": 1.0}, "another share"),
-        ({"horizons_s": (20.0,)}, "another horizons_s"),
+        ({"player": "gdsf"}, "with other player, play_on"),
+        ({"futures": 3}, "with other futures"),
+        ({"share": 1.0}, "with other share"),
+        ({"horizons_s": (20.0,)}, "with other horizons_s"),
         ({"episodes": 3}, r"2 of 6 episodes are not in .*: python -m experiments.label"),
         ({"earlier_labels": ("nowhere",)}, "holds no labels of these scenarios"),
         ({"player": "belady"}, "knows the true future"),
@@ -150,7 +150,7 @@ def test_other_scenarios_and_damaged_files_are_refused(scenarios: tuple[str, ...
     folder = tmp_path / "labels"
     config = priced(config_of(scenarios, folder))
     (folder / "small-1.npz").write_bytes((folder / "small-0.npz").read_bytes())
-    with pytest.raises(ConfigError, match=r"small-1.npz': was priced with another seed"):
+    with pytest.raises(ConfigError, match=r"small-1.npz': was priced otherwise, with other seed"):
         ImitationTrainer(config)
     (folder / "small-1.npz").write_bytes((folder / "small-0.npz").read_bytes()[:-100])
     with pytest.raises(ConfigError, match=r"small-1.npz': holds no labels .*; delete it, and price it anew"):
@@ -158,7 +158,7 @@ def test_other_scenarios_and_damaged_files_are_refused(scenarios: tuple[str, ...
     Path(scenarios[1]).write_text(yaml.safe_dump({**LARGER, "pressure": 1.6}), encoding="utf-8")
     (folder / "small-1.npz").unlink()
     priced(config)
-    with pytest.raises(ConfigError, match=r"larger-0.npz': was priced with another scenario"):
+    with pytest.raises(ConfigError, match=r"larger-0.npz': was priced otherwise, with other scenario"):
         ImitationTrainer(config)
 
 

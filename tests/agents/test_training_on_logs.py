@@ -68,7 +68,7 @@ def test_what_would_judge_is_not_trained_on(tmp_path: Path, trace: dict[str, Any
 
 
 def test_who_draws_requests_by_seed_takes_no_log(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="from a log, which are the same for every seed"):
+    with pytest.raises(ConfigError, match="imitation, linear and network train on a log"):
         training_scenarios([log_of(tmp_path)], Protocol.EVICTION)
 
 
