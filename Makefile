@@ -126,6 +126,8 @@ bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory
 bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (five minutes)
 	@$(RAY) .venvs/ray/bin/python -m integrations.scale
 
+# Labels are of the agents that made them: once new ones are in the package, remove runs/labels-eviction*
+# and runs/shipped-* to begin again from those.
 agents: $(VENV)/.test  ## train the agents that ship again and put them into the package (about two hours)
 	@for name in eviction-1 eviction swap; do \
 	  echo "==> training shipped-$$name"; \

@@ -28,7 +28,8 @@ def label(options: Options, session: Session) -> None:
     """Prices the episodes that are missing.
 
     Raises:
-        ConfigError: options that cannot be used; nothing has been priced.
+        ConfigError: options that cannot be used, or a folder with labels that were priced otherwise; nothing has been
+            priced.
         SimulationError: an episode failed; those before are in the folder.
     """
     config = resolved(options).agent
@@ -39,6 +40,7 @@ def label(options: Options, session: Session) -> None:
     console = session.console
     with console.status("preparing: scenarios, compiled code"):
         kept = KeptLabels(config, list(classrooms(config).values()), pricing_of(config))
+        kept.check()
     missing, decisions = kept.missing(), 0
     with progress_bar(console) as progress, ThreadPoolExecutor(config.threads) as pool:
         bar = progress.add_task("pricing episodes", total=len(kept.jobs), completed=len(kept.jobs) - len(missing))

@@ -77,6 +77,8 @@ def ship_agent(options: Options, session: Session) -> None:
     """Copies it, and says where it is."""
     texts = options.model_dump(exclude={"run", "name", "urgency_of"}, exclude_none=True)
     urgency = None if options.urgency_of is None else load_agent(options.urgency_of).card.urgency
+    if options.urgency_of is not None and urgency is None:
+        raise ConfigError(f"--urgency-of {options.urgency_of}: this agent has none; name another one")
     session.console.print(f"wrote {ship(options.run, options.name, texts, urgency=urgency)}", soft_wrap=True)
 
 

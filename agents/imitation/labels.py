@@ -77,6 +77,16 @@ class KeptLabels:
         """Episodes that have not been priced."""
         return [job for job in self.jobs if not self._file(*job).exists()]
 
+    def check(self) -> None:
+        """Refuses a folder that nothing could be learned from once it is filled.
+
+        Raises:
+            ConfigError: an episode in it is damaged, or was priced otherwise.
+        """
+        for job in self.jobs:
+            if self._file(*job).exists():
+                self._labels(self._file(*job), job[0], self._about(*job))
+
     def price(self, room: Classroom, seed: int) -> int:
         """Price an episode and write its file; returns the number of its decisions."""
         priced = price_episode(room, seed, self._player, self._pricing)
@@ -138,8 +148,8 @@ class KeptLabels:
         other = [key for key, value in expected.items() if about.get(key) != value]
         if other:
             raise ConfigError(
-                f"{where}: was priced otherwise, with other {', '.join(other)}; name another folder, or train with what "
-                "it has"
+                f"{where}: was priced otherwise, with other {', '.join(other)}; name another folder, or train with "
+                "what it has"
             )
         shape = (len(seen), room.actions, len(known))
         if seen.shape != (len(seen), room.layout.size) or extra.shape != shape or not np.isfinite(extra).all():

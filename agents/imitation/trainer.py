@@ -53,6 +53,10 @@ from cace_env.policies.agent import AgentCard
 WEIGHT_DECAY: Final = 1e-4
 MAX_GRADIENT: Final = 1.0
 PORTION: Final = 1_000  # decisions of kept labels, after which the learning rate changes
+_DESCRIPTIONS: Final = {
+    False: "imitation of those who know the future",
+    True: "learned what choices cost in the mean of sampled futures",
+}  # by whether futures are sampled
 
 
 class ImitationTrainer:
@@ -210,7 +214,7 @@ class ImitationTrainer:
             env=config.env,
             algorithm=config.algorithm,
             hidden=config.hidden,
-            description=f"imitation of those who know the future, {self.step:,} decisions",
+            description=f"{_DESCRIPTIONS[config.futures > 0]}, {self.step:,} decisions",
             trained_on=self._names,
             train_seeds=seeds_text(sorted({*range(config.first_seed, config.first_seed + seeds), *self._read_seeds})),
             requests=self.requests,

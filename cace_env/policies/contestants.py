@@ -73,6 +73,10 @@ def contestant_of(policy: str | Policy | Agent | PythonPolicy | Guarded | Planne
                 raise ConfigError(f"{policy!r}: a guard cannot wrap {inner.name!r}; name another policy")
             return contestant_of(Guarded(inner.policy, name=inner.name, order=inner.order))
         order, victims = split_order(policy)
+        for prefix in (PLANNER, GUARDED):
+            if order is not None and victims.startswith(prefix):
+                whole = f"{prefix}{order.name}{JOINT}{victims.removeprefix(prefix)}"
+                raise ConfigError(f"policy {policy!r}: {prefix} stands before the order, as in {whole!r}")
         weights, by_forecast, forecaster = victims.partition(BY_FORECAST)
         if by_forecast and (weights == "cace" or weights.startswith("cace:")):
             return Contestant(policy, DemandScorer(find_policy(weights).weights, forecaster_of(forecaster)), order)

@@ -51,7 +51,7 @@ class Tune(Frozen):
         """Searches and prints; the table of the page by region.
 
         Raises:
-            ConfigError: an unknown entry or forecaster.
+            ConfigError: an unknown entry or forecaster, or a folder of searches with other entries or seeds.
         """
         suite = load_suite("v1")
         cases = {each.id: each.case() for each in suite.named(split_names(self.entries), Protocol.EVICTION)}
@@ -61,6 +61,8 @@ class Tune(Frozen):
             if name not in there:
                 hint = did_you_mean(name, there)
                 raise ConfigError(f"no forecaster called {name!r}{hint}; known are {', '.join(there)}")
+        for name in forecasters:
+            self.check_kept(list(cases), name)
         judge = Objective(cases, validation_seeds(self.validation_seeds), threads=1)
         lru = by_entry(judge, [contestant_of(BASELINE)])[0]
         found: dict[str, dict[str, ByEntry]] = {}
@@ -77,6 +79,22 @@ class Tune(Frozen):
         text = weights_table(self.out, found, lru)
         session.console.print(f"\n{text}", soft_wrap=True, highlight=False)
         return {"tuned": text, "tuning": self.said(list(cases))}
+
+    def check_kept(self, entries: Sequence[str], name: str) -> None:
+        """Refuses what the folder holds of a forecaster, if it was searched or judged otherwise."""
+        weights, costs = (self.out / f"{file_name(name)}.{kind}" for kind in ("yaml", "csv"))
+        other = []
+        if weights.is_file():
+            tuned = load_cace(weights).tuned
+            theirs = (tuned.trained_on, tuned.train_seeds) if tuned is not None else None
+            if theirs != (tuple(entries), seeds_text(training_seeds(self.train_seeds))):
+                other.append(weights)
+        if costs.is_file():
+            seeds = dict.fromkeys(entries, self.validation_seeds)
+            if any({entry: len(each) for entry, each in one.items()} != seeds for one in read_costs(costs).values()):
+                other.append(costs)
+        if other:
+            raise ConfigError(f"{other[0]} is of other entries or seeds; name another folder, or give the same ones")
 
     def weights(self, cases: Mapping[str, Case], name: str, command: str) -> Cace:
         """Those that a search finds, or has found, for a forecaster."""
@@ -173,11 +191,20 @@ def write_costs(path: Path, costs: Mapping[str, ByEntry], seeds: Sequence[int]) 
 
 
 def read_costs(path: Path) -> dict[str, ByEntry]:
-    """By weights and entry."""
+    """By weights and entry.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
     found: dict[str, dict[str, list[float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["weights"], {}).setdefault(row["entry"], []).append(float(row["cost"]))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["weights"], {}).setdefault(row["entry"], []).append(float(row["cost"]))
+        if found.keys() != SOURCES.keys():
+            raise ValueError(f"it has weights {', '.join(found)}, not {', '.join(SOURCES)}")
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ConfigError(f"{path}: holds no costs ({type(error).__name__}: {error}); delete it") from error
     return {weights: {entry: np.array(costs) for entry, costs in each.items()} for weights, each in found.items()}
 
 

@@ -16,7 +16,7 @@ from agents.imitation.labels import KeptLabels
 from agents.imitation.pricing import price_episode, pricing_of
 from agents.imitation.trainer import ImitationTrainer
 from cace_env.config import ConfigError
-from cace_env.policies import policy, write_agent
+from cace_env.policies import load_agent, policy, write_agent
 from experiments.label import main as label
 from experiments.train import main as train
 from tests.support.small import SMALL
@@ -191,3 +191,9 @@ def test_the_commands_take_the_same_file(
     assert train(trained) == 0
     assert (tmp_path / "run" / "best" / "agent.json").is_file()
     assert label(["--algorithm", "linear"]) == 2
+    assert "sampled futures" in load_agent(tmp_path / "run" / "best").card.description
+    there = sorted((tmp_path / "labels").iterdir())
+    capsys.readouterr()
+    assert label([str(path), "--player", "gdsf", "--episodes", "3"]) == 2
+    assert "was priced otherwise, with other player" in capsys.readouterr().err
+    assert sorted((tmp_path / "labels").iterdir()) == there  # nothing was priced that could not be learned from

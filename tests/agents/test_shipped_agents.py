@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from cace_env.policies import load_agent, policy, write_agent
 from cace_env.policies.agent import shipped_agents
 from cace_env.scenarios import seeds
 from cace_env.tables import Protocol
+from experiments import ship_agent
 from experiments.running.contestants import default_names
 from experiments.ship_agent import ship
 
@@ -128,3 +131,17 @@ def test_what_ships_is_the_best_checkpoint_under_its_new_name(tmp_path: Path) ->
         assert np.array_equal(shipped.network.weights[key], weight)
     with pytest.raises(ConfigError, match="not 'requests'"):
         ship(tmp_path / "run", name, {"requests": "0"}, tmp_path / "shipped")
+
+
+def test_the_command_copies_the_urgency_of_an_agent_that_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swap = AGENTS["swap"]
+    assert swap.card.urgency is not None
+    write_agent(replace(swap, card=swap.card.model_copy(update={"urgency": None})), tmp_path / "run" / "best")
+    monkeypatch.setattr(ship_agent, "ship", partial(ship, shipped=tmp_path / "shipped"))
+    for other, status in (("eviction", 2), ("swap", 0)):
+        assert ship_agent.main([str(tmp_path / "run"), "--name", "other", "--urgency-of", other]) == status
+        assert (tmp_path / "shipped").exists() == (status == 0)
+    assert "--urgency-of eviction: this agent has none" in capsys.readouterr().err
+    assert load_agent(tmp_path / "shipped" / "other").network.urgency == swap.card.urgency

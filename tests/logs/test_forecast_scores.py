@@ -61,7 +61,7 @@ def test_the_command_scores_every_forecaster_and_fills_the_page(
 
 
 def test_weights_are_searched_once_for_each_forecaster_and_score_takes_the_best_of_three(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["tune", "--entries", "eviction-light-pressure", "--forecasters", f"{OWN},ewma", "--out", str(tmp_path)]
     options += ["--requests", "20000", "--train-seeds", "1", "--validation-seeds", "2"]
@@ -75,6 +75,15 @@ def test_weights_are_searched_once_for_each_forecaster_and_score_takes_the_best_
 
     monkeypatch.setattr(demand_weights, "tune_cace", never)
     assert forecasts.main(options) == 0
+    for other in (["--entries", "drift"], ["--train-seeds", "2"], ["--validation-seeds", "3"]):
+        capsys.readouterr()
+        assert forecasts.main([*options, *other]) == 2
+        assert "is of other entries or seeds" in capsys.readouterr().err
+    kept = (tmp_path / "own.csv").read_text("utf-8")
+    (tmp_path / "own.csv").write_text("nothing", encoding="utf-8")
+    assert forecasts.main(options) == 2
+    assert "own.csv: holds no costs" in capsys.readouterr().err
+    (tmp_path / "own.csv").write_text(kept, encoding="utf-8")
     for best, weights in ((SEARCHED, searched), (BY_HAND, policy("cace").weights)):
         costs = {source: {"a": np.array([2.0 - (source == best), 3.0])} for source in (BY_HAND, SHIPPED, SEARCHED)}
         write_costs(tmp_path / "ewma.csv", costs, [1, 2])

@@ -170,6 +170,8 @@ def test_a_planner_goes_by_name_with_its_options() -> None:
     assert found.name == "planner:eviction@futures=64@horizons=30+120@sure=2"
     assert found.policy.policy.name == "agent:eviction"
     assert found.policy.budget == Budget(futures=64, horizons=(30.0, 120.0), sure=2.0)
+    never = contestant_of("planner:swap@prefetch_sure=.inf").policy
+    assert isinstance(never, Planner) and np.isinf(never.budget.prefetch_sure)
     assert found.built_in is found.policy.policy
 
 
@@ -184,7 +186,9 @@ def test_a_planner_goes_by_name_with_its_options() -> None:
         ("planner:lru@future=64", "future"),
         ("planner:lru@futures=1", "futures"),
         ("planner:lru@horizons=300+60", "ascend"),
+        ("planner:lru@prefetch_sure=.nan", "greater than or equal to 0"),
         ("guarded:planner:lru", "cannot wrap"),
+        ("wsjf+planner:lru", r"planner: stands before the order, as in 'planner:wsjf\+lru'"),
     ],
 )
 def test_a_planner_that_cannot_be_is_refused(name: str, problem: str) -> None:

@@ -23,7 +23,7 @@ from tests.support.small import SMALL
 
 AHEAD: dict[str, Any] = SMALL | {"rules": {"prefetch_limit": 100}}
 FEW = Budget(futures=8, horizons=(20.0, 60.0), prefetch_sure=0.5)
-NEVER = FEW.model_copy(update={"prefetch_sure": np.inf})
+NEVER = Budget(**FEW.model_dump() | {"prefetch_sure": np.inf})
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ class Budget(Frozen):
     prefetch_sure: float = Field(
         default=2.0,
         ge=0,
+        allow_inf_nan=True,
         description="the same for a load that nobody waits for, where a scenario allows them; .inf = never",
     )
     ms: float = Field(
