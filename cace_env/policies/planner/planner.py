@@ -143,12 +143,13 @@ class Planner:
         left_out = np.setdiff1d(ahead, [*wanted, action]) if len(ahead) else NOTHING
         with hidden(simulator, left_out):
             legal = np.flatnonzero(simulator.state.legal)
-            if len(legal) > 1 and self.track.off:
+            if len(legal) > 1:
                 self.decisions += 1
-                self.aside += 1
                 self._episode[0] += 1
-            elif len(legal) > 1:
-                action = self._choose(simulator, legal, action, began, wanted)
+                if self.track.off:
+                    self.aside += 1
+                else:
+                    action = self._choose(simulator, legal, action, began, wanted)
         return action, time.perf_counter() - began
 
     def _wanted(self, simulator: Simulator, ahead: Int64Array, began: float) -> Int64Array:
@@ -173,8 +174,6 @@ class Planner:
         sure = np.where(np.isin(legal, ahead), self.budget.prefetch_sure, self.budget.sure)
         means[means + sure * errors >= -LEAST_GAIN] = 0.0
         best = int(means.argmin())
-        self.decisions += 1
-        self._episode[0] += 1
         if means[best] == 0.0:
             return own
         self.changed += 1
