@@ -82,9 +82,13 @@ def score_table(found: Curve) -> str:
     rows = [["**interquartile mean**", *(f"**{score_text(found.scores.means[name])}**" for name in shown)]]
     for entry in found.seeds:
         rows.append([f"`{entry}`", *(score_text(found.scores.scores[name][entry]) for name in shown)])
+    return f"{table(header, rows, numbers='right')}\n\n{seed_counts(found)} test seeds of each entry."
+
+
+def seed_counts(found: Curve) -> str:
+    """How many seeds entries have, in words."""
     counts = sorted({len(seeds) for seeds in found.seeds.values()})
-    said = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{table(header, rows, numbers='right')}\n\n{said} test seeds of each entry."
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def shipped_curves() -> list[Curve]:
@@ -141,7 +145,8 @@ def draw(path: Path) -> None:
             axes.set_xticks(HORIZONS_S, [f"{horizon_s:,}" for horizon_s in HORIZONS_S])
             axes.minorticks_off()
             axes.grid(axis="y", alpha=0.3)
-            axes.set(xlabel="seconds known at each decision", title=found.env.env_name)
+            axes.set_title(f"{found.env.env_name}: {seed_counts(found)} test seeds")
+            axes.set_xlabel("seconds known at each decision")
             axes.legend(frameon=False, fontsize=7, loc="lower right")
         np.atleast_1d(panels)[0].set_ylabel("score: 0 = LRU, 100 = clairvoyant reference")
         save_figure(figure, path, dpi=110)
