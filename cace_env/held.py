@@ -6,6 +6,7 @@ to be compiled, and most of the time of a call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
@@ -67,6 +68,16 @@ if numba.config.DISABLE_JIT:
         """The tuple itself."""
         return values
 
+    def address_of(values: Any) -> int:
+        """0: there are no addresses in plain Python."""
+        del values
+        return 0
+
+    def at_address(held: Held) -> Callable[[int], Any]:
+        """Nothing: there are no addresses in plain Python."""
+        del held
+        return lambda address: None
+
 else:
 
     @intrinsic
@@ -85,3 +96,27 @@ else:
             return address
 
         return Held(values)(values), generate
+
+    @intrinsic
+    def address_of(typing_context: Any, values: Any) -> Any:
+        """The address of a held tuple as a number, for other threads; it is good until the function that holds it ends."""
+        del typing_context
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.ptrtoint(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.int64(values), generate
+
+    def at_address(held: Held) -> Callable[[int], Any]:
+        """A function that makes a held tuple of this type of the number that `address_of` gave."""
+
+        @intrinsic
+        def at(typing_context: Any, address: Any) -> Any:
+            del typing_context
+
+            def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+                return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+            return held(address), generate
+
+        return at  # type: ignore[no-any-return]

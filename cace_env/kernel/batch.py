@@ -8,22 +8,28 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from cace_env.compilation import compiled, inlined
-from cace_env.held import held
+from numba import types
+
+from cace_env.compilation import compiled, inlined, linked
+from cace_env.held import Held, address_of, at_address, held
 from cace_env.kernel.events import slide_window
-from cace_env.kernel.features import SECONDS, write_observation
-from cace_env.kernel.processor import prefetch
+from cace_env.kernel.features import SCALING, SECONDS, write_observation
+from cace_env.kernel.processor import atomic_add, atomic_read, atomic_write, give_way, pause, prefetch
 from cace_env.kernel.run import BEGIN, advance
 from cace_env.kernel.state import (
     ASKED,
     CLOCK,
+    FLOAT_TABLE,
+    FLOATS,
     LEGAL,
     LOAD_US,
     NUM_TASKS,
     REFUSED,
     STATUS,
+    TABLE,
     TASK,
     TRUNCATED,
+    WORDS,
     WORDS_PER_LINE,
     Fleet,
     Requests,
@@ -101,6 +107,54 @@ class Look(NamedTuple):
     invalid: Array  # (N,) int64: illegal actions of the episode so far
 
 
+class Job(NamedTuple):
+    """Which rows to step or to start, and how."""
+
+    batch: Batch
+    rows: Array  # int64
+    begin: bool
+    actions: Array  # (N,) int64
+    penalty: float
+    pending_rows: int
+    look: Look
+
+
+BATCH: Final = Held.of(
+    Batch, TABLE, TABLE, TABLE, TABLE, TABLE, TABLE, TABLE, TABLE, FLOAT_TABLE, types.int64[:, :, ::1],
+    types.int32[:, :, ::1], types.int32[:, ::1], TABLE,
+)  # fmt: skip
+LOOK: Final = Held.of(
+    Look, types.float32[:, ::1], types.int8[:, ::1], FLOATS, FLOAT_TABLE, types.boolean[::1], types.boolean[::1],
+    FLOATS, FLOATS, types.boolean[::1], WORDS,
+)  # fmt: skip
+JOB: Final = Held.of(
+    Job, BATCH.values, WORDS, types.boolean, WORDS, types.float64, types.int64, LOOK.values
+)  # fmt: skip
+job_at = at_address(JOB)
+
+
+class TeamWords(NamedTuple):
+    """Words of a team of threads, each in a line of the cache of its own; then one for each member, the caller first.
+
+    `next` of a member counts how far his share of the rows is done. Whoever has finished his own goes on with those of
+    others: an environment that takes long holds up nobody.
+    """
+
+    job: int  # address of the job, good while one is open
+    open: int  # number of the open job; 0 = none
+    last: int  # number of the last job
+    inside: int  # workers that may read the job
+    leave: int  # 1 = workers shall return to Python
+    ended: int  # sum over workers, for the open job
+    next: int
+
+
+TEAM: Final = TeamWords(*range(0, len(TeamWords._fields) * WORDS_PER_LINE, WORDS_PER_LINE))
+MOST_AT_ONCE: Final = 8  # rows that a member takes at once, fewer where there are few
+TAKES: Final = 16  # a member takes his share in about so many steps
+PATIENCE: Final = 2_000  # looks at a worker that is not done, until the core is left to others
+
+
 @compiled
 def see_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, look: Look) -> None:
     """Observations and masks of `rows` as they stand; nothing goes on."""
@@ -113,21 +167,19 @@ def see_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, loo
         see(batch, s, f, held(workload_views(batch, i)), scaling, pending_rows, look, i)
 
 
-@compiled
-def step_rows(
-    batch: Batch, rows: Array, begin: bool, actions: Array, penalty: float, scaling: Scaling, pending_rows: int,
-    look: Look,
-) -> int:  # fmt: skip
-    """Applies `actions[i]` to each of `rows`, or starts their episodes, and runs on; how many are asked nothing more.
+@linked(JOB, SCALING, types.int64, types.int64)
+def step_some(job: Job, scaling: Scaling, first: int, end: int) -> int:
+    """Applies `actions[i]` to each of `rows[first:end]`, or starts them, and runs on; how many are asked nothing more.
 
     An illegal action is replaced by the legal one of lowest index. Where nothing is asked, action 0 is the no-op.
     Starting an episode gives no reward: `actions` and `penalty` are not read.
     """
-    batch, scaling, look = held(batch), held(scaling), held(look)
+    batch, look, rows, actions = job.batch, job.look, job.rows, job.actions
+    begin, penalty, pending_rows = job.begin, job.penalty, job.pending_rows
     ended = int64(0)
-    for k in range(len(rows)):
+    for k in range(first, end):
         i = rows[k]
-        if len(rows) >= MANY_ROWS and k + 1 < len(rows):
+        if len(rows) >= MANY_ROWS and k + 1 < end:
             fetch_ahead(batch, rows[k + 1])
         p = batch.places[i, PLACE.fleet]
         s = held(state_views(batch.arena[i], batch.at[i]))
@@ -164,6 +216,90 @@ def step_rows(
         look.terminated[i] = s.scalars[STATUS] != ASKED and s.scalars[STATUS] != TRUNCATED
         look.truncated[i] = s.scalars[STATUS] == TRUNCATED
     return ended
+
+
+@compiled
+def step_rows(
+    batch: Batch, rows: Array, begin: bool, actions: Array, penalty: float, scaling: Scaling, pending_rows: int,
+    look: Look, team: Array,
+) -> int:  # fmt: skip
+    """`step_some` for all rows, by this thread and the workers of `team` (empty = none) that are awake."""
+    job, scaling = held(Job(batch, rows, begin, actions, penalty, pending_rows, look)), held(scaling)
+    if len(team) == 0:
+        return step_some(job, scaling, int64(0), int64(len(rows)))
+    members = members_of(team)
+    for member in range(members):
+        team[next_of(member)] = share_of(len(rows), members, member)
+    team[TEAM.job] = address_of(job)
+    team[TEAM.ended] = 0
+    team[TEAM.last] += 1
+    atomic_write(team, TEAM.open, team[TEAM.last])
+    ended = take_part(job, scaling, team, int64(0))
+    # A worker says that it is inside before it looks whether the job is open: either it is seen here, or it sees that.
+    atomic_write(team, TEAM.open, int64(0))
+    looks = 0
+    while atomic_read(team, TEAM.inside) != 0:
+        pause()
+        looks += 1
+        if looks > PATIENCE:
+            give_way()
+    return ended + team[TEAM.ended]
+
+
+@compiled
+def serve(team: Array, member: int, scaling: Scaling, patience: int) -> None:
+    """A worker: takes part in every job; returns when it shall leave, or after so many looks that found nothing."""
+    scaling = held(scaling)
+    looks = int64(0)
+    done = int64(0)
+    while looks < patience and atomic_read(team, TEAM.leave) == 0:
+        number = atomic_read(team, TEAM.open)
+        if number == 0 or number == done:
+            pause()
+            looks += 1
+            continue
+        atomic_add(team, TEAM.inside, int64(1))
+        number = atomic_read(team, TEAM.open)
+        if number != 0:
+            ended = take_part(job_at(atomic_read(team, TEAM.job)), scaling, team, member)
+            atomic_add(team, TEAM.ended, ended)
+            done = number
+            looks = int64(0)
+        atomic_add(team, TEAM.inside, int64(-1))
+
+
+@inlined
+def take_part(job: Job, scaling: Scaling, team: Array, member: int) -> int:
+    """Steps rows until none is left: the member's own share first, then those of others; how many ended."""
+    members, rows = members_of(team), len(job.rows)
+    step = min(max(rows // (members * TAKES), 1), MOST_AT_ONCE)
+    ended = int64(0)
+    for k in range(members):
+        whose = (member + k) % members
+        end = share_of(rows, members, whose + 1)
+        first = atomic_add(team, next_of(whose), int64(step))
+        while first < end:
+            ended += step_some(job, scaling, first, int64(min(first + step, end)))
+            first = atomic_add(team, next_of(whose), int64(step))
+    return ended
+
+
+@inlined
+def members_of(team: Array) -> int:
+    """How many members a team has, the caller included."""
+    return (len(team) - TEAM.next) // WORDS_PER_LINE
+
+
+@inlined
+def next_of(member: int) -> int:
+    """Index of a member's `next`."""
+    return int64(TEAM.next + member * WORDS_PER_LINE)
+
+
+@inlined
+def share_of(rows: int, members: int, member: int) -> int:
+    """Where the share of a member begins."""
+    return int64(rows * member // members)
 
 
 @inlined

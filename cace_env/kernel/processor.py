@@ -1,4 +1,4 @@
-"""What the processor can do and numba has no word for: views, bits of numbers, branch-free logarithms, prefetching.
+"""What the processor can do and numba has no word for: views, bits of numbers, logarithms, prefetching, threads.
 
 A call of the C library's `log1p` for every feature would be the largest part of an observation; `ln` has no branches,
 so that the compiler computes several at once.
@@ -6,6 +6,8 @@ so that the compiler computes several at once.
 
 from __future__ import annotations
 
+import os
+import platform
 from typing import Any, Final
 
 import numba
@@ -22,6 +24,15 @@ Array = Any
 HALF_SQRT_BITS: Final = 0x3FE6A09E667F3BCD  # of sqrt(1/2): mantissas come out between it and sqrt(2)
 LN_2: Final = float(np.log(2.0))
 READ, EVERY_CACHE, DATA = 0, 3, 1  # arguments of LLVM's prefetch
+# LLVM's names for "this thread waits for another one", by `platform.machine()`; arguments of the instruction.
+PAUSES: Final[dict[str, tuple[str, tuple[int, ...]]]] = {
+    **dict.fromkeys(("x86_64", "amd64"), ("llvm.x86.sse2.pause", ())),
+    **dict.fromkeys(("aarch64", "arm64"), ("llvm.aarch64.hint", (1,))),
+}
+IN_ORDER: Final = "seq_cst"  # all threads see all atomic operations in one order
+
+# Lets another thread have this core; of the C library, or of Windows.
+give_way = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
 
 
 if numba.config.DISABLE_JIT:
@@ -45,6 +56,25 @@ if numba.config.DISABLE_JIT:
     def prefetch(array: Array, index: int) -> None:
         """Does nothing in plain Python."""
         del array, index
+
+    # Nothing runs beside plain Python: these need not be atomic.
+
+    def atomic_add(words: Array, index: int, value: int) -> int:
+        """Adds to a word; what it was before."""
+        before = int(words[index])
+        words[index] += value
+        return before
+
+    def atomic_read(words: Array, index: int) -> int:
+        """A word."""
+        return int(words[index])
+
+    def atomic_write(words: Array, index: int, value: int) -> None:
+        """Writes a word."""
+        words[index] = value
+
+    def pause() -> None:
+        """Does nothing in plain Python."""
 
 else:
 
@@ -123,6 +153,60 @@ else:
             return context.get_dummy_value()
 
         return types.void(array, types.int64), generate
+
+    @intrinsic
+    def atomic_add(typing_context: Any, words: Any, index: Any, value: Any) -> Any:
+        """Adds to a word of a contiguous int64 array; what it was before. No thread sees anything in between."""
+        del typing_context, index, value
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            address = _address(context, builder, signature, arguments)
+            return builder.atomic_rmw("add", address, arguments[2], IN_ORDER)
+
+        return types.int64(words, types.int64, types.int64), generate
+
+    @intrinsic
+    def atomic_read(typing_context: Any, words: Any, index: Any) -> Any:
+        """A word of a contiguous int64 array that other threads write."""
+        del typing_context, index
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.load_atomic(_address(context, builder, signature, arguments), IN_ORDER, 8)
+
+        return types.int64(words, types.int64), generate
+
+    @intrinsic
+    def atomic_write(typing_context: Any, words: Any, index: Any, value: Any) -> Any:
+        """Writes a word of a contiguous int64 array that other threads read, after all that was written before."""
+        del typing_context, index, value
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            builder.store_atomic(arguments[2], _address(context, builder, signature, arguments), IN_ORDER, 8)
+            return context.get_dummy_value()
+
+        return types.void(words, types.int64, types.int64), generate
+
+    def _address(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        """The address of a word of an array."""
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.gep(data, [arguments[1]])
+
+    @intrinsic
+    def pause(typing_context: Any) -> Any:
+        """Tells the processor that this thread waits for another one."""
+        del typing_context
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            del signature, arguments
+            name, numbers = PAUSES.get(platform.machine().lower(), (None, ()))
+            if name is not None:
+                flag = cgutils.int32_t
+                wanted = cgutils.ir.FunctionType(cgutils.ir.VoidType(), [flag] * len(numbers))
+                function = cgutils.get_or_insert_function(builder.module, wanted, name)
+                builder.call(function, [flag(number) for number in numbers])
+            return context.get_dummy_value()
+
+        return types.void(), generate
 
 
 @inlined

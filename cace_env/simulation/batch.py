@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any, Final
 
@@ -39,6 +38,7 @@ from cace_env.simulation.limits import NO_LIMITS
 from cace_env.simulation.outcome import SimulationError
 from cace_env.simulation.simulator import Simulator, trace_rows
 from cace_env.simulation.snapshot import MOST_SEATS, Snapshot, fleet_digest, pack, unpack
+from cace_env.simulation.team import NO_TEAM, Team, can_share
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables, Protocol
 
 SLACK: Final = 1.1  # spare room in a row of the arena, for a next workload that needs a little more
@@ -98,7 +98,7 @@ class Simulators:
         self.trace = np.zeros((0, 4), dtype=np.int64)
         self._keep_trace = trace
         self._penalty = invalid_penalty
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._team: Team | None = None
         self._scalings = [layout.scaling() for _ in range(threads)]
         fleets, offsets = zip(*(fleet_row(fleet, MOST_SEATS) for fleet in self.tables), strict=True)
         self._fleets, self._fleet_at = _padded(fleets), np.stack(offsets)
@@ -274,7 +274,7 @@ class Simulators:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None}
+        return {**self.__dict__, "_team": None}
 
     def batch(self) -> Batch:
         """The arrays in the form that the kernel takes, for reading; a later `load` may replace them."""
@@ -295,29 +295,22 @@ class Simulators:
         )
 
     def _share(self, rows: Int64Array, begin: bool, actions: Int64Array, look: Look) -> int:
-        """Give each thread a chunk of the rows to start or step; returns how many have no further question."""
-        batch, pending = self.batch(), self.layout.max_pending
-        threads = min(len(self._scalings), len(rows))
-        if threads <= 1:
-            return kernel.step_rows(batch, rows, begin, actions, self._penalty, self._scalings[0], pending, look)
-        mine, *others = np.array_split(rows, threads)
-        waiting = [
-            self._executor().submit(
-                kernel.step_rows, batch, chunk, begin, actions, self._penalty, scaling, pending, look
-            )
-            for chunk, scaling in zip(others, self._scalings[1:], strict=False)
-        ]
-        try:
-            done = kernel.step_rows(batch, mine, begin, actions, self._penalty, self._scalings[0], pending, look)
-        finally:
-            wait(waiting)  # even after an error, wait until no thread steps these rows
-        return done + sum(future.result() for future in waiting)
+        """Start or step the rows, with all threads; returns how many have no further question."""
+        words = NO_TEAM
+        if len(rows) > 1 and (team := self.team()) is not None:
+            team.wake()
+            words = team.words
+        return kernel.step_rows(
+            self.batch(), rows, begin, actions, self._penalty, self._scalings[0], self.layout.max_pending, look, words
+        )
 
-    def _executor(self) -> ThreadPoolExecutor:
-        """The thread pool; a forked process makes its own."""
-        if self._pool is None or self._pool[0] != os.getpid():
-            self._pool = os.getpid(), ThreadPoolExecutor(len(self._scalings) - 1, thread_name_prefix="cace-env")
-        return self._pool[1]
+    def team(self) -> Team | None:
+        """The threads that help; None if there are none. They are made when they are first needed."""
+        if len(self._scalings) == 1 or not can_share():
+            return None
+        if self._team is None or self._team.process != os.getpid():  # a forked process makes its own
+            self._team = Team(self._scalings)
+        return self._team
 
     def _check(self, rows: Int64Array) -> None:
         """Raise if a simulation among `rows` cannot continue. Traces cannot overflow: `trace_rows` is a bound."""
@@ -329,9 +322,9 @@ class Simulators:
 
     def close(self) -> None:
         """Stop the threads; a later call starts new ones."""
-        if self._pool is not None and self._pool[0] == os.getpid():
-            self._pool[1].shutdown()
-        self._pool = None
+        if self._team is not None:
+            self._team.close()
+        self._team = None
 
 
 def _common_actions(tables: Sequence[FleetTables], layout: ObservationLayout) -> int:
