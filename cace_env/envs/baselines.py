@@ -172,7 +172,8 @@ class Baseline:
         self.requests = 0
         self._scenarios = tuple(scenarios)
         # The baseline plays to the end, even if the environment truncates the episode.
-        self._simulators = [Simulator(fleet.replace(max_decisions=FOREVER)) for fleet in tables]
+        self._fleets = [fleet.replace(max_decisions=FOREVER) for fleet in tables]
+        self._idle: list[list[Simulator]] = [[] for _ in tables]  # of each fleet; a thread that plays takes one out
         self._scenario_of = scenario_of
         self._kept: dict[tuple[int, int], Curve] = {}
         self._playing: list[tuple[int, int | Workload] | None] = [None] * envs
@@ -181,17 +182,20 @@ class Baseline:
         self._paid = np.zeros(envs)  # (N,) until the last decision
         self.costs = np.zeros(envs)
 
-    def meet(self, env: int, workload: Workload, seed: int, *, keep: bool) -> None:
+    def meet(self, env: int, workload: Workload, curve: Curve | None = None, *, seed: int, keep: bool) -> None:
         """Plays a newly generated workload of an environment; call `begin` after it.
 
         Args:
             env: number of the environment.
             workload: the requests.
+            curve: what the policy pays on them, if it has played them already.
             seed: of the workload.
             keep: keep its curve, because the workload is played again.
         """
         number = int(self._scenario_of[env])
-        curve = self._curve(number, workload, seed)
+        if curve is None:
+            curve = self.curve(number, workload, seed)
+        self.requests += curve.requests
         if keep:
             self._kept[number, seed] = curve
         self._take(env, curve, (number, seed))
@@ -200,7 +204,9 @@ class Baseline:
         """Begins an episode of a kept workload, of the one just given to `meet`, or of one that was handed in."""
         number = int(self._scenario_of[env])
         if isinstance(played, Workload):
-            self._take(env, self._curve(number, played, 0), (number, played))
+            curve = self.curve(number, played, 0)
+            self.requests += curve.requests
+            self._take(env, curve, (number, played))
         elif (number, played) in self._kept:
             self._take(env, self._kept[number, played], (number, played))
         self._paid[env] = 0.0
@@ -212,7 +218,7 @@ class Baseline:
         same = before is not None and before[0] == number
         same = same and (before[1] == played if isinstance(played, int) else before[1] is played)  # type: ignore[index]
         if not same and isinstance(played, int) and (number, played) not in self._kept:
-            self.meet(env, self._scenarios[number].workload(played), played, keep=False)
+            self.meet(env, self._scenarios[number].workload(played), seed=played, keep=False)
         elif not same:
             self.begin(env, played)
         self._paid[env] = self._at(np.array([time_s]), np.array([env]))[0]
@@ -239,9 +245,15 @@ class Baseline:
         paid: FloatArray = before + (place - left) * (after - before)
         return paid
 
-    def _curve(self, number: int, workload: Workload, seed: int) -> Curve:
-        self.requests += len(workload)
-        return cost_curve(self._simulators[number], self.policy, workload, seed, self._scenarios[number])
+    def curve(self, number: int, workload: Workload, seed: int) -> Curve:
+        """What the policy has paid by each time on a workload of a scenario. Threads may ask at once."""
+        try:
+            simulator = self._idle[number].pop()
+        except IndexError:
+            simulator = Simulator(self._fleets[number])
+        found = cost_curve(simulator, self.policy, workload, seed, self._scenarios[number])
+        self._idle[number].append(simulator)
+        return found
 
     def _take(self, env: int, curve: Curve, playing: tuple[int, int | Workload]) -> None:
         self._curves[env], self._ends_s[env], self.costs[env] = curve.costs, curve.end_s, curve.cost

@@ -20,7 +20,7 @@ from cace_env.envs.baselines import Rewards
 from cace_env.envs.fleet_env import HANDED_IN, FleetEnv, common_layout
 from cace_env.envs.states import EnvState, Origin, check_origin, origin_of
 from cace_env.envs.vector_infos import Bools, Infos, InfoWriter, Statistics, add
-from cace_env.envs.workload_seeds import Draws, Generators
+from cace_env.envs.workload_seeds import Ahead, Drawn, Draws, Generators, Key
 from cace_env.fleets import nothing_to_decide as undecided
 from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
@@ -50,8 +50,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         num_workloads: play only the split's first so many seeds, and keep their workloads (about 50 bytes a request
             each). Resets are several times as fast, but an agent sees no more than these workloads, drawn with
             replacement. None = all seeds, each workload generated when it is played.
-        threads: how many threads share the simulation; results do not depend on it. New workloads are generated one
-            after another.
+        threads: how many threads share the simulation; results do not depend on it. With two or more, the workload that
+            an environment plays next is generated while steps go on.
         baseline: rewards are the savings against this built-in policy on the same requests, as for a single environment
             (`cace_env.envs.baselines`).
         scale_rewards: divide rewards by what LRU pays per decision of the scenario; None = if there is a baseline.
@@ -123,6 +123,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._statistics = Statistics(num_envs) if episode_statistics else None
         self._generators = Generators(num_envs)
+        self._ahead = Ahead(num_envs, self._draw)
         # Workload seeds; a workload only from a single one's state.
         self._played: list[int | Workload] = [-1] * num_envs
         self._over = np.ones(num_envs, dtype=np.bool_)  # (num_envs,) True before the first reset, too
@@ -359,11 +360,28 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
                 seed = self.draws.seed(None if seeds is None else seeds[env], self._generators[env])
             baseline = self.rewards.baseline
             met = None if baseline is None else partial(baseline.meet, env, seed=seed, keep=self.draws.keeps(seed))
-            shelf = self.draws.shelf(self.simulators.bank, env, int(self.scenario_of[env]), seed, met)
+            scenario = int(self.scenario_of[env])
+            shelf = self.draws.shelf(self.simulators.bank, env, scenario, seed, met, self._ahead.draw)
             self.simulators.load(env, shelf)
             if baseline is not None:
                 baseline.begin(env, seed)
             self._played[env] = self._workload_seeds[env] = seed
+            self._expect(env)
+
+    def _draw(self, key: Key) -> Drawn:
+        """A workload, and the baseline's cost on it; several threads may draw at once."""
+        drawn = self.draws.draw(key)
+        baseline = self.rewards.baseline
+        return drawn if baseline is None else drawn._replace(curve=baseline.curve(key[0], drawn.workload, key[1]))
+
+    def _expect(self, env: int) -> None:
+        """Lets a thread draw the workload that an environment plays next, if no seed or state comes between."""
+        team = self.simulators.team()
+        seed = None if team is None else self._generators.peek(env, partial(self.draws.seed, None))
+        if team is not None and seed is not None:
+            key = int(self.scenario_of[env]), seed
+            if not (self.draws.keeps(seed) and self.simulators.bank.holds(key)):
+                self._ahead.expect(env, key, team.send)
 
     def _begin(self, rows: Int64Array) -> None:
         """Record that the episodes of `rows` have begun."""

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, SupportsIndex
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Final, NamedTuple, SupportsIndex
 
 import numpy as np
 from gymnasium.utils import seeding
 
+from cace_env.kernel.state import requests_of
 from cace_env.scenarios import SEEDS, Scenario, Split, seeds
 from cace_env.simulation import Bank
-from cace_env.simulation.bank import Shelf
+from cace_env.simulation.bank import Laid, Shelf
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
 
 LARGEST_BANK: Final = 1 << 16
+
+Key = tuple[int, int]  # number of a scenario, seed of a workload
+
+
+class Drawn(NamedTuple):
+    """A workload, and what is made of it before an episode."""
+
+    workload: Workload
+    laid: Laid
+    curve: Any = None  # of the baseline on it; None if there is none yet
 
 
 def whole(name: str, value: SupportsIndex) -> int:
@@ -84,8 +98,20 @@ class Draws:
         """Whether a workload stays in the bank once it has been generated."""
         return bool(self.num_kept) and workload_seed in self.seeds
 
+    def draw(self, key: Key) -> Drawn:
+        """A workload, generated now. Threads may do so at once."""
+        scenario, workload_seed = key
+        workload = self.scenarios[scenario].workload(workload_seed)
+        return Drawn(workload, requests_of(workload))
+
     def shelf(
-        self, bank: Bank, env: int, scenario: int, workload_seed: int, met: Callable[[Workload], None] | None = None
+        self,
+        bank: Bank,
+        env: int,
+        scenario: int,
+        workload_seed: int,
+        met: Callable[[Workload, Any], None] | None = None,
+        draw: Callable[[Key], Drawn] | None = None,
     ) -> Shelf:
         """The workload in the bank: found there if it is kept, else generated.
 
@@ -94,21 +120,73 @@ class Draws:
             env: number of the environment that plays it.
             scenario: number of its scenario.
             workload_seed: which one.
-            met: called with a workload that has been generated.
+            met: called with a workload that has been generated, and its `curve`.
+            draw: how to get one that is not kept; None = `self.draw`.
         """
+        key = scenario, workload_seed
 
-        def generated() -> Workload:
-            workload = self.scenarios[scenario].workload(workload_seed)
+        def generated() -> Laid:
+            drawn = (draw or self.draw)(key)
             if scenario not in self._checked:  # later workloads have the same length
-                workload.check_horizon(self._tables[scenario])
+                drawn.workload.check_horizon(self._tables[scenario])
                 self._checked.add(scenario)
             if met is not None:
-                met(workload)
-            return workload
+                met(drawn.workload, drawn.curve)
+            return drawn.laid
 
         if self.keeps(workload_seed):
-            return bank.kept((scenario, workload_seed), generated)
+            return bank.kept(key, generated)
         return bank.put(env, generated())
+
+
+class Ahead:
+    """Workloads that threads draw while steps go on: for each environment the one that it will play next.
+
+    Nothing depends on it but time. What an environment plays is settled at its reset; if that is another workload, or
+    nobody has begun to draw it, or it could not be drawn, it is drawn then and there, with the error where there is one.
+
+    Args:
+        num_envs: number of environments; for each at most one workload is kept.
+        draw: draws one, in any thread.
+    """
+
+    def __init__(self, num_envs: int, draw: Callable[[Key], Drawn]) -> None:
+        self._draw = draw
+        self._expected: list[Key | None] = [None] * num_envs
+        self._coming: dict[Key, Future[Drawn]] = {}
+        self._process = os.getpid()
+
+    def expect(self, env: int, key: Key, send: Callable[[Callable[[], None]], None]) -> None:
+        """Let a thread draw what an environment will play next; `send` hands a function to one."""
+        before, self._expected[env] = self._expected[env], key
+        if before is not None and before != key and before in self._coming:
+            self._coming.pop(before).cancel()
+        if self._process != os.getpid():  # a fork has none of the threads that were drawing
+            self._process, self._coming = os.getpid(), {}
+        if key not in self._coming:
+            self._coming[key] = future = Future()
+            send(partial(_fulfil, future, self._draw, key))
+
+    def draw(self, key: Key) -> Drawn:
+        """A workload: drawn ahead, or now."""
+        coming = self._coming.pop(key, None)
+        if coming is None or self._process != os.getpid() or coming.cancel() or coming.exception() is not None:
+            return self._draw(key)
+        return coming.result()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_expected": [None] * len(self._expected), "_coming": {}, "_process": -1}
+
+
+def _fulfil(future: Future[Drawn], draw: Callable[[Key], Drawn], key: Key) -> None:
+    """Draw a workload for a future, unless it is not wanted any more."""
+    if future.set_running_or_notify_cancel():
+        try:
+            drawn = draw(key)
+        except Exception as error:  # of any kind: the reset that needs the workload meets it again
+            future.set_exception(error)
+        else:
+            future.set_result(drawn)
 
 
 class Generators:
@@ -129,6 +207,17 @@ class Generators:
     def seed(self, env: int) -> int:
         """The seed of an environment's generator; -1 where a state brought the generator alone."""
         return self._with_seed(env)[1]
+
+    def peek(self, env: int, draw: Callable[[np.random.Generator], int]) -> int | None:
+        """What `draw` would give for an environment, whose generator stays as it is; None where there is none yet."""
+        made = self._made[env]
+        if made is None:
+            return None
+        bits = made[0].bit_generator
+        before = bits.state
+        drawn = draw(made[0])
+        bits.state = before
+        return drawn
 
     def state(self, env: int) -> tuple[int, Mapping[str, Any]] | None:
         """Seed and state of an environment's generator; None before its first use."""

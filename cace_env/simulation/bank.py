@@ -12,6 +12,9 @@ from cace_env.kernel.state import COLUMN, TIME, Requests, requests_of
 from cace_env.workload import Workload
 
 
+Laid = tuple[Requests, int, int]  # what `requests_of` makes of a workload
+
+
 class Shelf(NamedTuple):
     """A workload in the bank, and the memory that its simulation needs."""
 
@@ -40,7 +43,11 @@ class Bank:
         self.columns: npt.NDArray[Any] = np.zeros((self._rows, 0, len(COLUMN)), dtype=np.int32)
         self.open_order: npt.NDArray[Any] = np.zeros((self._rows, 0), dtype=np.int32)
 
-    def kept(self, key: tuple[int, int], workload: Callable[[], Workload]) -> Shelf:
+    def holds(self, key: tuple[int, int]) -> bool:
+        """Whether a workload is kept under a key."""
+        return key in self._kept
+
+    def kept(self, key: tuple[int, int], workload: Callable[[], Workload | Laid]) -> Shelf:
         """The row of a kept workload; `workload` generates it the first time."""
         shelf = self._kept.get(key)
         if shelf is None:
@@ -48,11 +55,11 @@ class Bank:
             self._next += 1
         return shelf
 
-    def put(self, row: int, workload: Workload) -> Shelf:
+    def put(self, row: int, workload: Workload | Laid) -> Shelf:
         """Write a workload to a row; an environment's own row has the environment's number."""
-        requests, session_pairs, user_pairs = requests_of(workload)
+        requests, session_pairs, user_pairs = requests_of(workload) if isinstance(workload, Workload) else workload
         self._write(row, requests)
-        return Shelf(row, len(workload), len(requests.open_order), session_pairs, user_pairs)
+        return Shelf(row, len(requests.times), len(requests.open_order), session_pairs, user_pairs)
 
     def hold(self, row: int, requests: int, opened: int) -> Requests:
         """A lasting copy of the workload of a row: the same object until the row gets another one."""
