@@ -59,6 +59,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 # What is compiled by itself, in the order in which most people need them, and what it is for.
 PARTS: Final = {
     "cace_env.generator.rows.generate_rows": "requests of scenarios",
+    "cace_env.kernel.state.link_followers": "requests as the simulator reads them",
+    "cace_env.kernel.state.number_pairs": "requests as the simulator reads them",
     "cace_env.kernel.run.advance": "the simulator from question to question",
     "cace_env.kernel.orders.decide": "built-in policies",
     "cace_env.kernel.features.write_observation": "what agents see",

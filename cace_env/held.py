@@ -99,7 +99,7 @@ else:
 
     @intrinsic
     def address_of(typing_context: Any, values: Any) -> Any:
-        """The address of a held tuple as a number, for other threads; it is good until the function that holds it ends."""
+        """The address of a held tuple as a number, for other threads: good until the function that holds it ends."""
         del typing_context
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -12,6 +12,7 @@ import math
 import operator
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -231,6 +232,17 @@ class Scenario(Frozen):
 
     def workload_models(self) -> tuple[ServedModel, ...]:
         """The catalogue in the form that the generator reads; speeds are those of the first accelerator."""
+        return self.served_models
+
+    def model_copy(self, **how: Any) -> Self:
+        """A copy, as pydantic makes it; what is made on demand is made anew."""
+        copied = super().model_copy(**how)
+        copied.__dict__.pop("served_models", None)
+        return copied
+
+    @cached_property  # every episode asks for it
+    def served_models(self) -> tuple[ServedModel, ...]:
+        """`workload_models`."""
         gpu = GPUS[self.fleet[0].gpu]
         return tuple(
             ServedModel(

@@ -143,7 +143,7 @@ class Ahead:
     """Workloads that threads draw while steps go on: for each environment the one that it will play next.
 
     Nothing depends on it but time. What an environment plays is settled at its reset; if that is another workload, or
-    nobody has begun to draw it, or it could not be drawn, it is drawn then and there, with the error where there is one.
+    nobody has begun to draw it, or it could not be drawn, it is drawn there and then, with the error if there is one.
 
     Args:
         num_envs: number of environments; for each at most one workload is kept.

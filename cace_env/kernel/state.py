@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numba import types
 
 from cace_env import tables as plain
-from cace_env.compilation import inlined
+from cace_env.compilation import compiled, inlined
 from cace_env.held import Held
 from cace_env.kernel.processor import float_table, table
 from cace_env.sessions import checked_table
@@ -585,35 +585,63 @@ def requests_of(workload: Workload) -> tuple[Requests, int, int]:
     columns[:, COLUMN.context] = workload.context_tokens
     columns[:, COLUMN.new] = workload.new_tokens
     columns[:, COLUMN.output] = workload.output_tokens
-    is_open = workload.after < 0
-    followers = np.flatnonzero(~is_open)
-    if len(followers):
-        # Sorted by (followed request, row): each group becomes one linked list of siblings.
-        leaders = workload.after[followers]
-        order = np.argsort(leaders, kind="stable")
-        followers, leaders = followers[order], leaders[order]
-        first = np.concatenate([[True], leaders[1:] != leaders[:-1]])
-        columns[leaders[first], COLUMN.first_child] = followers[first]
-        columns[followers[:-1][~first[1:]], COLUMN.next_sibling] = followers[1:][~first[1:]]
-    opened = np.flatnonzero(is_open)
-    arrivals = workload.arrival_us[opened]
-    if np.any(arrivals[1:] < arrivals[:-1]):
-        opened = opened[np.argsort(arrivals, kind="stable")]
+    columns[:, COLUMN.next_sibling] = workload.after
+    opened = np.empty(rows, dtype=np.int32)
+    number = link_followers(times, columns, opened)
+    opened = opened[rows - abs(number) :].copy()
+    if number < 0:
+        opened = opened[np.argsort(workload.arrival_us[opened], kind="stable")]
+    models = int(workload.model.max()) + 1
     pairs = []
     for column, owner in ((COLUMN.session_pair, workload.session), (COLUMN.user_pair, workload.user)):
-        keys = owner.astype(np.int64) * (int(workload.model.max()) + 1) + workload.model
-        columns[:, column], number = _numbered(keys)
-        pairs.append(number)
-    return Requests(times, columns, opened.astype(np.int32)), pairs[0], pairs[1]
+        span = (int(owner.max()) + 1) * models
+        if span > MOST_GAPS * rows:
+            values, inverse = np.unique(owner.astype(np.int64) * models + workload.model, return_inverse=True)
+            columns[:, column] = inverse
+            pairs.append(len(values))
+        else:  # sorting, as `np.unique` does, would take a tenth of an episode
+            columns[:, column] = owner
+            pairs.append(number_pairs(columns, column, np.zeros(span, dtype=np.int32), models))
+    return Requests(times, columns, opened), pairs[0], pairs[1]
 
 
-def _numbered(keys: Int64Array) -> tuple[Int64Array, int]:
-    """The rank of each key among the distinct ones, and how many those are; keys are at least 0."""
-    span = int(keys.max()) + 1
-    if span > MOST_GAPS * len(keys):
-        values, inverse = np.unique(keys, return_inverse=True)
-        return inverse, len(values)
-    there = np.zeros(span, dtype=np.bool_)  # sorting, as `np.unique` does, would take a tenth of an episode
-    there[keys] = True
-    rank = np.cumsum(there, dtype=np.int64)
-    return rank[keys] - 1, int(rank[-1])
+@compiled
+def link_followers(times: Array, columns: Array, opened: Array) -> int:
+    """Links the followers of each request to a list; the column `next_sibling` says whom each follows.
+
+    Those that follow nobody fill the end of `opened`, in their order. Returns how many those are, as a negative number
+    if they do not arrive in this order.
+    """
+    first = len(columns)
+    next_us, in_order = FOREVER, True
+    for r in range(len(columns) - 1, -1, -1):
+        leader = columns[r, COLUMN.next_sibling]
+        columns[r, COLUMN.next_sibling] = NONE
+        if leader >= 0:
+            columns[r, COLUMN.next_sibling] = columns[leader, COLUMN.first_child]
+            columns[leader, COLUMN.first_child] = r
+            continue
+        first -= 1
+        opened[first] = r
+        in_order = in_order and times[r, TIME.arrival_us] <= next_us
+        next_us = times[r, TIME.arrival_us]
+    number = len(columns) - first
+    return number if in_order else -number
+
+
+@compiled
+def number_pairs(columns: Array, column: int, place: Array, models: int) -> int:
+    """Replaces owners by the rank of their pair of owner and model among all pairs; how many those are.
+
+    `place` has a zero for each pair that could be.
+    """
+    for r in range(len(columns)):
+        place[columns[r, column] * models + columns[r, COLUMN.model]] = 1
+    count = int64(0)
+    for pair in range(len(place)):
+        if place[pair] == 1:
+            place[pair] = count
+            count += 1
+    for r in range(len(columns)):
+        columns[r, column] = place[columns[r, column] * models + columns[r, COLUMN.model]]
+    return count

@@ -1,10 +1,12 @@
-"""Sums and latencies of an episode, by one pass over its requests in the simulation's own arrays."""
+"""Sums and quantiles of an episode, from one pass over its requests in the simulation's own arrays."""
 
 from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from cace_env.compilation import compiled
+import numpy as np
+
+from cace_env.compilation import compiled, inner
 from cace_env.held import held
 from cace_env.kernel.state import (
     CLOCK,
@@ -42,20 +44,29 @@ class ShareColumns(NamedTuple):
 
 SHARE: Final = ShareColumns(*range(len(ShareColumns._fields)))
 
+QUANTILES: Final = (0.50, 0.95, 0.99)
+TASK_BITS: Final = 56  # a word is a latency, which is below 2 ** 52 us, and above it the number of a task
+LATENCY: Final = (1 << TASK_BITS) - 1
+DIGIT_BITS: Final = 8
+DIGITS: Final = 1 << DIGIT_BITS
+
 
 @compiled
 def summarize(
-    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, shares: Array, latencies_us: Array
-) -> None:
+    row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, shares: Array, quantiles_us: Array, room: Array,
+    counts: Array,
+) -> None:  # fmt: skip
     """What each task had of the episode so far, in one pass over the requests.
 
-    `shares` is (T, SHARE) int64. `latencies_us` is (T, 2, R) int64: TTFTs and E2E latencies of a task's answered
-    requests, in the order of the requests; what lies behind them is left as it is.
+    `shares` is (T, SHARE) int64. `quantiles_us` is (T + 1, 2, len(QUANTILES) + 1) float64: quantiles and maximum of
+    TTFTs and of E2E latencies of answered requests, of each task and at last of all; NaN where there is none. Room to
+    sort them: `room` is (3, R) int64, `counts` (DIGITS,).
     """
     s = held(state_views(row, at))
     f = held(fleet_views(fleet, fleet_at))
     now = s.scalars[CLOCK]
     shares[:] = 0
+    answered = 0
     for r in range(len(s.requests)):
         arrival = s.requests[r, REQUEST.arrival_us]
         if arrival > now:
@@ -67,8 +78,9 @@ def summarize(
         if finish != NONE:
             ttft = s.requests[r, REQUEST.first_us] - arrival
             e2e = finish - arrival
-            latencies_us[task, 0, share[SHARE.answered]] = ttft
-            latencies_us[task, 1, share[SHARE.answered]] = e2e
+            room[0, answered] = (task << TASK_BITS) + ttft
+            room[1, answered] = (task << TASK_BITS) + e2e
+            answered += 1
             share[SHARE.answered] += 1
             share[SHARE.ttft_us] += ttft
             share[SHARE.e2e_us] += e2e
@@ -88,3 +100,50 @@ def summarize(
         share[SHARE.slo_missed] = s.tasks[task, TASK.slo_missed]
         share[SHARE.waiting_us] = s.tasks[task, TASK.waiting_sum] + s.tasks[task, TASK.waiting_count] * now
         share[SHARE.system_us] = s.tasks[task, TASK.system_sum] + s.tasks[task, TASK.system_count] * now
+    for latency in range(2):
+        words, other = room[latency, :answered], room[2, :answered]
+        present = int64(0)
+        for k in range(answered):
+            present |= words[k] & LATENCY
+        shift = int64(0)
+        while present >> shift > 0:
+            sort_by(words, other, shift, counts)
+            words, other = other, words
+            shift += DIGIT_BITS
+        read_quantiles(words, quantiles_us[NUM_TASKS, latency])
+        sort_by(words, other, int64(TASK_BITS), counts)
+        first = int64(0)
+        for task in range(NUM_TASKS):
+            end = first + shares[task, SHARE.answered]
+            read_quantiles(other[first:end], quantiles_us[task, latency])
+            first = end
+
+
+@inner
+def sort_by(words: Array, out: Array, shift: int, counts: Array) -> None:
+    """Words in the order of one digit, from bit `shift` on; those with equal digits keep their order."""
+    counts[:] = 0
+    for k in range(len(words)):
+        counts[words[k] >> shift & (DIGITS - 1)] += 1
+    before = int64(0)
+    for digit in range(DIGITS):
+        before, counts[digit] = before + counts[digit], before
+    for k in range(len(words)):
+        digit = words[k] >> shift & (DIGITS - 1)
+        out[counts[digit]] = words[k]
+        counts[digit] += 1
+
+
+@inner
+def read_quantiles(words: Array, out: Array) -> None:
+    """`numpy.quantile` of latencies in ascending order, at `QUANTILES`, and the largest; NaN if there is none."""
+    last = len(words) - 1
+    if last < 0:
+        out[:] = np.nan
+        return
+    for k in range(len(QUANTILES)):
+        position = QUANTILES[k] * last
+        below = int64(position)
+        low, high = words[below] & LATENCY, words[min(below + 1, last)] & LATENCY
+        out[k] = low + (position - below) * (high - low)
+    out[len(QUANTILES)] = words[last] & LATENCY

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from cace_env.kernel.state import COLUMN, TIME, Requests, requests_of
 from cace_env.workload import Workload
 
-
 Laid = tuple[Requests, int, int]  # what `requests_of` makes of a workload
 
 

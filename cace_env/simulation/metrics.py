@@ -17,7 +17,6 @@ from cace_env.tables import TASKS, FleetTables
 
 FloatArray = npt.NDArray[np.float64]
 
-QUANTILES: Final = (0.50, 0.95, 0.99)
 WORKING_DAY_S: Final = 8 * 3600  # [s] length of a day at the episode's load, without the night
 # Bins of `ttft_histogram` [s], 20 to a decade; values outside count in the first or last bin.
 TTFT_EDGES_S: Final[FloatArray] = np.logspace(-3, 4, 141)
@@ -106,12 +105,10 @@ def episode_metrics(summary: Summary, tables: FleetTables) -> dict[str, float]:
     totals = summary.totals
     rows = summary.shares.tolist()
     everything = ShareColumns(*(sum(column) for column in zip(*rows, strict=True)))
-    ascending_us = [np.sort(latencies_us) for latencies_us in summary.latencies_us]
-    all_ascending_us = np.concatenate(ascending_us, axis=1)
-    all_ascending_us.sort(kind="stable")  # merges sorted runs, in half the time of a new sort
+    *quantiles_us, all_quantiles_us = summary.quantiles_us.tolist()
     simulated_us = max(totals.end_us, 1)
     accelerator_us = simulated_us * tables.num_accelerators
-    values = _request_metrics(everything, all_ascending_us)
+    values = _request_metrics(everything, all_quantiles_us)
     values |= {
         "cost": totals.cost,
         "cost_per_request": _ratio(totals.cost, everything.arrived),
@@ -136,8 +133,8 @@ def episode_metrics(summary: Summary, tables: FleetTables) -> dict[str, float]:
         "simulated_s": totals.end_us / 1e6,
         "truncated": float(totals.truncated),
     }
-    for task, row, task_ascending_us in zip(TASKS, rows, ascending_us, strict=True):
-        mine = _request_metrics(ShareColumns(*row), task_ascending_us)
+    for task, row, task_quantiles_us in zip(TASKS, rows, quantiles_us, strict=True):
+        mine = _request_metrics(ShareColumns(*row), task_quantiles_us)
         values |= {f"{task}_{name}": value for name, value in mine.items()}
     return values
 
@@ -150,13 +147,13 @@ def ttft_histogram(episode: Episode) -> npt.NDArray[np.int64]:
     return np.array(counts, dtype=np.int64)
 
 
-def _request_metrics(share: ShareColumns, ascending_us: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Metrics of `TASK_METRICS` for some requests; their TTFTs and E2E latencies are `(2, answered)`, sorted."""
-    ttft_us, e2e_us = ascending_us
+def _request_metrics(share: ShareColumns, quantiles_us: list[list[float]]) -> dict[str, float]:
+    """Metrics of `TASK_METRICS` for some requests, with the quantiles of their TTFTs and E2E latencies."""
+    ttft_us, e2e_us = quantiles_us
     return {
-        **_statistics_s("ttft", share.ttft_us, ttft_us),
-        **_statistics_s("e2e", share.e2e_us, e2e_us),
-        "longest_wait_s": float(ttft_us[-1]) / 1e6 if share.answered else np.nan,
+        **_statistics_s("ttft", _ratio(share.ttft_us, share.answered), ttft_us),
+        **_statistics_s("e2e", _ratio(share.e2e_us, share.answered), e2e_us),
+        "longest_wait_s": ttft_us[-1] / 1e6,
         "slo_met": _ratio(share.met, share.limited),
         "slo_missed": float(share.slo_missed),
         "requests": float(share.arrived),
@@ -167,29 +164,15 @@ def _request_metrics(share: ShareColumns, ascending_us: npt.NDArray[np.int64]) -
     }
 
 
-def _statistics_s(name: str, sum_us: int, ascending_us: npt.NDArray[np.int64]) -> dict[str, float]:
+def _statistics_s(name: str, mean_us: float, quantiles_us: list[float]) -> dict[str, float]:
     """Mean and quantiles of a latency."""
-    median_us, p95_us, p99_us = _quantiles(ascending_us)
+    median_us, p95_us, p99_us, _ = quantiles_us
     return {
-        f"{name}_mean_s": _ratio(sum_us, len(ascending_us)) / 1e6,
+        f"{name}_mean_s": mean_us / 1e6,
         f"{name}_p50_s": median_us / 1e6,
         f"{name}_p95_s": p95_us / 1e6,
         f"{name}_p99_s": p99_us / 1e6,
     }
-
-
-def _quantiles(ascending: npt.NDArray[np.int64]) -> list[float]:
-    """`numpy.quantile` of `QUANTILES` but much faster, because every end of an episode waits for it."""
-    last = len(ascending) - 1
-    if last < 0:
-        return [np.nan] * len(QUANTILES)
-    values = []
-    for level in QUANTILES:
-        position = level * last
-        below = int(position)
-        low, high = ascending.item(below), ascending.item(min(below + 1, last))
-        values.append(low + (position - below) * (high - low))
-    return values
 
 
 def _ratio(numerator: float, denominator: int) -> float:

@@ -50,11 +50,11 @@ class Totals:
 
 
 class Summary(NamedTuple):
-    """The input of metrics: sums, and the latencies of answered requests."""
+    """The input of metrics: sums, and quantiles of the latencies of answered requests; see cace_env.kernel.summary."""
 
     totals: Totals
-    shares: Int64Array  # (T, SHARE), see cace_env.kernel.summary
-    latencies_us: list[Int64Array]  # of each task, (2, answered requests): their TTFTs and their E2E latencies
+    shares: Int64Array  # (T, SHARE)
+    quantiles_us: npt.NDArray[np.float64]  # (T + 1, 2, len(QUANTILES) + 1) of TTFTs and E2E latencies; at last of all
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from cace_env.kernel.state import (
     Int64Array,
     State,
 )
-from cace_env.kernel.summary import SHARE, summarize
+from cace_env.kernel.summary import DIGITS, QUANTILES, SHARE, summarize
 from cace_env.observation import PENDING, SLOT, ObservationLayout
 from cace_env.simulation.limits import NO_LIMITS, Limits
 from cace_env.simulation.outcome import Episode, SimulationError, Summary, Totals, TraceRow
@@ -314,12 +314,10 @@ class Simulator:
     def summary(self) -> Summary:
         """Summary so far, as input of metrics; a copy."""
         shares = np.empty((len(TASKS), len(SHARE)), dtype=np.int64)
-        latencies_us = np.empty((len(TASKS), 2, len(self.state.requests)), dtype=np.int64)
-        summarize(*self.arguments, shares, latencies_us)
-        answered = shares[:, SHARE.answered].tolist()
-        return Summary(
-            self.totals(), shares, [each[:, :count] for each, count in zip(latencies_us, answered, strict=True)]
-        )
+        quantiles_us = np.empty((len(TASKS) + 1, 2, len(QUANTILES) + 1))
+        room, counts = np.empty((3, len(self.state.requests)), dtype=np.int64), np.empty(DIGITS, dtype=np.int64)
+        summarize(*self.arguments, shares, quantiles_us, room, counts)
+        return Summary(self.totals(), shares, quantiles_us)
 
     def episode(self) -> Episode:
         """Results so far; a copy."""

@@ -79,7 +79,6 @@ class Team:
         self.process = os.getpid()
         self._post = post = _Post(len(scalings))
         self.words = post.words
-        began = time.perf_counter()
         serve(post.words, 1, scalings[1], 0)  # loads it, or compiles it, where an error can be seen
         began = time.perf_counter()
         serve(post.words, 1, scalings[1], TRIED_LOOKS)
