@@ -182,19 +182,17 @@ class Baseline:
         self._paid = np.zeros(envs)  # (N,) until the last decision
         self.costs = np.zeros(envs)
 
-    def meet(self, env: int, workload: Workload, curve: Curve | None = None, *, seed: int, keep: bool) -> None:
+    def meet(self, env: int, met: Workload | Curve, *, seed: int, keep: bool) -> None:
         """Plays a newly generated workload of an environment; call `begin` after it.
 
         Args:
             env: number of the environment.
-            workload: the requests.
-            curve: what the policy pays on them, if it has played them already.
+            met: the requests, or the curve where the policy has played them already.
             seed: of the workload.
             keep: keep its curve, because the workload is played again.
         """
         number = int(self._scenario_of[env])
-        if curve is None:
-            curve = self.curve(number, workload, seed)
+        curve = met if isinstance(met, Curve) else self.curve(number, met, seed)
         self.requests += curve.requests
         if keep:
             self._kept[number, seed] = curve

@@ -20,7 +20,7 @@ from cace_env.envs.baselines import Rewards
 from cace_env.envs.fleet_env import HANDED_IN, FleetEnv, common_layout
 from cace_env.envs.states import EnvState, Origin, check_origin, origin_of
 from cace_env.envs.vector_infos import Bools, Infos, InfoWriter, Statistics, add
-from cace_env.envs.workload_seeds import Ahead, Drawn, Draws, Generators, Key
+from cace_env.envs.workload_seeds import Ahead, Draws, Generators
 from cace_env.fleets import nothing_to_decide as undecided
 from cace_env.kernel.batch import Look
 from cace_env.kernel.state import Int64Array
@@ -123,9 +123,8 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._statistics = Statistics(num_envs) if episode_statistics else None
         self._generators = Generators(num_envs)
-        self._ahead = Ahead(num_envs, self._draw)
-        # Workload seeds; a workload only from a single one's state.
-        self._played: list[int | Workload] = [-1] * num_envs
+        self._ahead = Ahead(self.draws, self._generators, self.simulators, self.scenario_of, self.rewards.baseline)
+        self._played: list[int | Workload] = [-1] * num_envs  # seeds; a workload only from a single one's state
         self._over = np.ones(num_envs, dtype=np.bool_)  # (num_envs,) True before the first reset, too
         self._any_over = True
         self._mask: npt.NDArray[np.int8] | None = None  # (num_envs, actions); None before the first reset
@@ -353,35 +352,18 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         """Gives `rows` their next workloads."""
         # No step is allowed until all have begun: an interrupt could leave new workloads with old states.
         self._mask = None
-        for env in rows.tolist():
-            if named is not None:
-                seed = int(named[env])
-            else:
-                seed = self.draws.seed(None if seeds is None else seeds[env], self._generators[env])
+        envs = rows.tolist()
+        played = self.draws.all_of(envs, seeds, named, self._generators)
+        if len(envs) > 1:
+            self._ahead.expect(envs, played)
+        for env, seed in zip(envs, played, strict=True):
             baseline = self.rewards.baseline
             met = None if baseline is None else partial(baseline.meet, env, seed=seed, keep=self.draws.keeps(seed))
-            scenario = int(self.scenario_of[env])
-            shelf = self.draws.shelf(self.simulators.bank, env, scenario, seed, met, self._ahead.draw)
-            self.simulators.load(env, shelf)
+            self.simulators.load(env, self._ahead.shelf(env, seed, met))
             if baseline is not None:
                 baseline.begin(env, seed)
             self._played[env] = self._workload_seeds[env] = seed
-            self._expect(env)
-
-    def _draw(self, key: Key) -> Drawn:
-        """A workload, and the baseline's cost on it; several threads may draw at once."""
-        drawn = self.draws.draw(key)
-        baseline = self.rewards.baseline
-        return drawn if baseline is None else drawn._replace(curve=baseline.curve(key[0], drawn.workload, key[1]))
-
-    def _expect(self, env: int) -> None:
-        """Lets a thread draw the workload that an environment plays next, if no seed or state comes between."""
-        team = self.simulators.team()
-        seed = None if team is None else self._generators.peek(env, partial(self.draws.seed, None))
-        if team is not None and seed is not None:
-            key = int(self.scenario_of[env]), seed
-            if not (self.draws.keeps(seed) and self.simulators.bank.holds(key)):
-                self._ahead.expect(env, key, team.send)
+        self._ahead.expect(envs, [None] * len(envs))
 
     def _begin(self, rows: Int64Array) -> None:
         """Record that the episodes of `rows` have begun."""

@@ -10,11 +10,13 @@ from functools import partial
 from typing import Any, Final, NamedTuple, SupportsIndex
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium.utils import seeding
 
+from cace_env.envs.baselines import Baseline, Curve
 from cace_env.kernel.state import requests_of
 from cace_env.scenarios import SEEDS, Scenario, Split, seeds
-from cace_env.simulation import Bank
+from cace_env.simulation import Bank, Simulators
 from cace_env.simulation.bank import Laid, Shelf
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
@@ -25,11 +27,10 @@ Key = tuple[int, int]  # number of a scenario, seed of a workload
 
 
 class Drawn(NamedTuple):
-    """A workload, and what is made of it before an episode."""
+    """A workload as the simulator reads it, and what a baseline needs of it: the workload, or the baseline's curve."""
 
-    workload: Workload
     laid: Laid
-    curve: Any = None  # of the baseline on it; None if there is none yet
+    met: Workload | Curve | None  # None without a baseline
 
 
 def whole(name: str, value: SupportsIndex) -> int:
@@ -63,7 +64,6 @@ class Draws:
     ) -> None:
         self.scenarios = scenarios
         self._tables = tables
-        self._checked: set[int] = set()  # scenarios
         self.split = split
         self.all_seeds = seeds(split)
         most = min(LARGEST_BANK, len(self.all_seeds))
@@ -82,6 +82,18 @@ class Draws:
             return self.seeds[int(np_random.integers(len(self.seeds)))]
         return seed if seed in self.seeds else self.seeds[seed % len(self.seeds)]
 
+    def all_of(
+        self,
+        envs: Sequence[int],
+        seeds: Sequence[int | None] | None,
+        named: npt.NDArray[np.int64] | None,
+        generators: Generators,
+    ) -> list[int]:
+        """The workload seeds for a reset of `envs`: those that are `named`, else by the seeds of the reset."""
+        if named is not None:
+            return [int(named[env]) for env in envs]
+        return [self.seed(None if seeds is None else seeds[env], generators[env]) for env in envs]
+
     def check(self, workload_seed: int) -> int:
         """Return a workload seed that the user gave, checked.
 
@@ -98,11 +110,12 @@ class Draws:
         """Whether a workload stays in the bank once it has been generated."""
         return bool(self.num_kept) and workload_seed in self.seeds
 
-    def draw(self, key: Key) -> Drawn:
-        """A workload, generated now. Threads may do so at once."""
+    def draw(self, key: Key) -> tuple[Laid, Workload]:
+        """A workload, generated now, and checked. Threads may do so at once."""
         scenario, workload_seed = key
         workload = self.scenarios[scenario].workload(workload_seed)
-        return Drawn(workload, requests_of(workload))
+        workload.check_horizon(self._tables[scenario])
+        return requests_of(workload), workload
 
     def shelf(
         self,
@@ -110,7 +123,7 @@ class Draws:
         env: int,
         scenario: int,
         workload_seed: int,
-        met: Callable[[Workload, Any], None] | None = None,
+        met: Callable[[Any], None] | None = None,
         draw: Callable[[Key], Drawn] | None = None,
     ) -> Shelf:
         """The workload in the bank: found there if it is kept, else generated.
@@ -120,18 +133,15 @@ class Draws:
             env: number of the environment that plays it.
             scenario: number of its scenario.
             workload_seed: which one.
-            met: called with a workload that has been generated, and its `curve`.
+            met: called with the `met` of a workload that has been generated.
             draw: how to get one that is not kept; None = `self.draw`.
         """
         key = scenario, workload_seed
 
         def generated() -> Laid:
-            drawn = (draw or self.draw)(key)
-            if scenario not in self._checked:  # later workloads have the same length
-                drawn.workload.check_horizon(self._tables[scenario])
-                self._checked.add(scenario)
+            drawn = Drawn(*self.draw(key)) if draw is None else draw(key)
             if met is not None:
-                met(drawn.workload, drawn.curve)
+                met(drawn.met)
             return drawn.laid
 
         if self.keeps(workload_seed):
@@ -146,43 +156,74 @@ class Ahead:
     nobody has begun to draw it, or it could not be drawn, it is drawn there and then, with the error if there is one.
 
     Args:
-        num_envs: number of environments; for each at most one workload is kept.
-        draw: draws one, in any thread.
+        draws: where workloads come from.
+        generators: of all environments.
+        simulators: of all environments; their threads draw.
+        scenario_of: number of each environment's scenario, `(num_envs,)`.
+        baseline: plays what is drawn; None = there is none.
     """
 
-    def __init__(self, num_envs: int, draw: Callable[[Key], Drawn]) -> None:
-        self._draw = draw
-        self._expected: list[Key | None] = [None] * num_envs
-        self._coming: dict[Key, Future[Drawn]] = {}
+    def __init__(
+        self,
+        draws: Draws,
+        generators: Generators,
+        simulators: Simulators,
+        scenario_of: npt.NDArray[np.int64],
+        baseline: Baseline | None,
+    ) -> None:
+        self._draws, self._generators, self._simulators = draws, generators, simulators
+        self._scenario_of = scenario_of
+        self._make = partial(_drawn, draws, baseline)  # threads know nothing else
+        self._expected: list[Key | None] = [None] * len(scenario_of)  # by environment
+        self._coming: dict[Key, Future[Drawn]] = {}  # at most one for each environment
         self._process = os.getpid()
 
-    def expect(self, env: int, key: Key, send: Callable[[Callable[[], None]], None]) -> None:
-        """Let a thread draw what an environment will play next; `send` hands a function to one."""
-        before, self._expected[env] = self._expected[env], key
-        if before is not None and before != key and before in self._coming:
-            self._coming.pop(before).cancel()
+    def expect(self, envs: Sequence[int], seeds: Sequence[int | None]) -> None:
+        """Lets threads draw what each of `envs` plays next: a seed's workload; None = what it would draw."""
+        if (team := self._simulators.team()) is None:
+            return
         if self._process != os.getpid():  # a fork has none of the threads that were drawing
             self._process, self._coming = os.getpid(), {}
-        if key not in self._coming:
-            self._coming[key] = future = Future()
-            send(partial(_fulfil, future, self._draw, key))
+        for env, seed in zip(envs, seeds, strict=True):
+            if seed is None:
+                seed = self._generators.peek(env, partial(self._draws.seed, None))
+            key = None if seed is None else (int(self._scenario_of[env]), seed)
+            before, self._expected[env] = self._expected[env], key
+            if before is not None and before != key and before in self._coming:
+                self._coming.pop(before).cancel()
+            if key is not None and key not in self._coming and not self._simulators.bank.holds(key):
+                future: Future[Drawn] = Future()
+                self._coming[key] = future
+                team.send(partial(_fulfil, future, self._make, key))
 
-    def draw(self, key: Key) -> Drawn:
+    def shelf(self, env: int, workload_seed: int, met: Callable[[Any], None] | None) -> Shelf:
+        """The workload of an environment, as `Draws.shelf` gives it."""
+        scenario = int(self._scenario_of[env])
+        return self._draws.shelf(self._simulators.bank, env, scenario, workload_seed, met, self._draw)
+
+    def _draw(self, key: Key) -> Drawn:
         """A workload: drawn ahead, or now."""
         coming = self._coming.pop(key, None)
         if coming is None or self._process != os.getpid() or coming.cancel() or coming.exception() is not None:
-            return self._draw(key)
+            return self._make(key)
         return coming.result()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_expected": [None] * len(self._expected), "_coming": {}, "_process": -1}
+        return {**self.__dict__, "_expected": [None] * len(self._expected), "_coming": {}}
 
 
-def _fulfil(future: Future[Drawn], draw: Callable[[Key], Drawn], key: Key) -> None:
+def _drawn(draws: Draws, baseline: Baseline | None, key: Key) -> Drawn:
+    """A workload, with the baseline's curve."""
+    laid, workload = draws.draw(key)
+    curve = None if baseline is None else baseline.curve(key[0], workload, key[1])
+    return Drawn(laid, curve)
+
+
+def _fulfil(future: Future[Drawn], make: Callable[[Key], Drawn], key: Key) -> None:
     """Draw a workload for a future, unless it is not wanted any more."""
     if future.set_running_or_notify_cancel():
         try:
-            drawn = draw(key)
+            drawn = make(key)
         except Exception as error:  # of any kind: the reset that needs the workload meets it again
             future.set_exception(error)
         else:

@@ -298,7 +298,7 @@ class Simulators:
         """Start or step the rows, with all threads; returns how many have no further question."""
         words = NO_TEAM
         if len(rows) > 1 and (team := self.team()) is not None:
-            team.wake()
+            team.wake(len(rows))
             words = team.words
         return kernel.step_rows(
             self.batch(), rows, begin, actions, self._penalty, self._scalings[0], self.layout.max_pending, look, words

@@ -25,8 +25,8 @@ from cace_env.kernel.state import WORDS_PER_LINE, Int64Array, arena
 from cace_env.observation import Scaling
 
 AWAKE_S: Final = 100e-6  # a worker without work looks for some for so long
+AWAKE_TOGETHER_S: Final = 10e-6  # where members share cores: one who looks for work keeps others from it
 TRIED_LOOKS: Final = 2_000  # to find out how long a look takes
-JOIN_S: Final = 1.0  # how long the end of the process waits for a worker
 NO_TEAM: Final = np.zeros(0, dtype=np.int64)
 
 _TEAMS: Final[weakref.WeakSet[Team]] = weakref.WeakSet()
@@ -43,18 +43,18 @@ class _Post:
         self.asleep = [False] * members
         self.beds: list[SimpleQueue[None]] = [SimpleQueue() for _ in range(members)]  # what sleepers wait for
 
-    def wake(self) -> None:
-        """Wakes all workers that are asleep. One who is woken twice looks once more for work, no more."""
-        for member, asleep in enumerate(self.asleep):
-            if asleep:
+    def wake(self, members: int) -> None:
+        """Wakes those of the first so many members who sleep. One who is woken twice looks in vain once more."""
+        for member in range(1, min(members, len(self.asleep))):
+            if self.asleep[member]:
                 self.asleep[member] = False
                 self.beds[member].put(None)
 
     def next_errand(self) -> Callable[[], object] | None:
-        """The next errand, if there is one; others are left to other workers."""
+        """The errand that came last, if there is one; others are left to other workers."""
         self.words[TEAM.leave] = self.stopped  # before the look: an errand that comes after it sets the word again
         try:
-            errand = self.errands.popleft()
+            errand = self.errands.pop()
         except IndexError:
             return None
         if self.errands:
@@ -65,7 +65,7 @@ class _Post:
         """Makes all workers end, soon; does not wait for that."""
         self.stopped = True
         self.words[TEAM.leave] = 1
-        self.wake()
+        self.wake(len(self.asleep))
 
 
 class Team:
@@ -83,32 +83,31 @@ class Team:
         began = time.perf_counter()
         serve(post.words, 1, scalings[1], TRIED_LOOKS)
         look_s = (time.perf_counter() - began) / TRIED_LOOKS
-        # Where members share cores, one who looks for work keeps others from it.
-        post.looks = round(AWAKE_S / look_s) if len(scalings) <= cores() else 0
+        post.looks = round((AWAKE_S if len(scalings) <= cores() else AWAKE_TOGETHER_S) / look_s)
         self._threads = [
             threading.Thread(target=_work, args=(post, member, scaling), name=f"cace-env-{member}", daemon=True)
             for member, scaling in enumerate(scalings[1:], 1)
         ]
+        weakref.finalize(self, post.stop).atexit = False  # what ends them then is below
+        _TEAMS.add(self)
         for thread in self._threads:
             thread.start()
-        weakref.finalize(self, post.stop).atexit = False
-        _TEAMS.add(self)
 
-    def wake(self) -> None:
-        """Wakes workers, so that they are there for the step that follows."""
-        self._post.wake()
+    def wake(self, rows: int) -> None:
+        """Wakes as many workers as a step of so many rows can use."""
+        self._post.wake(rows)
 
     def send(self, errand: Callable[[], object]) -> None:
-        """Lets a worker call a function between steps. It may not raise anything."""
+        """Lets a worker call a function between steps, the last one first. It may not raise anything."""
         self._post.errands.append(errand)
         self.words[TEAM.leave] = 1
-        self._post.wake()
+        self._post.wake(len(self._threads) + 1)
 
     def close(self) -> None:
-        """Ends the threads, after the errands that have begun."""
+        """Ends the threads; waits for errands that have begun."""
         self._post.stop()
         for thread in self._threads:
-            if self.process == os.getpid() and thread is not threading.current_thread():
+            if self.process == os.getpid() and thread.is_alive() and thread is not threading.current_thread():
                 thread.join()
 
 
