@@ -161,7 +161,7 @@ def test_an_announcement_says_which_part_of_how_many_where_it_is_kept_and_what_c
     one, two = caplog.messages
     assert f"part 1 of {len(compilation.PARTS)}, requests of scenarios (generate_rows)" in one
     assert str(compilation.CACHE_DIR) in one and "python -m cace_env.compile" in one
-    assert two == f"compiling part 2 of {len(compilation.PARTS)}, the simulator from question to question (advance)"
+    assert two == f"compiling part 2 of {len(compilation.PARTS)}, requests as the simulator reads them (link_followers)"
 
 
 @pytest.mark.slow
@@ -174,7 +174,8 @@ def test_what_is_compiled_is_announced_and_kept_part_by_part(tmp_path: Path) -> 
     second, *others = said(EVALUATE, tmp_path)  # the requests are there already
     assert second.startswith(f"compiling the simulator, once per version: part 2 of {total}, ")
     assert [line.split(" of ")[0] for line in others] == [f"compiling part {n}" for n in range(3, len(others) + 3)]
-    pieces = ("write_observation", "decide", "advance", "run_episode", "summarize", "read_cost")
+    pieces = ("write_observation", "decide", "advance", "run_episode", "summarize", "read_cost", "link_followers")
+    pieces += ("number_pairs",)
     assert sorted(re.search(r"\((\w+)\)", line)[1] for line in [second, *others]) == sorted(pieces)  # type: ignore[index]
     assert said(EVALUATE, tmp_path) == []
 
