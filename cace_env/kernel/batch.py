@@ -151,7 +151,7 @@ class TeamWords(NamedTuple):
 
 TEAM: Final = TeamWords(*range(0, len(TeamWords._fields) * WORDS_PER_LINE, WORDS_PER_LINE))
 MOST_AT_ONCE: Final = 8  # rows that a member takes at once, fewer where there are few
-TAKES: Final = 16  # a member takes his share in about so many steps
+TAKES: Final = 32  # a member takes his share in about so many steps
 PATIENCE: Final = 2_000  # looks at a worker that is not done, until the core is left to others
 
 
@@ -179,7 +179,7 @@ def step_some(job: Job, scaling: Scaling, first: int, end: int) -> int:
     ended = int64(0)
     for k in range(first, end):
         i = rows[k]
-        if len(rows) >= MANY_ROWS and k + 1 < end:
+        if len(rows) >= MANY_ROWS and k + 1 < len(rows):
             fetch_ahead(batch, rows[k + 1])
         p = batch.places[i, PLACE.fleet]
         s = held(state_views(batch.arena[i], batch.at[i]))
