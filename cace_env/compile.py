@@ -83,7 +83,7 @@ def _environments(case: Case) -> None:
     env = EvictionEnv(TINY)
     _, info = env.reset(seed=SEED)
     env.step(int(info["action_mask"].argmax()))
-    batch = EvictionVectorEnv(2, TINY)
+    batch = EvictionVectorEnv(2, TINY, threads=2)
     batch.reset(seed=SEED)
     batch.reset(seed=[SEED, SEED], options={"reset_mask": np.array([True, False])})
     batch.close()

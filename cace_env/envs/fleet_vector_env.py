@@ -354,16 +354,16 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         self._mask = None
         envs = rows.tolist()
         played = self.draws.all_of(envs, seeds, named, self._generators)
-        if len(envs) > 1:
-            self._ahead.expect(envs, played)
+        self._ahead.expect(envs, played)
+        baseline = self.rewards.baseline
         for env, seed in zip(envs, played, strict=True):
-            baseline = self.rewards.baseline
             met = None if baseline is None else partial(baseline.meet, env, seed=seed, keep=self.draws.keeps(seed))
             self.simulators.load(env, self._ahead.shelf(env, seed, met))
             if baseline is not None:
                 baseline.begin(env, seed)
             self._played[env] = self._workload_seeds[env] = seed
-        self._ahead.expect(envs, [None] * len(envs))
+        if named is None:
+            self._ahead.expect(envs, [None] * len(envs))
 
     def _begin(self, rows: Int64Array) -> None:
         """Record that the episodes of `rows` have begun."""

@@ -224,7 +224,7 @@ def _fulfil(future: Future[Drawn], make: Callable[[Key], Drawn], key: Key) -> No
     if future.set_running_or_notify_cancel():
         try:
             drawn = make(key)
-        except Exception as error:  # of any kind: the reset that needs the workload meets it again
+        except BaseException as error:  # of any kind: the reset that needs the workload meets it again
             future.set_exception(error)
         else:
             future.set_result(drawn)
