@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from cace_env.config import ConfigError, Frozen, did_you_mean, parse, read_yaml
 
 if TYPE_CHECKING:
+    from cace_env.executor import Executor
     from cace_env.policies import Agent
 
 EXTRA: Final = 'pip install "cace-env[train]"'
@@ -101,6 +102,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "dqn": Algorithm(*_DQN, "deep Q-learning whose network masks itself"),
     "qrdqn": Algorithm(*_DQN, "quantile-regression DQN whose network masks itself"),
 }
+SPREAD: Final = ("linear", "network", "imitation")  # they play whole episodes side by side, by any executor
 DEFAULT_ALGORITHM: Final = "linear"  # needs no torch, and the smallest budget
 
 
@@ -154,14 +156,29 @@ def chosen(content: Mapping[str, Any], where: str) -> str:
     return str(name)
 
 
-def make_trainer(config: Frozen) -> Trainer:
+def make_trainer(config: Frozen, executor: Executor | None = None) -> Trainer:
     """Make the trainer of a configuration, at step 0.
+
+    Args:
+        config: from `read_config`.
+        executor: plays the episodes of an algorithm in `SPREAD`; None: this machine, as the configuration says.
 
     Raises:
         ConfigError: a scenario or a file that the configuration names cannot be used.
     """
-    trainer: Trainer = _found(config.algorithm, "trainer")(config)  # type: ignore[attr-defined]
+    given = [] if executor is None else [executor]
+    trainer: Trainer = _found(config.algorithm, "trainer")(config, *given)  # type: ignore[attr-defined]
     return trainer
+
+
+def check_spread(name: str) -> None:
+    """Checks that an algorithm can be given an executor.
+
+    Raises:
+        ConfigError: it has no use for one.
+    """
+    if name not in SPREAD:
+        raise ConfigError(f"algorithm {name!r} does not play by an executor; --executor ray is for {', '.join(SPREAD)}")
 
 
 def _found(name: str, what: str) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from cace_env.cases import Case
 from cace_env.config import ConfigError
 from cace_env.evaluation import run_episode
 from cace_env.evaluation.held_out import split_of
+from cace_env.executor import Executor, Threads, movable, requests_for, with_requests
 from cace_env.kernel import run
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import TRUNCATED
@@ -25,6 +26,31 @@ from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 KEPT_REQUESTS: Final = 4_000_000  # of workloads: more would not fit into some 2 GB with the simulators' arrays
+TASK_EPISODES: Final = 64  # of a task that is sent: an episode takes some milliseconds, and so does sending
+
+
+class Stage:
+    """Cases, and the requests that were drawn for them: kept from one task to the next as long as there is room.
+
+    It is shared by the tasks of an objective, so that each process has one.
+    """
+
+    def __init__(self, cases: Mapping[str, Case]) -> None:
+        self._cases = dict(cases)
+        self._workloads: dict[tuple[str, int], Workload] = {}
+        self._kept = 0
+
+    def episode(self, name: str, seed: int, given: Workload | None) -> tuple[Case, Workload]:
+        """A case, and its requests: those that were given, or drawn here."""
+        case = with_requests(self._cases[name], seed, given)
+        workload = self._workloads.get((name, seed)) if given is None else given
+        if workload is not None:
+            return case, workload
+        workload = case.workload(seed)
+        if self._kept + len(workload) <= KEPT_REQUESTS:
+            self._kept += len(workload)
+            self._workloads[name, seed] = workload
+        return case, workload
 
 
 class Objective:
@@ -33,22 +59,23 @@ class Objective:
     Args:
         cases: by name.
         seeds: of training or validation; test seeds are refused.
-        threads: episodes side by side; the numbers do not depend on it.
+        executor: plays the episodes; None: two threads. The numbers do not depend on it.
 
     Raises:
         ConfigError: there are no cases or seeds, or one is a test seed.
     """
 
-    def __init__(self, cases: Mapping[str, Case], seeds: Sequence[int], *, threads: int = 2) -> None:
+    def __init__(self, cases: Mapping[str, Case], seeds: Sequence[int], executor: Executor | None = None) -> None:
         if not cases or not seeds:
             raise ConfigError(f"costs need at least one case and one seed; there are {len(cases)} and {len(seeds)}")
         for seed in seeds:
             if split_of(seed) == "test":
                 raise ConfigError(f"seed {seed} is a test seed: it may judge an agent, not train or choose one")
-        self.cases, self.seeds, self.threads = dict(cases), tuple(seeds), threads
+        self.cases, self.seeds = dict(cases), tuple(seeds)
         self.requests = 0
-        self._workloads: dict[tuple[str, int], Workload] = {}
-        self._kept = 0
+        self._executor = executor or Threads(2)
+        self._stage = self._executor.share(Stage({name: movable(case, self._executor) for name, case in cases.items()}))
+        self._sent: dict[tuple[str, int], Workload | None] = {}
 
     def costs(
         self,
@@ -65,54 +92,89 @@ class Objective:
 
         Raises:
             ConfigError: a policy cannot play a case, or an episode was cut short.
+            TaskLostError: what played a task was lost again and again.
         """
         chosen = self.seeds if seeds is None else tuple(seeds)
-        jobs = [(name, seed) for name in self.cases for seed in chosen]
-        costs = np.empty((len(policies), len(jobs)))
-        with ThreadPoolExecutor(self.threads) as pool:
-            played = pool.map(lambda job: self._play(policies, *job), jobs)
-            for column, (row, requests) in enumerate(played):
-                costs[:, column] = row
+        costs, played = np.empty((len(policies), len(self.cases), len(chosen))), 0
+        size = self._seeds_of_task(len(policies), len(chosen))
+        tasks = [
+            (at, name, slice(first, first + size))
+            for at, name in enumerate(self.cases)
+            for first in range(0, len(chosen), size)
+        ]
+
+        def arguments() -> Iterator[tuple[Any, ...]]:
+            players = self._executor.share(tuple(policies))
+            for _, name, where in tasks:
+                given = [self._requests(name, seed) for seed in chosen[where]]
+                yield self._stage, players, name, chosen[where], *given
+
+        with closing(self._executor.run(play, arguments())) as finished:
+            for number, (found, requests) in finished:
+                at, _, where = tasks[number]
+                costs[:, at, where] = found
                 self.requests += requests
+                played += found.size
                 if progress is not None:
-                    progress((column + 1) * len(policies))
-        return costs.reshape(len(policies), len(self.cases), len(chosen))
+                    progress(played)
+        return costs
 
-    def _play(self, policies: Sequence[Policy | Contestant], name: str, seed: int) -> tuple[list[float], int]:
-        """Cost of each policy on one workload, and the requests that were simulated."""
-        case, workload = self.cases[name], self._workload(name, seed)
-        rules: dict[int, Rule] = {
-            at: rule_of(policy, case.tables, seed=seed, workload=workload, training=case.training)
-            for at, policy in enumerate(policies)
-            if isinstance(policy, Policy)
-        }
-        simulator = Simulator(case.tables)
-        simulator.load(workload)
-        network = largest(rules.values()) if rules else NO_NETWORK
-        scratch = new_scratch(simulator.max_slots, case.tables.num_models, network)
-        costs = []
-        for at, policy in enumerate(policies):
-            if isinstance(policy, Policy):
-                played = simulator
-                cut = run.run_episode(*simulator.arguments, rules[at], simulator.trace, scratch) == TRUNCATED
-                simulator.check()
-            else:
-                played, _ = run_episode(policy, case, workload, seed)
-                cut = played.totals().truncated
-            if cut:
-                raise ConfigError(f"policy {policy.name!r} was cut short on {name!r}; allow more decisions there")
-            costs.append(played.cost())
-        return costs, len(policies) * len(workload)
+    def _seeds_of_task(self, policies: int, seeds: int) -> int:
+        """One, or as many as sending a task is worth, but no fewer tasks than cores."""
+        if not self._executor.apart:
+            return 1
+        most = len(self.cases) * seeds // (2 * self._executor.cores)
+        return max(1, min(TASK_EPISODES // policies, most))
 
-    def _workload(self, name: str, seed: int) -> Workload:
-        """The requests, kept from one call to the next as long as there is room."""
-        if (name, seed) in self._workloads:
-            return self._workloads[name, seed]
-        workload = self.cases[name].workload(seed)
-        if self._kept + len(workload) <= KEPT_REQUESTS:
-            self._kept += len(workload)
-            self._workloads[name, seed] = workload
-        return workload
+    def _requests(self, name: str, seed: int) -> Workload | None:
+        """What a task is given of the requests; what is sent is sent once."""
+        if (name, seed) not in self._sent:
+            self._sent[name, seed] = requests_for(self.cases[name], seed, self._executor)
+        return self._sent[name, seed]
+
+
+def play(
+    stage: Stage, policies: Sequence[Policy | Contestant], name: str, seeds: Sequence[int], *given: Workload | None
+) -> tuple[FloatArray, int]:
+    """A task: cost of each policy on some seeds of a case, `(policies, seeds)`, and the requests that were simulated.
+
+    Args:
+        stage: the cases.
+        policies: who plays.
+        name: of the case.
+        seeds: of the requests.
+        given: the requests of each seed where they cannot be drawn here.
+    """
+    episodes = [_play(policies, *stage.episode(name, *one), name, one[0]) for one in zip(seeds, given, strict=True)]
+    return np.array([costs for costs, _ in episodes]).T, sum(requests for _, requests in episodes)
+
+
+def _play(
+    policies: Sequence[Policy | Contestant], case: Case, workload: Workload, name: str, seed: int
+) -> tuple[list[float], int]:
+    """Cost of each policy on one workload, and the requests that were simulated."""
+    rules: dict[int, Rule] = {
+        at: rule_of(policy, case.tables, seed=seed, workload=workload, training=case.training)
+        for at, policy in enumerate(policies)
+        if isinstance(policy, Policy)
+    }
+    simulator = Simulator(case.tables)
+    simulator.load(workload)
+    network = largest(rules.values()) if rules else NO_NETWORK
+    scratch = new_scratch(simulator.max_slots, case.tables.num_models, network)
+    costs = []
+    for at, policy in enumerate(policies):
+        if isinstance(policy, Policy):
+            played = simulator
+            cut = run.run_episode(*simulator.arguments, rules[at], simulator.trace, scratch) == TRUNCATED
+            simulator.check()
+        else:
+            played, _ = run_episode(policy, case, workload, seed)
+            cut = played.totals().truncated
+        if cut:
+            raise ConfigError(f"policy {policy.name!r} was cut short on {name!r}; allow more decisions there")
+        costs.append(played.cost())
+    return costs, len(policies) * len(workload)
 
 
 def pooled(costs: FloatArray, baseline: FloatArray) -> FloatArray:

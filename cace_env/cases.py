@@ -21,6 +21,7 @@ class Case:
     tables: FleetTables
     workload: Callable[[int], Workload]
     training: Callable[[int], Workload] | None = None  # source of training requests; None with a log that has none
+    logged: bool = False  # the requests are those of a log, whose file only this machine has
 
 
 def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol: str | None = None) -> Case:
@@ -41,7 +42,7 @@ def case_of(scenario: str | Path | Mapping[str, Any] | Scenario | Case, protocol
         return replace(scenario, tables=tables)
     loaded = load_scenario(scenario)
     tables = loaded.tables().replace(protocol=Protocol(protocol or Protocol.EVICTION))
-    return Case(loaded.name, tables, loaded.workload, training_of(loaded))
+    return Case(loaded.name, tables, loaded.workload, training_of(loaded), loaded.trace is not None)
 
 
 def training_of(scenario: Scenario) -> Callable[[int], Workload] | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 from agents.imitation.config import ImitationConfig
 from agents.imitation.demonstrations import classrooms
@@ -28,11 +28,12 @@ def label(options: Options, session: Session) -> None:
     """Prices the episodes that are missing.
 
     Raises:
-        ConfigError: options that cannot be used, or a folder with labels that were priced otherwise; nothing has been
-            priced.
-        SimulationError: an episode failed; those before are in the folder.
+        ConfigError: options that cannot be used, a folder with labels that were priced otherwise, or no such cluster;
+            nothing has been priced.
+        SimulationError, TaskLostError: an episode failed, or was lost; those before are in the folder.
     """
-    config = resolved(options).agent
+    asked = resolved(options)
+    config = asked.agent
     if not isinstance(config, ImitationConfig) or not config.labels:
         raise ConfigError(
             "labels are priced for imitation: name a file that has `algorithm: imitation` and `labels: FOLDER`"
@@ -42,11 +43,13 @@ def label(options: Options, session: Session) -> None:
         kept = KeptLabels(config, list(classrooms(config).values()), pricing_of(config))
         kept.check()
     missing, decisions = kept.missing(), 0
-    with progress_bar(console) as progress, ThreadPoolExecutor(config.threads) as pool:
+    execution = asked.options.placed(config.threads)
+    with execution.opened() as executor, progress_bar(console) as progress:
         bar = progress.add_task("pricing episodes", total=len(kept.jobs), completed=len(kept.jobs) - len(missing))
-        for count in pool.map(lambda job: kept.price(*job), missing):
-            decisions += count
-            progress.advance(bar)
+        with closing(kept.price(missing, executor)) as priced:
+            for count in priced:
+                decisions += count
+                progress.advance(bar)
     console.print(f"priced {decisions:,} decisions of {len(missing)} episodes; {config.labels} has {len(kept.jobs)}")
 
 

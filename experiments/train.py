@@ -22,14 +22,15 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from agents.algorithms import algorithm_of, make_trainer
+from agents.algorithms import algorithm_of, check_spread, make_trainer
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases
+from cace_env.executor import Executor
 from experiments.running.command_line import Session, run_command, screen_table
 from experiments.running.run_folder import check_new, surroundings
 from experiments.training.folder import TrainingFolder
 from experiments.training.loop import Patience, Training
-from experiments.training.options import Options, Resolved, read_options, resolved
+from experiments.training.options import ANEW, Options, Resolved, read_options, resolved
 from experiments.training.page import write_training_report
 from experiments.training.tracking import COST, VALIDATION, Tracking, check_wandb, new_run_id, start_wandb
 from experiments.training.validation import Validation
@@ -43,16 +44,24 @@ def train(options: Options, session: Session) -> int:
     Raises:
         ConfigError: options that cannot be used, a folder that holds something else or is in use, a checkpoint that
             was changed; nothing has been trained.
-        SimulationError: an episode failed; the last checkpoint is in the folder.
+        SimulationError, TaskLostError: an episode failed, or was lost; the last checkpoint is in the folder.
     """
-    console, command = session.console, session.command
     check_wandb(options.wandb)
     asked, folder = open_folder(options)
+    if options.executor == "ray":
+        check_spread(asked.algorithm)
+    with options.placed(asked.threads).opened() as executor:
+        return train_by(executor, asked, folder, session)
+
+
+def train_by(executor: Executor, asked: Resolved, folder: TrainingFolder, session: Session) -> int:
+    """Trains with an executor, which plays the evaluations, and elsewhere the training, too; as `train`."""
+    console, command = session.console, session.command
     with console.status("preparing: scenarios, requests, compiled code"):
+        trainer = make_trainer(asked.agent, executor if executor.apart else None)
         validation = Validation(
-            training_cases(asked.agent.train_on, asked.agent.env), asked.options.validation_seeds, asked.threads
+            training_cases(asked.agent.train_on, asked.agent.env), asked.options.validation_seeds, executor
         )
-        trainer = make_trainer(asked.agent)
     training = Training(trainer, validation, folder, asked.steps, asked.interval, command)
     if not folder.exists:
         folder.create(asked.kept, **about_run(asked, validation))
@@ -155,7 +164,7 @@ def track(asked: Resolved, folder: TrainingFolder, step: int) -> Tracking:
             project=options.wandb_project,
             group=str(options.wandb_group),
             tags=options.wandb_tags,
-            config=options.model_dump(mode="json", exclude={"out", "resume"}) | surroundings_of_training(),
+            config=options.model_dump(mode="json", exclude=set(ANEW)) | surroundings_of_training(),
         )
     return Tracking(folder.path / "tensorboard", step, wandb)
 

@@ -17,6 +17,7 @@ from ray import cloudpickle
 
 from cace_env.config import dump
 from cace_env.evaluation import load_suite
+from cace_env.executor import Executor
 from cace_env.policies import Contestant
 from cace_env.scenarios import seeds
 from cace_env.tables import Protocol
@@ -25,7 +26,6 @@ from experiments.running.cases import of_entry, prepared
 from experiments.running.command_line import Console, Session
 from experiments.running.contestants import contestants_of, default_names
 from experiments.running.executors.execution import Execution
-from experiments.running.executors.executor import Executor
 from experiments.running.options import Running
 from experiments.running.reference_rows import DEFAULTS
 from experiments.running.run_writer import RunFolder

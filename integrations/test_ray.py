@@ -18,11 +18,11 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from cace_env.config import ConfigError
+from cace_env.executor import TaskLostError
 from cace_env.scenarios import load_scenario
 from cace_env.simulation import SimulationError
 from experiments import ablate, compare, recommend, reference
 from experiments.running.executors import on_ray
-from experiments.running.executors.executor import TaskLostError
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # warnings of others are no failures
 

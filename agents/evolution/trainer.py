@@ -24,6 +24,7 @@ from agents.objective import Objective
 from cace_env.config import MOST_SEED, ConfigError, Frozen
 from cace_env.evaluation.feature_ranges import seen_limits
 from cace_env.evaluation.held_out import WHOLE_SUITE, recorded, seeds_text, spent_before, training_cases, training_seeds
+from cace_env.executor import Executor, Threads
 from cace_env.files import read_arrays, replace_file
 from cace_env.observation import BLOCKS, PENDING_FEATURES, SLOT_FEATURES, Feature
 from cace_env.policies import Agent, load_agent
@@ -87,14 +88,19 @@ class NetworkConfig(EvolutionConfig):
 
 
 class EvolutionTrainer:
-    """A `Trainer` (`agents.algorithms`) of linear policies and networks."""
+    """A `Trainer` (`agents.algorithms`) of linear policies and networks.
 
-    def __init__(self, config: LinearConfig | NetworkConfig) -> None:
+    Args:
+        config: of the search.
+        executor: plays the episodes; None: so many threads as the configuration says.
+    """
+
+    def __init__(self, config: LinearConfig | NetworkConfig, executor: Executor | None = None) -> None:
         self.config = config
         cases = training_cases(config.train_on, config.env)
         self._trained_on = tuple(cases)
         self._before = spent_before(config.init)
-        self._objective = Objective(cases, training_seeds(config.train_seeds), threads=config.threads)
+        self._objective = Objective(cases, training_seeds(config.train_seeds), executor or Threads(config.threads))
         start, self._free = start_of(config)
         self._fixed = start.weights
         self._hidden, self._urgency = start.hidden, start.urgency

@@ -10,9 +10,9 @@ do. So costs are read at horizons of minutes, and the label is their mean over t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from agents.imitation.config import ImitationConfig
 from cace_env.cases import Case
 from cace_env.evaluation.feature_ranges import Limits
 from cace_env.evaluation.held_out import check_training, training_cases
+from cace_env.executor import Executor, movable, requests_for, with_requests
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Rule
 from cace_env.observation import ObservationLayout
@@ -34,6 +35,7 @@ from cace_env.tables import Protocol
 from cace_env.workload import Workload
 
 Array = npt.NDArray[Any]
+Result = TypeVar("Result")
 
 PARTS: Final = 1000.0  # prices are thousandths of what LRU's whole episode costs, so that all scenarios weigh the same
 PRICE_SEEDS: Final = 4  # episodes of LRU that say how much that is
@@ -155,6 +157,37 @@ def _labelled(room: Classroom, seen: Sequence[Any], labels: npt.NDArray[np.float
     """Decisions in the form of the memory; there may be none."""
     observations, limits = seen_as(room, seen)
     return Labelled(room.number, observations, labels.reshape(len(seen), room.actions), limits)
+
+
+def in_classroom(
+    work: Callable[..., Result], rooms: Sequence[Classroom], at: int, seed: int, given: Workload | None, *more: Any
+) -> Result:
+    """A task: labels an episode, by one of the functions that take a classroom and a seed.
+
+    Args:
+        work: the function.
+        rooms: all classrooms.
+        at: number of this one.
+        seed: of the requests.
+        given: the requests, where they cannot be drawn here.
+        more: what else the function takes.
+    """
+    room = rooms[at]
+    return work(replace(room, case=with_requests(room.case, seed, given)), seed, *more)
+
+
+def tasks_in(
+    rooms: Sequence[Classroom],
+    executor: Executor,
+    work: Callable[..., Any],
+    episodes: Iterable[tuple[int, int]],
+    *more: Any,
+) -> Iterator[tuple[Any, ...]]:
+    """Arguments of `in_classroom` for some episodes, by classroom and seed; what many of them need is shared."""
+    ours = executor.share([replace(room, case=movable(room.case, executor)) for room in rooms])
+    theirs = [executor.share(value) for value in more]
+    for at, seed in episodes:
+        yield work, ours, at, seed, requests_for(rooms[at].case, seed, executor), *theirs
 
 
 class Memory:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from agents.imitation.config import ImitationConfig
-from agents.imitation.demonstrations import Classroom, Labelled
+from agents.imitation.demonstrations import Classroom, Labelled, in_classroom, tasks_in
 from agents.imitation.pricing import Priced, Pricing, price_episode
 from cace_env.config import ConfigError, shown
 from cace_env.decision_log.recorder import fingerprint_of as fingerprint_of_policy
 from cace_env.evaluation.held_out import check_training, spent_before, training_scenarios, training_seeds
 from cace_env.evaluation.suite import fingerprint_of as fingerprint_of_scenario
+from cace_env.executor import Executor
 from cace_env.files import read_arrays, replace_file
 from cace_env.forecasting import load_habits
 from cace_env.policies import policy
@@ -87,15 +89,26 @@ class KeptLabels:
             if self._file(*job).exists():
                 self._labels(self._file(*job), job[0], self._about(*job))
 
-    def price(self, room: Classroom, seed: int) -> int:
-        """Price an episode and write its file; returns the number of its decisions."""
-        priced = price_episode(room, seed, self._player, self._pricing)
+    def price(self, episodes: Sequence[tuple[Classroom, int]], executor: Executor) -> Generator[int, None, None]:
+        """Prices episodes and writes the file of each as soon as it is priced; yields the number of its decisions.
+
+        Raises:
+            SimulationError: an episode failed.
+            TaskLostError: what priced one was lost again and again.
+        """
+        asked = [(room.number, seed) for room, seed in episodes]
+        tasks = tasks_in(self._rooms, executor, price_episode, asked, self._player, self._pricing)
+        with closing(executor.run(in_classroom, tasks)) as finished:
+            for number, priced in finished:
+                self._write(*episodes[number], priced)
+                yield len(priced.extra)
+
+    def _write(self, room: Classroom, seed: int, priced: Priced) -> None:
         about = self._about(room, seed) | {"requests": priced.requests, "limits": priced.limits}
         packed = io.BytesIO()
         text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
         np.savez_compressed(packed, observations=priced.observations, extra=priced.extra, about=text)
         replace_file(self._file(room, seed), packed.getvalue())
-        return len(priced.extra)
 
     def read(self) -> Iterator[tuple[Labelled, int, int]]:
         """Every episode, those of earlier players first: its labels, seed, and requests that were simulated for it.

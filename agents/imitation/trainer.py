@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -28,12 +27,13 @@ from torch import Tensor
 from agents.imitation.config import REFERENCE, ImitationConfig
 from agents.imitation.demonstrations import (
     PRICE_SEEDS,
-    Classroom,
     Labelled,
     Memory,
     classrooms,
+    in_classroom,
     show_reference,
     show_rule,
+    tasks_in,
 )
 from agents.imitation.labels import KeptLabels
 from agents.imitation.pricing import price_episode, pricing_of
@@ -46,6 +46,7 @@ from cace_env.evaluation.held_out import (
     seeds_text,
     spent_before,
 )
+from cace_env.executor import Executor, Threads
 from cace_env.networks import ScoreNetwork
 from cace_env.policies import Agent, load_agent, policy
 from cace_env.policies.agent import AgentCard
@@ -62,6 +63,10 @@ _DESCRIPTIONS: Final = {
 class ImitationTrainer:
     """Labels a training seed in every scenario, learns from what is remembered, and so on.
 
+    Args:
+        config: of the training.
+        executor: labels the episodes; None: so many threads as the configuration says.
+
     Attributes:
         step: decisions that were shown or priced so far; from labels that are kept, so many are learned from as if they
             had been priced in this training.
@@ -71,8 +76,8 @@ class ImitationTrainer:
         ConfigError: unknown scenarios, agents or policies, or one that does not fit the environment.
     """
 
-    def __init__(self, config: ImitationConfig) -> None:
-        self.config = config
+    def __init__(self, config: ImitationConfig, executor: Executor | None = None) -> None:
+        self.config, self._executor = config, executor or Threads(config.threads)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         rooms = classrooms(config)
@@ -139,20 +144,17 @@ class ImitationTrainer:
         config, seed = self.config, self.config.first_seed + self._seeds
         check_training([seed])
         self._seeds += 1
-        learner = self.agent().policy()
-
-        def label(room: Classroom) -> tuple[Labelled, int]:
-            if not showing:
-                priced = price_episode(room, seed, learner, self._pricing)
-                return priced.labelled(room, range(len(config.horizons_s))), priced.requests
-            if self._teacher is None:
-                return show_reference(room, seed, config.max_replays)
-            return show_rule(room, seed, self._teacher)
-
-        if config.threads == 1:
-            return [label(room) for room in self._rooms]
-        with ThreadPoolExecutor(config.threads) as pool:
-            return list(pool.map(label, self._rooms))
+        work: tuple[Any, ...] = price_episode, self.agent().policy(), self._pricing
+        if showing:
+            work = (show_reference, config.max_replays) if self._teacher is None else (show_rule, self._teacher)
+        episodes = [(room.number, seed) for room in self._rooms]
+        tasks = tasks_in(self._rooms, self._executor, work[0], episodes, *work[1:])
+        by_number = dict(self._executor.run(in_classroom, tasks))
+        found = [by_number[number] for number in range(len(episodes))]
+        if showing:
+            return found
+        every = range(len(config.horizons_s))
+        return [(one.labelled(room, every), one.requests) for room, one in zip(self._rooms, found, strict=True)]
 
     def _read(self, kept: KeptLabels) -> None:
         """Remembers labels that are kept."""

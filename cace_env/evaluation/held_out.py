@@ -15,6 +15,7 @@ windows. The first windows are its training seeds, the last ones its validation 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -318,4 +319,4 @@ def _windows_of_log(scenario: Scenario, env: Protocol) -> Case:
         draw, number = divmod(SEEDS[split].index(seed), len(places[split]))
         return windows(draw)[places[split][number]]
 
-    return Case(scenario.name, case_of(scenario, env).tables, workload)
+    return replace(case_of(scenario, env), workload=workload, training=None)

@@ -18,6 +18,7 @@ from cace_env.config import MOST_SEED, ConfigError, Frozen, did_you_mean, dump
 from cace_env.evaluation import load_suite, seeds_text
 from cace_env.evaluation.held_out import training_seeds, validation_seeds
 from cace_env.evaluation.scores import BASELINE, pooled_gain, relative_cost
+from cace_env.executor import Threads
 from cace_env.files import csv_text, replace_file
 from cace_env.policies import Contestant, contestant_of, policy
 from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
@@ -63,7 +64,7 @@ class Tune(Frozen):
                 raise ConfigError(f"no forecaster called {name!r}{hint}; known are {', '.join(there)}")
         for name in forecasters:
             self.check_kept(list(cases), name)
-        judge = Objective(cases, validation_seeds(self.validation_seeds), threads=1)
+        judge = Objective(cases, validation_seeds(self.validation_seeds), Threads(1))
         lru = by_entry(judge, [contestant_of(BASELINE)])[0]
         found: dict[str, dict[str, ByEntry]] = {}
         with progress_bar(Console(stderr=True)) as progress:
@@ -100,7 +101,7 @@ class Tune(Frozen):
         """Those that a search finds, or has found, for a forecaster."""
         path = self.out / f"{file_name(name)}.yaml"
         if not path.is_file():
-            objective = Objective(cases, training_seeds(self.train_seeds), threads=1)
+            objective = Objective(cases, training_seeds(self.train_seeds), Threads(1))
             weights = tune_cace(
                 objective,
                 requests=self.requests,

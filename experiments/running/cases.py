@@ -14,8 +14,7 @@ from cace_env.config import ConfigError, did_you_mean, parse
 from cace_env.evaluation import load_suite, run_episode, windows_for
 from cace_env.evaluation.suite import Entry, suite_versions
 from cace_env.policies import Contestant, contestant_of
-from cace_env.policies.base import TRAINING_EPISODES
-from cace_env.scenarios import Scenario, load_scenario, scenario_names, seeds
+from cace_env.scenarios import Scenario, load_scenario, scenario_names
 from cace_env.tables import FOREVER, TASKS, FleetTables, Protocol
 from cace_env.traces import TraceConfig
 from cace_env.workload import COLUMNS, Workload
@@ -23,7 +22,6 @@ from experiments.running.contestants import able, can_answer, card_of, check_nam
 from experiments.running.run_folder import BASELINE
 
 REDRAWS: Final = 8  # of what is attached to a log, where nobody says
-TRAINING_SEEDS: Final = tuple(seeds("train", TRAINING_EPISODES))
 
 
 class Chosen(NamedTuple):
@@ -205,13 +203,6 @@ def unable(contestant: Contestant, case: Case) -> str | None:
 def same_requests(one: Workload, other: Workload) -> bool:
     """Whether two workloads are equal in every column."""
     return len(one) == len(other) and all(np.array_equal(getattr(one, c), getattr(other, c)) for c in COLUMNS)
-
-
-def drawn(case: Case) -> Case:
-    """A case of a log with its training requests at hand, for where the log's file is not."""
-    if case.training is None:
-        return case
-    return dataclasses.replace(case, training={seed: case.training(seed) for seed in TRAINING_SEEDS}.__getitem__)
 
 
 def describe(scenario: Scenario, tables: FleetTables, workload: Workload) -> dict[str, Any]:

@@ -41,13 +41,9 @@ def folder_of(out: str | None, kind: str) -> Path:
     return path if not path.exists() else path.with_name(f"{path.name}-{os.getpid()}")
 
 
-class Executed(Frozen):
+class Placed(Frozen):
     """Where it is played."""
 
-    workers: Count = Field(
-        default=None,
-        description="threads, or with --executor ray processes; as many as there are cores by default",
-    )
     executor: Annotated[Kind, metavar("local|ray")] = Field(
         default="local",
         description="local (default): threads of this machine; ray: processes of a Ray cluster, see docs/scale.md. The "
@@ -59,16 +55,36 @@ class Executed(Frozen):
         "machine that lasts as long as the command",
     )
 
+    def placed(self, threads: int | None) -> Execution:
+        """Which executor was asked for; a cluster has the cores it has.
+
+        Args:
+            threads: of this machine; None: as many as there are cores.
+
+        Raises:
+            ConfigError: an address of no use.
+        """
+        if self.ray_address is not None and self.executor != "ray":
+            raise ConfigError("--ray-address is for --executor ray; give that, too")
+        return Execution(self.executor, threads if self.executor == "local" else None, self.ray_address)
+
+
+class Executed(Placed):
+    """Where it is played, and how much side by side."""
+
+    workers: Count = Field(
+        default=None,
+        description="threads, or with --executor ray processes; as many as there are cores by default",
+    )
+
     def execution(self) -> Execution:
         """Which executor was asked for.
 
         Raises:
             ConfigError: no number of workers, or an address of no use.
         """
-        if self.ray_address is not None and self.executor != "ray":
-            raise ConfigError("--ray-address is for --executor ray; give that, too")
         workers = workers_of(self.workers)
-        return Execution(self.executor, None if self.workers is None else workers, self.ray_address)
+        return self.placed(None)._replace(workers=None if self.workers is None else workers)
 
 
 class Running(Executed):

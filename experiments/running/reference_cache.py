@@ -8,12 +8,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import cace_env
 from cace_env.cases import Case
 from cace_env.config import ConfigError, read_json
 from cace_env.files import replace_file
@@ -31,12 +31,12 @@ def default_folder() -> Path:
 
 
 @lru_cache
-def code_digest() -> str:
-    """Of the whole package: rules, their shipped weights, orders and simulator have a say in what a reference costs."""
-    package = Path(cace_env.__file__).parent
+def code_digest(package: str = "cace_env") -> str:
+    """Of a whole package: rules, their shipped weights, orders and simulator have a say in what a reference costs."""
+    folder = Path(str(files(package)))
     digest = hashlib.sha256()
-    for path in sorted(path for ending in ("*.py", "*.yaml") for path in package.rglob(ending)):
-        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    for path in sorted(path for ending in ("*.py", "*.yaml") for path in folder.rglob(ending)):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
 

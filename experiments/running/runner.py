@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,14 +18,14 @@ from cace_env.evaluation import SeedResult, run_seed
 from cace_env.evaluation.episodes import PolicyError
 from cace_env.evaluation.scores import REFERENCE
 from cace_env.evaluation.suite import fingerprint_of
+from cace_env.executor import Executor, TaskLostError, movable, requests_for, with_requests
 from cace_env.policies import Contestant
 from cace_env.simulation import SimulationError
 from cace_env.workload import Workload
-from experiments.running.cases import PreparedCase, drawn
+from experiments.running.cases import PreparedCase
 from experiments.running.command_line import Session
 from experiments.running.contestants import about_agents, about_habits, about_policy
 from experiments.running.executors.execution import Execution
-from experiments.running.executors.executor import Executor, TaskLostError
 from experiments.running.progress import progress_bar
 from experiments.running.reference_rows import Reference, reference_of, reference_result, shipped_result
 from experiments.running.run_folder import BASELINE, Run, surroundings
@@ -194,10 +194,9 @@ def _tasks(plan: Plan, pairs: Sequence[Pair], executor: Executor) -> Iterator[tu
     place = {id(one): at for at, one in enumerate(everybody)}
     players, cases = executor.share(everybody), dict[str, Case]()
     for case, seed, contestants, searched, _ in pairs:
-        on_file = executor.apart and case.scenario.trace is not None
         if case.name not in cases:
-            cases[case.name] = executor.share(drawn(case.case) if on_file else case.case)
-        workload = executor.share(case.case.workload(seed)) if on_file else None
+            cases[case.name] = executor.share(movable(case.case, executor))
+        workload = requests_for(case.case, seed, executor)
         search = dict(plan.reference.search) if plan.reference is not None and searched else None
         yield cases[case.name], seed, players, [place[id(one)] for one in contestants], search, workload
 
@@ -220,8 +219,7 @@ def play_pair(
         search: how hard the reference is looked for; None: it is not.
         workload: the requests, where they cannot be drawn here.
     """
-    if workload is not None:
-        case = replace(case, workload={seed: workload}.__getitem__)
+    case = with_requests(case, seed, workload)
     results = run_seed(case, [players[place] for place in places], seed) if places else []
     if search is None:
         return results, []

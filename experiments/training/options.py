@@ -13,17 +13,23 @@ import pydantic
 from pydantic import Field
 
 from agents.algorithms import ALGORITHMS, DEFAULT_ALGORITHM, algorithm_of, chosen, config_class
-from cace_env.config import MOST_STEPS, ConfigError, Frozen, dump, parse, read_yaml
+from cace_env.config import MOST_STEPS, ConfigError, dump, parse, read_yaml
 from experiments.running import command_line
 from experiments.running.command_line import metavar, split_names, taken_out
+from experiments.running.options import Placed
 from experiments.training.tracking import Mode
 
 EVALUATIONS: Final = 20  # of a training by default, besides that of its beginning
 # What may differ when a training goes on: its numbers stay comparable.
-FREE: Final = ("steps", "out", "resume", "evaluation_threads", "wandb", "wandb_project", "wandb_group", "wandb_tags")
+FREE: Final = (
+    "steps", "out", "resume", "executor", "ray_address", "evaluation_threads", "wandb", "wandb_project", "wandb_group",
+    "wandb_tags",
+)  # fmt: skip
+# What is said anew each time: it is no part of a training.
+ANEW: Final[dict[str, Any]] = {"out": None, "resume": False, "executor": "local", "ray_address": None}
 
 
-class Options(Frozen):
+class Options(Placed):
     """Options of every training, whatever the algorithm; keys of the algorithm stand beside them."""
 
     steps: Annotated[int | None, metavar("N")] = Field(
@@ -100,7 +106,7 @@ class Resolved:
     @property
     def kept(self) -> str:
         """config.yaml: with it, the same can be trained again elsewhere."""
-        return dump(self.options.model_copy(update={"out": None, "resume": False}))
+        return dump(self.options.model_copy(update=ANEW))
 
 
 def read_options(arguments: Sequence[str], about: str, command: str = "train") -> Options:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from agents.objective import Objective, pooled
 from cace_env.cases import Case
 from cace_env.evaluation.held_out import validation_seeds
+from cace_env.executor import Executor
 from cace_env.policies import policy
 from cace_env.policies.built_in import Policy
 from cace_env.tables import FloatArray
@@ -27,17 +28,17 @@ class Validation:
     Args:
         cases: what the agent is trained on, from `cace_env.evaluation.held_out.training_cases`.
         count: validation seeds of each.
-        threads: that simulate.
+        executor: plays the episodes.
 
     Raises:
         ConfigError: there are not as many validation seeds.
     """
 
-    def __init__(self, cases: Mapping[str, Case], count: int, threads: int) -> None:
+    def __init__(self, cases: Mapping[str, Case], count: int, executor: Executor) -> None:
         named = {case.name: case for case in cases.values()}  # a file's case is called after its scenario
         self.cases = named if len(named) == len(cases) else dict(cases)
         self.seeds = validation_seeds(count)
-        self._objective = Objective(self.cases, self.seeds, threads=threads)
+        self._objective = Objective(self.cases, self.seeds, executor)
         self._lru, cace = self._objective.costs([policy("lru"), policy("cace")])
         self.cace = self._verdict(cace)
 

@@ -19,6 +19,7 @@ from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, dump, parse
 from cace_env.evaluation import seeds_text
 from cace_env.evaluation.held_out import training_cases, training_seeds, validation_seeds
+from cace_env.executor import Executor, Threads
 from cace_env.files import append_file, csv_text, replace_file, save_figure
 from cace_env.policies import CaceWeights
 from cace_env.policies.cace import TERMS, Cace, Tuning, load_cace
@@ -113,7 +114,7 @@ def goal_of_log(
         return windows_of(whole.workload(seed // count), count)[seed % count]
 
     name_of_part = f"{scenario.name}, training part of a log"
-    case = {name_of_part: Case(name_of_part, case_of(whole, env).tables, window)}
+    case = {name_of_part: replace(case_of(whole, env), name=name_of_part, workload=window, training=None)}
     given = {key: value for key, value in section.items() if key not in ("path", "format", "windows", "part")}
     options = " ".join(f"--trace-option {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in given.items())
     judged = f"--scenarios {name} --trace {shlex.quote(config.path)} --format {config.format} {options} --part test"
@@ -137,7 +138,7 @@ def tune(
     folder: Path,
     *,
     env: Protocol,
-    threads: int,
+    executor: Executor,
     seed: int,
     console: Console,
     command: str,
@@ -151,7 +152,7 @@ def tune(
         requests: budget of all together.
         folder: run folder, which gets a file per start, history.csv and the chosen weights.
         env: what is asked.
-        threads: episodes side by side.
+        executor: plays the episodes.
         seed: of the first start.
         console: to be told about progress.
         command: as it was typed.
@@ -160,7 +161,7 @@ def tune(
         The starts, and the pooled cost of the shipped weights on the same validation seeds, with the first's order.
     """
     share = max(1, requests // (len(orders) * starts))
-    judge = Objective(goal.validation, goal.validation_seeds, threads=threads)
+    judge = Objective(goal.validation, goal.validation_seeds, executor)
     baseline = baseline_costs(judge)
     found: list[Start] = []
     with progress_bar(console) as progress:
@@ -170,7 +171,7 @@ def tune(
                 file = folder / "starts" / f"{order or 'eviction'}-{number}.yaml"
                 before = (len(found)) * share
                 if not file.is_file():
-                    objective = Objective(goal.train, goal.train_seeds, threads=threads)
+                    objective = Objective(goal.train, goal.train_seeds, executor)
 
                     def tell(spent: int, metrics: dict[str, float], order: Any = order, number: int = number,
                              before: int = before) -> None:  # fmt: skip
@@ -274,6 +275,6 @@ def draw(folder: Path) -> None:
 def compiled(goal: Goal) -> None:
     """Plays one episode, so that code compiles before the progress bar is shown."""
     name, case = next(iter(goal.train.items()))
-    Objective({name: replace(case, name=name)}, [goal.train_seeds[0]], threads=1).costs(
+    Objective({name: replace(case, name=name)}, [goal.train_seeds[0]], Threads(1)).costs(
         [cace_with(load_cace("cace").weights, "cace")]
     )

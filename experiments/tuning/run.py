@@ -12,7 +12,7 @@ import tyro
 import yaml
 from pydantic import Field
 
-from agents.algorithms import algorithm_of
+from agents.algorithms import algorithm_of, check_spread
 from cace_env.config import MOST_SEED, MOST_STEPS, MOST_THREADS, ConfigError, read_json, read_yaml
 from cace_env.evaluation.held_out import validation_seeds
 from cace_env.files import json_text, replace_file
@@ -21,7 +21,7 @@ from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
 from experiments.running.cases import REDRAWS
 from experiments.running.command_line import Session, metavar, split_names
-from experiments.running.options import Folder, Logged, Names
+from experiments.running.options import Folder, Logged, Names, Placed
 from experiments.running.run_folder import check_new, surroundings
 from experiments.tuning import page as search_report
 from experiments.tuning.cace import FILE, compiled, draw, goal_of, goal_of_log, page, tune
@@ -34,7 +34,7 @@ DEFAULT_ORDER: Final = "very-patient-wsjf"
 MUST_AGREE: Final = ("space", "steps", "intervals", "validation_seeds", "seed")
 
 
-class Options(Logged):
+class Options(Logged, Placed):
     """What is searched, and how much it may cost; a log is cut in parts to tune on, choose by and compare on."""
 
     what: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FILE.yaml|cace")]] = Field(
@@ -80,7 +80,10 @@ class Options(Logged):
         default=1, ge=1, le=MOST_THREADS, description="FILE: trials side by side"
     )
     threads: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
-        default=2, ge=1, le=MOST_THREADS, description="episodes side by side, in each trial"
+        default=2,
+        ge=1,
+        le=MOST_THREADS,
+        description="episodes side by side, in each trial; a Ray cluster plays as many as it has cores",
     )
     out: Folder = Field(default=None, description="run folder, new or of the same search; runs/tune-NAME by default")
 
@@ -102,7 +105,8 @@ def tune_weights(options: Options, session: Session) -> int:
     names = split_names(options.scenarios)
     section = options.section()
     path = Path(options.out or f"runs/tune-cace-{env}")
-    resumed(path, {**options.model_dump(mode="json"), "out": None, "threads": 0})
+    execution = options.placed(options.threads)
+    resumed(path, options.model_dump(mode="json", exclude={"executor", "ray_address"}) | {"out": None, "threads": 0})
     with console.status("preparing: scenarios, requests, compiled code"):
         if section is not None:
             if len(names) != 1:
@@ -115,10 +119,11 @@ def tune_weights(options: Options, session: Session) -> int:
             about_goal, again = f"On {', '.join(goal.train)}", goal.compare
         compiled(goal)
     about = describe(path, command, goal=about_goal)
-    found, before = tune(
-        goal, orders, options.starts, options.requests, path, env=env, threads=options.threads, seed=options.seed,
-        console=console, command=command,
-    )  # fmt: skip
+    with execution.opened() as executor:
+        found, before = tune(
+            goal, orders, options.starts, options.requests, path, env=env, executor=executor, seed=options.seed,
+            console=console, command=command,
+        )  # fmt: skip
     draw(path)
     again += " --env swap" if env == Protocol.SWAP else ""
     replace_file(path / "report.md", page(found, before, path, about, again))
@@ -140,6 +145,7 @@ def search_numbers(options: Options, session: Session) -> int:
     console, command = session.console, session.command
     if options.trace is not None or options.order:
         raise ConfigError("--trace and --order are for `tune cace`; a search space trains on scenarios")
+    execution = options.placed(options.threads)
     space = read_space(options.what)
     if options.env is not None:
         space = space.with_value("env", str(options.env))
@@ -147,6 +153,11 @@ def search_numbers(options: Options, session: Session) -> int:
         space = space.with_value("train_on", split_names(options.scenarios))
     algorithms = space.parameters["algorithm"].values or (space.parameters["algorithm"].value,)
     steps = options.steps or max(1, min(algorithm_of(str(name)).steps for name in algorithms) // 5)
+    if options.executor == "ray":
+        for name in algorithms:
+            check_spread(str(name))
+        if options.jobs > 1:
+            raise ConfigError("--jobs are processes of this machine; on a cluster one trial is played after the other")
     path = Path(options.out or f"runs/tune-{Path(options.what).stem}")
     search = Search(
         folder=path,
@@ -161,11 +172,13 @@ def search_numbers(options: Options, session: Session) -> int:
     kept = {name: getattr(search, name) for name in MUST_AGREE if name != "space"}
     resumed(path, {**kept, "space": space.model_dump(mode="json", exclude_defaults=True)})
     about = describe(path, command)
-    run_search(search, options.jobs, console)
-    study = search.study()
-    write_trials(study, space, path / "trials.csv")
-    with console.status("judging the best trials on all validation seeds"):
-        finalists, spent = judge_finalists(search, validation_seeds(ALL_VALIDATION))
+    with execution.opened() as executor:
+        cluster = executor if executor.apart else None
+        run_search(search, options.jobs, console, cluster)
+        study = search.study()
+        write_trials(study, space, path / "trials.csv")
+        with console.status("judging the best trials on all validation seeds"):
+            finalists, spent = judge_finalists(search, validation_seeds(ALL_VALIDATION), cluster)
     best = finalists[0]
     config = yaml.safe_dump(best["config"], sort_keys=False)
     replace_file(path / "best-config.yaml", config)

@@ -19,6 +19,7 @@ from agents.algorithms import make_trainer, read_config
 from agents.objective import Objective, baseline_costs, pooled
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases, validation_seeds
+from cace_env.executor import Executor, Threads
 from cace_env.files import csv_text, replace_file
 from cace_env.policies import load_agent, write_agent
 from cace_env.policies.built_in import Policy
@@ -47,7 +48,7 @@ class Search:
     intervals: int  # after each of which a trial may be pruned
     validation_seeds: int  # that an agent is judged by
     seed: int
-    threads: int
+    threads: int  # that play, where no cluster does
 
     @property
     def storage(self) -> str:
@@ -77,8 +78,14 @@ class Search:
         return self.folder / "trials" / str(number)
 
 
-def run_search(search: Search, jobs: int, console: Console) -> None:
+def run_search(search: Search, jobs: int, console: Console, cluster: Executor | None) -> None:
     """Runs the trials that are missing; returns when all have ended.
+
+    Args:
+        search: what is searched.
+        jobs: processes of this machine.
+        console: to be told about progress.
+        cluster: plays the episodes of one trial after the other, if there is one.
 
     Raises:
         ConfigError: a configuration that the space allows is refused.
@@ -93,7 +100,7 @@ def run_search(search: Search, jobs: int, console: Console) -> None:
         if done >= search.trials:
             return
         if jobs == 1:
-            run_trials(search, told=lambda: show(study, progress, bar))
+            run_trials(search, cluster=cluster, told=lambda: show(study, progress, bar))
             return
         with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
             waiting = {pool.submit(run_trials, search, job) for job in range(jobs)}
@@ -117,12 +124,14 @@ def show(study: optuna.Study, progress: Progress, bar: TaskID) -> None:
     progress.update(bar, completed=len(trials), description=said)
 
 
-def run_trials(search: Search, job: int = 0, told: Callable[[], None] | None = None) -> None:
+def run_trials(
+    search: Search, job: int = 0, cluster: Executor | None = None, told: Callable[[], None] | None = None
+) -> None:
     """Trials one after the other until there are as many as were asked for; what one process does."""
     study = search.study(job)
     enough = optuna.study.MaxTrialsCallback(search.trials, states=ENDED)
     callbacks: list[Any] = [enough] + ([lambda *_: told()] if told is not None else [])
-    judges: Judges = {}
+    judges = Judges(search, cluster)
     study.optimize(lambda trial: play(search, trial, judges), callbacks=callbacks)
 
 
@@ -145,8 +154,8 @@ def play(search: Search, trial: optuna.Trial, judges: Judges) -> float:
 def train_agent(search: Search, config: dict[str, Any], judges: Judges, trial: optuna.Trial) -> Iterator[float]:
     """An agent in training; the value is that of its best moment so far, which is kept."""
     settings: Any = read_config(config, f"trial {trial.number}")
-    trainer, least = make_trainer(settings), float("inf")
-    judged = judge(search, settings, validation_seeds(search.validation_seeds), judges)
+    trainer, least = make_trainer(settings, judges.cluster), float("inf")
+    judged = judges.of(settings, validation_seeds(search.validation_seeds))
     for interval in range(search.intervals):
         trainer.learn(search.steps * (interval + 1) // search.intervals - trainer.step, lambda step: None)
         agent = trainer.agent()
@@ -165,11 +174,11 @@ class Judge:
         train_on: as in an agent's configuration.
         env: what is asked.
         seeds: of training or validation.
-        threads: episodes side by side.
+        executor: plays the episodes.
     """
 
-    def __init__(self, train_on: str | Sequence[str], env: Protocol, seeds: Sequence[int], threads: int) -> None:
-        self._objective = Objective(training_cases(train_on, env), seeds, threads=threads)
+    def __init__(self, train_on: str | Sequence[str], env: Protocol, seeds: Sequence[int], executor: Executor) -> None:
+        self._objective = Objective(training_cases(train_on, env), seeds, executor)
         self._baseline = baseline_costs(self._objective)
 
     def __call__(self, candidate: Policy) -> float:
@@ -182,15 +191,30 @@ class Judge:
         return self._objective.requests
 
 
-Judges = dict[tuple[str, str], Judge]
+class Judges:
+    """What judges policies, each made once per process.
 
+    Args:
+        search: whose threads play the episodes,
+        cluster: unless this does.
+    """
 
-def judge(search: Search, settings: Any, seeds: Sequence[int], judges: Judges) -> Judge:
-    """What judges policies on some seeds; made once per process."""
-    key = f"{settings.env} {settings.train_on}", f"{seeds[0]}-{seeds[-1]}"
-    if key not in judges:
-        judges[key] = Judge(settings.train_on, settings.env, seeds, search.threads)
-    return judges[key]
+    def __init__(self, search: Search, cluster: Executor | None) -> None:
+        self.cluster = cluster
+        self._executor = cluster or Threads(search.threads)
+        self._made: dict[tuple[str, str], Judge] = {}
+
+    def of(self, settings: Any, seeds: Sequence[int]) -> Judge:
+        """Judges policies on what they are trained on, and some seeds."""
+        key = f"{settings.env} {settings.train_on}", f"{seeds[0]}-{seeds[-1]}"
+        if key not in self._made:
+            self._made[key] = Judge(settings.train_on, settings.env, seeds, self._executor)
+        return self._made[key]
+
+    @property
+    def requests(self) -> int:
+        """Simulated by all of them so far."""
+        return sum(judge.requests for judge in self._made.values())
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -199,7 +223,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(whole, key=lambda trial: (trial.value, trial.number))
 
 
-def judge_finalists(search: Search, seeds: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
+def judge_finalists(search: Search, seeds: Sequence[int], cluster: Executor | None) -> tuple[list[dict[str, Any]], int]:
     """The best trials once more, on all validation seeds: the first of them is chosen.
 
     Returns:
@@ -211,16 +235,14 @@ def judge_finalists(search: Search, seeds: Sequence[int]) -> tuple[list[dict[str
     trials = best_trials(search.study())[:FINALISTS]
     if not trials:
         raise ConfigError(f"{search.folder}: no trial has ended whole: ask for more --trials")
-    judges: Judges = {}
-    rows = []
+    judges, rows = Judges(search, cluster), []
     for trial in trials:
         config = {name: row.values[0] if row.values else row.value for name, row in search.space.parameters.items()}
         config |= trial.params
         candidate = load_agent(search.kept(trial.number) / "agent").policy()
-        value = judge(search, read_config(config), seeds, judges)(candidate)
+        value = judges.of(read_config(config), seeds)(candidate)
         rows.append({"trial": trial.number, "value": trial.value, "validation": value, "config": config})
-    spent = sum(judged.requests for judged in judges.values())
-    return sorted(rows, key=lambda row: row["validation"]), spent
+    return sorted(rows, key=lambda row: row["validation"]), judges.requests
 
 
 def write_trials(study: optuna.Study, space: Space, path: Path) -> None:

@@ -18,16 +18,15 @@ from rich.console import Console
 
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError
+from cace_env.executor import Executor, movable
 from cace_env.files import csv_text, replace_file
 from cace_env.planning import Reference, find_reference
 from cace_env.policies import Future
-from cace_env.scenarios import Split, compared_scenarios, load_scenario, seeds
+from cace_env.scenarios import Split, compared_scenarios, seeds
 from cace_env.simulation import lower_bound
 from cace_env.workload import Workload
 from experiments.reading.markdown import number, table
-from experiments.running.cases import drawn
 from experiments.running.command_line import split_names
-from experiments.running.executors.executor import Executor
 from experiments.running.options import Executed
 from experiments.running.progress import progress_bar
 from experiments.running.reference_cache import default_folder, keep_reference, kept_reference, key_of
@@ -67,8 +66,8 @@ class Headroom(Executed):
         search = reference_options(split_names(self.reference_option))
         folder = self.cache if self.cache is not None else default_folder()
         execution, names = self.execution(), split_names(self.scenarios) or compared_scenarios()
-        cases = [(case_of(name, self.env), load_scenario(name).trace is not None) for name in names]
-        episodes = [Episode(*case, seed) for case in cases for seed in seeds(self.split, self.seeds)]
+        cases = [case_of(name, self.env) for name in names]
+        episodes = [Episode(case, seed) for case in cases for seed in seeds(self.split, self.seeds)]
         with execution.opened() as executor, progress_bar(Console(stderr=True)) as progress:
             found = found_in(episodes, search, folder, executor)
             by_number = dict(progress.track(found, total=len(episodes), description="reference"))
@@ -100,7 +99,6 @@ class Episode(NamedTuple):
     """What is looked at."""
 
     case: Case
-    logged: bool  # its requests are those of a log
     seed: int
 
 
@@ -120,7 +118,7 @@ def found_in(
 
     def tasks() -> Iterator[tuple[Any, ...]]:
         shared: dict[str, Case] = {}
-        for number, (case, logged, seed) in enumerate(episodes):
+        for number, (case, seed) in enumerate(episodes):
             workload = case.workload(seed)
             path = folder / f"{key_of(case, workload, seed, options)}.json"
             reference = kept_reference(path)
@@ -128,7 +126,7 @@ def found_in(
                 kept.append((number, _row(case, seed, reference, lower_bound(case.tables, workload).cost)))
                 continue
             if case.name not in shared:
-                shared[case.name] = executor.share(drawn(case) if logged and executor.apart else case)
+                shared[case.name] = executor.share(movable(case, executor))
             looked_for.append((number, path))
             yield shared[case.name], executor.share(workload), seed, options
 

@@ -17,6 +17,7 @@ from cace_env import evaluate
 from cace_env.cases import case_of
 from cace_env.config import ConfigError, dump
 from cace_env.evaluation.held_out import training_cases, training_seeds
+from cace_env.executor import Threads
 from cace_env.observation import SLOT
 from cace_env.policies import CaceWeights, load_agent, policy, write_agent
 from cace_env.scenarios import load_scenario
@@ -47,7 +48,7 @@ def learn(trainer: EvolutionTrainer, steps: int) -> list[int]:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_costs_are_those_of_whole_episodes(threads: int) -> None:
-    objective = Objective(CASES, training_seeds(3), threads=threads)
+    objective = Objective(CASES, training_seeds(3), Threads(threads))
     costs = objective.costs([policy("cace"), policy("lru")])
     assert costs.shape == (2, 1, 3)
     for name, row in zip(("cace", "lru"), costs[:, 0], strict=True):

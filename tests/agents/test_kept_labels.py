@@ -16,6 +16,7 @@ from agents.imitation.labels import KeptLabels
 from agents.imitation.pricing import price_episode, pricing_of
 from agents.imitation.trainer import ImitationTrainer
 from cace_env.config import ConfigError
+from cace_env.executor import Threads
 from cace_env.policies import load_agent, policy, write_agent
 from experiments.label import main as label
 from experiments.train import main as train
@@ -49,8 +50,7 @@ def kept(config: ImitationConfig) -> KeptLabels:
 def priced(config: ImitationConfig) -> ImitationConfig:
     """The same configuration, with all of its episodes in the folder."""
     labels = kept(config)
-    for job in labels.missing():
-        labels.price(*job)
+    list(labels.price(labels.missing(), Threads(1)))
     return config
 
 

@@ -16,6 +16,7 @@ pytest.importorskip("tyro", reason="needs the extra experiments")
 pytest.importorskip("matplotlib", reason="needs the extra experiments")
 
 from cace_env.evaluation import paired_gain
+from cace_env.executor import Threads
 from cace_env.policies import contestant_of
 from cace_env.scenarios import compared_scenarios
 from cace_env.simulation import METRICS
@@ -24,7 +25,6 @@ from experiments.compare import Comparison, main, scenarios_of
 from experiments.reading.markdown import percent
 from experiments.running.command_line import read_options, split_names
 from experiments.running.contestants import about_policy, contestants_of
-from experiments.running.executors.executor import Threads
 from experiments.running.run_folder import Run
 from experiments.yardsticks import log_intervals
 from tests.support.comparisons import HOME, LOG, column, finished, refused, rows_of, small

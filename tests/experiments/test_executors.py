@@ -6,28 +6,68 @@ import pickle
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("tyro", reason="needs the extra experiments")
+pytest.importorskip("cmaes", reason="needs the extra train")
 
+from agents import objective
+from agents.evolution.trainer import EvolutionTrainer, LinearConfig
+from agents.imitation.config import ImitationConfig
+from agents.imitation.demonstrations import classrooms
+from agents.imitation.labels import KeptLabels
+from agents.imitation.pricing import pricing_of
+from agents.objective import Objective, play
 from cace_env.cases import case_of
 from cace_env.config import ConfigError
 from cace_env.evaluation import run_seed
-from cace_env.policies import contestant_of
+from cace_env.evaluation.held_out import training_cases
+from cace_env.executor import Threads, movable
+from cace_env.policies import contestant_of, policy
 from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
-from experiments.running.cases import drawn
 from experiments.running.contestants import default_names
 from experiments.running.executors.execution import Execution
-from experiments.running.executors.executor import Threads
 from experiments.running.options import Executed
 from experiments.running.runner import play_pair
 from tests.support.small import SMALL
 
 EVERY_KIND = ("cace", "static-best", "agent:eviction", "guarded:agent:eviction", "planner:cace")
+
+
+class Moved(NamedTuple):
+    """Stands for a value."""
+
+    packed: bytes
+
+
+class Elsewhere:
+    """Runs tasks here, on what arrives in another process, the last one first."""
+
+    apart = True
+    cores = 2
+
+    def __init__(self) -> None:
+        self.put: list[bytes] = []
+        self._held: dict[bytes, Any] = {}  # unpacked once
+
+    def share(self, value: Any) -> Any:
+        self.put.append(pickle.dumps(value))
+        return Moved(self.put[-1])
+
+    def run(self, work: Any, tasks: Any) -> Any:
+        for number, arguments in reversed(list(enumerate(tasks))):
+            there = moved((work, *arguments))
+            yield number, there[0](*(self._arrived(one) for one in there[1:]))
+
+    def _arrived(self, one: Any) -> Any:
+        if not isinstance(one, Moved):
+            return one
+        return self._held.setdefault(one.packed, pickle.loads(one.packed))
 
 
 def squared(number: int) -> int:
@@ -115,10 +155,84 @@ def test_a_log_can_be_played_where_its_file_is_not(tmp_path: Path) -> None:
     scenario = load_scenario(SMALL | {"trace": {"path": str(log), "format": "cace", "part": "test"}})
     case, players = case_of(scenario), [contestant_of("static-best"), contestant_of("cace")]
     here = run_seed(case, players, 0)
-    workload, apart = case.workload(0), moved(drawn(case))
+    workload, apart = case.workload(0), moved(movable(case, Elsewhere()))
     log.unlink()
     there, _ = play_pair(apart, 0, players, [0, 1], None, moved(workload))
     np.testing.assert_equal(rows(there), rows(here))
+
+
+def two_cases(folder: Path) -> tuple[str, str]:
+    """Scenarios to train on, as files: one whose requests are drawn, and one of a log."""
+    (folder / "log.csv").write_text(
+        "time,context_tokens,output_tokens,user\n"
+        + "".join(f"{3 * row},{200 + row},{20 + row % 50},{row % 7}\n" for row in range(480))
+    )
+    section = {"path": str(folder / "log.csv"), "format": "cace", "part": "train", "tasks": "completion", "windows": 4}
+    short = SMALL | {"workload": SMALL["workload"] | {"requests": 150}}
+    for name, more in {"drawn": {}, "log": {"trace": section}}.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**short, "name": name, **more}))
+    return str(folder / "drawn.yaml"), str(folder / "log.yaml")
+
+
+def test_a_generation_is_the_same_elsewhere_and_everything_is_sent_once(tmp_path: Path) -> None:
+    names = two_cases(tmp_path)
+    config = LinearConfig(train_on=names, train_seeds=12, seeds_per_generation=8, population=4)
+    there = Elsewhere()
+    trainers = EvolutionTrainer(config), EvolutionTrainer(config, there)
+    told: list[list[int]] = [[], []]
+    metrics = [trainer.learn(8, steps.append) for trainer, steps in zip(trainers, told, strict=True)]
+    assert metrics[0] == metrics[1] and trainers[0].requests == trainers[1].requests
+    assert told[1] == sorted(told[1]) and told[1][-1] == told[0][-1] == 8
+    here, elsewhere = (trainer.agent().network.weights for trainer in trainers)
+    np.testing.assert_equal(elsewhere, here)
+    assert (
+        len(there.put) == 1 + 3 + 12
+    )  # the cases; LRU and two generations of candidates; windows and draws of the log
+    assert len(set(there.put)) == len(there.put)
+
+
+def test_episodes_that_are_short_are_sent_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases, there = training_cases(two_cases(tmp_path)[0], Protocol.EVICTION), Elsewhere()
+    sizes = []
+
+    def counted(*arguments: Any) -> Any:
+        sizes.append(len(arguments[3]))
+        return play(*arguments)
+
+    monkeypatch.setattr(objective, "play", counted)
+    monkeypatch.setattr("tests.experiments.test_executors.moved", lambda value: value)
+    judge = Objective(cases, range(40), there)
+    few, many = judge.costs([policy("lru")]), judge.costs([policy("lru")] * objective.TASK_EPISODES)
+    assert sizes == 4 * [10] + 40 * [1]  # twice as many as there are cores; an episode of each that plays
+    np.testing.assert_array_equal(many[0], few[0])
+
+
+@pytest.mark.parametrize("env", list(Protocol))
+def test_labels_are_the_same_elsewhere(env: Protocol, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra train")
+    from agents.imitation.trainer import ImitationTrainer
+
+    small: dict[str, Any] = {"shown": 1, "max_replays": 20, "hidden": 4, "batch_size": 32, "futures": 2, "share": 0.2}
+    config = ImitationConfig(train_on=two_cases(tmp_path), env=env, horizons_s=(20.0, 60.0), **small)
+    trainers = ImitationTrainer(config), ImitationTrainer(config, Elsewhere())
+    for trainer in trainers:
+        for _ in range(2):  # what is shown, and what is priced
+            trainer.learn(1, lambda step: None)
+    assert (trainers[0].step, trainers[0].requests) == (trainers[1].step, trainers[1].requests)
+    here, elsewhere = (trainer.agent().network.weights for trainer in trainers)
+    np.testing.assert_equal(elsewhere, here)
+
+
+def test_labels_that_are_kept_are_the_same_elsewhere(tmp_path: Path) -> None:
+    files = {}
+    for name, executor in {"here": Threads(2), "there": Elsewhere()}.items():
+        config = ImitationConfig(
+            train_on=two_cases(tmp_path), labels=str(tmp_path / name), episodes=2, player="lru", futures=2, share=0.2
+        )
+        kept = KeptLabels(config, list(classrooms(config).values()), pricing_of(config))
+        assert sum(kept.price(kept.missing(), executor)) > 0 and not kept.missing()
+        files[name] = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+    assert len(files["here"]) == 4 and files["there"] == files["here"]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ WINGS = {
     "cace_env/simulation": f"{COMMON} kernel fleets",
     "cace_env/forecasting": f"{COMMON} sessions held kernel generator simulation",
     "cace_env/policies": f"{COMMON} kernel simulation scenarios cases forecasting",
+    "cace_env/executor": "workload scenarios cases policies",
     "cace_env/export": f"{COMMON} kernel simulation cases policies",
     "cace_env/decision_log": f"{COMMON} kernel simulation policies",
     "cace_env/rendering": f"{COMMON} kernel simulation",
@@ -312,12 +313,8 @@ def test_the_core_imports_neither_torch_nor_what_imports_it():
 
 
 def test_the_networks_need_torch_alone():
-    wrong = [
-        found
-        for found in imports_of(ROOT / "cace_env" / "networks.py")
-        if found.top in ("stable_baselines3", "sb3_contrib")
-    ]
-    assert not wrong
+    imported = {found.top for found in imports_of(ROOT / "cace_env" / "networks.py")}
+    assert not imported & {"stable_baselines3", "sb3_contrib"}
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from rich.progress import Progress
 
 from cace_env.cases import Case, case_of
 from cace_env.config import ConfigError, dump
+from cace_env.executor import Executor
 from cace_env.files import append_file, csv_text, replace_file
 from cace_env.policies import Contestant
 from cace_env.policies.contestants import NO_SWAPPING
 from cace_env.scenarios import Scenario
 from cace_env.tables import Protocol
-from experiments.logs.advice.contenders import Budget, Found, tuned_contestant, tuned_to, write_tuned
+from experiments.logs.advice.contenders import Found, tuned_contestant, tuned_to, write_tuned
 from experiments.logs.advice.decision import Answer, Economy, answer_of
 from experiments.logs.advice.parts import Parts
 from experiments.logs.advice.playing import Played, Promise, play
@@ -28,7 +29,6 @@ from experiments.running.cases import unable
 from experiments.running.command_line import Session
 from experiments.running.contestants import able
 from experiments.running.executors.execution import Execution
-from experiments.running.executors.executor import Executor
 from experiments.running.progress import progress_bar
 
 TUNED_FILE: Final = "cace.yaml"
@@ -49,8 +49,8 @@ class Question:
     env: Protocol
     economy: Economy
     promises: Sequence[Promise]
-    budget: Budget  # of tuning; 0 requests: none
-    execution: Execution  # of policies on fleets
+    tuning: int  # budget of requests; 0: none
+    execution: Execution  # of policies on fleets, and of tuning
     folder: Path
 
 
@@ -83,7 +83,7 @@ def results_of(question: Question, session: Session) -> Results:
     try:
         with question.execution.opened() as executor, progress_bar(session.console) as progress:
             cases = _cases(question, results)
-            players = _players(question, results, cases[question.current], progress, session.command)
+            players = _players(question, results, cases[question.current], executor, progress, session.command)
             _play_all(question, results, cases, players, executor, progress)
             results.answer = _answer(question, results)
             _try_elsewhere(question, results, cases, players, progress)
@@ -117,16 +117,19 @@ def file_name(fleet: Fleet) -> str:
     return f"{'-'.join(f'{count}x{gpu}' for gpu, count in fleet.groups)}.yaml"
 
 
-def _players(question: Question, results: Results, case: Case, progress: Progress, command: str) -> list[Contestant]:
+def _players(
+    question: Question, results: Results, case: Case, executor: Executor, progress: Progress, command: str
+) -> list[Contestant]:
     """The policies, and CACE tuned to the beginning of the log."""
-    if question.budget.requests:
-        bar = progress.add_task("tuning CACE", total=question.budget.requests)
+    if question.tuning:
+        bar = progress.add_task("tuning CACE", total=question.tuning)
         results.tuned = tuned_to(
             case,
             question.parts.tuning,
             question.env,
-            question.budget,
-            lambda spent: progress.update(bar, completed=min(spent, question.budget.requests)),
+            question.tuning,
+            executor,
+            lambda spent: progress.update(bar, completed=min(spent, question.tuning)),
         )
         source = str(question.parts.whole.meta.get("source", "log"))
         write_tuned(results.tuned, question.folder / TUNED_FILE, question.env, source, command)

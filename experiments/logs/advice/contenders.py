@@ -11,6 +11,7 @@ from agents.evolution.tuned_cace import tune_cace
 from agents.objective import Objective
 from cace_env.cases import Case
 from cace_env.config import ConfigError, did_you_mean, dump
+from cace_env.executor import Executor
 from cace_env.files import replace_file
 from cace_env.policies import ORDERS, POLICIES, CaceWeights, Contestant, Policy, contestant_of, policy
 from cace_env.policies.agent import PREFIX, shipped_agents
@@ -35,13 +36,6 @@ SYSTEMS: Final = {
     "kserve": "modelmesh",
     "ray": "ray-serve",
 }
-
-
-class Budget(NamedTuple):
-    """What a search may cost."""
-
-    requests: int  # simulated
-    threads: int
 
 
 class Found(NamedTuple):
@@ -113,7 +107,12 @@ def tuned_contestant(weights: CaceWeights, env: Protocol) -> Contestant:
 
 
 def tuned_to(
-    case: Case, windows: Sequence[Workload], env: Protocol, budget: Budget, tell: Callable[[int], None]
+    case: Case,
+    windows: Sequence[Workload],
+    env: Protocol,
+    requests: int,
+    executor: Executor,
+    tell: Callable[[int], None],
 ) -> Found:
     """Weights of CACE with the least cost on the tuning part of a log, by CMA-ES.
 
@@ -121,13 +120,12 @@ def tuned_to(
         case: the fleet of today.
         windows: consecutive parts of the log, each an episode; nothing else of the log is seen.
         env: in Swap-v0, CACE stands behind `PROPOSED_ORDER`.
-        budget: simulated requests, and threads.
+        requests: budget, simulated ones.
+        executor: plays the episodes.
         tell: called after each generation with the requests simulated so far.
     """
     # An objective takes seeds of training: the number of a window.
-    objective = Objective(
-        {"log": replace(case, workload=windows.__getitem__)}, range(len(windows)), threads=budget.threads
-    )
+    objective = Objective({"log": replace(case, workload=windows.__getitem__)}, range(len(windows)), executor)
     generations = 0
 
     def progress(spent: int, metrics: dict[str, float]) -> None:
@@ -138,7 +136,7 @@ def tuned_to(
 
     weights = tune_cace(
         objective,
-        requests=budget.requests,
+        requests=requests,
         order=PROPOSED_ORDER if env == Protocol.SWAP else None,
         seeds_per_generation=max(1, len(windows) // 2),
         population=POPULATION,

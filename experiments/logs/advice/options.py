@@ -20,7 +20,7 @@ from cace_env.tables import TASKS, Protocol
 from cace_env.traces import load_config
 from cace_env.workload import Workload
 from experiments.logs.advice.answering import WINDOWS_FILE, Question, results_of
-from experiments.logs.advice.contenders import Budget, contender_names, contestants, deployed_name
+from experiments.logs.advice.contenders import contender_names, contestants, deployed_name
 from experiments.logs.advice.decision import Economy
 from experiments.logs.advice.measured import Measured, measured_of
 from experiments.logs.advice.outputs import Told, show
@@ -44,7 +44,6 @@ from experiments.logs.own_log import OwnLog, served
 from experiments.running.command_line import Session, metavar, split_names
 from experiments.running.options import Executed, Names, folder_of
 from experiments.running.run_folder import check_new
-from experiments.running.runner import workers_of
 
 # Mean wage of software developers in the US, 132,930 USD a year in May 2022 (Bureau of Labor Statistics, OEWS), over
 # 2,080 hours, and 40 % on top for benefits and taxes [the 40 % are assumed].
@@ -168,7 +167,7 @@ def ask(options: Options, session: Session) -> int:
         env=options.env,
         economy=economy_of(options, workload),
         promises=promises_of(options.slo, first, workload),
-        budget=Budget(options.tuning, workers_of(options.workers)),
+        tuning=options.tuning,
         execution=execution,
         folder=options.folder("recommend"),
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from cace_env.config import ConfigError
-from experiments.running.executors.executor import Executor, Threads
+from cace_env.executor import Executor, Threads
 
 Kind = Literal["local", "ray"]
 

@@ -24,10 +24,11 @@ from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 from cace_env.config import ConfigError
-from experiments.running.executors.executor import Finished, TaskLostError
+from cace_env.executor import Finished, TaskLostError
 from experiments.running.reference_cache import code_digest
 
 RETRIES: Final = 3  # of a task whose process or machine was lost
+PACKAGES: Final = ("cace_env", "agents", "experiments")  # whose code tasks run
 HELD: Final = 8  # shared values that a process keeps from one task to the next
 CONNECT_S: Final = 10.0
 LOOPBACK: Final = "127.0.0.1"
@@ -96,7 +97,7 @@ def _held(packed: Any) -> Any:
 @lru_cache
 def versions() -> tuple[str, ...]:
     """What results depend on."""
-    return code_digest(), np.__version__, numba.__version__
+    return *map(code_digest, PACKAGES), np.__version__, numba.__version__
 
 
 @contextlib.contextmanager

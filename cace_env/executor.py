@@ -1,11 +1,17 @@
-"""What commands ask of an executor, and the threads that are one."""
+"""What whoever plays many episodes asks of an executor, the threads that are one, and what is handed to tasks."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
+
+from cace_env.cases import Case
+from cace_env.policies.base import TRAINING_EPISODES
+from cace_env.scenarios import seeds
+from cace_env.workload import Workload
 
 Result = TypeVar("Result")
 T = TypeVar("T")
@@ -68,3 +74,26 @@ class Threads:
                 yield begun[one], one.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def movable(case: Case, executor: Executor) -> Case:
+    """A case for tasks of an executor; what only this machine can read of a log is read now, or left out.
+
+    Its requests come with each task (`requests_for`, `with_requests`).
+    """
+    if not (executor.apart and case.logged):
+        return case
+    training = case.training
+    if training is not None:
+        training = {seed: training(seed) for seed in seeds("train", TRAINING_EPISODES)}.__getitem__
+    return replace(case, workload=dict[int, Workload]().__getitem__, training=training)
+
+
+def requests_for(case: Case, seed: int, executor: Executor) -> Workload | None:
+    """The requests of a task, where it cannot draw them: those of a log, elsewhere. They are shared."""
+    return executor.share(case.workload(seed)) if executor.apart and case.logged else None
+
+
+def with_requests(case: Case, seed: int, workload: Workload | None) -> Case:
+    """A case in a task, with the requests that it was given, if any."""
+    return case if workload is None else replace(case, workload={seed: workload}.__getitem__)
