@@ -213,7 +213,7 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 .venvs/ray/.ready: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "==> installing Ray into .venvs/ray"
 	@$(PY) -m venv --clear .venvs/ray
-	@.venvs/ray/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray]' psutil pytest
+	@.venvs/ray/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray]' optuna psutil pytest tensorboard
 	@touch $@
 
 # MkDocs reads the docstrings without importing the package; ruff sets the signatures.

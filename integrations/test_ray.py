@@ -10,18 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+import yaml
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
+from agents import objective
+from agents.evolution.trainer import EvolutionTrainer, LinearConfig
 from cace_env.config import ConfigError
 from cace_env.executor import TaskLostError
 from cace_env.scenarios import load_scenario
 from cace_env.simulation import SimulationError
-from experiments import ablate, compare, recommend, reference
+from experiments import ablate, compare, label, recommend, reference, train, tune
 from experiments.running.executors import on_ray
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("default")]  # warnings of others are no failures
@@ -49,6 +54,16 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def logged(log: Path) -> Path:
+    """A scenario to train on, whose requests are those of the log."""
+    section = {"path": str(log), "format": "cace", "part": "train", "windows": 4, "attach": "drawn"}
+    scenario = load_scenario("default").model_dump(mode="json", exclude_none=True)
+    path = log.with_name("logged.yaml")
+    path.write_text(yaml.safe_dump({**scenario, "name": "logged", "trace": section}))
+    return path
+
+
 def on(cluster: Cluster) -> list[str]:
     return ["--executor", "ray", "--ray-address", str(cluster.address)]
 
@@ -57,6 +72,16 @@ def table(path: Path, *without: str) -> list[dict[str, str]]:
     """Rows of a CSV file without columns that say how long something took."""
     with path.open(encoding="utf-8") as file:
         return [{name: cell for name, cell in row.items() if name not in without} for row in csv.DictReader(file)]
+
+
+def same_files(one: Path, other: Path, *names: str) -> bool:
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+
+
+def labelling(scenario: Path, folder: Path) -> list[str]:
+    """Options that price episodes."""
+    asked = ["--algorithm", "imitation", "--train-on", str(scenario), "--labels", str(folder), "--player", "lru"]
+    return [*asked, "--futures", "2", "--share", "0.2", "--horizons-s", "20", "60"]
 
 
 def same_rows(one: Path, other: Path) -> bool:
@@ -108,6 +133,46 @@ def test_ablations_and_advice_are_the_same(cluster: Cluster, log: Path, short: P
     assert recommend.main([*asked, str(tmp_path / "said-there"), *on(cluster)]) == 0
     here, there = (table(tmp_path / name / "windows.csv") for name in ("said-here", "said-there"))
     assert len(there) == len(here) and all(row in there for row in here)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same agents
+
+
+def test_a_training_by_evolution_is_the_same(cluster: Cluster, logged: Path, short: Path, tmp_path: Path) -> None:
+    asked = ["--algorithm", "linear", "--train-on", str(short), str(logged), "--steps", "8", "--interval", "4"]
+    asked += ["--population", "4", "--seeds-per-generation", "3", "--validation-seeds", "2", "--wandb", "off", "--out"]
+    for name, more in {"here": [], "there": on(cluster)}.items():
+        assert train.main([*asked, str(tmp_path / name), *more]) == 0
+    here, there = (table(tmp_path / name / "metrics.csv", "wall_s") for name in ("here", "there"))
+    assert there == here and len(here) == 3
+    assert same_files(tmp_path / "there", tmp_path / "here", "best/weights.npz", "config.yaml")
+    assert train.main(["--out", str(tmp_path / "there"), "--resume", "--steps", "12"]) == 0  # goes on here
+
+
+def test_labels_are_the_same(cluster: Cluster, logged: Path, short: Path, tmp_path: Path) -> None:
+    asked = [*labelling(short, tmp_path / "here"), "--episodes", "2", "--train-on", str(short), str(logged)]
+    assert label.main(asked) == 0
+    asked[asked.index(str(tmp_path / "here"))] = str(tmp_path / "there")
+    assert label.main([*asked, *on(cluster)]) == 0
+    names = [path.name for path in (tmp_path / "here").iterdir()]
+    assert len(names) == 4 and same_files(tmp_path / "there", tmp_path / "here", *names)
+
+
+def test_searches_find_the_same(cluster: Cluster, log: Path, short: Path, tmp_path: Path) -> None:
+    asked = ["cace", "--scenarios", str(short), "--trace", str(log), "--format", "cace", "--windows", "4"]
+    asked += ["--trace-option", "attach=drawn", "--requests", "20000", "--starts", "1", "--out"]
+    space, rest = tmp_path / "space.yaml", ["--trials", "2", "--steps", "8", "--intervals", "2", "--out"]
+    fixed = {"algorithm": "linear", "train_on": str(short), "population": 4, "seeds_per_generation": 2}
+    parameters = {name: {"value": value} for name, value in fixed.items()} | {"sigma": {"min": 0.1, "max": 1.0}}
+    space.write_text(json.dumps({"parameters": parameters}))
+    for name, more in {"here": [], "there": on(cluster)}.items():
+        assert tune.main([*asked, str(tmp_path / "cace" / name), *more]) == 0
+        assert tune.main([str(space), *rest, str(tmp_path / "numbers" / name), *more]) == 0
+    assert same_files(tmp_path / "cace" / "there", tmp_path / "cace" / "here", "history.csv")
+    trials = [table(tmp_path / "numbers" / name / "trials.csv", "wall_s") for name in ("there", "here")]
+    assert trials[0] == trials[1]
+    assert same_files(tmp_path / "numbers" / "there", tmp_path / "numbers" / "here", "best/agent/weights.npz")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -170,6 +235,26 @@ def test_a_killed_worker_loses_nothing_but_its_task(cluster: Cluster, tmp_path: 
     assert sorted(begun) == [str(number) for number in range(8)], "nothing but the task that was killed ran twice"
 
 
+def killing_once(flag: str, *arguments: Any) -> Any:
+    """A task of a generation, in a process that ends when it runs first."""
+    if not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return objective.play(*arguments)
+
+
+def test_a_generation_survives_a_killed_worker(
+    cluster: Cluster, short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LinearConfig(train_on=(str(short),), train_seeds=4, seeds_per_generation=4, population=4)
+    here = EvolutionTrainer(config).learn(4, lambda step: None)
+    with on_ray.connected(str(cluster.address), None) as executor:
+        trainer = EvolutionTrainer(config, executor)
+        monkeypatch.setattr(objective, "play", partial(killing_once, str(tmp_path / "flag")))
+        assert trainer.learn(4, lambda step: None) == here
+    assert (tmp_path / "flag").exists()
+
+
 def test_a_task_that_kills_every_process_is_an_error(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_ray, "_task", on_ray._task.options(max_retries=0))
     with (
@@ -220,6 +305,22 @@ def test_what_has_finished_is_kept_and_the_rest_is_cancelled(
     assert compare.main([*asked, "--workers", "1"]) == 0  # goes on here
     assert [row for row in table(out / "rows.csv") if row in kept] == sorted(kept, key=kept.index)
     assert len(table(out / "rows.csv")) == 3 * 12  # no-swapping plays, too
+
+
+def test_labels_that_were_priced_are_kept(cluster: Cluster, short: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels"
+    asked = [*labelling(short, out), "--episodes", "12"]
+    command = [sys.executable, "-m", "experiments.label", *asked, *on(cluster)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("*.npz")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    said, wrong = process.communicate(timeout=120)
+    assert process.returncode == 130 and "the same command goes on" in wrong, said + wrong
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert 0 < len(kept) < 12
+    assert label.main(asked) == 0  # goes on here
+    assert len(list(out.iterdir())) == 12 and all((out / name).read_bytes() == kept[name] for name in kept)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
