@@ -26,7 +26,7 @@ from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
 KEPT_REQUESTS: Final = 4_000_000  # of workloads: more would not fit into some 2 GB with the simulators' arrays
-TASK_EPISODES: Final = 64  # of a task that is sent: an episode takes some milliseconds, and so does sending
+TASK_EPISODES: Final = 256  # of a task that is sent, at most: an episode takes some milliseconds, and so does sending
 
 
 class Stage:
@@ -120,7 +120,7 @@ class Objective:
         return costs
 
     def _seeds_of_task(self, policies: int, seeds: int) -> int:
-        """One, or as many as sending a task is worth, but no fewer tasks than cores."""
+        """One; or, where tasks are sent, so many that it pays, but no more than leave two tasks for each core."""
         if not self._executor.apart:
             return 1
         most = len(self.cases) * seeds // (2 * self._executor.cores)

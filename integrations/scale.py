@@ -15,6 +15,11 @@ from typing import Any, Final
 import psutil  # type: ignore[import-untyped]
 from ray import cloudpickle
 
+from agents.evolution.trainer import EvolutionTrainer, LinearConfig
+from agents.imitation.config import ImitationConfig
+from agents.imitation.demonstrations import classrooms
+from agents.imitation.labels import KeptLabels
+from agents.imitation.pricing import pricing_of
 from cace_env.config import dump
 from cace_env.evaluation import load_suite
 from cace_env.executor import Executor
@@ -34,6 +39,8 @@ from experiments.running.runner import Plan, about_run, play_pair
 ENTRY: Final = "eviction-default"
 EMPTY_TASKS: Final = 500
 PAIRS: Final = 8
+LEARNED: Final = "default"  # scenario that agents learn from
+LABELLED: Final = 4  # episodes of a turn
 TURNS: Final = 3
 WAYS: Final = {
     "this process alone": Execution(workers=1),
@@ -78,6 +85,7 @@ def measure(console: Console) -> None:
     console.print(table(header, lines, numbers="right"), "\n")
     twice = [one[0] / two[0] for one, two in zip(found["Ray, one core"], found["Ray, two cores"], strict=True)]
     console.print(f"Ray, two cores over one: {statistics.median(twice):.2f} times as fast ({_spread(twice, 1)})\n")
+    _learning(console)
     _whole(console, suite)
 
 
@@ -163,6 +171,57 @@ def _writing(console: Console, case: Any, players: list[Contestant], results: An
         written = cpu_ms(lambda: folder.append(results))
         folder.write("config.yaml", dump(plan.options))
     console.print(f"rows of a pair written: {written:.2f} ms of processor time of the command\n")
+
+
+def _learning(console: Console) -> None:
+    """What learning costs: processor time, and as a share of what the same turn costs this process alone."""
+    found = {name: _learned(execution) for name, execution in WAYS.items()}
+    alone = found["this process alone"]
+    rows = []
+    for name, spent in found.items():
+        cells = []
+        for mine, theirs in zip(spent, alone, strict=True):
+            ratios = [one / other for one, other in zip(mine, theirs, strict=True)]
+            cells += [f"{statistics.median(mine):.2f}", f"{statistics.median(ratios):.2f} ({_spread(ratios, 1)})"]
+        rows.append([name, *cells])
+    header = ("processor time", "a generation [s]", "over alone", f"labels of {LABELLED} episodes [s]", "over alone")
+    console.print(table(header, rows, numbers="right"), "\n")
+
+
+def _learned(execution: Execution) -> tuple[list[float], list[float]]:
+    """Processor time of generations of candidates, and of labels of some episodes."""
+    first: dict[str, Any] = {"train_on": (LEARNED,), "env": Protocol.EVICTION}
+    search = LinearConfig(**first, train_seeds=8, seeds_per_generation=8)
+    with execution.opened() as executor, tempfile.TemporaryDirectory() as folder:
+        trainer = EvolutionTrainer(search, executor)
+        config = ImitationConfig(
+            **first,
+            labels=folder,
+            player="lru",
+            futures=8,
+            share=0.2,
+            horizons_s=(60.0,),
+            episodes=LABELLED * (1 + TURNS),
+        )
+        kept = KeptLabels(config, list(classrooms(config).values()), pricing_of(config))
+
+        def generation(turn: int) -> None:
+            trainer.learn(search.population, lambda step: None)
+
+        def labels(turn: int) -> None:
+            list(kept.price(kept.jobs[LABELLED * turn : LABELLED * (turn + 1)], executor))
+
+        return _spent(generation), _spent(labels)
+
+
+def _spent(work: Callable[[int], None]) -> list[float]:
+    """Processor seconds of each turn; one before them warms up."""
+    spent = []
+    for turn in range(1 + TURNS):
+        began = _processor_s()
+        work(turn)
+        spent.append(_processor_s() - began)
+    return spent[1:]
 
 
 def _whole(console: Console, suite: Any) -> None:

@@ -200,10 +200,11 @@ def test_episodes_that_are_short_are_sent_together(tmp_path: Path, monkeypatch: 
         return play(*arguments)
 
     monkeypatch.setattr(objective, "play", counted)
+    monkeypatch.setattr(objective, "TASK_EPISODES", 10)
     monkeypatch.setattr("tests.experiments.test_executors.moved", lambda value: value)
     judge = Objective(cases, range(40), there)
-    few, many = judge.costs([policy("lru")]), judge.costs([policy("lru")] * objective.TASK_EPISODES)
-    assert sizes == 4 * [10] + 40 * [1]  # twice as many as there are cores; an episode of each that plays
+    few, many = judge.costs([policy("lru")]), judge.costs([policy("lru")] * 5)
+    assert sizes == 4 * [10] + 20 * [2]  # two tasks for each core; ten episodes
     np.testing.assert_array_equal(many[0], few[0])
 
 
