@@ -25,7 +25,8 @@ from cace_env.simulation.scratch import NO_NETWORK, largest
 from cace_env.workload import Workload
 
 FloatArray = npt.NDArray[np.float64]
-KEPT_REQUESTS: Final = 4_000_000  # of workloads: more would not fit into some 2 GB with the simulators' arrays
+KEPT_REQUESTS: Final = 4_000_000  # of workloads, 45 bytes each
+KEPT_ELSEWHERE: Final = 500_000  # in each process, which holds the stages of earlier objectives for a while
 TASK_EPISODES: Final = 256  # of a task that is sent, at most: an episode takes some milliseconds, and so does sending
 
 
@@ -35,8 +36,8 @@ class Stage:
     It is shared by the tasks of an objective, so that each process has one.
     """
 
-    def __init__(self, cases: Mapping[str, Case]) -> None:
-        self._cases = dict(cases)
+    def __init__(self, cases: Mapping[str, Case], most: int) -> None:
+        self._cases, self._most = dict(cases), most
         self._workloads: dict[tuple[str, int], Workload] = {}
         self._kept = 0
 
@@ -47,7 +48,7 @@ class Stage:
         if workload is not None:
             return case, workload
         workload = case.workload(seed)
-        if self._kept + len(workload) <= KEPT_REQUESTS:
+        if self._kept + len(workload) <= self._most:
             self._kept += len(workload)
             self._workloads[name, seed] = workload
         return case, workload
@@ -74,7 +75,8 @@ class Objective:
         self.cases, self.seeds = dict(cases), tuple(seeds)
         self.requests = 0
         self._executor = executor or Threads(2)
-        self._stage = self._executor.share(Stage({name: movable(case, self._executor) for name, case in cases.items()}))
+        theirs = {name: movable(case, self._executor) for name, case in cases.items()}
+        self._stage = self._executor.share(Stage(theirs, KEPT_ELSEWHERE if self._executor.apart else KEPT_REQUESTS))
         self._sent: dict[tuple[str, int], Workload | None] = {}
 
     def costs(

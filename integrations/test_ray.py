@@ -128,10 +128,11 @@ def test_ablations_and_advice_are_the_same(cluster: Cluster, log: Path, short: P
     assert ablate.main([*asked, str(tmp_path / "here")]) == 0
     assert ablate.main([*asked, str(tmp_path / "there"), *on(cluster)]) == 0
     assert same_rows(tmp_path / "there", tmp_path / "here")
-    asked = [str(log), "--gpu", "l40s", "--policies", "lru,gdsf,omlx", "--tuning", "0", "--out"]
+    asked = [str(log), "--gpu", "l40s", "--policies", "lru,gdsf,omlx", "--tuning", "20000", "--out"]
     assert recommend.main([*asked, str(tmp_path / "said-here")]) == 0
     assert recommend.main([*asked, str(tmp_path / "said-there"), *on(cluster)]) == 0
     here, there = (table(tmp_path / name / "windows.csv") for name in ("said-here", "said-there"))
+    assert {row["policy"] for row in here} >= {"lru", "cace:tuned-here"}
     assert len(there) == len(here) and all(row in there for row in here)
 
 

@@ -163,6 +163,7 @@ def tune(
     share = max(1, requests // (len(orders) * starts))
     judge = Objective(goal.validation, goal.validation_seeds, executor)
     baseline = baseline_costs(judge)
+    objective = Objective(goal.train, goal.train_seeds, executor)
     found: list[Start] = []
     with progress_bar(console) as progress:
         bar = progress.add_task("tuning", total=len(orders) * starts * share)
@@ -171,7 +172,7 @@ def tune(
                 file = folder / "starts" / f"{order or 'eviction'}-{number}.yaml"
                 before = (len(found)) * share
                 if not file.is_file():
-                    objective = Objective(goal.train, goal.train_seeds, executor)
+                    spent_before = objective.requests
 
                     def tell(spent: int, metrics: dict[str, float], order: Any = order, number: int = number,
                              before: int = before) -> None:  # fmt: skip
@@ -191,7 +192,7 @@ def tune(
                         env=env,
                         trained_on=tuple(goal.train),
                         train_seeds=seeds_text(goal.train_seeds),
-                        requests=objective.requests,
+                        requests=objective.requests - spent_before,
                         order=order,
                         command=command,
                     )

@@ -62,6 +62,15 @@ def test_going_on_needs_to_be_told_where(capsys: pytest.CaptureFixture[str]):
     assert "--resume needs --out" in refused(capsys, "--algorithm", "toy", "--wandb", "off", "--resume")
 
 
+def test_an_executor_that_the_algorithm_has_no_use_for_is_refused(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    asked = ["--algorithm", "ppo", "--wandb", "off", "--train-on", str(small), "--out", str(tmp_path / "run")]
+    assert "--executor ray is for linear, network, imitation" in refused(capsys, *asked, "--executor", "ray")
+    assert "--ray-address is for --executor ray" in refused(capsys, *asked, "--ray-address", "auto")
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_never_train_in_one_folder(finished: Path, capsys: pytest.CaptureFixture[str]):
     with TrainingFolder(finished):
         said = refused(capsys, "--out", str(finished), "--resume", "--steps", "12")

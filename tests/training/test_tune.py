@@ -204,6 +204,8 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, capsys: pyt
         (["cace", "--trace", "log.csv", "--format", "azure"], "needs one scenario"),
         ([str(CONFIGS / "tune" / "linear.yaml"), "--order", "wsjf"], "for `tune cace`"),
         ([str(tmp_path / "nothing.yaml")], "cannot be read"),
+        ([str(CONFIGS / "tune" / "linear.yaml"), "--executor", "ray", "--jobs", "2"], "one trial is played after"),
+        ([str(CONFIGS / "sweep.yaml"), "--executor", "ray"], "--executor ray is for linear, network, imitation"),
     ):
         assert main([*asked, "--out", str(tmp_path / "out")]) == 2
         assert said in capsys.readouterr().err
