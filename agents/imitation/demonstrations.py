@@ -10,7 +10,7 @@ do. So costs are read at horizons of minutes, and the label is their mean over t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -21,7 +21,7 @@ from agents.imitation.config import ImitationConfig
 from cace_env.cases import Case
 from cace_env.evaluation.feature_ranges import Limits
 from cace_env.evaluation.held_out import check_training, training_cases
-from cace_env.executor import Executor, movable, requests_for, with_requests
+from cace_env.executor import Executor, Finished, movable, requests_for, with_requests
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rules import Rule
 from cace_env.observation import ObservationLayout
@@ -159,35 +159,41 @@ def _labelled(room: Classroom, seen: Sequence[Any], labels: npt.NDArray[np.float
     return Labelled(room.number, observations, labels.reshape(len(seen), room.actions), limits)
 
 
-def in_classroom(
-    work: Callable[..., Result], rooms: Sequence[Classroom], at: int, seed: int, given: Workload | None, *more: Any
-) -> Result:
-    """A task: labels an episode, by one of the functions that take a classroom and a seed.
+class Lessons:
+    """Labels episodes by an executor, with which the classrooms are shared once.
 
     Args:
-        work: the function.
-        rooms: all classrooms.
-        at: number of this one.
-        seed: of the requests.
-        given: the requests, where they cannot be drawn here.
-        more: what else the function takes.
+        rooms: all classrooms, in the order of their numbers.
+        executor: labels the episodes.
     """
-    room = rooms[at]
+
+    def __init__(self, rooms: Sequence[Classroom], executor: Executor) -> None:
+        self._rooms, self._executor = rooms, executor
+        self._shared = executor.share([replace(room, case=movable(room.case, executor)) for room in rooms])
+
+    def labelled(
+        self, work: Callable[..., Result], episodes: Sequence[tuple[Classroom, int]], *more: Any
+    ) -> Finished[Result]:
+        """Runs a function on some episodes, as `Executor.run` does.
+
+        Args:
+            work: takes a classroom, a seed and `more`.
+            episodes: classroom and seed of each.
+            more: values that the executor shares, or numbers.
+        """
+        tasks = (
+            (work, self._shared, room.number, seed, requests_for(room.case, seed, self._executor), *more)
+            for room, seed in episodes
+        )
+        return self._executor.run(_in_classroom, tasks)
+
+
+def _in_classroom(
+    work: Callable[..., Result], rooms: Sequence[Classroom], number: int, seed: int, given: Workload | None, *more: Any
+) -> Result:
+    """A task: one episode, on the requests that were given if they cannot be drawn here."""
+    room = rooms[number]
     return work(replace(room, case=with_requests(room.case, seed, given)), seed, *more)
-
-
-def tasks_in(
-    rooms: Sequence[Classroom],
-    executor: Executor,
-    work: Callable[..., Any],
-    episodes: Iterable[tuple[int, int]],
-    *more: Any,
-) -> Iterator[tuple[Any, ...]]:
-    """Arguments of `in_classroom` for some episodes, by classroom and seed; what many of them need is shared."""
-    ours = executor.share([replace(room, case=movable(room.case, executor)) for room in rooms])
-    theirs = [executor.share(value) for value in more]
-    for at, seed in episodes:
-        yield work, ours, at, seed, requests_for(rooms[at].case, seed, executor), *theirs
 
 
 class Memory:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from agents.imitation.config import ImitationConfig
-from agents.imitation.demonstrations import Classroom, Labelled, in_classroom, tasks_in
+from agents.imitation.demonstrations import Classroom, Labelled, Lessons
 from agents.imitation.pricing import Priced, Pricing, price_episode
 from cace_env.config import ConfigError, shown
 from cace_env.decision_log.recorder import fingerprint_of as fingerprint_of_policy
@@ -96,9 +96,8 @@ class KeptLabels:
             SimulationError: an episode failed.
             TaskLostError: what priced one was lost again and again.
         """
-        asked = [(room.number, seed) for room, seed in episodes]
-        tasks = tasks_in(self._rooms, executor, price_episode, asked, self._player, self._pricing)
-        with closing(executor.run(in_classroom, tasks)) as finished:
+        shared = executor.share(self._player), executor.share(self._pricing)
+        with closing(Lessons(self._rooms, executor).labelled(price_episode, episodes, *shared)) as finished:
             for number, priced in finished:
                 self._write(*episodes[number], priced)
                 yield len(priced.extra)

@@ -16,9 +16,10 @@ The agent that is played is a mean over the last few gradient steps: the labels 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -28,12 +29,11 @@ from agents.imitation.config import REFERENCE, ImitationConfig
 from agents.imitation.demonstrations import (
     PRICE_SEEDS,
     Labelled,
+    Lessons,
     Memory,
     classrooms,
-    in_classroom,
     show_reference,
     show_rule,
-    tasks_in,
 )
 from agents.imitation.labels import KeptLabels
 from agents.imitation.pricing import price_episode, pricing_of
@@ -58,6 +58,7 @@ _DESCRIPTIONS: Final = {
     False: "imitation of those who know the future",
     True: "learned what choices cost in the mean of sampled futures",
 }  # by whether futures are sampled
+Result = TypeVar("Result")
 
 
 class ImitationTrainer:
@@ -84,6 +85,8 @@ class ImitationTrainer:
         self._names, self._rooms = tuple(rooms), list(rooms.values())
         self._teacher = None if config.teacher == REFERENCE else policy(config.teacher)
         self._pricing = pricing_of(config)
+        self._lessons = Lessons(self._rooms, self._executor)
+        self._shared_pricing = self._executor.share(self._pricing)
         self._shown = Memory(self._rooms, capacity=1 << 60)
         self._priced = Memory(self._rooms, 1 << 60 if config.labels else config.capacity)
         self._draws = np.random.default_rng(config.seed)
@@ -144,17 +147,15 @@ class ImitationTrainer:
         config, seed = self.config, self.config.first_seed + self._seeds
         check_training([seed])
         self._seeds += 1
-        work: tuple[Any, ...] = price_episode, self.agent().policy(), self._pricing
+        episodes = [(room, seed) for room in self._rooms]
+        if showing and self._teacher is None:
+            return _in_order(self._lessons.labelled(show_reference, episodes, config.max_replays))
         if showing:
-            work = (show_reference, config.max_replays) if self._teacher is None else (show_rule, self._teacher)
-        episodes = [(room.number, seed) for room in self._rooms]
-        tasks = tasks_in(self._rooms, self._executor, work[0], episodes, *work[1:])
-        by_number = dict(self._executor.run(in_classroom, tasks))
-        found = [by_number[number] for number in range(len(episodes))]
-        if showing:
-            return found
+            return _in_order(self._lessons.labelled(show_rule, episodes, self._executor.share(self._teacher)))
+        learner = self._executor.share(self.agent().policy())
+        priced = _in_order(self._lessons.labelled(price_episode, episodes, learner, self._shared_pricing))
         every = range(len(config.horizons_s))
-        return [(one.labelled(room, every), one.requests) for room, one in zip(self._rooms, found, strict=True)]
+        return [(one.labelled(room, every), one.requests) for room, one in zip(self._rooms, priced, strict=True)]
 
     def _read(self, kept: KeptLabels) -> None:
         """Remembers labels that are kept."""
@@ -274,6 +275,11 @@ class ImitationTrainer:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             problem = f"{type(error).__name__}: {error}"
             raise ConfigError(f"{folder}: does not hold a state of this training ({problem})") from error
+
+
+def _in_order(finished: Iterable[tuple[int, Result]]) -> list[Result]:
+    """Results of tasks in the order of the tasks."""
+    return [result for _, result in sorted(finished, key=itemgetter(0))]
 
 
 def price_loss(scores: Tensor, prices: Tensor) -> Tensor:
