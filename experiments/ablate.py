@@ -144,7 +144,9 @@ def ablate_features(options: Options, path: Path, session: Session) -> int:
     if options.retrain is not None:
         from experiments.training.feature_ablation import retrain  # CMA-ES is for those who train
 
-        trained = retrain(agent, split_names(options.scenarios) or WHOLE_SUITE, options.retrain, session.console)
+        train_on = split_names(options.scenarios) or WHOLE_SUITE
+        with options.execution().opened() as executor:
+            trained = retrain(agent, train_on, options.retrain, executor, session.console)
     policies = [full, *variants.values(), *(replace(row.policy(), name=name) for name, row in trained.items())]
     run = play_on(options, path, cases, policies, session)
     if run is None:

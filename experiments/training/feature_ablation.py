@@ -11,6 +11,7 @@ from rich.console import Console
 from agents.algorithms import make_trainer, read_config
 from agents.evolution.trainer import SAME
 from cace_env.config import ConfigError
+from cace_env.executor import Executor
 from cace_env.files import replace_file
 from cace_env.policies import Agent, write_agent
 from experiments.reading.feature_groups import FEATURE_GROUPS
@@ -26,13 +27,16 @@ ABOUT: Final = (
 )
 
 
-def retrain(agent: Agent, train_on: str | Sequence[str], steps: int, console: Console) -> dict[str, Agent]:
+def retrain(
+    agent: Agent, train_on: str | Sequence[str], steps: int, executor: Executor, console: Console
+) -> dict[str, Agent]:
     """Linear agents trained with all features and without each group, under the names they have in the run.
 
     Args:
         agent: a linear one, whose environment they are for.
         train_on: "suite", or names of entries and scenarios.
         steps: candidates that each search tries.
+        executor: plays their episodes.
         console: to be told about progress.
 
     Raises:
@@ -49,7 +53,8 @@ def retrain(agent: Agent, train_on: str | Sequence[str], steps: int, console: Co
         bar = progress.add_task("training", total=steps * (1 + len(FEATURE_GROUPS)))
         for at, group in enumerate([None, *FEATURE_GROUPS]):
             name = "retrained with all" if group is None else f"retrained without {group}"
-            trainer = make_trainer(read_config(base if group is None else {**base, "without": without(group)}))
+            config = read_config(base if group is None else {**base, "without": without(group)})
+            trainer = make_trainer(config, executor)
 
             def tick(step: int, at: int = at, name: str = name) -> None:
                 progress.update(bar, completed=at * steps + min(step, steps), description=name)
