@@ -123,7 +123,7 @@ soak: $(VENV)/.test  ## 200 clients for 13 minutes before the router while every
 bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about ten minutes)
 	@$(PY) -m experiments.benchmark $(ARGS)
 
-bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (five minutes)
+bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (eight minutes)
 	@$(RAY) .venvs/ray/bin/python -m integrations.scale
 
 # Labels are of the agents that made them: once new ones are in the package, remove runs/labels-eviction*
