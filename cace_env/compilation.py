@@ -69,6 +69,7 @@ PARTS: Final = {
     "cace_env.kernel.summary.summarize": "results",
     "cace_env.kernel.batch.step_some": "environments",
     "cace_env.kernel.batch.step_rows": "environments",
+    "cace_env.kernel.batch.step_one": "environments",
     "cace_env.kernel.batch.see_rows": "environments",
     "cace_env.kernel.batch.serve": "environments by several threads",
     "cace_env.kernel.run.step": "episodes question by question",

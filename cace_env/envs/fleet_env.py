@@ -94,7 +94,6 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         )
         self.observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
         self.action_space = spaces.Discrete(self.simulators.num_actions)
-        self._actions = np.zeros(1, dtype=np.int64)
         self._played: int | Workload | None = None  # the workload, or its seed; None before the first episode
         self.episode_metrics: dict[str, float] | None = None
         self._look = self.simulators.new_look()
@@ -152,7 +151,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._over = False
         self._last_choice = None
         self._look.terms[:] = 0.0  # a reset costs nothing
-        return self._see()
+        return self._look.observations.flatten(), self._info()
 
     def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Applies `action` and runs to the next question, or to the end.
@@ -174,14 +173,13 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         if self._asked and self.render_mode is not None:
             picked = number if self._mask[number] else int(self._mask.argmax())
             self._last_choice = rendering.open_choice(self.simulator, picked)
-        self._actions[0] = number
         look = self._look
-        self._over = self.simulators.step(ROW, self._actions, look) == 1
-        self._asked = not self._over
+        self._over = over = self.simulators.step_first(number, look)
+        self._asked = not over
         self.rewards.settle(look, ONE)
-        observation, info = self._see()
-        self.episode_metrics = self._metrics() if self._over else None
-        return observation, float(look.rewards[0]), bool(look.terminated[0]), bool(look.truncated[0]), info
+        self.episode_metrics = self._metrics() if over else None
+        observation: Observation = look.observations.flatten()
+        return observation, look.rewards.item(), look.terminated.item(), look.truncated.item(), self._info()
 
     def get_state(self) -> EnvState:
         """Everything the environment needs to continue: the simulation, its costs so far, and `np_random`.
@@ -291,20 +289,20 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
             return self.draws.check(whole("workload_seed", options["workload_seed"]))
         return None
 
-    def _see(self) -> tuple[Observation, dict[str, Any]]:
-        """The current observation and info, in fresh arrays.
+    def _info(self) -> dict[str, Any]:
+        """The current info, in fresh arrays.
 
         The keys are always the same, each with the same type and shape, and all values are numbers, so any library can
         batch, stack or store infos (Gymnasium's vectors, TorchRL, Minari).
         """
         look = self._look
-        return look.observations[0].copy(), {
-            "action_mask": self._mask.copy(),
-            "elapsed_s": float(look.elapsed_s[0]),
-            "time_s": float(look.time_s[0]),
-            "invalid_action": int(look.invalid[0]),
+        return {
+            "action_mask": look.masks.flatten(),
+            "elapsed_s": look.elapsed_s.item(),
+            "time_s": look.time_s.item(),
+            "invalid_action": look.invalid.item(),
             "workload_seed": self._played if isinstance(self._played, int) else HANDED_IN,
-            "reward_terms": look.terms[:, 0] + 0.0,  # turns -0.0, of a term without a price, into 0.0
+            "reward_terms": look.terms.flatten(),
         }
 
     def _metrics(self) -> dict[str, float]:

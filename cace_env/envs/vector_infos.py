@@ -45,8 +45,7 @@ class InfoWriter:
             played: seeds of the workloads, `(num_envs,)`.
         """
         everything = seen is self.all_envs
-        terms = look.terms.T if stepped is self.all_envs else only(stepped, look.terms.T)
-        terms = terms + 0.0  # turns -0.0, of a term without a price, into 0.0
+        terms = look.terms.T.copy() if stepped is self.all_envs else only(stepped, look.terms.T)
         seen = seen.copy()
         infos: Infos = {}
         for name, values in (

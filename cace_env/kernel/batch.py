@@ -133,6 +133,17 @@ JOB: Final = Held.of(
 job_at = at_address(JOB)
 
 
+class One(NamedTuple):
+    """Everything that a single environment is stepped with; it lies in a `Frame`."""
+
+    job: Job
+    scaling: Scaling
+
+
+ONE: Final = Held.of(One, JOB.values, SCALING.values)
+one_at = at_address(ONE)
+
+
 class TeamWords(NamedTuple):
     """Words of a team of threads, each in a line of the cache of its own; then one for each member, the caller first.
 
@@ -211,7 +222,7 @@ def step_some(job: Job, scaling: Scaling, first: int, end: int) -> int:
             continue
         fine = 0.0 if legal else -penalty
         look.rewards[i] = charge(batch, s, p, look, i) + fine
-        look.terms[NUM_TERMS, i] = fine
+        look.terms[NUM_TERMS, i] = fine + 0.0
         look.illegal[i] = not legal
         look.terminated[i] = s.scalars[STATUS] != ASKED and s.scalars[STATUS] != TRUNCATED
         look.truncated[i] = s.scalars[STATUS] == TRUNCATED
@@ -244,6 +255,14 @@ def step_rows(
         if looks > PATIENCE:
             give_way()
     return ended + team[TEAM.ended]
+
+
+@compiled
+def step_one(one: int, action: int) -> int:
+    """`step_rows` for the one row of the job of a `One`, which lies at the address `one`."""
+    o = one_at(one)
+    o.job.actions[o.job.rows[0]] = action
+    return step_some(o.job, o.scaling, int64(0), int64(1))
 
 
 @compiled
@@ -368,5 +387,5 @@ def charge_term(batch: Batch, p: int, look: Look, i: int, term: int, due: int) -
     """Charges what `due`, an amount since time 0, has grown by."""
     value = batch.prices[p, term] * (batch.charged[i, term] - due)
     batch.charged[i, term] = due
-    look.terms[term, i] = value
+    look.terms[term, i] = value + 0.0  # turns -0.0, of a term without a price, into 0.0
     return value

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.fleets import REWARD_TERMS, TERM
+from cace_env.held import Frame
 from cace_env.kernel import batch as kernel
-from cace_env.kernel.batch import MARK, NUM_TERMS, PLACE, Batch, Look
+from cace_env.kernel.batch import MARK, NUM_TERMS, ONE, PLACE, Batch, Job, Look, One
 from cace_env.kernel.state import (
     ASKED,
     DECISIONS,
@@ -45,6 +46,7 @@ SLACK: Final = 1.1  # spare room in a row of the arena, for a next workload that
 SLOTS: Final = State._fields.index("slots")
 SECONDS: Final = 1e-6
 NO_ACTIONS: Final = np.zeros(0, dtype=np.int64)
+FIRST: Final = np.zeros(1, dtype=np.int64)
 
 
 def prices(cost: CostTable) -> npt.NDArray[np.float64]:
@@ -111,6 +113,7 @@ class Simulators:
         self._arena = arena(self.num_envs, 0)
         self._charged = np.zeros((self.num_envs, NUM_TERMS), dtype=np.int64)
         self._marks = np.zeros((self.num_envs, 2), dtype=np.int64)
+        self._one: tuple[Look, Frame] | None = None  # of `step_first`; None if an array has been replaced since
 
     def load(self, env: int, shelf: Shelf) -> None:
         """Give a simulation its next workload, which starts at its reset."""
@@ -126,6 +129,7 @@ class Simulators:
             most_seats=MOST_SEATS,
         )
         self._offsets.pop(env, None)
+        self._one = None
         self._make_room(int(self._at[env, -1]))
         if self._keep_trace:
             self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
@@ -177,6 +181,21 @@ class Simulators:
             self._check(rows)
         return ended
 
+    def step_first(self, action: int, look: Look) -> bool:
+        """`step` of the first simulation alone, with a tenth of the cost of the call; whether its episode ended.
+
+        Raises:
+            SimulationError: the simulation cannot continue.
+        """
+        if self._one is None or self._one[0] is not look:
+            actions = np.zeros(1, dtype=np.int64)
+            job = Job(self.batch(), FIRST, False, actions, self._penalty, self.layout.max_pending, look)
+            self._one = look, Frame(ONE, One(job, self._scalings[0]))
+        if kernel.step_one(self._one[1].address, action):
+            self._check(FIRST)
+            return True
+        return False
+
     def see(self, rows: Int64Array, look: Look) -> None:
         """Write the current observations and masks of `rows`."""
         kernel.see_rows(self.batch(), rows, self._scalings[0], self.layout.max_pending, look)
@@ -211,6 +230,7 @@ class Simulators:
                 "the snapshot lacks the history that rendering needs; take it from an environment with a render_mode"
             )
         requests = len(workload.times)
+        self._one = None
         self._places[env] = fleet, self.bank.put_back(env, workload), requests, len(workload.open_order)
         if self._offsets.get(env) is not at:
             self._at[env], self._offsets[env] = at, at
@@ -274,7 +294,7 @@ class Simulators:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_team": None}
+        return {**self.__dict__, "_team": None, "_one": None}
 
     def batch(self) -> Batch:
         """The arrays in the form that the kernel takes, for reading; a later `load` may replace them."""

@@ -169,7 +169,7 @@ def test_a_copy_goes_on_alike_and_apart(
 
 
 def test_nothing_is_compiled_a_second_time() -> None:
-    entries: tuple[Any, ...] = (kernel.step_rows, kernel.see_rows)
+    entries: tuple[Any, ...] = (kernel.step_rows, kernel.see_rows, kernel.step_one)
     single = EvictionEnv(roomy())
     single.reset(seed=1)
     single.step(0)
