@@ -39,7 +39,7 @@ TINY: Final[dict[str, Any]] = {
     "pressure": 2.0,
     "catalogue": ["qwen2.5-coder-1.5b", "mellum-4b", "starcoder2-7b", "qwen2.5-coder-7b", "deepseek-coder-6.7b"],
     "workload": {
-        "requests": 200,
+        "requests": 300,  # more than a piece of the past of a state
         "users": 4,
         "shares": {"completion": 0.7, "chat": 0.3, "reasoning": 0.0, "agent": 0.0},
     },
@@ -89,6 +89,12 @@ def _environments(case: Case) -> None:
     batch.close()
 
 
+def _states(case: Case) -> None:
+    simulator = Simulator(case.tables)
+    simulator.run(case.workload(SEED), rule_of(policy("lru"), case.tables))
+    simulator.restore(simulator.snapshot())
+
+
 def _python_policies(case: Case) -> None:
     evaluate(_scorer, case, [SEED], protocol="swap")
     evaluate(_Orderer(), case, [SEED], protocol="swap")
@@ -127,6 +133,7 @@ USES: Final[tuple[Callable[[Case], None], ...]] = (
     _requests,
     _whole_episodes,
     _environments,
+    _states,
     _python_policies,
     _reference,
     _costs_of_actions,

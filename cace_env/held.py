@@ -109,7 +109,7 @@ else:
 
         return types.int64(values), generate
 
-    def at_address(held: Held) -> Callable[[int], Any]:
+    def at_address(held: Held) -> Callable[[Any], Any]:
         """A function that makes a held tuple of this type of its address: that of `address_of`, or of a `Frame`."""
 
         @intrinsic
@@ -134,6 +134,7 @@ class Frame:
         values: the tuple, of C-contiguous arrays, whole numbers (int64), floats, truth values, and such tuples.
 
     Attributes:
+        values: the tuple.
         address: what compiled functions are given; without compilation the tuple itself.
 
     Raises:
@@ -141,7 +142,7 @@ class Frame:
     """
 
     def __init__(self, held: Held, values: Any) -> None:
-        self._values = values  # keeps the arrays alive
+        self.values = values  # keeps the arrays alive
         self._words = np.array(list(_words(held.values, values)), dtype=np.int64)
         self.address: Any = values if numba.config.DISABLE_JIT else int(self._words.ctypes.data)
 

@@ -32,6 +32,7 @@ from cace_env.kernel.state import (
     NEXT_OPEN,
     NONE,
     PAIR,
+    PAIRS_TOUCHED,
     PENDING_MODELS,
     PREFIX_LOST,
     R_BATCH,
@@ -40,6 +41,7 @@ from cace_env.kernel.state import (
     R_WHOLE_ROUNDS,
     REFUSED,
     REQUEST,
+    REQUESTS_TOUCHED,
     RESIDENT,
     SITE,
     SLO,
@@ -446,6 +448,7 @@ def arrive(s: State, f: Fleet, w: Requests, trace: Array, r: int) -> None:
     now = s.scalars[CLOCK]
     m = int64(w.columns[r, COLUMN.model])
     s.requests[r, REQUEST.arrival_us] = now
+    s.scalars[REQUESTS_TOUCHED] = max(s.scalars[REQUESTS_TOUCHED], r + 1)
     record(s, trace, T_ARRIVAL, r, s.models[m, MODEL.place])
     if int64(w.columns[r, COLUMN.context]) + w.columns[r, COLUMN.output] > f.models[m, SPEC.kv_tokens]:
         s.scalars[REFUSED] += 1
@@ -529,6 +532,7 @@ def note_demand(s: State, f: Fleet, w: Requests, m: int, r: int) -> None:
     s.scalars[LOGGED] += 1
     s.models[m, MODEL.window_requests] += 1
     session, user = w.columns[r, COLUMN.session_pair], w.columns[r, COLUMN.user_pair]
+    s.scalars[PAIRS_TOUCHED] = max(s.scalars[PAIRS_TOUCHED], session + 1)
     ask(s, m, session, task)
     if s.pairs[session, PAIR.window] == 0:
         s.models[m, MODEL.window_sessions] += 1

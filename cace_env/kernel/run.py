@@ -101,15 +101,10 @@ def reset_state(s: State, f: Fleet) -> None:
     s.demand[:] = 0.0
     s.accelerators[:] = 0
     s.tasks[:] = 0
-    s.pairs[:] = 0
     s.users[:] = 0
     s.clocks[:] = 0.0
-    for r in range(len(s.requests)):
-        s.requests[r, REQUEST.arrival_us] = FOREVER
-        s.requests[r, REQUEST.first_us] = NONE
-        s.requests[r, REQUEST.finish_us] = NONE
-    for pair in range(len(s.pairs)):
-        s.pairs[pair, PAIR.epoch] = NONE
+    reset_requests(s, int64(0), int64(len(s.requests)))
+    reset_pairs(s, int64(0), int64(len(s.pairs)))
     for slot in range(len(s.slots)):
         s.slots[slot] = NONE
     clear_legal(s)
@@ -144,6 +139,23 @@ def reset_state(s: State, f: Fleet) -> None:
     for m in range(len(f.models)):
         if f.models[m, SPEC.pinned_on] == NONE:
             start_resident(s, f, m, f.models[m, SPEC.resident_on])
+
+
+@inlined
+def reset_requests(s: State, first: int, end: int) -> None:
+    """Rows `first` to `end` as they are before their requests arrive."""
+    for r in range(first, end):
+        s.requests[r, REQUEST.arrival_us] = FOREVER
+        s.requests[r, REQUEST.first_us] = NONE
+        s.requests[r, REQUEST.finish_us] = NONE
+
+
+@inlined
+def reset_pairs(s: State, first: int, end: int) -> None:
+    """Rows `first` to `end` as they are before their sessions begin."""
+    for pair in range(first, end):
+        s.pairs[pair, :] = 0
+        s.pairs[pair, PAIR.epoch] = NONE
 
 
 @inlined

@@ -64,8 +64,9 @@ REGRET_US: Final = 60_000_000  # a load this soon after the model's eviction is 
     CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, TIMER, TARGET, FIXED, LEGAL, DRAINS, DECISIONS,
     FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
     LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING_MODELS, WAITS, PREFETCHES,
-) = range(32)  # fmt: skip
-NUM_SCALARS: Final = 32  # whole cache lines of 8
+    REQUESTS_TOUCHED, PAIRS_TOUCHED,
+) = range(34)  # fmt: skip
+NUM_SCALARS: Final = 40  # whole cache lines of 8
 
 # Indices into `Fleet.rules`.
 (

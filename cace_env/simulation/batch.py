@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cace_env.fleets import REWARD_TERMS, TERM
 from cace_env.held import Frame
 from cace_env.kernel import batch as kernel
-from cace_env.kernel.batch import MARK, NUM_TERMS, ONE, PLACE, Batch, Job, Look, One
+from cace_env.kernel.batch import BATCH, MARK, NUM_TERMS, ONE, PLACE, Batch, Job, Look, One
 from cace_env.kernel.state import (
     ASKED,
     DECISIONS,
@@ -113,7 +113,8 @@ class Simulators:
         self._arena = arena(self.num_envs, 0)
         self._charged = np.zeros((self.num_envs, NUM_TERMS), dtype=np.int64)
         self._marks = np.zeros((self.num_envs, 2), dtype=np.int64)
-        self._one: tuple[Look, Frame] | None = None  # of `step_first`; None if an array has been replaced since
+        self._one: Frame | None = None  # of `step_first`
+        self._all: Frame | None = None  # of `_held`
 
     def load(self, env: int, shelf: Shelf) -> None:
         """Give a simulation its next workload, which starts at its reset."""
@@ -129,10 +130,19 @@ class Simulators:
             most_seats=MOST_SEATS,
         )
         self._offsets.pop(env, None)
-        self._one = None
         self._make_room(int(self._at[env, -1]))
         if self._keep_trace:
             self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
+
+    def _held(self) -> Frame:
+        """The batch, as compiled code takes it at an address."""
+        if self._all is None or not self._is_now(self._all.values):
+            self._all = Frame(BATCH, self.batch())
+        return self._all
+
+    def _is_now(self, batch: Batch) -> bool:
+        """Whether a batch has the arrays of now: some are replaced by larger ones."""
+        return batch.arena is self._arena and batch.times is self.bank.times and batch.trace is self.trace
 
     def _make_room(self, words: int) -> None:
         """Grow rows to at least `words`; their content is kept."""
@@ -187,11 +197,12 @@ class Simulators:
         Raises:
             SimulationError: the simulation cannot continue.
         """
-        if self._one is None or self._one[0] is not look:
+        one = self._one
+        if one is None or one.values.job.look is not look or not self._is_now(one.values.job.batch):
             actions = np.zeros(1, dtype=np.int64)
             job = Job(self.batch(), FIRST, False, actions, self._penalty, self.layout.max_pending, look)
-            self._one = look, Frame(ONE, One(job, self._scalings[0]))
-        if kernel.step_one(self._one[1].address, action):
+            one = self._one = Frame(ONE, One(job, self._scalings[0]))
+        if kernel.step_one(one.address, action):
             self._check(FIRST)
             return True
         return False
@@ -203,16 +214,15 @@ class Simulators:
     def snapshot(self, env: int) -> Snapshot:
         """Take a snapshot of a simulation, which must have been reset."""
         fleet, row, requests, opened = self._places[env].tolist()
-        words = self._arena[env]
         at = self._offsets.get(env)
         if at is None:
             at = self._offsets[env] = tuple(self._at[env].tolist())
         return Snapshot(
             self.digest(fleet),
             at,
-            pack(words, at, self._charged[env], self._marks[env]),
+            pack(self._held(), env),
             self.bank.hold(row, requests, opened),
-            self.trace[: words.item(TRACED)].copy() if self._keep_trace else None,
+            self.trace[: self._arena.item(env, TRACED)].copy() if self._keep_trace else None,
         )
 
     def restore(self, env: int, snapshot: Snapshot) -> None:
@@ -230,21 +240,17 @@ class Simulators:
                 "the snapshot lacks the history that rendering needs; take it from an environment with a render_mode"
             )
         requests = len(workload.times)
-        self._one = None
-        self._places[env] = fleet, self.bank.put_back(env, workload), requests, len(workload.open_order)
-        if self._offsets.get(env) is not at:
+        own = self._offsets.get(env)
+        is_laid_out = own is at or own == at
+        if not is_laid_out:
             self._at[env], self._offsets[env] = at, at
             self._make_room(at[-1])
-        words = self._arena[env]
-        end = unpack(packed, words, at)
-        self._charged[env] = packed[end : end + NUM_TERMS]
-        self._marks[env] = packed[end + NUM_TERMS :]
-        if not self._keep_trace:
-            words[TRACED] = 0
-        elif trace is not None:
+        self._places[env] = fleet, self.bank.put_back(env, workload), requests, len(workload.open_order)
+        if trace is not None and self._keep_trace:
             if len(self.trace) != trace_rows(self.tables[fleet], requests):
                 self.trace = np.zeros((trace_rows(self.tables[fleet], requests), 4), dtype=np.int64)
             self.trace[: len(trace)] = trace
+        unpack(self._held(), env, packed, is_laid_out=is_laid_out)
 
     def digest(self, fleet: int) -> bytes:
         """Digest of everything that determines simulations of a fleet; computed once, in a few hundred microseconds."""
@@ -294,7 +300,7 @@ class Simulators:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_team": None, "_one": None}
+        return {**self.__dict__, "_team": None, "_one": None, "_all": None}
 
     def batch(self) -> Batch:
         """The arrays in the form that the kernel takes, for reading; a later `load` may replace them."""

@@ -34,14 +34,11 @@ from cace_env.observation import PENDING, SLOT, ObservationLayout
 from cace_env.simulation.limits import NO_LIMITS, Limits
 from cace_env.simulation.outcome import Episode, SimulationError, Summary, Totals, TraceRow
 from cace_env.simulation.scratch import new_scratch
-from cace_env.simulation.snapshot import Snapshot, fleet_digest, pack, unpack
+from cace_env.simulation.snapshot import Arguments, Snapshot, alone, fleet_digest, pack, unpack
 from cace_env.tables import NONE, TASKS, FleetTables
 from cace_env.workload import Workload
 
 MAX_SUM_US: Final = (1 << 63) - 1
-
-# Row, its offsets, fleet row, its offsets, workload: the arguments of the kernel's entry points for a simulation.
-Arguments = tuple[Int64Array, Int64Array, Int64Array, Int64Array, layout.Requests]
 
 
 @dataclass(frozen=True)
@@ -235,7 +232,7 @@ class Simulator:
         trace = self.trace[: self.row.item(layout.TRACED)].copy() if self._keep_trace else None
         workload: layout.Requests = self.arguments[4]  # every `load` makes a new one, so it never changes
         at = tuple(self.at.tolist())
-        return Snapshot(self._digest(), at, pack(self.row, at), workload, trace)
+        return Snapshot(self._digest(), at, pack(alone(self.arguments, self.limits, self.trace), 0), workload, trace)
 
     def restore(self, snapshot: Snapshot) -> bool:
         """Continue from a snapshot of this or another simulator of the same fleet; True if there is a question.
@@ -249,7 +246,8 @@ class Simulator:
             raise ValueError("the snapshot comes from another fleet, other limits or another version of the simulator")
         if self._keep_trace and snapshot.trace is None:
             raise ValueError("the snapshot lacks the event trace that is kept here; take it with trace=True")
-        if self._requests < 0 or self.arguments[4] is not snapshot.workload:
+        is_laid_out = self._requests >= 0 and self.arguments[4] is snapshot.workload
+        if not is_laid_out:
             requests = len(snapshot.workload.times)
             self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
             self.at = np.array(snapshot.at, dtype=np.int64)
@@ -258,11 +256,9 @@ class Simulator:
             if self._keep_trace:
                 self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
             self._use((self.arena[0], self.at, self.fleet, self.fleet_at, snapshot.workload))
-        unpack(snapshot.words, self.row, snapshot.at)
+        unpack(alone(self.arguments, self.limits, self.trace), 0, snapshot.words, is_laid_out=is_laid_out)
         if snapshot.trace is not None and self._keep_trace:
             self.trace[: len(snapshot.trace)] = snapshot.trace
-        elif not self._keep_trace:
-            self.row[layout.TRACED] = 0
         return bool(self.row[layout.STATUS] == ASKED)
 
     def _check_owner(self) -> None:

@@ -13,10 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env import __version__, compilation
-from cace_env.kernel.state import CLOSED_SIZE, HEAP, LOG, LOGGED, WINDOW_TAIL, Int64Array, Requests, State, fleet_row
+from cace_env.held import Frame
+from cace_env.kernel import packing as kernel
+from cace_env.kernel.batch import BATCH, MARK, NUM_TERMS, PLACE, Batch
+from cace_env.kernel.state import Int64Array, Requests, fleet_row
 from cace_env.tables import FleetTables
 
-CLOSED, LOGS, REQUESTS = (State._fields.index(name) for name in ("closed", "log", "requests"))
+# Row, its offsets, fleet row, its offsets, workload: the arguments of the kernel's entry points for a simulation.
+Arguments = tuple[Int64Array, Int64Array, Int64Array, Int64Array, Requests]
+
+NO_WORDS: Final[Int64Array] = np.zeros(0, dtype=np.int64)
 MOST_SEATS: Final = 4096  # upper bound for the models of scenarios
 
 
@@ -25,7 +31,7 @@ class Snapshot(NamedTuple):
 
     fleet: bytes  # digest of everything that the kernel reads of the fleet
     at: tuple[int, ...]  # (len(State) + 1) offsets of the state
-    words: Int64Array  # the used part of the state, see `pack`, then what its owner adds
+    words: Int64Array  # the used part of the state, see `cace_env.kernel.packing`
     workload: Requests  # shared by all snapshots of an episode
     trace: npt.NDArray[np.int64] | None  # (rows so far, 4) the event trace, if it is kept
 
@@ -49,30 +55,45 @@ def fleet_digest(tables: FleetTables, limits: Int64Array) -> bytes:
     return digest.digest()
 
 
-def pack(row: Int64Array, at: tuple[int, ...], *more: Int64Array) -> Int64Array:
-    """Copy the used part of an arena row, followed by `more`.
+def pack(batch: Frame, env: int) -> Int64Array:
+    """Copy what is used of a simulation of a batch."""
+    words = np.empty(kernel.pack(batch.address, env, NO_WORDS), dtype=np.int64)
+    kernel.pack(batch.address, env, words)
+    return words
 
-    The heap of closed-loop arrivals and the log of the window take two fifths of a row and are mostly empty: what is
-    after their ends, or before the window, is never read again.
+
+def unpack(batch: Frame, env: int, words: Int64Array, *, is_laid_out: bool) -> None:
+    """Put back what `pack` has copied.
+
+    Args:
+        batch: a batch with the same offsets at `env`.
+        env: number of the simulation.
+        words: what was copied.
+        is_laid_out: the row holds an episode with the same offsets, so what is unused in both need not be written.
     """
-    log = at[LOGS]
-    return np.concatenate(
-        (
-            row[: at[CLOSED] + len(HEAP) * row.item(CLOSED_SIZE)],
-            row[log + len(LOG) * row.item(WINDOW_TAIL) : log + len(LOG) * row.item(LOGGED)],
-            row[at[REQUESTS] : at[-1]],
-            *more,
-        )
+    kernel.unpack(batch.address, env, words, is_laid_out)
+
+
+def alone(arguments: Arguments, limits: Int64Array, trace: Int64Array) -> Frame:
+    """A simulation that belongs to no batch, as a batch of one. What its rewards cover is 0."""
+    row, at, fleet, fleet_at, workload = arguments
+    places = np.zeros((1, len(PLACE)), dtype=np.int64)
+    places[0, PLACE.requests], places[0, PLACE.open_requests] = len(workload.times), len(workload.open_order)
+    return Frame(
+        BATCH,
+        Batch(
+            arena=row[None],
+            at=at[None],
+            places=places,
+            charged=np.zeros((1, NUM_TERMS), dtype=np.int64),
+            marks=np.zeros((1, len(MARK)), dtype=np.int64),
+            fleets=fleet[None],
+            fleet_at=fleet_at[None],
+            limits=limits[None],
+            prices=np.zeros((1, NUM_TERMS)),
+            times=workload.times[None],
+            columns=workload.columns[None],
+            open_order=workload.open_order[None],
+            trace=trace,
+        ),
     )
-
-
-def unpack(words: Int64Array, row: Int64Array, at: tuple[int, ...]) -> int:
-    """Restore what `pack` copied; returns where in `words` the rest begins."""
-    head = at[CLOSED] + len(HEAP) * words.item(CLOSED_SIZE)
-    first, last = len(LOG) * words.item(WINDOW_TAIL), len(LOG) * words.item(LOGGED)
-    rest = head + last - first
-    end = rest + at[-1] - at[REQUESTS]
-    row[:head] = words[:head]
-    row[at[LOGS] + first : at[LOGS] + last] = words[head:rest]
-    row[at[REQUESTS] : at[-1]] = words[rest:end]
-    return end

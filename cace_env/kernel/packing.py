@@ -1,0 +1,120 @@
+"""The used part of a simulation's row, copied out and back: what a snapshot is made of.
+
+Most of a row has not been touched: requests and sessions have their rows in the order in which they begin, and heaps
+and the log have room for all requests. What is behind the last row that has been touched is as `reset_state` left it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cace_env.compilation import compiled, inlined
+from cace_env.held import at_address, held
+from cace_env.kernel.batch import BATCH, NUM_TERMS, PLACE, Batch
+from cace_env.kernel.run import reset_pairs, reset_requests
+from cace_env.kernel.state import (
+    CLOSED_SIZE,
+    HEAP,
+    LOG,
+    LOGGED,
+    MODEL,
+    PAIR,
+    PAIRS_TOUCHED,
+    REQUEST,
+    REQUESTS_TOUCHED,
+    SPEC,
+    TRACED,
+    WINDOW_TAIL,
+    State,
+    fleet_views,
+    int64,
+    state_views,
+)
+
+Array = Any
+
+TOKENS, CLOSED, LOGS, REQUESTS, PAIRS, USERS, END = (
+    [*State._fields, "end"].index(name) for name in ("tokens", "closed", "log", "requests", "pairs", "users", "end")
+)
+OUT, BACK = int64(0), int64(1)
+
+batch_at: Final = at_address(BATCH)
+
+
+@compiled
+def pack(batch: int, i: int, words: Array) -> int:
+    """Copies what is used of environment i into `words`; how many words that are. Without room it only counts them.
+
+    Args:
+        batch: address of a `Batch`.
+        i: number of an environment that has begun.
+        words: int64, as many as the result; or none.
+    """
+    return carry_all(batch_at(batch), int64(i), words, OUT)
+
+
+@compiled
+def unpack(batch: int, i: int, words: Array, is_laid_out: bool) -> None:
+    """Puts back what `pack` has copied, into any row with the same offsets.
+
+    Args:
+        batch: address of a `Batch`.
+        i: number of the environment.
+        words: what `pack` has copied.
+        is_laid_out: the row holds an episode with the same offsets. Otherwise there may be anything in it.
+    """
+    b = batch_at(batch)
+    s = held(state_views(b.arena[i], b.at[i]))
+    requests, pairs = words[REQUESTS_TOUCHED], words[PAIRS_TOUCHED]
+    if is_laid_out:
+        reset_requests(s, requests, s.scalars[REQUESTS_TOUCHED])
+        reset_pairs(s, pairs, s.scalars[PAIRS_TOUCHED])
+        for entry in range(s.scalars[CLOSED_SIZE]):
+            r = s.closed[entry, HEAP.request]
+            reset_requests(s, r, r + 1)
+    else:
+        reset_requests(s, requests, int64(len(s.requests)))
+        reset_pairs(s, pairs, int64(len(s.pairs)))
+    carry_all(b, int64(i), words, BACK)
+    for entry in range(s.scalars[CLOSED_SIZE]):  # their rows may be behind the last that has been touched
+        s.requests[s.closed[entry, HEAP.request], REQUEST.arrival_us] = s.closed[entry, HEAP.key]
+    if len(b.trace) == 0:
+        s.scalars[TRACED] = 0
+
+
+@inlined
+def carry_all(batch: Batch, i: int, words: Array, way: int) -> int:
+    """Copies all that is used of environment i, and its account of rewards; how many words that are.
+
+    The first piece has the sizes of the others.
+    """
+    row, at = batch.arena[i], batch.at[i]
+    p = batch.places[i, PLACE.fleet]
+    s = held(state_views(row, at))
+    f = held(fleet_views(batch.fleets[p], batch.fleet_at[p]))
+    g = s.scalars
+    place = carry(row, at[0], at[TOKENS], words, int64(0), way)
+    for m in range(len(f.models)):
+        heap = at[TOKENS] + f.models[m, SPEC.heap_start] * len(HEAP)
+        place = carry(row, heap, heap + s.models[m, MODEL.heap_size] * len(HEAP), words, place, way)
+    place = carry(row, at[CLOSED], at[CLOSED] + g[CLOSED_SIZE] * len(HEAP), words, place, way)
+    place = carry(row, at[LOGS] + g[WINDOW_TAIL] * len(LOG), at[LOGS] + g[LOGGED] * len(LOG), words, place, way)
+    place = carry(row, at[REQUESTS], at[REQUESTS] + g[REQUESTS_TOUCHED] * len(REQUEST), words, place, way)
+    place = carry(row, at[PAIRS], at[PAIRS] + g[PAIRS_TOUCHED] * len(PAIR), words, place, way)
+    place = carry(row, at[USERS], at[END], words, place, way)
+    place = carry(batch.charged[i], int64(0), int64(NUM_TERMS), words, place, way)
+    return carry(batch.marks[i], int64(0), int64(len(batch.marks[i])), words, place, way)
+
+
+@inlined
+def carry(row: Array, first: int, end: int, words: Array, place: int, way: int) -> int:
+    """Copies `row[first:end]` to `words[place:]`, or back, if there are words; the place behind them."""
+    if len(words) > 0:
+        here, there = row[first:end], words[place : place + end - first]
+        if way == OUT:
+            for k in range(len(here)):
+                there[k] = here[k]
+        else:
+            for k in range(len(here)):
+                here[k] = there[k]
+    return place + end - first
