@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cace_env.envs import Actor, EnvState, EvictionEnv, EvictionVectorEnv, SwapEnv, SwapVectorEnv
+from cace_env.kernel.state import REQUEST
 from tests.envs.test_env_seeds import assert_same as assert_same_rows
 from tests.kinds import EVICTION, Kind
 from tests.support.envs import first_legal, last_legal, rollout, short
@@ -82,6 +83,51 @@ def test_taking_a_state_changes_nothing() -> None:
     env, other = began(3), began(3)
     env.get_state()
     assert_same_rows(and_again(env), and_again(other))
+
+
+@settings(max_examples=30)
+@given(
+    name=st.sampled_from(["default", "priced", "asleep", "cut"]),
+    steps=st.integers(0, 12),
+    others=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=3),
+)
+def test_a_state_clears_what_other_episodes_have_touched(
+    name: str, steps: int, others: list[tuple[int, int]], kind: Kind
+) -> None:
+    env, clean = kind.single(scenarios()[name]), kind.single(scenarios()[name])
+    for one in (env, clean):
+        walked([("seed", 3)], one)
+        for _ in range(steps):
+            if one.episode_metrics is None:
+                one.step(first_legal({"action_mask": one.action_masks()}))
+    state = env.get_state()
+    for seed, more in others:  # further on, or not so far
+        rows = rollout(env, last_legal, seed=seed)
+        env.reset(seed=seed)
+        for row in rows[: min(more, len(rows) - 1)]:
+            env.step(last_legal(row[-1]))
+        env.set_state(state)
+        mine, other = env.simulator.state, clean.simulator.state
+        known = [REQUEST.arrival_us, REQUEST.first_us, REQUEST.finish_us]
+        np.testing.assert_array_equal(mine.requests[:, known], other.requests[:, known])
+        np.testing.assert_array_equal(mine.pairs, other.pairs)
+        np.testing.assert_array_equal(mine.users, other.users)
+        assert env.get_state().simulation.size_bytes == state.simulation.size_bytes
+    if not state.over:
+        assert_same_rows(finish(env), finish(clean))
+
+
+def test_a_state_is_as_large_as_what_the_episode_has_touched(kind: Kind) -> None:
+    env = kind.single(short(requests=2_000))
+    _, info = env.reset(seed=1)
+    sizes, over = [env.get_state().simulation.size_bytes], False
+    while not over:
+        *_, terminated, truncated, info = env.step(first_legal(info))
+        over = terminated or truncated
+        sizes.append(env.get_state().simulation.size_bytes)
+    assert len(pickle.dumps(env.get_state().simulation.words)) >= sizes[-1]
+    assert sizes[0] < sizes[len(sizes) // 2] < sizes[-1]
+    assert sizes[0] < sizes[-1] / 4
 
 
 @settings(max_examples=40)
