@@ -72,6 +72,7 @@ PARTS: Final = {
     "cace_env.kernel.batch.step_one": "environments",
     "cace_env.kernel.batch.see_rows": "environments",
     "cace_env.kernel.batch.serve": "environments by several threads",
+    "cace_env.kernel.packing.settled": "states of simulations",
     "cace_env.kernel.packing.pack": "states of simulations",
     "cace_env.kernel.packing.unpack": "states of simulations",
     "cace_env.kernel.run.step": "episodes question by question",

@@ -146,6 +146,9 @@ class Frame:
         self._words = np.array(list(_words(held.values, values)), dtype=np.int64)
         self.address: Any = values if numba.config.DISABLE_JIT else int(self._words.ctypes.data)
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a Frame holds addresses of this process, so it cannot be copied or pickled; make another one")
+
 
 def _words(kind: Any, values: Any) -> Iterator[int]:
     """The members of a named tuple in the order in which Numba lays them out, each in words of its own."""

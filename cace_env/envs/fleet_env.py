@@ -193,16 +193,9 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         if self._played is None:
             raise ResetNeeded("there is no state before the first reset")
         generator = self._np_random
-        return EnvState(
-            origin=self._origin,
-            simulation=self.simulators.snapshot(0),
-            mask=self._mask.copy(),
-            played=self._played,
-            over=self._over,
-            generator=None if generator is None else (self._np_random_seed, generator.bit_generator.state),
-            statistics=None,
-            choice=self._last_choice,
-        )
+        seeded = None if generator is None else (self._np_random_seed, generator.bit_generator.state)
+        simulation, mask = self.simulators.snapshot(0), self._look.masks.flatten()
+        return EnvState(self._origin, simulation, mask, self._played, self._over, seeded, None, self._last_choice)
 
     def set_state(self, state: EnvState) -> None:
         """Continues from a state of this environment, or of another one of the same scenario, single or in a batch.

@@ -38,7 +38,7 @@ from cace_env.simulation.bank import Bank, Shelf
 from cace_env.simulation.limits import NO_LIMITS
 from cace_env.simulation.outcome import SimulationError
 from cace_env.simulation.simulator import Simulator, trace_rows
-from cace_env.simulation.snapshot import MOST_SEATS, Snapshot, fleet_digest, pack, unpack
+from cace_env.simulation.snapshot import MOST_SEATS, Common, Snapshot, fleet_digest, pack, settled, unpack
 from cace_env.simulation.team import NO_TEAM, Team, can_share
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables, Protocol
 
@@ -109,7 +109,7 @@ class Simulators:
         self._places = np.zeros((self.num_envs, len(PLACE)), dtype=np.int64)
         self._places[:, PLACE.fleet] = fleet_of
         self._at = np.zeros((self.num_envs, len(State._fields) + 1), dtype=np.int64)
-        self._offsets: dict[int, tuple[int, ...]] = {}  # rows of `_at` as plain numbers, made on demand
+        self._common: dict[int, Common] = {}  # what snapshots of a row share, from the first one of its episode on
         self._arena = arena(self.num_envs, 0)
         self._charged = np.zeros((self.num_envs, NUM_TERMS), dtype=np.int64)
         self._marks = np.zeros((self.num_envs, 2), dtype=np.int64)
@@ -129,7 +129,7 @@ class Simulators:
             shelf.user_pairs,
             most_seats=MOST_SEATS,
         )
-        self._offsets.pop(env, None)
+        self._common.pop(env, None)
         self._make_room(int(self._at[env, -1]))
         if self._keep_trace:
             self.trace = np.zeros((trace_rows(self.tables[fleet], shelf.requests), 4), dtype=np.int64)
@@ -213,17 +213,14 @@ class Simulators:
 
     def snapshot(self, env: int) -> Snapshot:
         """Take a snapshot of a simulation, which must have been reset."""
-        fleet, row, requests, opened = self._places[env].tolist()
-        at = self._offsets.get(env)
-        if at is None:
-            at = self._offsets[env] = tuple(self._at[env].tolist())
-        return Snapshot(
-            self.digest(fleet),
-            at,
-            pack(self._held(), env),
-            self.bank.hold(row, requests, opened),
-            self.trace[: self._arena.item(env, TRACED)].copy() if self._keep_trace else None,
-        )
+        batch, common = self._held(), self._common.get(env)
+        if common is None:
+            fleet, row, requests, opened = self._places[env].tolist()
+            workload = self.bank.hold(row, requests, opened)
+            common = Common(self.digest(fleet), tuple(self._at[env].tolist()), workload, ())
+        common = self._common[env] = settled(batch, env, common)
+        trace = self.trace[: self._arena.item(env, TRACED)].copy() if self._keep_trace else None
+        return Snapshot(common, pack(batch, env, common), trace)
 
     def restore(self, env: int, snapshot: Snapshot) -> None:
         """Continue a simulation from a snapshot of any simulation with the same fleet.
@@ -231,26 +228,30 @@ class Simulators:
         Raises:
             ValueError: the snapshot has another fleet, or lacks the event trace that is kept here; nothing has changed.
         """
+        common, _, trace = snapshot
         fleet = self._places.item(env, PLACE.fleet)
-        digest, at, packed, workload, trace = snapshot
-        if digest != self.digest(fleet):
+        if common.fleet != self.digest(fleet):
             raise ValueError("the snapshot is of another fleet, or of another version of the simulator")
         if self._keep_trace and trace is None:
             raise ValueError(
                 "the snapshot lacks the history that rendering needs; take it from an environment with a render_mode"
             )
-        requests = len(workload.times)
-        own = self._offsets.get(env)
-        is_laid_out = own is at or own == at
-        if not is_laid_out:
-            self._at[env], self._offsets[env] = at, at
-            self._make_room(at[-1])
-        self._places[env] = fleet, self.bank.put_back(env, workload), requests, len(workload.open_order)
+        before = self._common.get(env)
+        if common is not before:
+            workload = common.workload
+            if before is None or before.at != common.at:
+                before = None
+                self._at[env] = common.at
+                self._make_room(common.at[-1])
+            row = self.bank.put_back(env, workload)
+            self._places[env] = fleet, row, len(workload.times), len(workload.open_order)
         if trace is not None and self._keep_trace:
-            if len(self.trace) != trace_rows(self.tables[fleet], requests):
-                self.trace = np.zeros((trace_rows(self.tables[fleet], requests), 4), dtype=np.int64)
+            rows = trace_rows(self.tables[fleet], len(common.workload.times))
+            if len(self.trace) != rows:
+                self.trace = np.zeros((rows, 4), dtype=np.int64)
             self.trace[: len(trace)] = trace
-        unpack(self._held(), env, packed, is_laid_out=is_laid_out)
+        unpack(self._held(), env, snapshot, before)
+        self._common[env] = common
 
     def digest(self, fleet: int) -> bytes:
         """Digest of everything that determines simulations of a fleet; computed once, in a few hundred microseconds."""
@@ -266,7 +267,7 @@ class Simulators:
 
     def asked(self, env: int) -> bool:
         """Whether a question is open."""
-        return bool(self._arena[env, STATUS] == ASKED)
+        return self._arena.item(env, STATUS) == ASKED
 
     def describe(self, env: int, mask: npt.NDArray[np.int8]) -> str:
         """Describe the open question of a simulation in words."""
@@ -300,7 +301,7 @@ class Simulators:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_team": None, "_one": None, "_all": None}
+        return {**self.__dict__, "_team": None, "_one": None, "_all": None, "_common": {}}
 
     def batch(self) -> Batch:
         """The arrays in the form that the kernel takes, for reading; a later `load` may replace them."""

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from cace_env.held import Frame
 from cace_env.kernel import run as kernel
 from cace_env.kernel import state as layout
 from cace_env.kernel.rules import Rule
@@ -34,7 +35,7 @@ from cace_env.observation import PENDING, SLOT, ObservationLayout
 from cace_env.simulation.limits import NO_LIMITS, Limits
 from cace_env.simulation.outcome import Episode, SimulationError, Summary, Totals, TraceRow
 from cace_env.simulation.scratch import new_scratch
-from cace_env.simulation.snapshot import Arguments, Snapshot, alone, fleet_digest, pack, unpack
+from cace_env.simulation.snapshot import Arguments, Common, Snapshot, alone, fleet_digest, pack, settled, unpack
 from cace_env.tables import NONE, TASKS, FleetTables
 from cace_env.workload import Workload
 
@@ -139,6 +140,8 @@ class Simulator:
     def _use(self, arguments: Arguments) -> None:
         """Take rows and offsets in the kernel's form, and make views for Python."""
         self.arguments = arguments
+        self._common: Common | None = None  # what snapshots share, from the first one of an episode on
+        self._batch: Frame | None = None  # the simulation as a batch of one, for snapshots
         self.row = arguments[0]
         self.state: State = layout.cut_state(self.row, arguments[1])
         self.max_slots = len(self.state.slots)
@@ -229,10 +232,13 @@ class Simulator:
         self._check_owner()
         if self._requests < 0:
             raise SimulationError("there is no simulation to take a snapshot of; call reset first")
+        if self._common is None:
+            # Every `load` makes another workload, so it never changes.
+            self._common = Common(self._digest(), tuple(self.at.tolist()), self.arguments[4], ())
+        batch = self._batch = self._batch or alone(self.arguments, self.limits, self.trace)
+        self._common = settled(batch, 0, self._common)
         trace = self.trace[: self.row.item(layout.TRACED)].copy() if self._keep_trace else None
-        workload: layout.Requests = self.arguments[4]  # every `load` makes a new one, so it never changes
-        at = tuple(self.at.tolist())
-        return Snapshot(self._digest(), at, pack(alone(self.arguments, self.limits, self.trace), 0), workload, trace)
+        return Snapshot(self._common, pack(batch, 0, self._common), trace)
 
     def restore(self, snapshot: Snapshot) -> bool:
         """Continue from a snapshot of this or another simulator of the same fleet; True if there is a question.
@@ -242,21 +248,23 @@ class Simulator:
             SimulationError: the arrays belong to an environment.
         """
         self._check_owner()
-        if snapshot.fleet != self._digest():
+        common, workload = snapshot.common, snapshot.common.workload
+        if common.fleet != self._digest():
             raise ValueError("the snapshot comes from another fleet, other limits or another version of the simulator")
         if self._keep_trace and snapshot.trace is None:
             raise ValueError("the snapshot lacks the event trace that is kept here; take it with trace=True")
-        is_laid_out = self._requests >= 0 and self.arguments[4] is snapshot.workload
-        if not is_laid_out:
-            requests = len(snapshot.workload.times)
+        if self._common is None or self._common.workload is not workload:
+            requests = len(workload.times)
             self.fleet, self.fleet_at = layout.fleet_row(self.tables, most_seats=requests)
-            self.at = np.array(snapshot.at, dtype=np.int64)
+            self.at = np.array(common.at, dtype=np.int64)
             self.arena = layout.arena(1, int(self.at[-1]))
             self._requests, self._pairs = requests, (-1, -1)  # the next workload has its own layout
             if self._keep_trace:
                 self.trace = np.zeros((trace_rows(self.tables, requests), 4), dtype=np.int64)
-            self._use((self.arena[0], self.at, self.fleet, self.fleet_at, snapshot.workload))
-        unpack(alone(self.arguments, self.limits, self.trace), 0, snapshot.words, is_laid_out=is_laid_out)
+            self._use((self.arena[0], self.at, self.fleet, self.fleet_at, workload))
+        self._batch = self._batch or alone(self.arguments, self.limits, self.trace)
+        unpack(self._batch, 0, snapshot, self._common)
+        self._common = common
         if snapshot.trace is not None and self._keep_trace:
             self.trace[: len(snapshot.trace)] = snapshot.trace
         return bool(self.row[layout.STATUS] == ASKED)

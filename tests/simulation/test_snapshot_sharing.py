@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cace_env.envs import EvictionEnv, EvictionVectorEnv
+from cace_env.kernel.state import REQUEST
 from cace_env.simulation import Bank, Limits, SimulationError, Simulator
+from cace_env.simulation import snapshot as snapshots
 from tests.envs.test_env_seeds import assert_same as assert_same_rows
 from tests.kinds import Kind
 from tests.specification.examples import fleet, requests
@@ -105,11 +107,49 @@ def test_within_an_episode_no_requests_are_copied(monkeypatch: pytest.MonkeyPatc
     play(batch, 30)
     monkeypatch.setattr(Bank, "_write", lambda *_: pytest.fail("requests were copied"))
     first, second = env.get_state(), env.get_state()
-    assert first.simulation.workload is second.simulation.workload
+    assert first.simulation.common is second.simulation.common
     env.step(first_legal({"action_mask": env.action_masks()}))
     env.set_state(first)
     for i in range(2):  # those of a bank are found there again, by any of its environments
         batch.set_state(i, states[1 - i])
+
+
+def test_states_share_what_became_of_settled_requests_and_no_branch_sees_another_s(
+    monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    monkeypatch.setattr(snapshots, "CHUNK", 16)
+    monkeypatch.setattr(snapshots, "WIDTH", 16 * len(REQUEST))
+    rng, scenario = np.random.default_rng(0), short(requests=300)
+    envs = [kind.single(scenario) for _ in range(2)]
+    for env in envs:
+        env.reset(seed=7)
+    batch = kind.many(2, scenario, autoreset_mode="Disabled")
+    batch.reset(seed=5)
+    known = [(envs[0].get_state(), _outcomes(envs[0].simulator))]
+    for _ in range(150):
+        state, expected = known[rng.integers(max(0, len(known) - 12), len(known))]
+        env = envs[rng.integers(2)]
+        env.set_state(state)
+        batch.set_state(1, state)
+        for simulator in (env.simulator, batch.simulators.view(1)):
+            np.testing.assert_array_equal(_outcomes(simulator), expected)
+        for _ in range(rng.integers(1, 6)):
+            if env.episode_metrics is None:
+                env.step(rng.choice(np.flatnonzero(env.action_masks())))
+        known.append((env.get_state(), _outcomes(env.simulator)))
+    pasts = [state.simulation.common.past for state, _ in known]
+    assert max(len(past) for past in pasts) > 10
+    chunks = {id(chunk) for past in pasts for chunk in past}
+    assert len(chunks) < sum(len(past) for past in pasts) / 4
+    fresh = kind.single(scenario)
+    for state, expected in (pickle.loads(pickle.dumps(each)) for each in known[::10]):
+        fresh.set_state(state)
+        np.testing.assert_array_equal(_outcomes(fresh.simulator), expected)
+
+
+def _outcomes(simulator: Simulator) -> np.ndarray:
+    """Arrivals, first tokens and finishes of all requests."""
+    return simulator.state.requests[:, [REQUEST.arrival_us, REQUEST.first_us, REQUEST.finish_us]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
