@@ -95,6 +95,8 @@ class Simulator:
         self._keep_trace = keep_trace
         self._owns_arrays = owner
         self._requests = -1
+        self._common: Common | None = None  # what snapshots share, from the first one of an episode on
+        self._batch: Frame | None = None  # the simulation as a batch of one, for snapshots
         self._pairs = (-1, -1)
         self._fleet_digest: bytes | None = None
 
@@ -140,8 +142,7 @@ class Simulator:
     def _use(self, arguments: Arguments) -> None:
         """Take rows and offsets in the kernel's form, and make views for Python."""
         self.arguments = arguments
-        self._common: Common | None = None  # what snapshots share, from the first one of an episode on
-        self._batch: Frame | None = None  # the simulation as a batch of one, for snapshots
+        self._common, self._batch = None, None
         self.row = arguments[0]
         self.state: State = layout.cut_state(self.row, arguments[1])
         self.max_slots = len(self.state.slots)

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from cace_env import __version__, compilation
 from cace_env.held import Frame
-from cace_env.kernel import packing as kernel
 from cace_env.kernel.batch import BATCH, MARK, NUM_TERMS, PLACE, Batch
 from cace_env.kernel.state import REQUEST, REQUESTS_TOUCHED, Int64Array, Requests, State, fleet_row
+from cace_env.simulation import packing
 from cace_env.tables import FleetTables
 
 # Row, its offsets, fleet row, its offsets, workload: the arguments of the kernel's entry points for a simulation.
@@ -46,7 +46,7 @@ class Snapshot(NamedTuple):
     """A simulation at one moment. It never changes."""
 
     common: Common
-    words: Int64Array  # the used part of the state, without the past; see `cace_env.kernel.packing`
+    words: Int64Array  # the used part of the state, without the past; see `packing.py`
     trace: npt.NDArray[np.int64] | None  # (rows so far, 4) the event trace, if it is kept
 
     @property
@@ -75,7 +75,7 @@ def settled(batch: Frame, env: int, common: Common) -> Common:
     if row.item(REQUESTS_TOUCHED) < (len(past) + 1) * CHUNK:
         return common
     first = common.at[REQUESTS]
-    end = first + kernel.settled(batch.address, env, len(past) * CHUNK) // CHUNK * WIDTH
+    end = first + packing.settled(batch.address, env, len(past) * CHUNK) // CHUNK * WIDTH
     more = [row[here : here + WIDTH].copy() for here in range(first + len(past) * WIDTH, end, WIDTH)]
     return common._replace(past=(*past, *more)) if more else common
 
@@ -83,8 +83,8 @@ def settled(batch: Frame, env: int, common: Common) -> Common:
 def pack(batch: Frame, env: int, common: Common) -> Int64Array:
     """Copy what is used of a simulation of a batch, and is not in `common`."""
     first = len(common.past) * CHUNK
-    words = np.empty(kernel.pack(batch.address, env, first, NO_WORDS), dtype=np.int64)
-    kernel.pack(batch.address, env, first, words)
+    words = np.empty(packing.pack(batch.address, env, first, NO_WORDS), dtype=np.int64)
+    packing.pack(batch.address, env, first, words)
     return words
 
 
@@ -99,7 +99,7 @@ def unpack(batch: Frame, env: int, snapshot: Snapshot, before: Common | None) ->
             hold an episode with these offsets.
     """
     common = snapshot.common
-    kernel.unpack(batch.address, env, len(common.past) * CHUNK, snapshot.words, before is not None)
+    packing.unpack(batch.address, env, len(common.past) * CHUNK, snapshot.words, before is not None)
     if common is before:
         return
     there = () if before is None else before.past

@@ -38,7 +38,7 @@ WINGS = {
     "cace_env/kernel": "sessions tables workload compilation observation held",
     "cace_env/scenarios": "sessions config tables workload fleets generator traces",
     "cace_env/cases": "config tables workload scenarios",
-    "cace_env/simulation": f"{COMMON} kernel fleets",
+    "cace_env/simulation": f"{COMMON} held kernel fleets",
     "cace_env/forecasting": f"{COMMON} sessions held kernel generator simulation",
     "cace_env/policies": f"{COMMON} kernel simulation scenarios cases forecasting",
     "cace_env/executor": "workload scenarios cases policies",

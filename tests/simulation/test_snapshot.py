@@ -125,7 +125,6 @@ def test_a_state_is_as_large_as_what_the_episode_has_touched(kind: Kind) -> None
         *_, terminated, truncated, info = env.step(first_legal(info))
         over = terminated or truncated
         sizes.append(env.get_state().simulation.size_bytes)
-    assert len(pickle.dumps(env.get_state().simulation.words)) >= sizes[-1]
     assert sizes[0] < sizes[len(sizes) // 2] < sizes[-1]
     assert sizes[0] < sizes[-1] / 4
 

@@ -59,7 +59,7 @@ def settled(batch: int, i: int, first: int) -> int:
     s = held(state_views(b.arena[i], b.at[i]))
     f = held(fleet_views(b.fleets[p], b.fleet_at[p]))
     w = held(workload_views(b, i))
-    r = int64(first)
+    r: int = int64(first)
     while r < s.scalars[REQUESTS_TOUCHED]:
         if s.requests[r, REQUEST.finish_us] == NONE:
             if s.requests[r, REQUEST.arrival_us] > s.scalars[CLOCK]:
