@@ -14,10 +14,9 @@ import numpy as np
 from cace_env.compilation import compiled, inlined
 from cace_env.forecasting.draws import TOKENS, above, uniform
 from cace_env.forecasting.habits import Habits
-from cace_env.forecasting.history import COUNT, FORGET_S, SESSION, History
+from cace_env.forecasting.history import COUNT, SESSION, History
 from cace_env.held import held
-from cace_env.kernel.events import heap_push, rounds_now, settle, slide_window
-from cace_env.kernel.features import LONGEST_US
+from cace_env.kernel.events import LONGEST_US, PAIR_AT, heap_push, rounds_now, settle, slide_window
 from cace_env.kernel.plan import Game
 from cace_env.kernel.state import (
     CLOCK,
@@ -29,9 +28,12 @@ from cace_env.kernel.state import (
     LOG,
     LOGGED,
     MODEL,
+    MOST_PAUSES,
     NEXT_OPEN,
     NONE,
     PAIR,
+    PAUSE,
+    PAUSES,
     REQUEST,
     SPEC,
     TIME,
@@ -45,12 +47,14 @@ from cace_env.kernel.state import (
 )
 
 Array = Any
-FORGET_US: Final = int64(FORGET_S * 1e6)
-CLOSED, LOGS, REQUESTS, PAIRS, USERS = (
-    State._fields.index(name) for name in ("closed", "log", "requests", "pairs", "users")
+CLOSED, LOGS, REQUESTS, PAIRS, USERS, PAUSE_ROWS = (
+    State._fields.index(name) for name in ("closed", "log", "requests", "pairs", "users", "pauses")
 )
 # Size of each array of a copy per row of requests that it has room for.
-PER_ROW: Final = {CLOSED: len(HEAP), LOGS: len(LOG), REQUESTS: len(REQUEST), PAIRS: 2 * len(PAIR), USERS: 2}
+PER_ROW: Final = {
+    CLOSED: len(HEAP), LOGS: len(LOG), REQUESTS: len(REQUEST), PAIRS: 2 * len(PAIR), USERS: 2,
+    PAUSE_ROWS: 4 * len(PAUSE),
+}  # fmt: skip
 
 
 class Maps(NamedTuple):
@@ -95,45 +99,29 @@ def keep_pair(s: State, c: State, maps: Maps, pair: int) -> Any:
         maps.used[1] += 1
         for column in range(len(PAIR)):
             c.pairs[mine, column] = s.pairs[pair, column]
-        c.pairs[mine, PAIR.older] = NONE  # pairs have other numbers in the copy: `link_pauses`
-        c.pairs[mine, PAIR.newer] = NONE
     return int64(maps.pairs[pair])
 
 
 @inlined
-def young_pauses(s: State, m: int) -> Any:
-    """How many pauses at a model are young enough to count."""
-    count = int64(0)
-    pair = s.paused[m]
-    while pair != NONE and s.scalars[CLOCK] - s.pairs[pair, PAIR.paused_at] < LONGEST_US:
-        count += 1
-        pair = s.pairs[pair, PAIR.older]
-    return count
+def counts_still(s: State, place: int) -> Any:
+    """A pause is not over, and young enough to count."""
+    return s.pauses[place, PAUSE.who] != NONE and s.scalars[CLOCK] - s.pauses[place, PAUSE.began_us] < LONGEST_US
 
 
 @inlined
-def link_pauses(s: State, c: State, maps: Maps, m: int) -> None:
-    """The pauses at a model, from the newest to the oldest: all that count, and those of pairs that are kept anyway.
-
-    Every kept pair that pauses is in the list, as `ask` and `pause` expect: none of them pauses for longer than
-    `FORGET_S`, after which its session is not kept.
-    """
-    newest = NONE  # and then the one before, in the copy
-    c.paused[m] = NONE
-    pair = s.paused[m]
-    while pair != NONE:
-        passed = s.scalars[CLOCK] - s.pairs[pair, PAIR.paused_at]
-        if passed > FORGET_US:
-            break
-        if passed < LONGEST_US or maps.pairs[pair] != NONE:
-            mine = keep_pair(s, c, maps, pair)
-            c.pairs[mine, PAIR.newer] = newest
-            if newest == NONE:
-                c.paused[m] = mine
-            else:
-                c.pairs[newest, PAIR.older] = mine
-            newest = mine
-        pair = s.pairs[pair, PAIR.older]
+def copy_pauses(s: State, c: State, maps: Maps) -> None:
+    """The pauses that count; the copy takes their pairs."""
+    kept = int64(0)
+    for place in range(s.scalars[PAUSES]):
+        if counts_still(s, place):
+            who = s.pauses[place, PAUSE.who]
+            pair = keep_pair(s, c, maps, who >> PAIR_AT)
+            c.pairs[pair, PAIR.pause] = kept
+            c.pauses[kept, PAUSE.began_us] = s.pauses[place, PAUSE.began_us]
+            c.pauses[kept, PAUSE.who] = pair << PAIR_AT | (who & ((int64(1) << PAIR_AT) - 1))
+            kept += 1
+    c.scalars[PAUSES] = kept
+    c.scalars[MOST_PAUSES] = kept  # the next one makes room
 
 
 @compiled
@@ -167,8 +155,8 @@ def copy_present(row: Array, other: Array, game: Game, copied: Game, history: Hi
             count += 1
     maps.used[0] = count
     live, paused = history.counts[COUNT.live], int64(0)
-    for m in range(len(f.models)):
-        paused += young_pauses(s, m)
+    for place in range(s.scalars[PAUSES]):
+        paused += counts_still(s, place)
     room = len(c.requests)
     # There are twice as many pairs as rows: of requests that are kept or drawn at most as many as rows, and of others.
     if 2 * count + 16 > room or count + 2 * live > room or live + paused > room:
@@ -195,8 +183,7 @@ def copy_present(row: Array, other: Array, game: Game, copied: Game, history: Hi
     for place in range(live):
         last = history.sessions[history.live[place], SESSION.last]
         keep_pair(s, c, maps, int64(game.w.columns[last, COLUMN.session_pair]))
-    for m in range(len(f.models)):
-        link_pauses(s, c, maps, m)
+    copy_pauses(s, c, maps)
     for pair in range(maps.used[1], len(c.pairs)):
         for column in range(len(PAIR)):
             c.pairs[pair, column] = 0

@@ -29,10 +29,13 @@ from cace_env.kernel.state import (
     LOG,
     LOGGED,
     MODEL,
+    MOST_PAUSES,
     NEXT_OPEN,
     NONE,
     PAIR,
     PAIRS_TOUCHED,
+    PAUSE,
+    PAUSES,
     PENDING_MODELS,
     PREFIX_LOST,
     R_BATCH,
@@ -64,12 +67,13 @@ from cace_env.kernel.state import (
     State,
     int64,
 )
-from cace_env.sessions import AGAIN_STEPS
+from cace_env.sessions import AGAIN_AGES_S, AGAIN_STEPS
 
 ROUND: Final = 1 << 20  # one round in the units of a target
 FRACTION: Final = ROUND - 1
 STEPS: Final = int64(AGAIN_STEPS)
-LAST_STEP: Final = STEPS - 1  # STEPS is a power of two, so that this takes no division
+LONGEST_US: Final = int64(AGAIN_AGES_S[-1] * 1_000_000)  # an older pause does not count
+MODEL_AT, PAIR_AT = int64(8), int64(32)  # bits of `PAUSE.who`, above its kind: the model, then the pair
 SHORTEST_ROUND_NS: Final = 1000
 AS_ALONE: Final = int64(plain.AS_ALONE)
 MOVING_AVERAGE: Final = 0.1  # weight of the newest gap, output and latency weight
@@ -543,26 +547,23 @@ def note_demand(s: State, f: Fleet, w: Requests, m: int, r: int) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pauses of sessions: from the finish of a session's last request at a model until it asks that model again. Those at a
-# model are a list from the newest to the oldest, linked through `State.pairs`: finishes come in the order of time, so a
-# pause begins at the front, and it ends wherever it is. Those too old to count stay at the back, where nobody looks.
+# Pauses of sessions: from the finish of a session's last request at a model until it asks that model again. They lie in
+# `State.pauses` in the order in which they began, those of all models together, so that a look reads few pages of
+# memory. What is over is marked; now and then that, and what is too old to count, is dropped.
 
 
 @inlined
 def ask(s: State, m: int, pair: int, task: int) -> None:
     """A request of a session arrives at model m: a pause, if there is one, is over."""
     at = s.pairs[pair, PAIR.paused_at]
-    step = min((s.pairs[pair, PAIR.kind] & LAST_STEP) + 1, LAST_STEP) if at != 0 else int64(0)
-    s.pairs[pair, PAIR.kind] = task * STEPS + step
+    s.pairs[pair, PAIR.task] = task
+    s.pairs[pair, PAIR.step] = min(s.pairs[pair, PAIR.step] + 1, STEPS - 1) if at != 0 else int64(0)
     s.pairs[pair, PAIR.paused_at] = min(at, 0) - 1
-    if at > 0:
-        older, newer = s.pairs[pair, PAIR.older], s.pairs[pair, PAIR.newer]
-        if newer == NONE:
-            s.paused[m] = older
-        else:
-            s.pairs[newer, PAIR.older] = older
-        if older != NONE:
-            s.pairs[older, PAIR.newer] = newer
+    if at > 0 and s.scalars[CLOCK] - at < LONGEST_US:
+        place = min(s.pairs[pair, PAIR.pause], s.scalars[PAUSES] - 1)
+        while s.pauses[place, PAUSE.who] >> PAIR_AT != pair:
+            place -= 1
+        s.pauses[place, PAUSE.who] = NONE
 
 
 @inlined
@@ -571,13 +572,32 @@ def pause(s: State, w: Requests, m: int, r: int) -> None:
     pair = int64(w.columns[r, COLUMN.session_pair])
     s.pairs[pair, PAIR.paused_at] += 1
     if s.pairs[pair, PAIR.paused_at] == 0:
-        newest = s.paused[m]
-        s.pairs[pair, PAIR.paused_at] = max(s.scalars[CLOCK], 1)  # 0 = none yet
-        s.pairs[pair, PAIR.older] = newest
-        s.pairs[pair, PAIR.newer] = NONE
-        if newest != NONE:
-            s.pairs[newest, PAIR.newer] = pair
-        s.paused[m] = pair
+        began_us = max(s.scalars[CLOCK], 1)  # 0 = none yet
+        s.pairs[pair, PAIR.paused_at] = began_us
+        if s.scalars[PAUSES] == s.scalars[MOST_PAUSES]:
+            drop_pauses(s)
+        place = s.scalars[PAUSES]
+        s.pairs[pair, PAIR.pause] = place
+        s.pauses[place, PAUSE.began_us] = began_us
+        kind = s.pairs[pair, PAIR.task] * STEPS + s.pairs[pair, PAIR.step]
+        s.pauses[place, PAUSE.who] = pair << PAIR_AT | m << MODEL_AT | kind
+        s.scalars[PAUSES] = place + 1
+
+
+@outlined
+def drop_pauses(s: State) -> None:
+    """Drops what is over or too old to count, and sets when to do so again: so rarely that it costs little.
+
+    There is room then: of a pair at most one pause is not over, and of the one that follows none.
+    """
+    kept = int64(0)
+    for place in range(s.scalars[PAUSES]):
+        began_us, who = s.pauses[place, PAUSE.began_us], s.pauses[place, PAUSE.who]
+        if who != NONE and s.scalars[CLOCK] - began_us < LONGEST_US:
+            s.pauses[kept, PAUSE.began_us], s.pauses[kept, PAUSE.who] = began_us, who
+            kept += 1
+    s.scalars[PAUSES] = kept
+    s.scalars[MOST_PAUSES] = min(kept + (kept >> 2) + 32, len(s.pauses))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from numba import types
 
 from cace_env.compilation import inlined, inner, linked
 from cace_env.held import Held
-from cace_env.kernel.events import PREFIX_HALF_LIFE_US, rounds_now
+from cace_env.kernel.events import LONGEST_US, MODEL_AT, PAIR_AT, PREFIX_HALF_LIFE_US, rounds_now
 from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, is_pending, next_pending, room_without
 from cace_env.kernel.processor import ln
 from cace_env.kernel.state import (
@@ -32,7 +32,8 @@ from cace_env.kernel.state import (
     LOADING,
     MODEL,
     NONE,
-    PAIR,
+    PAUSE,
+    PAUSES,
     PENDING_MODELS,
     R_CACHE_BYTES,
     R_SWAP,
@@ -50,7 +51,7 @@ from cace_env.kernel.state import (
 )
 from cace_env.kernel.swaps import channel_idle, greedy_dual, own_residual, tier_after_eviction, tier_of
 from cace_env.observation import CONTEXT, PENDING, SLOT, Scaling
-from cace_env.sessions import AGAIN_AGES_S, AGAIN_SHAPE
+from cace_env.sessions import AGAIN_SHAPE
 
 Array = Any
 GB: Final = 1e-9
@@ -58,8 +59,9 @@ SECONDS: Final = 1e-6
 NEVER_S: Final = 1e6  # [s] stands for a time since something that never happened
 LEAST_LEFT: Final = 0.1  # of an expected output: what a request that runs is thought to have left at least
 FIRST_AGE_US: Final = int64(1_000_000)  # end of the first range of ages; each is as long as all before it
-LONGEST_US: Final = int64(AGAIN_AGES_S[-1] * 1_000_000)
 AGES: Final = int64(AGAIN_SHAPE[2])
+KIND_BITS: Final = (int64(1) << MODEL_AT) - 1
+MODEL_BITS: Final = (int64(1) << (PAIR_AT - MODEL_AT)) - 1
 PER_MINUTE_1: Final = np.log(2.0)  # a count halved every minute, to requests per minute
 PER_MINUTE_10: Final = np.log(2.0) / 10.0
 PER_MINUTE_60: Final = np.log(2.0) / 60.0
@@ -94,11 +96,14 @@ def missing_bytes(s: State, f: Fleet, a: int) -> int:
 
 @inlined
 def slot_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
-    """Features of one occupied slot, `out` (len(SLOT),) float64; `missing` bytes on its accelerator."""
+    """Features of one occupied slot, `out` (len(SLOT),) float64; `missing` bytes on its accelerator.
+
+    After `weigh_pauses`, like `pending_features`.
+    """
     place_features(s, f, slot, missing, out)
     demand_features(s, s.slots[slot], out)
     target_features(s, f, slot, missing, out)
-    session_features(s, f, s.slots[slot], out)
+    session_features(s, s.slots[slot], out)
 
 
 @inlined
@@ -190,31 +195,43 @@ def target_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> 
 
 
 @inlined
-def chances(s: State, f: Fleet, m: int) -> tuple[float, float, float]:
-    """Probability that a session which pauses at model m ends that within each of `AGAIN_WITHIN_S`."""
+def weigh_pauses(s: State, f: Fleet) -> None:
+    """Brings `State.silence` up to date: of all models in one pass, the newest pause first."""
     now = s.scalars[CLOCK]
-    soon, later, much_later = 1.0, 1.0, 1.0
+    for m in range(len(s.silence)):
+        s.silence[m, AGAIN.soon] = 1.0
+        s.silence[m, AGAIN.later] = 1.0
+        s.silence[m, AGAIN.much_later] = 1.0
     age, end = int64(0), FIRST_AGE_US
-    pair = s.paused[m]
-    while pair != NONE:
-        passed = now - s.pairs[pair, PAIR.paused_at]
+    for place in range(s.scalars[PAUSES] - 1, -1, -1):
+        passed, who = now - s.pauses[place, PAUSE.began_us], s.pauses[place, PAUSE.who]
         if passed >= LONGEST_US:
             break
+        if who == NONE:
+            continue
         while passed >= end:  # none is younger than the one before it
             end <<= 1
             age += 1
-        row = s.pairs[pair, PAIR.kind] * AGES + age
-        soon *= f.silent[row, AGAIN.soon]
-        later *= f.silent[row, AGAIN.later]
-        much_later *= f.silent[row, AGAIN.much_later]
-        pair = s.pairs[pair, PAIR.older]
-    return 1.0 - soon, 1.0 - later, 1.0 - much_later
+        m, row = (who >> MODEL_AT) & MODEL_BITS, (who & KIND_BITS) * AGES + age
+        s.silence[m, AGAIN.soon] *= f.silent[row, AGAIN.soon]
+        s.silence[m, AGAIN.later] *= f.silent[row, AGAIN.later]
+        s.silence[m, AGAIN.much_later] *= f.silent[row, AGAIN.much_later]
 
 
 @inlined
-def session_features(s: State, f: Fleet, m: int, out: Array) -> None:
-    """The part of a slot's features that tells how soon its sessions come back."""
-    out[SLOT.again_1m], out[SLOT.again_5m], out[SLOT.again_15m] = chances(s, f, m)
+def chances(s: State, m: int) -> tuple[float, float, float]:
+    """Probability that a session which pauses at model m ends that within each of `AGAIN_WITHIN_S`."""
+    return (
+        1.0 - s.silence[m, AGAIN.soon],
+        1.0 - s.silence[m, AGAIN.later],
+        1.0 - s.silence[m, AGAIN.much_later],
+    )
+
+
+@inlined
+def session_features(s: State, m: int, out: Array) -> None:
+    """The part of a slot's features that tells how soon its sessions come back; after `weigh_pauses`."""
+    out[SLOT.again_1m], out[SLOT.again_5m], out[SLOT.again_15m] = chances(s, m)
 
 
 @inlined
@@ -260,7 +277,7 @@ def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
             idle_suffices = idle_suffices or room >= missing
     out[PENDING.fits] = fits
     out[PENDING.idle_suffices] = idle_suffices
-    out[PENDING.again_1m], out[PENDING.again_5m], out[PENDING.again_15m] = chances(s, f, m)
+    out[PENDING.again_1m], out[PENDING.again_5m], out[PENDING.again_15m] = chances(s, m)
 
 
 @inlined
@@ -312,6 +329,7 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
 
     `out` float32 of `max_slots * len(SLOT) + pending_rows * len(PENDING) + len(CONTEXT)`.
     """
+    weigh_pauses(s, f)
     raw = scaling.raw
     pending_at = len(s.slots) * len(SLOT)
     least = int64(-1)

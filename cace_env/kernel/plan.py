@@ -31,6 +31,8 @@ from cace_env.kernel.state import (
     LOGGED,
     MODEL,
     NONE,
+    PAUSE,
+    PAUSES,
     RESIDENT,
     STATUS,
     TARGET,
@@ -44,7 +46,7 @@ from cace_env.kernel.state import (
 )
 
 Array = Any
-CLOSED, LOGS, REQUESTS = (State._fields.index(name) for name in ("closed", "log", "requests"))
+CLOSED, LOGS, PAIRS, PAUSE_ROWS = (State._fields.index(name) for name in ("closed", "log", "pairs", "pauses"))
 
 # How a replay goes on after a change. PLANNED: as the plan does for the same requests. RETURN: towards the models that
 # the plan holds at that time. RULE: by a rule alone, which also answers what the other two leave open.
@@ -149,13 +151,13 @@ def proceed(row: Array, game: Game, action: int) -> None:
 
 @inlined
 def copy_state(source: Array, target: Array, at: Array) -> None:
-    """Copies what is in use of a state: not the empty ends of the heap of arrivals and of the log of the window."""
-    closed, logs = at[CLOSED], at[LOGS]
+    """Copies what is in use of a state: not the empty ends of the heap of arrivals, of the log and of the pauses."""
+    closed, logs, pauses = at[CLOSED], at[LOGS], at[PAUSE_ROWS]
     for i in range(closed + len(HEAP) * source[CLOSED_SIZE]):
         target[i] = source[i]
     for i in range(logs + len(LOG) * source[WINDOW_TAIL], logs + len(LOG) * source[LOGGED]):
         target[i] = source[i]
-    for i in range(at[REQUESTS], at[len(at) - 1]):
+    for i in range(at[PAIRS], pauses + len(PAUSE) * source[PAUSES]):
         target[i] = source[i]
 
 

@@ -21,6 +21,7 @@ from cace_env.kernel.features import (
     place_features,
     session_features,
     target_features,
+    weigh_pauses,
 )
 from cace_env.kernel.network import THOUGHT, WEIGHTS, Thought, Weights
 from cace_env.kernel.state import (
@@ -135,6 +136,8 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
     """The candidate with the lowest keep-score."""
     rows, scores, candidates, next_pointer = scratch.rows, scratch.scores, scratch.candidates, scratch.next_pointer
     slide_window(s, w)
+    if rule.reads >= OF_SESSIONS:
+        weigh_pauses(s, f)
     for a in range(len(f.accelerators)):
         missing = NONE
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
@@ -147,7 +150,7 @@ def pick_slot(s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch) -> 
                 if rule.reads >= OF_TARGET:
                     target_features(s, f, slot, missing, rows[slot])
                 if rule.reads >= OF_SESSIONS:
-                    session_features(s, f, s.slots[slot], rows[slot])
+                    session_features(s, s.slots[slot], rows[slot])
     score_slots(s, f, rule, candidates, next_pointer, rows, scores)
     best = NONE
     for slot in range(len(s.slots)):

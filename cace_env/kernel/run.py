@@ -13,7 +13,7 @@ from numba import types
 from cace_env.compilation import compiled, inlined, linked, outlined
 from cace_env.held import held
 from cace_env.kernel.events import arrive, heap_pop, next_open_arrival, settle, slide_window, token_end
-from cace_env.kernel.features import missing_bytes, pending_features, slot_features, write_observation
+from cace_env.kernel.features import missing_bytes, pending_features, slot_features, weigh_pauses, write_observation
 from cace_env.kernel.orders import decide
 from cace_env.kernel.placement import act, clear_legal, is_pending, place
 from cace_env.kernel.rules import Rule, Scratch
@@ -103,6 +103,7 @@ def reset_state(s: State, f: Fleet) -> None:
     s.tasks[:] = 0
     s.users[:] = 0
     s.clocks[:] = 0.0
+    s.silence[:] = 0.0
     reset_requests(s, int64(0), int64(len(s.requests)))
     reset_pairs(s, int64(0), int64(len(s.pairs)))
     for slot in range(len(s.slots)):
@@ -126,7 +127,6 @@ def reset_state(s: State, f: Fleet) -> None:
         model[MODEL.second_use] = NONE
         model[MODEL.queue_head] = NONE
         model[MODEL.prefill_head] = NONE
-        s.paused[m] = NONE
         s.demand[m, DEMAND.mean_output] = np.nan
         if f.models[m, SPEC.asleep_on] != NONE:
             s.accelerators[f.models[m, SPEC.asleep_on], ACCELERATOR.free] -= f.models[m, SPEC.residual]
@@ -323,6 +323,7 @@ def read_features(row: Array, at: Array, fleet: Array, fleet_at: Array, w: Reque
     f = held(fleet_views(fleet, fleet_at))
     w = held(w)
     slide_window(s, w)
+    weigh_pauses(s, f)
     out[:] = 0.0
     for a in range(len(f.accelerators)):
         missing = missing_bytes(s, f, a)
@@ -336,6 +337,7 @@ def read_models(row: Array, at: Array, fleet: Array, fleet_at: Array, out: Array
     """Raw features of models at a question, `out` (M, len(PENDING)) float64; those not asked about are zero."""
     s = held(state_views(row, at))
     f = held(fleet_views(fleet, fleet_at))
+    weigh_pauses(s, f)
     out[:] = 0.0
     for m in range(len(f.models)):
         if is_pending(s, m) or m == s.scalars[TARGET] or (f.rules[R_SWAP] == 1 and s.legal[len(s.slots) + m] == 1):

@@ -64,8 +64,8 @@ REGRET_US: Final = 60_000_000  # a load this soon after the model's eviction is 
     CLOCK, STATUS, DIRTY, NEXT_OPEN, CLOSED_SIZE, ENDED, TIMER, TARGET, FIXED, LEGAL, DRAINS, DECISIONS,
     FORCED, LAST_ASKED, EVICTIONS, LOADS, LOAD_US, LOADED_BYTES, REFUSED, COLD, REGRETS, PREFIX_LOST,
     LONE_EVICTIONS, TOUCHES, RANKS, CACHED_BYTES, WINDOW_TAIL, LOGGED, TRACED, PENDING_MODELS, WAITS, PREFETCHES,
-    REQUESTS_TOUCHED, PAIRS_TOUCHED,
-) = range(34)  # fmt: skip
+    REQUESTS_TOUCHED, PAIRS_TOUCHED, PAUSES, MOST_PAUSES,
+) = range(36)  # fmt: skip
 NUM_SCALARS: Final = 40  # whole cache lines of 8
 
 # Indices into `Fleet.rules`.
@@ -199,16 +199,23 @@ class LogColumns(NamedTuple):
 
 
 class PairColumns(NamedTuple):
-    """`State.pairs`: a session at a model: its last admitted request, and its pauses; one cache line."""
+    """`State.pairs`: a session at a model: its last admitted request, and its last pause; one cache line."""
 
     epoch: int  # the model's loads then, NONE = never
     context: int  # tokens
     time_us: int
     window: int  # arrivals in the window
     paused_at: int  # when its last request finished; minus the requests in flight, 0 = none yet
-    kind: int  # task of its last arrival times AGAIN_STEPS, plus its number, the first being 0
-    older: int  # the pair whose pause at this model began before this one's, or NONE; while it pauses
-    newer: int  # the same, after it
+    task: int  # of its last arrival
+    step: int  # the number of that, the first being 0 and the last that is told apart AGAIN_STEPS - 1
+    pause: int  # the row of `State.pauses` where its pause was written; from there it only moves down
+
+
+class PauseColumns(NamedTuple):
+    """`State.pauses`."""
+
+    began_us: int
+    who: int  # its pair << 32 | its model << 8 | its kind, task * AGAIN_STEPS + step; NONE = it is over
 
 
 class ClockColumns(NamedTuple):
@@ -322,6 +329,7 @@ TASK: Final[TaskColumns] = _columns(TaskColumns)
 HEAP: Final[HeapColumns] = _columns(HeapColumns)
 LOG: Final[LogColumns] = _columns(LogColumns)
 PAIR: Final[PairColumns] = _columns(PairColumns)
+PAUSE: Final[PauseColumns] = _columns(PauseColumns)
 CLOCKS: Final[ClockColumns] = _columns(ClockColumns)
 SPEC: Final[SpecColumns] = _columns(SpecColumns)
 SPEED: Final[SpeedColumns] = _columns(SpeedColumns)
@@ -375,13 +383,14 @@ class State(NamedTuple):
     legal: Array  # (actions,) 0 or 1: each slot; in Swap-v0 then each row of models, and wait
     tasks: Array  # (T, TASK)
     clocks: Array  # (CLOCKS,) float
-    paused: Array  # (M,) the session pair whose pause at the model began last, or NONE
+    silence: Array  # (M, AGAIN) float: probability that none of its sessions that pause asks again, at the last look
     tokens: Array  # (sum of seats, HEAP) the token heaps of all engines, one after the other
     closed: Array  # (R, HEAP) closed-loop requests that will arrive
     log: Array  # (R, LOG)
-    requests: Array  # (R, REQUEST)
     pairs: Array  # (session pairs, PAIR)
+    requests: Array  # (R, REQUEST)
     users: Array  # (user pairs,) arrivals in the window
+    pauses: Array  # (2 * session pairs, PAUSE) sessions that pause, oldest first; those in use are PAUSES
 
 
 # Types of what compiled functions are handed.
@@ -392,8 +401,8 @@ FLOAT_TABLE: Final = types.float64[:, ::1]
 FLEET: Final = Held.of(Fleet, WORDS, TABLE, TABLE, TABLE, WORDS, TABLE, FLOAT_TABLE, FLOATS, FLOAT_TABLE)
 REQUESTS: Final = Held.of(Requests, TABLE, types.int32[:, ::1], types.int32[::1])
 STATE: Final = Held.of(
-    State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, WORDS, TABLE, TABLE, TABLE, TABLE, TABLE,
-    WORDS,
+    State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, FLOAT_TABLE, TABLE, TABLE, TABLE, TABLE,
+    TABLE, WORDS, TABLE,
 )  # fmt: skip
 
 
@@ -408,13 +417,14 @@ def cut_state(row: Array, at: Array) -> State:
         row[at[5] : at[6]],
         row[at[6] : at[7]].reshape((-1, len(TASK))),
         row[at[7] : at[8]].view(np.float64),
-        row[at[8] : at[9]],
+        row[at[8] : at[9]].view(np.float64).reshape((-1, len(AGAIN))),
         row[at[9] : at[10]].reshape((-1, len(HEAP))),
         row[at[10] : at[11]].reshape((-1, len(HEAP))),
         row[at[11] : at[12]].reshape((-1, len(LOG))),
-        row[at[12] : at[13]].reshape((-1, len(REQUEST))),
-        row[at[13] : at[14]].reshape((-1, len(PAIR))),
+        row[at[12] : at[13]].reshape((-1, len(PAIR))),
+        row[at[13] : at[14]].reshape((-1, len(REQUEST))),
         row[at[14] : at[15]],
+        row[at[15] : at[16]].reshape((-1, len(PAUSE))),
     )
 
 
@@ -430,13 +440,14 @@ def state_views(row: Array, at: Array) -> State:
         row[at[5] : at[6]],
         table(row, at[6], at[7], TASK),
         row[at[7] : at[8]].view(np.float64),
-        row[at[8] : at[9]],
+        float_table(row, at[8], at[9], AGAIN),
         table(row, at[9], at[10], HEAP),
         table(row, at[10], at[11], HEAP),
         table(row, at[11], at[12], LOG),
-        table(row, at[12], at[13], REQUEST),
-        table(row, at[13], at[14], PAIR),
+        table(row, at[12], at[13], PAIR),
+        table(row, at[13], at[14], REQUEST),
         row[at[14] : at[15]],
+        table(row, at[15], at[16], PAUSE),
     )
 
 
@@ -479,7 +490,11 @@ def state_offsets(
     user_pairs: int,
     most_seats: int,
 ) -> Int64Array:
-    """`(len(State) + 1,)` start of each array of `State` in an arena row, and the row's end."""
+    """`(len(State) + 1,)` start of each array of `State` in an arena row, and the row's end.
+
+    The tokens and what follows until the requests begin with a cache line each: some arrays are a little longer than it
+    takes.
+    """
     models, accelerators = tables.num_models, tables.num_accelerators
     sizes = State(
         scalars=NUM_SCALARS,
@@ -490,20 +505,28 @@ def state_offsets(
         legal=num_actions(tables, slots, model_rows),
         tasks=NUM_TASKS * len(TASK),
         clocks=len(CLOCKS),
-        paused=models,
-        tokens=int(heap_starts(tables, most_seats)[-1]) * len(HEAP),
-        closed=requests * len(HEAP),
-        log=requests * len(LOG),
-        requests=requests * len(REQUEST),
+        silence=models * len(AGAIN),
+        tokens=whole_lines(int(heap_starts(tables, most_seats)[-1]) * len(HEAP)),
+        closed=whole_lines(requests * len(HEAP)),
+        log=whole_lines(requests * len(LOG)),
         pairs=session_pairs * len(PAIR),
+        requests=requests * len(REQUEST),
         users=user_pairs,
+        pauses=2 * session_pairs * len(PAUSE),
     )
+    hot = sum(sizes[: State._fields.index("tokens")])
+    sizes = sizes._replace(clocks=sizes.clocks + whole_lines(hot) - hot)
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def whole_lines(words: int) -> int:
+    """At least so many words, in whole cache lines."""
+    return -(-words // WORDS_PER_LINE) * WORDS_PER_LINE
 
 
 def arena(rows: int, width: int) -> Int64Array:
     """Zeros, `(rows, at least width)`; every row begins with a cache line."""
-    width = -(-width // WORDS_PER_LINE) * WORDS_PER_LINE
+    width = whole_lines(width)
     words = np.zeros(rows * width + WORDS_PER_LINE, dtype=np.int64)
     first = -(words.ctypes.data // 8) % WORDS_PER_LINE
     return words[first : first + rows * width].reshape(rows, width)

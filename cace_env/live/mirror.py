@@ -18,6 +18,7 @@ from numba.core import event as numba_event
 
 from cace_env import compilation
 from cace_env.kernel import state as layout
+from cace_env.kernel.events import PAIR_AT
 from cace_env.kernel.state import (
     ASKED,
     CLOCK,
@@ -26,6 +27,8 @@ from cace_env.kernel.state import (
     LOGGED,
     MODEL,
     PAIR,
+    PAUSE,
+    PAUSES,
     REQUEST,
     TIME,
     TIMER,
@@ -294,23 +297,15 @@ class Mirror:
         ]
         for key in gone:
             pair = self._sessions.pop(key)
-            self._forget_pause(pair, key[1])
+            self._forget_pause(pair)
             self._free_sessions.append(pair)
         if not self._free_sessions:
             self._make_room(2 * len(self.state.requests))
 
-    def _forget_pause(self, pair: int, model: int) -> None:
-        """Takes a session that is forgotten out of the pauses at its model (`pause` of `cace_env.kernel.events`)."""
-        pairs, paused = self.state.pairs, self.state.paused
-        if pairs[pair, PAIR.paused_at] <= 0:
-            return
-        older, newer = pairs[pair, PAIR.older], pairs[pair, PAIR.newer]
-        if newer == NONE:
-            paused[model] = older
-        else:
-            pairs[newer, PAIR.older] = older
-        if older != NONE:
-            pairs[older, PAIR.newer] = newer
+    def _forget_pause(self, pair: int) -> None:
+        """Takes a session that is forgotten out of the pauses."""
+        who = self.state.pauses[: self.state.scalars[PAUSES], PAUSE.who]
+        who[who >> PAIR_AT == pair] = NONE
 
     def _make_room(self, rows: int) -> None:
         """Room for so many requests, sessions and users; what is there stays."""

@@ -24,6 +24,8 @@ from cace_env.kernel.state import (
     NONE,
     PAIR,
     PAIRS_TOUCHED,
+    PAUSE,
+    PAUSES,
     REQUEST,
     REQUESTS_TOUCHED,
     SPEC,
@@ -37,8 +39,8 @@ from cace_env.kernel.state import (
 
 Array = Any
 
-TOKENS, CLOSED, LOGS, REQUESTS, PAIRS, USERS, END = (
-    [*State._fields, "end"].index(name) for name in ("tokens", "closed", "log", "requests", "pairs", "users", "end")
+TOKENS, CLOSED, LOGS, REQUESTS, PAIRS, USERS, PAUSE_ROWS = (
+    State._fields.index(name) for name in ("tokens", "closed", "log", "requests", "pairs", "users", "pauses")
 )
 OUT, BACK = int64(0), int64(1)
 
@@ -135,7 +137,8 @@ def carry_all(batch: Batch, i: int, first: int, words: Array, way: int) -> int:
     touched = requests + g[REQUESTS_TOUCHED] * len(REQUEST)
     place = carry(row, requests + first * len(REQUEST), touched, words, place, way)
     place = carry(row, at[PAIRS], at[PAIRS] + g[PAIRS_TOUCHED] * len(PAIR), words, place, way)
-    place = carry(row, at[USERS], at[END], words, place, way)
+    place = carry(row, at[USERS], at[PAUSE_ROWS], words, place, way)
+    place = carry(row, at[PAUSE_ROWS], at[PAUSE_ROWS] + g[PAUSES] * len(PAUSE), words, place, way)
     place = carry(batch.charged[i], int64(0), int64(NUM_TERMS), words, place, way)
     return carry(batch.marks[i], int64(0), int64(len(batch.marks[i])), words, place, way)
 

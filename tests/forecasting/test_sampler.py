@@ -11,9 +11,22 @@ from cace_env.cases import Case, case_of
 from cace_env.forecasting import Habits, Sampler, fit_habits, load_habits, played
 from cace_env.forecasting.draws import NUM_STREAMS
 from cace_env.forecasting.sampler import LEAST_ROWS, NO_TRACE
+from cace_env.kernel.events import LONGEST_US, PAIR_AT
 from cace_env.kernel.pick import pick
 from cace_env.kernel.rollouts import try_actions
-from cace_env.kernel.state import CLOCK, CLOSED_SIZE, COLUMN, MODEL, NONE, PAIR, REQUEST, State, cut_state
+from cace_env.kernel.state import (
+    CLOCK,
+    CLOSED_SIZE,
+    COLUMN,
+    MODEL,
+    NONE,
+    PAIR,
+    PAUSE,
+    PAUSES,
+    REQUEST,
+    State,
+    cut_state,
+)
 from cace_env.observation import SLOT
 from cace_env.planning import Rollouts
 from cace_env.policies import policy, rule_of
@@ -82,18 +95,16 @@ def test_a_copy_of_the_present_prices_actions_as_the_simulation_does(case: Case,
 
 
 def check_pauses(state: State) -> int:
-    """Every pair that pauses stands once in the list of one model, the newest first; how many there are."""
-    listed: list[int] = []
-    for first in state.paused.tolist():
-        newer, pair = NONE, first
-        while pair != NONE:
-            assert len(listed) < len(state.pairs)
-            assert state.pairs[pair, PAIR.newer] == newer
-            assert newer == NONE or state.pairs[pair, PAIR.paused_at] <= state.pairs[newer, PAIR.paused_at]
-            listed.append(pair)
-            newer, pair = pair, int(state.pairs[pair, PAIR.older])
-    assert sorted(listed) == np.flatnonzero(state.pairs[:, PAIR.paused_at] > 0).tolist()
-    return len(listed)
+    """Every pair that has paused for less than 512 s is listed once, the oldest first; how many there are."""
+    pauses = state.pauses[: state.scalars[PAUSES]]
+    assert (np.diff(pauses[:, PAUSE.began_us]) >= 0).all()
+    young = (pauses[:, PAUSE.who] != NONE) & (state.scalars[CLOCK] - pauses[:, PAUSE.began_us] < LONGEST_US)
+    pairs = pauses[young, PAUSE.who] >> PAIR_AT
+    began_us = state.pairs[:, PAIR.paused_at]
+    np.testing.assert_array_equal(began_us[pairs], pauses[young, PAUSE.began_us])
+    expected = np.flatnonzero((began_us > 0) & (state.scalars[CLOCK] - began_us < LONGEST_US))
+    assert sorted(pairs.tolist()) == expected.tolist()
+    return len(pairs)
 
 
 def test_sessions_pause_in_the_copy_as_in_the_simulator(shipped: Habits) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cace_env.kernel.state import ACCELERATOR, CLOCK, HEAP, IDLE, MODEL, NONE, PAIR, SPEC, TRACE_KINDS, TRACED
+from cace_env.kernel.events import PAIR_AT
+from cace_env.kernel.state import ACCELERATOR, CLOCK, HEAP, IDLE, MODEL, NONE, PAUSE, PAUSES, SPEC, TRACE_KINDS, TRACED
 from cace_env.live import mirror
 from cace_env.live.mirror import TOKEN, Arrival, Mirror, live_tables
 from cace_env.observation import SLOT, ObservationLayout
@@ -210,13 +211,11 @@ def test_a_session_that_is_forgotten_pauses_no_more(monkeypatch: pytest.MonkeyPa
         seen.first_token(3 + at * hour_us, row)
         seen.finish(4 + at * hour_us, row, 1)
     assert len(seen.state.pairs) == 4
-    pauses = []
-    pair = int(seen.state.paused[0])
-    while pair != NONE:
-        pauses.append(int(seen.state.pairs[pair, PAIR.paused_at]))
-        pair = int(seen.state.pairs[pair, PAIR.older])
-    assert pauses == sorted(pauses, reverse=True) and pauses[0] == 4 + 8 * hour_us
-    assert len(pauses) == len(seen._sessions) <= 4
+    pauses = seen.state.pauses[: seen.state.scalars[PAUSES]]
+    pauses = pauses[pauses[:, PAUSE.who] != NONE]
+    assert pauses[-1, PAUSE.began_us] == 4 + 8 * hour_us
+    assert set((pauses[:, PAUSE.who] >> PAIR_AT).tolist()) <= set(seen._sessions.values())
+    assert len(seen._sessions) <= 4
 
 
 @settings(max_examples=30, deadline=None)

@@ -187,7 +187,6 @@ simulator.load(Workload.from_columns(model=[0], task=[0], arrival_us=[0], contex
 simulator.state.slots[:] = NONE
 simulator.state.slots[0] = 0
 simulator.state.models[0, MODEL.second_use] = NONE
-simulator.state.paused[:] = NONE
 out = np.empty((simulator.max_slots, len(SLOT)))
 run.read_features(*simulator.arguments, out)
 print(cace_env.__file__, out[0, SLOT.since_second_use_s])
