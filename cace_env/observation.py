@@ -252,6 +252,14 @@ PENDING: Final = _columns("PendingColumns", PENDING_FEATURES)
 CONTEXT: Final = _columns("ContextColumns", CONTEXT_FEATURES)
 THERE: Final = 0  # the column `SLOT.occupied` and `PENDING.present`: 1 = the row holds a model
 BLOCKS: Final = {"slot": SLOT_FEATURES, "pending": PENDING_FEATURES, "context": CONTEXT_FEATURES}
+EIGHT: Final = 8  # numbers that a processor computes at once
+
+
+def logarithms_of(features: tuple[Feature, ...]) -> tuple[int, int]:
+    """The first of columns that together hold all logarithmic ones, and how many they are: whole eights."""
+    columns = [column for column, feature in enumerate(features) if feature.log]
+    count = -(-(columns[-1] + 1 - columns[0]) // EIGHT) * EIGHT
+    return min(columns[0], len(features) - count), count
 
 
 class Scaling(NamedTuple):

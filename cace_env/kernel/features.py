@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from cace_env.compilation import inlined, inner, linked
+from cace_env.compilation import inlined, linked
 from cace_env.held import Held
 from cace_env.kernel.events import LONGEST_US, MODEL_AT, PAIR_AT, PREFIX_HALF_LIFE_US, rounds_now
 from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, is_pending, next_pending, room_without
@@ -50,7 +50,7 @@ from cace_env.kernel.state import (
     int64,
 )
 from cace_env.kernel.swaps import channel_idle, greedy_dual, own_residual, tier_after_eviction, tier_of
-from cace_env.observation import CONTEXT, PENDING, SLOT, Scaling
+from cace_env.observation import BLOCKS, CONTEXT, PENDING, SLOT, Scaling, logarithms_of
 from cace_env.sessions import AGAIN_SHAPE
 
 Array = Any
@@ -68,9 +68,9 @@ PER_MINUTE_60: Final = np.log(2.0) / 60.0
 
 
 @inlined
-def demand_rates(s: State, m: int) -> tuple[float, float, float]:
-    """Requests per minute of model m at half-lives of 1, 10 and 60 minutes."""
-    minutes = (s.scalars[CLOCK] - s.models[m, MODEL.last_arrival]) * SECONDS / 60.0
+def demand_rates(now: int, model: Array, demand: Array) -> tuple[float, float, float]:
+    """Requests per minute of a model, whose rows these are, at half-lives of 1, 10 and 60 minutes."""
+    minutes = (now - model[MODEL.last_arrival]) * SECONDS / 60.0
     slow = np.exp2(-minutes / 60.0)
     middle = slow * slow * slow
     middle *= middle
@@ -78,9 +78,9 @@ def demand_rates(s: State, m: int) -> tuple[float, float, float]:
     fast = fast * fast * middle
     fast *= fast
     return (
-        s.demand[m, DEMAND.rate_1m] * fast * PER_MINUTE_1,
-        s.demand[m, DEMAND.rate_10m] * middle * PER_MINUTE_10,
-        s.demand[m, DEMAND.rate_60m] * slow * PER_MINUTE_60,
+        demand[DEMAND.rate_1m] * fast * PER_MINUTE_1,
+        demand[DEMAND.rate_10m] * middle * PER_MINUTE_10,
+        demand[DEMAND.rate_60m] * slow * PER_MINUTE_60,
     )
 
 
@@ -111,34 +111,33 @@ def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> N
     """The part of a slot's features that describes its model and what it does there."""
     now = s.scalars[CLOCK]
     m = s.slots[slot]
-    a = s.models[m, MODEL.place]
-    am = a * len(f.models) + m
-    running = s.models[m, MODEL.running]
+    model, spec = s.models[m], f.models[m]
+    a = model[MODEL.place]
+    speed = f.speeds[a * len(f.models) + m]
+    running = model[MODEL.running]
     out[SLOT.occupied] = 1.0
     out[SLOT.legal] = s.legal[slot]
-    out[SLOT.loading] = s.models[m, MODEL.phase] == LOADING
-    out[SLOT.leaving] = s.models[m, MODEL.phase] == DRAINING or s.models[m, MODEL.phase] == UNLOADING
-    out[SLOT.pinned] = f.models[m, SPEC.pinned_on] != NONE
-    out[SLOT.freed_gb] = (f.models[m, SPEC.need] - f.models[m, SPEC.residual]) * GB
-    out[SLOT.weights_gb] = f.models[m, SPEC.weights] * GB
-    out[SLOT.reload_s] = f.speeds[am, SPEED.load_host + tier_after_eviction(s, f, m)] * SECONDS
-    out[SLOT.decode_ms] = f.speeds[am, SPEED.token_ns] * 1e-6
+    out[SLOT.loading] = model[MODEL.phase] == LOADING
+    out[SLOT.leaving] = model[MODEL.phase] == DRAINING or model[MODEL.phase] == UNLOADING
+    out[SLOT.pinned] = spec[SPEC.pinned_on] != NONE
+    out[SLOT.freed_gb] = (spec[SPEC.need] - spec[SPEC.residual]) * GB
+    out[SLOT.weights_gb] = spec[SPEC.weights] * GB
+    out[SLOT.reload_s] = speed[SPEED.load_host + tier_after_eviction(s, f, m)] * SECONDS
+    out[SLOT.decode_ms] = speed[SPEED.token_ns] * 1e-6
     out[SLOT.running] = running
-    out[SLOT.waiting] = s.models[m, MODEL.waiting]
-    out[SLOT.running_age_s] = (now - s.models[m, MODEL.running_arrivals] / running) * SECONDS if running > 0 else 0.0
-    decoding = s.models[m, MODEL.decoding]
+    out[SLOT.waiting] = model[MODEL.waiting]
+    out[SLOT.running_age_s] = (now - model[MODEL.running_arrivals] / running) * SECONDS if running > 0 else 0.0
+    decoding = model[MODEL.decoding]
     out[SLOT.emitted_tokens] = (
-        decoding + ((decoding * rounds_now(s, m) - s.models[m, MODEL.decode_start_sum]) >> 20) if decoding > 0 else 0
+        decoding + ((decoding * rounds_now(s, m) - model[MODEL.decode_start_sum]) >> 20) if decoding > 0 else 0
     )
-    out[SLOT.since_use_s] = (now - s.models[m, MODEL.last_use]) * SECONDS
+    out[SLOT.since_use_s] = (now - model[MODEL.last_use]) * SECONDS
     out[SLOT.since_second_use_s] = (
-        (now - s.models[m, MODEL.second_use]) * SECONDS if s.models[m, MODEL.second_use] >= 0 else NEVER_S
+        (now - model[MODEL.second_use]) * SECONDS if model[MODEL.second_use] >= 0 else NEVER_S
     )
-    out[SLOT.since_load_s] = (
-        (now - s.models[m, MODEL.loaded_at]) * SECONDS if s.models[m, MODEL.phase] != LOADING else 0.0
-    )
-    out[SLOT.uses_since_load] = s.models[m, MODEL.uses_since_load]
-    out[SLOT.uses] = s.models[m, MODEL.uses]
+    out[SLOT.since_load_s] = (now - model[MODEL.loaded_at]) * SECONDS if model[MODEL.phase] != LOADING else 0.0
+    out[SLOT.uses_since_load] = model[MODEL.uses_since_load]
+    out[SLOT.uses] = model[MODEL.uses]
     out[SLOT.missing_gb] = missing * GB
     out[SLOT.free_gb] = s.accelerators[a, ACCELERATOR.free] * GB
     # Relative to the clock: what is due to be evicted next under GreedyDual has the least.
@@ -149,21 +148,22 @@ def place_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> N
 def demand_features(s: State, m: int, out: Array) -> None:
     """The part of a slot's features that describes the demand for its model."""
     now = s.scalars[CLOCK]
-    out[SLOT.window_requests] = s.models[m, MODEL.window_requests]
-    out[SLOT.rate_1m], out[SLOT.rate_10m], out[SLOT.rate_60m] = demand_rates(s, m)
-    out[SLOT.window_users] = s.models[m, MODEL.window_users]
-    out[SLOT.window_sessions] = s.models[m, MODEL.window_sessions]
+    model, demand = s.models[m], s.demand[m]
+    out[SLOT.window_requests] = model[MODEL.window_requests]
+    out[SLOT.rate_1m], out[SLOT.rate_10m], out[SLOT.rate_60m] = demand_rates(now, model, demand)
+    out[SLOT.window_users] = model[MODEL.window_users]
+    out[SLOT.window_sessions] = model[MODEL.window_sessions]
     # Sums and differences of decayed tokens may miss 0 by a rounding error.
-    out[SLOT.prefix_tokens] = max(s.demand[m, DEMAND.prefix_tokens], 0.0) * np.exp2(
-        -(now - s.models[m, MODEL.prefix_at]) / PREFIX_HALF_LIFE_US
+    out[SLOT.prefix_tokens] = max(demand[DEMAND.prefix_tokens], 0.0) * np.exp2(
+        -(now - model[MODEL.prefix_at]) / PREFIX_HALF_LIFE_US
     )
-    out[SLOT.latency_weight] = s.demand[m, DEMAND.mean_weight]
+    out[SLOT.latency_weight] = demand[DEMAND.mean_weight]
     out[SLOT.expected_output_tokens] = (
-        s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
+        demand[DEMAND.mean_output] if demand[DEMAND.mean_output] == demand[DEMAND.mean_output] else 0.0
     )
-    mean = s.demand[m, DEMAND.gap_s]
+    mean = demand[DEMAND.gap_s]
     out[SLOT.mean_gap_s] = mean if mean > 0.0 else NEVER_S
-    variance = s.demand[m, DEMAND.gap_squared] - mean * mean
+    variance = demand[DEMAND.gap_squared] - mean * mean
     out[SLOT.gap_cv] = np.sqrt(max(variance, 0.0)) / mean if mean > 0.0 else 0.0
 
 
@@ -171,10 +171,10 @@ def demand_features(s: State, m: int, out: Array) -> None:
 def target_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> None:
     """The part of a slot's features that weighs its model against the target; reads the other features in `out`."""
     m = s.slots[slot]
-    a = s.models[m, MODEL.place]
+    spec, a = f.models[m], s.models[m, MODEL.place]
     target = s.scalars[TARGET]
     busy = s.accelerators[a, ACCELERATOR.busy]
-    freed = f.models[m, SPEC.need] - f.models[m, SPEC.residual]
+    freed = spec[SPEC.need] - spec[SPEC.residual]
     out[SLOT.worth] = out[SLOT.rate_10m] * out[SLOT.reload_s] / out[SLOT.freed_gb]
     left = 0.0
     if out[SLOT.running] > 0.0:
@@ -186,9 +186,9 @@ def target_features(s: State, f: Fleet, slot: int, missing: int, out: Array) -> 
     out[SLOT.suffices] = suffices
     out[SLOT.spare_gb] = (freed - missing) * GB if suffices else 0.0
     if target != NONE:
-        at = a * len(f.models) + target
-        out[SLOT.target_load_s] = f.speeds[at, SPEED.load_host + tier_of(s, f, target, a)] * SECONDS
-        out[SLOT.target_decode_ms] = f.speeds[at, SPEED.token_ns] * 1e-6
+        speed = f.speeds[a * len(f.models) + target]
+        out[SLOT.target_load_s] = speed[SPEED.load_host + tier_of(s, f, target, a)] * SECONDS
+        out[SLOT.target_decode_ms] = speed[SPEED.token_ns] * 1e-6
     else:
         out[SLOT.target_load_s] = 0.0
         out[SLOT.target_decode_ms] = 0.0
@@ -199,9 +199,8 @@ def weigh_pauses(s: State, f: Fleet) -> None:
     """Brings `State.silence` up to date: of all models in one pass, the newest pause first."""
     now = s.scalars[CLOCK]
     for m in range(len(s.silence)):
-        s.silence[m, AGAIN.soon] = 1.0
-        s.silence[m, AGAIN.later] = 1.0
-        s.silence[m, AGAIN.much_later] = 1.0
+        silence = s.silence[m]
+        silence[AGAIN.soon], silence[AGAIN.later], silence[AGAIN.much_later] = 1.0, 1.0, 1.0
     age, end = int64(0), FIRST_AGE_US
     for place in range(s.scalars[PAUSES] - 1, -1, -1):
         passed, who = now - s.pauses[place, PAUSE.began_us], s.pauses[place, PAUSE.who]
@@ -212,10 +211,12 @@ def weigh_pauses(s: State, f: Fleet) -> None:
         while passed >= end:  # none is younger than the one before it
             end <<= 1
             age += 1
-        m, row = (who >> MODEL_AT) & MODEL_BITS, (who & KIND_BITS) * AGES + age
-        s.silence[m, AGAIN.soon] *= f.silent[row, AGAIN.soon]
-        s.silence[m, AGAIN.later] *= f.silent[row, AGAIN.later]
-        s.silence[m, AGAIN.much_later] *= f.silent[row, AGAIN.much_later]
+        silence = s.silence[(who >> MODEL_AT) & MODEL_BITS]
+        silent = f.silent[(who & KIND_BITS) * AGES + age]
+        soon = silence[AGAIN.soon] * silent[AGAIN.soon]
+        later = silence[AGAIN.later] * silent[AGAIN.later]
+        much_later = silence[AGAIN.much_later] * silent[AGAIN.much_later]
+        silence[AGAIN.soon], silence[AGAIN.later], silence[AGAIN.much_later] = soon, later, much_later
 
 
 @inlined
@@ -247,31 +248,32 @@ def fastest_load_us(s: State, f: Fleet, m: int) -> int:
 def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
     """Features of one pending model (or the target, or one to prefetch), `out` (len(PENDING),) float64."""
     now = s.scalars[CLOCK]
-    waited_for = s.models[m, MODEL.waiting] > 0
+    model, spec, demand = s.models[m], f.models[m], s.demand[m]
+    waited_for = model[MODEL.waiting] > 0
     out[PENDING.present] = 1.0
     out[PENDING.target] = m == s.scalars[TARGET]
-    out[PENDING.need_gb] = f.models[m, SPEC.need] * GB
-    out[PENDING.weights_gb] = f.models[m, SPEC.weights] * GB
+    out[PENDING.need_gb] = spec[SPEC.need] * GB
+    out[PENDING.weights_gb] = spec[SPEC.weights] * GB
     out[PENDING.load_s] = fastest_load_us(s, f, m) * SECONDS
-    out[PENDING.waiting] = s.models[m, MODEL.waiting]
-    out[PENDING.waiting_weight] = s.models[m, MODEL.waiting] * s.demand[m, DEMAND.mean_weight]
-    oldest = s.models[m, MODEL.queue_head]
+    out[PENDING.waiting] = model[MODEL.waiting]
+    out[PENDING.waiting_weight] = model[MODEL.waiting] * demand[DEMAND.mean_weight]
+    oldest = model[MODEL.queue_head]
     out[PENDING.oldest_wait_s] = (now - s.requests[oldest, REQUEST.arrival_us]) * SECONDS if waited_for else 0.0
-    out[PENDING.pending_s] = (now - s.models[m, MODEL.pending_since]) * SECONDS if waited_for else 0.0
-    out[PENDING.rate_1m], out[PENDING.rate_10m], out[PENDING.rate_60m] = demand_rates(s, m)
-    out[PENDING.window_users] = s.models[m, MODEL.window_users]
-    out[PENDING.window_sessions] = s.models[m, MODEL.window_sessions]
-    out[PENDING.latency_weight] = s.demand[m, DEMAND.mean_weight]
+    out[PENDING.pending_s] = (now - model[MODEL.pending_since]) * SECONDS if waited_for else 0.0
+    out[PENDING.rate_1m], out[PENDING.rate_10m], out[PENDING.rate_60m] = demand_rates(now, model, demand)
+    out[PENDING.window_users] = model[MODEL.window_users]
+    out[PENDING.window_sessions] = model[MODEL.window_sessions]
+    out[PENDING.latency_weight] = demand[DEMAND.mean_weight]
     out[PENDING.expected_output_tokens] = (
-        s.demand[m, DEMAND.mean_output] if s.demand[m, DEMAND.mean_output] == s.demand[m, DEMAND.mean_output] else 0.0
+        demand[DEMAND.mean_output] if demand[DEMAND.mean_output] == demand[DEMAND.mean_output] else 0.0
     )
-    out[PENDING.since_eviction_s] = min((now - s.models[m, MODEL.evicted_at]) * SECONDS, NEVER_S)
+    out[PENDING.since_eviction_s] = min((now - model[MODEL.evicted_at]) * SECONDS, NEVER_S)
     out[PENDING.legal] = s.legal[len(s.slots) + m] if f.rules[R_SWAP] == 1 else 0
     fits = False
     idle_suffices = False
     for a in range(len(f.accelerators)):
         if channel_idle(s, a):
-            missing = f.models[m, SPEC.need] - own_residual(s, f, m, a)
+            missing = spec[SPEC.need] - own_residual(s, f, m, a)
             room, _ = room_without(s, f, a, IDLE_ONLY)
             fits = fits or s.accelerators[a, ACCELERATOR.free] >= missing
             idle_suffices = idle_suffices or room >= missing
@@ -306,11 +308,10 @@ def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
     waiting = 0
     running = 0
     for m in range(len(f.models)):
-        waiting += s.models[m, MODEL.waiting]
-        running += s.models[m, MODEL.running]
-        idle += (
-            s.models[m, MODEL.phase] == RESIDENT and s.models[m, MODEL.running] == 0 and s.models[m, MODEL.waiting] == 0
-        )
+        model = s.models[m]
+        waiting += model[MODEL.waiting]
+        running += model[MODEL.running]
+        idle += model[MODEL.phase] == RESIDENT and model[MODEL.running] == 0 and model[MODEL.waiting] == 0
     out[CONTEXT.waiting] = waiting
     out[CONTEXT.running] = running
     out[CONTEXT.idle_models] = idle
@@ -321,6 +322,7 @@ def context_features(s: State, f: Fleet, missing: int, out: Array) -> None:
 
 
 SCALING: Final = Held.of(Scaling, FLOATS, FLOATS, FLOATS)
+SLOT_LOGS, PENDING_LOGS, CONTEXT_LOGS = (logarithms_of(BLOCKS[name]) for name in ("slot", "pending", "context"))
 
 
 @linked(STATE, FLEET, SCALING, types.int64, types.float32[::1])
@@ -337,12 +339,9 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
         missing = missing_bytes(s, f, a)
         legal_here = False
         for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
-            legal_here = legal_here or s.legal[slot] == 1
-            at = slot * len(SLOT)
             if s.slots[slot] != NONE:
-                slot_features(s, f, slot, missing, raw[at:])
-            else:
-                clear(raw, at, at + len(SLOT))
+                legal_here = legal_here or s.legal[slot] == 1
+                slot_features(s, f, slot, missing, raw[slot * len(SLOT) :])
         if legal_here and (least < 0 or missing < least):
             least = missing
     target = s.scalars[TARGET]
@@ -364,20 +363,17 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
             end += len(PENDING)
     context_at = pending_at + pending_rows * len(PENDING)
     context_features(s, f, max(least, 0), raw[context_at:])
-    # The lowest free slot is taken first, so that behind an accelerator's last model there is nothing but zeros.
-    done = int64(0)
-    for a in range(len(f.accelerators)):
-        last = f.accelerators[a, SITE.end_slot]
-        while last > f.accelerators[a, SITE.first_slot] and s.slots[last - 1] == NONE:
-            last -= 1
-        first_at = f.accelerators[a, SITE.first_slot] * len(SLOT)
-        clear(out, done, first_at)
-        done = last * len(SLOT)
-        compress(scaling, first_at, done, out)
-    clear(out, done, pending_at)
-    compress(scaling, pending_at, end, out)
+    # Scaled only now: to read eight numbers at once that were just written one by one would have to wait.
+    for slot in range(len(s.slots)):
+        at = slot * len(SLOT)
+        if s.slots[slot] != NONE:
+            compress(scaling, at, SLOT, SLOT_LOGS, out)
+        else:
+            clear(out, at, at + len(SLOT))
+    for at in range(pending_at, end, len(PENDING)):
+        compress(scaling, at, PENDING, PENDING_LOGS, out)
     clear(out, end, context_at)
-    compress(scaling, context_at, context_at + len(CONTEXT), out)
+    compress(scaling, context_at, CONTEXT, CONTEXT_LOGS, out)
 
 
 @inlined
@@ -388,15 +384,29 @@ def clear(array: Array, first: int, end: int) -> None:
         part[i] = 0.0
 
 
-@inner
-def compress(scaling: Scaling, first: int, end: int, out: Array) -> None:
-    """Scales the features in `[first, end)`: a loop without branches, which the compiler vectorises.
+@inlined
+def compress(scaling: Scaling, at: int, row: Any, logarithms: Any, out: Array) -> None:
+    """Scales the features of one row, which begins at `at`; `logarithms` says which columns have some, and how many.
 
-    It has to count from 0: an index that might be negative would be counted from the end, and that is a branch.
+    Logarithms cost most: a loop without branches and of a length that is known and whole eights, which the compiler
+    does at once. It has to count from 0: an index that might be negative would be counted from the end.
     """
-    raw, factors, logarithmic = scaling.raw[first:end], scaling.factors[first:end], scaling.logarithmic[first:end]
-    scaled = out[first:end]
-    for i in range(len(raw)):
+    first, count = logarithms
+    scale(scaling, at, first, out)
+    at += first
+    end = at + count
+    raw, factors, logarithmic = scaling.raw[at:end], scaling.factors[at:end], scaling.logarithmic[at:end]
+    scaled = out[at:end]
+    for i in range(count):
         x = raw[i] * factors[i]
         y = np.copysign(ln(1.0 + abs(x)), x)
         scaled[i] = y if logarithmic[i] > 0.0 else x
+    scale(scaling, end, len(row) - first - count, out)
+
+
+@inlined
+def scale(scaling: Scaling, at: int, count: int, out: Array) -> None:
+    """Scales `count` features that have no logarithm."""
+    raw, factors, scaled = scaling.raw[at : at + count], scaling.factors[at : at + count], out[at : at + count]
+    for i in range(count):
+        scaled[i] = raw[i] * factors[i]
