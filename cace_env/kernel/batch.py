@@ -19,16 +19,24 @@ from cace_env.kernel.run import BEGIN, advance
 from cace_env.kernel.state import (
     ASKED,
     CLOCK,
+    DEMAND,
     FLOAT_TABLE,
     FLOATS,
     LEGAL,
     LOAD_US,
+    LOGGED,
+    MODEL,
+    NONE,
     NUM_TASKS,
+    PAUSE,
+    PAUSES,
     REFUSED,
+    SPEC,
     STATUS,
     TABLE,
     TASK,
     TRUNCATED,
+    WINDOW_TAIL,
     WORDS,
     WORDS_PER_LINE,
     Fleet,
@@ -42,11 +50,11 @@ from cace_env.observation import Scaling
 
 Array = Any
 
-# What every event touches: the arrays before the token heaps, and the top of the heap of closed-loop arrivals.
-HOT_ARRAYS: Final = State._fields.index("tokens")
-CLOSED_ARRAY: Final = State._fields.index("closed")
+MODELS_ARRAY, PLACES_ARRAY, TOKENS_ARRAY, CLOSED_ARRAY = (
+    State._fields.index(name) for name in ("models", "accelerators", "tokens", "closed")
+)
 MANY_ROWS: Final = 128  # fewer stay in the cache from step to step
-HOT_HEAP_WORDS: Final = 128
+PAUSES_PER_LINE: Final = WORDS_PER_LINE // len(PAUSE)
 
 TERMS_PER_TASK: Final = 3  # waiting, system, SLO missed
 NUM_TERMS: Final = NUM_TASKS * TERMS_PER_TASK + 2  # and loading, refused
@@ -188,10 +196,11 @@ def step_some(job: Job, scaling: Scaling, first: int, end: int) -> int:
     batch, look, rows, actions = job.batch, job.look, job.rows, job.actions
     begin, penalty, pending_rows = job.begin, job.penalty, job.pending_rows
     ended = int64(0)
+    ahead = not begin and len(rows) >= MANY_ROWS
     for k in range(first, end):
+        if ahead:
+            fetch_ahead(batch, rows, k)
         i = rows[k]
-        if len(rows) >= MANY_ROWS and k + 1 < len(rows):
-            fetch_ahead(batch, rows[k + 1])
         p = batch.places[i, PLACE.fleet]
         s = held(state_views(batch.arena[i], batch.at[i]))
         f = held(fleet_views(batch.fleets[p], batch.fleet_at[p]))
@@ -334,15 +343,50 @@ def workload_views(batch: Batch, i: int) -> Requests:
 
 
 @inlined
-def fetch_ahead(batch: Batch, i: int) -> None:
-    """Asks for what every event of environment i touches, while others are computed."""
-    row = batch.arena[i]
-    at = batch.at[i]
-    for word in range(at[0], at[HOT_ARRAYS], WORDS_PER_LINE):
+def fetch_ahead(batch: Batch, rows: Array, k: int) -> None:
+    """Asks for what the next of `rows` after number k will touch, while k is computed.
+
+    In two rounds, a row apart: what says where models and pauses lie has to be there by the second.
+    """
+    if k + 2 < len(rows):
+        i = rows[k + 2]
+        fetch_first(batch.arena[i], batch.at[i])
+    if k + 1 < len(rows):
+        i = rows[k + 1]
+        p = batch.places[i, PLACE.fleet]
+        s = held(state_views(batch.arena[i], batch.at[i]))
+        fetch_shown(s, held(fleet_views(batch.fleets[p], batch.fleet_at[p])))
+
+
+@inlined
+def fetch_first(row: Array, at: Array) -> None:
+    """What every step reads, wherever models are: of each of them the first line."""
+    for word in range(at[0], at[MODELS_ARRAY], WORDS_PER_LINE):
         prefetch(row, word)
-    closed = at[CLOSED_ARRAY]
-    for word in range(closed, min(closed + HOT_HEAP_WORDS, at[CLOSED_ARRAY + 1]), WORDS_PER_LINE):
+    for word in range(at[MODELS_ARRAY], at[MODELS_ARRAY + 1], len(MODEL)):
         prefetch(row, word)
+    for word in range(at[PLACES_ARRAY], at[TOKENS_ARRAY], WORDS_PER_LINE):
+        prefetch(row, word)
+    prefetch(row, at[CLOSED_ARRAY])
+    prefetch(row, at[CLOSED_ARRAY] + WORDS_PER_LINE)
+
+
+@inlined
+def fetch_shown(s: State, f: Fleet) -> None:
+    """The rest of models in slots, their first token ends, pauses, and the ends of the log."""
+    for slot in range(len(s.slots)):
+        m = s.slots[slot]
+        if m != NONE:
+            for word in range(WORDS_PER_LINE, len(MODEL), WORDS_PER_LINE):
+                prefetch(s.models[m], word)
+            prefetch(s.demand[m], 0)
+            prefetch(s.demand[m], len(DEMAND) - 1)
+            prefetch(s.tokens[f.models[m, SPEC.heap_start]], 0)
+    for place in range(0, s.scalars[PAUSES], PAUSES_PER_LINE):
+        prefetch(s.pauses[place], 0)
+    if s.scalars[LOGGED] < len(s.log):
+        prefetch(s.log[s.scalars[WINDOW_TAIL]], 0)
+        prefetch(s.log[s.scalars[LOGGED]], 0)
 
 
 @inlined
