@@ -560,10 +560,7 @@ def ask(s: State, m: int, pair: int, task: int) -> None:
     s.pairs[pair, PAIR.step] = min(s.pairs[pair, PAIR.step] + 1, STEPS - 1) if at != 0 else int64(0)
     s.pairs[pair, PAIR.paused_at] = min(at, 0) - 1
     if at > 0 and s.scalars[CLOCK] - at < LONGEST_US:
-        place = min(s.pairs[pair, PAIR.pause], s.scalars[PAUSES] - 1)
-        while s.pauses[place, PAUSE.who] >> PAIR_AT != pair:
-            place -= 1
-        s.pauses[place, PAUSE.who] = NONE
+        s.pauses[s.pairs[pair, PAIR.pause], PAUSE.who] = NONE
 
 
 @inlined
@@ -595,6 +592,7 @@ def drop_pauses(s: State) -> None:
         began_us, who = s.pauses[place, PAUSE.began_us], s.pauses[place, PAUSE.who]
         if who != NONE and s.scalars[CLOCK] - began_us < LONGEST_US:
             s.pauses[kept, PAUSE.began_us], s.pauses[kept, PAUSE.who] = began_us, who
+            s.pairs[who >> PAIR_AT, PAIR.pause] = kept
             kept += 1
     s.scalars[PAUSES] = kept
     s.scalars[MOST_PAUSES] = min(kept + (kept >> 2) + 32, len(s.pauses))

@@ -208,7 +208,7 @@ class PairColumns(NamedTuple):
     paused_at: int  # when its last request finished; minus the requests in flight, 0 = none yet
     task: int  # of its last arrival
     step: int  # the number of that, the first being 0 and the last that is told apart AGAIN_STEPS - 1
-    pause: int  # the row of `State.pauses` where its pause was written; from there it only moves down
+    pause: int  # where its pause lies in `State.pauses`, while it counts
 
 
 class PauseColumns(NamedTuple):
