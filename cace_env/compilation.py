@@ -67,6 +67,7 @@ PARTS: Final = {
     "cace_env.kernel.features.write_observation": "what agents see",
     "cace_env.kernel.run.run_episode": "whole episodes of built-in policies",
     "cace_env.kernel.run.read_cost": "results",
+    "cace_env.kernel.summary.sum_up": "results",
     "cace_env.kernel.summary.summarize": "results",
     "cace_env.kernel.batch.step_some": "environments",
     "cace_env.kernel.batch.step_rows": "environments",

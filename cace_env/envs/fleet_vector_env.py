@@ -93,8 +93,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         arguments.check_counts(num_envs=num_envs, threads=threads, max_episode_steps=max_episode_steps)
         arguments.check_render_mode(render_mode, self.SINGLE.ID)
         self.scenarios = arguments.scenarios(scenario)
-        self.num_envs = num_envs
-        self.render_mode = None
+        self.num_envs, self.render_mode = num_envs, None
         self.autoreset_mode = arguments.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.split = split
@@ -116,6 +115,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
             invalid_penalty=float(invalid_penalty),
             kept=self.draws.num_kept,
             threads=threads,
+            sums=True,
         )
         self.single_observation_space = spaces.Box(self.layout.low, self.layout.high, dtype=np.float32)
         self.single_action_space = spaces.Discrete(self.simulators.num_actions)

@@ -64,7 +64,7 @@ class InfoWriter:
         values = np.full((len(METRICS), self._simulators.num_envs), np.nan)
         for env in rows.tolist():
             tables = self._simulators.tables[self._scenario_of[env]]
-            values[:, env] = tuple(episode_metrics(self._simulators.view(env).summary(), tables).values())
+            values[:, env] = tuple(episode_metrics(self._simulators.summary(env), tables).values())
         return values
 
 

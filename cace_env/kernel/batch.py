@@ -46,6 +46,7 @@ from cace_env.kernel.state import (
     int64,
     state_views,
 )
+from cace_env.kernel.summary import sum_up
 from cace_env.observation import Scaling
 
 Array = Any
@@ -98,6 +99,10 @@ class Batch(NamedTuple):
     columns: Array  # (B, R, COLUMN) int32
     open_order: Array  # (B, R) int32
     trace: Array  # (rows, 4) int64
+    shares: Array  # (N, T, SHARE) int64, of the last episode that has ended
+    quantiles_us: Array  # (N, T + 1, 2, len(QUANTILES) + 1) float, the same; see `sum_up`
+    rooms: Array  # (threads, 3, R) int64 to sum up in; (threads, 3, 0) = nothing is summed up
+    counts: Array  # (threads, DIGITS) int64
 
 
 class Look(NamedTuple):
@@ -129,7 +134,8 @@ class Job(NamedTuple):
 
 BATCH: Final = Held.of(
     Batch, TABLE, TABLE, TABLE, TABLE, TABLE, TABLE, TABLE, TABLE, FLOAT_TABLE, types.int64[:, :, ::1],
-    types.int32[:, :, ::1], types.int32[:, ::1], TABLE,
+    types.int32[:, :, ::1], types.int32[:, ::1], TABLE, types.int64[:, :, ::1], types.float64[:, :, :, ::1],
+    types.int64[:, :, ::1], TABLE,
 )  # fmt: skip
 LOOK: Final = Held.of(
     Look, types.float32[:, ::1], types.int8[:, ::1], FLOATS, FLOAT_TABLE, types.boolean[::1], types.boolean[::1],
@@ -186,12 +192,13 @@ def see_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, loo
         see(batch, s, f, held(workload_views(batch, i)), scaling, pending_rows, look, i)
 
 
-@linked(JOB, SCALING, types.int64, types.int64)
-def step_some(job: Job, scaling: Scaling, first: int, end: int) -> int:
+@linked(JOB, SCALING, types.int64, types.int64, types.int64)
+def step_some(job: Job, scaling: Scaling, member: int, first: int, end: int) -> int:
     """Applies `actions[i]` to each of `rows[first:end]`, or starts them, and runs on; how many are asked nothing more.
 
     An illegal action is replaced by the legal one of lowest index. Where nothing is asked, action 0 is the no-op.
-    Starting an episode gives no reward: `actions` and `penalty` are not read.
+    Starting an episode gives no reward: `actions` and `penalty` are not read. An episode that ends is summed up, in the
+    room of this `member` of the team.
     """
     batch, look, rows, actions = job.batch, job.look, job.rows, job.actions
     begin, penalty, pending_rows = job.begin, job.penalty, job.pending_rows
@@ -235,6 +242,8 @@ def step_some(job: Job, scaling: Scaling, first: int, end: int) -> int:
         look.illegal[i] = not legal
         look.terminated[i] = s.scalars[STATUS] != ASKED and s.scalars[STATUS] != TRUNCATED
         look.truncated[i] = s.scalars[STATUS] == TRUNCATED
+        if s.scalars[STATUS] != ASKED and batch.rooms.shape[2] > 0:
+            sum_up(s, f, w, batch.shares[i], batch.quantiles_us[i], batch.rooms[member], batch.counts[member])
     return ended
 
 
@@ -246,7 +255,7 @@ def step_rows(
     """`step_some` for all rows, by this thread and the workers of `team` (empty = none) that are awake."""
     job, scaling = held(Job(batch, rows, begin, actions, penalty, pending_rows, look)), held(scaling)
     if len(team) == 0:
-        return step_some(job, scaling, int64(0), int64(len(rows)))
+        return step_some(job, scaling, int64(0), int64(0), int64(len(rows)))
     members = members_of(team)
     for member in range(members):
         team[next_of(member)] = share_of(len(rows), members, member)
@@ -271,7 +280,7 @@ def step_one(one: int, action: int) -> int:
     """`step_rows` for the one row of the job of a `One`, which lies at the address `one`."""
     o = one_at(one)
     o.job.actions[o.job.rows[0]] = action
-    return step_some(o.job, o.scaling, int64(0), int64(1))
+    return step_some(o.job, o.scaling, int64(0), int64(0), int64(1))
 
 
 @compiled
@@ -307,7 +316,7 @@ def take_part(job: Job, scaling: Scaling, team: Array, member: int) -> int:
         end = share_of(rows, members, whose + 1)
         first = atomic_add(team, next_of(whose), int64(step))
         while first < end:
-            ended += step_some(job, scaling, first, int64(min(first + step, end)))
+            ended += step_some(job, scaling, member, first, int64(min(first + step, end)))
             first = atomic_add(team, next_of(whose), int64(step))
     return ended
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numba import types
 
-from cace_env.compilation import compiled, inner
+from cace_env.compilation import compiled, inner, linked
 from cace_env.held import held
 from cace_env.kernel.state import (
     CLOCK,
     COLUMN,
+    FLEET,
     FOREVER,
     NONE,
     NUM_TASKS,
     REQUEST,
+    REQUESTS,
     SLO,
     SPEC,
+    STATE,
+    TABLE,
     TASK,
+    WORDS,
+    Fleet,
     Requests,
+    State,
     fleet_views,
     int64,
     state_views,
@@ -56,14 +64,20 @@ def summarize(
     row: Array, at: Array, fleet: Array, fleet_at: Array, w: Requests, shares: Array, quantiles_us: Array, room: Array,
     counts: Array,
 ) -> None:  # fmt: skip
+    """`sum_up` of one environment."""
+    s = held(state_views(row, at))
+    f = held(fleet_views(fleet, fleet_at))
+    sum_up(s, f, held(w), shares, quantiles_us, room, counts)
+
+
+@linked(STATE, FLEET, REQUESTS, TABLE, types.float64[:, :, ::1], TABLE, WORDS)
+def sum_up(s: State, f: Fleet, w: Requests, shares: Array, quantiles_us: Array, room: Array, counts: Array) -> None:
     """What each task had of the episode so far, in one pass over the requests.
 
     `shares` is (T, SHARE) int64. `quantiles_us` is (T + 1, 2, len(QUANTILES) + 1) float64: quantiles and maximum of
     TTFTs and of E2E latencies of answered requests, of each task and at last of all; NaN where there is none. Room to
     sort them: `room` is (3, R) int64, `counts` (DIGITS,).
     """
-    s = held(state_views(row, at))
-    f = held(fleet_views(fleet, fleet_at))
     now = s.scalars[CLOCK]
     shares[:] = 0
     answered = 0

@@ -33,10 +33,11 @@ from cace_env.kernel.state import (
     num_actions,
     state_offsets,
 )
+from cace_env.kernel.summary import DIGITS, QUANTILES, SHARE
 from cace_env.observation import ObservationLayout
 from cace_env.simulation.bank import Bank, Shelf
 from cace_env.simulation.limits import NO_LIMITS
-from cace_env.simulation.outcome import SimulationError
+from cace_env.simulation.outcome import SimulationError, Summary
 from cace_env.simulation.simulator import Simulator, trace_rows
 from cace_env.simulation.snapshot import MOST_SEATS, Common, Snapshot, fleet_digest, pack, settled, unpack
 from cace_env.simulation.team import NO_TEAM, Team, can_share
@@ -74,6 +75,7 @@ class Simulators:
         kept: number of workloads that the bank can keep.
         threads: number of threads that share the work of a call.
         trace: keep the event trace (memory grows with the episode; for one simulation only).
+        sums: sum up each episode that ends, in the step that ends it, for `summary`.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Simulators:
         kept: int = 0,
         threads: int = 1,
         trace: bool = False,
+        sums: bool = False,
     ) -> None:
         if not invalid_penalty >= 0:
             raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
@@ -115,6 +118,11 @@ class Simulators:
         self._marks = np.zeros((self.num_envs, 2), dtype=np.int64)
         self._one: Frame | None = None  # of `step_first`
         self._all: Frame | None = None  # of `_held`
+        self._sums = sums
+        self._shares = np.zeros((self.num_envs, len(TASKS), len(SHARE)), dtype=np.int64)
+        self._quantiles_us = np.zeros((self.num_envs, len(TASKS) + 1, 2, len(QUANTILES) + 1))
+        self._rooms = np.zeros((threads, 3, 0), dtype=np.int64)
+        self._counts = np.zeros((threads, DIGITS), dtype=np.int64)
 
     def load(self, env: int, shelf: Shelf) -> None:
         """Give a simulation its next workload, which starts at its reset."""
@@ -305,6 +313,9 @@ class Simulators:
 
     def batch(self) -> Batch:
         """The arrays in the form that the kernel takes, for reading; a later `load` may replace them."""
+        longest = self.bank.times.shape[1]
+        if self._sums and longest > self._rooms.shape[2]:
+            self._rooms = np.zeros((len(self._scalings), 3, longest), dtype=np.int64)
         return Batch(
             arena=self._arena,
             at=self._at,
@@ -319,7 +330,15 @@ class Simulators:
             columns=self.bank.columns,
             open_order=self.bank.open_order,
             trace=self.trace,
+            shares=self._shares,
+            quantiles_us=self._quantiles_us,
+            rooms=self._rooms,
+            counts=self._counts,
         )
+
+    def summary(self, env: int) -> Summary:
+        """Summary of the episode that the last step of a simulation has ended; `sums` must have been asked for."""
+        return Summary(self.view(env).totals(), self._shares[env].copy(), self._quantiles_us[env].copy())
 
     def _share(self, rows: Int64Array, begin: bool, actions: Int64Array, look: Look) -> int:
         """Start or step the rows, with all threads; returns how many have no further question."""

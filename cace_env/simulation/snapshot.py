@@ -8,7 +8,7 @@ simulation.
 from __future__ import annotations
 
 import hashlib
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +109,15 @@ def unpack(batch: Frame, env: int, snapshot: Snapshot, before: Common | None) ->
             requests[number * WIDTH : (number + 1) * WIDTH] = chunk
 
 
+# Of a batch whose episodes are not summed up as they end.
+NOTHING_SUMMED: Final[dict[str, Any]] = {
+    "shares": np.zeros((0, 0, 0), dtype=np.int64),
+    "quantiles_us": np.zeros((0, 0, 0, 0)),
+    "rooms": np.zeros((0, 0, 0), dtype=np.int64),
+    "counts": np.zeros((0, 0), dtype=np.int64),
+}
+
+
 def alone(arguments: Arguments, limits: Int64Array, trace: Int64Array) -> Frame:
     """A simulation that belongs to no batch, as a batch of one. What its rewards cover is 0."""
     row, at, fleet, fleet_at, workload = arguments
@@ -130,5 +139,6 @@ def alone(arguments: Arguments, limits: Int64Array, trace: Int64Array) -> Frame:
             columns=workload.columns[None],
             open_order=workload.open_order[None],
             trace=trace,
+            **NOTHING_SUMMED,
         ),
     )

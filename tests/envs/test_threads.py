@@ -44,6 +44,19 @@ def settled(env: FleetVectorEnv) -> None:
         future.exception(SOON_S)
 
 
+def noted(monkeypatch: Any) -> list[Key]:
+    """Which workloads are drawn from now on, in this order."""
+    drawn: list[Key] = []
+    draw = Draws.draw
+
+    def draw_and_note(self: Draws, key: Key) -> Any:
+        drawn.append(key)
+        return draw(self, key)
+
+    monkeypatch.setattr(Draws, "draw", draw_and_note)
+    return drawn
+
+
 @pytest.mark.parametrize("baseline", [None, "lru"])
 @pytest.mark.parametrize("mode", MODES)
 def test_nothing_depends_on_what_is_drawn_ahead(mode: str, baseline: str | None, kind: Kind, monkeypatch: Any) -> None:
@@ -69,9 +82,7 @@ def test_nothing_depends_on_what_is_drawn_ahead(mode: str, baseline: str | None,
 
 def test_a_workload_that_is_drawn_ahead_is_not_drawn_again(monkeypatch: Any) -> None:
     env = make(4, autoreset_mode="SameStep", threads=2)
-    drawn: list[Key] = []
-    draw = Draws.draw
-    monkeypatch.setattr(Draws, "draw", lambda self, key: drawn.append(key) or draw(self, key))
+    drawn = noted(monkeypatch)
     env.reset(seed=1)
     settled(env)
     assert len(drawn) == 8  # what is played, and what will be
@@ -87,9 +98,7 @@ def test_a_workload_that_is_drawn_ahead_is_not_drawn_again(monkeypatch: Any) -> 
 
 
 def test_workloads_that_are_kept_are_drawn_once(monkeypatch: Any) -> None:
-    drawn: list[Key] = []
-    draw = Draws.draw
-    monkeypatch.setattr(Draws, "draw", lambda self, key: drawn.append(key) or draw(self, key))
+    drawn = noted(monkeypatch)
     env = make(4, autoreset_mode="SameStep", threads=2, num_workloads=3)
     env.reset(seed=1)
     play(env, 60)

@@ -175,7 +175,7 @@ def test_what_is_compiled_is_announced_and_kept_part_by_part(tmp_path: Path) -> 
     assert second.startswith(f"compiling the simulator, once per version: part 2 of {total}, ")
     assert [line.split(" of ")[0] for line in others] == [f"compiling part {n}" for n in range(3, len(others) + 3)]
     pieces = ("write_observation", "decide", "advance", "run_episode", "summarize", "read_cost", "link_followers")
-    pieces += ("number_pairs",)
+    pieces += ("number_pairs", "sum_up")
     assert sorted(re.search(r"\((\w+)\)", line)[1] for line in [second, *others]) == sorted(pieces)  # type: ignore[index]
     assert said(EVALUATE, tmp_path) == []
 
