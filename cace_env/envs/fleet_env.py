@@ -151,7 +151,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._over = False
         self._last_choice = None
         self._look.terms[:] = 0.0  # a reset costs nothing
-        return self._look.observations.flatten(), self._info()
+        return self._look.observations[0].copy(), self._info()
 
     def step(self, action: SupportsIndex) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Applies `action` and runs to the next question, or to the end.
@@ -178,7 +178,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         self._asked = not over
         self.rewards.settle(look, ONE)
         self.episode_metrics = self._metrics() if over else None
-        observation: Observation = look.observations.flatten()
+        observation: Observation = look.observations[0].copy()
         return observation, look.rewards.item(), look.terminated.item(), look.truncated.item(), self._info()
 
     def get_state(self) -> EnvState:
@@ -194,7 +194,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
             raise ResetNeeded("there is no state before the first reset")
         generator = self._np_random
         seeded = None if generator is None else (self._np_random_seed, generator.bit_generator.state)
-        simulation, mask = self.simulators.snapshot(0), self._look.masks.flatten()
+        simulation, mask = self.simulators.snapshot(0), self._look.masks[0].copy()
         return EnvState(self._origin, simulation, mask, self._played, self._over, seeded, None, self._last_choice)
 
     def set_state(self, state: EnvState) -> None:
@@ -290,12 +290,12 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         """
         look = self._look
         return {
-            "action_mask": look.masks.flatten(),
+            "action_mask": look.masks[0].copy(),
             "elapsed_s": look.elapsed_s.item(),
             "time_s": look.time_s.item(),
             "invalid_action": look.invalid.item(),
             "workload_seed": self._played if isinstance(self._played, int) else HANDED_IN,
-            "reward_terms": look.terms.flatten(),
+            "reward_terms": look.terms[:, 0].copy(),
         }
 
     def _metrics(self) -> dict[str, float]:
