@@ -1,7 +1,9 @@
 """Plans: the recorded decisions of an episode, and their improvement with the true future.
 
 `improve` goes once along a plan. At each of its decisions it tries every alternative in the simulation itself, plays
-on in several *ways* (below), and goes on from what is cheapest over the whole episode, which may be a new plan.
+on in several *ways* (below), and goes on from what is cheapest over the whole episode, which may be a new plan. Ways
+that decide the same are simulated together until one of them decides otherwise: half of all steps, and no result, are
+saved.
 `cace_env.planning.planner` chooses where to start, the ways, and when to stop.
 
 Actions are numbered by slot, and a model lies in another slot if it was loaded at another time. So a plan holds
@@ -17,7 +19,7 @@ import numpy as np
 from cace_env.compilation import compiled, inlined, inner
 from cace_env.held import held
 from cace_env.kernel.orders import decide
-from cace_env.kernel.rules import Rule, Scratch, next_use
+from cace_env.kernel.rules import Scratch, next_use
 from cace_env.kernel.run import BEGIN, advance, cost_now
 from cace_env.kernel.state import (
     ASKED,
@@ -51,6 +53,8 @@ CLOSED, LOGS, PAIRS, PAUSE_ROWS = (State._fields.index(name) for name in ("close
 # How a replay goes on after a change. PLANNED: as the plan does for the same requests. RETURN: towards the models that
 # the plan holds at that time. RULE: by a rule alone, which also answers what the other two leave open.
 PLANNED, RETURN, RULE = (int64(mode) for mode in range(3))
+RULES: Final = 4  # number of rules that continue replays
+UNKNOWN: Final = int64(-2)  # an answer that nobody has looked for yet
 
 
 class EntryColumns(NamedTuple):
@@ -75,11 +79,24 @@ class WayColumns(NamedTuple):
     mode: int  # PLANNED, RETURN or RULE
     rule: int  # which of the rules
     random: int  # so many decisions after the change are drawn
+    until: int  # so that the first that is not drawn is this one
+    first_draw: int  # and draws begin here
+
+
+class GroupColumns(NamedTuple):
+    """`Search.groups`: replays that have decided the same so far, at a question of a state of their own."""
+
+    ways: int  # bit w: way w is one of them
+    action: int  # what they decide next, NONE: not known yet
+    waited: int  # how often they have waited since their last other decision
+    cursor: int  # the last decision of the plan that is not later
+    calm: int  # so many decisions in a row were those of the plan
 
 
 ENTRY: Final = EntryColumns(*range(len(EntryColumns._fields)))
 NEED: Final = NeedColumns(*range(len(NeedColumns._fields)))
 WAY: Final = WayColumns(*range(len(WayColumns._fields)))
+GROUP: Final = GroupColumns(*range(len(GroupColumns._fields)))
 
 
 class Plan(NamedTuple):
@@ -108,6 +125,9 @@ class Search(NamedTuple):
     """How far a search goes at each decision."""
 
     ways: Array  # (W, WAY) int64
+    groups: Array  # (W, GROUP) int64; those without ways are free
+    stack: Array  # (1 + W,) int64: how many groups wait, and which; the last one is played on first
+    answers: Array  # (RETURN + 1 + RULES,) int64: what the plan, and each rule, does at a question
     draws: Array  # float in [0, 1)
     slack: float  # a replay is given up when it has cost so much more than the plan by the same time
     calm: int  # ... or when so many decisions in a row were those of the plan, and it has cost no less
@@ -278,18 +298,29 @@ def draw(s: State, number: float) -> int:
     return NONE
 
 
-@inner
+@inlined
 def go_on(
-    s: State, f: Fleet, w: Requests, rule: Rule, scratch: Scratch, plan: Plan, mode: int, waited: int, cursor: int
-) -> int:
-    """What a replay does at its next question; `cursor` is the last decision of the plan that is not later."""
-    ordering = s.scalars[TARGET] == NONE
-    action = NONE
-    if mode == PLANNED:
-        action = planned_load(s, f, plan, waited) if ordering else planned_victim(s, f, plan)
-    elif mode == RETURN and cursor + 1 < plan.size[0]:
-        action = held_model(s, f, plan, cursor + 1) if ordering else strange_victim(s, f, plan, cursor + 1)
-    return action if action != NONE else decide(s, f, w, rule, scratch)
+    s: State, f: Fleet, w: Requests, rules: Any, scratch: Scratch, plan: Plan, search: Search, way: int, waited: int,
+    cursor: int,
+) -> int:  # fmt: skip
+    """What a replay does at its next question; what is known is looked up in `search.answers`."""
+    answers, mode, rule = search.answers, search.ways[way, WAY.mode], search.ways[way, WAY.rule]
+    if mode != RULE:
+        if answers[mode] == UNKNOWN:
+            ordering = s.scalars[TARGET] == NONE
+            if mode == PLANNED:
+                answers[mode] = planned_load(s, f, plan, waited) if ordering else planned_victim(s, f, plan)
+            elif cursor + 1 < plan.size[0]:
+                answers[mode] = (
+                    held_model(s, f, plan, cursor + 1) if ordering else strange_victim(s, f, plan, cursor + 1)
+                )
+            else:
+                answers[mode] = NONE
+        if answers[mode] != NONE:
+            return answers[mode]
+    if answers[RULE + rule] == UNKNOWN:
+        answers[RULE + rule] = decide(s, f, w, rules[rule], scratch)
+    return answers[RULE + rule]
 
 
 @inlined
@@ -308,53 +339,126 @@ def as_planned(s: State, f: Fleet, plan: Plan, code: int) -> bool:
     return False
 
 
+@inlined
+def leave(rows: Array, group: int, game: Game, search: Search, way: int, action: int, before: int) -> None:
+    """A way that decides otherwise leaves its group, for one that left at the same question if there is one.
+
+    Args:
+        rows: (W, width) the state of each group.
+        group: which it leaves; what its row says holds at this question.
+        game: the episode.
+        search: where the groups are.
+        way: which leaves.
+        action: what it does.
+        before: how many groups waited before this question.
+    """
+    groups, stack = search.groups, search.stack
+    groups[group, GROUP.ways] ^= int64(1) << way
+    for place in range(before, stack[0]):
+        if groups[stack[1 + place], GROUP.action] == action:
+            groups[stack[1 + place], GROUP.ways] |= int64(1) << way
+            return
+    new = int64(0)
+    while groups[new, GROUP.ways] != 0:
+        new += 1
+    for column in range(len(GROUP)):
+        groups[new, column] = groups[group, column]
+    groups[new, GROUP.ways] = int64(1) << way
+    groups[new, GROUP.action] = action
+    copy_state(rows[group], rows[new], game.at)
+    stack[1 + stack[0]] = new
+    stack[0] += 1
+
+
+@inner
+def choose_together(
+    s: State, f: Fleet, rows: Array, group: int, game: Game, rules: Any, scratch: Scratch, plan: Plan, search: Search
+) -> int:
+    """What the first way of a group does at a question; those that do something else leave."""
+    mine = search.groups[group]
+    ways, waited, cursor = mine[GROUP.ways], mine[GROUP.waited], mine[GROUP.cursor]
+    d, before = s.scalars[DECISIONS], search.stack[0]
+    search.answers[:] = UNKNOWN
+    chosen = NONE
+    for way in range(len(search.ways)):
+        if (ways >> way) & 1 == 0:
+            continue
+        if d < search.ways[way, WAY.until]:
+            action = draw(s, search.draws[(search.ways[way, WAY.first_draw] + d) % len(search.draws)])
+        else:
+            action = go_on(s, f, game.w, rules, scratch, plan, search, int64(way), waited, cursor)
+        if chosen == NONE:
+            chosen = action
+        elif action != chosen:
+            leave(rows, group, game, search, int64(way), action, before)
+    return chosen
+
+
 @inner
 def play(
-    row: Array, game: Game, rules: Any, scratch: Scratch, plan: Plan, record: Plan, search: Search, way: int,
-    bound: float, random_until: int, first_draw: int,
+    rows: Array, group: int, game: Game, rules: Any, scratch: Scratch, plan: Plan, record: Plan, search: Search,
+    bound: float,
 ) -> float:  # fmt: skip
-    """Plays on to the end and records it; the cost of the whole episode, inf if it was given up: not below `bound`."""
-    s = held(state_views(row, game.at))
+    """A group plays on to the end and is recorded; the cost of its episode, inf if it was given up: above `bound`.
+
+    Ways that decide otherwise on their way become groups of their own, which are to be played on before any other, as
+    the decisions that they have in common stand in the record.
+    """
+    s = held(state_views(rows[group], game.at))
     f = held(fleet_views(game.fleet, game.fleet_at))
-    mode = search.ways[way, WAY.mode]
-    rule = held(rules[search.ways[way, WAY.rule]])
+    mine = search.groups[group]
     size = plan.size[0]
-    cursor, calm, waited = int64(0), int64(0), int64(0)
-    if s.scalars[DECISIONS] > 0:
-        last = s.scalars[DECISIONS] - 1
-        if record.entries[last, ENTRY.code] == 2 * len(f.models):
-            waited = record.entries[last, ENTRY.waits] + 1
-        cursor = min(last, max(size - 1, 0))
     while s.scalars[STATUS] == ASKED:
-        d = s.scalars[DECISIONS]
-        cost = cost_now(s, f)
-        if cost >= bound or d >= len(record.cost):
-            return np.inf
-        while cursor + 1 < size and plan.entries[cursor + 1, ENTRY.time_us] <= s.scalars[CLOCK]:
-            cursor += 1
-        if cursor + 1 < size:
-            begins, ends = plan.entries[cursor, ENTRY.time_us], plan.entries[cursor + 1, ENTRY.time_us]
-            part = (s.scalars[CLOCK] - begins) / max(ends - begins, 1)
-            excess = cost - plan.cost[cursor] - part * (plan.cost[cursor + 1] - plan.cost[cursor])
-            if excess > search.slack or (calm >= search.calm and excess >= 0.0):
+        if mine[GROUP.action] == NONE:
+            cost = cost_now(s, f)
+            if cost > bound or s.scalars[DECISIONS] >= len(record.cost):
                 return np.inf
-        if d < random_until:
-            action = draw(s, search.draws[(first_draw + d) % len(search.draws)])
-        else:
-            action = go_on(s, f, game.w, rule, scratch, plan, mode, waited, cursor)
+            cursor = mine[GROUP.cursor]
+            while cursor + 1 < size and plan.entries[cursor + 1, ENTRY.time_us] <= s.scalars[CLOCK]:
+                cursor += 1
+            mine[GROUP.cursor] = cursor
+            if cursor + 1 < size:
+                begins, ends = plan.entries[cursor, ENTRY.time_us], plan.entries[cursor + 1, ENTRY.time_us]
+                part = (s.scalars[CLOCK] - begins) / max(ends - begins, 1)
+                excess = cost - plan.cost[cursor] - part * (plan.cost[cursor + 1] - plan.cost[cursor])
+                if excess > search.slack or (mine[GROUP.calm] >= search.calm and excess >= 0.0):
+                    return np.inf
+            mine[GROUP.action] = choose_together(s, f, rows, group, game, rules, scratch, plan, search)
+        action = mine[GROUP.action]
         code = code_of(s, f, action)
-        note(s, f, record, code, waited)
+        note(s, f, record, code, mine[GROUP.waited])
         if code == 2 * len(f.models):
-            waited += 1
+            mine[GROUP.waited] += 1
         else:
-            waited = int64(0)
-            calm = calm + 1 if as_planned(s, f, plan, code) else int64(0)
-        proceed(row, game, action)
+            mine[GROUP.waited] = 0
+            mine[GROUP.calm] = mine[GROUP.calm] + 1 if as_planned(s, f, plan, code) else 0
+        advance(s, f, game.w, game.limits, game.trace, action)
+        mine[GROUP.action] = NONE
     if s.scalars[STATUS] != DONE:
         return np.inf
     record.size[0] = s.scalars[DECISIONS]
-    cost = cost_now(s, f)
-    return cost if cost < bound else np.inf
+    return cost_now(s, f)
+
+
+@inlined
+def first_group(search: Search, ways: int, waited: int, cursor: int) -> None:
+    """One group, whose state is in row 0, waits to be played on."""
+    search.groups[:] = 0
+    search.groups[0, GROUP.ways] = ways
+    search.groups[0, GROUP.action] = NONE
+    search.groups[0, GROUP.waited] = waited
+    search.groups[0, GROUP.cursor] = cursor
+    search.stack[0] = 1
+    search.stack[1] = 0
+
+
+@inlined
+def first_way(ways: int) -> int:
+    """The number of the lowest bit that is set."""
+    way = int64(0)
+    while (ways >> way) & 1 == 0:
+        way += 1
+    return way
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -362,29 +466,32 @@ def play(
 
 
 @compiled
-def first_plan(row: Array, game: Game, rules: Any, scratch: Scratch, plan: Plan, search: Search) -> float:
+def first_plan(rows: Array, game: Game, rules: Any, scratch: Scratch, plan: Plan, search: Search) -> float:
     """Records the episode of the first rule; its cost, inf where it was truncated or has no room."""
     game, scratch, plan, search = held(game), held(scratch), held(plan), held(search)
+    all_rules = (held(rules[0]), held(rules[1]), held(rules[2]), held(rules[3]))
     for m in range(len(scratch.next_pointer)):
-        scratch.next_pointer[m] = rules[0].future_start[m]
-    proceed(row, game, BEGIN)
+        scratch.next_pointer[m] = all_rules[0].future_start[m]
+    proceed(rows[0], game, BEGIN)
     plan.size[0] = 0
-    cost = play(row, game, rules, scratch, plan, plan, search, int64(0), np.inf, int64(0), int64(0))
+    first_group(search, int64(1), int64(0), int64(0))
+    cost = play(rows, int64(0), game, all_rules, scratch, plan, plan, search, np.inf)
     index_plan(plan)
     return cost
 
 
 @compiled
 def improve(
-    rows: Array, game: Game, rules: Any, scratch: Scratch, pointers: Array, plan: Plan, trial: Plan, best: Plan,
-    search: Search, cost: float, counts: Array,
+    row: Array, rows: Array, game: Game, rules: Any, scratch: Scratch, pointers: Array, plan: Plan, trial: Plan,
+    best: Plan, search: Search, cost: float, counts: Array,
 ) -> float:  # fmt: skip
     """One round: goes along the plan, replaces decisions if that makes the episode cheaper; its cost afterwards.
 
     Args:
-        rows: (2, width) the state that goes along the plan, and that of replays.
+        row: the state that goes along the plan.
+        rows: (W, width) those of replays.
         game: the episode.
-        rules: by which the ways go on; all of them know the same future, or none.
+        rules: `RULES`, by which the ways go on; all of them know the same future, or none.
         scratch: room for them.
         pointers: (M,) how far each model's future has been read.
         plan: of the episode; at the end the better one.
@@ -396,11 +503,10 @@ def improve(
     """
     game, scratch, search = held(game), held(scratch), held(search)
     plan, trial, best = held(plan), held(trial), held(best)
-    row, other = rows[0], rows[1]
+    all_rules = (held(rules[0]), held(rules[1]), held(rules[2]), held(rules[3]))
     s = held(state_views(row, game.at))
     f = held(fleet_views(game.fleet, game.fleet_at))
-    models = len(f.models)
-    first_rule = held(rules[0])
+    models, first_rule, groups, stack = len(f.models), all_rules[0], search.groups, search.stack
     for m in range(models):
         pointers[m] = first_rule.future_start[m]
     proceed(row, game, BEGIN)
@@ -411,26 +517,39 @@ def improve(
                 next_use(s, first_rule, pointers, m)
         planned = action_of(s, f, plan.entries[d, ENTRY.code])
         best_cost = cost
-        copy_plan(plan, trial, d)  # the entry before this one tells replays how often the policy has waited
         for action in range(len(s.legal)):
             if s.legal[action] == 0:
                 continue
+            ways = int64(0)
             for way in range(len(search.ways)):
                 drawn = search.ways[way, WAY.random]
                 if (action == planned and drawn == 0) or counts[0] >= search.max_replays:
                     continue
                 counts[0] += 1
-                copy_state(row, other, game.at)
+                search.ways[way, WAY.until] = d + 1 + drawn
+                search.ways[way, WAY.first_draw] = counts[0] * (drawn + 1)
+                ways |= int64(1) << way
+            if ways == 0:
+                continue
+            copy_state(row, rows[0], game.at)
+            code, waited = code_of(s, f, action), plan.entries[d, ENTRY.waits]
+            note(s, f, trial, code, waited)
+            proceed(rows[0], game, int64(action))
+            first_group(
+                search, ways, waited + 1 if code == 2 * models else int64(0), min(d, max(plan.size[0] - 1, int64(0)))
+            )
+            winner = NONE
+            while stack[0] > 0:
+                group = stack[stack[0]]
+                stack[0] -= 1
                 for m in range(models):
                     scratch.next_pointer[m] = pointers[m]
-                note(s, f, trial, code_of(s, f, action), plan.entries[d, ENTRY.waits])
-                proceed(other, game, int64(action))
-                first_draw = counts[0] * (drawn + 1)
-                replayed = play(
-                    other, game, rules, scratch, plan, trial, search, way, best_cost, d + 1 + drawn, first_draw
-                )
-                if replayed < best_cost:
-                    best_cost = replayed
+                way = first_way(groups[group, GROUP.ways])
+                replayed = play(rows, group, game, all_rules, scratch, plan, trial, search, best_cost)
+                groups[group, GROUP.ways] = 0
+                # Of equally good ones the first way counts, in whatever order they were played.
+                if replayed < best_cost or (replayed == best_cost and way < winner):
+                    best_cost, winner = replayed, way
                     copy_plan(trial, best, d)
         if best_cost < cost:
             cost = best_cost

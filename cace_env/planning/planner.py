@@ -26,7 +26,7 @@ from cace_env.config import ConfigError
 from cace_env.kernel import plan as kernel
 from cace_env.kernel import run
 from cace_env.kernel import state as layout
-from cace_env.kernel.plan import Game, Plan, Search
+from cace_env.kernel.plan import RULES, Game, Plan, Search
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import Int64Array
 from cace_env.planning.horizon import check_future, play_knowing
@@ -43,7 +43,6 @@ GAIN: Final = 0.01  # share of the cost; a round that saves less is the last
 MAX_ROUNDS: Final = 8
 STARTS: Final = 1  # number of plans that are improved, starting from the cheapest bases
 MAX_REPLAYS: Final = 50_000
-RULES: Final = 4  # number of rules that continue replays
 RANDOM: Final = (1, 2, 4)  # some replays draw this many random decisions after the change
 SLACK_REQUESTS: Final = 20.0  # a replay is stopped when it costs more than the plan by the cost of this many requests
 CALM: Final = 4  # or when it repeats the plan this often in a row and is not cheaper
@@ -271,9 +270,9 @@ def _variety(rules: Mapping[str, Rule], cheapest: Sequence[str], start: str) -> 
 
 def _ways() -> Int64Array:
     """`(ways, WAY)`: how replays continue after a change."""
-    ways = [(mode, rule, 0) for rule in range(RULES) for mode in (kernel.RULE, kernel.PLANNED)]
-    ways.append((kernel.RETURN, 0, 0))
-    ways += [(mode, 0, drawn) for drawn in RANDOM for mode in (kernel.PLANNED, kernel.RETURN)]
+    ways = [(mode, rule, 0, 0, 0) for rule in range(RULES) for mode in (kernel.RULE, kernel.PLANNED)]
+    ways.append((kernel.RETURN, 0, 0, 0, 0))
+    ways += [(mode, 0, drawn, 0, 0) for drawn in RANDOM for mode in (kernel.PLANNED, kernel.RETURN)]
     return np.array(ways, dtype=np.int64)
 
 
@@ -285,17 +284,17 @@ class _Chain:
         simulator = Simulator(tables)
         simulator.load(workload)
         _, at, fleet, fleet_at, requests = simulator.arguments
-        self._rows = layout.arena(2, int(at[-1]))
+        self._rows = layout.arena(1 + len(_ways()), int(at[-1]))
         self._game = Game(at, fleet, fleet_at, requests, rules[0].limits, np.zeros((0, 4), dtype=np.int64))
         self._rules, self._draws = rules, draws
         self._scratch = new_scratch(simulator.max_slots, models, largest(rules))
         self._pointers = np.zeros(models, dtype=np.int64)
         self._plans = [_new_plan(room, models, self._requests) for _ in range(3)]
         self._counts = np.zeros(2, dtype=np.int64)
-        by_rule = np.array([(kernel.RULE, 0, 0)], dtype=np.int64)
+        by_rule = np.array([(kernel.RULE, 0, 0, 0, 0)], dtype=np.int64)
         self.cost = float(
             kernel.first_plan(
-                self._rows[0], self._game, rules, self._scratch, self._plans[0], self._search(by_rule, np.inf, 0)
+                self._rows, self._game, rules, self._scratch, self._plans[0], self._search(by_rule, np.inf, 0)
             )
         )
 
@@ -307,7 +306,7 @@ class _Chain:
             slack = SLACK_REQUESTS * before / self._requests
             self.cost = float(
                 kernel.improve(
-                    self._rows, self._game, self._rules, self._scratch, self._pointers,
+                    self._rows[0], self._rows[1:], self._game, self._rules, self._scratch, self._pointers,
                     self._plans[0], self._plans[1], self._plans[2],
                     self._search(ways, slack, max_replays), before, self._counts,
                 )
@@ -328,7 +327,10 @@ class _Chain:
         return codes
 
     def _search(self, ways: Int64Array, slack: float, max_replays: int) -> Search:
-        return Search(ways, self._draws, slack, CALM, max_replays)
+        groups = np.zeros((len(ways), len(kernel.GROUP)), dtype=np.int64)
+        stack = np.zeros(1 + len(ways), dtype=np.int64)
+        answers = np.zeros(kernel.RULE + RULES, dtype=np.int64)
+        return Search(ways, groups, stack, answers, self._draws, slack, CALM, max_replays)
 
 
 def _new_plan(room: int, models: int, requests: int) -> Plan:
