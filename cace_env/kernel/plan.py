@@ -35,7 +35,9 @@ from cace_env.kernel.state import (
     NONE,
     PAUSE,
     PAUSES,
+    REQUEST,
     RESIDENT,
+    SPEC,
     STATUS,
     TARGET,
     WINDOW_TAIL,
@@ -48,7 +50,9 @@ from cace_env.kernel.state import (
 )
 
 Array = Any
-CLOSED, LOGS, PAIRS, PAUSE_ROWS = (State._fields.index(name) for name in ("closed", "log", "pairs", "pauses"))
+MODELS, TOKENS, CLOSED, LOGS, PAIRS, REQUESTS, USERS, PAUSE_ROWS = (
+    State._fields.index(name) for name in ("models", "tokens", "closed", "log", "pairs", "requests", "users", "pauses")
+)
 
 # How a replay goes on after a change. PLANNED: as the plan does for the same requests. RETURN: towards the models that
 # the plan holds at that time. RULE: by a rule alone, which also answers what the other two leave open.
@@ -91,12 +95,23 @@ class GroupColumns(NamedTuple):
     waited: int  # how often they have waited since their last other decision
     cursor: int  # the last decision of the plan that is not later
     calm: int  # so many decisions in a row were those of the plan
+    logged: int  # how many arrivals had been logged when their state was copied
 
 
 ENTRY: Final = EntryColumns(*range(len(EntryColumns._fields)))
 NEED: Final = NeedColumns(*range(len(NeedColumns._fields)))
+
+
+class SpanColumns(NamedTuple):
+    """`Search.spans`: which requests of a replay's state may differ from the state that goes along the plan."""
+
+    first: int  # those before it have finished in both
+    end: int  # nothing is known of those from here on, in either
+
+
 WAY: Final = WayColumns(*range(len(WayColumns._fields)))
 GROUP: Final = GroupColumns(*range(len(GroupColumns._fields)))
+SPAN: Final = SpanColumns(*range(len(SpanColumns._fields)))
 
 
 class Plan(NamedTuple):
@@ -128,6 +143,8 @@ class Search(NamedTuple):
     groups: Array  # (W, GROUP) int64; those without ways are free
     stack: Array  # (1 + W,) int64: how many groups wait, and which; the last one is played on first
     answers: Array  # (RETURN + 1 + RULES,) int64: what the plan, and each rule, does at a question
+    spans: Array  # (W, SPAN) int64
+    reach: Array  # (R,) int64: one past the last request of which an arrival of this one can make something known
     draws: Array  # float in [0, 1)
     slack: float  # a replay is given up when it has cost so much more than the plan by the same time
     calm: int  # ... or when so many decisions in a row were those of the plan, and it has cost no less
@@ -179,6 +196,51 @@ def copy_state(source: Array, target: Array, at: Array) -> None:
         target[i] = source[i]
     for i in range(at[PAIRS], pauses + len(PAUSE) * source[PAUSES]):
         target[i] = source[i]
+
+
+@inlined
+def copy_replay(source: Array, target: Array, game: Game, f: Fleet, span: Array, first: int, end: int) -> None:
+    """`copy_state` into the state of a replay, less what both know: requests outside the span, and free seats.
+
+    Args:
+        source: the state that goes along the plan, or that of another replay.
+        target: the state of a replay.
+        game: the episode.
+        f: its fleet.
+        span: of the target (SPAN); afterwards that of the source.
+        first: the first request that has not finished in the state that goes along the plan.
+        end: of the span of the source.
+    """
+    at = game.at
+    tokens, closed, logs, requests, pauses = at[TOKENS], at[CLOSED], at[LOGS], at[REQUESTS], at[PAUSE_ROWS]
+    for i in range(tokens):
+        target[i] = source[i]
+    for m in range(len(f.models)):
+        begin = tokens + len(HEAP) * f.models[m, SPEC.heap_start]
+        size = source[at[MODELS] + len(MODEL) * m + MODEL.heap_size]
+        for i in range(begin, begin + len(HEAP) * size):
+            target[i] = source[i]
+    for i in range(closed, closed + len(HEAP) * source[CLOSED_SIZE]):
+        target[i] = source[i]
+    for i in range(logs + len(LOG) * source[WINDOW_TAIL], logs + len(LOG) * source[LOGGED]):
+        target[i] = source[i]
+    for i in range(at[PAIRS], requests):
+        target[i] = source[i]
+    last = max(span[SPAN.end], end)
+    for i in range(requests + len(REQUEST) * span[SPAN.first], requests + len(REQUEST) * last):
+        target[i] = source[i]
+    for i in range(at[USERS], pauses + len(PAUSE) * source[PAUSES]):
+        target[i] = source[i]
+    span[SPAN.first] = first
+    span[SPAN.end] = end
+
+
+@inlined
+def reached(s: State, search: Search, logged: int, end: int) -> int:
+    """The end of the span of a state, given that when it had logged so many arrivals."""
+    for i in range(logged, s.scalars[LOGGED]):
+        end = max(end, search.reach[s.log[i, LOG.request]])
+    return end
 
 
 @inlined
@@ -340,10 +402,14 @@ def as_planned(s: State, f: Fleet, plan: Plan, code: int) -> bool:
 
 
 @inlined
-def leave(rows: Array, group: int, game: Game, search: Search, way: int, action: int, before: int) -> None:
+def leave(
+    s: State, f: Fleet, rows: Array, group: int, game: Game, search: Search, way: int, action: int, before: int
+) -> None:
     """A way that decides otherwise leaves its group, for one that left at the same question if there is one.
 
     Args:
+        s: the state of the group, at a question.
+        f: the fleet.
         rows: (W, width) the state of each group.
         group: which it leaves; what its row says holds at this question.
         game: the episode.
@@ -365,7 +431,9 @@ def leave(rows: Array, group: int, game: Game, search: Search, way: int, action:
         groups[new, column] = groups[group, column]
     groups[new, GROUP.ways] = int64(1) << way
     groups[new, GROUP.action] = action
-    copy_state(rows[group], rows[new], game.at)
+    end = reached(s, search, search.groups[group, GROUP.logged], search.spans[group, SPAN.end])
+    copy_replay(rows[group], rows[new], game, f, search.spans[new], search.spans[group, SPAN.first], end)
+    groups[new, GROUP.logged] = s.scalars[LOGGED]
     stack[1 + stack[0]] = new
     stack[0] += 1
 
@@ -390,7 +458,7 @@ def choose_together(
         if chosen == NONE:
             chosen = action
         elif action != chosen:
-            leave(rows, group, game, search, int64(way), action, before)
+            leave(s, f, rows, group, game, search, int64(way), action, before)
     return chosen
 
 
@@ -441,13 +509,14 @@ def play(
 
 
 @inlined
-def first_group(search: Search, ways: int, waited: int, cursor: int) -> None:
+def first_group(search: Search, ways: int, waited: int, cursor: int, logged: int) -> None:
     """One group, whose state is in row 0, waits to be played on."""
     search.groups[:] = 0
     search.groups[0, GROUP.ways] = ways
     search.groups[0, GROUP.action] = NONE
     search.groups[0, GROUP.waited] = waited
     search.groups[0, GROUP.cursor] = cursor
+    search.groups[0, GROUP.logged] = logged
     search.stack[0] = 1
     search.stack[1] = 0
 
@@ -474,7 +543,7 @@ def first_plan(rows: Array, game: Game, rules: Any, scratch: Scratch, plan: Plan
         scratch.next_pointer[m] = all_rules[0].future_start[m]
     proceed(rows[0], game, BEGIN)
     plan.size[0] = 0
-    first_group(search, int64(1), int64(0), int64(0))
+    first_group(search, int64(1), int64(0), int64(0), int64(0))
     cost = play(rows, int64(0), game, all_rules, scratch, plan, plan, search, np.inf)
     index_plan(plan)
     return cost
@@ -510,8 +579,15 @@ def improve(
     for m in range(models):
         pointers[m] = first_rule.future_start[m]
     proceed(row, game, BEGIN)
+    search.spans[:, SPAN.first] = 0
+    search.spans[:, SPAN.end] = len(s.requests)
+    first, end, logged = int64(0), int64(0), int64(0)
     while s.scalars[STATUS] == ASKED:
         d = s.scalars[DECISIONS]
+        while s.requests[first, REQUEST.finish_us] != NONE:
+            first += 1
+        end = reached(s, search, logged, end)
+        logged = s.scalars[LOGGED]
         if len(first_rule.future_order) > 0:
             for m in range(models):
                 next_use(s, first_rule, pointers, m)
@@ -531,13 +607,12 @@ def improve(
                 ways |= int64(1) << way
             if ways == 0:
                 continue
-            copy_state(row, rows[0], game.at)
+            copy_replay(row, rows[0], game, f, search.spans[0], first, end)
             code, waited = code_of(s, f, action), plan.entries[d, ENTRY.waits]
             note(s, f, trial, code, waited)
             proceed(rows[0], game, int64(action))
-            first_group(
-                search, ways, waited + 1 if code == 2 * models else int64(0), min(d, max(plan.size[0] - 1, int64(0)))
-            )
+            waited = waited + 1 if code == 2 * models else int64(0)
+            first_group(search, ways, waited, min(d, max(plan.size[0] - 1, int64(0))), logged)
             winner = NONE
             while stack[0] > 0:
                 group = stack[stack[0]]
@@ -546,6 +621,10 @@ def improve(
                     scratch.next_pointer[m] = pointers[m]
                 way = first_way(groups[group, GROUP.ways])
                 replayed = play(rows, group, game, all_rules, scratch, plan, trial, search, best_cost)
+                played = held(state_views(rows[group], game.at))
+                search.spans[group, SPAN.end] = reached(
+                    played, search, groups[group, GROUP.logged], search.spans[group, SPAN.end]
+                )
                 groups[group, GROUP.ways] = 0
                 # Of equally good ones the first way counts, in whatever order they were played.
                 if replayed < best_cost or (replayed == best_cost and way < winner):

@@ -291,6 +291,7 @@ class _Chain:
         self._pointers = np.zeros(models, dtype=np.int64)
         self._plans = [_new_plan(room, models, self._requests) for _ in range(3)]
         self._counts = np.zeros(2, dtype=np.int64)
+        self._reach = _reach(tables, workload)
         by_rule = np.array([(kernel.RULE, 0, 0, 0, 0)], dtype=np.int64)
         self.cost = float(
             kernel.first_plan(
@@ -330,7 +331,20 @@ class _Chain:
         groups = np.zeros((len(ways), len(kernel.GROUP)), dtype=np.int64)
         stack = np.zeros(1 + len(ways), dtype=np.int64)
         answers = np.zeros(kernel.RULE + RULES, dtype=np.int64)
-        return Search(ways, groups, stack, answers, self._draws, slack, CALM, max_replays)
+        spans = np.zeros((len(ways), len(kernel.SPAN)), dtype=np.int64)
+        return Search(ways, groups, stack, answers, spans, self._reach, self._draws, slack, CALM, max_replays)
+
+
+def _reach(tables: FleetTables, workload: Workload) -> Int64Array:
+    """`Search.reach`: one past each request and those that follow it; past all where some are refused, unlogged."""
+    requests = len(workload)
+    tokens = workload.context_tokens.astype(np.int64) + workload.output_tokens
+    if np.any(tokens > tables.kv_tokens[workload.model]):
+        return np.full(requests, requests, dtype=np.int64)
+    reach = np.arange(1, requests + 1)
+    followers = np.flatnonzero(workload.after >= 0)
+    np.maximum.at(reach, workload.after[followers], followers + 1)
+    return reach
 
 
 def _new_plan(room: int, models: int, requests: int) -> Plan:
