@@ -29,7 +29,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench agents board docs lint clean FORCE
+.PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench bench-peers agents board docs lint clean FORCE
 .PHONY: test-integrations test-sb3 test-ray bench-ray $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
@@ -120,8 +120,11 @@ test-version-gymnasium-1.1: MORE_TESTS := tests/sb3/test_sb3.py
 soak: $(VENV)/.test  ## 200 clients for 13 minutes before the router while everything goes wrong (Linux)
 	@$(PY) -m tests.live.soak $(ARGS)
 
-bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (about ten minutes)
+bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory (under five minutes on two cores)
 	@$(PY) -m experiments.benchmark $(ARGS)
+
+bench-peers: .venvs/peers/.ready  ## the same beside EnvPool, in an environment of its own
+	@$(MAKE) --no-print-directory bench
 
 bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (eight minutes)
 	@$(RAY) .venvs/ray/bin/python -m integrations.scale
@@ -214,6 +217,13 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 	@echo "==> installing Ray into .venvs/ray"
 	@$(PY) -m venv --clear .venvs/ray
 	@.venvs/ray/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[ray]' optuna psutil pytest tensorboard
+	@touch $@
+
+# EnvPool brings half a gigabyte of assets of other environments.
+.venvs/peers/.ready: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "==> installing EnvPool into .venvs/peers"
+	@$(PY) -m venv --clear .venvs/peers
+	@.venvs/peers/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[peers]'
 	@touch $@
 
 # MkDocs reads the docstrings without importing the package; ruff sets the signatures.

@@ -13,7 +13,9 @@ pytest.importorskip("rich", reason="the experiments extra is not installed")
 from cace_env.config import ConfigError
 from cace_env.tables import slots_per_accelerator
 from experiments import benchmark
-from experiments.yardsticks.speed import PROBES, SERIES, Effort, exponent, fleet
+from experiments.speed.common import Effort
+from experiments.speed.probe import PROBES
+from experiments.speed.resources import SERIES, exponent, fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,6 +25,9 @@ def test_a_probe_yields_finite_figures_with_units_and_names_of_their_own(probe: 
     rows = list(PROBES[probe](Effort(quick=True)))
     assert len({what for what, _, _ in rows}) == len(rows) > 0
     for what, value, unit in rows:
+        if value is None:
+            assert "not installed" in what
+            continue
         assert math.isfinite(value), what
         assert unit in ("requests/s", "decisions/s", "steps/s", "x", "us", "MB", ""), what
 
@@ -31,14 +36,15 @@ def test_results_are_written_once_and_compared_with_another_checkout(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "b.json", tmp_path / "page.md"
-    page.write_text("above\n\n<!-- generated: benchmark -->\n\nold\n\n<!-- end -->\n\nbelow\n", "utf-8")
+    regions = "".join(f"<!-- generated: {name} -->\n\nold\n\n<!-- end -->\n\n" for name in ("targets", "benchmark"))
+    page.write_text(f"above\n\n{regions}below\n", "utf-8")
     arguments = ["--quick", "--rounds", "1", "--only", "start", "--out", str(out)]
     assert benchmark.main([*arguments, "--against", str(ROOT), "--write", str(page)]) == 0
     rows = json.loads(out.read_text("utf-8"))["rows"]
     assert [row["what"] for row in rows] == ["import", "import to first step"]
     assert all(row["ratio"] > 0 for row in rows)
     text = page.read_text("utf-8")
-    assert text.startswith("above\n") and text.endswith("below\n") and "| import to first step |" in text
+    assert text.startswith("above\n") and text.endswith("below\n") and "| import to first step | at most 2 |" in text
     assert "old" not in text.replace("over the other", "")
     assert benchmark.main(arguments) == 2
     assert "is there already" in capsys.readouterr().err
@@ -73,8 +79,29 @@ def test_best_median_and_ratio_are_those_of_the_rounds() -> None:
         ]
 
     rate, seconds = benchmark.rows_of("episodes", rounds(3.0, 1.0, 2.0), rounds(1.0, 1.0, 4.0))
-    assert (rate.best, rate.median, rate.ratio, rate.promised) == (3.0, 2.0, 1.0, "no")
-    assert (seconds.best, seconds.median, seconds.promised) == (1.0, 2.0, "yes")
+    assert (rate.best, rate.median, rate.ratio, rate.met) == (3.0, 2.0, 1.0, "no")
+    assert (seconds.best, seconds.median, seconds.met) == (1.0, 2.0, "yes")
+
+
+def test_a_target_counts_the_median_of_ratios_and_the_best_of_times() -> None:
+    ratio, limit = "64 environments, one thread over LRU", benchmark.TARGETS["64 environments, one thread over LRU"]
+    assert benchmark.Row("batches", ratio, "x", limit + 0.1, limit - 0.1).met == "no"
+    assert benchmark.Row("start", "import to first step", "s", 1.9, 2.1).met == "yes"
+
+
+def test_every_target_is_measured_by_a_probe() -> None:
+    measured = {
+        what for probe in ("episodes", "step", "states", "memory") for what, _, _ in PROBES[probe](Effort(True))
+    }
+    measured |= {f"{size}{what[1:]}" for what, _, _ in PROBES["batches"](Effort(True)) for size in ("64", "1,024")}
+    others = ("time of a decision", "import to", "compiling", "memory after", "PPO", "peak memory", benchmark.ALL_OF_IT)
+    assert not [what for what in benchmark.TARGETS if what not in measured and not what.startswith(others)]
+
+
+def test_what_is_not_installed_has_a_row_without_figures() -> None:
+    (row,) = benchmark.rows_of("cartpole", [[("CartPole in EnvPool: not installed", None, "steps/s")]], [])
+    assert (row.best, row.met) == (None, "")
+    assert benchmark.cells([row])[1] == [["CartPole in EnvPool: not installed", "-", "-", "steps/s"]]
 
 
 def test_exponent_is_that_of_the_power_law() -> None:

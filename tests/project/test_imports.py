@@ -63,6 +63,7 @@ WINGS = {
     "experiments/reading": "cace_env experiments/running",
     "experiments/reports": "cace_env experiments/running experiments/reading",
     "experiments/yardsticks": "cace_env experiments/running experiments/reading",
+    "experiments/speed": "cace_env",
     "experiments/calibration": "cace_env experiments/reports",
     "experiments/training": "cace_env agents experiments/running experiments/reading experiments/reports",
     "experiments/tuning": "cace_env agents experiments/running experiments/reading",
@@ -322,7 +323,7 @@ def test_the_networks_need_torch_alone():
     [
         ("cace_env", ("traces", "render", "human", "learn", "export", "servers")),
         ("agents", ("train",)),
-        ("experiments", ("train", "dev", "ray")),
+        ("experiments", ("train", "dev", "ray", "peers")),
         ("tests", ("train", "video", "dev")),
     ],
 )
