@@ -269,11 +269,12 @@ def run_seed(
     workload = case.workload(seed)
     bound = lower_bound(case.tables, workload).cost
     future: Future | None = None
+    loaded: dict[bool, Simulator] = {}
     results = []
     for contestant in contestants:
         if future is None and isinstance(contestant.policy, Policy) and contestant.policy.clairvoyant:
             future = Future.of(case.tables, workload)
-        simulator, thought_s, columns = _play(contestant, case, workload, seed, future, False, decision_log)
+        simulator, thought_s, columns = _play(contestant, case, workload, seed, future, False, decision_log, loaded)
         result = seed_result(contestant.name, case, workload, seed, simulator, bound, thought_s=thought_s)
         result.row.update(columns)
         results.append(result)
@@ -336,28 +337,26 @@ def run_episode(
     Raises:
         ConfigError, PolicyError: as for `evaluate`.
     """
-    simulator, thought_s, _ = _play(contestant, case, workload, seed, future, trace, decision_log)
+    simulator, thought_s, _ = _play(contestant, case, workload, seed, future, trace, decision_log, {})
     return simulator, thought_s
 
 
 def _play(
-    contestant: Contestant,
-    case: Case,
-    workload: Workload,
-    seed: int,
-    future: Future | None,
-    trace: bool,
-    decision_log: DecisionLog | None,
-) -> tuple[Simulator, float, dict[str, float]]:
-    """`run_episode`, and additional columns from a guard or a player."""
+    contestant: Contestant, case: Case, workload: Workload, seed: int, future: Future | None, trace: bool,
+    decision_log: DecisionLog | None, loaded: dict[bool, Simulator],
+) -> tuple[Simulator, float, dict[str, float]]:  # fmt: skip
+    """`run_episode`, and columns of a guard or a player; built-in policies play in `loaded`, by whether they swap."""
     policy = contestant.policy
     tables = case.tables if contestant.swaps else without_swapping(case.tables)
     if isinstance(policy, Policy) and decision_log is None:
         if policy.clairvoyant and future is None:
             future = Future.of(tables, workload)
         rule = rule_of(policy, tables, seed=seed, workload=workload, future=future, training=case.training)
-        simulator = Simulator(tables, trace=trace)
-        simulator.run(workload, rule)
+        if contestant.swaps not in loaded:
+            loaded[contestant.swaps] = Simulator(tables, trace=trace)
+            loaded[contestant.swaps].load(workload)
+        simulator = loaded[contestant.swaps]
+        simulator.play(rule)
         return simulator, 0.0, {}
     recorder = None
     if decision_log is not None:

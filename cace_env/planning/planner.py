@@ -26,6 +26,7 @@ from cace_env.config import ConfigError
 from cace_env.kernel import plan as kernel
 from cace_env.kernel import run
 from cace_env.kernel import state as layout
+from cace_env.kernel.orders import ORDER
 from cace_env.kernel.plan import RULES, Game, Plan, Search
 from cace_env.kernel.rules import Rule
 from cace_env.kernel.state import Int64Array
@@ -242,10 +243,22 @@ def _run_bases(
             some.append((name, cost, int(simulator.state.scalars[layout.DECISIONS])))
         return some
 
-    names = list(rules)
+    first_like = {_acts_like(rule, tables): name for name, rule in reversed(list(rules.items()))}
+    names = list(first_like.values())
     found = [row for part in _parallel(run_some, [names[k::threads] for k in range(threads)], threads) for row in part]
     results = {name: (cost, decisions) for name, cost, decisions in found}
-    return {name: results[name][0] for name in names}, {name: results[name][1] for name in names}
+    alike = {name: results[first_like[_acts_like(rule, tables)]] for name, rule in rules.items()}
+    return {name: cost for name, (cost, _) in alike.items()}, {name: number for name, (_, number) in alike.items()}
+
+
+def _acts_like(rule: Rule, tables: FleetTables) -> tuple[Any, ...]:
+    """Equal for rules that decide the same on a fleet: where nothing may be prefetched, none of them does."""
+    order = rule.order.copy()
+    if not tables.prefetch_limit:
+        order[ORDER.prefetch] = 0.0
+    network = rule.network.slot_linear
+    parts = (rule.weights, rule.values, rule.limits, order)
+    return (rule.kind, id(network) if len(network) else 0, *(part.tobytes() for part in parts))
 
 
 def _cheapest(costs: Mapping[str, float]) -> list[str]:

@@ -98,13 +98,14 @@ class Policy:
         Raises:
             ConfigError: as `keep_alive_us`, or the count limit leaves no place for some model of the fleet.
         """
-        least, model = least_max_resident(tables)
-        if self.max_resident is not None and self.max_resident < least:
-            raise ConfigError(
-                f"policy {self.name!r} allows {self.max_resident} models per accelerator, but wherever "
-                f"{tables.model_names[model]!r} fits, {least - 1} or more are pinned; allow {least} with "
-                f"dataclasses.replace(policy({self.name!r}), max_resident={least}), or pin fewer"
-            )
+        if self.max_resident is not None:
+            least, model = least_max_resident(tables)
+            if self.max_resident < least:
+                raise ConfigError(
+                    f"policy {self.name!r} allows {self.max_resident} models per accelerator, but wherever "
+                    f"{tables.model_names[model]!r} fits, {least - 1} or more are pinned; allow {least} with "
+                    f"dataclasses.replace(policy({self.name!r}), max_resident={least}), or pin fewer"
+                )
         return Limits(self.keep_alive_us(tables), self.max_resident, (self.order or ORDERS["fifo"]).patience_us)
 
 

@@ -35,13 +35,15 @@ class Limits:
             raise SimulationError(
                 f"keep_alive_us is {keep_alive}; give one time of 0 to {FOREVER} for each of {models} models"
             )
-        most = models if self.max_resident is None else self.max_resident
-        least, model = least_max_resident(tables)
-        if most < least:
-            raise SimulationError(
-                f"max_resident {most} leaves no room for {tables.model_names[model]!r}: wherever it fits, "
-                f"{least - 1} or more models are pinned; it needs at least {least}"
-            )
+        most = models
+        if self.max_resident is not None:
+            most = self.max_resident
+            least, model = least_max_resident(tables)
+            if most < least:
+                raise SimulationError(
+                    f"max_resident {most} leaves no room for {tables.model_names[model]!r}: wherever it fits, "
+                    f"{least - 1} or more models are pinned; it needs at least {least}"
+                )
         if not 0 <= self.patience_us <= FOREVER:
             raise SimulationError(f"patience_us is {self.patience_us}; it has to be 0 to {FOREVER}")
         row = np.empty(LIMIT.keep_alive_us + models, dtype=np.int64)

@@ -221,6 +221,10 @@ class Simulator:
     def run(self, workload: Workload, rule: Rule) -> None:
         """Play an episode under a built-in rule in one compiled call, from its start to its end."""
         self.load(workload)
+        self.play(rule)
+
+    def play(self, rule: Rule) -> None:
+        """`run` on the workload that was loaded last."""
         slots, models = self.max_slots, self.tables.num_models
         self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, new_scratch(slots, models, rule.network)))
 
