@@ -50,7 +50,7 @@ TARGETS: Final = {
     "1,024 environments, one thread over LRU": 0.5,
     "64 environments, two threads over one": 1.6,
     "1,024 environments, two threads over one": 1.8,
-    "64 environments, fresh requests over LRU with generation": 0.8,
+    "64 environments, fresh requests, one thread over LRU with generation": 0.8,
     "64 environments, one thread over CartPole": 0.6,
     "1,024 environments, one thread over CartPole": 0.8,
     "one environment over CartPole": 0.5,

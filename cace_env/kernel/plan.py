@@ -37,7 +37,6 @@ from cace_env.kernel.state import (
     PAUSES,
     REQUEST,
     RESIDENT,
-    SPEC,
     STATUS,
     TARGET,
     WINDOW_TAIL,
@@ -50,8 +49,8 @@ from cace_env.kernel.state import (
 )
 
 Array = Any
-MODELS, TOKENS, CLOSED, LOGS, PAIRS, REQUESTS, USERS, PAUSE_ROWS = (
-    State._fields.index(name) for name in ("models", "tokens", "closed", "log", "pairs", "requests", "users", "pauses")
+CLOSED, LOGS, PAIRS, REQUESTS, USERS, PAUSE_ROWS = (
+    State._fields.index(name) for name in ("closed", "log", "pairs", "requests", "users", "pauses")
 )
 
 # How a replay goes on after a change. PLANNED: as the plan does for the same requests. RETURN: towards the models that
@@ -189,48 +188,38 @@ def proceed(row: Array, game: Game, action: int) -> None:
 @inlined
 def copy_state(source: Array, target: Array, at: Array) -> None:
     """Copies what is in use of a state: not the empty ends of the heap of arrivals, of the log and of the pauses."""
-    closed, logs, pauses = at[CLOSED], at[LOGS], at[PAUSE_ROWS]
-    for i in range(closed + len(HEAP) * source[CLOSED_SIZE]):
-        target[i] = source[i]
-    for i in range(logs + len(LOG) * source[WINDOW_TAIL], logs + len(LOG) * source[LOGGED]):
-        target[i] = source[i]
-    for i in range(at[PAIRS], pauses + len(PAUSE) * source[PAUSES]):
-        target[i] = source[i]
+    copy_part(source, target, at, int64(0), (at[USERS] - at[REQUESTS]) // len(REQUEST))
 
 
 @inlined
-def copy_replay(source: Array, target: Array, game: Game, f: Fleet, span: Array, first: int, end: int) -> None:
-    """`copy_state` into the state of a replay, less what both know: requests outside the span, and free seats.
-
-    Args:
-        source: the state that goes along the plan, or that of another replay.
-        target: the state of a replay.
-        game: the episode.
-        f: its fleet.
-        span: of the target (SPAN); afterwards that of the source.
-        first: the first request that has not finished in the state that goes along the plan.
-        end: of the span of the source.
-    """
-    at = game.at
-    tokens, closed, logs, requests, pauses = at[TOKENS], at[CLOSED], at[LOGS], at[REQUESTS], at[PAUSE_ROWS]
-    for i in range(tokens):
-        target[i] = source[i]
-    for m in range(len(f.models)):
-        begin = tokens + len(HEAP) * f.models[m, SPEC.heap_start]
-        size = source[at[MODELS] + len(MODEL) * m + MODEL.heap_size]
-        for i in range(begin, begin + len(HEAP) * size):
-            target[i] = source[i]
-    for i in range(closed, closed + len(HEAP) * source[CLOSED_SIZE]):
+def copy_part(source: Array, target: Array, at: Array, first: int, end: int) -> None:
+    """`copy_state` where both have the same of all requests before the first and from the end on."""
+    closed, logs, requests, pauses = at[CLOSED], at[LOGS], at[REQUESTS], at[PAUSE_ROWS]
+    for i in range(closed + len(HEAP) * source[CLOSED_SIZE]):
         target[i] = source[i]
     for i in range(logs + len(LOG) * source[WINDOW_TAIL], logs + len(LOG) * source[LOGGED]):
         target[i] = source[i]
     for i in range(at[PAIRS], requests):
         target[i] = source[i]
-    last = max(span[SPAN.end], end)
-    for i in range(requests + len(REQUEST) * span[SPAN.first], requests + len(REQUEST) * last):
+    for i in range(requests + len(REQUEST) * first, requests + len(REQUEST) * end):
         target[i] = source[i]
     for i in range(at[USERS], pauses + len(PAUSE) * source[PAUSES]):
         target[i] = source[i]
+
+
+@inlined
+def copy_replay(source: Array, target: Array, at: Array, span: Array, first: int, end: int) -> None:
+    """Copies the state that goes along the plan, or that of a replay, into the state of a replay.
+
+    Args:
+        source: what is copied.
+        target: where to.
+        at: offsets of both.
+        span: of the target (SPAN); afterwards that of the source.
+        first: the first request that has not finished in the state that goes along the plan.
+        end: of the span of the source.
+    """
+    copy_part(source, target, at, span[SPAN.first], max(span[SPAN.end], end))
     span[SPAN.first] = first
     span[SPAN.end] = end
 
@@ -402,14 +391,11 @@ def as_planned(s: State, f: Fleet, plan: Plan, code: int) -> bool:
 
 
 @inlined
-def leave(
-    s: State, f: Fleet, rows: Array, group: int, game: Game, search: Search, way: int, action: int, before: int
-) -> None:
+def leave(s: State, rows: Array, group: int, game: Game, search: Search, way: int, action: int, before: int) -> None:
     """A way that decides otherwise leaves its group, for one that left at the same question if there is one.
 
     Args:
         s: the state of the group, at a question.
-        f: the fleet.
         rows: (W, width) the state of each group.
         group: which it leaves; what its row says holds at this question.
         game: the episode.
@@ -432,7 +418,7 @@ def leave(
     groups[new, GROUP.ways] = int64(1) << way
     groups[new, GROUP.action] = action
     end = reached(s, search, search.groups[group, GROUP.logged], search.spans[group, SPAN.end])
-    copy_replay(rows[group], rows[new], game, f, search.spans[new], search.spans[group, SPAN.first], end)
+    copy_replay(rows[group], rows[new], game.at, search.spans[new], search.spans[group, SPAN.first], end)
     groups[new, GROUP.logged] = s.scalars[LOGGED]
     stack[1 + stack[0]] = new
     stack[0] += 1
@@ -458,7 +444,7 @@ def choose_together(
         if chosen == NONE:
             chosen = action
         elif action != chosen:
-            leave(s, f, rows, group, game, search, int64(way), action, before)
+            leave(s, rows, group, game, search, int64(way), action, before)
     return chosen
 
 
@@ -607,7 +593,7 @@ def improve(
                 ways |= int64(1) << way
             if ways == 0:
                 continue
-            copy_replay(row, rows[0], game, f, search.spans[0], first, end)
+            copy_replay(row, rows[0], game.at, search.spans[0], first, end)
             code, waited = code_of(s, f, action), plan.entries[d, ENTRY.waits]
             note(s, f, trial, code, waited)
             proceed(rows[0], game, int64(action))

