@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cace_env.policies import Agent
 
 EXTRA: Final = 'pip install "cace-env[train]"'
+EXTRA_RLLIB: Final = 'pip install "cace-env[rllib]"'
 
 
 class Trainer(Protocol):
@@ -77,6 +78,8 @@ class Algorithm(NamedTuple):
     steps: int  # default length of a training
     unit: str  # meaning of a step
     description: str
+    extra: str = EXTRA  # how to install what it needs
+    on_ray: bool = False  # whether the trainer needs a Ray cluster, with as many `cores` as its configuration says
 
 
 _PPO: Final = ("agents.sb3.config:PPOConfig", "agents.sb3.trainer:SB3Trainer", 1_000_000, "decisions")
@@ -87,6 +90,8 @@ _IMITATION: Final = (
     200_000,
     "decisions",
 )
+_RLLIB_PPO: Final = ("agents.rllib.config:RLlibPPOConfig", "agents.rllib.trainer:RLlibTrainer", 1_000_000, "decisions")
+_RLLIB_DQN: Final = ("agents.rllib.config:RLlibDQNConfig", "agents.rllib.trainer:RLlibTrainer", 300_000, "decisions")
 _EVOLUTION: Final = ("agents.evolution.trainer:EvolutionTrainer", 6_000, "candidates")
 
 ALGORITHMS: Final[dict[str, Algorithm]] = {
@@ -101,6 +106,12 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     "ppo": Algorithm(*_PPO, "PPO whose network masks itself"),
     "dqn": Algorithm(*_DQN, "deep Q-learning whose network masks itself"),
     "qrdqn": Algorithm(*_DQN, "quantile-regression DQN whose network masks itself"),
+    "rllib-ppo": Algorithm(
+        *_RLLIB_PPO, "PPO of RLlib, whose env runners may be on many machines", EXTRA_RLLIB, on_ray=True
+    ),
+    "rllib-dqn": Algorithm(
+        *_RLLIB_DQN, "double DQN of RLlib, whose env runners may be on many machines", EXTRA_RLLIB, on_ray=True
+    ),
 }
 SPREAD: Final = ("linear", "network", "imitation")  # they play whole episodes side by side, by any executor
 DEFAULT_ALGORITHM: Final = "linear"  # needs no torch, and the smallest budget
@@ -189,4 +200,6 @@ def _found(name: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("agents", "cace_env"):
             raise
-        raise ConfigError(f"algorithm {name!r} needs {error.name}, which is not installed; {EXTRA}") from error
+        raise ConfigError(
+            f"algorithm {name!r} needs {error.name}, which is not installed; {algorithm_of(name).extra}"
+        ) from error

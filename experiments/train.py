@@ -5,6 +5,7 @@
     python -m experiments.train --out runs/ppo --resume                go on, after Ctrl-C or a kill at any moment
     python -m experiments.train --out runs/ppo --resume --steps 600000 train further
     python -m experiments.train configs/agent/dqn.yaml --learning-rate 3e-4 --seed 1 --wandb online
+    python -m experiments.train configs/agent/rllib-ppo.yaml --runners 8 --ray-address auto
     python -m experiments.compare --policies lru,cace,agent:runs/ppo/best
 
 `docs/training.md` explains the algorithms, the run folder and W&B.
@@ -12,6 +13,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -25,8 +27,9 @@ from rich.console import Console
 from agents.algorithms import algorithm_of, check_spread, make_trainer
 from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases
-from cace_env.executor import Executor
+from cace_env.executor import Executor, Threads
 from experiments.running.command_line import Session, run_command, screen_table
+from experiments.running.executors.execution import Execution
 from experiments.running.run_folder import check_new, surroundings
 from experiments.training.folder import TrainingFolder
 from experiments.training.loop import Patience, Training
@@ -35,7 +38,7 @@ from experiments.training.page import write_training_report
 from experiments.training.tracking import COST, VALIDATION, Tracking, check_wandb, new_run_id, start_wandb
 from experiments.training.validation import Validation
 
-LIBRARIES: Final = ("torch", "stable-baselines3", "sb3-contrib", "cmaes", "wandb")  # versions noted
+LIBRARIES: Final = ("torch", "stable-baselines3", "sb3-contrib", "ray", "cmaes", "wandb")  # versions noted
 
 
 def train(options: Options, session: Session) -> int:
@@ -48,10 +51,15 @@ def train(options: Options, session: Session) -> int:
     """
     check_wandb(options.wandb)
     asked, folder = open_folder(options)
-    if options.executor == "ray":
-        check_spread(asked.algorithm)
-    with options.placed(asked.threads).opened() as executor:
-        return train_by(executor, asked, folder, session)
+    with execution_of(asked).opened() as executor:
+        if not algorithm_of(asked.algorithm).on_ray:
+            return train_by(executor, asked, folder, session)
+        if executor.cores < asked.agent.cores:
+            raise ConfigError(
+                f"{asked.agent.runners} runners and {asked.agent.learners} learners need a core each, and the cluster "
+                f"has {executor.cores}; ask for fewer, or add machines to it"
+            )
+        return train_by(Threads(asked.threads), asked, folder, session)  # the cores of the cluster are taken
 
 
 def train_by(executor: Executor, asked: Resolved, folder: TrainingFolder, session: Session) -> int:
@@ -99,6 +107,21 @@ def open_folder(options: Options) -> tuple[Resolved, TrainingFolder]:
     if not options.resume:
         raise ConfigError(already_there(before))
     return resolved(options, before.config()), before
+
+
+def execution_of(asked: Resolved) -> Execution:
+    """What plays the episodes that a trainer asks for; RLlib plays its own, so it gets a cluster and asks for none.
+
+    Raises:
+        ConfigError: an executor of no use for the algorithm.
+    """
+    options = asked.options
+    if not algorithm_of(asked.algorithm).on_ray:
+        if options.executor == "ray":
+            check_spread(asked.algorithm)
+        return options.placed(asked.threads)
+    own = not (options.ray_address or os.environ.get("RAY_ADDRESS"))
+    return Execution("ray", max(asked.agent.cores, 1) if own else None, options.ray_address, extra="rllib")
 
 
 def already_there(folder: TrainingFolder) -> str:

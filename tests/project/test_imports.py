@@ -59,6 +59,7 @@ WINGS = {
     "agents/evolution": "cace_env agents/objective",
     "agents/imitation": "cace_env agents/state_files",
     "agents/sb3": "cace_env agents/state_files",
+    "agents/rllib": "cace_env agents/state_files",
     "experiments/running": "cace_env",
     "experiments/reading": "cace_env experiments/running",
     "experiments/reports": "cace_env experiments/running experiments/reading",
@@ -146,7 +147,7 @@ def declared(*extras: str) -> set[str]:
             inner = requirement.removeprefix("cace-env[").removesuffix("]").split(",")
             waiting += [line for extra in inner for line in project["optional-dependencies"][extra]]
         else:
-            names.add(requirement.partition(">")[0].partition("=")[0].strip().lower())
+            names.add(re.split(r"[\[<>=; ]", requirement)[0].lower())
     return names
 
 
@@ -322,8 +323,8 @@ def test_the_networks_need_torch_alone():
     ("package", "extras"),
     [
         ("cace_env", ("traces", "render", "human", "learn", "export", "servers")),
-        ("agents", ("train",)),
-        ("experiments", ("train", "dev", "ray", "peers")),
+        ("agents", ("train", "rllib")),
+        ("experiments", ("train", "dev", "rllib", "peers")),
         ("tests", ("train", "video", "dev")),
     ],
 )

@@ -19,6 +19,7 @@ class Execution(NamedTuple):
     kind: Kind = "local"
     workers: int | None = None  # None: as many as there are cores
     address: str | None = None  # of a Ray cluster; None: that of RAY_ADDRESS, or one of this machine for this command
+    extra: str = "ray"  # that has what is needed
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Executor]:
@@ -33,6 +34,6 @@ class Execution(NamedTuple):
         try:
             from experiments.running.executors import on_ray
         except ImportError as error:
-            raise ConfigError(f"--executor ray: {error}; run: pip install 'cace-env[ray]'") from error
+            raise ConfigError(f"this needs Ray: {error}; run: pip install 'cace-env[{self.extra}]'") from error
         with on_ray.connected(self.address, self.workers) as cluster:
             yield cluster

@@ -1,0 +1,1 @@
+"""Agents trained by RLlib, by env runners on one machine or on many."""
