@@ -1,6 +1,7 @@
 """Searches the numbers of an agent's training, or tunes CACE to a workload.
 
     python -m experiments.tune configs/sweep.yaml --trials 30 --steps 200000 --jobs 2     an agent's numbers, by Optuna
+    python -m experiments.tune configs/tune/linear.yaml --search asha --jobs 8            by ASHA, on a Ray cluster
     python -m experiments.tune cace --requests 50000000                                   the weights of CACE, by CMA-ES
     python -m experiments.tune cace --env swap --order very-patient-wsjf                  behind an order, in Swap-v0
     python -m experiments.tune cace --scenarios my_fleet.yaml                             for a fleet of your own

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import tyro
 import yaml
@@ -21,6 +21,7 @@ from cace_env.scenarios import load_scenario
 from cace_env.tables import Protocol
 from experiments.running.cases import REDRAWS
 from experiments.running.command_line import Session, metavar, split_names
+from experiments.running.executors.execution import Execution
 from experiments.running.options import Folder, Logged, Names, Placed
 from experiments.running.run_folder import check_new, surroundings
 from experiments.tuning import page as search_report
@@ -39,6 +40,11 @@ class Options(Logged, Placed):
 
     what: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FILE.yaml|cace")]] = Field(
         description="a search space, or cace: its weights by CMA-ES"
+    )
+    search: Annotated[Literal["optuna", "asha"], metavar("optuna|asha")] = Field(
+        default="optuna",
+        description="FILE: optuna ends trials that are worse than the median; asha gives them to Ray Tune, side by "
+        "side on a cluster, and lets the best third go on",
     )
     trials: Annotated[int, tyro.conf.arg(metavar="N")] = Field(
         default=30, ge=1, le=MOST_STEPS, description="FILE: trials in all, pruned ones too"
@@ -106,7 +112,8 @@ def tune_weights(options: Options, session: Session) -> int:
     section = options.section()
     path = Path(options.out or f"runs/tune-cace-{env}")
     execution = options.placed(options.threads)
-    resumed(path, options.model_dump(mode="json", exclude={"executor", "ray_address"}) | {"out": None, "threads": 0})
+    kept = options.model_dump(mode="json", exclude={"executor", "ray_address", "search"})
+    resumed(path, kept | {"out": None, "threads": 0})
     with console.status("preparing: scenarios, requests, compiled code"):
         if section is not None:
             if len(names) != 1:
@@ -137,7 +144,7 @@ def tune_weights(options: Options, session: Session) -> int:
 
 
 def search_numbers(options: Options, session: Session) -> int:
-    """A search space by Optuna; returns the exit status.
+    """A search space by Optuna or Ray Tune; returns the exit status.
 
     Raises:
         ConfigError: options or a space that cannot be used, or a folder of another search.
@@ -145,7 +152,6 @@ def search_numbers(options: Options, session: Session) -> int:
     console, command = session.console, session.command
     if options.trace is not None or options.order:
         raise ConfigError("--trace and --order are for `tune cace`; a search space trains on scenarios")
-    execution = options.placed(options.threads)
     space = read_space(options.what)
     if options.env is not None:
         space = space.with_value("env", str(options.env))
@@ -153,11 +159,7 @@ def search_numbers(options: Options, session: Session) -> int:
         space = space.with_value("train_on", split_names(options.scenarios))
     algorithms = space.parameters["algorithm"].values or (space.parameters["algorithm"].value,)
     steps = options.steps or max(1, min(algorithm_of(str(name)).steps for name in algorithms) // 5)
-    if options.executor == "ray":
-        for name in algorithms:
-            check_spread(str(name))
-        if options.jobs > 1:
-            raise ConfigError("--jobs are processes of this machine; on a cluster one trial is played after the other")
+    execution = execution_of(options, [str(name) for name in algorithms])
     path = Path(options.out or f"runs/tune-{Path(options.what).stem}")
     search = Search(
         folder=path,
@@ -174,7 +176,12 @@ def search_numbers(options: Options, session: Session) -> int:
     about = describe(path, command)
     with execution.opened() as executor:
         cluster = executor if executor.apart else None
-        run_search(search, options.jobs, console, cluster)
+        if options.search == "asha":
+            from experiments.tuning.asha import run_asha  # Ray is there: it has just been started
+
+            run_asha(search, options.jobs, executor.cores, console)
+        else:
+            run_search(search, options.jobs, console, cluster)
         study = search.study()
         write_trials(study, space, path / "trials.csv")
         with console.status("judging the best trials on all validation seeds"):
@@ -196,6 +203,27 @@ def search_numbers(options: Options, session: Session) -> int:
         f"{target}. Report: {path / 'report.md'}",
     )
     return 0
+
+
+def execution_of(options: Options, algorithms: Sequence[str]) -> Execution:
+    """Where a search space is searched.
+
+    Raises:
+        ConfigError: options that do not go together, or with an algorithm.
+    """
+    if options.search == "asha":
+        return Execution("ray", None, options.ray_address, extra="rllib")
+    for name in algorithms:
+        if algorithm_of(name).on_ray:
+            raise ConfigError(f"algorithm {name!r} runs on a Ray cluster; search its numbers with --search asha")
+        if options.executor == "ray":
+            check_spread(name)
+    if options.executor == "ray" and options.jobs > 1:
+        raise ConfigError(
+            "--jobs are processes of this machine, and on a cluster one trial is played after the other; --search asha "
+            "plays trials side by side there"
+        )
+    return options.placed(options.threads)
 
 
 def resumed(path: Path, search: Mapping[str, Any]) -> None:

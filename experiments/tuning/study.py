@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +21,7 @@ from cace_env.config import ConfigError
 from cace_env.evaluation.held_out import training_cases, validation_seeds
 from cace_env.executor import Executor, Threads
 from cace_env.files import csv_text, replace_file
-from cace_env.policies import load_agent, write_agent
+from cace_env.policies import Agent, load_agent, write_agent
 from cace_env.policies.built_in import Policy
 from cace_env.tables import Protocol
 from experiments.running.progress import progress_bar
@@ -92,9 +92,7 @@ def run_search(search: Search, jobs: int, console: Console, cluster: Executor | 
         KeyboardInterrupt: Ctrl-C; trials that had ended are kept.
     """
     study = search.study()
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a process that was killed
-        study.tell(trial.number, state=TrialState.FAIL)
-    done = len(study.get_trials(deepcopy=False, states=ENDED))
+    done = search.trials - missing(search, study)
     with progress_bar(console) as progress:
         bar = progress.add_task("trials", total=search.trials, completed=done)
         if done >= search.trials:
@@ -114,6 +112,13 @@ def run_search(search: Search, jobs: int, console: Console, cluster: Executor | 
                 for process in multiprocessing.active_children():
                     process.terminate()
                 raise
+
+
+def missing(search: Search, study: optuna.Study) -> int:
+    """How many trials have not ended; those of a process that was killed are told to have failed."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    return max(0, search.trials - len(study.get_trials(deepcopy=False, states=ENDED)))
 
 
 def show(study: optuna.Study, progress: Progress, bar: TaskID) -> None:
@@ -143,28 +148,42 @@ def play(search: Search, trial: optuna.Trial, judges: Judges) -> float:
     """
     config = search.space.suggest(trial)
     value = float("inf")
-    for interval, value in enumerate(train_agent(search, config, judges, trial)):
-        trial.report(value, interval)
+    for interval, moment in enumerate(train_agent(search, config, judges, trial.number)):
+        value = moment.least
+        keep(search, trial, interval, moment)
         if trial.should_prune():
             shutil.rmtree(search.kept(trial.number), ignore_errors=True)
             raise optuna.TrialPruned
     return value
 
 
-def train_agent(search: Search, config: dict[str, Any], judges: Judges, trial: optuna.Trial) -> Iterator[float]:
-    """An agent in training; the value is that of its best moment so far, which is kept."""
-    settings: Any = read_config(config, f"trial {trial.number}")
+class Moment(NamedTuple):
+    """A trial after an interval."""
+
+    least: float  # value of its best moment so far
+    requests: int  # simulated in training
+    best: Agent | None  # the agent, if this moment is the best so far
+
+
+def keep(search: Search, trial: optuna.Trial, interval: int, moment: Moment) -> None:
+    """Notes how a trial is getting on, and keeps its best agent."""
+    trial.set_user_attr("requests", moment.requests)
+    if moment.best is not None:
+        write_agent(moment.best, search.kept(trial.number) / "agent")
+    trial.report(moment.least, interval)
+
+
+def train_agent(search: Search, config: dict[str, Any], judges: Judges, number: int) -> Iterator[Moment]:
+    """An agent in training, after each interval."""
+    settings: Any = read_config(config, f"trial {number}")
     trainer, least = make_trainer(settings, judges.cluster), float("inf")
     judged = judges.of(settings, validation_seeds(search.validation_seeds))
     for interval in range(search.intervals):
         trainer.learn(search.steps * (interval + 1) // search.intervals - trainer.step, lambda step: None)
         agent = trainer.agent()
         value = judged(agent.policy())
-        trial.set_user_attr("requests", trainer.requests)
-        if value < least:
-            least = value
-            write_agent(agent, search.kept(trial.number) / "agent")
-        yield least
+        best, least = agent if value < least else None, min(value, least)
+        yield Moment(least, trainer.requests, best)
 
 
 class Judge:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +197,13 @@ def test_a_space_without_anything_to_search_and_unknown_keys_are_refused(tmp_pat
         read_space(tmp_path / "typo.yaml")
 
 
-def test_options_that_do_not_go_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for asked, said in (
+def test_options_that_do_not_go_together_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "experiments.running.executors.on_ray", raising=False)
+    rllib = space_file(tmp_path / "rllib.yaml", algorithm={"value": "rllib-ppo"}, gamma={"min": 0.9, "max": 0.99})
+    cases = (
         (["cace", "--order", "wsjf"], "add --env swap"),
         (["cace", "--order", "wsfj", "--env", "swap"], "did you mean 'wsjf'"),
         (["cace", "--trace", "log.csv"], "no such file"),
@@ -206,6 +212,9 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path, capsys: pyt
         ([str(tmp_path / "nothing.yaml")], "cannot be read"),
         ([str(CONFIGS / "tune" / "linear.yaml"), "--executor", "ray", "--jobs", "2"], "one trial is played after"),
         ([str(CONFIGS / "sweep.yaml"), "--executor", "ray"], "--executor ray is for linear, network, imitation"),
-    ):
-        assert main([*asked, "--out", str(tmp_path / "out")]) == 2
+        ([str(rllib)], "search its numbers with --search asha"),
+        ([str(rllib), "--search", "asha"], "pip install 'cace-env[rllib]'"),
+    )
+    for number, (asked, said) in enumerate(cases):
+        assert main([*asked, "--out", str(tmp_path / f"out-{number}")]) == 2
         assert said in capsys.readouterr().err
