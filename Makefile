@@ -30,7 +30,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench bench-peers agents board docs lint clean FORCE
-.PHONY: test-integrations test-sb3 test-ray bench-ray $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
+.PHONY: test-integrations test-sb3 test-ray bench-ray bench-rllib $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,9 +97,10 @@ test-agilerl: .venvs/agilerl/.ready  ## run the tests in AgileRL, in an environm
 test-minari: .venvs/minari/.ready  ## run the tests with Minari's own collector, in an environment of its own
 test-mogymnasium: .venvs/mogymnasium/.ready  ## run the tests in MO-Gymnasium, in an environment of its own
 test-rllib: .venvs/rllib/.ready  ## run the tests in RLlib on a local Ray, in an environment of its own
+test-rllib: MORE_CLAIMS := integrations/test_rllib_training.py integrations/test_rllib_tune.py
 $(LIBRARIES:%=test-%): test-%:
 	@echo "==> testing with $*"
-	@RAY_USAGE_STATS_ENABLED=0 .venvs/$*/bin/python -m pytest -q integrations/test_$*.py $(ARGS)
+	@$(RAY) .venvs/$*/bin/python -m pytest -q integrations/test_$*.py $(MORE_CLAIMS) $(ARGS)
 
 test-versions: $(VERSIONS:%=test-version-%)  ## run the core's tests with other versions of Gymnasium and Python
 	@echo "==> in short:"
@@ -125,6 +126,9 @@ bench: $(VENV)/.test  ## measure speed, latency, growth, compile time and memory
 
 bench-peers: .venvs/peers/.ready  ## the same beside EnvPool, in an environment of its own
 	@$(MAKE) --no-print-directory bench
+
+bench-rllib: .venvs/rllib/.ready  ## measure training by RLlib, for docs/scale.md (five minutes)
+	@$(RAY) .venvs/rllib/bin/python -m integrations.scale_training
 
 bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (eight minutes)
 	@$(RAY) .venvs/ray/bin/python -m integrations.scale
@@ -244,6 +248,7 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 .venvs/minari/.ready: LIBRARY := minari[create,hdf5] pyarrow
 .venvs/mogymnasium/.ready: LIBRARY := mo-gymnasium
 .venvs/rllib/.ready: LIBRARY := ray[rllib]
+.venvs/rllib/.ready: OURS := .[rllib]
 
 $(LIBRARIES:%=.venvs/%/.ready): .venvs/%/.ready: \
     integrations/constraints-%.txt constraints.txt pyproject.toml $(VENV)/.python
@@ -253,7 +258,7 @@ $(LIBRARIES:%=.venvs/%/.ready): .venvs/%/.ready: \
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c $(@D)/constraints.txt \
 	  "$$(grep '^torch==' constraints.txt)"
 	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -c $(@D)/constraints.txt \
-	  -e . $(LIBRARY:%='%') pytest
+	  -e '$(or $(OURS),.)' $(LIBRARY:%='%') pytest
 	@touch $@
 
 # --- .venvs/NAME: the core with other versions ---------------------------------------------------------------------
