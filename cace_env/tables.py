@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -34,6 +35,7 @@ MAX_PREFILL_NS: Final = 1 << 42  # with `whole_rounds` the work of a prompt is s
 AS_ALONE: Final = 1000  # thousandths: no slowdown
 MAX_SLOWDOWN: Final = 1_000_000  # thousandths
 
+BY_PAIR: Final = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "request_ns")  # (A, M)
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
@@ -215,8 +217,7 @@ def pinned_bytes(tables: FleetTables) -> Int64Array:
 
 
 def _bytes_on(tables: FleetTables, place: Int64Array, size_bytes: Int64Array) -> Int64Array:
-    """Sum of `size_bytes` per accelerator over the models that have a place, exact in int64."""
-    total = np.zeros(tables.num_accelerators, dtype=np.int64)
+    total = np.zeros(tables.num_accelerators, dtype=np.int64)  # exact, unlike weights of `bincount`
     np.add.at(total, place[place != NONE], size_bytes[place != NONE])
     return total
 
@@ -227,17 +228,15 @@ def _check_shapes(tables: FleetTables) -> None:
     for names, what in ((tables.accelerator_names, "accelerator_names"), (tables.model_names, "model_names")):
         if not names:
             raise TableError(f"{what} is empty; a fleet needs at least one accelerator and one model")
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
         if repeated:
             raise TableError(f"{what} has {repeated[0]!r} more than once; give each its own name")
     by_model = ("need_bytes", "weights_bytes", "residual_bytes", "kv_tokens", "max_num_seqs", "chunk_tokens")
-    by_pair = ("unload_us", "round_ns", "decode_ns", "kv_ps", "prefill_ns", "attention_ps", "request_ns")
-    by_accelerator = ("memory_bytes", "load_slowdown")
     batches = max(1, tables.batch_ns.shape[-1]) if getattr(tables.batch_ns, "ndim", 0) == 3 else 1
     wanted: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {"batch_ns": ((num_a, num_m, batches), np.int64)}
-    wanted |= {name: ((num_a,), np.int64) for name in by_accelerator}
+    wanted |= {name: ((num_a,), np.int64) for name in ("memory_bytes", "load_slowdown")}
     wanted |= {name: ((num_m,), np.int64) for name in (*by_model, "pinned_on", "resident_on", "asleep_on")}
-    wanted |= {name: ((num_a, num_m), np.int64) for name in by_pair}
+    wanted |= {name: ((num_a, num_m), np.int64) for name in BY_PAIR}
     wanted |= {"load_us": ((num_a, num_m, len(TIERS)), np.int64), "host_cached": ((num_m,), np.bool_)}
     wanted |= {"cost.w_ttft": ((num_t,), np.float64), "cost.w_e2e": ((num_t,), np.float64)}
     wanted |= {"cost.slo_us": ((num_t,), np.int64), "cost.slo_on_e2e": ((num_t,), np.bool_)}
@@ -288,12 +287,22 @@ def _check_ranges(tables: FleetTables) -> None:
         raise TableError(f"prefetch_limit is {tables.prefetch_limit}; it has to be 0 to {MAX_PREFETCHES}")
 
 
+def _first_of_each(*columns: npt.NDArray[Any]) -> list[int]:
+    """The first of equal entries along the first axis, in their order: most models and most GPUs are alike."""
+    keys = [b"".join(column[i].tobytes() for column in columns) for i in range(len(columns[0]))]
+    return sorted({key: i for i, key in reversed(list(enumerate(keys)))}.values())
+
+
 def _check_arithmetic(tables: FleetTables) -> None:
     """The longest possible round and request stay within the kernel's int64 arithmetic (docs/design.md 2.7, 2.8)."""
-    for m in range(tables.num_models):
+    pairs = [*(getattr(tables, name) for name in BY_PAIR), tables.batch_ns]
+    own = (tables.kv_tokens, tables.max_num_seqs, tables.chunk_tokens)
+    models = _first_of_each(*(pair.swapaxes(0, 1) for pair in pairs), *own)
+    accelerators = _first_of_each(*pairs, tables.load_slowdown)
+    for m in models:
         kv_tokens, seats, chunk = int(tables.kv_tokens[m]), int(tables.max_num_seqs[m]), int(tables.chunk_tokens[m])
         seats = min(seats, kv_tokens)  # every admitted request holds at least one token
-        for a in range(tables.num_accelerators):
+        for a in accelerators:
             attention_ps, kv_ps = int(tables.attention_ps[a, m]), int(tables.kv_ps[a, m])
             most = min(seats, tables.batch_ns.shape[-1] - 1)
             batch_ns = int(tables.batch_ns[a, m, most]) + (seats - most) * int(tables.decode_ns[a, m])
@@ -322,7 +331,7 @@ def _check_room(tables: FleetTables) -> None:
     for a in np.flatnonzero(room_bytes < 0):
         taken_bytes = tables.memory_bytes[a] - room_bytes[a]
         raise TableError(
-            f"accelerator {tables.accelerator_names[a]!r}: the models pinned there need {_gb_up(taken_bytes)}, "
+            f"accelerator {tables.accelerator_names[a]!r}: the models pinned there need {_gb(taken_bytes, up=True)}, "
             f"its memory is {_gb(tables.memory_bytes[a])}; pin fewer, or give it more memory"
         )
     unpinned = tables.pinned_on == NONE
@@ -334,8 +343,8 @@ def _check_room(tables: FleetTables) -> None:
         available_bytes = memory - taken - others_bytes
         if available_bytes < tables.need_bytes[m]:
             raise TableError(
-                f"model {tables.model_names[m]!r} needs {_gb_up(tables.need_bytes[m])}, but no accelerator can ever "
-                f"offer more than {_gb(available_bytes)} ({tables.accelerator_names[best]!r}: {_gb(memory)}, less "
+                f"model {tables.model_names[m]!r} needs {_gb(tables.need_bytes[m], up=True)}, but no accelerator can "
+                f"ever offer more than {_gb(available_bytes)} ({tables.accelerator_names[best]!r}: {_gb(memory)}, less "
                 f"{_gb(taken)} pinned there and {_gb(others_bytes)} of residuals of the other models); "
                 "give it more memory, a smaller reserve, or fewer models"
             )
@@ -354,24 +363,19 @@ def _check_start(tables: FleetTables) -> None:
         for a in np.flatnonzero(used_bytes > tables.memory_bytes):
             raise TableError(
                 f"accelerator {tables.accelerator_names[a]!r}: pinned, resident and sleeping models take "
-                f"{_gb_up(used_bytes[a])} at time 0, its memory is {_gb(tables.memory_bytes[a])}; start fewer there"
+                f"{_gb(used_bytes[a], up=True)} at time 0, its memory is {_gb(tables.memory_bytes[a])}; start fewer"
             )
     cached_bytes = int(tables.weights_bytes[tables.host_cached].sum())
     if cached_bytes > tables.host_cache_bytes:
         raise TableError(
-            f"host_cached: those models weigh {_gb_up(cached_bytes)}, host_cache_bytes is "
+            f"host_cached: those models weigh {_gb(cached_bytes, up=True)}, host_cache_bytes is "
             f"{_gb(tables.host_cache_bytes)}; cache fewer at time 0, or give the host more memory"
         )
 
 
-def _gb(size_bytes: int) -> str:
-    """What there is, rounded down: beside `_gb_up` a shortage stays one."""
-    return f"{math.floor(size_bytes / 1e7) / 100:.2f} GB"
-
-
-def _gb_up(size_bytes: int) -> str:
-    """What is needed, rounded up."""
-    return f"{math.ceil(size_bytes / 1e7) / 100:.2f} GB"
+def _gb(size_bytes: int, up: bool = False) -> str:
+    """What there is, rounded down, or what is needed, rounded up: so a shortage stays one."""
+    return f"{(math.ceil if up else math.floor)(size_bytes / 1e7) / 100:.2f} GB"
 
 
 def _entry(tables: FleetTables, name: str) -> npt.NDArray[Any]:

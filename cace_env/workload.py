@@ -126,7 +126,7 @@ class Workload:
         """Checks that every episode on this fleet ends within the range of the clock.
 
         Raises:
-            WorkloadError: the last arrival, all pauses, and loads and rounds one after the other take too long.
+            WorkloadError: the last arrival, the longest chain of pauses, all loads and rounds take too long in turn.
         """
         swaps = len(self) + tables.prefetch_limit
         latest_us, pauses_us = float(self.arrival_us.max()), float(self.think_us.sum(dtype=np.float64))
@@ -138,14 +138,26 @@ class Workload:
             return  # all are as long as the longest, and still it is no problem
         rounds = np.ceil(self.context_tokens / tables.chunk_tokens[self.model]) + self.output_tokens + 1
         served_us = float((rounds * tables.longest_round_ns[self.model]).sum()) / 1e3
+        pauses_us = self._longest_pauses_us()
         horizon_us = latest_us + pauses_us + served_us + loaded_us
         if horizon_us > MAX_HORIZON_US or rounds.sum() > MAX_ROUNDS:
             raise WorkloadError(
                 f"{len(self)} requests could take {horizon_us:.1e} us and {rounds.sum():.1e} rounds on this fleet; the "
-                f"limits are {MAX_HORIZON_US} us and {MAX_ROUNDS} rounds. Latest arrival_us {latest_us:.1e}, sum of "
-                f"think_us {pauses_us:.1e}, of load_us and unload_us {loaded_us:.1e}, of rounds {served_us:.1e} us: "
-                "check the units of the largest, or play fewer requests at once"
+                f"limits are {MAX_HORIZON_US} us and {MAX_ROUNDS} rounds. Latest arrival_us {latest_us:.1e}, "
+                f"longest chain of think_us {pauses_us:.1e}, sum of load_us and unload_us {loaded_us:.1e}, of rounds "
+                f"{served_us:.1e} us: check the units of the largest, or play fewer requests at once"
             )
+
+    def _longest_pauses_us(self) -> float:
+        """The most that pauses add up to along requests that follow one another: those of others run beside them."""
+        total_us, before = self.think_us.astype(np.float64), self.after.astype(np.int64)
+        rows = np.flatnonzero(before >= 0)
+        while len(rows):  # twice as far back each time
+            earlier = before[rows]
+            total_us[rows] += total_us[earlier]
+            before[rows] = before[earlier]
+            rows = rows[before[rows] >= 0]
+        return float(total_us.max())
 
     def _refuse(self, name: str, holds: npt.NDArray[np.bool_], limit: str) -> None:
         """Raises WorkloadError for the first row of a column where something does not hold."""

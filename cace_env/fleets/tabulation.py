@@ -197,11 +197,15 @@ def tabulate(
     unpinned = np.array([m.pinned_on is None for m in models])
 
     def each(column: str, figure: Callable[[CodeModel, Gpu], int | tuple[int, ...]]) -> Int64Array:
-        rows = [
-            [figure(m.model, a.gpu) if m.measured is None else getattr(m.measured, column) for m in models]
-            for a in accelerators
-        ]
-        return np.array(rows, dtype=np.int64)
+        return by_gpu(lambda m, gpu: figure(m.model, gpu) if m.measured is None else getattr(m.measured, column))
+
+    def by_gpu(figure: Callable[[HostedModel, Gpu], int | tuple[int, ...]]) -> Int64Array:
+        kinds: list[Gpu] = []  # accelerators of a kind have the same rows
+        for a in accelerators:
+            if a.gpu not in kinds:
+                kinds.append(a.gpu)
+        rows = np.array([[figure(m, gpu) for m in models] for gpu in kinds], dtype=np.int64)
+        return rows[[kinds.index(a.gpu) for a in accelerators]]
 
     most_batches = max([0, *(len(m.measured.batch_ns) - 1 for m in models if m.measured is not None)])
 
@@ -244,7 +248,7 @@ def tabulate(
         max_slots=max_slots,
         max_decisions=max_decisions,
         whole_rounds=whole_rounds,
-        batch_ns=np.array([[batches(m, a.gpu) for m in models] for a in accelerators], dtype=np.int64),
+        batch_ns=by_gpu(batches),
         request_ns=each("request_ns", lambda model, gpu: 0),
         load_slowdown=_column(round(AS_ALONE * a.load_slowdown) for a in accelerators),
         again=again,

@@ -52,5 +52,5 @@ def generate(config: WorkloadConfig, models: Sequence[ServedModel], seed: int) -
     states = np.random.SeedSequence(seed).generate_state(NUM_STREAMS, np.uint64)
     columns = {name: np.empty(config.requests, dtype) for name, dtype in COLUMNS.items()}
     with np.errstate(over="ignore"):  # 64-bit wrap-around is meant; numpy warns where numba is switched off
-        generate_rows(tables, states, routing_space(tables), *new_space(tables), *columns.values())
+        generate_rows(tables, states, routing_space(tables), *new_space(tables, config.requests), *columns.values())
     return Workload(**columns, label="generated", meta={"seed": seed})

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cace_env.compilation import compiled, inner
+from cace_env.generator.heap import sift_down, sift_up
 from cace_env.generator.routing import EPOCHS, RoutingSpace, routing, smaller_model, user_rates
 from cace_env.generator.streams import BURSTS, GAPS, MODELS, SESSIONS, TOKENS, normal, pick, quantile, uniform
 from cace_env.generator.tables import (
@@ -44,7 +45,11 @@ TYPED_TOKENS = 10.0
 
 
 class Tracks(NamedTuple):
-    """State of the tracks (`N` of them, `M` models): what its user does in one task, a session at a time."""
+    """State of the tracks (`N` of them): what its user does in one task, a session at a time.
+
+    What a session has asked of each model is a list of the models that it has asked at all, one or two as a rule: of
+    100,000 users and 1,000 models a table would be gigabytes. Notes that are in no list are the list of free ones.
+    """
 
     user: npt.NDArray[np.int64]  # (N,)
     kind: npt.NDArray[np.int64]  # (N,) a sub-agent's track follows that of its parent
@@ -60,7 +65,11 @@ class Tracks(NamedTuple):
     follows: npt.NDArray[np.int64]  # (N,) request that the next one waits for, -1 = none
     think_us: npt.NDArray[np.float64]  # (N,) from its nominal finish
     asleep: npt.NDArray[np.bool_]  # (N,) sub-agent tracks without a sub-agent: not in the heap
-    seen: npt.NDArray[np.int32]  # (N, M) prefix that the session's last request to each model still shares with it
+    seen: npt.NDArray[np.int32]  # (N,) the session's first note, -1 = none
+    note_model: npt.NDArray[np.int32]  # (notes,)
+    note_prefix: npt.NDArray[np.int32]  # (notes,) what the session still shares with its last request to that model
+    note_next: npt.NDArray[np.int32]  # (notes,) -1 = the last
+    note_used: npt.NDArray[np.int64]  # (2,) the first free note, -1 = none; how many have ever been in use
 
 
 class Space(NamedTuple):
@@ -74,12 +83,13 @@ class Space(NamedTuple):
     heap: npt.NDArray[np.int64]  # (N,) and their tracks
 
 
-def new_space(tables: GeneratorTables) -> tuple[Space, Tracks]:
-    """Arrays for one episode; the number of tracks is an upper bound."""
+def new_space(tables: GeneratorTables, requests: int) -> tuple[Space, Tracks]:
+    """Arrays for one episode; the numbers of tracks and notes are upper bounds: no request makes more than one note."""
     users, tasks = tables.role_factor.shape
     busy = tables.task_rate * tables.mean_gap_s[:tasks]
     per_task = np.where(tables.task_rate > 0, users + 1 + (busy / PARALLEL_LOAD).astype(np.int64), 0)  # 1: rounding
     size = int(per_task.sum() + per_task[AGENT])
+    notes = min(requests, size * len(tables.popularity_law))
     bursts = min(int(1.5 * tables.length_s / tables.knobs.burst_s) + 16, 1 << 20)
     space = Space(
         rates=np.empty((users, tasks)),
@@ -104,7 +114,11 @@ def new_space(tables: GeneratorTables) -> tuple[Space, Tracks]:
         follows=np.full(size, -1, np.int64),
         think_us=np.zeros(size),
         asleep=np.ones(size, np.bool_),
-        seen=np.zeros((size, len(tables.popularity_law)), np.int32),
+        seen=np.full(size, -1, np.int32),
+        note_model=np.empty(notes, np.int32),  # memory that is never touched takes none
+        note_prefix=np.empty(notes, np.int32),
+        note_next=np.empty(notes, np.int32),
+        note_used=np.array([-1, 0]),
     )
     return space, tracks
 
@@ -184,41 +198,8 @@ def _first_starts(
         tracks.asleep[track] = False
         size += 1
     for root in range(size // 2 - 1, -1, -1):
-        _sift_down(times, heap, size, root)
+        sift_down(times, heap, size, root)
     return size
-
-
-@inner
-def _sift_down(times: Any, tracks: Any, size: int, root: int) -> None:
-    """Restores the heap (least time first; ties by track) below `root`."""
-    time, track = times[root], tracks[root]
-    while True:
-        child = 2 * root + 1
-        if child >= size:
-            break
-        right = child + 1
-        if right < size and (
-            times[right] < times[child] or (times[right] == times[child] and tracks[right] < tracks[child])
-        ):
-            child = right
-        if not (times[child] < time or (times[child] == time and tracks[child] < track)):
-            break
-        times[root], tracks[root] = times[child], tracks[child]
-        root = child
-    times[root], tracks[root] = time, track
-
-
-@inner
-def _sift_up(times: Any, tracks: Any, leaf: int) -> None:
-    """Restores the heap above `leaf`."""
-    time, track = times[leaf], tracks[leaf]
-    while leaf > 0:
-        parent = (leaf - 1) // 2
-        if not (time < times[parent] or (time == times[parent] and track < tracks[parent])):
-            break
-        times[leaf], tracks[leaf] = times[parent], tracks[parent]
-        leaf = parent
-    times[leaf], tracks[leaf] = time, track
 
 
 @inner
@@ -248,6 +229,37 @@ def _next_context(
 
 
 @inner
+def _note_of(tracks: Tracks, track: int, model: int) -> Any:
+    """The note of what a session has asked of a model: a new one, with no prefix, at its first request."""
+    note = tracks.seen[track]
+    while note >= 0 and tracks.note_model[note] != model:
+        note = tracks.note_next[note]
+    if note >= 0:
+        return note
+    note = tracks.note_used[0]
+    if note >= 0:
+        tracks.note_used[0] = tracks.note_next[note]
+    else:
+        note = tracks.note_used[1]
+        tracks.note_used[1] += 1
+    tracks.note_model[note], tracks.note_prefix[note], tracks.note_next[note] = model, 0, tracks.seen[track]
+    tracks.seen[track] = note
+    return note
+
+
+@inner
+def _drop_notes(tracks: Tracks, track: int) -> None:
+    """Frees the notes of a session that is over."""
+    note = tracks.seen[track]
+    while note >= 0:
+        following = tracks.note_next[note]
+        tracks.note_next[note] = tracks.note_used[0]
+        tracks.note_used[0] = note
+        note = following
+    tracks.seen[track] = -1
+
+
+@inner
 def _start_session(
     tables: GeneratorTables, tracks: Tracks, states: Any, cumulative: Any, habit: Any, home: Any, track: int
 ) -> None:
@@ -259,8 +271,7 @@ def _start_session(
         tracks.left[track] = int(quantile(quantiles[STEPS], length) + 0.5)
     tracks.compact[track] = quantile(quantiles[COMPACT_TOKENS], uniform(states, stream))
     tracks.context[track], tracks.level[track] = 0, 0.0
-    for model in range(tracks.seen.shape[1]):
-        tracks.seen[track, model] = 0
+    _drop_notes(tracks, track)
     keep, choice = uniform(states, MODELS + kind), uniform(states, MODELS + kind)
     if kind == SUBAGENT:  # its model and row are its parent's so far
         tracks.model[track] = smaller_model(
@@ -302,7 +313,8 @@ def generate_rows(
     """Fills the columns of a workload, row by row in order of nominal arrival; `states` (NUM_STREAMS,) are used up."""
     tables, routes, space, tracks = held(tables), held(routes), held(space), held(tracks)
     knobs, quantiles, length_us = tables.knobs, tables.quantiles, tables.length_s * 1e6
-    seen, times, heap, bursts, cumulative = tracks.seen, space.times, space.heap, space.bursts, routes.cumulative
+    prefix, cumulative = tracks.note_prefix, routes.cumulative
+    times, heap, bursts = space.times, space.heap, space.bursts
     user_rates(tables, states, space.rates, space.home)
     routing(tables, states, routes)
     _set_bursts(states, knobs.burst_spread, bursts)
@@ -332,14 +344,15 @@ def generate_rows(
         )
         context = min(max(context, 1), longest - output)
         kept = min(kept, context)
+        note = _note_of(tracks, track, model)
         if kept < before:
-            if kind == AGENT:
-                for other in range(seen.shape[1]):
-                    seen[track, other] = min(seen[track, other], kept)
-            else:
-                seen[track, model] = min(seen[track, model], kept)
-        new = max(context - seen[track, model], 1)
-        tracks.context[track], tracks.level[track], seen[track, model] = context, level, context
+            prefix[note] = min(prefix[note], kept)
+            other = tracks.seen[track] if kind == AGENT else -1
+            while other >= 0:
+                prefix[other] = min(prefix[other], kept)
+                other = tracks.note_next[other]
+        new = max(context - prefix[note], 1)
+        tracks.context[track], tracks.level[track], prefix[note] = context, level, context
 
         arrival_us[request] = int(now_us)
         after[request] = tracks.follows[track]
@@ -368,7 +381,7 @@ def generate_rows(
             tracks.asleep[track] = True
             size -= 1
             times[0], heap[0] = times[size], heap[size]
-        _sift_down(times, heap, size, 0)
+        sift_down(times, heap, size, 0)
         if kind == AGENT and uniform(states, SESSIONS + SUBAGENT) < knobs.subagent_chance and tracks.asleep[track + 1]:
             child = track + 1
             tracks.asleep[child] = False
@@ -376,4 +389,4 @@ def generate_rows(
             tracks.follows[child], tracks.think_us[child] = request, MIN_THINK_US
             times[size], heap[size] = finish_us + MIN_THINK_US, child
             size += 1
-            _sift_up(times, heap, size - 1)
+            sift_up(times, heap, size - 1)

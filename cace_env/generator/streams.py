@@ -62,8 +62,12 @@ def quantile(table: Any, level: float) -> float:
 
 @inlined
 def pick(cumulative: Any, level: float) -> int:
-    """First index whose cumulative share exceeds `level`, which is below 1."""
-    index = 0
-    while index < len(cumulative) - 1 and cumulative[index] <= level:
-        index += 1
-    return index
+    """First index whose cumulative share exceeds `level`, which is below 1; the last where none does."""
+    low, high = 0, len(cumulative) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if cumulative[middle] > level:
+            high = middle
+        else:
+            low = middle + 1
+    return low
