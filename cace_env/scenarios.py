@@ -43,6 +43,7 @@ SEEDS: Final[dict[Split, range]] = {
 
 # Small enough to solve, and chosen so that policies differ: it says nothing about other scenarios.
 FOR_DEBUGGING: Final = ("tiny",)
+LARGE: Final = ("fleet-64", "fleet-256")  # a second an episode: they stand in no comparison unless they are named
 
 MOST_GB: Final = 1e6  # of anything
 MOST_TOKENS: Final = 1 << 31
@@ -81,7 +82,7 @@ class Accelerators(Frozen):
     """GPUs of one kind."""
 
     gpu: Annotated[str, _known(GPUS, "GPU")] = Field(description="name in the catalogue")
-    count: int = Field(default=1, ge=1, le=64, description="how many")
+    count: int = Field(default=1, ge=1, le=1024, description="how many")
     memory_gb: float | None = Field(default=None, gt=0, le=MOST_GB, description="memory of each [GB]; default: its own")
     load_slowdown: float = Field(
         default=1.0, ge=1, le=1000, description="how many times longer a round takes beside a load"
@@ -102,6 +103,7 @@ class Hosted(Frozen):
 
     model: ModelName = Field(description="name in the catalogue")
     name: str | None = Field(default=None, min_length=1, description="its name here, if a model is hosted twice")
+    copies: int = Field(default=1, ge=1, le=MOST_MODELS, description="so many fine-tunes of it, named -1, -2, ...")
     tasks: tuple[Task, ...] | None = Field(default=None, min_length=1, description="its tasks; default: catalogue")
     languages: tuple[Line, ...] = Field(default=(), description="programming languages it is good at; none = all")
     popularity: float = Field(
@@ -128,6 +130,12 @@ class Hosted(Frozen):
         """The row of the catalogue, with the entry's own tasks and measured weights."""
         row = MODELS[self.model] if self.tasks is None else dataclasses.replace(MODELS[self.model], tasks=self.tasks)
         return row if self.measured is None else dataclasses.replace(row, weights_gb=self.measured.weights_gb)
+
+    @property
+    def each(self) -> list[Hosted]:
+        """The entry, or its copies under names of their own."""
+        names = [f"{self.name or self.model}-{number}" for number in range(1, self.copies + 1)]
+        return [self.model_copy(update={"copies": 1, "name": name}) for name in names] if self.copies > 1 else [self]
 
     @property
     def in_host_ram(self) -> bool:
@@ -196,6 +204,8 @@ class Scenario(Frozen):
 
     @model_validator(mode="after")
     def _can_be_simulated(self) -> Self:
+        if len(self.entries) > MOST_MODELS:
+            raise ValueError(f"the catalogue has {len(self.entries)} models with all copies; at most {MOST_MODELS}")
         if self.start == "asleep" and ENGINES[self.engine].residual_gb.value == 0:
             raise ValueError(f"start is asleep, but nothing sleeps under engine {self.engine!r}; use sleep-mode")
         try:
@@ -275,8 +285,9 @@ class Scenario(Frozen):
 
     @property
     def entries(self) -> tuple[Hosted, ...]:
-        """The catalogue, with plain names expanded."""
-        return tuple(Hosted(model=entry) if isinstance(entry, str) else entry for entry in self.catalogue)
+        """The catalogue, with plain names and copies expanded."""
+        listed = (Hosted(model=entry) if isinstance(entry, str) else entry for entry in self.catalogue)
+        return tuple(one for entry in listed for one in entry.each)
 
     def costs(self) -> Reward:
         """The cost weights, with presets resolved."""
@@ -353,8 +364,8 @@ def scenario_names() -> tuple[str, ...]:
 
 
 def compared_scenarios() -> tuple[str, ...]:
-    """Names of the scenarios of comparisons by default: all except `FOR_DEBUGGING`."""
-    return tuple(name for name in scenario_names() if name not in FOR_DEBUGGING)
+    """Names of the scenarios of comparisons by default: all except `FOR_DEBUGGING` and `LARGE`."""
+    return tuple(name for name in scenario_names() if name not in (*FOR_DEBUGGING, *LARGE))
 
 
 def load_scenario(what: str | Path | Mapping[str, Any] | Scenario) -> Scenario:

@@ -26,7 +26,7 @@ from cace_env.evaluation.episodes import in_order, seed_list
 from cace_env.files import csv_text, replace_file
 from cace_env.policies import ORDERS, POLICIES, READINGS
 from cace_env.policies.contestants import NO_SWAPPING
-from cace_env.scenarios import FOR_DEBUGGING, compared_scenarios, load_scenario, scenario_names, seeds
+from cace_env.scenarios import FOR_DEBUGGING, LARGE, compared_scenarios, load_scenario, scenario_names, seeds
 from cace_env.tables import Protocol
 from experiments.reading.verdicts import looked_at
 from experiments.reports.comparison import write_report
@@ -64,7 +64,7 @@ class Comparison(TakingPart, Logged, Referenced, DecisionLogged, Running):
     scenarios: Names = Field(
         default=(),
         description="scenarios by name or YAML file, entries of the suite, or suites; by default all shipped "
-        f"scenarios without those for debugging ({', '.join(FOR_DEBUGGING)})",
+        f"scenarios without {', '.join((*FOR_DEBUGGING, *LARGE))}",
     )
     env: Annotated[Env | None, ENV] = Field(
         default=None,

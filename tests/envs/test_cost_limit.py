@@ -16,11 +16,11 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import TimeLimit
 
 import cace_env
-from cace_env.scenarios import scenario_names
 from cace_env.tables import TASKS
 from cace_env.wrappers import CostLimit, DictObservation, VectorCostLimit, VectorDictObservation
 from tests.kinds import Kind
 from tests.support.envs import last_legal, metrics_of, rollout, roomy, short
+from tests.support.small import EVERYDAY
 from tests.support.vector_runs import MODES, alone, assert_equal_runs, scenarios
 
 LIMITS = ("late_requests", "longest_wait")
@@ -44,7 +44,7 @@ def costs(rows: list[tuple[Any, ...]]) -> list[float]:
 # What the numbers mean
 
 
-@pytest.mark.parametrize("name", [*scenario_names(), "priced", "cut", "roomy"])
+@pytest.mark.parametrize("name", [*EVERYDAY, "priced", "cut", "roomy"])
 def test_an_episode_sums_to_what_it_had(name: str, kind: Kind) -> None:
     env = kind.single(scenarios()[name] if name in scenarios() else short(name))
     for threshold_s, task in ((0.0, None), (1.5, None), (1.5, "completion"), (20.0, "agent")):

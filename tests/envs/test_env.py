@@ -21,12 +21,12 @@ from cace_env.envs import EvictionEnv
 from cace_env.fleets import REWARD_TERMS, TERM
 from cace_env.kernel.state import MODEL, RESIDENT
 from cace_env.observation import CONTEXT, SLOT
-from cace_env.scenarios import scenario_names
 from cace_env.simulation import METRICS
 from cace_env.tables import NONE
 from cace_env.workload import Workload
 from tests.kinds import Kind
 from tests.support.envs import EVERYTHING_COSTS, first_legal, last_legal, metrics_of, rollout, roomy, short
+from tests.support.small import EVERYDAY
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,7 +130,7 @@ def test_works_in_a_vector(kind: Kind) -> None:
     envs.close()
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_the_space_holds_every_observation(name: str, kind: Kind) -> None:
     env = kind.single(short(name))
     for observation, *_ in rollout(env, last_legal, seed=2):
@@ -175,7 +175,7 @@ def costs_of_requests(env: EvictionEnv) -> float:
     return total
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_return_is_minus_the_sum_of_request_costs(name: str, kind: Kind) -> None:
     env = kind.single(short(name))
     rows = rollout(env, last_legal, seed=3)

@@ -29,10 +29,10 @@ from cace_env.envs.objectives import (
     MOSwapVectorEnv,
 )
 from cace_env.fleets import Reward, TaskCost
-from cace_env.scenarios import scenario_names
 from cace_env.simulation import METRICS
 from tests.kinds import EVICTION, SWAP, Kind
 from tests.support.envs import EVERYTHING_COSTS, last_legal, metrics_of, rollout, roomy, short
+from tests.support.small import EVERYDAY
 from tests.support.vector_runs import MODES, assert_same, scenarios, some_actions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def returns(rows: list[tuple[Any, ...]]) -> np.ndarray:
 # What the numbers mean
 
 
-@pytest.mark.parametrize("name", [*scenario_names(), "priced", "cut", "roomy"])
+@pytest.mark.parametrize("name", [*EVERYDAY, "priced", "cut", "roomy"])
 def test_an_episode_sums_to_minus_its_metrics(name: str, vector: MOKind) -> None:
     scenario = scenarios()[name] if name in scenarios() else short(name)
     env = vector.single(scenario, objectives=ALL)

@@ -15,9 +15,9 @@ from cace_env.envs import Actor, EvictionEnv, SwapEnv, SwapVectorEnv
 from cace_env.evaluation.episodes import PolicyError
 from cace_env.kernel.state import ABSENT, MODEL, RESIDENT
 from cace_env.observation import CONTEXT, PENDING, SLOT
-from cace_env.scenarios import scenario_names
 from cace_env.tables import NONE
 from tests.support.envs import first_legal, last_legal, metrics_of, played, rollout, roomy, short
+from tests.support.small import EVERYDAY
 from tests.support.vector_runs import scenarios
 
 PREFETCHING = short(rules={"prefetch_limit": 25})
@@ -109,7 +109,7 @@ def test_time_passes_while_one_waits() -> None:
     assert env.simulator.totals().waits == 5
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_whoever_waits_whenever_he_may_still_gets_to_the_end(name: str) -> None:
     env = SwapEnv(short(name))
     rollout(env, last_legal, seed=1)

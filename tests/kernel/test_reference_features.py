@@ -21,7 +21,7 @@ from cace_env.observation import (
     Feature,
     ObservationLayout,
 )
-from cace_env.scenarios import load_scenario, scenario_names
+from cace_env.scenarios import load_scenario
 from cace_env.sessions import AGAIN_SHAPE, AGAIN_WITHIN_S
 from cace_env.simulation import Question, Simulator, simulate
 from cace_env.tables import NONE, FleetTables
@@ -34,6 +34,7 @@ from tests.specification.invariants import assert_same_run
 from tests.specification.strategies import Rules, cases, swap_cases
 from tests.specification.swap_strategies import POLICIES as SWAP_POLICIES
 from tests.specification.swap_strategies import pick_action
+from tests.support.small import EVERYDAY
 
 EXACT, SINGLE = 1e-9, 1e-5  # relative: of float64, and of float32 after log1p
 # Absolute [unit of the feature]: a byte is 1e-9 GB, a microsecond 1e-6 s; the named ones are differences of large sums.
@@ -116,7 +117,7 @@ def test_features_of_swap_v0_are_what_the_trace_says(case: tuple[FleetTables, Wo
     event(f"questions: {min(asked, 3)}")
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_features_of_the_scenarios_are_what_the_trace_says(name: str) -> None:
     scenario = load_scenario(name)
     whole = scenario.workload(0)

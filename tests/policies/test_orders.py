@@ -19,13 +19,13 @@ from cace_env.kernel.state import LIMIT
 from cace_env.observation import PENDING, SLOT
 from cace_env.policies import ORDERS, POLICIES, Order, order, policy, split_order
 from cace_env.policies.built_in import rule_of
-from cace_env.scenarios import scenario_names
 from cace_env.simulation import Episode, SimulationError, Simulator
 from cace_env.tables import FOREVER, FleetTables, TableError
 from cace_env.workload import Workload
 from tests.specification import strategies
 from tests.specification.examples import MS, fleet, requests, slo
 from tests.support.policy_runs import SECOND, ask, run
+from tests.support.small import EVERYDAY
 
 
 def loaded(what: str, tables: FleetTables, workload: Workload) -> list[int]:
@@ -149,7 +149,7 @@ def test_prefetches_are_limited() -> None:
     assert simulator.totals().prefetches == 3
 
 
-@pytest.mark.parametrize("scenario", scenario_names())
+@pytest.mark.parametrize("scenario", EVERYDAY)
 @pytest.mark.parametrize("drain_after_s", [0.0, 30.0])
 def test_patient_fifo_is_eviction_v0_on_every_scenario(scenario: str, drain_after_s: float) -> None:
     case = case_of(scenario)

@@ -47,13 +47,13 @@ def steps(env):
 default = steps(gymnasium.make(ID))
 
 import cace_env
-from cace_env.scenarios import scenario_names
+from cace_env.scenarios import compared_scenarios
 
 print(json.dumps({
     "file": cace_env.__file__,
     "from_checkout": [name for name in ("agents", "experiments", "tests") if importlib.util.find_spec(name)],
     "default": default,
-    "scenarios": {name: steps(gymnasium.make(ID, scenario=name)) for name in scenario_names()},
+    "scenarios": {name: steps(gymnasium.make(ID, scenario=name)) for name in compared_scenarios()},
 }))
 """
 

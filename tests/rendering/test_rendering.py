@@ -18,9 +18,9 @@ from cace_env.kernel.state import ACCELERATOR, TRACED
 from cace_env.rendering import scene
 from cace_env.rendering.picture import HEIGHT, PALETTE, WIDTH, color
 from cace_env.rendering.scenes import PHASES, Scene, clock
-from cace_env.scenarios import scenario_names
 from cace_env.tables import slots_per_accelerator
 from tests.support.envs import first_legal, last_legal, roomy, short
+from tests.support.small import EVERYDAY
 
 
 def played(mode: str | None, steps: int = 40, name: str = "default", **arguments: Any) -> EvictionEnv:
@@ -39,7 +39,7 @@ def scene_of(env: EvictionEnv) -> Scene:
     return scene(env.simulator, env._last_choice, env.scenario.name)
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_the_scene_is_the_state_of_the_simulator(name: str) -> None:
     for steps in (0, 1, 25, 10_000):
         env = played("ansi", steps, name)
@@ -96,7 +96,7 @@ def test_the_picture_is_readable_and_coloured_by_model() -> None:
     assert len(set(PALETTE)) == len(PALETTE)
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_every_scenario_can_be_drawn_from_beginning_to_end(name: str) -> None:
     pytest.importorskip("PIL", reason="needs the extra render")
     for steps in (0, 10_000):
@@ -137,7 +137,7 @@ def test_history_is_kept_only_for_those_who_look() -> None:
         assert played(None).render() is None
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_the_history_never_overflows(name: str) -> None:
     env = played("ansi", 10_000, name)
     assert env.simulator.state.scalars[TRACED] <= len(env.simulator.trace)

@@ -46,8 +46,8 @@ def test_the_default_scenario_is_two_h100_with_sixteen_models_under_pressure() -
     assert {task for model in scenario.workload_models() for task in model.tasks} == set(TASKS)
 
 
-def test_all_that_ships_is_compared_but_the_scenario_for_debugging() -> None:
-    assert set(scenario_names()) - set(compared_scenarios()) == {"tiny"}
+def test_all_that_ships_is_compared_but_the_scenario_for_debugging_and_large_fleets() -> None:
+    assert set(scenario_names()) - set(compared_scenarios()) == {"tiny", "fleet-64", "fleet-256"}
 
 
 def test_policies_come_apart_on_tiny_and_it_asks_often() -> None:

@@ -12,10 +12,11 @@ from cace_env.policies.clairvoyant import without_swapping
 from cace_env.scenarios import load_scenario, scenario_names, seeds
 from cace_env.simulation import run_rule
 from tests.specification.invariants import check_run
+from tests.support.small import EVERYDAY
 
 
 def test_the_suite_spans_engines_tasks_and_fleets() -> None:
-    scenarios = [load_scenario(name) for name in scenario_names()]
+    scenarios = [load_scenario(name) for name in EVERYDAY]
     assert len(scenarios) >= 8
     assert {scenario.engine for scenario in scenarios} == set(ENGINES)
     sizes = {sum(group.count for group in scenario.fleet) for scenario in scenarios}
@@ -41,7 +42,7 @@ def test_seeds_of_the_splits_are_fixed_and_disjoint() -> None:
     assert sum(map(len, splits.values())) == len(set.union(*splits.values()))
 
 
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_every_invariant_holds_on_every_scenario(name: str) -> None:
     scenario = load_scenario(name)
     scenario = scenario.replace(workload={**scenario.workload_config.model_dump(mode="json"), "requests": 600})

@@ -7,12 +7,13 @@ import pytest
 
 from cace_env.policies import POLICIES
 from cace_env.policies.built_in import rule_of
-from cace_env.scenarios import load_scenario, scenario_names
+from cace_env.scenarios import load_scenario
 from cace_env.simulation import METRICS, Episode, Question, Simulator, episode_metrics, ttft_histogram
 from cace_env.simulation.metrics import TASK_METRICS, TTFT_EDGES_S, WORKING_DAY_S
 from cace_env.tables import FOREVER, TASKS, FleetTables
 from cace_env.workload import Workload
 from tests.specification.examples import MS, fleet, requests, slo
+from tests.support.small import EVERYDAY
 
 COMPLETION, CHAT, REASONING, AGENT = range(4)
 
@@ -161,7 +162,7 @@ def test_a_truncated_episode_says_so_and_counts_what_was_answered():
 
 
 @pytest.mark.parametrize("max_decisions", [FOREVER, 3])
-@pytest.mark.parametrize("name", scenario_names())
+@pytest.mark.parametrize("name", EVERYDAY)
 def test_metrics_are_those_of_the_requests_one_by_one(name: str, max_decisions: int) -> None:
     scenario = load_scenario(name)
     tables = scenario.tables()

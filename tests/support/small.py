@@ -10,6 +10,10 @@ import pytest
 import yaml
 
 from cace_env.observation import SLOT
+from cace_env.scenarios import FOR_DEBUGGING, compared_scenarios
+
+# What ships, without fleets on which every test would take a minute.
+EVERYDAY = (*compared_scenarios(), *FOR_DEBUGGING)
 
 SMALL: dict[str, Any] = {
     "name": "small",
