@@ -12,6 +12,7 @@ import numpy as np
 
 from cace_env import tables as plain
 from cace_env.compilation import inlined, outlined
+from cace_env.kernel.standing import line_up, room_changed, schedule
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -313,6 +314,8 @@ def settle_others(s: State, f: Fleet, a: int, shares_change: bool) -> None:
             first = other
     s.accelerators[a, ACCELERATOR.token_due] = due
     s.accelerators[a, ACCELERATOR.token_model] = first
+    schedule(s, a)
+    room_changed(s, a)
 
 
 @outlined
@@ -488,6 +491,7 @@ def turn_pending(s: State, f: Fleet, m: int) -> None:
     """An absent model has its first waiting request: it may be placed now, and in Eviction-v0 drain others later."""
     now = s.scalars[CLOCK]
     s.models[m, MODEL.pending_since] = now
+    line_up(s, m)
     s.scalars[PENDING_MODELS] += 1
     s.scalars[DIRTY] = 1
     if f.rules[R_SWAP] == 0:

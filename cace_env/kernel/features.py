@@ -14,11 +14,13 @@ from numba import types
 from cace_env.compilation import inlined, linked
 from cace_env.held import Held
 from cace_env.kernel.events import LONGEST_US, MODEL_AT, PAIR_AT, PREFIX_HALF_LIFE_US, rounds_now
-from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, is_pending, next_pending, room_without
+from cace_env.kernel.placement import NO_VICTIM, is_pending, room_without
 from cace_env.kernel.processor import ln
+from cace_env.kernel.standing import find_rooms, fits, next_pending, older
 from cace_env.kernel.state import (
     ACCELERATOR,
     AGAIN,
+    AGENDA,
     CLOCK,
     CLOCKS,
     DEMAND,
@@ -49,7 +51,7 @@ from cace_env.kernel.state import (
     State,
     int64,
 )
-from cace_env.kernel.swaps import channel_idle, greedy_dual, own_residual, tier_after_eviction, tier_of
+from cace_env.kernel.swaps import greedy_dual, own_residual, tier_after_eviction, tier_of
 from cace_env.observation import BLOCKS, CONTEXT, PENDING, SLOT, Scaling, logarithms_of
 from cace_env.sessions import AGAIN_SHAPE
 
@@ -238,6 +240,10 @@ def session_features(s: State, m: int, out: Array) -> None:
 @inlined
 def fastest_load_us(s: State, f: Fleet, m: int) -> int:
     """The shortest load of absent model m over the accelerators, by the tier each would use now."""
+    if s.models[m, MODEL.touched] == 0:
+        return f.models[m, SPEC.fastest_disk]
+    if f.models[m, SPEC.residual] == 0:
+        return f.models[m, SPEC.fastest_host]
     best = f.speeds[m, SPEED.load_host + tier_of(s, f, m, 0)]
     for a in range(1, len(f.accelerators)):
         best = min(best, f.speeds[a * len(f.models) + m, SPEED.load_host + tier_of(s, f, m, a)])
@@ -246,7 +252,10 @@ def fastest_load_us(s: State, f: Fleet, m: int) -> int:
 
 @inlined
 def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
-    """Features of one pending model (or the target, or one to prefetch), `out` (len(PENDING),) float64."""
+    """Features of one pending model (or the target, or one to prefetch), `out` (len(PENDING),) float64.
+
+    `find_rooms` goes before it.
+    """
     now = s.scalars[CLOCK]
     model, spec, demand = s.models[m], f.models[m], s.demand[m]
     waited_for = model[MODEL.waiting] > 0
@@ -269,16 +278,8 @@ def pending_features(s: State, f: Fleet, m: int, out: Array) -> None:
     )
     out[PENDING.since_eviction_s] = min((now - model[MODEL.evicted_at]) * SECONDS, NEVER_S)
     out[PENDING.legal] = s.legal[len(s.slots) + m] if f.rules[R_SWAP] == 1 else 0
-    fits = False
-    idle_suffices = False
-    for a in range(len(f.accelerators)):
-        if channel_idle(s, a):
-            missing = spec[SPEC.need] - own_residual(s, f, m, a)
-            room, _ = room_without(s, f, a, IDLE_ONLY)
-            fits = fits or s.accelerators[a, ACCELERATOR.free] >= missing
-            idle_suffices = idle_suffices or room >= missing
-    out[PENDING.fits] = fits
-    out[PENDING.idle_suffices] = idle_suffices
+    out[PENDING.fits] = fits(s, f, m, AGENDA.free)
+    out[PENDING.idle_suffices] = fits(s, f, m, AGENDA.idle)
     out[PENDING.again_1m], out[PENDING.again_5m], out[PENDING.again_15m] = chances(s, m)
 
 
@@ -334,6 +335,7 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
     weigh_pauses(s, f)
     raw = scaling.raw
     pending_at = len(s.slots) * len(SLOT)
+    find_rooms(s, f)
     least = int64(-1)
     for a in range(len(f.accelerators)):
         missing = missing_bytes(s, f, a)
@@ -354,12 +356,18 @@ def write_observation(s: State, f: Fleet, scaling: Scaling, pending_rows: int, o
                 clear(raw, end, end + len(PENDING))
             end += len(PENDING)
     else:
-        m = NONE
+        m = next_pending(s, NONE)
+        waited_for = target != NONE and s.models[target, MODEL.waiting] > 0
+        planned = target if waited_for and not is_pending(s, target) else NONE
         for _ in range(pending_rows):
-            m = next_pending(s, f, m, target)
-            if m == NONE:
+            if planned != NONE and (m == NONE or older(s, planned, m)):
+                pending_features(s, f, planned, raw[end:])
+                planned = NONE
+            elif m != NONE:
+                pending_features(s, f, m, raw[end:])
+                m = next_pending(s, m)
+            else:
                 break
-            pending_features(s, f, m, raw[end:])
             end += len(PENDING)
     context_at = pending_at + pending_rows * len(PENDING)
     context_features(s, f, max(least, 0), raw[context_at:])

@@ -14,8 +14,9 @@ import numpy as np
 from cace_env.compilation import inlined, inner, linked
 from cace_env.kernel.features import SECONDS, fastest_load_us
 from cace_env.kernel.network import choose
-from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, room_without, would_fit
+from cace_env.kernel.placement import IDLE_ONLY, NO_VICTIM, room_without, suffices, would_fit
 from cace_env.kernel.rules import NETWORK, RULE, SCRATCH, Rule, Scratch, pick_slot
+from cace_env.kernel.standing import channel_idle, next_pending
 from cace_env.kernel.state import (
     CLOCK,
     DEMAND,
@@ -36,7 +37,7 @@ from cace_env.kernel.state import (
     State,
     int64,
 )
-from cace_env.kernel.swaps import channel_idle, is_idle, own_residual, patience_us
+from cace_env.kernel.swaps import is_idle, own_residual, patience_us
 
 Array = Any
 FIRST_COME, SHORTEST_LOAD, WEIGHT_PER_LOAD, LEARNED = range(4)  # how an order scores; LEARNED: by the rule's network
@@ -98,15 +99,15 @@ def pick_model(s: State, f: Fleet, rule: Rule) -> int:
     patience = patience_us(f, rule.limits)
     best = NONE
     best_score = 0.0
-    for m in range(len(f.models)):
-        if s.legal[len(s.slots) + m] == 0 or s.models[m, MODEL.waiting] == 0:
-            continue
-        if now - s.models[m, MODEL.pending_since] < patience and not idle_suffice(s, f, rule.limits, m):
-            continue
-        score = order_score(s, f, rule.order, m)
-        if best == NONE or score > best_score or (score == best_score and older(s, m, best)):
-            best = m
-            best_score = score
+    m = next_pending(s, NONE)
+    while m != NONE:  # the oldest comes first, so ties go to it
+        patient = now - s.models[m, MODEL.pending_since] < patience
+        if s.legal[len(s.slots) + m] == 1 and (not patient or suffices(s, f, rule.limits, m, IDLE_ONLY)):
+            score = order_score(s, f, rule.order, m)
+            if best == NONE or score > best_score:
+                best = m
+                best_score = score
+        m = next_pending(s, m)
     if best == NONE and rule.order[ORDER.prefetch] == 1.0 and s.scalars[PENDING_MODELS] == 0:
         best = most_wanted(s, f)
     if best != NONE:
@@ -120,15 +121,6 @@ def pick_model(s: State, f: Fleet, rule: Rule) -> int:
 
 
 @inlined
-def idle_suffice(s: State, f: Fleet, limits: Array, m: int) -> bool:
-    """Model m could be loaded somewhere without draining a busy model."""
-    for a in range(len(f.accelerators)):
-        if channel_idle(s, a) and would_fit(s, f, limits, a, m, IDLE_ONLY):
-            return True
-    return False
-
-
-@inlined
 def order_score(s: State, f: Fleet, order: Array, m: int) -> float:
     """How urgent it is to load pending model m."""
     oldest = s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us]
@@ -139,14 +131,6 @@ def order_score(s: State, f: Fleet, order: Array, m: int) -> float:
     if order[ORDER.kind] == WEIGHT_PER_LOAD:
         return s.models[m, MODEL.waiting] * s.demand[m, DEMAND.mean_weight] / fastest_load_us(s, f, m)
     return 0.0
-
-
-@inlined
-def older(s: State, m: int, other: int) -> bool:
-    """The oldest request of model m came before that of another pending model."""
-    mine, theirs = s.models[m, MODEL.queue_head], s.models[other, MODEL.queue_head]
-    came, theirs_came = s.requests[mine, REQUEST.arrival_us], s.requests[theirs, REQUEST.arrival_us]
-    return came < theirs_came or (came == theirs_came and mine < theirs)
 
 
 @inlined

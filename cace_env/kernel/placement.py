@@ -10,9 +10,11 @@ from typing import Any
 
 from cace_env.compilation import inlined, outlined
 from cace_env.kernel.events import record
+from cace_env.kernel.standing import channel_idle, find_rooms, fits, next_pending
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
+    AGENDA,
     CLOCK,
     CLOCKS,
     DIRTY,
@@ -20,7 +22,6 @@ from cace_env.kernel.state import (
     DRAINS,
     FIXED,
     FORCED,
-    FOREVER,
     LEGAL,
     LIMIT,
     MODEL,
@@ -47,7 +48,6 @@ from cace_env.kernel.state import (
     int64,
 )
 from cace_env.kernel.swaps import (
-    channel_idle,
     greedy_dual,
     is_idle,
     own_channel,
@@ -62,7 +62,9 @@ NO_VICTIM, IDLE_ONLY, BUSY_TOO = int64(-1), int64(0), int64(1)  # which models m
 
 @inlined
 def clear_legal(s: State) -> None:
-    """No action is legal."""
+    """No action is legal; where the count says so, nothing is marked."""
+    if s.scalars[LEGAL] == 0:
+        return
     s.scalars[LEGAL] = 0
     for action in range(len(s.legal)):
         s.legal[action] = 0
@@ -100,6 +102,23 @@ def would_fit(s: State, f: Fleet, limits: Array, a: int, m: int, who: int) -> bo
     """Model m fits on accelerator a once all that are leaving or may leave have left."""
     room, held = room_without(s, f, a, who)
     return room + own_residual(s, f, m, a) >= f.models[m, SPEC.need] and held + 1 <= limits[LIMIT.most_resident]
+
+
+@inlined
+def suffices(s: State, f: Fleet, limits: Array, m: int, who: int) -> bool:
+    """Model m fits on some accelerator with an idle channel once all that may leave have left; after `find_rooms`."""
+    if not fits(s, f, m, AGENDA.idle + who):
+        return False
+    return limits[LIMIT.most_resident] >= len(f.models) or within_limit(s, f, limits, m, who)
+
+
+@outlined
+def within_limit(s: State, f: Fleet, limits: Array, m: int, who: int) -> bool:
+    """The same where a rule limits the models of an accelerator."""
+    for a in range(len(f.accelerators)):
+        if channel_idle(s, a) and would_fit(s, f, limits, a, m, who):
+            return True
+    return False
 
 
 @outlined
@@ -182,50 +201,32 @@ def is_pending(s: State, m: int) -> bool:
     return s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] > 0
 
 
-@inlined
-def next_pending(s: State, f: Fleet, last: int, target: int) -> int:
-    """The pending model after `last` (NONE: the first) by its oldest waiting request, or NONE; or the target."""
-    last_request = NONE if last == NONE else s.models[last, MODEL.queue_head]
-    last_arrival = NONE if last == NONE else s.requests[last_request, REQUEST.arrival_us]
-    found = NONE
-    arrival, request = FOREVER, NONE
-    for m in range(len(f.models)):
-        if is_pending(s, m) or (m == target and s.models[m, MODEL.waiting] > 0):
-            r = s.models[m, MODEL.queue_head]
-            t = s.requests[r, REQUEST.arrival_us]
-            later = t > last_arrival or (t == last_arrival and r > last_request)
-            if later and (t < arrival or (t == arrival and r < request)):
-                found, arrival, request = m, t, r
-    return found
-
-
 @outlined
 def consider(s: State, f: Fleet, limits: Array, trace: Array) -> bool:
     """Eviction-v0: loads the oldest pending model that can be placed, or makes it the target and marks its victims."""
     now = s.scalars[CLOCK]
     if s.scalars[PENDING_MODELS] == 0:
         return False
-    any_idle = False
-    for a in range(len(f.accelerators)):
-        any_idle = any_idle or channel_idle(s, a)
-    if not any_idle:
-        return False
+    unlimited = f.rules[R_UNLIMITED] == 1
+    find_rooms(s, f)
     m = NONE
     while True:
-        m = next_pending(s, f, m, NONE)
+        m = next_pending(s, m)
         if m == NONE:
             return False
-        a = roomiest(s, f, limits, m)
+        a = roomiest(s, f, limits, m) if unlimited or fits(s, f, m, AGENDA.free) else NONE
         if a != NONE:
             own_channel(s, a, m)
             start_load(s, f, trace, a, m)
             return True
-        if f.rules[R_UNLIMITED] == 1:
-            continue
+        if unlimited:  # no channel is idle
+            return False
         clear_legal(s)
         count = 0
         patient = now - s.models[m, MODEL.pending_since] < f.rules[R_DRAIN_AFTER]
         for who in range(IDLE_ONLY, BUSY_TOO if patient else BUSY_TOO + 1):
+            if not fits(s, f, m, AGENDA.idle + who):
+                continue
             for a in range(len(f.accelerators)):
                 if channel_idle(s, a):
                     count += mark_victims(s, f, limits, a, m, who)
@@ -278,12 +279,11 @@ def may_prefetch(s: State, f: Fleet) -> bool:
     """Whether models may be prefetched: not above the limit, and not while a request has waited for too long."""
     if s.scalars[PREFETCHES] >= f.rules[R_PREFETCH_LIMIT]:
         return False
-    for m in range(len(f.models)):
-        if is_pending(s, m):
-            since = s.requests[s.models[m, MODEL.queue_head], REQUEST.arrival_us]
-            if s.scalars[CLOCK] - since >= f.rules[R_PREFETCH_MAX_WAIT]:
-                return False
-    return True
+    oldest = next_pending(s, NONE)
+    if oldest == NONE:
+        return True
+    since = s.requests[s.models[oldest, MODEL.queue_head], REQUEST.arrival_us]
+    return s.scalars[CLOCK] - since < f.rules[R_PREFETCH_MAX_WAIT]
 
 
 @inlined
@@ -302,25 +302,21 @@ def offer(s: State, f: Fleet, limits: Array) -> bool:
     prefetching = f.rules[R_PREFETCH_LIMIT] > 0 and may_prefetch(s, f)
     if s.scalars[PENDING_MODELS] == 0 and not prefetching:
         return False
+    find_rooms(s, f)
     candidates = 0
-    wanted = False
-    for a in range(len(f.accelerators)):
-        if not channel_idle(s, a):
-            continue
-        room, held = room_without(s, f, a, BUSY_TOO)
-        if held + 1 > limits[LIMIT.most_resident]:
-            continue
+    m = next_pending(s, NONE)
+    while m != NONE:
+        if suffices(s, f, limits, m, BUSY_TOO):
+            s.legal[len(s.slots) + m] = 1
+            candidates += 1
+        m = next_pending(s, m)
+    wanted = candidates > 0
+    if prefetching:
         for m in range(len(f.models)):
-            row = len(s.slots) + m
-            if s.models[m, MODEL.phase] != ABSENT or s.legal[row] == 1:
-                continue
-            waited_for = s.models[m, MODEL.waiting] > 0
-            if not (waited_for or prefetching):
-                continue
-            if room + own_residual(s, f, m, a) >= f.models[m, SPEC.need]:
-                s.legal[row] = 1
+            absent = s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] == 0
+            if absent and suffices(s, f, limits, m, BUSY_TOO):
+                s.legal[len(s.slots) + m] = 1
                 candidates += 1
-                wanted = wanted or waited_for
     if candidates == 0:
         return False
     wait = not wanted or anything_goes_on(s, f)

@@ -15,10 +15,22 @@ from cace_env.held import held
 from cace_env.kernel.events import arrive, heap_pop, next_open_arrival, settle, slide_window, token_end
 from cace_env.kernel.features import missing_bytes, pending_features, slot_features, weigh_pauses, write_observation
 from cace_env.kernel.orders import decide
-from cace_env.kernel.placement import act, clear_legal, is_pending, place
+from cace_env.kernel.placement import act, is_pending, place
 from cace_env.kernel.rules import Rule, Scratch
+from cace_env.kernel.standing import (
+    ALARM,
+    ARRIVAL,
+    LOAD_DONE,
+    NEVER,
+    TOKEN_END,
+    UNLOAD_DONE,
+    find_rooms,
+    reset_standing,
+    warm,
+)
 from cace_env.kernel.state import (
     ACCELERATOR,
+    AGENDA,
     ASKED,
     CACHED_BYTES,
     CLOCK,
@@ -36,7 +48,6 @@ from cace_env.kernel.state import (
     HEAP,
     LAST_ASKED,
     LIMIT,
-    LOAD,
     LOAD_US,
     MODEL,
     NEXT_OPEN,
@@ -86,8 +97,6 @@ from cace_env.observation import Scaling
 
 Array = Any
 BEGIN: Final = NONE  # in place of an action: time 0
-# Priorities of simultaneous events (`docs/design.md`, section 1); an alarm is the timer's.
-TOKEN_END, UNLOAD_DONE, LOAD_DONE, ARRIVAL, ALARM = (int64(priority) for priority in range(5))
 
 
 @outlined
@@ -108,7 +117,9 @@ def reset_state(s: State, f: Fleet) -> None:
     reset_pairs(s, int64(0), int64(len(s.pairs)))
     for slot in range(len(s.slots)):
         s.slots[slot] = NONE
-    clear_legal(s)
+    for action in range(len(s.legal)):
+        s.legal[action] = 0
+    reset_standing(s, f)
     for a in range(len(f.accelerators)):
         s.accelerators[a, ACCELERATOR.free] = f.accelerators[a, SITE.memory]
         s.accelerators[a, ACCELERATOR.swap_target] = NONE
@@ -133,6 +144,7 @@ def reset_state(s: State, f: Fleet) -> None:
         if f.models[m, SPEC.host_cached] == 1:
             s.scalars[TOUCHES] += 1
             model[MODEL.touched] = s.scalars[TOUCHES]
+            warm(s, int64(m))
             s.scalars[CACHED_BYTES] += f.models[m, SPEC.weights]
     for m in range(len(f.models)):
         start_resident(s, f, m, f.models[m, SPEC.pinned_on])
@@ -187,14 +199,9 @@ def run_events(s: State, f: Fleet, w: Requests, limits: Array, trace: Array) -> 
     while True:
         # The least event by (time, priority, key): a source of lower priority needs an earlier time.
         time, priority, key = FOREVER, NONE, NONE
-        for a in range(len(f.accelerators)):
-            ends = s.accelerators[a, ACCELERATOR.token_due]
-            if ends < time or (ends == time and priority > TOKEN_END):
-                time, priority, key = ends, TOKEN_END, a
-            ends = s.accelerators[a, ACCELERATOR.channel_end]
-            done = LOAD_DONE if s.accelerators[a, ACCELERATOR.channel] == LOAD else UNLOAD_DONE
-            if ends < time or (ends == time and done < priority):
-                time, priority, key = ends, done, a
+        first = s.agenda[1, AGENDA.key]
+        if first < NEVER:
+            time, priority, key = first >> 2, first & 3, s.agenda[1, AGENDA.accelerator]
         r = next_open_arrival(s, w)
         if r != NONE and w.times[r, TIME.arrival_us] < time:
             time, priority, key = w.times[r, TIME.arrival_us], ARRIVAL, r
@@ -339,6 +346,7 @@ def read_models(row: Array, at: Array, fleet: Array, fleet_at: Array, out: Array
     f = held(fleet_views(fleet, fleet_at))
     weigh_pauses(s, f)
     out[:] = 0.0
+    find_rooms(s, f)
     for m in range(len(f.models)):
         if is_pending(s, m) or m == s.scalars[TARGET] or (f.rules[R_SWAP] == 1 and s.legal[len(s.slots) + m] == 1):
             pending_features(s, f, m, out[m])

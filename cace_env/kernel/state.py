@@ -31,6 +31,7 @@ FOREVER: Final[int] = int64(plain.FOREVER)
 NUM_TASKS: Final = len(TASKS)
 
 MOST_GAPS: Final = 64  # as many possible keys for each that is there are marked in an array
+MOST_MARKS: Final = 1 << 24  # and no more than these: a mark takes four bytes
 WORDS_PER_LINE: Final = 8  # int64 in a cache line
 
 # Model states.
@@ -164,6 +165,26 @@ class AcceleratorColumns(NamedTuple):
     channel_us: int  # channel time; minus its start while owned
 
 
+class AgendaColumns(NamedTuple):
+    """`State.agenda`: see `cace_env.kernel.standing`."""
+
+    key: int  # 4 x the time of the earliest event below, plus its priority
+    accelerator: int  # whose event it is
+    free: int  # most bytes that an accelerator below could offer now, with an idle channel; -1 = none has one
+    idle: int  # ... that and what all its idle unpinned residents would free
+    busy: int  # ... that and what all its unpinned residents would free
+    stale: int  # of an accelerator: 0 = its rooms are up to date, else the next that is not, or NONE
+
+
+class LinkColumns(NamedTuple):
+    """`State.links`: neighbours of a model in two lists; see `cace_env.kernel.standing`."""
+
+    before: int  # of pending models
+    after: int
+    colder: int  # of the host cache
+    warmer: int
+
+
 class RequestColumns(NamedTuple):
     """`State.requests`."""
 
@@ -239,6 +260,8 @@ class SpecColumns(NamedTuple):
     asleep_on: int
     host_cached: int
     heap_start: int  # its token heap is State.tokens[heap_start:]
+    fastest_host: int  # its shortest load over all accelerators, from each tier
+    fastest_disk: int
 
 
 class SpeedColumns(NamedTuple):
@@ -324,6 +347,8 @@ def _columns(names: Any) -> Any:
 MODEL: Final[ModelColumns] = _columns(ModelColumns)
 DEMAND: Final[DemandColumns] = _columns(DemandColumns)
 ACCELERATOR: Final[AcceleratorColumns] = _columns(AcceleratorColumns)
+AGENDA: Final[AgendaColumns] = _columns(AgendaColumns)
+LINK: Final[LinkColumns] = _columns(LinkColumns)
 REQUEST: Final[RequestColumns] = _columns(RequestColumns)
 TASK: Final[TaskColumns] = _columns(TaskColumns)
 HEAP: Final[HeapColumns] = _columns(HeapColumns)
@@ -384,6 +409,8 @@ class State(NamedTuple):
     tasks: Array  # (T, TASK)
     clocks: Array  # (CLOCKS,) float
     silence: Array  # (M, AGAIN) float: probability that none of its sessions that pause asks again, at the last look
+    agenda: Array  # (2 x A rounded up to a power of two, AGENDA)
+    links: Array  # (M + 1, LINK)
     tokens: Array  # (sum of seats, HEAP) the token heaps of all engines, one after the other
     closed: Array  # (R, HEAP) closed-loop requests that will arrive
     log: Array  # (R, LOG)
@@ -402,7 +429,7 @@ FLEET: Final = Held.of(Fleet, WORDS, TABLE, TABLE, TABLE, WORDS, TABLE, FLOAT_TA
 REQUESTS: Final = Held.of(Requests, TABLE, types.int32[:, ::1], types.int32[::1])
 STATE: Final = Held.of(
     State, WORDS, TABLE, FLOAT_TABLE, TABLE, WORDS, WORDS, TABLE, FLOATS, FLOAT_TABLE, TABLE, TABLE, TABLE, TABLE,
-    TABLE, WORDS, TABLE,
+    TABLE, TABLE, TABLE, WORDS, TABLE,
 )  # fmt: skip
 
 
@@ -418,13 +445,15 @@ def cut_state(row: Array, at: Array) -> State:
         row[at[6] : at[7]].reshape((-1, len(TASK))),
         row[at[7] : at[8]].view(np.float64),
         row[at[8] : at[9]].view(np.float64).reshape((-1, len(AGAIN))),
-        row[at[9] : at[10]].reshape((-1, len(HEAP))),
-        row[at[10] : at[11]].reshape((-1, len(HEAP))),
-        row[at[11] : at[12]].reshape((-1, len(LOG))),
-        row[at[12] : at[13]].reshape((-1, len(PAIR))),
-        row[at[13] : at[14]].reshape((-1, len(REQUEST))),
-        row[at[14] : at[15]],
-        row[at[15] : at[16]].reshape((-1, len(PAUSE))),
+        row[at[9] : at[10]].reshape((-1, len(AGENDA))),
+        row[at[10] : at[11]].reshape((-1, len(LINK))),
+        row[at[11] : at[12]].reshape((-1, len(HEAP))),
+        row[at[12] : at[13]].reshape((-1, len(HEAP))),
+        row[at[13] : at[14]].reshape((-1, len(LOG))),
+        row[at[14] : at[15]].reshape((-1, len(PAIR))),
+        row[at[15] : at[16]].reshape((-1, len(REQUEST))),
+        row[at[16] : at[17]],
+        row[at[17] : at[18]].reshape((-1, len(PAUSE))),
     )
 
 
@@ -441,13 +470,15 @@ def state_views(row: Array, at: Array) -> State:
         table(row, at[6], at[7], TASK),
         row[at[7] : at[8]].view(np.float64),
         float_table(row, at[8], at[9], AGAIN),
-        table(row, at[9], at[10], HEAP),
-        table(row, at[10], at[11], HEAP),
-        table(row, at[11], at[12], LOG),
-        table(row, at[12], at[13], PAIR),
-        table(row, at[13], at[14], REQUEST),
-        row[at[14] : at[15]],
-        table(row, at[15], at[16], PAUSE),
+        table(row, at[9], at[10], AGENDA),
+        table(row, at[10], at[11], LINK),
+        table(row, at[11], at[12], HEAP),
+        table(row, at[12], at[13], HEAP),
+        table(row, at[13], at[14], LOG),
+        table(row, at[14], at[15], PAIR),
+        table(row, at[15], at[16], REQUEST),
+        row[at[16] : at[17]],
+        table(row, at[17], at[18], PAUSE),
     )
 
 
@@ -506,6 +537,8 @@ def state_offsets(
         tasks=NUM_TASKS * len(TASK),
         clocks=len(CLOCKS),
         silence=models * len(AGAIN),
+        agenda=2 * (1 << (accelerators - 1).bit_length()) * len(AGENDA),
+        links=(models + 1) * len(LINK),
         tokens=whole_lines(int(heap_starts(tables, most_seats)[-1]) * len(HEAP)),
         closed=whole_lines(requests * len(HEAP)),
         log=whole_lines(requests * len(LOG)),
@@ -576,6 +609,8 @@ def fleet_row(tables: FleetTables, most_seats: int) -> tuple[Int64Array, Int64Ar
             asleep_on=tables.asleep_on,
             host_cached=tables.host_cached,
             heap_start=heap_starts(tables, most_seats)[:-1],
+            fastest_host=tables.load_us[:, :, HOST].min(axis=0),
+            fastest_disk=tables.load_us[:, :, DISK].min(axis=0),
         ),
         speeds=_stacked(
             SpeedColumns,
@@ -619,7 +654,7 @@ def requests_of(workload: Workload) -> tuple[Requests, int, int]:
     pairs = []
     for column, owner in ((COLUMN.session_pair, workload.session), (COLUMN.user_pair, workload.user)):
         span = (int(owner.max()) + 1) * models
-        if span > MOST_GAPS * rows:
+        if span > min(MOST_GAPS * rows, MOST_MARKS):
             values, inverse = np.unique(owner.astype(np.int64) * models + workload.model, return_inverse=True)
             columns[:, column] = inverse
             pairs.append(len(values))

@@ -6,6 +6,7 @@ from typing import Any
 
 from cace_env.compilation import inlined, outlined
 from cace_env.kernel.events import admit, record, settle, settle_load, turn_pending
+from cace_env.kernel.standing import channel_idle, forget, leave_line, next_pending, room_changed, schedule, warm
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -19,6 +20,7 @@ from cace_env.kernel.state import (
     FOREVER,
     IDLE,
     LIMIT,
+    LINK,
     LOAD,
     LOAD_US,
     LOADED_BYTES,
@@ -72,39 +74,38 @@ def touch(s: State, f: Fleet, m: int, how: int) -> None:
     s.scalars[TOUCHES] += 1
     if s.models[m, MODEL.touched] > 0:
         s.models[m, MODEL.touched] = s.scalars[TOUCHES]
+        forget(s, m)
+        warm(s, m)
     elif how == INSERT:
         insert(s, f, m)
 
 
-@inlined
-def may_drop(s: State, m: int) -> bool:
-    """Model m's entry is in the host cache, and no load of it is planned or under way."""
-    phase = s.models[m, MODEL.phase]
-    return s.models[m, MODEL.touched] > 0 and phase != PLANNED and phase != LOADING
-
-
 @outlined
 def insert(s: State, f: Fleet, m: int) -> None:
-    """Puts model m into the host cache if what may be dropped makes room for it."""
+    """Puts model m into the host cache if what may be dropped makes room for it: not what is planned or loading."""
     size = f.models[m, SPEC.weights]
     room = f.rules[R_CACHE_BYTES] - s.scalars[CACHED_BYTES]
     if size > f.rules[R_CACHE_BYTES]:
         return
-    droppable = 0
-    for other in range(len(f.models)):
-        if may_drop(s, other):
-            droppable += f.models[other, SPEC.weights]
-    if size > room + droppable:
-        return
+    if size > room:
+        kept = 0
+        for a in range(len(f.accelerators)):
+            target = s.accelerators[a, ACCELERATOR.swap_target]
+            if target != NONE and s.models[target, MODEL.touched] > 0:
+                kept += f.models[target, SPEC.weights]
+        if size > f.rules[R_CACHE_BYTES] - kept:
+            return
+    oldest = s.links[len(f.models), LINK.warmer]
     while size > room:
-        oldest = NONE
-        for other in range(len(f.models)):
-            older = oldest == NONE or s.models[other, MODEL.touched] < s.models[oldest, MODEL.touched]
-            if older and may_drop(s, other):
-                oldest = other
-        s.models[oldest, MODEL.touched] = 0
-        s.scalars[CACHED_BYTES] -= f.models[oldest, SPEC.weights]
-        room += f.models[oldest, SPEC.weights]
+        warmer = s.links[oldest, LINK.warmer]
+        phase = s.models[oldest, MODEL.phase]
+        if phase != PLANNED and phase != LOADING:
+            forget(s, oldest)
+            s.models[oldest, MODEL.touched] = 0
+            s.scalars[CACHED_BYTES] -= f.models[oldest, SPEC.weights]
+            room += f.models[oldest, SPEC.weights]
+        oldest = warmer
+    warm(s, m)
     s.models[m, MODEL.touched] = s.scalars[TOUCHES]
     s.scalars[CACHED_BYTES] += size
 
@@ -167,10 +168,12 @@ def occupy(s: State, f: Fleet, a: int, m: int) -> None:
         home = s.models[m, MODEL.asleep]
         s.accelerators[a, ACCELERATOR.taken] = WOKEN if home == a else TAKEN
         s.accelerators[a, ACCELERATOR.free] -= f.models[m, SPEC.need]
+        room_changed(s, a)
         s.clocks[CLOCKS.memory_use] -= f.models[m, SPEC.need] * now
         if home == NONE:
             return
         s.accelerators[home, ACCELERATOR.free] += f.models[m, SPEC.residual]
+        room_changed(s, home)
         s.clocks[CLOCKS.memory_use] += f.models[m, SPEC.residual] * now
         s.models[m, MODEL.asleep] = NONE
         s.scalars[DIRTY] = 1
@@ -208,6 +211,8 @@ def start_load(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
     s.accelerators[a, ACCELERATOR.channel_model] = m
     s.accelerators[a, ACCELERATOR.channel_end] = now + load_us
     s.accelerators[a, ACCELERATOR.channel_tier] = tier
+    schedule(s, a)
+    room_changed(s, a)
     s.scalars[LOADS] += 1
     s.scalars[LOAD_US] += load_us
     s.scalars[LOADED_BYTES] += f.models[m, SPEC.weights]
@@ -223,7 +228,9 @@ def own_channel(s: State, a: int, m: int) -> None:
     s.accelerators[a, ACCELERATOR.swap_target] = m
     s.accelerators[a, ACCELERATOR.channel_us] -= s.scalars[CLOCK]
     s.models[m, MODEL.phase] = PLANNED
+    room_changed(s, a)
     if s.models[m, MODEL.waiting] > 0:
+        leave_line(s, m)
         s.scalars[PENDING_MODELS] -= 1
     else:
         s.scalars[PREFETCHES] += 1
@@ -251,7 +258,7 @@ def load_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
         touch(s, f, m, INSERT)
     s.models[m, MODEL.idle_since] = now
     admit(s, f, w, trace, m)
-    settle(s, f, m)
+    settle(s, f, m)  # which schedules what comes next here
     settle_load(s, f, a)
     s.scalars[DIRTY] = 1
 
@@ -270,6 +277,8 @@ def start_unload(s: State, f: Fleet, trace: Array, a: int, m: int) -> bool:
     s.accelerators[a, ACCELERATOR.channel] = UNLOAD
     s.accelerators[a, ACCELERATOR.channel_model] = m
     s.accelerators[a, ACCELERATOR.channel_end] = now + unload_us
+    schedule(s, a)
+    room_changed(s, a)
     return False
 
 
@@ -279,6 +288,7 @@ def unload_done(s: State, f: Fleet, trace: Array, a: int, m: int) -> None:
     now = s.scalars[CLOCK]
     freed = f.models[m, SPEC.need] - f.models[m, SPEC.residual]
     s.accelerators[a, ACCELERATOR.free] += freed
+    room_changed(s, a)
     s.clocks[CLOCKS.memory_use] += freed * float(now)
     s.accelerators[a, ACCELERATOR.held] -= 1
     if f.models[m, SPEC.residual] > 0:
@@ -336,6 +346,7 @@ def channel_done(s: State, f: Fleet, w: Requests, trace: Array, a: int) -> None:
     lone = s.models[m, MODEL.lone] == 1
     s.accelerators[a, ACCELERATOR.channel] = IDLE
     s.accelerators[a, ACCELERATOR.channel_end] = FOREVER
+    schedule(s, a)
     unload_done(s, f, trace, a, m)
     if lone:
         s.accelerators[a, ACCELERATOR.channel_us] += s.scalars[CLOCK]
@@ -366,12 +377,6 @@ def is_idle(s: State, f: Fleet, m: int) -> bool:
     )
 
 
-@inlined
-def channel_idle(s: State, a: int) -> bool:
-    """No swap and no lone unload on accelerator a."""
-    return s.accelerators[a, ACCELERATOR.swap_target] == NONE and s.accelerators[a, ACCELERATOR.channel] == IDLE
-
-
 @outlined
 def expire(s: State, f: Fleet, limits: Array, trace: Array) -> None:
     """Starts the lone unloads that are due, on idle channels, in order of (due time, model)."""
@@ -397,30 +402,32 @@ def expire(s: State, f: Fleet, limits: Array, trace: Array) -> None:
 
 
 @inlined
-def timer_of(s: State, f: Fleet, limits: Array, m: int) -> int:
-    """When time alone may matter for model m: the end of its drain_after or patience, or of its keep-alive."""
-    if s.models[m, MODEL.phase] == ABSENT and s.models[m, MODEL.waiting] > 0:
-        return s.models[m, MODEL.pending_since] + patience_us(f, limits)
-    if limits[LIMIT.keep_alive_us + m] < FOREVER and is_idle(s, f, m):
-        return s.models[m, MODEL.idle_since] + limits[LIMIT.keep_alive_us + m]
-    return FOREVER
+def next_timer(s: State, f: Fleet, limits: Array, least: int) -> int:
+    """The first moment, not before `least`, at which time alone may matter: a drain_after, patience or keep-alive."""
+    timer = FOREVER
+    patience = patience_us(f, limits)
+    m = next_pending(s, NONE)
+    while m != NONE:
+        due = s.models[m, MODEL.pending_since] + patience
+        if due >= least:
+            timer = min(timer, due)
+        m = next_pending(s, m)
+    if limits[LIMIT.any_keep_alive] == 1:
+        for m in range(len(f.models)):
+            if limits[LIMIT.keep_alive_us + m] < FOREVER and is_idle(s, f, m):
+                due = s.models[m, MODEL.idle_since] + limits[LIMIT.keep_alive_us + m]
+                if due >= least:
+                    timer = min(timer, due)
+    return timer
 
 
 @outlined
 def timer_due(s: State, f: Fleet, limits: Array) -> bool:
     """Whether the timer that goes off was not set for what has changed since."""
-    for m in range(len(f.models)):
-        if timer_of(s, f, limits, m) == s.scalars[CLOCK]:
-            return True
-    return False
+    return next_timer(s, f, limits, s.scalars[CLOCK]) == s.scalars[CLOCK]
 
 
 @outlined
 def set_timer(s: State, f: Fleet, limits: Array) -> None:
     """The next moment at which time alone may allow something."""
-    timer = FOREVER
-    for m in range(len(f.models)):
-        due = timer_of(s, f, limits, m)
-        if due > s.scalars[CLOCK]:
-            timer = min(timer, due)
-    s.scalars[TIMER] = timer
+    s.scalars[TIMER] = next_timer(s, f, limits, s.scalars[CLOCK] + 1)

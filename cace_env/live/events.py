@@ -20,6 +20,7 @@ from cace_env.kernel.events import admit, arrive, finish, pause, slide_window
 from cace_env.kernel.events import first_token as serve_first_token
 from cace_env.kernel.placement import place
 from cace_env.kernel.run import answer, reset_state
+from cace_env.kernel.standing import leave_line, line_up, room_changed
 from cace_env.kernel.state import (
     ABSENT,
     ACCELERATOR,
@@ -152,13 +153,18 @@ def leave(s: State, f: Fleet, w: Requests, trace: Array, r: int, whole: bool) ->
             s.tasks[task, TASK.waiting_count] -= 1
         waits = is_queued(s, m, r)
     if waits:
+        pending = s.models[m, MODEL.phase] == ABSENT
+        if pending:
+            leave_line(s, m)
         unqueue(s, m, r)
         s.tasks[task, TASK.system_sum] += now
         s.tasks[task, TASK.system_count] -= 1
         s.requests[r, REQUEST.finish_us] = now
         pause(s, w, m, r)
-        if s.models[m, MODEL.waiting] == 0 and s.models[m, MODEL.phase] == ABSENT:
+        if pending and s.models[m, MODEL.waiting] == 0:
             s.scalars[PENDING_MODELS] -= 1
+        elif pending:
+            line_up(s, m)  # by the request that is its oldest now
         if s.models[m, MODEL.phase] == RESIDENT:
             admit(s, f, w, trace, m)  # it may have been the one that did not fit
         s.scalars[DIRTY] = 1
@@ -222,6 +228,7 @@ def stop_clocks(s: State, f: Fleet) -> None:
         s.accelerators[a, ACCELERATOR.busy_us] = 0
         s.accelerators[a, ACCELERATOR.token_due] = FOREVER
         s.accelerators[a, ACCELERATOR.token_model] = NONE
+        room_changed(s, int64(a))
     for m in range(len(f.models)):
         model = s.models[m]
         if model[MODEL.running] > 0:

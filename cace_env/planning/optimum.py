@@ -18,11 +18,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from cace_env.config import ConfigError
-from cace_env.kernel import optimum as kernel
 from cace_env.kernel import state as layout
 from cace_env.kernel.plan import Game
 from cace_env.kernel.run import BEGIN
 from cace_env.kernel.state import Int64Array
+from cace_env.planning import search as kernel
 from cace_env.simulation import NO_LIMITS, Limits, Simulator, lower_bound
 from cace_env.tables import FleetTables
 from cace_env.workload import Workload
@@ -115,7 +115,7 @@ def merged_optimum(
     """Find the cheapest of all sequences of decisions, if many of them lead to the same state.
 
     Dynamic programming forward in time: of the sequences with the same possible futures, only the cheapest is continued
-    (`cace_env.kernel.optimum.write_future`), and only if it can still end below the best known cost. Open states are
+    (`cace_env.planning.search.write_future`), and only if it can still end below the best known cost. Open states are
     kept whole, about 40 kB each with 300 requests.
 
     Args:

@@ -46,7 +46,7 @@ WINGS = {
     "cace_env/decision_log": f"{COMMON} kernel simulation policies",
     "cace_env/rendering": f"{COMMON} kernel simulation",
     "cace_env/evaluation": f"{COMMON} fleets traces scenarios cases simulation policies decision_log rendering",
-    "cace_env/planning": f"{COMMON} kernel scenarios cases simulation policies",
+    "cace_env/planning": f"{COMMON} held kernel scenarios cases simulation policies",
     "cace_env/envs": f"{COMMON} kernel fleets scenarios cases simulation policies decision_log rendering",
     "cace_env/wrappers": f"{COMMON} envs",
     "cace_env/networks": f"{COMMON} policies",

@@ -59,7 +59,7 @@ SECONDS: Final = 1e-6
 
 
 @inlined
-def least_load_us(f: Fleet, m: int) -> int:
+def least_load_us(f: Fleet, m: int) -> Any:
     """The shortest load of model m from any tier onto any accelerator."""
     least = f.speeds[m, SPEED.load_host]
     for a in range(len(f.accelerators)):
@@ -69,7 +69,7 @@ def least_load_us(f: Fleet, m: int) -> int:
 
 
 @inlined
-def until_ready_us(s: State, f: Fleet, m: int) -> int:
+def until_ready_us(s: State, f: Fleet, m: int) -> Any:
     """A lower bound on the time from now until model m can admit a request."""
     phase = s.models[m, MODEL.phase]
     if phase == RESIDENT:
@@ -80,7 +80,7 @@ def until_ready_us(s: State, f: Fleet, m: int) -> int:
 
 
 @inner
-def cost_to_come(s: State, f: Fleet, w: Requests, ttft_us: Array, e2e_us: Array) -> float:
+def cost_to_come(s: State, f: Fleet, w: Requests, ttft_us: Array, e2e_us: Array) -> Any:
     """What the rest of the episode costs at least, by the least latencies of its requests."""
     now = s.scalars[CLOCK]
     rest = 0.0
@@ -108,7 +108,7 @@ def cost_to_come(s: State, f: Fleet, w: Requests, ttft_us: Array, e2e_us: Array)
 def branch_and_bound(
     rows: Array, game: Game, ttft_us: Array, e2e_us: Array, tried: Array, path: Array, plan: Array, found: Array,
     max_nodes: int, bound: float,
-) -> float:  # fmt: skip
+) -> Any:  # fmt: skip
     """Depth first through all decision sequences; the cost of the cheapest that is below `bound`, else `bound`.
 
     Args:
@@ -179,13 +179,13 @@ WORDS_PER_ACCELERATOR: Final = 8
 WORDS_MORE: Final = 8
 
 
-def most_words(models: int, accelerators: int, requests: int) -> int:
+def most_words(models: int, accelerators: int, requests: int) -> Any:
     """Words that `write_future` never exceeds."""
     return WORDS_MORE + WORDS_PER_MODEL * models + WORDS_PER_ACCELERATOR * accelerators + WORDS_PER_REQUEST * requests
 
 
 @inlined
-def leaving_rank(s: State, m: int) -> int:
+def leaving_rank(s: State, m: int) -> Any:
     """How many victims that have not left were chosen before model m, which drains or unloads."""
     rank = int64(0)
     for other in range(len(s.models)):
@@ -195,7 +195,7 @@ def leaving_rank(s: State, m: int) -> int:
 
 
 @inlined
-def cache_rank(s: State, f: Fleet, m: int) -> int:
+def cache_rank(s: State, f: Fleet, m: int) -> Any:
     """0: not in the host cache. Else 1, and where the cache could be too small, how many would be dropped before m."""
     if s.models[m, MODEL.touched] == 0:
         return int64(0)
@@ -208,7 +208,7 @@ def cache_rank(s: State, f: Fleet, m: int) -> int:
 
 
 @inner
-def write_model(s: State, f: Fleet, limits: Array, m: int, words: Array, n: int) -> int:
+def write_model(s: State, f: Fleet, limits: Array, m: int, words: Array, n: int) -> Any:
     """Appends model m, its queue and its engine; the new number of words."""
     phase = s.models[m, MODEL.phase]
     words[n] = phase
@@ -254,7 +254,7 @@ def write_model(s: State, f: Fleet, limits: Array, m: int, words: Array, n: int)
 
 
 @inner
-def write_future(s: State, f: Fleet, w: Requests, limits: Array, again: Array, words: Array) -> int:
+def write_future(s: State, f: Fleet, w: Requests, limits: Array, again: Array, words: Array) -> Any:
     """Writes what the rest of the episode depends on at a question; how many words.
 
     States with equal words have equal futures. Those with equal futures need not have equal words: slots, counters and
@@ -306,7 +306,7 @@ def write_future(s: State, f: Fleet, w: Requests, limits: Array, again: Array, w
 def try_action(
     parent: Array, child: Array, game: Game, action: int, ttft_us: Array, e2e_us: Array, again: Array, words: Array,
     counts: Array, costs: Array,
-) -> int:  # fmt: skip
+) -> Any:  # fmt: skip
     """Plays an action in a copy, and on to the next question; the status then.
 
     Args:
