@@ -83,6 +83,7 @@ def _environments(case: Case) -> None:
     env = EvictionEnv(TINY)
     _, info = env.reset(seed=SEED)
     env.step(int(info["action_mask"].argmax()))
+    EvictionEnv(TINY, top_k=2).reset(seed=SEED)
     batch = EvictionVectorEnv(2, TINY, threads=2)
     batch.reset(seed=SEED)
     batch.reset(seed=[SEED, SEED], options={"reset_mask": np.array([True, False])})

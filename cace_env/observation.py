@@ -285,10 +285,13 @@ class ObservationLayout:
     Attributes:
         max_slots: `S`, rows of slots.
         max_pending: `K`, rows of pending models.
+        top_k: whether the rows are only the most plausible candidates, as `cace_env.kernel.batch.show_rows` chooses
+            them, and not every slot and model.
     """
 
     max_slots: int
     max_pending: int
+    top_k: bool = False
 
     def __post_init__(self) -> None:
         if self.max_slots < 1 or self.max_pending < 0:

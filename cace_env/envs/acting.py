@@ -112,8 +112,12 @@ class Actor:
         Raises:
             PolicyError: the Python policy failed, or its answer is neither keep-scores nor a legal action.
             ConfigError: `reset` has not been called.
+            SimulationError: with `top_k`, the choice is not among the rows that the environment shows.
         """
         if self._player is None:
             raise ConfigError(f"policy {self.name!r} has not been reset for this episode; call reset after env.reset")
         simulator = self._env.simulator
-        return 0 if simulator.state.scalars[LEGAL] == 0 else self._player.answer(simulator)[0]
+        if simulator.state.scalars[LEGAL] == 0:
+            return 0
+        action, shown = self._player.answer(simulator)[0], self._env.simulators.shown
+        return action if shown is None else shown.number_of(0, action)

@@ -53,6 +53,13 @@ class EvictionEnv(FleetEnv):
 
     It holds only what a real orchestrator can know: no output length of an unfinished request, no future arrival.
 
+    A large fleet has thousands of slots and models. With `top_k=k` the action space is `Discrete(k)`, and both show
+    only what is most plausible, so that networks stay small: row i of the slots, and action i, is the legal victim with
+    the i-th least to lose (what its presence has saved per second and byte: uses since the load / time since the load x
+    reload time / size; cost-aware hyperbolic caching, Blankstein et al., ATC 2017). Victims beyond the k-th cannot be
+    chosen. The `max_pending` rows of models (k by default) are the target, then the oldest other pending models.
+    `info["shown"]` says what every row is. With k >= S the play is that of the whole environment.
+
     ## Rewards
 
     Minus the cost of the time since the last decision: per task, `w_ttft` for every second that a request waits for its
@@ -84,6 +91,8 @@ class EvictionEnv(FleetEnv):
     | `invalid_action` | int               | illegal actions of the episode so far                                  |
     | `workload_seed`  | int               | which requests are played; -1 for a `Workload` that was handed in      |
     | `reward_terms`   | float64 `(16,)`   | what the reward is made of, by `cace_env.fleets.TERM`; 0 at a reset   |
+    | `shown`          | int64 `(k + K,)`  | with `top_k` only: the slot of each row of slots, then the model of    |
+    |                  |                   | each row of pending models; -1 = an empty row, of zeros                |
 
     `env.unwrapped.describe()` says in words what is asked.
 
@@ -127,6 +136,8 @@ class EvictionEnv(FleetEnv):
     |                   |                               |             | keep their workloads; `None` = all seeds       |
     | `max_slots`       | **int or None**               | `None`      | slots; `None` = as many as the fleet can use   |
     | `max_pending`     | **int or None**               | `None`      | rows of pending models; `None` = one per model |
+    | `top_k`           | **int or None**               | `None`      | show, and let choose, so many of the most      |
+    |                   |                               |             | plausible victims; `None` = all                |
     | `render_mode`     | **str or None**               | `None`      | `"ansi"`, `"rgb_array"` (960 x 540), `"human"` |
 
     Rendering needs the history of the episode, which is kept only if `render_mode` is given. `"human"` is for

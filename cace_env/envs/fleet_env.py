@@ -16,7 +16,8 @@ from gymnasium.error import InvalidAction, ResetNeeded
 
 from cace_env.envs.baselines import Rewards
 from cace_env.envs.states import EnvState, Origin, check_origin, origin_of
-from cace_env.envs.workload_seeds import Draws, whole
+from cace_env.envs.workload_seeds import Draws
+from cace_env.envs.workload_seeds import whole as whole_number
 from cace_env.fleets import nothing_to_decide as undecided
 from cace_env.observation import ObservationLayout
 from cace_env.policies import Policy
@@ -24,7 +25,8 @@ from cace_env.rendering import picture
 from cace_env.rendering import scenes as rendering
 from cace_env.scenarios import Scenario, Split, load_scenario
 from cace_env.simulation import Simulator, Simulators, episode_metrics
-from cace_env.tables import FleetTables, Protocol, slots_per_accelerator
+from cace_env.simulation.shown import whole_layout
+from cace_env.tables import FleetTables, Protocol
 from cace_env.workload import Workload
 
 Observation = npt.NDArray[np.float32]
@@ -35,16 +37,28 @@ ONE: Final = np.ones(1, dtype=np.bool_)  # mask of the environments that are ste
 HANDED_IN: Final = -1  # seed of a workload that was handed in, which has none
 
 
-def common_layout(tables: Sequence[FleetTables], max_slots: int | None, max_pending: int | None) -> ObservationLayout:
-    """Layout of observations that holds all the fleets; as small as possible by default.
+def common_layout(
+    tables: Sequence[FleetTables], max_slots: int | None, max_pending: int | None, top_k: int | None
+) -> ObservationLayout:
+    """Layout of observations that holds all the fleets, or the `top_k` candidates; as small as possible by default.
 
     Raises:
-        ValueError: `max_slots` is less than the number of models that can fit at once.
+        TypeError: `top_k` is not a whole number.
+        ValueError: `max_slots` is less than the number of models that can fit at once, or given beside `top_k`; or
+            `top_k` is less than 1.
     """
-    needed = max(max(int(slots_per_accelerator(fleet).sum()), fleet.max_slots) for fleet in tables)
+    whole = whole_layout(tables)
+    needed, most_models = whole.max_slots, whole.max_pending
+    if top_k is not None:
+        if whole_number("top_k", top_k) < 1 or max_slots is not None:
+            raise ValueError(
+                f"top_k is {top_k} and max_slots {max_slots}; give a top_k of at least 1, and no max_slots beside it"
+            )
+        return ObservationLayout(top_k, min(top_k, most_models) if max_pending is None else max_pending, top_k=True)
     if max_slots is not None and max_slots < needed:
-        raise ValueError(f"max_slots is {max_slots}, but {needed} models can fit at once; give at least {needed}")
-    most_models = max(fleet.num_models for fleet in tables)
+        raise ValueError(
+            f"max_slots is {max_slots}, but {needed} models can fit at once; give at least {needed}, or top_k"
+        )
     return ObservationLayout(
         needed if max_slots is None else max_slots, most_models if max_pending is None else max_pending
     )
@@ -70,6 +84,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         num_workloads: int | None = None,
         max_slots: int | None = None,
         max_pending: int | None = None,
+        top_k: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         rendering.check_render_mode(render_mode)
@@ -83,7 +98,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         if (idle := undecided.warning(self.scenario.name, self.tables)) is not None:
             gymnasium.logger.warn("%s", idle, stacklevel=2)
         self.rewards = Rewards((self.scenario,), (self.tables,), ROW, baseline=baseline, scale=scale_rewards)
-        self.layout = common_layout([self.tables], max_slots, max_pending)
+        self.layout = common_layout([self.tables], max_slots, max_pending, top_k)
         self.simulators = Simulators(
             [self.tables],
             [0],
@@ -171,7 +186,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         if self.strict and not self._mask[number]:
             raise InvalidAction(f"action {number} is not legal now; legal are {np.flatnonzero(self._mask).tolist()}")
         if self._asked and self.render_mode is not None:
-            picked = number if self._mask[number] else int(self._mask.argmax())
+            picked = self.simulators.action_of(0, number if self._mask[number] else int(self._mask.argmax()))
             self._last_choice = rendering.open_choice(self.simulator, picked)
         look = self._look
         self._over = over = self.simulators.step_first(number, look)
@@ -279,7 +294,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
             workload.validate(self.tables)
             return workload
         if options.get("workload_seed") is not None:
-            return self.draws.check(whole("workload_seed", options["workload_seed"]))
+            return self.draws.check(whole_number("workload_seed", options["workload_seed"]))
         return None
 
     def _info(self) -> dict[str, Any]:
@@ -289,6 +304,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
         batch, stack or store infos (Gymnasium's vectors, TorchRL, Minari).
         """
         look = self._look
+        shown = {} if self.simulators.shown is None else {"shown": self.simulators.shown.contents()[0]}
         return {
             "action_mask": look.masks[0].copy(),
             "elapsed_s": look.elapsed_s.item(),
@@ -296,6 +312,7 @@ class FleetEnv(gymnasium.Env[Observation, np.int64]):
             "invalid_action": look.invalid.item(),
             "workload_seed": self._played if isinstance(self._played, int) else HANDED_IN,
             "reward_terms": look.terms[:, 0].copy(),
+            **shown,
         }
 
     def _metrics(self) -> dict[str, float]:

@@ -59,6 +59,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         invalid_penalty: taken from the reward for each illegal action.
         max_slots: slots; None = as many as the largest fleet can use.
         max_pending: rows of pending models, in Swap-v0 of all models; None = one per model.
+        top_k: show so many of the most plausible candidates, as for a single environment; None = all.
         max_episode_steps: truncates episodes after so many steps, as Gymnasium's `TimeLimit` does; but one that ends by
             itself in its last step is only terminated, and a truncated one has `episode_metrics`, too.
         episode_statistics: `infos["episode"]` of finished episodes, as `RecordEpisodeStatistics` gives it: return `r`,
@@ -86,6 +87,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         invalid_penalty: float = 1.0,
         max_slots: int | None = None,
         max_pending: int | None = None,
+        top_k: int | None = None,
         max_episode_steps: int | None = None,
         episode_statistics: bool = False,
         render_mode: None = None,
@@ -93,11 +95,9 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
         arguments.check_counts(num_envs=num_envs, threads=threads, max_episode_steps=max_episode_steps)
         arguments.check_render_mode(render_mode, self.SINGLE.ID)
         self.scenarios = arguments.scenarios(scenario)
-        self.num_envs, self.render_mode = num_envs, None
+        self.num_envs, self.render_mode, self.split, self.strict = num_envs, None, split, strict
         self.autoreset_mode = arguments.autoreset_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
-        self.split = split
-        self.strict = strict
         tables = [each.tables().replace(protocol=self.SINGLE.PROTOCOL) for each in self.scenarios]
         self.draws = Draws(self.scenarios, tables, split, num_workloads)
         for each, fleet in zip(self.scenarios, tables, strict=True):
@@ -105,7 +105,7 @@ class FleetVectorEnv(VectorEnv[npt.NDArray[np.float32], Int64Array, npt.NDArray[
                 gymnasium.logger.warn("%s", idle, stacklevel=2)
         if max_episode_steps is not None:
             tables = [replace(each, max_decisions=min(each.max_decisions, max_episode_steps)) for each in tables]
-        self.layout = common_layout(tables, max_slots, max_pending)
+        self.layout = common_layout(tables, max_slots, max_pending, top_k)
         self.scenario_of = np.arange(num_envs) % len(tables)  # (num_envs,) number of each environment's scenario
         self.rewards = Rewards(self.scenarios, tables, self.scenario_of, baseline=baseline, scale=scale_rewards)
         self.simulators = Simulators(

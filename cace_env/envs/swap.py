@@ -61,6 +61,12 @@ class SwapEnv(FleetEnv):
     |                   |                 | waiting requests and their weight, demand                                |
     | the last `C`      | context         | which question, time since the last decision, target, memory, queues     |
 
+    With `top_k=k` the action space is `Discrete(k + max_pending + 1)`, and rows and actions are only the most plausible
+    ones, as in Eviction-v0. Asked which model to load, the `max_pending` rows of models (k by default) are those that
+    may be loaded, by what waits for them and its weight per second of loading, then other pending models, oldest first;
+    asked for a victim, the target comes first. The last action waits. Models that nobody waits for are not shown, so
+    `prefetch_limit` has to be 0.
+
     ## Rewards
 
     As in Eviction-v0: minus the cost of the time since the last decision, split by its source in
@@ -104,6 +110,8 @@ class SwapEnv(FleetEnv):
     | `max_slots`       | **int or None**               | `None`      | slots; `None` = as many as the fleet can use   |
     | `max_pending`     | **int or None**               | `None`      | rows of models, at least their number; `None` =|
     |                   |                               |             | one per model                                  |
+    | `top_k`           | **int or None**               | `None`      | show, and let choose, so many of the most      |
+    |                   |                               |             | plausible victims; `None` = all                |
     | `render_mode`     | **str or None**               | `None`      | `"ansi"`, `"rgb_array"` (960 x 540), `"human"` |
 
     ## Vectorized environment

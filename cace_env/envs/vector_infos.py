@@ -55,6 +55,7 @@ class InfoWriter:
             ("invalid_action", look.invalid),
             ("workload_seed", played.copy()),
             ("reward_terms", terms),
+            *((("shown", self._simulators.shown.contents()),) if self._simulators.shown is not None else ()),
         ):
             add(infos, name, values if everything else only(seen, values), seen)
         return infos

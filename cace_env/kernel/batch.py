@@ -13,9 +13,25 @@ from numba import types
 from cace_env.compilation import compiled, inlined, linked
 from cace_env.held import Held, address_of, at_address, held
 from cace_env.kernel.events import slide_window
-from cace_env.kernel.features import SCALING, SECONDS, write_observation
+from cace_env.kernel.features import (
+    CONTEXT_LOGS,
+    PENDING_LOGS,
+    SCALING,
+    SECONDS,
+    SLOT_LOGS,
+    clear,
+    compress,
+    context_features,
+    fastest_load_us,
+    missing_bytes,
+    pending_features,
+    slot_features,
+    weigh_pauses,
+    write_observation,
+)
 from cace_env.kernel.processor import atomic_add, atomic_read, atomic_write, give_way, pause, prefetch
 from cace_env.kernel.run import BEGIN, advance
+from cace_env.kernel.standing import find_rooms, next_pending
 from cace_env.kernel.state import (
     ASKED,
     CLOCK,
@@ -30,10 +46,14 @@ from cace_env.kernel.state import (
     NUM_TASKS,
     PAUSE,
     PAUSES,
+    R_SWAP,
     REFUSED,
+    SITE,
     SPEC,
+    SPEED,
     STATUS,
     TABLE,
+    TARGET,
     TASK,
     TRUNCATED,
     WINDOW_TAIL,
@@ -47,7 +67,8 @@ from cace_env.kernel.state import (
     state_views,
 )
 from cace_env.kernel.summary import sum_up
-from cace_env.observation import Scaling
+from cace_env.kernel.swaps import tier_after_eviction
+from cace_env.observation import CONTEXT, PENDING, SLOT, Scaling
 
 Array = Any
 
@@ -59,6 +80,8 @@ PAUSES_PER_LINE: Final = WORDS_PER_LINE // len(PAUSE)
 
 TERMS_PER_TASK: Final = 3  # waiting, system, SLO missed
 NUM_TERMS: Final = NUM_TASKS * TERMS_PER_TASK + 2  # and loading, refused
+
+NOT_SEEN: Final = -1  # in place of the rows of pending models: `show_rows` looks instead
 
 
 class PlaceColumns(NamedTuple):
@@ -196,7 +219,7 @@ def see_rows(batch: Batch, rows: Array, scaling: Scaling, pending_rows: int, loo
 def step_some(job: Job, scaling: Scaling, member: int, first: int, end: int) -> int:
     """Applies `actions[i]` to each of `rows[first:end]`, or starts them, and runs on; how many are asked nothing more.
 
-    An illegal action is replaced by the legal one of lowest index. Where nothing is asked, action 0 is the no-op.
+    An illegal action, or NONE, is replaced by the legal one of lowest index. Where nothing is asked, 0 is the no-op.
     Starting an episode gives no reward: `actions` and `penalty` are not read. An episode that ends is summed up, in the
     room of this `member` of the team.
     """
@@ -221,7 +244,7 @@ def step_some(job: Job, scaling: Scaling, member: int, first: int, end: int) -> 
             batch.marks[i, MARK.time_us] = 0
             batch.marks[i, MARK.invalid] = 0
         elif s.scalars[STATUS] == ASKED:
-            legal = s.legal[action] == 1
+            legal = action >= 0 and s.legal[action] == 1
             if not legal:
                 action = int64(0)
                 while s.legal[action] == 0:
@@ -231,7 +254,8 @@ def step_some(job: Job, scaling: Scaling, member: int, first: int, end: int) -> 
             legal = action == 0
         if not legal:
             batch.marks[i, MARK.invalid] += 1
-        see(batch, s, f, w, scaling, pending_rows, look, i)
+        if pending_rows != NOT_SEEN:
+            see(batch, s, f, w, scaling, pending_rows, look, i)
         note_time(batch, s, look, i)
         ended += s.scalars[STATUS] != ASKED
         if begin:
@@ -442,3 +466,138 @@ def charge_term(batch: Batch, p: int, look: Look, i: int, term: int, due: int) -
     batch.charged[i, term] = due
     look.terms[term, i] = value + 0.0  # turns -0.0, of a term without a price, into 0.0
     return value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Fleets that are too large to be seen whole: the most plausible candidates alone
+
+
+class Shown(NamedTuple):
+    """What the rows of an observation are. `k` rows of slots, `K` of pending models."""
+
+    actions: Array  # (N, k + K + 1) the action of each row, and at last to wait; NONE = an empty row
+    scores: Array  # (k + K,) float, room for one environment
+
+
+@compiled
+def show_rows(batch: Batch, rows: Array, scaling: Scaling, slot_rows: int, shown: Shown, look: Look) -> None:
+    """Observations and masks of `rows` that hold only what is most plausible, and what that is.
+
+    The rows of slots are the legal victims with the least to lose (`loss_rate`), least first. The rows of models are
+    the target, then in Swap-v0 the models that may be loaded, by what waits for them and its weight per time to load,
+    most first, then other pending models, oldest first. What does not fit in is not seen, and cannot be chosen. All
+    slots are passed over once, cheaply; features are computed of what is shown.
+    """
+    batch, scaling, shown, look = held(batch), held(scaling), held(shown), held(look)
+    for k in range(len(rows)):
+        i = rows[k]
+        p = batch.places[i, PLACE.fleet]
+        s = held(state_views(batch.arena[i], batch.at[i]))
+        f = held(fleet_views(batch.fleets[p], batch.fleet_at[p]))
+        slide_window(s, held(workload_views(batch, i)))
+        find_rooms(s, f)
+        weigh_pauses(s, f)
+        actions = shown.actions[i]
+        model_rows = int64(len(actions) - 1 - slot_rows)
+        least = show_slots(s, f, scaling, slot_rows, shown.scores, actions, look.observations[i])
+        show_models(s, f, scaling, slot_rows, model_rows, shown.scores, actions, look.observations[i])
+        context_at = slot_rows * len(SLOT) + model_rows * len(PENDING)
+        context_features(s, f, max(least, 0), scaling.raw[context_at:])
+        compress(scaling, context_at, CONTEXT, CONTEXT_LOGS, look.observations[i])
+        actions[len(actions) - 1] = len(s.legal) - 1 if f.rules[R_SWAP] == 1 else NONE
+        for row in range(look.masks.shape[1]):
+            action = actions[row]
+            look.masks[i, row] = action != NONE and s.legal[action] == 1
+        if s.scalars[LEGAL] == 0:
+            look.masks[i, 0] = 1
+
+
+@inlined
+def loss_rate(s: State, f: Fleet, slot: int) -> float:
+    """What the presence of a slot's model has saved per second and byte, by its uses since its load.
+
+    Cost-aware hyperbolic caching (Blankstein, Sen, Freedman, ATC 2017): uses / time since the load x reload / size.
+    """
+    m = s.slots[slot]
+    am = s.models[m, MODEL.place] * len(f.models) + m
+    reload_us = f.speeds[am, SPEED.load_host + tier_after_eviction(s, f, m)]
+    present_us = max(s.scalars[CLOCK] - s.models[m, MODEL.loaded_at], 1)
+    freed = f.models[m, SPEC.need] - f.models[m, SPEC.residual]
+    return float(s.models[m, MODEL.uses_since_load]) / present_us * reload_us / freed
+
+
+@inlined
+def keep_least(actions: Array, scores: Array, first: int, count: int, room: int, action: int, score: float) -> int:
+    """Adds an action to those of the least scores, `actions[first : first + count]`; their number, at most `room`.
+
+    Least first; of equal ones the one that came earlier.
+    """
+    if count == room and (room == 0 or scores[first + room - 1] <= score):
+        return count
+    at = first + min(count, room - 1)
+    while at > first and scores[at - 1] > score:
+        scores[at] = scores[at - 1]
+        actions[at] = actions[at - 1]
+        at -= 1
+    scores[at] = score
+    actions[at] = action
+    return min(count + 1, room)
+
+
+@inlined
+def show_slots(s: State, f: Fleet, scaling: Scaling, room: int, scores: Array, actions: Array, out: Array) -> int:
+    """Chooses and writes the rows of slots; the least that is missing where a victim is legal [bytes], -1 = nowhere."""
+    count, least = int64(0), int64(-1)
+    for a in range(len(f.accelerators)):
+        legal_here = False
+        for slot in range(f.accelerators[a, SITE.first_slot], f.accelerators[a, SITE.end_slot]):
+            if s.legal[slot] == 1:
+                legal_here = True
+                count = keep_least(actions, scores, int64(0), count, room, int64(slot), loss_rate(s, f, slot))
+        if legal_here:
+            missing = missing_bytes(s, f, a)
+            if least < 0 or missing < least:
+                least = missing
+    for row in range(count):
+        slot = actions[row]
+        missing = missing_bytes(s, f, s.models[s.slots[slot], MODEL.place])
+        slot_features(s, f, slot, missing, scaling.raw[row * len(SLOT) :])
+    for row in range(count, room):
+        actions[row] = NONE
+    for row in range(count):
+        compress(scaling, row * len(SLOT), SLOT, SLOT_LOGS, out)
+    clear(out, count * len(SLOT), room * len(SLOT))
+    return least
+
+
+@inlined
+def show_models(
+    s: State, f: Fleet, scaling: Scaling, first: int, room: int, scores: Array, actions: Array, out: Array
+) -> None:
+    """Chooses and writes the rows of models, which begin at row `first`."""
+    slots, target = int64(len(s.slots)), s.scalars[TARGET]
+    ordering = f.rules[R_SWAP] == 1 and target == NONE
+    count = int64(0)
+    if target != NONE and room > 0:
+        actions[first] = slots + target
+        count = int64(1)
+    m = next_pending(s, NONE)
+    while ordering and m != NONE:
+        if s.legal[slots + m] == 1:
+            hurry = s.models[m, MODEL.waiting] * s.demand[m, DEMAND.mean_weight] / fastest_load_us(s, f, m)
+            count = keep_least(actions, scores, first, count, room, slots + m, -hurry)
+        m = next_pending(s, m)
+    m = next_pending(s, NONE)
+    while count < room and m != NONE:
+        if m != target and not (ordering and s.legal[slots + m] == 1):
+            actions[first + count] = slots + m
+            count += 1
+        m = next_pending(s, m)
+    begins = first * len(SLOT)
+    for row in range(count):
+        pending_features(s, f, actions[first + row] - slots, scaling.raw[begins + row * len(PENDING) :])
+    for row in range(count, room):
+        actions[first + row] = NONE
+    for row in range(count):
+        compress(scaling, begins + row * len(PENDING), PENDING, PENDING_LOGS, out)
+    clear(out, begins + count * len(PENDING), begins + room * len(PENDING))

@@ -25,6 +25,7 @@ from cace_env.kernel.pick import pick, read_victims
 from cace_env.kernel.rules import Rule
 from cace_env.observation import SLOT, Float32Array, ObservationLayout
 from cace_env.simulation import Question, Simulator, new_scratch
+from cace_env.simulation.shown import ShownRows, look_at
 from cace_env.tables import NONE, FloatArray, Protocol
 
 BoolArray = npt.NDArray[np.bool_]
@@ -41,8 +42,9 @@ class Acting(typing.Protocol):
     as the environment of the scenario gives them. A policy that does not use masks may return any action with
     `illegal="replace"` (`cace_env.evaluate`). An attribute `layout` (an `ObservationLayout`) asks for more rows than
     the fleet needs, like `max_slots` and `max_pending` of an environment: so a network with a fixed number of inputs
-    plays fleets of several sizes. An attribute `protocol` (a `cace_env.tables.Protocol`) says which environment it was
-    made for; in the other one it is refused.
+    plays fleets of several sizes. With `top_k` it shows what an environment with `top_k` does, and actions are rows. An
+    attribute `protocol` (a `cace_env.tables.Protocol`) says which environment it was made for; in the other one it is
+    refused.
     """
 
     def act(self, observation: Float32Array, action_mask: Int8Array, /) -> SupportsIndex: ...
@@ -69,6 +71,7 @@ class View(NamedTuple):
 
     observation: Float32Array  # (layout.size,)
     action_mask: Int8Array  # (S,); in Swap-v0 (S + K + 1,)
+    shown: ShownRows | None = None  # with `top_k`: what the rows are
 
 
 def acts(policy: Any) -> TypeGuard[Acting]:
@@ -94,7 +97,7 @@ def layout_for(policy: Any, simulator: Simulator, default: ObservationLayout | N
     if not isinstance(own, ObservationLayout):
         raise ConfigError(f"the policy's attribute layout is {own!r}; it has to be an ObservationLayout, or missing")
     least = models if simulator.tables.protocol == Protocol.SWAP else 0
-    if own.max_slots < slots or own.max_pending < least:
+    if not own.top_k and (own.max_slots < slots or own.max_pending < least):
         raise ConfigError(
             f"the policy's layout has {own.max_slots} slots and {own.max_pending} pending rows; this fleet needs "
             f"{slots} and {least} at least"
@@ -104,6 +107,8 @@ def layout_for(policy: Any, simulator: Simulator, default: ObservationLayout | N
 
 def view(simulator: Simulator, layout: ObservationLayout) -> View:
     """Observation and mask at the open question; rows beyond the fleet's are zero."""
+    if layout.top_k:
+        return View(*look_at(simulator, layout))
     slots, legal = simulator.max_slots, simulator.state.legal
     seen = simulator.observation(_layout(slots, layout.max_pending))
     observation = np.zeros(layout.size, dtype=np.float32)
@@ -150,12 +155,14 @@ def python_action(
     where = _where(name, simulator, seed)
     began = time.perf_counter()
     try:
-        answer = policy.act(*seen)
+        answer = policy.act(seen.observation, seen.action_mask)
     except Exception as error:
         raise PolicyError(f"{where}: {problem_of(error)}") from error
     thought_s = time.perf_counter() - began
     action = _legal_action(answer, mask, where, illegal)
     replaced = action != operator.index(answer)
+    if seen.shown is not None:
+        return Answer(seen.shown.action_of(0, action), thought_s, replaced)
     if action < layout.max_slots:
         return Answer(action, thought_s, replaced)
     if action == len(mask) - 1:

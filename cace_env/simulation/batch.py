@@ -16,14 +16,12 @@ import numpy.typing as npt
 from cace_env.fleets import REWARD_TERMS, TERM
 from cace_env.held import Frame
 from cace_env.kernel import batch as kernel
-from cace_env.kernel.batch import BATCH, MARK, NUM_TERMS, ONE, PLACE, Batch, Job, Look, One
+from cace_env.kernel.batch import BATCH, MARK, NOT_SEEN, NUM_TERMS, ONE, PLACE, Batch, Job, Look, One
 from cace_env.kernel.state import (
     ASKED,
     DECISIONS,
-    NONE,
     STATUS,
     STUCK,
-    TARGET,
     TRACED,
     Int64Array,
     Requests,
@@ -38,13 +36,13 @@ from cace_env.observation import ObservationLayout
 from cace_env.simulation.bank import Bank, Shelf
 from cace_env.simulation.limits import NO_LIMITS
 from cace_env.simulation.outcome import SimulationError, Summary
+from cace_env.simulation.shown import ShownRows, described, whole_layout
 from cace_env.simulation.simulator import Simulator, trace_rows
 from cace_env.simulation.snapshot import MOST_SEATS, Common, Snapshot, fleet_digest, pack, settled, unpack
 from cace_env.simulation.team import NO_TEAM, Team, can_share
 from cace_env.tables import FOREVER, TASKS, CostTable, FleetTables, Protocol
 
 SLACK: Final = 1.1  # spare room in a row of the arena, for a next workload that needs a little more
-SLOTS: Final = State._fields.index("slots")
 SECONDS: Final = 1e-6
 NO_ACTIONS: Final = np.zeros(0, dtype=np.int64)
 FIRST: Final = np.zeros(1, dtype=np.int64)
@@ -70,7 +68,7 @@ class Simulators:
         tables: the fleets; checked.
         fleet_of: the fleet of each simulation, `(N,)`.
         layout: layout of the observations; its `max_slots` applies to all fleets; in Swap-v0 `max_pending` is the
-            number of model rows.
+            number of model rows. With `top_k` actions are the rows that are shown.
         invalid_penalty: taken from the reward for an illegal action; at least 0.
         kept: number of workloads that the bank can keep.
         threads: number of threads that share the work of a call.
@@ -92,17 +90,17 @@ class Simulators:
     ) -> None:
         if not invalid_penalty >= 0:
             raise ValueError(f"invalid_penalty is {invalid_penalty}; it has to be at least 0")
-        self.tables = tuple(replace(fleet, max_slots=layout.max_slots) for fleet in tables)
+        self.layout, self._whole = layout, whole_layout(tables) if layout.top_k else layout
+        self.tables = tuple(replace(fleet, max_slots=self._whole.max_slots) for fleet in tables)
         for fleet in self.tables:
             fleet.validate()
-        self.layout = layout
         self.num_actions = _common_actions(self.tables, layout)
         self.num_envs = len(fleet_of)
+        self.shown = ShownRows(self.num_envs, layout, self.tables, self._whole.max_slots) if layout.top_k else None
         self.bank = Bank(self.num_envs, kept)
         self.prices = np.stack([prices(fleet.cost) for fleet in self.tables])
         self.trace = np.zeros((0, 4), dtype=np.int64)
-        self._keep_trace = trace
-        self._penalty = invalid_penalty
+        self._keep_trace, self._penalty = trace, invalid_penalty
         self._team: Team | None = None
         self._scalings = [layout.scaling() for _ in range(threads)]
         fleets, offsets = zip(*(fleet_row(fleet, MOST_SEATS) for fleet in self.tables), strict=True)
@@ -130,8 +128,8 @@ class Simulators:
         self._places[env] = (fleet, shelf.row, shelf.requests, shelf.open_requests)
         self._at[env] = state_offsets(
             self.tables[fleet],
-            self.layout.max_slots,
-            self.layout.max_pending,
+            self._whole.max_slots,
+            self._whole.max_pending,
             shelf.requests,
             shelf.session_pairs,
             shelf.user_pairs,
@@ -205,6 +203,8 @@ class Simulators:
         Raises:
             SimulationError: the simulation cannot continue.
         """
+        if self.shown is not None:
+            return self.step(FIRST, np.array([action]), look) == 1
         one = self._one
         if one is None or one.values.job.look is not look or not self._is_now(one.values.job.batch):
             actions = np.zeros(1, dtype=np.int64)
@@ -217,7 +217,10 @@ class Simulators:
 
     def see(self, rows: Int64Array, look: Look) -> None:
         """Write the current observations and masks of `rows`."""
-        kernel.see_rows(self.batch(), rows, self._scalings[0], self.layout.max_pending, look)
+        if self.shown is not None:
+            self.shown.look(self.batch(), rows, self._scalings[0], look)
+        else:
+            kernel.see_rows(self.batch(), rows, self._scalings[0], self.layout.max_pending, look)
 
     def snapshot(self, env: int) -> Snapshot:
         """Take a snapshot of a simulation, which must have been reset."""
@@ -260,6 +263,8 @@ class Simulators:
             self.trace[: len(trace)] = trace
         unpack(self._held(), env, snapshot, before)
         self._common[env] = common
+        if self.shown is not None:  # what the rows show follows from the state
+            self.see(np.array([env]), self.new_look())
 
     def digest(self, fleet: int) -> bytes:
         """Digest of everything that determines simulations of a fleet; computed once, in a few hundred microseconds."""
@@ -277,23 +282,14 @@ class Simulators:
         """Whether a question is open."""
         return self._arena.item(env, STATUS) == ASKED
 
+    def action_of(self, env: int, number: int) -> int:
+        """The simulation's own number of an action; they differ with `top_k`."""
+        return number if self.shown is None else self.shown.action_of(env, number)
+
     def describe(self, env: int, mask: npt.NDArray[np.int8]) -> str:
         """Describe the open question of a simulation in words."""
-        if not self.asked(env):
-            return "nothing is asked"
-        names = self.tables[self._places[env, PLACE.fleet]].model_names
-        legal = np.flatnonzero(mask).tolist()
-        if self._arena[env, TARGET] == NONE:
-            choices = [f"load {names[action - self.layout.max_slots]} (action {action})" for action in legal[:-1]]
-            last = legal[-1]
-            waits = last == self.num_actions - 1
-            choices.append(
-                f"wait (action {last})" if waits else f"load {names[last - self.layout.max_slots]} (action {last})"
-            )
-            return " or ".join(choices)
-        models = self._arena[env, self._at[env, SLOTS] : self._at[env, SLOTS + 1]].tolist()
-        victims = [f"{names[models[slot]]} (slot {slot})" for slot in legal]
-        return f"make room for {names[self._arena[env, TARGET]]}: evict {' or '.join(victims)}"
+        choices = {number: self.action_of(env, number) for number in np.flatnonzero(mask).tolist()}
+        return described(self.view(env), choices) if self.asked(env) else "nothing is asked"
 
     def view(self, env: int) -> Simulator:
         """One simulation as a `Simulator`, over the same arrays: valid until the next `load`."""
@@ -342,13 +338,18 @@ class Simulators:
 
     def _share(self, rows: Int64Array, begin: bool, actions: Int64Array, look: Look) -> int:
         """Start or step the rows, with all threads; returns how many have no further question."""
-        words = NO_TEAM
+        words, shown = NO_TEAM, self.shown
+        pending = self.layout.max_pending if shown is None else NOT_SEEN
+        if shown is not None and not begin:
+            actions = shown.taken(rows[self._arena[rows, STATUS] == ASKED], actions)
         if len(rows) > 1 and (team := self.team()) is not None:
             team.wake(len(rows))
             words = team.words
-        return kernel.step_rows(
-            self.batch(), rows, begin, actions, self._penalty, self._scalings[0], self.layout.max_pending, look, words
-        )
+        batch, scaling = self.batch(), self._scalings[0]
+        done = kernel.step_rows(batch, rows, begin, actions, self._penalty, scaling, pending, look, words)
+        if shown is not None:
+            shown.look(batch, rows, scaling, look)
+        return done
 
     def team(self) -> Team | None:
         """The threads that help; None if there are none. They are made when they are first needed."""
@@ -383,7 +384,7 @@ def _common_actions(tables: Sequence[FleetTables], layout: ObservationLayout) ->
     if len(protocols) > 1:
         raise ValueError(f"the fleets have the protocols {', '.join(sorted(protocols))}; give all of them the same")
     most = max(fleet.num_models for fleet in tables)
-    if protocols == {Protocol.SWAP} and layout.max_pending < most:
+    if protocols == {Protocol.SWAP} and layout.max_pending < most and not layout.top_k:
         raise ValueError(
             f"max_pending is {layout.max_pending}, but in Swap-v0 each of {most} models has a row; give at least "
             f"{most}, or None for one per model"
