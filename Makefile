@@ -30,7 +30,7 @@ endif
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo demo-live test test-all fuzz test-bounds test-nojit test-video test-browser test-live soak bench bench-peers agents board docs lint clean FORCE
-.PHONY: test-integrations test-sb3 test-ray bench-ray bench-rllib $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
+.PHONY: test-integrations test-sb3 test-ray bench-ray bench-rllib bench-fleets $(LIBRARIES:%=test-%) test-versions $(VERSIONS:%=test-version-%)
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -129,6 +129,10 @@ bench-peers: .venvs/peers/.ready  ## the same beside EnvPool, in an environment 
 
 bench-rllib: .venvs/rllib/.ready  ## measure training by RLlib, for docs/scale.md (five minutes)
 	@$(RAY) .venvs/rllib/bin/python -m integrations.scale_training
+
+bench-fleets: $(VENV)/.test  ## measure what large fleets cost, for docs/scale.md (three minutes)
+	@$(PY) -m experiments.yardsticks.growth.fleets growth
+	@$(PY) -m experiments.yardsticks.growth.fleets long --requests 10000000
 
 bench-ray: .venvs/ray/.ready  ## measure what Ray costs, for docs/scale.md (eight minutes)
 	@$(RAY) .venvs/ray/bin/python -m integrations.scale
