@@ -92,12 +92,10 @@ class Simulator:
         owner: bool = False,
     ) -> None:
         self.tables, self.limits, self.trace = tables, limits, trace
-        self._keep_trace = keep_trace
-        self._owns_arrays = owner
-        self._requests = -1
+        self._keep_trace, self._owns_arrays = keep_trace, owner
+        self._requests, self._pairs = -1, (-1, -1)
         self._common: Common | None = None  # what snapshots share, from the first one of an episode on
         self._batch: Frame | None = None  # the simulation as a batch of one, for snapshots
-        self._pairs = (-1, -1)
         self._fleet_digest: bytes | None = None
 
     @classmethod
