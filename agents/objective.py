@@ -125,7 +125,7 @@ class Objective:
         """One; or, where tasks are sent, so many that it pays, but no more than leave two tasks for each core."""
         if not self._executor.apart:
             return 1
-        most = len(self.cases) * seeds // (2 * self._executor.cores)
+        most = len(self.cases) * seeds // (2 * max(self._executor.cores, 1))  # a cluster may have to grow first
         return max(1, min(TASK_EPISODES // policies, most))
 
     def _requests(self, name: str, seed: int) -> Workload | None:

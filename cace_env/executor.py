@@ -70,8 +70,8 @@ class Threads:
         pool = ThreadPoolExecutor(self._workers)
         try:
             begun = {pool.submit(work, *arguments): number for number, arguments in enumerate(tasks)}
-            for one in as_completed(begun):
-                yield begun[one], one.result()
+            for one in as_completed(list(begun)):
+                yield begun.pop(one), one.result()  # whose result is kept no longer than the caller does
         finally:
             pool.shutdown(cancel_futures=True)
 

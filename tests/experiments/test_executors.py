@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -222,6 +223,33 @@ def test_labels_are_the_same_elsewhere(env: Protocol, tmp_path: Path) -> None:
     assert (trainers[0].step, trainers[0].requests) == (trainers[1].step, trainers[1].requests)
     here, elsewhere = (trainer.agent().network.weights for trainer in trainers)
     np.testing.assert_equal(elsewhere, here)
+
+
+def test_a_cluster_without_cores_yet_gets_a_seed_in_each_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Elsewhere, "cores", 0)
+    monkeypatch.setattr("tests.experiments.test_executors.moved", lambda value: value)
+    judge = Objective(training_cases(two_cases(tmp_path)[0], Protocol.EVICTION), range(2), Elsewhere())
+    assert judge.costs([policy("lru")]).shape == (1, 1, 2)
+
+
+class Large:
+    """A result."""
+
+
+def large(made: list[Any]) -> Large:
+    result = Large()
+    made.append(weakref.ref(result))
+    return result
+
+
+def test_threads_keep_no_result_that_the_caller_has_let_go() -> None:
+    made: list[Any] = []
+    told = 0
+    for _ in Threads(2).run(large, [(made,)] * 8):
+        told += 1
+        if told == 8:
+            assert sum(one() is not None for one in made) <= 2, "this one, and one that a thread may still hold"
+    assert told == 8
 
 
 def test_labels_that_are_kept_are_the_same_elsewhere(tmp_path: Path) -> None:
