@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -145,7 +146,7 @@ def shown(episodes: Episodes, what: str) -> Iterator[tuple[Case, int]]:
 
 def case_with(case: Case, again: FloatArray) -> Case:
     """The case with this table in its observations."""
-    return Case(case.name, case.tables.replace(again=again), case.workload, case.training)
+    return replace(case, tables=case.tables.replace(again=again))
 
 
 def together(some: Iterable[Uses]) -> Uses:
