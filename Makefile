@@ -251,7 +251,7 @@ $(VENV)/.test: $(VENV)/.demo pyproject.toml constraints.txt
 .venvs/agilerl/.ready: LIBRARY := agilerl peft
 .venvs/minari/.ready: LIBRARY := minari[create,hdf5] pyarrow
 .venvs/mogymnasium/.ready: LIBRARY := mo-gymnasium
-.venvs/rllib/.ready: LIBRARY := ray[rllib]
+.venvs/rllib/.ready: LIBRARY := ray[rllib] psutil
 .venvs/rllib/.ready: OURS := .[rllib]
 
 $(LIBRARIES:%=.venvs/%/.ready): .venvs/%/.ready: \
