@@ -25,7 +25,7 @@ from ray.tune.registry import register_env
 from agents.rllib import modules, playing, trainer
 from agents.rllib.trainer import RLlibDQNConfig, RLlibPPOConfig, RLlibTrainer
 from cace_env import evaluate
-from cace_env.config import ConfigError
+from cace_env.config import MOST_SEED, ConfigError
 from cace_env.networks import ILLEGAL
 from cace_env.policies import Agent
 from experiments import compare, train
@@ -194,6 +194,17 @@ def test_a_training_begins_from_an_agent(short: Path, cluster: None) -> None:
         assert evaluate(begun.agent().policy(), short, [1_000_000]).column("cost") == shipped.column("cost")
     with pytest.raises(ConfigError, match="set env and hidden"):
         RLlibTrainer(config("rllib-ppo", short, init="eviction"))
+
+
+def test_what_no_env_runner_could_play_is_refused_before_one_is_started(short: Path) -> None:
+    for changes, said in (({"baseline": "nobody"}, "no policy called 'nobody'"), ({"num_workloads": 1 << 40}, "1 to ")):
+        with pytest.raises(ConfigError, match=said):
+            RLlibTrainer(config("rllib-ppo", short, runners=1, **changes))
+
+
+def test_a_training_with_the_largest_seed_goes_on(short: Path) -> None:
+    asked = config("rllib-ppo", short, seed=MOST_SEED)
+    assert 0 <= trainer.configured(asked, RLlibTrainer(asked).scenarios, 1_000, None).seed < 1 << 31
 
 
 @pytest.mark.parametrize("algorithm", SMALL)

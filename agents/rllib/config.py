@@ -96,6 +96,20 @@ class RLlibPPOConfig(RLlibConfig):
     ent_coef: float = Field(default=0.003, ge=0, description="weight of the entropy")
     vf_coef: float = Field(default=0.5, ge=0, description="weight of the error of values")
 
+    @property
+    def share(self) -> int:
+        """Decisions that each learner gets between two updates."""
+        return self.players * self.envs_per_runner * self.n_steps // max(self.learners, 1)
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        if self.share < self.batch_size:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, and a learner gets {self.share} decisions between two updates: "
+                "runners x envs_per_runner x n_steps, over learners; make one of those larger, or batch_size smaller"
+            )
+        return self
+
 
 class RLlibDQNConfig(RLlibConfig):
     """Double DQN with prioritised replay (Schaul et al., 2016); the network masks itself, also in targets."""
@@ -129,10 +143,15 @@ class RLlibDQNConfig(RLlibConfig):
         return 1.0 + min(step / self.exploration_steps, 1.0) * (self.final_exploration - 1.0)
 
     @model_validator(mode="after")
-    def _rewards_fit(self) -> Self:
+    def _rewards_and_batches_fit(self) -> Self:
         if self.train_every < self.n_steps:
             raise ValueError(
                 f"train_every is {self.train_every} and n_steps {self.n_steps}; RLlib sums up no more rewards than it "
                 "samples at once: train_every has to be n_steps or more"
+            )
+        if self.batch_size < self.learners:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and learners {self.learners}; each learns from its part of a batch, "
+                "so batch_size has to be learners or more"
             )
         return self

@@ -74,8 +74,8 @@ class RLlibTrainer:
         config: what to train, on what, and how.
 
     Raises:
-        ConfigError: an unknown scenario or agent, an agent to begin from that has another environment or size, or
-            environments that scenarios cannot share evenly.
+        ConfigError: an unknown scenario, agent or baseline, an agent to begin from that has another environment or
+            size, too many workloads, or environments that scenarios cannot share evenly.
     """
 
     def __init__(self, config: RLlibPPOConfig | RLlibDQNConfig) -> None:
@@ -88,6 +88,10 @@ class RLlibTrainer:
                 f"{config.envs_per_runner} environments cannot be shared evenly by {len(self.scenarios)} scenarios; "
                 "make envs_per_runner a multiple of it"
             )
+        try:  # here once: an env runner would be started again and again
+            playing.make_env(env_config_of(config, self.scenarios, 0) | {"num_envs": len(self.scenarios)}).close()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         self.step = 0  # decisions so far
         self.wall_s = 0.0
         self._simulated = 0
@@ -236,6 +240,18 @@ def _number(found: dict[str, Any], name: str) -> float:
     return 0.0 if math.isnan(value) else value
 
 
+def env_config_of(config: RLlibConfig, scenarios: dict[str, Scenario], start: int) -> dict[str, Any]:
+    """What env runners make their environments from (`playing.make_env`)."""
+    return {
+        "env": config.env,
+        "scenarios": [scenario.model_dump_json() for scenario in scenarios.values()],
+        "num_workloads": config.num_workloads,
+        "baseline": config.baseline,
+        "strict": True,  # no module here chooses what is illegal
+        "seed": (config.seed, start),
+    }
+
+
 def configured(
     config: RLlibPPOConfig | RLlibDQNConfig, scenarios: dict[str, Scenario], start: int, first: Network | None
 ) -> AlgorithmConfig:
@@ -253,14 +269,7 @@ def configured(
         kind()
         .environment(
             ENV,
-            env_config={
-                "env": config.env,
-                "scenarios": [scenario.model_dump_json() for scenario in scenarios.values()],
-                "num_workloads": config.num_workloads,
-                "baseline": config.baseline,
-                "strict": True,  # no module here chooses what is illegal
-                "seed": (config.seed, start),
-            },
+            env_config=env_config_of(config, scenarios, start),
         )
         .env_runners(
             num_env_runners=config.runners,
@@ -272,18 +281,17 @@ def configured(
         .callbacks(playing.Told)
         .fault_tolerance(restart_failed_env_runners=True)
         .reporting(min_time_s_per_iteration=None, min_sample_timesteps_per_iteration=0)
-        .debugging(seed=config.seed + start, log_level="ERROR")
+        .debugging(seed=(config.seed + start) % playing.MOST_SEED, log_level="ERROR")
         .training(
             gamma=config.gamma,
             lr=config.schedule(config.learning_rate_at, config.decay_steps, start),
             grad_clip=config.max_grad_norm,
         )
     )
-    parts = max(config.learners, 1)
     if isinstance(config, RLlibPPOConfig):
         module = SlotActorCritic
         made.training(
-            train_batch_size_per_learner=config.players * config.envs_per_runner * config.n_steps // parts,
+            train_batch_size_per_learner=config.share,
             minibatch_size=config.batch_size,
             num_epochs=config.n_epochs,
             lambda_=config.gae_lambda,
@@ -298,7 +306,7 @@ def configured(
         sampled = config.train_every * config.envs_per_runner * (config.runners + 1)  # as RLlib counts runners here
         made.env_runners(rollout_fragment_length=config.train_every)
         made.training(
-            train_batch_size_per_learner=config.batch_size // parts,
+            train_batch_size_per_learner=config.batch_size // max(config.learners, 1),
             training_intensity=config.gradient_steps * config.batch_size / sampled,
             n_step=config.n_steps,
             num_steps_sampled_before_learning_starts=config.learning_starts,

@@ -29,10 +29,21 @@ def test_a_cluster_needs_a_core_for_each_process_but_the_command():
     assert RLlibPPOConfig(runners=6, learners=2).cores == 8 and RLlibPPOConfig(runners=6, learners=2).players == 6
 
 
-def test_rewards_that_rllib_would_not_sum_up_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    asked = ["--algorithm", "rllib-dqn", "--train-every", "2", "--out", str(tmp_path / "run")]
-    assert train.main(asked) == 2
-    assert "train_every is 2 and n_steps 5" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["rllib-dqn", "--train-every", "2"], "train_every is 2 and n_steps 5"),
+        (["rllib-dqn", "--batch-size", "2", "--learners", "3"], "batch_size is 2 and learners 3"),
+        (["rllib-ppo", "--n-steps", "8"], "batch_size is 768, and a learner gets 480 decisions"),
+        (["rllib-ppo", "--learners", "11"], "batch_size is 768, and a learner gets 698 decisions"),
+    ],
+)
+def test_numbers_that_rllib_cannot_use_are_refused(
+    asked: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert train.main(["--algorithm", *asked, "--out", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_ray_its_extra_is_named(
