@@ -97,16 +97,17 @@ class RLlibPPOConfig(RLlibConfig):
     vf_coef: float = Field(default=0.5, ge=0, description="weight of the error of values")
 
     @property
-    def share(self) -> int:
+    def decisions_per_learner(self) -> int:
         """Decisions that each learner gets between two updates."""
         return self.players * self.envs_per_runner * self.n_steps // max(self.learners, 1)
 
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
-        if self.share < self.batch_size:
+        there = self.decisions_per_learner
+        if there < self.batch_size:
             raise ValueError(
-                f"batch_size is {self.batch_size}, and a learner gets {self.share} decisions between two updates: "
-                "runners x envs_per_runner x n_steps, over learners; make one of those larger, or batch_size smaller"
+                f"batch_size is {self.batch_size}, and a learner gets {there} decisions between two updates: runners x "
+                "envs_per_runner x n_steps, over learners; make one of those larger, or batch_size smaller"
             )
         return self
 

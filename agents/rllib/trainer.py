@@ -88,10 +88,8 @@ class RLlibTrainer:
                 f"{config.envs_per_runner} environments cannot be shared evenly by {len(self.scenarios)} scenarios; "
                 "make envs_per_runner a multiple of it"
             )
-        try:  # here once: an env runner would be started again and again
-            playing.make_env(env_config_of(config, self.scenarios, 0) | {"num_envs": len(self.scenarios)}).close()
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        # Env runners are other processes, whose errors nobody would understand.
+        playing.make_env(env_config_of(config, self.scenarios, 0) | {"num_envs": len(self.scenarios)}).close()
         self.step = 0  # decisions so far
         self.wall_s = 0.0
         self._simulated = 0
@@ -291,7 +289,7 @@ def configured(
     if isinstance(config, RLlibPPOConfig):
         module = SlotActorCritic
         made.training(
-            train_batch_size_per_learner=config.share,
+            train_batch_size_per_learner=config.decisions_per_learner,
             minibatch_size=config.batch_size,
             num_epochs=config.n_epochs,
             lambda_=config.gae_lambda,

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import seeding
 
+from cace_env.config import ConfigError
 from cace_env.envs.baselines import Baseline, Curve
 from cace_env.kernel.state import requests_of
 from cace_env.scenarios import SEEDS, Scenario, Split, seeds
@@ -56,7 +57,7 @@ class Draws:
             generated when it is played.
 
     Raises:
-        ValueError: `num_workloads` out of range.
+        ConfigError: `num_workloads` out of range.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Draws:
         if num_workloads is not None:
             num_workloads = whole("num_workloads", num_workloads)
         if num_workloads is not None and not 1 <= num_workloads <= most:
-            raise ValueError(
+            raise ConfigError(
                 f"num_workloads is {num_workloads}; it has to be 1 to {most}, or None for all of the split"
             )
         self.seeds = seeds(split, num_workloads)

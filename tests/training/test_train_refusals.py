@@ -71,6 +71,13 @@ def test_an_executor_that_the_algorithm_has_no_use_for_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_more_workloads_than_are_kept_are_refused(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("stable_baselines3", reason="needs the extra train")
+    asked = ["--algorithm", "ppo", "--wandb", "off", "--train-on", str(small), "--out", str(tmp_path / "run")]
+    assert "num_workloads is 100000; it has to be 1 to" in refused(capsys, *asked, "--num-workloads", "100000")
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_processes_never_train_in_one_folder(finished: Path, capsys: pytest.CaptureFixture[str]):
     with TrainingFolder(finished):
         said = refused(capsys, "--out", str(finished), "--resume", "--steps", "12")
