@@ -223,6 +223,7 @@ class Simulator:
 
     def play(self, rule: Rule) -> None:
         """`run` on the workload that was loaded last."""
+        self._common = None  # requests end otherwise than in the episode before
         slots, models = self.max_slots, self.tables.num_models
         self._go_on(kernel.run_episode(*self.arguments, rule, self.trace, new_scratch(slots, models, rule.network)))
 
@@ -235,8 +236,7 @@ class Simulator:
         self._check_owner()
         if self._requests < 0:
             raise SimulationError("there is no simulation to take a snapshot of; call reset first")
-        if self._common is None:
-            # Every `load` makes another workload, so it never changes.
+        if self._common is None:  # every `load` makes another workload, so it never changes
             self._common = Common(self._digest(), tuple(self.at.tolist()), self.arguments[4], ())
         batch = self._batch = self._batch or alone(self.arguments, self.limits, self.trace)
         self._common = settled(batch, 0, self._common)

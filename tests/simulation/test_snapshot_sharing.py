@@ -9,6 +9,7 @@ import pytest
 
 from cace_env.envs import EvictionEnv, EvictionVectorEnv
 from cace_env.kernel.state import REQUEST
+from cace_env.policies import policy, rule_of
 from cace_env.simulation import Bank, Limits, SimulationError, Simulator
 from cace_env.simulation import snapshot as snapshots
 from tests.envs.test_env_seeds import assert_same as assert_same_rows
@@ -176,6 +177,21 @@ def test_a_simulator_goes_on_from_a_snapshot_in_any_simulator_of_its_fleet() -> 
         np.testing.assert_equal(which.episode().__dict__, expected.__dict__)
     assert other.reset(scenario.workload(3))
     np.testing.assert_array_equal(other.snapshot().words, taken[0][0].words)
+
+
+def test_a_snapshot_is_of_the_rule_that_played_the_requests_last() -> None:
+    scenario = short(requests=600)
+    tables = scenario.tables()
+    simulator, taken = Simulator(tables), []
+    simulator.load(scenario.workload(3))
+    for name in ("lru", "lfu"):
+        simulator.play(rule_of(policy(name), tables))
+        taken.append((simulator.snapshot(), _outcomes(simulator)))
+    assert (taken[0][1] != taken[1][1]).any()
+    for which in (simulator, Simulator(tables)):
+        for snapshot, expected in taken:
+            which.restore(snapshot)
+            np.testing.assert_array_equal(_outcomes(which), expected)
 
 
 def test_snapshots_of_another_fleet_or_without_a_trace_are_refused() -> None:
