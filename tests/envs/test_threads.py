@@ -16,6 +16,7 @@ import pytest
 from cace_env.envs import FleetVectorEnv
 from cace_env.envs.workload_seeds import Ahead, Draws, Key
 from cace_env.simulation import Simulators
+from cace_env.simulation import team as team_module
 from cace_env.simulation.team import Team
 from tests.kinds import EVICTION, Kind
 from tests.support.vector_runs import MODES, assert_same, make, play, scenarios
@@ -214,6 +215,20 @@ def test_every_row_is_stepped_once_whoever_is_awake() -> None:
             assert_same(other, first)
     for env in envs:
         env.close()
+
+
+def test_workers_look_for_work_although_something_else_had_the_core_when_their_looks_were_timed(
+    monkeypatch: Any,
+) -> None:
+    moments = iter(
+        [0.0, 60.0] + [second for number in range(1, 9) for second in (100.0 * number, 100.0 * number + 1e-5)]
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(team_module.time, "perf_counter", lambda: next(moments))
+        env = make(2, threads=2)
+        team = env.simulators.team()
+    assert isinstance(team, Team) and team._post.looks > 100
+    env.close()
 
 
 def test_one_thread_has_no_team() -> None:
