@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -252,6 +252,9 @@ class Baseline:
         found = cost_curve(simulator, self.policy, workload, seed, self._scenarios[number])
         self._idle[number].append(simulator)
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_idle": [[] for _ in self._idle]}  # threads may be playing in them
 
     def _take(self, env: int, curve: Curve, playing: tuple[int, int | Workload]) -> None:
         self._curves[env], self._ends_s[env], self.costs[env] = curve.costs, curve.end_s, curve.cost

@@ -231,6 +231,18 @@ def test_workers_look_for_work_although_something_else_had_the_core_when_their_l
     env.close()
 
 
+def test_a_pickled_environment_takes_no_simulator_that_a_thread_may_be_playing_in() -> None:
+    env = make(4, threads=2, baseline="lru")
+    env.reset(seed=1)
+    settled(env)
+    assert env.rewards.baseline is not None and any(env.rewards.baseline._idle)
+    copied = pickle.loads(pickle.dumps(env))
+    assert copied.rewards.baseline._idle == [[]]
+    assert_same(play(copied, 10), play(env, 10))
+    env.close()
+    copied.close()
+
+
 def test_one_thread_has_no_team() -> None:
     env = make(4, threads=1)
     env.reset(seed=1)
