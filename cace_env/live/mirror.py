@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -295,17 +295,16 @@ class Mirror:
             for key, pair in self._sessions.items()
             if (unseen if isinstance(key[0], Alone) else silent)[pair] and pair not in in_use
         ]
-        for key in gone:
-            pair = self._sessions.pop(key)
-            self._forget_pause(pair)
-            self._free_sessions.append(pair)
+        forgotten = [self._sessions.pop(key) for key in gone]
+        self._forget_pauses(forgotten)
+        self._free_sessions += forgotten
         if not self._free_sessions:
             self._make_room(2 * len(self.state.requests))
 
-    def _forget_pause(self, pair: int) -> None:
-        """Takes a session that is forgotten out of the pauses."""
+    def _forget_pauses(self, pairs: Sequence[int]) -> None:
+        """Takes sessions that are forgotten out of the pauses."""
         who = self.state.pauses[: self.state.scalars[PAUSES], PAUSE.who]
-        who[who >> PAIR_AT == pair] = NONE
+        who[np.isin(who >> PAIR_AT, pairs)] = NONE
 
     def _make_room(self, rows: int) -> None:
         """Room for so many requests, sessions and users; what is there stays."""
