@@ -58,7 +58,7 @@ DEEP = "[" * 10_000 + "]" * 10_000
         ("pressure: .inf", "pressure: .*finite"),
         ("pressure: 1.0e-300", "pressure: .*greater than or equal to 0.001"),
         ("host_ram_gb: 1.0e+300", "host_ram_gb: .*less than or equal to"),
-        ("fleet: [{gpu: h100, count: 1000000000000}]", "fleet.0.count: .*less than or equal to 64"),
+        ("fleet: [{gpu: h100, count: 1000000000000}]", "fleet.0.count: .*less than or equal to 1024"),
         ("workload: {users: 1000000000000}", "workload.users: .*less than or equal to 100000"),
         ("rules: {max_slots: 1000000000000}", "rules.max_slots: .*less than or equal to 65536"),
         ("trace: {path: x, format: azure, users: 1000000000000}", "trace.users: .*less than or equal to 10000000"),

@@ -24,7 +24,7 @@ from agents import algorithms as trainers
 from cace_env.policies import load_agent
 from experiments.train import main
 from experiments.training.folder import read_metrics
-from experiments.training.options import read_options
+from experiments.training.options import ANEW, read_options
 from experiments.training.tracking import TensorBoard, new_run_id
 from tests.support import toy_trainer
 from tests.support.small import SMALL
@@ -95,8 +95,8 @@ def test_wandb_knows_every_option_and_the_versions(told: list[dict[str, Any]], r
     (begun,) = of_kind(told, "run")
     config = begun["config"]["update"]
     kept = yaml.safe_load((run / "config.yaml").read_text())
-    assert {key: config[key] for key in kept if key not in ("out", "resume")} == {
-        key: value for key, value in kept.items() if key not in ("out", "resume")
+    assert {key: config[key] for key in kept if key not in ANEW} == {
+        key: value for key, value in kept.items() if key not in ANEW
     }
     assert config["versions"]["cace-env"]
     assert (begun["run_group"], begun["tags"]) == ("three-seeds", ["first", "toy"])
